@@ -1,0 +1,1 @@
+"""WormSpace: an address space of write-once registers."""
