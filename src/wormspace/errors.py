@@ -1,0 +1,132 @@
+"""Every error the system raises on purpose, in families that tell who can do something about it.
+
+* `UsageError`: the caller's mistake; nothing was sent or changed.
+* `RaceLost`: somebody else was first; the system is healthy.
+* `Trimmed`: the segment is garbage, by consensus, for ever.
+* `Unavailable`: too few servers answered in time; **the outcome is unknown**.
+* `Refused`: a server does not want to talk to this client at all.
+* `StoreError`: the data directory cannot be used.
+* `ProtocolViolation`: a peer, or an application that broke its promise; never ignored.
+"""
+
+from __future__ import annotations
+
+
+class WormError(Exception):
+    """Base of all errors raised by wormspace."""
+
+
+# ------------------------------------------------------------------ the caller's mistake
+
+
+class UsageError(WormError, ValueError):
+    """The call makes no sense as written; nothing was sent."""
+
+
+class BadUrl(UsageError):
+    """The URL given to `connect` names no register implementation."""
+
+
+class BadAddress(UsageError):
+    """A space name, segment number or offset outside its bounds."""
+
+
+class NotAllocated(UsageError):
+    """The segment has not been allocated."""
+
+
+class ValueTooLarge(UsageError):
+    """A value larger than the servers accept."""
+
+
+class BadToken(UsageError):
+    """A capture token that does not parse, or does not cover the register."""
+
+
+class TokenReused(UsageError):
+    """A second, different value for one register under one capture token.
+
+    Under one ballot at most one value is ever proposed for a register: two would break
+    immutability, so the second is refused.
+    """
+
+
+# ------------------------------------------------------------------ lost races
+
+
+class RaceLost(WormError):
+    """Another client was first."""
+
+
+class CaptureLost(RaceLost):
+    """The register was captured by somebody else meanwhile.
+
+    The write is *not* known to have failed: the new captor may have met it half-written and
+    completed it. `settle` the register to find out.
+    """
+
+
+class AlreadyWritten(RaceLost):
+    """The register holds a different value, for ever; `value` is it."""
+
+    def __init__(self, message: str, value: bytes) -> None:
+        super().__init__(message)
+        self.value = value
+
+
+# ------------------------------------------------------------------ the state of the system
+
+
+class Trimmed(WormError):
+    """The segment was trimmed: its registers are gone for ever."""
+
+
+class Unavailable(WormError):
+    """Too few servers answered before the deadline; the outcome is unknown.
+
+    A replay of the same write with the same token and value is always safe, and `settle`
+    decides the register one way or the other.
+    """
+
+
+class ServerFull(Unavailable):
+    """Too many servers have no room to store the change; they still serve reads."""
+
+
+class Closed(WormError):
+    """The client was closed while the call was under way, or before it."""
+
+
+# ------------------------------------------------------------------ servers and stores
+
+
+class Refused(WormError):
+    """A server refuses to talk to this client; `code` is the protocol's word for why."""
+
+    def __init__(self, message: str, code: str = "refused") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class StoreError(WormError):
+    """The data directory cannot be used as it is."""
+
+
+class StoreLocked(StoreError):
+    """Another process has the data directory open."""
+
+
+class WrongIdentity(StoreError):
+    """The data directory belongs to another server, or lost what it had promised."""
+
+
+class StoreFull(StoreError):
+    """No room on the disk, or the store has reached its size limit; nothing was changed."""
+
+
+class ProtocolViolation(WormError):
+    """A peer said something that cannot be, or an application broke its promise.
+
+    For instance two values under one ballot: two clients used the unsafe write on one register,
+    or one token was used at two places at once.
+    """

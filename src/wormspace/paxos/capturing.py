@@ -1,0 +1,195 @@
+"""Phase 1: capture a range of registers, and decide what it meets.
+
+A `Capturing` asks every server for a promise.  Once a majority has promised and reported all that
+it had accepted, the captor *completes*: for every register that somebody had accepted, the value
+with the highest ballot is written under the new ballot.  Only then is the capture done, and its
+holder may write any value to a register that was free, in one round trip.
+
+It is preempted when no majority can promise any more; the way on is a new capture with a ballot
+above `top`, after a random pause if somebody else keeps doing the same.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from wormspace.paxos import writing
+from wormspace.paxos.ballot import UNSAFE
+from wormspace.paxos.effects import Send, to_all
+from wormspace.paxos.messages import COMPLETE, Capture, Promise, Read, Refusal, Report, Row
+from wormspace.paxos.quorum import everyone, is_quorum, out_of_reach
+from wormspace.paxos.writing import Writing
+
+PROMISING, COMPLETING, CAPTURED, PREEMPTED = "promising", "completing", "captured", "preempted"
+
+
+class Capturing(msgspec.Struct, frozen=True):
+    """A capture of [start, stop) under `ballot`.
+
+    Attributes:
+        granted: servers that promised; their report may still be coming in pages.
+        promised: servers that promised and whose report is complete.
+        rejected: servers that refused.
+        top: the highest ballot that a refusal named.
+        best: per register that anybody accepted, the row with the highest ballot; by offset.
+        completion: the write that decides them.
+    """
+
+    servers: int
+    space: str
+    segment: int
+    start: int
+    stop: int
+    ballot: bytes
+    phase: str = PROMISING
+    granted: int = 0
+    promised: int = 0
+    rejected: int = 0
+    top: bytes = UNSAFE
+    best: tuple[Row, ...] = ()
+    completion: Writing | None = None
+
+
+def better(a: Row, b: Row) -> Row:
+    """Of two reports on one register, the one to believe: decided first, then higher ballot."""
+    if a.decided:
+        return a
+    if b.decided or b.ballot > a.ballot:
+        return b
+    return a
+
+
+def clash(a: Row, b: Row) -> bool:
+    """Whether two reports on one register contradict each other: they never do.
+
+    Two values under one ballot, or two decided values.
+    """
+    return a.value != b.value and (a.ballot == b.ballot or (a.decided and b.decided))
+
+
+def merge(best: tuple[Row, ...], rows: list[Row]) -> tuple[Row, ...]:
+    """The better report per register, by offset.
+
+    Raises:
+        ClashingReports: two values under one ballot.
+    """
+    if not rows:
+        return best
+    merged = {row.offset: row for row in best}
+    for row in rows:
+        known = merged.get(row.offset, row)
+        if clash(known, row):
+            raise ClashingReports(row.offset, row.ballot)
+        merged[row.offset] = better(known, row)
+    return tuple(merged[offset] for offset in sorted(merged))
+
+
+class ClashingReports(Exception):
+    """Two servers accepted different values for one register under one ballot."""
+
+    def __init__(self, offset: int, ballot: bytes) -> None:
+        super().__init__(f"two values at offset {offset} under ballot {ballot.hex()}")
+        self.offset = offset
+        self.ballot = ballot
+
+
+def begin(c: Capturing) -> tuple[Send, ...]:
+    """Send it, or send again what has not been answered.
+
+    A server that granted the capture but whose promise was lost refuses it the second time; if
+    that costs the majority, the capture is preempted by itself and begun anew.  A report whose
+    next page was lost is asked for from its start.
+    """
+    if c.phase == PROMISING:
+        ask = Capture(c.space, c.segment, c.start, c.stop, c.ballot)
+        page = Read(c.space, c.segment, [(c.start, c.stop)])
+        cut_off = everyone(c.servers) & ~(c.granted & ~c.promised)
+        return (
+            *to_all(c.servers, ask, but=c.granted | c.rejected),
+            *to_all(c.servers, page, but=cut_off),
+        )
+    if c.phase == COMPLETING and c.completion:
+        return writing.begin(c.completion)
+    return ()
+
+
+def on_promise(c: Capturing, server: int, p: Promise) -> tuple[Capturing, tuple[Send, ...]]:
+    """A server promised, with the first page of its report (or all of it)."""
+    bit = 1 << server
+    if c.phase != PROMISING or c.granted & bit:
+        return c, ()
+    c = msgspec.structs.replace(c, granted=c.granted | bit, best=merge(c.best, p.rows))
+    if p.next != COMPLETE:
+        return c, (Send(server, Read(c.space, c.segment, [(p.next, c.stop)])),)
+    return _reported(c, bit)
+
+
+def on_report(c: Capturing, server: int, r: Report) -> tuple[Capturing, tuple[Send, ...]]:
+    """A further page of the report of a server that promised.
+
+    A row above the capture's own ballot means that the server has promised somebody else
+    since; what it reports is then no longer what it had accepted at the time of the promise.
+    """
+    bit = 1 << server
+    if c.phase != PROMISING or not c.granted & bit or c.promised & bit:
+        return c, ()
+    for row in r.rows:
+        if row.ballot > c.ballot and not row.decided:
+            return _rejected(c, bit, row.ballot), ()
+    c = msgspec.structs.replace(c, best=merge(c.best, r.rows))
+    if r.next != COMPLETE:
+        return c, (Send(server, Read(c.space, c.segment, [(r.next, c.stop)])),)
+    return _reported(c, bit)
+
+
+def on_reject(c: Capturing, server: int, promised: bytes) -> Capturing:
+    """A server refused."""
+    bit = 1 << server
+    if c.phase != PROMISING or c.granted & bit:
+        return c
+    return _rejected(c, bit, promised)
+
+
+def on_written(c: Capturing, server: int, refused: list[Refusal]) -> Capturing:
+    """A server's answer to the completion."""
+    if c.phase != COMPLETING or not c.completion:
+        return c
+    completion = writing.on_written(c.completion, server, refused)
+    c = msgspec.structs.replace(c, completion=completion)
+    if not writing.finished(completion):
+        return c
+    if writing.lost(completion):
+        top = writing.obstacle(completion)
+        return msgspec.structs.replace(c, phase=PREEMPTED, top=top if top > c.top else c.top)
+    return msgspec.structs.replace(c, phase=CAPTURED)
+
+
+def _rejected(c: Capturing, bit: int, promised: bytes) -> Capturing:
+    rejected = c.rejected | bit
+    return msgspec.structs.replace(
+        c,
+        granted=c.granted & ~bit,
+        rejected=rejected,
+        top=promised if promised > c.top else c.top,
+        phase=PREEMPTED if out_of_reach(rejected, c.servers) else c.phase,
+    )
+
+
+def _reported(c: Capturing, bit: int) -> tuple[Capturing, tuple[Send, ...]]:
+    """A server's report is complete; with a majority of them, complete what they report."""
+    c = msgspec.structs.replace(c, promised=c.promised | bit)
+    if not is_quorum(c.promised, c.servers):
+        return c, ()
+    half = [row for row in c.best if not row.decided]
+    if not half:
+        return msgspec.structs.replace(c, phase=CAPTURED), ()
+    completion = Writing(
+        c.servers,
+        c.space,
+        c.segment,
+        c.ballot,
+        tuple(row.offset for row in half),
+        tuple(row.value for row in half),
+    )
+    c = msgspec.structs.replace(c, phase=COMPLETING, completion=completion)
+    return c, writing.begin(completion)
