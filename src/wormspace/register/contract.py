@@ -1,0 +1,139 @@
+"""What a write-once register is, whatever stands behind it.
+
+Registers live in arrays named by a space and a number.  An implementation offers the calls of
+`Registers`; all of them are linearizable, take a deadline in seconds of the running loop's clock,
+and raise `Unavailable` when it passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from wormspace.paxos.messages import Span
+from wormspace.register.token import Token
+
+ArrayName: TypeAlias = tuple[str, int]
+"""(space, number): an array of registers that are captured, listened to and trimmed together."""
+
+MAX_OFFSETS = (1 << 32) - 2
+"""Data registers have offsets below this; the two above are reserved."""
+
+METADATA = MAX_OFFSETS
+"""The offset of the register that says what the array is for."""
+
+TRIM = MAX_OFFSETS + 1
+"""The offset of the register whose decision makes the array garbage."""
+
+
+class Captured(msgspec.Struct, frozen=True):
+    """A capture that was granted: the token, and what was already written in its range."""
+
+    token: Token
+    written: Mapping[int, bytes]
+
+
+class Wrote(msgspec.Struct, frozen=True):
+    """An event: the register is decided, and this is its value."""
+
+    space: str
+    number: int
+    offset: int
+    value: bytes
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """An event: arrays [number, stop) of the space were trimmed."""
+
+    space: str
+    number: int
+    stop: int
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """An event: some events may have been missed; read what matters, then go on."""
+
+
+Event: TypeAlias = Wrote | Dropped | Gap
+
+
+class ServerState(msgspec.Struct, frozen=True):
+    """One server as a client sees it."""
+
+    server: str
+    partition: int
+    reachable: bool
+    trouble: str
+    figures: dict[str, int]
+
+
+class RegisterState(msgspec.Struct, frozen=True):
+    """One register as one server sees it; ballots for people."""
+
+    offset: int
+    promised: str
+    accepted: str
+    decided: bool
+    value: bytes | None
+
+
+class Registers(Protocol):
+    """An implementation of write-once registers."""
+
+    @property
+    def max_value(self) -> int:
+        """The largest value a register takes, in bytes."""
+
+    async def capture(self, array: ArrayName, start: int, stop: int, deadline: float) -> Captured:
+        """Capture [start, stop), from whomever holds it, and decide what is half-written there.
+
+        Raises:
+            Trimmed: the array is garbage.
+            Unavailable: no majority answered in time.
+        """
+
+    def write(
+        self, array: ArrayName, token: Token | None, offset: int, value: bytes, deadline: float
+    ) -> asyncio.Future[None]:
+        """Write one register under a token, or unsafely (None).  Done when it is decided.
+
+        Raises (from the call itself, nothing being sent):
+            BadToken, TokenReused, ValueTooLarge.
+        Raises (from the future):
+            CaptureLost: somebody captured it meanwhile; the outcome is unknown.
+            AlreadyWritten: the register holds another value.
+            Trimmed: the array is garbage.
+            Unavailable: the outcome is unknown.
+        """
+
+    async def read(
+        self, array: ArrayName, spans: list[Span], deadline: float
+    ) -> Mapping[int, bytes]:
+        """The values of the written registers in `spans`; those not in the result are empty."""
+
+    async def trim(self, array: ArrayName, stop: int, deadline: float) -> None:
+        """Make arrays [array's number, stop) garbage, for ever.  Their trim is decided first."""
+
+    def listen(self, space: str, first: int, stop: int) -> AsyncIterator[Event]:
+        """Events of arrays [first, stop) of the space, from now on.
+
+        The first event is a `Gap`, sent when the subscription stands: whatever is decided after
+        it is delivered, each register once.  A later `Gap` says that a connection was lost.
+        """
+
+    async def spaces(self, deadline: float) -> list[str]:
+        """The names of the spaces that hold something, in order."""
+
+    async def servers(self, deadline: float) -> list[ServerState]:
+        """Every server, and what it says of itself."""
+
+    async def inspect(
+        self, array: ArrayName, start: int, stop: int, deadline: float
+    ) -> dict[str, list[RegisterState] | None]:
+        """What each server holds of [start, stop); None if it did not answer."""
+
+    async def close(self) -> None:
+        """Give up all that is under way (`Closed`) and disconnect."""

@@ -1,0 +1,407 @@
+"""The proposer machines of `wormspace.paxos` under asyncio: timers, deadlines, futures.
+
+Each class here feeds one machine with what comes in, sends what it wants sent, and ends with a
+future.  Nothing here decides anything about registers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from wormspace.errors import (
+    CaptureLost,
+    ProtocolViolation,
+    Refused,
+    ServerFull,
+    Trimmed,
+    Unavailable,
+    UsageError,
+    ValueTooLarge,
+)
+from wormspace.paxos import capturing, reading, telling, writing
+from wormspace.paxos.ballot import UNSAFE
+from wormspace.paxos.capturing import Capturing, ClashingReports
+from wormspace.paxos.messages import Done, Gone, Promise, Reject, Report, Written
+from wormspace.paxos.quorum import is_quorum, out_of_reach
+from wormspace.paxos.reading import Reading
+from wormspace.paxos.telling import Telling
+from wormspace.paxos.writing import Writing
+from wormspace.register.contract import ArrayName
+from wormspace.register.issued import Issued
+from wormspace.register.partition import Partition
+from wormspace.register.token import as_spans
+from wormspace.wire.messages import BAD_REQUEST, FULL, TOO_LARGE, Downward, Failed
+
+RETRY_S = 0.5
+"""How long a server may stay silent before it is sent the same again."""
+
+
+def gone(array: ArrayName) -> Trimmed:
+    """The error for an access to a trimmed array."""
+    return Trimmed(f"segment {array[1]} of space {array[0]!r} was trimmed")
+
+
+class Base:
+    """An operation's place in its partition, its retry timer and its deadline."""
+
+    def __init__(self, partition: Partition, what: str, deadline: float) -> None:
+        self.partition = partition
+        self.what = what
+        self.deadline = deadline
+        self.loop = asyncio.get_running_loop()
+        self.id = partition.enter(self)
+        self.full = 0
+        self.over = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    # What a subclass provides.
+
+    def resend(self) -> None:
+        """Send again what has not been answered."""
+        raise NotImplementedError
+
+    def on_reply(self, server: int, message: Downward) -> None:
+        """Feed the machine."""
+        raise NotImplementedError
+
+    def heard(self) -> int:
+        """The mask of servers that have answered."""
+        raise NotImplementedError
+
+    def cancel(self, error: Exception) -> None:
+        """End with this error."""
+        raise NotImplementedError
+
+    # What it gets.
+
+    def begin(self) -> None:
+        """Send for the first time, and start the clock."""
+        self.resend()
+        self.arm()
+
+    def arm(self) -> None:
+        """Wait for the next retry or the deadline."""
+        at = min(self.loop.time() + RETRY_S, self.deadline)
+        self._timer = self.loop.call_at(at, self._on_timer)
+
+    def leave(self) -> None:
+        """It is over."""
+        self.over = True
+        if self._timer:
+            self._timer.cancel()
+        self.partition.leave(self.id)
+
+    def _on_timer(self) -> None:
+        refusal = self.partition.refusal()
+        if refusal:
+            self.cancel(Refused(str(refusal), refusal.code))
+        elif self.loop.time() >= self.deadline:
+            self.expire()
+        else:
+            self.full = 0
+            self.resend()
+            self.arm()
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.cancel(self.partition.unavailable(self.what, self.heard()))
+
+    def on_up(self, server: int) -> None:
+        self.resend()
+
+    def on_down(self, server: int) -> None:
+        """Nothing to do: what was under way is sent again when the link is up."""
+
+    def on_message(self, server: int, message: Downward) -> None:
+        if self.over:
+            return
+        if isinstance(message, Failed):
+            self._on_failed(server, message)
+            return
+        try:
+            self.on_reply(server, message)
+        except ClashingReports as e:
+            self.cancel(
+                ProtocolViolation(
+                    f"{self.what}: {e}: a capture token was used at two places at once, or two "
+                    "clients used the unsafe write on one register"
+                )
+            )
+
+    def _on_failed(self, server: int, failed: Failed) -> None:
+        """A server could not do it, and changed nothing; others may yet make a majority."""
+        link = self.partition.links[server].name
+        if failed.code == TOO_LARGE:
+            self.cancel(ValueTooLarge(f"{self.what}: {failed.text}"))
+        elif failed.code == BAD_REQUEST:
+            self.cancel(UsageError(f"{self.what}: {link}: {failed.text}"))
+        elif failed.code == FULL:
+            self.full |= 1 << server
+            if out_of_reach(self.full, self.partition.size):
+                self.cancel(
+                    ServerFull(
+                        f"{self.what}: too many servers have no room; {link}: {failed.text}. "
+                        "The outcome is unknown; the same call again is safe."
+                    )
+                )
+
+
+class CaptureOperation(Base):
+    """Runs a `Capturing` until it is captured, preempted or gone."""
+
+    def __init__(self, partition: Partition, machine: Capturing, deadline: float) -> None:
+        what = f"capture of {machine.space}/{machine.segment}[{machine.start}:{machine.stop}]"
+        super().__init__(partition, what, deadline)
+        self.machine = machine
+        self.done: asyncio.Future[Capturing] = self.loop.create_future()
+
+    def resend(self) -> None:
+        self.partition.post(self.id, capturing.begin(self.machine))
+
+    def heard(self) -> int:
+        m = self.machine
+        return m.completion.answered if m.completion else m.promised | m.rejected
+
+    def on_reply(self, server: int, message: Downward) -> None:
+        sends: tuple[capturing.Send, ...] = ()
+        if isinstance(message, Promise):
+            self.machine, sends = capturing.on_promise(self.machine, server, message)
+        elif isinstance(message, Reject):
+            self.machine = capturing.on_reject(self.machine, server, message.promised)
+        elif isinstance(message, Report):
+            self.machine, sends = capturing.on_report(self.machine, server, message)
+        elif isinstance(message, Written):
+            self.machine = capturing.on_written(self.machine, server, message.refused)
+        elif isinstance(message, Gone):
+            self.cancel(gone((self.machine.space, self.machine.segment)))
+            return
+        self.partition.post(self.id, sends)
+        if self.machine.phase in (capturing.CAPTURED, capturing.PREEMPTED):
+            self.leave()
+            if not self.done.done():
+                self.done.set_result(self.machine)
+
+    def cancel(self, error: Exception) -> None:
+        self.leave()
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class ReadOperation(Base):
+    """Runs a `Reading` until it is answered."""
+
+    def __init__(self, partition: Partition, machine: Reading, deadline: float) -> None:
+        super().__init__(partition, f"read of {machine.space}/{machine.segment}", deadline)
+        self.machine = machine
+        self.done: asyncio.Future[Reading] = self.loop.create_future()
+
+    def begin(self) -> None:
+        self.machine, sends = reading.begin(self.machine)
+        if self.partition.links[self.machine.first].up:
+            self.partition.post(self.id, sends)
+        else:
+            self.resend()
+        self.arm()
+
+    def resend(self) -> None:
+        self.machine, sends = reading.widen(self.machine)
+        self.partition.post(self.id, sends)
+
+    def on_down(self, server: int) -> None:
+        self.resend()
+
+    def heard(self) -> int:
+        return self.machine.heard
+
+    def on_reply(self, server: int, message: Downward) -> None:
+        if isinstance(message, Gone):
+            self.cancel(gone((self.machine.space, self.machine.segment)))
+            return
+        if isinstance(message, Report):
+            self.machine, sends = reading.on_report(self.machine, server, message)
+            self.partition.post(self.id, sends)
+            if self.machine.phase == reading.ANSWERED:
+                self.leave()
+                if not self.done.done():
+                    self.done.set_result(self.machine)
+
+    def cancel(self, error: Exception) -> None:
+        self.leave()
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class TellOperation(Base):
+    """Runs a `Telling` until a majority has it."""
+
+    def __init__(self, partition: Partition, machine: Telling, what: str, deadline: float) -> None:
+        super().__init__(partition, what, deadline)
+        self.machine = machine
+        self.done: asyncio.Future[None] = self.loop.create_future()
+
+    def resend(self) -> None:
+        self.partition.post(self.id, telling.begin(self.machine))
+
+    def heard(self) -> int:
+        return self.machine.heard
+
+    def on_reply(self, server: int, message: Downward) -> None:
+        if isinstance(message, Done | Gone):
+            self.machine = telling.on_done(self.machine, server)
+            if telling.finished(self.machine):
+                self.leave()
+                if not self.done.done():
+                    self.done.set_result(None)
+
+    def cancel(self, error: Exception) -> None:
+        self.leave()
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class WriteOperation(Base):
+    """Runs a `Writing` for many callers at once, each waiting for a register of its own.
+
+    Writes of one array under one ballot that are issued in one turn of the event loop leave as one
+    message; each still has a fate of its own.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        array: ArrayName,
+        ballot: bytes,
+        issued: Issued,
+        on_gone: Callable[[ArrayName], None],
+    ) -> None:
+        super().__init__(partition, f"write to {array[0]}/{array[1]}", 0.0)
+        self.array = array
+        self.ballot = ballot
+        self.issued = issued
+        self.on_gone = on_gone
+        self.values: dict[int, bytes] = {}
+        self.size = 0
+        self.waiting: dict[int, list[tuple[asyncio.Future[None], float]]] = {}
+        self.machine: Writing | None = None
+
+    def add(self, offset: int, value: bytes, deadline: float) -> asyncio.Future[None]:
+        """One more register, before it begins (or one more caller for the same value)."""
+        future: asyncio.Future[None] = self.loop.create_future()
+        waiting = self.waiting.get(offset)
+        if waiting is None:
+            self.values[offset] = value
+            self.size += len(value) + 16
+            self.waiting[offset] = [(future, deadline)]
+        else:
+            waiting.append((future, deadline))
+        return future
+
+    def begin(self) -> None:
+        self.machine = Writing(
+            self.partition.size,
+            self.array[0],
+            self.array[1],
+            self.ballot,
+            tuple(self.values),
+            tuple(self.values.values()),
+        )
+        self._set_deadline()
+        self.partition.send_marks()
+        super().begin()
+
+    def resend(self) -> None:
+        if self.machine is not None:
+            self.partition.post(self.id, writing.begin(self.machine))
+
+    def heard(self) -> int:
+        return self.machine.answered if self.machine else 0
+
+    def on_reply(self, server: int, message: Downward) -> None:
+        if isinstance(message, Gone):
+            self.on_gone(self.array)
+            self.cancel(gone(self.array))
+            return
+        if not isinstance(message, Written) or self.machine is None:
+            return
+        machine = self.machine = writing.on_written(self.machine, server, message.refused)
+        if not is_quorum(machine.answered, machine.servers):
+            return
+        undecided: set[int] = set()
+        for tally in machine.refusals:
+            fate = writing.verdict(machine.servers, machine.answered, tally.by)
+            if fate != writing.DECIDED:
+                undecided.add(tally.offset)
+            if fate == writing.LOST:
+                self._lose(tally)
+        self._decide(undecided)
+        if writing.finished(machine):
+            self.leave()
+
+    def _decide(self, undecided: set[int]) -> None:
+        decided = [offset for offset in self.waiting if offset not in undecided]
+        for offset in decided:
+            self.issued.settle(offset)
+            for future, _ in self.waiting.pop(offset):
+                if not future.done():
+                    future.set_result(None)
+        if decided:
+            decided.sort()
+            space, number = self.array
+            self.partition.mark(space, number, self.ballot, as_spans(decided))
+
+    def _lose(self, tally: writing.Tally) -> None:
+        space, number = self.array
+        where = f"{space}/{number}/{tally.offset}"
+        if tally.promised == self.ballot:
+            error: Exception = ProtocolViolation(
+                f"{where}: another value was written under the same "
+                + ("unsafe ballot" if self.ballot == UNSAFE else "capture token")
+            )
+        elif self.ballot == UNSAFE:
+            error = CaptureLost(
+                f"{where}: an unsafe write met a register that has been captured; the outcome "
+                "is unknown: settle the register"
+            )
+        else:
+            error = CaptureLost(
+                f"{where} was captured by another client; the outcome is unknown: settle the "
+                "register, or capture it again"
+            )
+        for future, _ in self.waiting.pop(tally.offset, ()):
+            if not future.done():
+                future.set_exception(error)
+
+    def _set_deadline(self) -> None:
+        deadlines = [d for waiting in self.waiting.values() for _, d in waiting]
+        self.deadline = min(deadlines, default=0.0)
+
+    def expire(self) -> None:
+        """Some callers' deadline has passed; the operation goes on for the others."""
+        now = self.loop.time()
+        error: Unavailable | None = None
+        for offset in list(self.waiting):
+            keep = []
+            for future, deadline in self.waiting[offset]:
+                if deadline > now:
+                    keep.append((future, deadline))
+                elif not future.done():
+                    error = error or self.partition.unavailable(self.what, self.heard())
+                    future.set_exception(error)
+            if keep:
+                self.waiting[offset] = keep
+            else:
+                del self.waiting[offset]
+        if self.waiting:
+            self._set_deadline()
+            self.arm()
+        else:
+            self.leave()
+
+    def cancel(self, error: Exception) -> None:
+        self.leave()
+        for waiting in self.waiting.values():
+            for future, _ in waiting:
+                if not future.done():
+                    future.set_exception(error)
+        self.waiting.clear()

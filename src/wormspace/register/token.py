@@ -1,0 +1,103 @@
+"""Capture tokens: the right to write a range of registers, as a value that can travel.
+
+A token prints as one word and parses back, so that whoever captured can hand it to another thread,
+process or machine.  It names the range, the ballot, and which registers of the range were already
+written when it was captured: those must not be written under its ballot, or one ballot would stand
+for two values.
+
+A token is *handed over*, not shared: two holders who write different values to one register under
+one token break the rule that a ballot stands for one value.  A client refuses that for the tokens
+it has used itself, and a server for the values it has accepted; nobody can for two machines that
+keep it from each other.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from collections.abc import Iterable
+
+import msgspec
+
+from wormspace.errors import BadToken
+from wormspace.paxos.ballot import show
+from wormspace.paxos.messages import Ballot, Bound, SegmentNumber, SpaceName, Span
+
+_PREFIX = "worm1-"
+_CHECK_BYTES = 4
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True):
+    """The right to write [start, stop) of a segment, as long as nobody else captures it.
+
+    Attributes:
+        taken: the parts of the range that were already written, ascending.
+    """
+
+    space: SpaceName
+    segment: SegmentNumber
+    start: Bound
+    stop: Bound
+    ballot: Ballot
+    taken: tuple[Span, ...] = ()
+
+    def __str__(self) -> str:
+        """One word of letters, digits, `-` and `_`; `Token.parse` reads it back."""
+        body = msgspec.msgpack.encode(self)
+        check = zlib.crc32(body).to_bytes(_CHECK_BYTES, "big")
+        return _PREFIX + base64.urlsafe_b64encode(check + body).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> Token:
+        """The token that printed as `text`.
+
+        Raises:
+            BadToken: it is not one, or was damaged on the way.
+        """
+        text = text.strip()
+        if not text.startswith(_PREFIX):
+            raise BadToken(f"a capture token begins with {_PREFIX!r}")
+        packed = text[len(_PREFIX) :]
+        try:
+            raw = base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
+        except (binascii.Error, ValueError) as e:
+            raise BadToken("not a capture token: the text is damaged") from e
+        check, body = raw[:_CHECK_BYTES], raw[_CHECK_BYTES:]
+        if zlib.crc32(body).to_bytes(_CHECK_BYTES, "big") != check:
+            raise BadToken("not a capture token: the text is damaged")
+        try:
+            return msgspec.msgpack.decode(body, type=cls)
+        except msgspec.MsgspecError as e:
+            raise BadToken(f"not a capture token: {e}") from e
+
+    @property
+    def round(self) -> str:
+        """The ballot, for people."""
+        return show(self.ballot)
+
+    def covers(self, offset: int) -> bool:
+        """Whether the register lies in the range."""
+        return self.start <= offset < self.stop
+
+    def is_free(self, offset: int) -> bool:
+        """Whether the register lies in the range and was not written when it was captured."""
+        return self.covers(offset) and not any(lo <= offset < hi for lo, hi in self.taken)
+
+    def free(self) -> Iterable[int]:
+        """The offsets that were free when the range was captured, ascending."""
+        at = self.start
+        for lo, hi in (*self.taken, (self.stop, self.stop)):
+            yield from range(at, lo)
+            at = hi
+
+
+def as_spans(offsets: Iterable[int]) -> tuple[Span, ...]:
+    """Ascending offsets as the spans they make up."""
+    spans: list[Span] = []
+    for offset in offsets:
+        if spans and spans[-1][1] == offset:
+            spans[-1] = (spans[-1][0], offset + 1)
+        else:
+            spans.append((offset, offset + 1))
+    return tuple(spans)

@@ -1,0 +1,193 @@
+"""The durable engine: LMDB.
+
+The event loop's thread begins a batch, reads and writes in it (microseconds, no disk), and hands
+the commit, which waits for the disk, to a thread; reads go on meanwhile from a snapshot that is
+renewed when a commit is done, so that nobody ever sees what is not durable yet.
+
+LMDB's own lock ties a transaction to a thread, so it is off, and its two rules are kept here: one
+process has the store open (a lock on the directory), and no snapshot is older than the commit
+before the one under way (there is one snapshot, renewed between a commit and the next begin).
+
+Not with LMDB's writable map: with it a full disk is a SIGBUS, not an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+import lmdb
+
+from wormspace.errors import StoreError, StoreFull, StoreLocked
+from wormspace.server.engine import Batch, Item, View
+
+TABLES = ("identity", "spaces", "rows", "promises", "decided", "trimmed", "garbage")
+DEFAULT_MAX_BYTES = 1 << 40
+SYNC, OS = "sync", "os"
+
+
+class LmdbEngine:
+    """A store in a directory of its own.
+
+    Args:
+        path: the directory; made if it is not there.
+        durability: `sync`: a commit is done when the disk has it; `os`: when the operating
+            system has it, so that a crash of the *machine* may lose the last commits.
+        max_bytes: the size above which the store is full.
+
+    Raises:
+        StoreLocked: another process has it open.
+        StoreError: it cannot be opened.
+    """
+
+    def __init__(
+        self, path: Path, *, durability: str = SYNC, max_bytes: int = DEFAULT_MAX_BYTES
+    ) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._lock = _lock_directory(path)
+        try:
+            self._env = lmdb.open(
+                str(path),
+                map_size=max_bytes,
+                max_dbs=len(TABLES),
+                sync=durability == SYNC,
+                metasync=durability == SYNC,
+                lock=False,
+                readahead=False,
+                max_spare_txns=2,
+            )
+            self._dbs = {name: self._env.open_db(name.encode()) for name in TABLES}
+        except (lmdb.Error, OSError) as e:
+            os.close(self._lock)
+            raise _explain(e, path) from e
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="wormspace-commit")
+        self._snapshot = _Txn(self._env.begin(), self._dbs)
+
+    @property
+    def view(self) -> View:
+        return self._snapshot
+
+    def begin(self) -> Batch:
+        try:
+            return _Txn(self._env.begin(write=True), self._dbs)
+        except lmdb.Error as e:
+            raise _explain(e, self._path) from e
+
+    async def commit(self, batch: Batch) -> None:
+        txn = cast(_Txn, batch).txn
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._committer, txn.commit)
+        except (lmdb.Error, OSError) as e:
+            raise _explain(e, self._path) from e
+        self._snapshot.renew(self._env)
+
+    def figures(self) -> dict[str, int]:
+        info, stat = self._env.info(), self._env.stat()
+        return {
+            "store_bytes": (info["last_pgno"] + 1) * stat["psize"],
+            "store_max_bytes": info["map_size"],
+            "store_commits": info["last_txnid"],
+        }
+
+    def close(self) -> None:
+        self._committer.shutdown()
+        self._snapshot.abort()
+        self._env.close()
+        os.close(self._lock)
+
+
+class _Txn:
+    """A transaction as a view and, if it may write, as a batch."""
+
+    def __init__(self, txn: lmdb.Transaction[bytes], dbs: dict[str, lmdb._Database]) -> None:
+        self.txn = txn
+        self._dbs = dbs
+
+    def renew(self, env: lmdb.Environment) -> None:
+        """Let go of this snapshot and take that of the last commit."""
+        self.txn.abort()
+        self.txn = env.begin()
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        return self.txn.get(key, db=self._dbs[table])
+
+    def get_many(self, table: str, keys: list[bytes]) -> list[bytes | None]:
+        with self.txn.cursor(db=self._dbs[table]) as cursor:
+            found = dict(cursor.getmulti(keys))
+        return [found.get(key) for key in keys]
+
+    def scan(self, table: str, lo: bytes, hi: bytes) -> Iterator[Item]:
+        with self.txn.cursor(db=self._dbs[table]) as cursor:
+            if not cursor.set_range(lo):
+                return
+            for key, value in cursor.iternext(keys=True, values=True):
+                if key >= hi:
+                    return
+                yield key, value
+
+    def floor(self, table: str, key: bytes) -> Item | None:
+        with self.txn.cursor(db=self._dbs[table]) as cursor:
+            if cursor.set_range(key):
+                if cursor.key() == key:
+                    return key, cursor.value()
+                found = cursor.prev()
+            else:
+                found = cursor.last()
+            return (cursor.key(), cursor.value()) if found else None
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        try:
+            self.txn.put(key, value, db=self._dbs[table])
+        except lmdb.Error as e:
+            raise _explain(e, None) from e
+
+    def put_many(self, table: str, items: Iterable[Item]) -> None:
+        try:
+            with self.txn.cursor(db=self._dbs[table]) as cursor:
+                cursor.putmulti(items)
+        except lmdb.Error as e:
+            raise _explain(e, None) from e
+
+    def delete(self, table: str, key: bytes) -> None:
+        try:
+            self.txn.delete(key, db=self._dbs[table])
+        except lmdb.Error as e:
+            raise _explain(e, None) from e
+
+    def abort(self) -> None:
+        self.txn.abort()
+
+
+def _lock_directory(path: Path) -> int:
+    """Lock the directory for this process; the operating system unlocks it when it dies."""
+    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        os.close(fd)
+        raise StoreLocked(
+            f"{path} is open in another process; close that one first, or run a server "
+            "(`wormspace server`) to share it"
+        ) from e
+    return fd
+
+
+def _explain(e: Exception, path: Path | None) -> StoreError:
+    """LMDB's error as ours."""
+    where = f"{path}: " if path else ""
+    if isinstance(e, lmdb.MapFullError):
+        return StoreFull(f"{where}the store has reached its size limit; raise it or trim segments")
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(e, lmdb.DiskError) or (isinstance(e, OSError) and e.errno in full):
+        return StoreFull(f"{where}no room on the disk ({e}); free some or trim segments")
+    if isinstance(e, lmdb.Error) and any(os.strerror(n) in str(e) for n in full):
+        return StoreFull(f"{where}no room on the disk ({e}); free some or trim segments")
+    return StoreError(f"{where}{e}")

@@ -1,0 +1,100 @@
+"""An engine without a disk: for `memory:`, and the model of what the others must do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from sortedcontainers import SortedDict
+
+from wormspace.server.engine import Batch, Item, View
+
+
+class MemoryEngine:
+    """Tables in memory.  A batch keeps its changes to itself until it is committed."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, SortedDict[bytes, bytes]] = {}
+        self._view = _MemoryView(self._tables)
+
+    @property
+    def view(self) -> View:
+        return self._view
+
+    def begin(self) -> Batch:
+        return _MemoryBatch(self._tables)
+
+    async def commit(self, batch: Batch) -> None:
+        if isinstance(batch, _MemoryBatch):
+            batch.apply()
+
+    def figures(self) -> dict[str, int]:
+        return {
+            "store_bytes": sum(len(k) + len(v) for t in self._tables.values() for k, v in t.items())
+        }
+
+    def close(self) -> None:
+        self._tables.clear()
+
+
+class _MemoryView:
+    def __init__(self, tables: dict[str, SortedDict[bytes, bytes]]) -> None:
+        self._tables = tables
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        t = self._tables.get(table)
+        return t.get(key) if t is not None else None
+
+    def get_many(self, table: str, keys: list[bytes]) -> list[bytes | None]:
+        return [self.get(table, key) for key in keys]
+
+    def scan(self, table: str, lo: bytes, hi: bytes) -> Iterator[Item]:
+        t = self._tables.get(table)
+        if t is not None:
+            for key in t.irange(lo, hi, inclusive=(True, False)):
+                yield key, t[key]
+
+    def floor(self, table: str, key: bytes) -> Item | None:
+        t = self._tables.get(table)
+        if t is None:
+            return None
+        at = t.bisect_right(key) - 1
+        if at < 0:
+            return None
+        found: Item = t.peekitem(at)
+        return found
+
+
+class _MemoryBatch(_MemoryView):
+    """Works on the tables themselves and remembers how to undo it.
+
+    Nobody reads between `begin` and `commit`: the node commits in the same turn of the loop.
+    """
+
+    def __init__(self, tables: dict[str, SortedDict[bytes, bytes]]) -> None:
+        super().__init__(tables)
+        self._undo: list[tuple[str, bytes, bytes | None]] = []
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        t = self._tables.setdefault(table, SortedDict())
+        self._undo.append((table, key, t.get(key)))
+        t[key] = value
+
+    def put_many(self, table: str, items: Iterable[Item]) -> None:
+        for key, value in items:
+            self.put(table, key, value)
+
+    def delete(self, table: str, key: bytes) -> None:
+        t = self._tables.get(table)
+        if t is not None and key in t:
+            self._undo.append((table, key, t.pop(key)))
+
+    def apply(self) -> None:
+        self._undo.clear()
+
+    def abort(self) -> None:
+        for table, key, value in reversed(self._undo):
+            if value is None:
+                self._tables[table].pop(key, None)
+            else:
+                self._tables[table][key] = value
+        self._undo.clear()

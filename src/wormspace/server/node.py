@@ -1,0 +1,352 @@
+"""The heart of a wormserver: requests in, one store transaction per batch, then the answers.
+
+Requests that change state wait in a queue.  Whatever has come in while the last commit was under
+way is the next batch: handled in order, committed as one transaction with one sync, and answered
+only when that is done.  Reads are answered at once from the last commit that is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from wormspace.errors import StoreError, StoreFull
+from wormspace.paxos.messages import Capture, Decided, Done, Read, Reply, Report, Trim, Write
+from wormspace.server import acceptors, tables
+from wormspace.server.engine import Batch, Engine
+from wormspace.wire.messages import (
+    BAD_REQUEST,
+    FULL,
+    INTERNAL,
+    STOPPING,
+    TOO_LARGE,
+    Accepted,
+    Discarded,
+    Downward,
+    Failed,
+    Figures,
+    Lagging,
+    Listen,
+    SpaceNames,
+    Spaces,
+    Status,
+    Unlisten,
+    Upward,
+)
+
+log = logging.getLogger("wormspace.node")
+
+MAX_VALUE_BYTES = 1 << 20
+MARKS_SAVE_S = 1.0
+MARKS_MAX = 10_000
+SWEEP_KEYS = 2_000
+NAMES_PAGE = 1_000
+
+
+class Port(Protocol):
+    """Where the answers to a client go."""
+
+    def answer(self, request_id: int, message: Downward) -> None:
+        """Send an answer or push an event."""
+
+    def congested(self) -> bool:
+        """Whether what was sent before piles up."""
+
+
+class Counters(msgspec.Struct):
+    """What a node has done since it started."""
+
+    captures: int = 0
+    writes: int = 0
+    registers_written: int = 0
+    registers_refused: int = 0
+    reads: int = 0
+    registers_read: int = 0
+    trims: int = 0
+    batches: int = 0
+    batched_requests: int = 0
+    store_full: int = 0
+    bad_requests: int = 0
+    events: int = 0
+    listeners_dropped: int = 0
+    swept: int = 0
+
+
+class _Listener(msgspec.Struct, frozen=True, eq=False):
+    port: Port
+    id: int
+    segment: int
+    stop: int
+
+
+_Queued = tuple[Port, int, Capture | Write | Trim, int]
+
+
+class Node:
+    """One server's acceptors.
+
+    Args:
+        engine: the store; the node closes it.
+        max_value: the largest value accepted, in bytes.
+        on_fatal: called once if the store fails for another reason than being full; the node
+            then answers nothing but failures, since what it has on disk is no longer certain.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_value: int = MAX_VALUE_BYTES,
+        on_fatal: Callable[[StoreError], None] | None = None,
+    ) -> None:
+        self._engine = engine
+        self.max_value = max_value
+        self._on_fatal = on_fatal
+        self._marks = acceptors.Marks()
+        self._queue: list[_Queued] = []
+        self.backlog_bytes = 0
+        self._worker: asyncio.Task[None] | None = None
+        self._marks_timer: asyncio.TimerHandle | None = None
+        self._listeners: dict[str, list[_Listener]] = {}
+        self._stopping = False
+        self._failed: StoreError | None = None
+        self.counters = Counters()
+        self.on_drained: list[Callable[[], None]] = []
+        if acceptors.has_garbage(engine.view):
+            self._wake()
+
+    # ------------------------------------------------------------ requests
+
+    def submit(self, port: Port, request_id: int, message: Upward, size: int = 0) -> None:
+        """Take in a request of `size` bytes; the answer goes to `port`, now or later."""
+        if isinstance(message, Write | Capture | Trim):
+            problem = self._problem(message)
+            if problem is not None:
+                port.answer(request_id, problem)
+                return
+            self._queue.append((port, request_id, message, size))
+            self.backlog_bytes += size
+            self._wake()
+        elif isinstance(message, Read):
+            port.answer(request_id, self._read(message))
+        elif isinstance(message, Decided):
+            self._learn(message)
+        else:
+            self._other(port, request_id, message)
+
+    def _other(self, port: Port, request_id: int, message: Upward) -> None:
+        if isinstance(message, Listen):
+            self._listeners.setdefault(message.space, []).append(
+                _Listener(port, request_id, message.segment, message.stop)
+            )
+            port.answer(request_id, Done())
+        elif isinstance(message, Unlisten):
+            self._unlisten(lambda x: x.port is port and x.id == message.listener)
+        elif isinstance(message, Status):
+            port.answer(request_id, Figures(self.figures()))
+        elif isinstance(message, Spaces):
+            names = tables.space_names(self._engine.view, message.after, NAMES_PAGE)
+            port.answer(request_id, SpaceNames(names))
+
+    def forget(self, port: Port) -> None:
+        """The client behind `port` is gone: drop its subscriptions."""
+        self._unlisten(lambda x: x.port is port)
+
+    def figures(self) -> dict[str, int]:
+        """Counters and sizes, for the status message."""
+        counts: dict[str, int] = msgspec.structs.asdict(self.counters)
+        return {
+            **counts,
+            **self._engine.figures(),
+            "backlog_bytes": self.backlog_bytes,
+            "listeners": sum(len(x) for x in self._listeners.values()),
+            "marks_unsaved": len(self._marks),
+        }
+
+    async def stop(self) -> None:
+        """Refuse new requests, answer those that were taken in, close the store."""
+        self._stopping = True
+        if self._marks_timer:
+            self._marks_timer.cancel()
+        while self._worker:
+            await asyncio.wait([self._worker])
+        if len(self._marks) and not self._failed:
+            await self._commit([])
+        self._engine.close()
+
+    # ------------------------------------------------------------ what needs no batch
+
+    def _problem(self, m: Write | Capture | Trim) -> Failed | None:
+        """Why a request cannot be taken in at all, if so."""
+        if self._failed:
+            return Failed(INTERNAL, f"the store has failed: {self._failed}")
+        if self._stopping:
+            return Failed(STOPPING, "the server is stopping")
+        bad = ""
+        if len(m.space.encode()) > tables.MAX_NAME_BYTES:
+            bad = f"a space name has at most {tables.MAX_NAME_BYTES} bytes"
+        elif isinstance(m, Write):
+            if not m.offsets or len(m.offsets) != len(m.values):
+                bad = "a write needs as many values as offsets, and at least one"
+            elif len(set(m.offsets)) != len(m.offsets):
+                bad = "a write names each offset once"
+            elif max(map(len, m.values)) > self.max_value:
+                return Failed(TOO_LARGE, f"a value has at most {self.max_value} bytes here")
+        elif isinstance(m, Capture):
+            if m.start >= m.stop:
+                bad = "a capture needs start < stop"
+        elif m.segment >= m.stop:
+            bad = "a trim needs segment < stop"
+        if bad:
+            self.counters.bad_requests += 1
+            return Failed(BAD_REQUEST, bad)
+        return None
+
+    def _read(self, m: Read) -> Reply | Failed:
+        if any(lo >= hi for lo, hi in m.spans) or not m.spans:
+            self.counters.bad_requests += 1
+            return Failed(BAD_REQUEST, "a read needs spans with lo < hi, ascending")
+        if any(a[1] > b[0] for a, b in zip(m.spans, m.spans[1:], strict=False)):
+            self.counters.bad_requests += 1
+            return Failed(BAD_REQUEST, "a read needs spans with lo < hi, ascending")
+        report = acceptors.read(self._engine.view, self._marks, m)
+        self.counters.reads += 1
+        if isinstance(report, Report):
+            self.counters.registers_read += len(report.rows)
+        return report
+
+    def _learn(self, m: Decided) -> None:
+        if any(lo >= hi for lo, hi in m.spans):
+            self.counters.bad_requests += 1
+            return
+        self._marks.learn(self._engine.view, m)
+        if len(self._marks) > MARKS_MAX:
+            self._wake()
+        elif self._marks_timer is None and not self._stopping:
+            loop = asyncio.get_running_loop()
+            self._marks_timer = loop.call_later(MARKS_SAVE_S, self._save_marks)
+
+    def _save_marks(self) -> None:
+        self._marks_timer = None
+        if len(self._marks):
+            self._wake()
+
+    # ------------------------------------------------------------ batches
+
+    def _wake(self) -> None:
+        if self._worker is None and not self._failed:
+            self._worker = asyncio.get_running_loop().create_task(self._work(), name="node")
+
+    async def _work(self) -> None:
+        try:
+            while True:
+                batch, self._queue = self._queue, []
+                await self._commit(batch)
+                if self._failed or not (self._queue or self._sweeping()):
+                    return
+        finally:
+            self._worker = None
+            if self._queue and not self._failed:
+                self._wake()
+
+    def _sweeping(self) -> bool:
+        return not self._stopping and acceptors.has_garbage(self._engine.view)
+
+    async def _commit(self, queued: list[_Queued]) -> None:
+        """One batch: handle, commit, and only then answer."""
+        try:
+            batch = self._engine.begin()
+            try:
+                answers, news = self._handle(batch, queued)
+            except BaseException:
+                batch.abort()
+                raise
+            await self._engine.commit(batch)
+        except StoreFull as e:
+            self.counters.store_full += 1
+            log.warning("store full: %s", e)
+            self._settle(queued, [Failed(FULL, str(e))] * len(queued))
+            return
+        except StoreError as e:
+            self._fail(e)
+            self._settle(queued, [Failed(INTERNAL, f"the store has failed: {e}")] * len(queued))
+            return
+        self.counters.batches += 1
+        self.counters.batched_requests += len(queued)
+        self._settle(queued, answers)
+        for event in news:
+            self._publish(event)
+
+    def _handle(
+        self, batch: Batch, queued: list[_Queued]
+    ) -> tuple[list[Downward], list[Accepted | Discarded]]:
+        answers: list[Downward] = []
+        news: list[Accepted | Discarded] = []
+        counters = self.counters
+        for _, _, m, _ in queued:
+            if isinstance(m, Write):
+                answer, fresh = acceptors.write(batch, m)
+                counters.writes += 1
+                if fresh is not None:
+                    counters.registers_written += len(fresh.offsets)
+                    if m.space in self._listeners:
+                        news.append(
+                            Accepted(m.space, m.segment, m.ballot, fresh.offsets, fresh.values)
+                        )
+                answers.append(answer)
+            elif isinstance(m, Capture):
+                counters.captures += 1
+                answers.append(acceptors.capture(batch, self._marks, m))
+            else:
+                counters.trims += 1
+                done, fresh_trim = acceptors.trim(batch, m)
+                if fresh_trim:
+                    news.append(Discarded(m.space, m.segment, m.stop))
+                answers.append(done)
+        self._marks.save(batch)
+        counters.swept += acceptors.sweep(batch, SWEEP_KEYS)
+        return answers, news
+
+    def _settle(self, queued: list[_Queued], answers: list[Downward]) -> None:
+        for (port, request_id, _, size), answer in zip(queued, answers, strict=True):
+            self.backlog_bytes -= size
+            port.answer(request_id, answer)
+        waiting, self.on_drained = self.on_drained, []
+        for resume in waiting:
+            resume()
+
+    def _fail(self, e: StoreError) -> None:
+        log.critical("the store has failed, this server can promise nothing more: %s", e)
+        self._failed = e
+        if self._on_fatal:
+            self._on_fatal(e)
+
+    # ------------------------------------------------------------ listeners
+
+    def _publish(self, event: Accepted | Discarded) -> None:
+        last = event.stop if isinstance(event, Discarded) else event.segment + 1
+        lagging: list[_Listener] = []
+        for x in self._listeners.get(event.space, ()):
+            if last <= x.segment or x.stop <= event.segment:
+                continue
+            if x.port.congested():
+                self.counters.listeners_dropped += 1
+                x.port.answer(x.id, Lagging())
+                lagging.append(x)
+                continue
+            self.counters.events += 1
+            x.port.answer(x.id, event)
+        if lagging:
+            self._unlisten(lambda x: x in lagging)
+
+    def _unlisten(self, doomed: Callable[[_Listener], bool]) -> None:
+        for space in list(self._listeners):
+            kept = [x for x in self._listeners[space] if not doomed(x)]
+            if kept:
+                self._listeners[space] = kept
+            else:
+                del self._listeners[space]

@@ -1,0 +1,152 @@
+"""Acceptor state as keys and values: where `paxos` slices are found and put.
+
+| table | key | value |
+|---|---|---|
+| spaces | space name | space id, 4 bytes |
+| rows | space id, segment (8), offset (4) | ballot (16), value |
+| promises, decided | space id, segment (8), lo (8) | hi (8), ballot (16) |
+| trimmed | space id, lo segment (8) | hi segment (8), a ballot that means nothing (16) |
+| garbage | space id, segment (8) | empty: rows of a trimmed segment wait to be deleted |
+
+Numbers are big-endian, so that the order of keys is the order of addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wormspace.paxos.ballot import BALLOT_BYTES
+from wormspace.paxos.messages import Row
+from wormspace.paxos.ranges import Range
+from wormspace.server.engine import Batch, View
+
+ROWS, PROMISES, DECIDED, TRIMMED, SPACES, GARBAGE = (
+    "rows",
+    "promises",
+    "decided",
+    "trimmed",
+    "spaces",
+    "garbage",
+)
+MAX_OFFSET = 1 << 32
+MAX_NAME_BYTES = 255
+
+
+def find_space(view: View, name: str) -> bytes | None:
+    """The id under which the space is stored, if it is."""
+    return view.get(SPACES, name.encode())
+
+
+def intern_space(batch: Batch, name: str) -> bytes:
+    """The id of the space, given to it now if it has none."""
+    key = name.encode()
+    found = batch.get(SPACES, key)
+    if found is None:
+        found = sum(1 for _ in batch.scan(SPACES, b"", b"\xff" * 256)).to_bytes(4, "big")
+        batch.put(SPACES, key, found)
+    return found
+
+
+def space_names(view: View, after: str, limit: int) -> list[str]:
+    """Up to `limit` names above `after`, in order."""
+    names = []
+    for key, _ in view.scan(SPACES, after.encode() + b"\0", b"\xff" * 256):
+        names.append(key.decode())
+        if len(names) == limit:
+            break
+    return names
+
+
+def segment_key(space: bytes, segment: int) -> bytes:
+    """The key prefix of a segment (or, in `trimmed` and `garbage`, the key)."""
+    return space + segment.to_bytes(8, "big")
+
+
+def row_key(prefix: bytes, offset: int) -> bytes:
+    """The key of a register's row."""
+    return prefix + offset.to_bytes(4, "big")
+
+
+def row_value(row: Row) -> bytes:
+    """A row as it is stored."""
+    return row.ballot + row.value
+
+
+def load_row(offset: int, stored: bytes | None) -> Row:
+    """A row as it was stored; ballot `NOTHING` if it was not."""
+    if stored is None:
+        return Row(offset)
+    return Row(offset, stored[:BALLOT_BYTES], stored[BALLOT_BYTES:])
+
+
+def scan_rows(view: View, prefix: bytes, lo: int, hi: int) -> Iterator[Row]:
+    """The accepted rows of [lo, hi), by offset."""
+    if lo >= hi:
+        return
+    end = prefix + b"\xff\xff\xff\xff\xff" if hi >= MAX_OFFSET else row_key(prefix, hi)
+    for key, stored in view.scan(ROWS, row_key(prefix, lo), end):
+        yield load_row(int.from_bytes(key[12:], "big"), stored)
+
+
+# ------------------------------------------------------------------ maps of ranges
+
+
+def load_slice(view: View, table: str, prefix: bytes, lo: int, hi: int) -> tuple[Range, ...]:
+    """Every stored range that overlaps or touches [lo, hi], ascending.
+
+    Stored ranges are disjoint, so only the one that begins last before `lo` can reach it.
+    """
+    out = []
+    first = view.floor(table, prefix + lo.to_bytes(8, "big"))
+    if first is not None and first[0].startswith(prefix):
+        r = _load_range(*first)
+        if r.hi >= lo:
+            out.append(r)
+    for key, stored in view.scan(
+        table, prefix + (lo + 1).to_bytes(8, "big"), prefix + (hi + 1).to_bytes(8, "big")
+    ):
+        out.append(_load_range(key, stored))
+    return tuple(out)
+
+
+def store_slice(
+    batch: Batch, table: str, prefix: bytes, old: tuple[Range, ...], new: tuple[Range, ...]
+) -> None:
+    """Replace the ranges `old`, as they were loaded, by `new`."""
+    stay = set(new)
+    for r in old:
+        if r not in stay:
+            batch.delete(table, prefix + r.lo.to_bytes(8, "big"))
+    before = set(old)
+    for r in new:
+        if r not in before:
+            batch.put(table, prefix + r.lo.to_bytes(8, "big"), r.hi.to_bytes(8, "big") + r.ballot)
+
+
+def _load_range(key: bytes, stored: bytes) -> Range:
+    return Range(int.from_bytes(key[-8:], "big"), int.from_bytes(stored[:8], "big"), stored[8:])
+
+
+# ------------------------------------------------------------------ trimmed segments
+
+_TOMBSTONE = bytes(BALLOT_BYTES)
+
+
+def is_trimmed(view: View, space: bytes, segment: int) -> bool:
+    """Whether the segment has a tombstone here."""
+    found = view.floor(TRIMMED, segment_key(space, segment))
+    return (
+        found is not None
+        and found[0].startswith(space)
+        and segment < int.from_bytes(found[1][:8], "big")
+    )
+
+
+def trimmed_ranges(view: View, space: bytes, lo: int, hi: int) -> tuple[Range, ...]:
+    """The tombstones that overlap or touch segments [lo, hi]."""
+    return load_slice(view, TRIMMED, space, lo, hi)
+
+
+def tombstone(lo: int, hi: int) -> Range:
+    """The tombstone of segments [lo, hi)."""
+    return Range(lo, hi, _TOMBSTONE)

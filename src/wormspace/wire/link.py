@@ -1,0 +1,248 @@
+"""The client's end of a connection to one server: connects, greets, reconnects, dispatches.
+
+A link is up or down.  `post` sends if it is up and drops if it is not: whoever posted re-sends
+when the link comes up again, since every message is safe to handle twice.  Everything posted in
+one turn of the event loop leaves as one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import Protocol, cast
+
+from wormspace.errors import Refused
+from wormspace.wire import codec
+from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, FrameTooLarge
+from wormspace.wire.messages import (
+    PROTOCOL_VERSIONS,
+    Downward,
+    Hello,
+    Refusal,
+    ToServer,
+    Upward,
+    Welcome,
+)
+
+log = logging.getLogger("wormspace.link")
+
+CONNECT_TIMEOUT_S = 2.0
+RETRY_MIN_S = 0.02
+RETRY_MAX_S = 1.0
+
+
+class Outgoing:
+    """A request on its way to one or several servers; encoded at most once."""
+
+    __slots__ = ("_frame", "id", "message")
+
+    def __init__(self, request_id: int, message: Upward) -> None:
+        self.id = request_id
+        self.message = message
+        self._frame: bytes | None = None
+
+    @property
+    def frame(self) -> bytes:
+        """The bytes of the request, header included."""
+        if self._frame is None:
+            self._frame = codec.encode(ToServer(self.id, self.message))
+        return self._frame
+
+
+class Receiver(Protocol):
+    """What a link tells whoever owns it; `server` is the number given to the link."""
+
+    def on_up(self, server: int) -> None:
+        """The server greeted; nothing of what was posted before is still under way."""
+
+    def on_down(self, server: int) -> None:
+        """The connection is gone; answers under way are lost."""
+
+    def on_message(self, server: int, request_id: int, message: Downward) -> None:
+        """An answer, or a pushed event."""
+
+
+class Link(Protocol):
+    """A way to one server, over the network or in this process."""
+
+    @property
+    def name(self) -> str:
+        """Where it leads, for people."""
+
+    @property
+    def up(self) -> bool:
+        """Whether a post has a chance to arrive."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not up, for people; empty when it is."""
+
+    @property
+    def refused(self) -> Refused | None:
+        """Set when the server does not want this client; the link stays down."""
+
+    @property
+    def max_value(self) -> int:
+        """The largest value the server accepts, in bytes."""
+
+    def start(self, receiver: Receiver, server: int) -> None:
+        """Begin to connect; events go to `receiver`."""
+
+    def post(self, outgoing: Outgoing) -> None:
+        """Send it in this turn of the loop, or drop it if the link is down."""
+
+    async def close(self) -> None:
+        """Close for good."""
+
+
+class TcpLink(asyncio.Protocol):
+    """A link over TCP (or whatever the running loop calls a connection)."""
+
+    def __init__(
+        self, host: str, port: int, *, cluster: str, client: str, rng: random.Random
+    ) -> None:
+        self._host, self._port = host, port
+        self._hello = Hello(list(PROTOCOL_VERSIONS), cluster, client)
+        self._rng = rng
+        self._receiver: Receiver | None = None
+        self._server = -1
+        self._transport: asyncio.Transport | None = None
+        self._decoder = FrameDecoder()
+        self._welcome: Welcome | None = None
+        self._greeted = False
+        self._refused: Refused | None = None
+        self._trouble = "not connected yet"
+        self._out: list[bytes] = []
+        self._flushing = False
+        self._lost: asyncio.Event = asyncio.Event()
+        self._runner: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+
+    @property
+    def name(self) -> str:
+        return f"{self._host}:{self._port}"
+
+    @property
+    def up(self) -> bool:
+        return self._welcome is not None
+
+    @property
+    def trouble(self) -> str:
+        return "" if self.up else self._trouble
+
+    @property
+    def refused(self) -> Refused | None:
+        return self._refused
+
+    @property
+    def max_value(self) -> int:
+        return self._welcome.max_value if self._welcome else MAX_FRAME_BYTES
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """The server's greeting, while the link is up."""
+        return self._welcome
+
+    def start(self, receiver: Receiver, server: int) -> None:
+        self._receiver, self._server = receiver, server
+        self._runner = self._loop.create_task(self._run(), name=f"link {self.name}")
+
+    async def close(self) -> None:
+        if self._runner:
+            self._runner.cancel()
+            await asyncio.wait([self._runner])
+        if self._transport:
+            self._flush()
+            self._transport.close()
+
+    def post(self, outgoing: Outgoing) -> None:
+        if self._welcome is None:
+            return
+        self._out.append(outgoing.frame)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        out, self._out = self._out, []
+        if out and self._transport and not self._transport.is_closing():
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    async def _run(self) -> None:
+        """Connect, wait until it is lost, and again, with a growing random pause."""
+        pause = RETRY_MIN_S
+        while True:
+            self._lost.clear()
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await self._loop.create_connection(lambda: self, self._host, self._port)
+            except (OSError, TimeoutError) as e:
+                self._trouble = str(e) or "connecting timed out"
+            else:
+                await self._lost.wait()
+                if self._refused:
+                    return
+                if self._greeted:
+                    pause = RETRY_MIN_S
+            await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
+            pause = min(RETRY_MAX_S, pause * 2)
+
+    # ------------------------------------------------------------ asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)
+        self._transport = transport
+        self._decoder = FrameDecoder()
+        self._out = []
+        self._greeted = False
+        self._trouble = "no greeting yet"
+        transport.write(codec.encode(self._hello))
+        self._loop.call_later(CONNECT_TIMEOUT_S, self._check_greeted, transport)
+
+    def _check_greeted(self, transport: asyncio.Transport) -> None:
+        if self._transport is transport and self._welcome is None:
+            self._trouble = "the server did not greet in time"
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        receiver = self._receiver
+        if receiver is None or self._transport is None:
+            return
+        try:
+            for body in self._decoder.feed(data):
+                if self._welcome is None:
+                    if not self._on_greeting(body):
+                        return
+                else:
+                    reply = codec.decode_reply(body)
+                    receiver.on_message(self._server, reply.id, reply.message)
+        except (codec.BadMessage, FrameTooLarge) as e:
+            log.warning("server %s sent what is no message: %s", self.name, e)
+            self._trouble = f"sent what is no message: {e}"
+            self._transport.abort()
+
+    def _on_greeting(self, body: bytes) -> bool:
+        greeting = codec.decode_greeting(body)
+        if isinstance(greeting, Refusal):
+            self._refused = Refused(
+                f"server {self.name} refused: {greeting.text}", code=greeting.code
+            )
+            self._trouble = greeting.text
+            if self._transport:
+                self._transport.close()
+            return False
+        self._welcome = greeting
+        self._greeted = True
+        if self._receiver:
+            self._receiver.on_up(self._server)
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        was_up, self._welcome, self._transport = self.up, None, None
+        if was_up or exc is not None:
+            self._trouble = str(exc or "the server closed the connection")
+        if was_up and self._receiver:
+            self._receiver.on_down(self._server)
+        self._lost.set()

@@ -1,0 +1,152 @@
+"""The messages around the protocol: greeting, errors, listening, status.
+
+The greeting is fixed for all versions of the protocol: a client names the versions it speaks, and
+the server chooses one or refuses.  Everything after it is `Envelope`s.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+
+from wormspace.paxos.messages import Reply, Request, SegmentNumber, SpaceName
+
+PROTOCOL_VERSIONS = (1,)
+MAX_NAME = 255
+
+Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag="wormspace"):
+    """The client's first frame.
+
+    Attributes:
+        versions: the protocol versions it speaks.
+        cluster: the cluster it wants; empty for "whichever this is".
+        client: its id, for logs.
+        credentials: reserved; empty today.
+    """
+
+    versions: list[int]
+    cluster: Name
+    client: Name
+    credentials: bytes = b""
+
+
+class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
+    """The server's answer: the version chosen, who it is, and its limits in bytes."""
+
+    version: int
+    cluster: Name
+    server: Name
+    partition: int
+    max_frame: int
+    max_value: int
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
+    """The server's other answer; it closes the connection after it."""
+
+    code: str
+    text: str
+
+
+class Listen(msgspec.Struct, frozen=True, array_like=True, tag="listen"):
+    """From now on, push every write accepted in segments [segment, stop) of the space.
+
+    Answered by `Done` once the subscription stands; events then carry this request's id.
+    """
+
+    space: SpaceName
+    segment: SegmentNumber
+    stop: SegmentNumber
+
+
+class Unlisten(msgspec.Struct, frozen=True, array_like=True, tag="unlisten"):
+    """One-way: end the subscription that the request `listener` began."""
+
+    listener: int
+
+
+class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="accepted"):
+    """Pushed: this server accepted these writes, durably."""
+
+    space: str
+    segment: int
+    ballot: bytes
+    offsets: list[int]
+    values: list[bytes]
+
+
+class Discarded(msgspec.Struct, frozen=True, array_like=True, tag="discarded"):
+    """Pushed: segments [segment, stop) of the space were trimmed on this server."""
+
+    space: str
+    segment: int
+    stop: int
+
+
+class Lagging(msgspec.Struct, frozen=True, array_like=True, tag="lagging"):
+    """Pushed: the listener read too slowly; the subscription ended here.  Listen again."""
+
+
+class Status(msgspec.Struct, frozen=True, array_like=True, tag="status"):
+    """Ask for the server's figures."""
+
+
+class Figures(msgspec.Struct, frozen=True, array_like=True, tag="figures"):
+    """A server's figures, by name; see docs/operations.md."""
+
+    figures: dict[str, Any]
+
+
+class Spaces(msgspec.Struct, frozen=True, array_like=True, tag="spaces"):
+    """Ask for the names of the spaces that hold something here, after `after`."""
+
+    after: str
+
+
+class SpaceNames(msgspec.Struct, frozen=True, array_like=True, tag="space-names"):
+    """Names in ascending order; empty when there are no more."""
+
+    names: list[str]
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
+    """The request was not carried out and changed nothing.
+
+    `code` is one of `FULL`, `TOO_LARGE`, `BAD_REQUEST`, `STOPPING`, `INTERNAL`.
+    """
+
+    code: str
+    text: str
+
+
+FULL, TOO_LARGE, BAD_REQUEST, STOPPING, INTERNAL = (
+    "full",
+    "too-large",
+    "bad-request",
+    "stopping",
+    "internal",
+)
+
+ONE_WAY = 0
+"""The request id of messages that get no answer."""
+
+Upward: TypeAlias = Request | Listen | Unlisten | Status | Spaces
+Downward: TypeAlias = Reply | Failed | Accepted | Discarded | Lagging | Figures | SpaceNames
+
+
+class ToServer(msgspec.Struct, frozen=True, array_like=True):
+    """A request: the answer will carry the same id, unique among the client's open requests."""
+
+    id: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+    message: Upward
+
+
+class ToClient(msgspec.Struct, frozen=True, array_like=True):
+    """An answer, or a push of the subscription that request `id` began."""
+
+    id: int
+    message: Downward
