@@ -1,9 +1,10 @@
-"""Phase 1: capture a range of registers, and decide what it meets.
+"""Phase 1: capture a range of registers, and learn what it meets.
 
-A `Capturing` asks every server for a promise.  Once a majority has promised and reported all that
-it had accepted, the captor *completes*: for every register that somebody had accepted, the value
-with the highest ballot is written under the new ballot.  Only then is the capture done, and its
-holder may write any value to a register that was free, in one round trip.
+A `Capturing` asks every server for a promise.  It is promised once a majority has promised and
+reported all that it had accepted.  Then the captor must *complete*: for every register that
+somebody had accepted and nobody knows to be decided, the value with the highest ballot (`half`) is
+written under the new ballot (`writing`).  Only after that is the capture done, and its holder may
+write any value to a register that was free, in one round trip.
 
 It is preempted when no majority can promise any more; the way on is a new capture with a ballot
 above `top`, after a random pause if somebody else keeps doing the same.
@@ -13,14 +14,12 @@ from __future__ import annotations
 
 import msgspec
 
-from wormspace.paxos import writing
 from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.effects import Send, to_all
-from wormspace.paxos.messages import COMPLETE, Capture, Promise, Read, Refusal, Report, Row
+from wormspace.paxos.messages import COMPLETE, Capture, Promise, Read, Report, Row
 from wormspace.paxos.quorum import everyone, is_quorum, out_of_reach
-from wormspace.paxos.writing import Writing
 
-PROMISING, COMPLETING, CAPTURED, PREEMPTED = "promising", "completing", "captured", "preempted"
+PROMISING, PROMISED, PREEMPTED = "promising", "promised", "preempted"
 
 
 class Capturing(msgspec.Struct, frozen=True):
@@ -32,7 +31,6 @@ class Capturing(msgspec.Struct, frozen=True):
         rejected: servers that refused.
         top: the highest ballot that a refusal named.
         best: per register that anybody accepted, the row with the highest ballot; by offset.
-        completion: the write that decides them.
     """
 
     servers: int
@@ -47,7 +45,6 @@ class Capturing(msgspec.Struct, frozen=True):
     rejected: int = 0
     top: bytes = UNSAFE
     best: tuple[Row, ...] = ()
-    completion: Writing | None = None
 
 
 def better(a: Row, b: Row) -> Row:
@@ -88,9 +85,12 @@ class ClashingReports(Exception):
     """Two servers accepted different values for one register under one ballot."""
 
     def __init__(self, offset: int, ballot: bytes) -> None:
-        super().__init__(f"two values at offset {offset} under ballot {ballot.hex()}")
+        super().__init__(offset, ballot)
         self.offset = offset
         self.ballot = ballot
+
+    def __str__(self) -> str:
+        return f"two values at offset {self.offset} under ballot {self.ballot.hex()}"
 
 
 def begin(c: Capturing) -> tuple[Send, ...]:
@@ -100,17 +100,15 @@ def begin(c: Capturing) -> tuple[Send, ...]:
     that costs the majority, the capture is preempted by itself and begun anew.  A report whose
     next page was lost is asked for from its start.
     """
-    if c.phase == PROMISING:
-        ask = Capture(c.space, c.segment, c.start, c.stop, c.ballot)
-        page = Read(c.space, c.segment, [(c.start, c.stop)])
-        cut_off = everyone(c.servers) & ~(c.granted & ~c.promised)
-        return (
-            *to_all(c.servers, ask, but=c.granted | c.rejected),
-            *to_all(c.servers, page, but=cut_off),
-        )
-    if c.phase == COMPLETING and c.completion:
-        return writing.begin(c.completion)
-    return ()
+    if c.phase != PROMISING:
+        return ()
+    ask = Capture(c.space, c.segment, c.start, c.stop, c.ballot)
+    page = Read(c.space, c.segment, [(c.start, c.stop)])
+    cut_off = everyone(c.servers) & ~(c.granted & ~c.promised)
+    return (
+        *to_all(c.servers, ask, but=c.granted | c.rejected),
+        *to_all(c.servers, page, but=cut_off),
+    )
 
 
 def on_promise(c: Capturing, server: int, p: Promise) -> tuple[Capturing, tuple[Send, ...]]:
@@ -121,7 +119,7 @@ def on_promise(c: Capturing, server: int, p: Promise) -> tuple[Capturing, tuple[
     c = msgspec.structs.replace(c, granted=c.granted | bit, best=merge(c.best, p.rows))
     if p.next != COMPLETE:
         return c, (Send(server, Read(c.space, c.segment, [(p.next, c.stop)])),)
-    return _reported(c, bit)
+    return _reported(c, bit), ()
 
 
 def on_report(c: Capturing, server: int, r: Report) -> tuple[Capturing, tuple[Send, ...]]:
@@ -139,7 +137,7 @@ def on_report(c: Capturing, server: int, r: Report) -> tuple[Capturing, tuple[Se
     c = msgspec.structs.replace(c, best=merge(c.best, r.rows))
     if r.next != COMPLETE:
         return c, (Send(server, Read(c.space, c.segment, [(r.next, c.stop)])),)
-    return _reported(c, bit)
+    return _reported(c, bit), ()
 
 
 def on_reject(c: Capturing, server: int, promised: bytes) -> Capturing:
@@ -148,20 +146,6 @@ def on_reject(c: Capturing, server: int, promised: bytes) -> Capturing:
     if c.phase != PROMISING or c.granted & bit:
         return c
     return _rejected(c, bit, promised)
-
-
-def on_written(c: Capturing, server: int, refused: list[Refusal]) -> Capturing:
-    """A server's answer to the completion."""
-    if c.phase != COMPLETING or not c.completion:
-        return c
-    completion = writing.on_written(c.completion, server, refused)
-    c = msgspec.structs.replace(c, completion=completion)
-    if not writing.finished(completion):
-        return c
-    if writing.lost(completion):
-        top = writing.obstacle(completion)
-        return msgspec.structs.replace(c, phase=PREEMPTED, top=top if top > c.top else c.top)
-    return msgspec.structs.replace(c, phase=CAPTURED)
 
 
 def _rejected(c: Capturing, bit: int, promised: bytes) -> Capturing:
@@ -175,21 +159,15 @@ def _rejected(c: Capturing, bit: int, promised: bytes) -> Capturing:
     )
 
 
-def _reported(c: Capturing, bit: int) -> tuple[Capturing, tuple[Send, ...]]:
-    """A server's report is complete; with a majority of them, complete what they report."""
-    c = msgspec.structs.replace(c, promised=c.promised | bit)
-    if not is_quorum(c.promised, c.servers):
-        return c, ()
-    half = [row for row in c.best if not row.decided]
-    if not half:
-        return msgspec.structs.replace(c, phase=CAPTURED), ()
-    completion = Writing(
-        c.servers,
-        c.space,
-        c.segment,
-        c.ballot,
-        tuple(row.offset for row in half),
-        tuple(row.value for row in half),
+def _reported(c: Capturing, bit: int) -> Capturing:
+    promised = c.promised | bit
+    return msgspec.structs.replace(
+        c,
+        promised=promised,
+        phase=PROMISED if is_quorum(promised, c.servers) else c.phase,
     )
-    c = msgspec.structs.replace(c, phase=COMPLETING, completion=completion)
-    return c, writing.begin(completion)
+
+
+def half(c: Capturing) -> tuple[Row, ...]:
+    """What the captor must write under its own ballot before the capture is done."""
+    return tuple(row for row in c.best if not row.decided)

@@ -109,6 +109,11 @@ class Registers(Protocol):
             Unavailable: the outcome is unknown.
         """
 
+    def read_one(
+        self, array: ArrayName, offset: int, deadline: float
+    ) -> asyncio.Future[bytes | None]:
+        """The value of one register; None if it is empty, linearizably so."""
+
     async def read(
         self, array: ArrayName, spans: list[Span], deadline: float
     ) -> Mapping[int, bytes]:

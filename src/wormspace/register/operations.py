@@ -22,6 +22,7 @@ from wormspace.errors import (
 from wormspace.paxos import capturing, reading, telling, writing
 from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.capturing import Capturing, ClashingReports
+from wormspace.paxos.effects import Send
 from wormspace.paxos.messages import Done, Gone, Promise, Reject, Report, Written
 from wormspace.paxos.quorum import is_quorum, out_of_reach
 from wormspace.paxos.reading import Reading
@@ -35,6 +36,10 @@ from wormspace.wire.messages import BAD_REQUEST, FULL, TOO_LARGE, Downward, Fail
 
 RETRY_S = 0.5
 """How long a server may stay silent before it is sent the same again."""
+
+BATCH_REGISTERS = 128
+BATCH_BYTES = 1 << 20
+"""A write message has at most so many registers, and no more once it has so many bytes."""
 
 
 def gone(array: ArrayName) -> Trimmed:
@@ -148,7 +153,7 @@ class Base:
 
 
 class CaptureOperation(Base):
-    """Runs a `Capturing` until it is captured, preempted or gone."""
+    """Runs a `Capturing` until it is promised, preempted or gone."""
 
     def __init__(self, partition: Partition, machine: Capturing, deadline: float) -> None:
         what = f"capture of {machine.space}/{machine.segment}[{machine.start}:{machine.stop}]"
@@ -160,24 +165,21 @@ class CaptureOperation(Base):
         self.partition.post(self.id, capturing.begin(self.machine))
 
     def heard(self) -> int:
-        m = self.machine
-        return m.completion.answered if m.completion else m.promised | m.rejected
+        return self.machine.promised | self.machine.rejected
 
     def on_reply(self, server: int, message: Downward) -> None:
-        sends: tuple[capturing.Send, ...] = ()
+        sends: tuple[Send, ...] = ()
         if isinstance(message, Promise):
             self.machine, sends = capturing.on_promise(self.machine, server, message)
         elif isinstance(message, Reject):
             self.machine = capturing.on_reject(self.machine, server, message.promised)
         elif isinstance(message, Report):
             self.machine, sends = capturing.on_report(self.machine, server, message)
-        elif isinstance(message, Written):
-            self.machine = capturing.on_written(self.machine, server, message.refused)
         elif isinstance(message, Gone):
             self.cancel(gone((self.machine.space, self.machine.segment)))
             return
         self.partition.post(self.id, sends)
-        if self.machine.phase in (capturing.CAPTURED, capturing.PREEMPTED):
+        if self.machine.phase in (capturing.PROMISED, capturing.PREEMPTED):
             self.leave()
             if not self.done.done():
                 self.done.set_result(self.machine)
@@ -296,6 +298,11 @@ class WriteOperation(Base):
         else:
             waiting.append((future, deadline))
         return future
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more register should go into another message."""
+        return len(self.values) >= BATCH_REGISTERS or self.size >= BATCH_BYTES
 
     def begin(self) -> None:
         self.machine = Writing(

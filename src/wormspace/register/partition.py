@@ -44,12 +44,14 @@ class Partition:
     Attributes:
         index: its place in the cluster's list of partitions.
         size: how many servers it has.
+        max_value: the largest value all of them accept, in bytes, as far as is known.
     """
 
     def __init__(self, index: int, links: list[Link]) -> None:
         self.index = index
         self.links = links
         self.size = len(links)
+        self.max_value = min(link.max_value for link in links)
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(ONE_WAY + 1)
         self._operations: dict[int, Operation] = {}
@@ -122,6 +124,7 @@ class Partition:
     # ------------------------------------------------------------ wire.link.Receiver
 
     def on_up(self, server: int) -> None:
+        self.max_value = min(link.max_value for link in self.links)
         for operation in list(self._operations.values()):
             operation.on_up(server)
 

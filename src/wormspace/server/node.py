@@ -115,6 +115,7 @@ class Node:
         self._stopping = False
         self._failed: StoreError | None = None
         self.counters = Counters()
+        self.more_figures: Callable[[], dict[str, int]] = dict
         self.on_drained: list[Callable[[], None]] = []
         if acceptors.has_garbage(engine.view):
             self._wake()
@@ -162,6 +163,7 @@ class Node:
         return {
             **counts,
             **self._engine.figures(),
+            **self.more_figures(),
             "backlog_bytes": self.backlog_bytes,
             "listeners": sum(len(x) for x in self._listeners.values()),
             "marks_unsaved": len(self._marks),

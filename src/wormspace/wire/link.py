@@ -15,6 +15,7 @@ from typing import Protocol, cast
 from wormspace.errors import Refused
 from wormspace.wire import codec
 from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, FrameTooLarge
+from wormspace.wire.membership import Membership
 from wormspace.wire.messages import (
     PROTOCOL_VERSIONS,
     Downward,
@@ -100,10 +101,18 @@ class TcpLink(asyncio.Protocol):
     """A link over TCP (or whatever the running loop calls a connection)."""
 
     def __init__(
-        self, host: str, port: int, *, cluster: str, client: str, rng: random.Random
+        self,
+        host: str,
+        port: int,
+        membership: Membership,
+        *,
+        cluster: str,
+        client: str,
+        rng: random.Random,
     ) -> None:
         self._host, self._port = host, port
         self._hello = Hello(list(PROTOCOL_VERSIONS), cluster, client)
+        self._membership = membership
         self._rng = rng
         self._receiver: Receiver | None = None
         self._server = -1
@@ -226,18 +235,23 @@ class TcpLink(asyncio.Protocol):
     def _on_greeting(self, body: bytes) -> bool:
         greeting = codec.decode_greeting(body)
         if isinstance(greeting, Refusal):
-            self._refused = Refused(
-                f"server {self.name} refused: {greeting.text}", code=greeting.code
-            )
-            self._trouble = greeting.text
-            if self._transport:
-                self._transport.close()
+            self._refuse(f"server {self.name} refused: {greeting.text}", greeting.code)
+            return False
+        problem = self._membership.check(self.name, greeting)
+        if problem:
+            self._refuse(f"server {self.name} cannot be used: {problem}", "membership")
             return False
         self._welcome = greeting
         self._greeted = True
         if self._receiver:
             self._receiver.on_up(self._server)
         return True
+
+    def _refuse(self, text: str, code: str) -> None:
+        self._refused = Refused(text, code)
+        self._trouble = text
+        if self._transport:
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         was_up, self._welcome, self._transport = self.up, None, None

@@ -35,12 +35,19 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="wormspace"):
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
-    """The server's answer: the version chosen, who it is, and its limits in bytes."""
+    """The server's answer: the version chosen, who it is, and its limits in bytes.
+
+    Attributes:
+        partition: its place among the cluster's `partitions` replica sets, from 0.
+        replicas: how many servers its replica set has.
+    """
 
     version: int
     cluster: Name
     server: Name
     partition: int
+    partitions: int
+    replicas: int
     max_frame: int
     max_value: int
 

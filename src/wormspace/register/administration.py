@@ -1,0 +1,143 @@
+"""Questions to single servers: who is there, what they hold.  For people and tools."""
+
+from __future__ import annotations
+
+import asyncio
+
+from wormspace.errors import Unavailable
+from wormspace.paxos.ballot import UNSAFE, show
+from wormspace.paxos.messages import COMPLETE, Gone, Read, Report
+from wormspace.paxos.quorum import majority
+from wormspace.paxos.ranges import ballot_at
+from wormspace.register.contract import ArrayName, RegisterState, ServerState
+from wormspace.register.partition import Partition
+from wormspace.wire.messages import Downward, Figures, SpaceNames, Spaces, Status, Upward
+
+
+class _Question:
+    """One request to one server, as an operation of its partition."""
+
+    def __init__(self, partition: Partition, server: int, message: Upward) -> None:
+        self._partition = partition
+        self._server = server
+        self._message = message
+        self._id = partition.enter(self)
+        self.answer: asyncio.Future[Downward] = asyncio.get_running_loop().create_future()
+        partition.tell(server, self._id, message)
+
+    def on_message(self, server: int, message: Downward) -> None:
+        if not self.answer.done():
+            self.answer.set_result(message)
+
+    def on_up(self, server: int) -> None:
+        if server == self._server:
+            self._partition.tell(server, self._id, self._message)
+
+    def on_down(self, server: int) -> None:
+        """Asked again when the link is up, if that is in time."""
+
+    def cancel(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+    def leave(self) -> None:
+        self._partition.leave(self._id)
+
+
+async def ask(
+    partition: Partition, server: int, message: Upward, deadline: float
+) -> Downward | None:
+    """One server's answer; None if there is none in time."""
+    question = _Question(partition, server, message)
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await question.answer
+    except TimeoutError:
+        return None
+    finally:
+        question.leave()
+
+
+async def ask_all(partition: Partition, message: Upward, deadline: float) -> list[Downward | None]:
+    """Every server's answer, in the partition's order."""
+    return await asyncio.gather(
+        *(ask(partition, server, message, deadline) for server in range(partition.size))
+    )
+
+
+async def spaces(partitions: list[Partition], deadline: float) -> list[str]:
+    """The names of the spaces that a majority of each partition knows of between them.
+
+    Raises:
+        Unavailable: too few servers answered.
+    """
+    names: set[str] = set()
+    for partition in partitions:
+        after = ""
+        while True:
+            answers = await ask_all(partition, Spaces(after), deadline)
+            pages = [a.names for a in answers if isinstance(a, SpaceNames)]
+            if len(pages) < majority(partition.size):
+                raise Unavailable(f"{len(pages)} of {partition.size} servers listed their spaces")
+            found = set().union(*pages)
+            names |= found
+            ends = [page[-1] for page in pages if page]
+            if not ends or min(ends) <= after:
+                break
+            after = min(ends)
+    return sorted(names)
+
+
+async def servers(partitions: list[Partition], deadline: float) -> list[ServerState]:
+    """Every server, and what it says of itself."""
+    states = []
+    for partition in partitions:
+        answers = await ask_all(partition, Status(), deadline)
+        for link, answer in zip(partition.links, answers, strict=True):
+            figures = answer.figures if isinstance(answer, Figures) else {}
+            trouble = link.trouble if not figures else ""
+            states.append(
+                ServerState(
+                    link.name,
+                    partition.index,
+                    bool(figures),
+                    trouble or ("" if figures else "no answer in time"),
+                    figures,
+                )
+            )
+    return states
+
+
+async def inspect(
+    partition: Partition, array: ArrayName, start: int, stop: int, deadline: float
+) -> dict[str, list[RegisterState] | None]:
+    """What each server holds of [start, stop): a page of it; None if trimmed or silent."""
+    message = Read(*array, spans=[(start, stop)], detail=True)
+    answers = await ask_all(partition, message, deadline)
+    out: dict[str, list[RegisterState] | None] = {}
+    for link, answer in zip(partition.links, answers, strict=True):
+        out[link.name] = _states(answer, start, stop) if isinstance(answer, Report) else None
+        if isinstance(answer, Gone):
+            out[link.name] = []
+    return out
+
+
+def _states(report: Report, start: int, stop: int) -> list[RegisterState]:
+    rows = {row.offset: row for row in report.rows}
+    end = stop if report.next == COMPLETE else report.next
+    states = []
+    for offset in range(start, end):
+        promised = ballot_at(tuple(report.promises), offset)
+        row = rows.get(offset)
+        if row is None and promised == UNSAFE:
+            continue
+        states.append(
+            RegisterState(
+                offset,
+                "-" if promised == UNSAFE else show(promised),
+                show(row.ballot) if row else "-",
+                row.decided if row else False,
+                row.value if row else None,
+            )
+        )
+    return states

@@ -1,0 +1,412 @@
+"""Registers over Paxos: the contract's calls as proposer operations on partitions.
+
+Arrays are spread over the partitions by space and number, so that consecutive arrays of a space
+use all of them.  See `wormspace.paxos` for the protocol and docs/safety.md for why it is safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import zlib
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any
+
+from wormspace.errors import (
+    AlreadyWritten,
+    BadToken,
+    CaptureLost,
+    Closed,
+    TokenReused,
+    Trimmed,
+    Unavailable,
+    ValueTooLarge,
+    WormError,
+)
+from wormspace.paxos import capturing, reading
+from wormspace.paxos.ballot import UNSAFE, above
+from wormspace.paxos.capturing import Capturing
+from wormspace.paxos.messages import Span, Trim
+from wormspace.paxos.reading import Reading
+from wormspace.paxos.telling import Telling
+from wormspace.register import administration, listening
+from wormspace.register.contract import (
+    TRIM,
+    ArrayName,
+    Captured,
+    Event,
+    RegisterState,
+    ServerState,
+)
+from wormspace.register.issued import Issued
+from wormspace.register.operations import (
+    CaptureOperation,
+    ReadOperation,
+    TellOperation,
+    WriteOperation,
+)
+from wormspace.register.partition import Partition
+from wormspace.register.token import Token, as_spans
+
+BACKOFF_MIN_S = 0.002
+BACKOFF_MAX_S = 0.5
+READS_AT_ONCE = 256
+HELP_S = 5.0
+TRIM_AT_ONCE = 256
+
+TRIM_VALUE = b"trimmed"
+"""What every trimmer writes, so that the unsafe write is safe: one value under one ballot."""
+
+
+class PaxosRegisters:
+    """Registers replicated over the partitions of a cluster (or one acceptor in this process).
+
+    Args:
+        partitions: the replica sets, in the cluster's order.
+        rng: where the proposer id and back-off pauses come from.
+    """
+
+    def __init__(self, partitions: list[Partition], rng: random.Random) -> None:
+        self._partitions = partitions
+        self._rng = rng
+        self._proposer = rng.getrandbits(64).to_bytes(8, "big")
+        self._seen = UNSAFE
+        self._loop = asyncio.get_running_loop()
+        self._issued: dict[tuple[ArrayName, bytes], Issued] = {}
+        self._writes: dict[tuple[ArrayName, bytes], WriteOperation] = {}
+        self._reads: dict[ArrayName, list[tuple[int, asyncio.Future[bytes | None], float]]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._listenings: set[listening.Listening] = set()
+        self._trimmed_told: set[ArrayName] = set()
+        self._closed = False
+        for partition in partitions:
+            partition.start()
+
+    @property
+    def max_value(self) -> int:
+        return min(partition.max_value for partition in self._partitions)
+
+    def _at(self, array: ArrayName) -> Partition:
+        if self._closed:
+            raise Closed("the client is closed")
+        space, number = array
+        return self._partitions[(zlib.crc32(space.encode()) + number) % len(self._partitions)]
+
+    # ------------------------------------------------------------ capture
+
+    async def capture(self, array: ArrayName, start: int, stop: int, deadline: float) -> Captured:
+        partition = self._at(array)
+        space, number = array
+        for attempt in itertools.count():
+            if attempt > 1:
+                longest = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2**attempt)
+                await asyncio.sleep(self._rng.uniform(0, longest))
+            ballot = self._seen = above(self._seen, self._proposer)
+            machine = Capturing(partition.size, space, number, start, stop, ballot)
+            operation = CaptureOperation(partition, machine, deadline)
+            operation.begin()
+            try:
+                machine = await self._finish(operation.done, operation, array)
+            except Trimmed:
+                self._on_gone(array)
+                raise
+            if machine.phase == capturing.PROMISED and await self._complete(machine, deadline):
+                break
+            self._seen = max(self._seen, machine.top)
+            if self._loop.time() >= deadline:
+                raise partition.unavailable(f"{operation.what}: always preempted", 0)
+        written = {row.offset: row.value for row in machine.best}
+        token = Token(space, number, start, stop, ballot, as_spans(written))
+        return Captured(token, written)
+
+    async def _complete(self, promised: Capturing, deadline: float) -> bool:
+        """Decide what the capture met half-written; false if somebody else captured meanwhile."""
+        array = (promised.space, promised.segment)
+        rows = {row.offset: row.value for row in capturing.half(promised)}
+        results = await self._write_rows(array, promised.ballot, rows, deadline)
+        lost = False
+        for result in results.values():
+            if isinstance(result, CaptureLost):
+                lost = True
+            elif result is not None:
+                raise result
+        return not lost
+
+    # ------------------------------------------------------------ write
+
+    def write(
+        self, array: ArrayName, token: Token | None, offset: int, value: bytes, deadline: float
+    ) -> asyncio.Future[None]:
+        partition = self._at(array)
+        ballot = UNSAFE
+        if token is not None:
+            ballot = token.ballot
+            if not token.covers(offset) or array != (token.space, token.segment):
+                raise BadToken(f"the token does not cover register {offset} of {array}")
+        if len(value) > partition.max_value:
+            raise ValueTooLarge(
+                f"a value of {len(value)} bytes; the servers take {partition.max_value} at most"
+            )
+        key = (array, ballot)
+        issued = self._issued.get(key)
+        if issued is None:
+            issued = self._issued[key] = Issued()
+        known = issued.open.get(offset)
+        if known is None:
+            if offset in issued.settled or (token is not None and not token.is_free(offset)):
+                return self._compare(array, offset, value, deadline)
+            issued.open[offset] = value
+        elif known != value:
+            raise TokenReused(
+                f"register {offset} of {array}: another value was issued under this "
+                + ("token" if token else "unsafe ballot")
+                + "; only that very value may be sent again"
+            )
+        operation = self._writes.get(key)
+        if operation is None or operation.is_full:
+            operation = WriteOperation(partition, array, ballot, issued, self._on_gone)
+            if key not in self._writes:
+                self._loop.call_soon(self._flush_writes, key)
+            else:
+                self._writes[key].begin()
+            self._writes[key] = operation
+        return operation.add(offset, value, deadline)
+
+    def _flush_writes(self, key: tuple[ArrayName, bytes]) -> None:
+        self._writes.pop(key).begin()
+
+    def _compare(
+        self, array: ArrayName, offset: int, value: bytes, deadline: float
+    ) -> asyncio.Future[None]:
+        """A write to a register that is known to be written: right if it says the same."""
+
+        async def compare() -> None:
+            held = (await self.read(array, [(offset, offset + 1)], deadline)).get(offset)
+            if held is not None and held != value:
+                where = f"{array[0]}/{array[1]}/{offset}"
+                raise AlreadyWritten(f"{where} is already written, with another value", held)
+
+        return self._spawn(compare())
+
+    # ------------------------------------------------------------ read
+
+    def read_one(
+        self, array: ArrayName, offset: int, deadline: float
+    ) -> asyncio.Future[bytes | None]:
+        self._at(array)
+        future: asyncio.Future[bytes | None] = self._loop.create_future()
+        waiting = self._reads.get(array)
+        if waiting is None:
+            waiting = self._reads[array] = []
+            self._loop.call_soon(self._flush_reads, array)
+        waiting.append((offset, future, deadline))
+        return future
+
+    def _flush_reads(self, array: ArrayName) -> None:
+        waiting = self._reads.pop(array)
+        for i in range(0, len(waiting), READS_AT_ONCE):
+            self._spawn(self._serve_reads(array, waiting[i : i + READS_AT_ONCE]))
+
+    async def _serve_reads(
+        self, array: ArrayName, waiting: list[tuple[int, asyncio.Future[bytes | None], float]]
+    ) -> None:
+        deadline = max(deadline for _, _, deadline in waiting)
+        timers = [
+            self._loop.call_at(d, _expire, future, array)
+            for _, future, d in waiting
+            if deadline - d > 0.001
+        ]
+        try:
+            spans = as_spans(sorted({offset for offset, _, _ in waiting}))
+            found = await self.read(array, list(spans), deadline)
+        except Exception as e:  # noqa: BLE001 - whatever it is, it is the callers' to handle
+            for _, future, _ in waiting:
+                if not future.done():
+                    future.set_exception(e)
+        else:
+            for offset, future, _ in waiting:
+                if not future.done():
+                    future.set_result(found.get(offset))
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    async def read(
+        self, array: ArrayName, spans: list[Span], deadline: float
+    ) -> Mapping[int, bytes]:
+        partition = self._at(array)
+        machine = Reading(partition.size, *array, spans=tuple(spans), first=partition.pick())
+        operation = ReadOperation(partition, machine, deadline)
+        operation.begin()
+        try:
+            machine = await self._finish(operation.done, operation, array)
+        except Trimmed:
+            self._on_gone(array)
+            raise
+        values: dict[int, bytes] = {}
+        half: dict[bytes, dict[int, bytes]] = {}
+        learned: dict[bytes, list[int]] = {}
+        for found in machine.found:
+            row = found.row
+            if reading.is_known(found, machine.servers):
+                values[row.offset] = row.value
+                if not row.decided:
+                    learned.setdefault(row.ballot, []).append(row.offset)
+            else:
+                half.setdefault(row.ballot, {})[row.offset] = row.value
+        for ballot, offsets in learned.items():
+            partition.mark(*array, ballot, as_spans(offsets))
+        for ballot, rows in half.items():
+            values.update(await self._help(array, ballot, rows, deadline))
+        return values
+
+    async def _help(
+        self, array: ArrayName, ballot: bytes, rows: dict[int, bytes], deadline: float
+    ) -> dict[int, bytes]:
+        """Complete half-written registers: the very same ballot and value, which steals nothing.
+
+        Only where that is refused, because somebody captured the register since, is it captured.
+        """
+        values: dict[int, bytes] = {}
+        results = await self._write_rows(array, ballot, rows, deadline)
+        for offset, result in results.items():
+            if result is None:
+                values[offset] = rows[offset]
+            elif isinstance(result, CaptureLost):
+                captured = await self.capture(array, offset, offset + 1, deadline)
+                values.update(captured.written)
+            else:
+                raise result
+        return values
+
+    async def _write_rows(
+        self, array: ArrayName, ballot: bytes, rows: dict[int, bytes], deadline: float
+    ) -> dict[int, BaseException | None]:
+        """Write values that were met in the registers, under this very ballot."""
+        partition = self._at(array)
+        futures: dict[int, asyncio.Future[None]] = {}
+        operation: WriteOperation | None = None
+        for offset, value in rows.items():
+            if operation is None or operation.is_full:
+                operation = WriteOperation(partition, array, ballot, Issued(), self._on_gone)
+                self._loop.call_soon(operation.begin)
+            futures[offset] = operation.add(offset, value, deadline)
+        results = await asyncio.gather(*futures.values(), return_exceptions=True)
+        return dict(zip(futures, results, strict=True))
+
+    # ------------------------------------------------------------ trim
+
+    async def trim(self, array: ArrayName, stop: int, deadline: float) -> None:
+        space, first = array
+        for lo in range(first, stop, TRIM_AT_ONCE):
+            hi = min(stop, lo + TRIM_AT_ONCE)
+            decided = [
+                self.write((space, number), None, TRIM, TRIM_VALUE, deadline)
+                for number in range(lo, hi)
+            ]
+            results = await asyncio.gather(*decided, return_exceptions=True)
+            for result in results:
+                if result is not None and not isinstance(result, Trimmed):
+                    raise result
+        await self._discard(space, first, stop, deadline)
+        for key in [k for k in self._issued if k[0][0] == space and first <= k[0][1] < stop]:
+            del self._issued[key]
+
+    async def _discard(self, space: str, first: int, stop: int, deadline: float) -> None:
+        """The trim is decided: let the servers delete."""
+        told = []
+        for partition in self._partitions:
+            machine = Telling(partition.size, Trim(space, first, stop))
+            what = f"trim of {space}/{first}..{stop - 1}"
+            operation = TellOperation(partition, machine, what, deadline)
+            operation.begin()
+            told.append(self._finish(operation.done, operation, (space, first)))
+        await asyncio.gather(*told)
+
+    def _on_gone(self, array: ArrayName) -> None:
+        """A server says that the array is trimmed; help the others to know."""
+        if array not in self._trimmed_told and not self._closed:
+            self._trimmed_told.add(array)
+            deadline = self._loop.time() + HELP_S
+            self._spawn(self._quietly(self._discard(*array, array[1] + 1, deadline)))
+
+    # ------------------------------------------------------------ listen
+
+    def listen(self, space: str, first: int, stop: int) -> AsyncIterator[Event]:
+        if self._closed:
+            raise Closed("the client is closed")
+        return self._listen(space, first, stop)
+
+    async def _listen(self, space: str, first: int, stop: int) -> AsyncIterator[Event]:
+        events = listening.Listening()
+
+        async def read_one(array: ArrayName, offset: int) -> bytes | None:
+            return await self.read_one(array, offset, self._loop.time() + HELP_S)
+
+        for partition in self._partitions:
+            events.add(listening.Subscription(partition, space, first, stop, read_one, events.emit))
+        self._listenings.add(events)
+        try:
+            async for event in events.stream():
+                yield event
+        finally:
+            self._listenings.discard(events)
+
+    # ------------------------------------------------------------ administration
+
+    async def spaces(self, deadline: float) -> list[str]:
+        return await administration.spaces(self._partitions, deadline)
+
+    async def servers(self, deadline: float) -> list[ServerState]:
+        return await administration.servers(self._partitions, deadline)
+
+    async def inspect(
+        self, array: ArrayName, start: int, stop: int, deadline: float
+    ) -> dict[str, list[RegisterState] | None]:
+        return await administration.inspect(self._at(array), array, start, stop, deadline)
+
+    # ------------------------------------------------------------ life
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        error = Closed("the client was closed")
+        for operation in self._writes.values():
+            operation.cancel(error)
+        for listener in self._listenings:
+            listener.fail(error)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await asyncio.gather(*(partition.close(error) for partition in self._partitions))
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+        """Help that nobody waits for: its failure is somebody else's next attempt."""
+        try:
+            await work
+        except WormError:
+            pass
+
+    async def _finish(self, future: asyncio.Future[Any], operation: Any, array: ArrayName) -> Any:
+        """Wait for an operation; if the caller gives up, so does the operation."""
+        try:
+            return await future
+        except asyncio.CancelledError:
+            operation.cancel(Closed(f"{operation.what} was cancelled"))
+            raise
+
+
+def _expire(future: asyncio.Future[bytes | None], array: ArrayName) -> None:
+    if not future.done():
+        future.set_exception(
+            Unavailable(f"read of {array[0]}/{array[1]}: no majority of servers in time")
+        )

@@ -1,0 +1,231 @@
+"""The specification of write-once registers, in executable form.
+
+A register is a `Cell`; `capture`, `write` and `read` are pure functions on it.  That is all a
+write-once register is: whatever Paxos, a chain or anything else does underneath must look like
+this, one call after another.  The proofs show that the protocol refines these functions, the
+simulator checks histories against them, and `SpecRegisters` puts them behind the contract's calls,
+so that the conformance suite runs on the specification itself (`connect("spec:")`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+import msgspec
+
+from wormspace.errors import (
+    AlreadyWritten,
+    BadToken,
+    CaptureLost,
+    Closed,
+    TokenReused,
+    Trimmed,
+    ValueTooLarge,
+)
+from wormspace.paxos.ballot import UNSAFE, above, show
+from wormspace.paxos.messages import Span
+from wormspace.register.contract import (
+    ArrayName,
+    Captured,
+    Dropped,
+    Event,
+    Gap,
+    RegisterState,
+    ServerState,
+    Wrote,
+)
+from wormspace.register.listening import Listening
+from wormspace.register.token import Token, as_spans
+
+WRITTEN, LOST, OTHER = "written", "lost", "other"
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """One register: whose capture stands, and what was written, once."""
+
+    holder: bytes = UNSAFE
+    written: bool = False
+    value: bytes = b""
+
+
+def capture(cell: Cell, ballot: bytes) -> tuple[Cell, bool]:
+    """Take the register from whomever holds it; refused if a higher ballot does."""
+    if ballot > cell.holder:
+        return Cell(ballot, cell.written, cell.value), True
+    return cell, False
+
+
+def write(cell: Cell, ballot: bytes, value: bytes) -> tuple[Cell, str]:
+    """Decide the register, if the capture still stands and it is empty.
+
+    Returns:
+        WRITTEN: it holds `value` now (a replay says so again); LOST: somebody captured it
+        since; OTHER: it holds another value.  Only WRITTEN on an empty cell changes it.
+    """
+    if ballot < cell.holder:
+        return cell, LOST
+    if cell.written:
+        if cell.value == value:
+            return cell, WRITTEN
+        return cell, OTHER
+    return Cell(cell.holder, True, value), WRITTEN
+
+
+def read(cell: Cell) -> tuple[bool, bytes]:
+    """Whether it is written, and with what."""
+    return cell.written, cell.value
+
+
+class SpecRegisters:
+    """The contract over a dictionary of cells: one client, no failures, nothing kept."""
+
+    def __init__(self, proposer: bytes, max_value: int) -> None:
+        self._cells: dict[ArrayName, dict[int, Cell]] = {}
+        self._captures: dict[ArrayName, list[tuple[int, int, bytes]]] = {}
+        self._trimmed: dict[str, set[int]] = {}
+        self._proposer = proposer
+        self._max_value = max_value
+        self._last = UNSAFE
+        self._issued: dict[tuple[ArrayName, bytes, int], bytes] = {}
+        self._listeners: list[tuple[str, int, int, Listening]] = []
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+
+    @property
+    def max_value(self) -> int:
+        return self._max_value
+
+    async def capture(self, array: ArrayName, start: int, stop: int, deadline: float) -> Captured:
+        cells = self._array(array)
+        ballot = self._last = above(self._last, self._proposer)
+        written = {}
+        self._captures.setdefault(array, []).append((start, stop, ballot))
+        for offset, cell in sorted(cells.items()):
+            if start <= offset < stop:
+                cells[offset], _ = capture(cell, ballot)
+                if cell.written:
+                    written[offset] = cell.value
+        token = Token(*array, start, stop, ballot, as_spans(written))
+        return Captured(token, written)
+
+    def write(
+        self, array: ArrayName, token: Token | None, offset: int, value: bytes, deadline: float
+    ) -> asyncio.Future[None]:
+        if token is not None and (
+            not token.covers(offset) or array != (token.space, token.segment)
+        ):
+            raise BadToken(f"the token does not cover register {offset} of {array}")
+        if len(value) > self._max_value:
+            raise ValueTooLarge(f"a value of {len(value)} bytes; {self._max_value} at most")
+        ballot = token.ballot if token else UNSAFE
+        future: asyncio.Future[None] = self._loop.create_future()
+        try:
+            cells = self._array(array)
+        except (Trimmed, Closed) as e:
+            future.set_exception(e)
+            return future
+        free = token is None or token.is_free(offset)
+        if free and self._issued.setdefault((array, ballot, offset), value) != value:
+            held = cells.get(offset)
+            if held is None or not held.written:
+                raise TokenReused(f"register {offset} of {array}: another value under this token")
+        where = f"{array[0]}/{array[1]}/{offset}"
+        before = cells.get(offset) or self._fresh(array, offset)
+        cells[offset], outcome = write(before, ballot, value)
+        if outcome == WRITTEN:
+            future.set_result(None)
+            if not before.written:
+                self._emit(array, Wrote(*array, offset, value))
+        elif outcome == LOST:
+            future.set_exception(CaptureLost(f"{where} was captured by another client"))
+        else:
+            future.set_exception(
+                AlreadyWritten(f"{where} is already written, with another value", before.value)
+            )
+        return future
+
+    def read_one(
+        self, array: ArrayName, offset: int, deadline: float
+    ) -> asyncio.Future[bytes | None]:
+        future: asyncio.Future[bytes | None] = self._loop.create_future()
+        try:
+            written, value = read(self._array(array).get(offset, Cell()))
+        except (Trimmed, Closed) as e:
+            future.set_exception(e)
+        else:
+            future.set_result(value if written else None)
+        return future
+
+    async def read(
+        self, array: ArrayName, spans: list[Span], deadline: float
+    ) -> Mapping[int, bytes]:
+        cells = self._array(array)
+        return {
+            offset: cell.value
+            for offset, cell in sorted(cells.items())
+            if cell.written and any(lo <= offset < hi for lo, hi in spans)
+        }
+
+    async def trim(self, array: ArrayName, stop: int, deadline: float) -> None:
+        space, first = array
+        for number in range(first, stop):
+            self._cells.pop((space, number), None)
+            self._captures.pop((space, number), None)
+        self._trimmed.setdefault(space, set()).update(range(first, stop))
+        for name, lo, hi, listening in self._listeners:
+            if name == space and lo < stop and first < hi:
+                listening.emit(Dropped(space, first, stop))
+
+    def listen(self, space: str, first: int, stop: int) -> AsyncIterator[Event]:
+        if self._closed:
+            raise Closed("the client is closed")
+        listening = Listening()
+        self._listeners.append((space, first, stop, listening))
+        listening.emit(Gap())
+        return listening.stream()
+
+    async def spaces(self, deadline: float) -> list[str]:
+        return sorted({array[0] for array in self._cells} | set(self._trimmed))
+
+    async def servers(self, deadline: float) -> list[ServerState]:
+        return [ServerState("spec", 0, True, "", {"arrays": len(self._cells)})]
+
+    async def inspect(
+        self, array: ArrayName, start: int, stop: int, deadline: float
+    ) -> dict[str, list[RegisterState] | None]:
+        states: list[RegisterState] = [
+            RegisterState(
+                offset, show(cell.holder), "-", cell.written, cell.value if cell.written else None
+            )
+            for offset, cell in sorted(self._array(array).items())
+            if start <= offset < stop
+        ]
+        return {"spec": states}
+
+    async def close(self) -> None:
+        self._closed = True
+        for _, _, _, listening in self._listeners:
+            listening.fail(Closed("the client was closed"))
+
+    # ------------------------------------------------------------ state
+
+    def _array(self, array: ArrayName) -> dict[int, Cell]:
+        if self._closed:
+            raise Closed("the client is closed")
+        if array[1] in self._trimmed.get(array[0], ()):
+            raise Trimmed(f"segment {array[1]} of space {array[0]!r} was trimmed")
+        return self._cells.setdefault(array, {})
+
+    def _fresh(self, array: ArrayName, offset: int) -> Cell:
+        """A cell nobody wrote: it is held by the last capture that covers it."""
+        cell = Cell()
+        for start, stop, ballot in self._captures.get(array, ()):
+            if start <= offset < stop:
+                cell, _ = capture(cell, ballot)
+        return cell
+
+    def _emit(self, array: ArrayName, event: Wrote) -> None:
+        for space, first, stop, listening in self._listeners:
+            if space == array[0] and first <= array[1] < stop:
+                listening.emit(event)

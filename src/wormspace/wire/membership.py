@@ -1,0 +1,42 @@
+"""Who may be counted: the servers of a replica set, as they introduce themselves.
+
+A quorum is a majority of the *whole* replica set, each server counted once.  A client that was
+told of too few servers, or of one server under two addresses, would count wrong and lose what was
+decided; so every greeting is checked before a link is used.
+"""
+
+from __future__ import annotations
+
+from wormspace.wire.messages import Welcome
+
+
+class Membership:
+    """One replica set as a client was told of it: `size` addresses, at place `partition`."""
+
+    def __init__(self, partition: int, partitions: int, size: int) -> None:
+        self._partition = partition
+        self._partitions = partitions
+        self._size = size
+        self._cluster = ""
+        self._names: dict[str, str] = {}
+
+    def check(self, address: str, welcome: Welcome) -> str:
+        """Why the server at `address` must not be counted; empty if it may be."""
+        if welcome.partition != self._partition or welcome.partitions != self._partitions:
+            return (
+                f"it belongs to partition {welcome.partition + 1} of {welcome.partitions}, but was "
+                f"given as partition {self._partition + 1} of {self._partitions}"
+            )
+        if welcome.replicas != self._size:
+            return (
+                f"its partition has {welcome.replicas} servers, but {self._size} were given: "
+                "name all of them, or quorums would be counted wrong"
+            )
+        for other, name in self._names.items():
+            if name == welcome.server and other != address:
+                return f"it is server {name!r}, and so is {other}: name each server once"
+        if self._cluster not in ("", welcome.cluster):
+            return f"it belongs to cluster {welcome.cluster!r}, others to {self._cluster!r}"
+        self._cluster = welcome.cluster
+        self._names[address] = welcome.server
+        return ""
