@@ -1,1 +1,34 @@
-"""A deterministic world in which the shipped client and server run: time, network, disks, faults."""
+"""A deterministic world for the shipped client and server: time, network, disks, faults."""
+
+from wormspace.sim._handles import Deadlock, SimulationError, StepLimit, Stuck, Unhandled
+from wormspace.sim._loop import SimLoop
+from wormspace.sim.disk import Disk, DiskOptions
+from wormspace.sim.faults import FaultPlan, FaultSchedule
+from wormspace.sim.linearizability import History, check
+from wormspace.sim.network import Loss, Network, NetworkOptions
+from wormspace.sim.trace import Trace
+from wormspace.sim.world import DeadlineExceeded, Host, Process, ProcessKilled, World
+
+__all__ = [
+    "DeadlineExceeded",
+    "Deadlock",
+    "Disk",
+    "DiskOptions",
+    "FaultPlan",
+    "FaultSchedule",
+    "History",
+    "Host",
+    "Loss",
+    "Network",
+    "NetworkOptions",
+    "Process",
+    "ProcessKilled",
+    "SimLoop",
+    "SimulationError",
+    "StepLimit",
+    "Stuck",
+    "Trace",
+    "Unhandled",
+    "World",
+    "check",
+]

@@ -1,0 +1,227 @@
+"""One direction of a simulated stream: what is under way, and the link it travels on.
+
+A wire is a queue of (arrival time, bytes or mark) with one timer, for its head. What is written at
+one instant travels together. A blocked link stalls the wire at the moment of arrival; when the link
+heals the wire goes on, or the sender gives up first. With losses, a frame may be dropped, sent
+twice, or made to travel apart, so that later ones overtake it.
+
+Marks travel like data: the connection is established, the end of the stream, a reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import enum
+import errno
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wormspace.sim._transport import SimTransport
+    from wormspace.sim.network import Network
+
+Address = tuple[str, int]
+
+Latency = Callable[[Random], float]
+"""Draws how long one message travels, in seconds."""
+
+ROOT = contextvars.Context()
+"""The context of the network's own handles: they belong to no process."""
+
+
+class Mark(enum.Enum):
+    """What travels on a wire besides data."""
+
+    ESTABLISHED = "established"
+    END = "end of stream"
+    RESET = "reset"
+
+
+class Link:
+    """The way from one host to another, shared by all their connections."""
+
+    __slots__ = ("blocked", "factor", "latency", "random", "source", "stalled", "target")
+
+    def __init__(self, source: str, target: str, latency: Latency, random: Random) -> None:
+        self.source = source
+        self.target = target
+        self.latency = latency
+        self.random = random
+        self.factor = 1.0
+        self.blocked = False
+        self.stalled: dict[Wire, None] = {}
+
+    def delay(self) -> float:
+        """How long the next message travels, in seconds."""
+        return self.latency(self.random) * self.factor
+
+
+class Wire:
+    """What one end of a connection has sent and the other has not received."""
+
+    __slots__ = (
+        "_arrival",
+        "_end",
+        "_frames",
+        "_horizon",
+        "_items",
+        "_loop",
+        "_network",
+        "_sent_at",
+        "_silent",
+        "_stall",
+        "_stalled",
+        "link",
+    )
+
+    def __init__(self, network: Network, link: Link, end: SimTransport) -> None:
+        self.link = link
+        self._network = network
+        self._loop = network.loop
+        self._end = end
+        self._items: deque[tuple[float, bytes | Mark]] = deque()
+        self._horizon = 0.0  # nothing sent from now on may arrive before
+        self._sent_at = -1.0
+        self._frames = 0
+        self._silent = False
+        self._arrival: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        self._stalled = False
+
+    def put(self, data: bytes) -> None:
+        """Send bytes: a frame, where the network knows frames."""
+        network = self._network
+        network.messages += 1
+        loss = network.loss
+        if loss is not None:
+            self._frames += 1
+            if self._frames > loss.spared_frames and network.strike(loss, self, data):
+                return
+        now = self._loop.time()
+        if now != self._sent_at or not self._items:
+            when = now + self.link.delay()
+            if when > self._horizon:
+                self._horizon = when
+            self._sent_at = now
+        self._append(data)
+
+    def put_mark(self, mark: Mark) -> None:
+        """Send a mark, after all that was sent before."""
+        if self._silent:
+            return
+        self._horizon = max(self._horizon, self._loop.time() + self.link.delay())
+        self._sent_at = -1.0
+        self._append(mark)
+
+    def _append(self, item: bytes | Mark) -> None:
+        self._items.append((self._horizon, item))
+        if self._arrival is None and not self._stalled:
+            self._arrival = self._loop.call_at(self._horizon, self._on_arrival, context=ROOT)
+
+    def put_apart(self, delay_s: float, data: bytes) -> None:
+        """Send a frame that arrives `delay_s` later than it should, and that others overtake."""
+        when = max(self._horizon, self._loop.time() + self.link.delay()) + delay_s
+        self._loop.call_at(when, self._on_arrival_apart, data, context=ROOT)
+
+    def lose(self, data: bytes) -> None:
+        """Count bytes that never arrive as no longer in flight, soon."""
+        self._loop.call_soon(self._end.credit, len(data), context=ROOT)
+
+    def _on_arrival_apart(self, data: bytes) -> None:
+        peer = self._end.peer
+        if self.link.blocked or peer is None:
+            self._end.credit(len(data))
+        else:
+            peer.receive(data)
+
+    def _on_arrival(self) -> None:
+        self._arrival = None
+        if self.link.blocked:
+            self._become_stalled()
+            return
+        items = self._items
+        now = self._loop.time()
+        arrived: list[bytes | Mark] = []
+        while items and items[0][0] <= now:
+            arrived.append(items.popleft()[1])
+        if items:
+            self._arrival = self._loop.call_at(items[0][0], self._on_arrival, context=ROOT)
+        peer = self._end.peer
+        if peer is None:
+            return
+        if len(arrived) == 1:
+            self._deliver(peer, arrived[0])
+            return
+        chunks: list[bytes] = []
+        for item in arrived:
+            if isinstance(item, bytes):
+                chunks.append(item)
+            else:
+                if chunks:
+                    self._deliver(peer, b"".join(chunks))
+                    chunks = []
+                self._deliver(peer, item)
+        if chunks:
+            self._deliver(peer, b"".join(chunks))
+
+    def _deliver(self, peer: SimTransport, item: bytes | Mark) -> None:
+        if not isinstance(item, bytes):
+            peer.receive_mark(item)
+            return
+        cut = self._network.draw_split(len(item))
+        if cut:
+            peer.receive(item[:cut])
+            peer.receive(item[cut:])
+        else:
+            peer.receive(item)
+
+    def _become_stalled(self) -> None:
+        self._stalled = True
+        self.link.stalled[self] = None
+        if not self._end.lost:
+            self._stall = self._loop.call_later(
+                self._network.draw_stall_timeout(), self._on_stall_timeout, context=ROOT
+            )
+
+    def unstall(self, delay_s: float) -> None:
+        """The link healed: what is stalled is sent again and arrives `delay_s` from now."""
+        self._stalled = False
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+        self._horizon = max(self._horizon, self._loop.time() + delay_s)
+        if self._items:
+            self._arrival = self._loop.call_at(self._horizon, self._on_arrival, context=ROOT)
+
+    def _on_stall_timeout(self) -> None:
+        # This end gives up. Its peer learns of it when the link heals: a reset stays on the wire.
+        self._stall = None
+        self._items.clear()
+        self._items.append((self._loop.time(), Mark.RESET))
+        self._network.note(self._end, "gave up waiting for %s:%d", *self._end.remote)
+        self._end.lose(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
+
+    def clear(self) -> None:
+        """Lose what is under way."""
+        self._items.clear()
+        if self._arrival is not None:
+            self._arrival.cancel()
+            self._arrival = None
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+        self._stalled = False
+        self.link.stalled.pop(self, None)
+
+    def fall_silent(self, silence_s: float) -> None:
+        """Lose what is under way and send nothing more, until a reset in `silence_s`."""
+        self.clear()
+        self._silent = True
+        self._loop.call_later(silence_s, self._break_silence, context=ROOT)
+
+    def _break_silence(self) -> None:
+        self._silent = False
+        self.put_mark(Mark.RESET)

@@ -1,0 +1,365 @@
+"""The simulated disk: an ordered key-value store that outlives the process using it.
+
+It honours the store's contract: a commit is all or nothing and takes time, and readers see the last
+one that is done. A process that dies during a commit leaves all of it or nothing, by seed. Opened
+with durability `sync`, what is committed stays; with `os`, a crash of the *host* may undo the last
+commits (a suffix: the file system keeps their order); with `memory`, nothing outlives the process.
+
+The disk belongs to a host and has its own faults: full, failing, slow, stalled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+
+from sortedcontainers import SortedDict
+
+from wormspace.errors import StoreError, StoreFull, StoreLocked
+from wormspace.server.engine import Batch, Item, View
+from wormspace.sim._handles import OWNER, Owner
+from wormspace.sim._loop import SimLoop
+from wormspace.sim._wire import Latency
+from wormspace.sim.network import constant, skewed
+
+__all__ = ["Disk", "DiskOptions", "SimEngine"]
+
+Tables = dict[str, "SortedDict[bytes, bytes]"]
+Change = tuple[str, bytes, bytes | None]  # table, key, new value (None: deleted)
+
+DURABILITIES = ("sync", "os", "memory")
+
+
+@dataclass(frozen=True)
+class DiskOptions:
+    """commit_s: how long a commit takes; write_back_s: how long the OS may keep it in memory."""
+
+    commit_s: Latency = field(default=skewed(0.0003, 0.0003))
+    write_back_s: float = 5.0
+
+    @classmethod
+    def instant(cls) -> DiskOptions:
+        """Commits take no time."""
+        return cls(commit_s=constant(0.0))
+
+
+class Disk:
+    """One store of one host. `full`, `failing`, `slowness` and `stall` are its faults."""
+
+    def __init__(
+        self, loop: SimLoop, random: Random, options: DiskOptions, note: Callable[[str], None]
+    ) -> None:
+        self.full = False
+        self.failing = False
+        self.slowness = 1.0
+        self.commits = 0
+        self.loop = loop
+        self.random = random
+        self._options = options
+        self._note = note
+        self._tables: Tables = {}
+        self._stalled = False
+        self._waiting: list[SimEngine] = []
+        self._user: SimEngine | None = None
+        # What the operating system still holds: when it was committed, and how to undo it.
+        self._unsynced: deque[tuple[float, list[Change]]] = deque()
+
+    def open(self, durability: str = "sync") -> SimEngine:
+        """Open the store for the current process.
+
+        Raises:
+            StoreLocked: a process that still lives has it open.
+            ValueError: no such durability.
+        """
+        if durability not in DURABILITIES:
+            raise ValueError(f"durability is one of {', '.join(DURABILITIES)}, not {durability!r}")
+        if self._user is not None:
+            raise StoreLocked("the simulated disk is open in another process")
+        tables = {} if durability == "memory" else self._tables
+        self._user = SimEngine(self, tables, durability, OWNER.get())
+        return self._user
+
+    @property
+    def stalled(self) -> bool:
+        """Whether commits hang."""
+        return self._stalled
+
+    def stall(self, on: bool) -> None:
+        """Let commits hang, or go on."""
+        self._stalled = on
+        self._note("disk stalls" if on else "disk goes on")
+        if not on:
+            waiting, self._waiting = self._waiting, []
+            for engine in waiting:
+                engine.go_on()
+
+    def crash(self) -> None:
+        """The host went down, after its processes: by seed, lose a suffix of unsynced commits."""
+        self._expire()
+        lost = self.random.randint(0, len(self._unsynced))
+        for _ in range(lost):
+            _apply(self._tables, self._unsynced.pop()[1])
+        self._unsynced.clear()
+        self._waiting.clear()
+        if lost:
+            self._note(f"disk lost the last {lost} commits")
+
+    def wipe(self) -> None:
+        """Replace the disk by an empty one. Only while no process has it open."""
+        if self._user is not None:
+            raise RuntimeError("a disk in use cannot be replaced")
+        self._tables = {}
+        self._unsynced.clear()
+        self._note("disk replaced by an empty one")
+
+    def items(self, table: str) -> list[Item]:
+        """What a table holds, for checkers."""
+        return list(self._tables.get(table, {}).items())
+
+    def _expire(self) -> None:
+        horizon = self.loop.time() - self._options.write_back_s
+        while self._unsynced and self._unsynced[0][0] <= horizon:
+            self._unsynced.popleft()
+
+    # -- for the engine ----------------------------------------------------------------------------
+
+    def draw_commit_delay(self) -> float:
+        """How long the next commit takes, in seconds."""
+        return self._options.commit_s(self.random) * self.slowness
+
+    def wait_for_stall(self, engine: SimEngine) -> None:
+        """Call `engine.go_on` when the stall is over."""
+        self._waiting.append(engine)
+
+    def error(self) -> StoreError | None:
+        """Why a commit fails now, if it does."""
+        if self.full:
+            return StoreFull("no room on the simulated disk; nothing was changed")
+        return StoreError("the simulated disk fails") if self.failing else None
+
+    def store(self, tables: Tables, changes: list[Change], durability: str) -> None:
+        """Apply a commit."""
+        self.commits += 1
+        if durability == "sync":
+            self._unsynced.clear()  # a sync takes everything before it along
+            _apply(tables, changes)
+        elif durability == "os":
+            self._expire()
+            undo = [(table, key, _get(tables, table, key)) for table, key, _ in changes]
+            self._unsynced.append((self.loop.time(), undo))
+            _apply(tables, changes)
+        else:
+            _apply(tables, changes)
+
+    def close(self, engine: SimEngine) -> None:
+        """The engine lets go of the store."""
+        if self._user is engine:
+            self._user = None
+
+
+class SimEngine:
+    """An open store, as the server sees it (`wormspace.server.engine.Engine`)."""
+
+    def __init__(self, disk: Disk, tables: Tables, durability: str, owner: Owner | None) -> None:
+        self._disk = disk
+        self._tables = tables
+        self._durability = durability
+        self._owner = owner
+        self._view = _View(tables)
+        self._batch: _Batch | None = None
+        self._under_way: asyncio.Future[None] | None = None
+        if owner is not None:
+            owner.resources[self] = None
+
+    @property
+    def view(self) -> View:
+        """The state as of the last commit that is done."""
+        return self._view
+
+    def begin(self) -> Batch:
+        """Begin a batch. RuntimeError while another is open or being committed."""
+        if self._batch is not None:
+            raise RuntimeError("one batch at a time: commit or abort the other first")
+        self._batch = _Batch(self._tables, self._forget)
+        return self._batch
+
+    def _forget(self) -> None:
+        self._batch = None
+
+    async def commit(self, batch: Batch) -> None:
+        """Make the batch durable.
+
+        Raises:
+            StoreFull: no room; nothing was changed.
+            StoreError: the disk failed; nothing was changed.
+        """
+        if batch is not self._batch or self._under_way is not None:
+            raise RuntimeError("this batch is not the one that was begun last")
+        disk = self._disk
+        self._under_way = disk.loop.create_future()
+        disk.loop.call_later(disk.draw_commit_delay(), self.go_on)
+        await self._under_way
+
+    def go_on(self) -> None:
+        """The time of the commit has passed, or the stall that held it is over."""
+        disk, batch, done = self._disk, self._batch, self._under_way
+        if batch is None or done is None:
+            return
+        if disk.stalled:
+            disk.wait_for_stall(self)
+            return
+        self._batch = self._under_way = None
+        error = disk.error()
+        if error is None:
+            disk.store(self._tables, batch.changes(), self._durability)
+        if done.done():  # whoever waited was cancelled; the commit was in the disk's hands
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def vanish(self, *, silence_s: float, clean: bool) -> None:
+        """The process died: a commit under way is done wholly or not at all."""
+        batch, disk = self._batch, self._disk
+        committing = batch is not None and self._under_way is not None and disk.error() is None
+        if batch is not None and committing and disk.random.random() < 0.5:
+            disk.store(self._tables, batch.changes(), self._durability)
+        self._batch = self._under_way = None
+        disk.close(self)
+
+    def figures(self) -> dict[str, int]:
+        """Sizes and counts for the status message."""
+        size = sum(len(k) + len(v) for table in self._tables.values() for k, v in table.items())
+        return {"store_bytes": size, "store_commits": self._disk.commits}
+
+    def close(self) -> None:
+        """Close the store; nothing may be under way."""
+        if self._owner is not None:
+            self._owner.resources.pop(self, None)
+        self._disk.close(self)
+
+
+class _View:
+    """The committed tables."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        return _get(self._tables, table, key)
+
+    def get_many(self, table: str, keys: list[bytes]) -> list[bytes | None]:
+        return [self.get(table, key) for key in keys]
+
+    def scan(self, table: str, lo: bytes, hi: bytes) -> Iterator[Item]:
+        found = self._tables.get(table)
+        if found is not None:
+            for key in found.irange(lo, hi, inclusive=(True, False)):
+                yield key, found[key]
+
+    def floor(self, table: str, key: bytes) -> Item | None:
+        found = self._tables.get(table)
+        if found is None:
+            return None
+        for at in found.irange(maximum=key, reverse=True):
+            return at, found[at]
+        return None
+
+
+class _Batch(_View):
+    """The committed tables under a layer of changes, which nobody else sees."""
+
+    def __init__(self, tables: Tables, on_abort: Callable[[], None]) -> None:
+        super().__init__(tables)
+        self._on_abort = on_abort
+        self._layer: dict[str, SortedDict[bytes, bytes | None]] = {}
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        layer = self._layer.get(table)
+        if layer is not None and key in layer:
+            found: bytes | None = layer[key]
+            return found
+        return super().get(table, key)
+
+    def scan(self, table: str, lo: bytes, hi: bytes) -> Iterator[Item]:
+        layer = self._layer.get(table)
+        if layer is None:
+            yield from super().scan(table, lo, hi)
+            return
+        # The caller may change what it scans: the layer is read as it is now.
+        changed = deque((k, layer[k]) for k in layer.irange(lo, hi, inclusive=(True, False)))
+        for key, value in super().scan(table, lo, hi):
+            while changed and changed[0][0] < key:
+                new_key, new = changed.popleft()
+                if new is not None:
+                    yield new_key, new
+            if changed and changed[0][0] == key:
+                new = changed.popleft()[1]
+                if new is not None:
+                    yield key, new
+            else:
+                yield key, value
+        for key, new in changed:
+            if new is not None:
+                yield key, new
+
+    def floor(self, table: str, key: bytes) -> Item | None:
+        layer = self._layer.get(table)
+        if layer is None:
+            return super().floor(table, key)
+        base = self._tables.get(table)
+        old = base.irange(maximum=key, reverse=True) if base is not None else iter(())
+        old_key = next((k for k in old if k not in layer), None)
+        new = layer.irange(maximum=key, reverse=True)
+        new_key = next((k for k in new if layer[k] is not None), None)
+        if new_key is not None and (old_key is None or old_key < new_key):
+            return new_key, layer[new_key]
+        return None if base is None or old_key is None else (old_key, base[old_key])
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        self._change(table, key, value)
+
+    def put_many(self, table: str, items: Iterable[Item]) -> None:
+        for key, value in items:
+            self._change(table, key, value)
+
+    def delete(self, table: str, key: bytes) -> None:
+        self._change(table, key, None)
+
+    def _change(self, table: str, key: bytes, value: bytes | None) -> None:
+        layer = self._layer.get(table)
+        if layer is None:
+            layer = self._layer[table] = SortedDict()
+        layer[key] = value
+
+    def abort(self) -> None:
+        self._layer.clear()
+        self._on_abort()
+
+    def changes(self) -> list[Change]:
+        """What this batch changes."""
+        return [
+            (table, key, value)
+            for table, rows in self._layer.items()
+            for key, value in rows.items()
+        ]
+
+
+def _get(tables: Tables, table: str, key: bytes) -> bytes | None:
+    found = tables.get(table)
+    return None if found is None else found.get(key)
+
+
+def _apply(tables: Tables, changes: list[Change]) -> None:
+    for table, key, value in changes:
+        rows = tables.get(table)
+        if rows is None:
+            rows = tables[table] = SortedDict()
+        if value is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = value

@@ -1,0 +1,206 @@
+"""A fault schedule: what goes wrong, where and for how long, drawn from the world's seed.
+
+Every fault is a pair: how it begins and how it ends. `stop` ends all that are under way, so that a
+run can go on to require progress. Faults of different kinds overlap freely on a host, unless
+`max_hurt` bounds how many servers may be hurt (down, frozen, cut off, or without a working disk) at
+one time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from wormspace.sim.world import World
+
+__all__ = ["KINDS", "FaultPlan", "FaultSchedule"]
+
+End = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class FaultPlan:
+    """Which kinds of faults (see KINDS), how often and how long: (least, most) seconds."""
+
+    kinds: tuple[str, ...] = ()
+    every_s: tuple[float, float] = (0.05, 1.0)
+    lasting_s: tuple[float, float] = (0.05, 2.0)
+    max_hurt: int | None = None
+
+
+class FaultSchedule:
+    """Injects faults from `start` to `stop`; `counts` says how many of which kind."""
+
+    def __init__(
+        self, world: World, plan: FaultPlan, servers: Sequence[str], clients: Sequence[str] = ()
+    ) -> None:
+        self.counts: dict[str, int] = {}
+        self._world = world
+        self._plan = plan
+        self._servers = list(servers)
+        self._clients = list(clients)
+        self._random = world.random_for("faults")
+        self._kinds = plan.kinds or tuple(KINDS)
+        self._next: asyncio.TimerHandle | None = None
+        self._under_way: dict[tuple[str, str], tuple[asyncio.TimerHandle, End]] = {}
+
+    def start(self) -> None:
+        """Begin to inject."""
+        delay_s = self._random.uniform(*self._plan.every_s)
+        self._next = self._world.after(delay_s, self._on_turn)
+
+    def stop(self) -> None:
+        """Inject nothing more, and end what is under way."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        for fault in list(self._under_way):
+            self._under_way[fault][0].cancel()
+            self._end(fault)
+
+    def _on_turn(self) -> None:
+        self.inject(self._random.choice(self._kinds))
+        self.start()
+
+    def inject(self, kind: str) -> None:
+        """Inject one fault of this kind now, unless too many servers are hurt already."""
+        begin, hurts = KINDS[kind]
+        host = self._random.choice(self._servers)
+        lasting_s = self._random.uniform(*self._plan.lasting_s)
+        fault = kind, host
+        if fault in self._under_way or (hurts and self._too_many_with(host)):
+            return
+        end = begin(self, host)
+        if end is None:
+            return
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self._world.note(host, "fault: %s for %.3f s", kind, lasting_s)
+        self._under_way[fault] = self._world.after(lasting_s, lambda: self._end(fault)), end
+
+    def _too_many_with(self, host: str) -> bool:
+        hurt = {other for kind, other in self._under_way if KINDS[kind][1]}
+        return self._plan.max_hurt is not None and len(hurt | {host}) > self._plan.max_hurt
+
+    def _end(self, fault: tuple[str, str]) -> None:
+        _, end = self._under_way.pop(fault)
+        end()
+
+    # -- the kinds: each begins a fault and returns what ends it, or None if it cannot be now ------
+
+    def _cut(self, host: str, *, one_way: bool) -> End:
+        everyone = self._servers + self._clients
+        everyone.remove(host)
+        others = self._random.sample(everyone, self._random.randint(1, len(everyone)))
+        network = self._world.network
+        pair = ([host], others) if self._random.random() < 0.5 else (others, [host])
+        cut = network.cut(*pair, one_way=one_way)
+        return lambda: network.heal(cut)
+
+    def cut_some(self, host: str) -> End:
+        """Cut a server off from some others."""
+        return self._cut(host, one_way=False)
+
+    def cut_one_way(self, host: str) -> End:
+        """Cut one direction between a server and some others."""
+        return self._cut(host, one_way=True)
+
+    def isolate(self, host: str) -> End:
+        """Cut a server off from everybody."""
+        cut = self._world.network.cut([host])
+        return lambda: self._world.network.heal(cut)
+
+    def reset(self, host: str) -> End:
+        """Reset a server's connections."""
+        self._world.network.reset(host)
+        return lambda: None
+
+    def slow(self, host: str) -> End:
+        """Make a server's links slow."""
+        network = self._world.network
+        network.slow(host, self._random.uniform(2.0, 50.0))
+        return lambda: network.slow(host, 1.0)
+
+    def pause(self, host: str) -> End | None:
+        """Freeze a server."""
+        alive = self._world.host(host).alive
+        if not alive:
+            return None
+        for process in alive:
+            process.pause()
+
+        def end() -> None:
+            for process in alive:
+                process.resume()
+
+        return end
+
+    def crash(self, host: str) -> End | None:
+        """Kill a server; it is restarted."""
+        alive = self._world.host(host).alive
+        if not alive:
+            return None
+        for process in alive:
+            process.crash()
+        return lambda: [process.restart() for process in alive]
+
+    def crash_host(self, host: str) -> End | None:
+        """Cut a server's power; it boots and the server is restarted."""
+        alive = self._world.host(host).alive
+        if not alive:
+            return None
+        self._world.host(host).crash()
+        return lambda: [process.restart() for process in alive]
+
+    def slow_disk(self, host: str) -> End:
+        """Make commits take much longer."""
+        disks = self._world.host(host).disks
+        factor = self._random.uniform(10.0, 200.0)
+        for disk in disks:
+            disk.slowness = factor
+
+        def end() -> None:
+            for disk in disks:
+                disk.slowness = 1.0
+
+        return end
+
+    def stall_disk(self, host: str) -> End:
+        """Let commits hang."""
+        disks = self._world.host(host).disks
+        for disk in disks:
+            disk.stall(True)
+
+        def end() -> None:
+            for disk in disks:
+                disk.stall(False)
+
+        return end
+
+    def fill_disk(self, host: str) -> End:
+        """Leave no room on the disk."""
+        disks = self._world.host(host).disks
+        for disk in disks:
+            disk.full = True
+
+        def end() -> None:
+            for disk in disks:
+                disk.full = False
+
+        return end
+
+
+KINDS: dict[str, tuple[Callable[[FaultSchedule, str], End | None], bool]] = {
+    "cut": (FaultSchedule.cut_some, True),
+    "cut one way": (FaultSchedule.cut_one_way, True),
+    "isolate": (FaultSchedule.isolate, True),
+    "reset": (FaultSchedule.reset, False),
+    "slow": (FaultSchedule.slow, False),
+    "pause": (FaultSchedule.pause, True),
+    "crash": (FaultSchedule.crash, True),
+    "crash host": (FaultSchedule.crash_host, True),
+    "slow disk": (FaultSchedule.slow_disk, False),
+    "stall disk": (FaultSchedule.stall_disk, True),
+    "fill disk": (FaultSchedule.fill_disk, True),
+}
+"""Each kind of fault: how it begins, and whether the server is hurt while it lasts."""
