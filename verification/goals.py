@@ -1,0 +1,120 @@
+"""Goals: what is to be proved, by which solver, and how long it took.
+
+A `Goal` is a claim `hypotheses => conclusion`, or the claim that the hypotheses can all be true
+at once (`possible`: without it, anything could be proved from a contradiction).  z3 decides
+each; goals of layer 2 and above are then given, as SMT-LIB text, to cvc5, an independent solver.
+Anything but a definite answer is a failure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import cvc5
+import z3
+
+CODE, MODEL = "code", "model"
+TIMEOUT_MS = 30_000
+
+
+@dataclass
+class Goal:
+    """One claim.
+
+    Attributes:
+        theorem: the theorem that it is a part of: a row of the table.
+        name: what this part says.
+        about: the shipped `CODE`, or a `MODEL` written for the proof.
+        possible: claim that the hypotheses are satisfiable, instead of the conclusion.
+        second: whether a second solver has to agree.
+    """
+
+    theorem: str
+    name: str
+    hypotheses: Sequence[z3.BoolRef]
+    conclusion: z3.BoolRef
+    about: str = CODE
+    possible: bool = False
+    second: bool = False
+
+
+@dataclass
+class Outcome:
+    """What came of a goal."""
+
+    goal: Goal
+    answer: str
+    seconds: float
+    solvers: list[str] = field(default_factory=list)
+
+    @property
+    def proved(self) -> bool:
+        """Whether the goal holds, by every solver that was asked."""
+        return self.answer == "proved"
+
+
+def smt2(goal: Goal) -> str:
+    """The goal's negation (or its hypotheses, for a possibility) as SMT-LIB text."""
+    return _solver(goal).to_smt2()
+
+
+def _solver(goal: Goal) -> z3.Solver:
+    solver = z3.Solver()
+    solver.set("timeout", TIMEOUT_MS)
+    solver.add(*goal.hypotheses)
+    if not goal.possible:
+        solver.add(z3.Not(goal.conclusion))
+    return solver
+
+
+def check(goal: Goal, second: bool = True) -> Outcome:
+    """Decide one goal."""
+    began = time.perf_counter()
+    want = "sat" if goal.possible else "unsat"
+    solver = _solver(goal)
+    answer = str(solver.check())
+    outcome = Outcome(goal, "proved", 0.0, ["z3"])
+    if answer != want:
+        outcome.answer = "refuted" if answer in ("sat", "unsat") else f"z3: {answer}"
+    elif goal.second and second:
+        other = ask_cvc5(solver.to_smt2(), want)
+        outcome.solvers.append("cvc5")
+        if other != want:
+            outcome.answer = f"cvc5: {other}"
+    outcome.seconds = time.perf_counter() - began
+    return outcome
+
+
+def check_all(goals: Iterable[Goal], second: bool = True, stop: bool = False) -> list[Outcome]:
+    """Decide the goals in turn; with `stop`, only up to the first that fails."""
+    outcomes: list[Outcome] = []
+    for goal in goals:
+        outcomes.append(check(goal, second))
+        if stop and not outcomes[-1].proved:
+            break
+    return outcomes
+
+
+def ask_cvc5(text: str, want: str) -> str:
+    """cvc5's answer; for a possibility it looks for a finite model."""
+    solver = cvc5.Solver()
+    solver.setOption("tlimit-per", str(TIMEOUT_MS))
+    if want == "sat":
+        solver.setOption("finite-model-find", "true")
+    else:
+        solver.setOption("enum-inst", "true")
+    parser = cvc5.InputParser(solver)
+    parser.setStringInput(cvc5.InputLanguage.SMT_LIB_2_6, text, "goal")
+    symbols = parser.getSymbolManager()
+    answer = "no answer"
+    while True:
+        command = parser.nextCommand()
+        if command.isNull():
+            return answer
+        said = command.invoke(solver, symbols).strip()
+        if said in ("sat", "unsat", "unknown"):
+            answer = said
+        elif said:
+            return said

@@ -1,0 +1,120 @@
+"""What may not stand in a proved function, nor in anything it calls.
+
+A symbolic value refuses loudly what it cannot follow, with exceptions: identity, reflection and
+caught exceptions would be answered *silently*, and wrongly.  This lint walks the whole call
+closure in the syntax trees of the shipped modules, and lets pass only what is listed here: a
+name that it cannot resolve is an error, not a guess.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from verification.source import SHIPPED
+
+REFUSED = (
+    ast.Is, ast.IsNot, ast.In, ast.NotIn, ast.Try, ast.TryStar, ast.With, ast.AsyncWith,
+    ast.Global, ast.Nonlocal, ast.While, ast.Lambda, ast.Import, ast.ImportFrom, ast.Yield,
+    ast.YieldFrom, ast.Await, ast.Match, ast.NamedExpr, ast.Assert, ast.Set, ast.SetComp,
+    ast.JoinedStr, ast.Delete, ast.AsyncFor, ast.AsyncFunctionDef,
+)  # fmt: skip
+BUILTINS = {"tuple", "list", "sorted", "all"}
+METHODS = {"bit_count", "get"}
+LIBRARY = {"msgspec.structs.replace"}
+
+
+@dataclass
+class Module:
+    """What the names at a module's top level stand for."""
+
+    functions: dict[str, ast.FunctionDef] = field(default_factory=dict)
+    classes: dict[str, ast.ClassDef] = field(default_factory=dict)
+    imported: dict[str, tuple[str, str]] = field(default_factory=dict)
+    submodules: dict[str, str] = field(default_factory=dict)
+
+
+def index(sources: Mapping[str, str]) -> dict[str, Module]:
+    """The top level of every module."""
+    modules: dict[str, Module] = {}
+    for name, text in sources.items():
+        module = modules[name] = Module()
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef):
+                module.functions[node.name] = node
+            elif isinstance(node, ast.ClassDef):
+                module.classes[node.name] = node
+            elif isinstance(node, ast.ImportFrom) and node.module == SHIPPED:
+                for alias in node.names:
+                    module.submodules[alias.asname or alias.name] = alias.name
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(SHIPPED + "."):
+                source = (node.module or "").removeprefix(SHIPPED + ".")
+                for alias in node.names:
+                    module.imported[alias.asname or alias.name] = (source, alias.name)
+    return modules
+
+
+def closure(sources: Mapping[str, str], roots: Iterable[str]) -> tuple[set[str], list[str]]:
+    """Every function that the roots ("module.function") can reach, and what is wrong in them."""
+    modules = index(sources)
+    todo, seen, faults = list(roots), set[str](), list[str]()
+    while todo:
+        qualified = todo.pop()
+        if qualified in seen:
+            continue
+        seen.add(qualified)
+        module, name = qualified.split(".")
+        function = modules[module].functions.get(name)
+        if function is None:
+            faults.append(f"{qualified}: there is no such function")
+            continue
+        for node in ast.walk(function):
+            where = f"{qualified}, line {getattr(node, 'lineno', function.lineno)}"
+            if isinstance(node, REFUSED):
+                faults.append(f"{where}: {type(node).__name__}")
+            if isinstance(node, ast.Call):
+                callee, fault = _resolve(node.func, modules, module)
+                if callee:
+                    todo.append(callee)
+                if fault:
+                    faults.append(f"{where}: {fault}")
+        if function.decorator_list:
+            faults.append(f"{qualified}: decorated")
+    return seen, sorted(set(faults))
+
+
+def _resolve(func: ast.expr, modules: Mapping[str, Module], here: str) -> tuple[str, str]:
+    """The function called, if it is one of ours, and what is wrong with the call, if anything."""
+    module = modules[here]
+    if isinstance(func, ast.Name):
+        home, name = module.imported.get(func.id, (here, func.id))
+        if name in modules[home].functions:
+            return f"{home}.{name}", ""
+        if name in modules[home].classes:
+            return "", _class_fault(modules[home].classes[name])
+        if name in BUILTINS and hasattr(builtins, name):
+            return "", ""
+        return "", f"calls {func.id}"
+    text = ast.unparse(func)
+    if text in LIBRARY:
+        return "", ""
+    if isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name):
+        home = module.submodules.get(func.value.id, "")
+        if home and func.attr in modules[home].functions:
+            return f"{home}.{func.attr}", ""
+    if isinstance(func, ast.Attribute) and func.attr in METHODS:
+        return "", ""
+    return "", f"calls {text}"
+
+
+def _class_fault(node: ast.ClassDef) -> str:
+    """Plain structs construct without code of their own; an exception may keep its arguments."""
+    bases = {ast.unparse(base) for base in node.bases}
+    if "msgspec.Struct" in bases:
+        own = [n.name for n in node.body if isinstance(n, ast.FunctionDef)]
+        return f"constructs {node.name}, which defines {', '.join(own)}" if own else ""
+    if bases == {"Exception"}:
+        return ""
+    return f"constructs {node.name}"
