@@ -1,1 +1,86 @@
-"""WormSpace: an address space of write-once registers."""
+"""WormSpace: an address space of write-once registers.
+
+    import wormspace
+
+    async with wormspace.connect("file:./state") as worm:
+        segment = await worm.space("orders").alloc(b"what it is for")
+        captured = await segment.capture()
+        await segment.write(0, b"decided, for ever", captured.token)
+        assert await segment.read(0) == b"decided, for ever"
+
+`wormspace.sync` is the same for programs without asyncio.
+"""
+
+from wormspace._front import Connection, connect
+from wormspace.errors import (
+    AlreadyWritten,
+    BadAddress,
+    BadToken,
+    BadUrl,
+    CaptureLost,
+    Closed,
+    NotAllocated,
+    PartialWrite,
+    ProtocolViolation,
+    RaceLost,
+    Refused,
+    ServerFull,
+    StoreError,
+    StoreFull,
+    StoreLocked,
+    TokenReused,
+    Trimmed,
+    Unavailable,
+    UsageError,
+    ValueTooLarge,
+    WormError,
+    WrongIdentity,
+)
+from wormspace.register.contract import Captured, RegisterState, ServerState
+from wormspace.register.token import Token
+from wormspace.space.address import Address
+from wormspace.space.client import Client
+from wormspace.space.events import Allocated, Event, TrimmedAway, Written
+from wormspace.space.segment import Segment
+from wormspace.space.space import Space
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Address",
+    "Allocated",
+    "AlreadyWritten",
+    "BadAddress",
+    "BadToken",
+    "BadUrl",
+    "CaptureLost",
+    "Captured",
+    "Client",
+    "Closed",
+    "Connection",
+    "Event",
+    "NotAllocated",
+    "PartialWrite",
+    "ProtocolViolation",
+    "RaceLost",
+    "Refused",
+    "RegisterState",
+    "Segment",
+    "ServerFull",
+    "ServerState",
+    "Space",
+    "StoreError",
+    "StoreFull",
+    "StoreLocked",
+    "Token",
+    "TokenReused",
+    "Trimmed",
+    "TrimmedAway",
+    "Unavailable",
+    "UsageError",
+    "ValueTooLarge",
+    "WormError",
+    "Written",
+    "WrongIdentity",
+    "connect",
+]

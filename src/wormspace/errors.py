@@ -130,3 +130,11 @@ class ProtocolViolation(WormError):
     For instance two values under one ballot: two clients used the unsafe write on one register,
     or one token was used at two places at once.
     """
+
+
+class PartialWrite(WormError):
+    """Some registers of a range were not written; `results` has an error or None for each."""
+
+    def __init__(self, message: str, results: list[WormError | None]) -> None:
+        super().__init__(message)
+        self.results = results

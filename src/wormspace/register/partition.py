@@ -139,6 +139,11 @@ class Partition:
 
     # ------------------------------------------------------------ trouble
 
+    @property
+    def up(self) -> int:
+        """The mask of servers whose link is up."""
+        return sum(1 << i for i, link in enumerate(self.links) if link.up)
+
     def refusal(self) -> Refused | None:
         """The reason, if so many servers refuse this client that no quorum is left."""
         refused = 0

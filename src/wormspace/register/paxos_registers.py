@@ -77,7 +77,7 @@ class PaxosRegisters:
         self._writes: dict[tuple[ArrayName, bytes], WriteOperation] = {}
         self._reads: dict[ArrayName, list[tuple[int, asyncio.Future[bytes | None], float]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._listenings: set[listening.Listening] = set()
+        self._listenings: dict[listening.Listening, None] = {}
         self._trimmed_told: set[ArrayName] = set()
         self._closed = False
         for partition in partitions:
@@ -346,12 +346,12 @@ class PaxosRegisters:
 
         for partition in self._partitions:
             events.add(listening.Subscription(partition, space, first, stop, read_one, events.emit))
-        self._listenings.add(events)
+        self._listenings[events] = None
         try:
             async for event in events.stream():
                 yield event
         finally:
-            self._listenings.discard(events)
+            self._listenings.pop(events, None)
 
     # ------------------------------------------------------------ administration
 
@@ -375,7 +375,7 @@ class PaxosRegisters:
         error = Closed("the client was closed")
         for operation in self._writes.values():
             operation.cancel(error)
-        for listener in self._listenings:
+        for listener in list(self._listenings):
             listener.fail(error)
         for task in self._tasks:
             task.cancel()

@@ -49,7 +49,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class ServerIdentity(msgspec.Struct, frozen=True):
-    """Who a server is: the cluster's id, its own name in it, its replica set and that one's size."""
+    """Who a server is: the cluster's id, its name in it, its replica set and that one's size."""
 
     cluster: str
     server: str
@@ -72,7 +72,7 @@ class Server:
         self.failed: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
         self.node = Node(engine, max_value=limits.max_value, on_fatal=self._on_fatal)
         self.node.more_figures = self.figures
-        self.connections: set[_Connection] = set()
+        self.connections: dict[_Connection, None] = {}  # in order, so that runs repeat
         self.refused = 0
         self.malformed = 0
         self._listener: asyncio.Server | None = None
@@ -166,13 +166,13 @@ class _Connection(asyncio.Protocol):
         if len(self._server.connections) >= self._server.limits.max_connections:
             self._refuse("busy", "the server has as many connections as it allows")
             return
-        self._server.connections.add(self)
+        self._server.connections[self] = None
         self._loop.call_later(self._server.limits.greeting_timeout_s, self._check_greeted)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._requests.clear()
-        self._server.connections.discard(self)
+        self._server.connections.pop(self, None)
         self._node.forget(self)
 
     def data_received(self, data: bytes) -> None:

@@ -32,6 +32,9 @@ CONNECT_TIMEOUT_S = 2.0
 RETRY_MIN_S = 0.02
 RETRY_MAX_S = 1.0
 
+FOR_GOOD = ("version", "cluster", "malformed")
+"""Refusals that a later attempt would meet again."""
+
 
 class Outgoing:
     """A request on its way to one or several servers; encoded at most once."""
@@ -235,7 +238,9 @@ class TcpLink(asyncio.Protocol):
     def _on_greeting(self, body: bytes) -> bool:
         greeting = codec.decode_greeting(body)
         if isinstance(greeting, Refusal):
-            self._refuse(f"server {self.name} refused: {greeting.text}", greeting.code)
+            if greeting.code in FOR_GOOD:
+                self._refuse(f"server {self.name} refused: {greeting.text}", greeting.code)
+            self._trouble = greeting.text
             return False
         problem = self._membership.check(self.name, greeting)
         if problem:

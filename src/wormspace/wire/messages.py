@@ -148,7 +148,7 @@ Downward: TypeAlias = Reply | Failed | Accepted | Discarded | Lagging | Figures 
 class ToServer(msgspec.Struct, frozen=True, array_like=True):
     """A request: the answer will carry the same id, unique among the client's open requests."""
 
-    id: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+    id: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
     message: Upward
 
 

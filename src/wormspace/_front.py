@@ -1,0 +1,205 @@
+"""The front door: a URL to a connection.
+
+| URL | what it is |
+|---|---|
+| `memory:` | one acceptor in this process, nothing kept |
+| `file:PATH` | one acceptor in this process, durable in the directory PATH; no server |
+| `worm://h1:p1,h2:p2,h3:p3` | a cluster of one partition; `/` separates partitions |
+| `spec:` | the executable specification; for tests |
+
+`?cluster=ID` makes sure that it is that cluster; `?durability=os` (for `file:`) trades the sync of
+every commit for speed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Generator
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import parse_qsl, unquote
+
+from wormspace.errors import BadUrl, Refused, Unavailable
+from wormspace.paxos.quorum import majority
+from wormspace.register.contract import Registers
+from wormspace.register.partition import Partition
+from wormspace.register.paxos_registers import PaxosRegisters
+from wormspace.register.spec import SpecRegisters
+from wormspace.server import identity
+from wormspace.server.identity import Identity
+from wormspace.server.lmdb_engine import LmdbEngine
+from wormspace.server.local import LocalLink
+from wormspace.server.memory_engine import MemoryEngine
+from wormspace.server.node import MAX_VALUE_BYTES, Node
+from wormspace.space.client import DEFAULT_TIMEOUT_S, Client
+from wormspace.wire.link import Link, TcpLink
+from wormspace.wire.membership import Membership
+
+EMBEDDED = Identity("embedded", "embedded")
+POLL_S = 0.01
+
+
+class Connection:
+    """What `connect` returns: `async with` it, or await it and close the client yourself."""
+
+    def __init__(self, url: str, timeout: float, rng: random.Random) -> None:
+        self._url = url
+        self._timeout = timeout
+        self._rng = rng
+        self._client: Client | None = None
+
+    def __await__(self) -> Generator[object, None, Client]:
+        return _open(self._url, self._timeout, self._rng).__await__()
+
+    async def __aenter__(self) -> Client:
+        self._client = await self
+        return self._client
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
+def connect(
+    url: str, *, timeout: float = DEFAULT_TIMEOUT_S, rng: random.Random | None = None
+) -> Connection:
+    """Connect to an address space.
+
+        async with wormspace.connect("file:./state") as worm:
+            segment = await worm.space("orders").alloc()
+
+    Args:
+        url: `memory:`, `file:PATH` or `worm://HOST:PORT,...`; see the module's table.
+        timeout: the default deadline of every call on the client, and that of connecting, in
+            seconds.
+        rng: where proposer ids, nonces and back-off pauses come from; by default the system.
+
+    Raises (when awaited):
+        BadUrl: the URL makes no sense.
+        Unavailable: no majority of some partition could be reached in time.
+        Refused: the servers do not want this client, or are not those that were named.
+        StoreError: the directory cannot be used: it is open elsewhere, or not an embedded one.
+    """
+    return Connection(url, timeout, rng or random.SystemRandom())
+
+
+async def _open(url: str, timeout: float, rng: random.Random) -> Client:
+    scheme, colon, rest = url.partition(":")
+    if not colon:
+        raise BadUrl(f"{url!r} is no URL; try memory:, file:PATH or worm://HOST:PORT,...")
+    rest, _, query = rest.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    openers = {"memory": _memory, "file": _file, "worm": _cluster, "spec": _spec}
+    if scheme not in openers:
+        known = ", ".join(f"{name}:" for name in openers)
+        raise BadUrl(f"{url!r}: no register implementation {scheme!r}; there are {known}")
+    registers = await openers[scheme](rest, options, timeout, rng)
+    return Client(registers, rng, timeout)
+
+
+def _only(options: dict[str, str], *known: str) -> None:
+    for name in options:
+        if name not in known:
+            raise BadUrl(f"no option {name!r} in such a URL; there is {', '.join(known) or 'none'}")
+
+
+async def _spec(
+    rest: str, options: dict[str, str], timeout: float, rng: random.Random
+) -> Registers:
+    _only(options)
+    return SpecRegisters(rng.getrandbits(64).to_bytes(8, "big"), MAX_VALUE_BYTES)
+
+
+async def _memory(
+    rest: str, options: dict[str, str], timeout: float, rng: random.Random
+) -> Registers:
+    _only(options)
+    if rest:
+        raise BadUrl("memory: takes no path; file:PATH is the durable one")
+    return _embedded(Node(MemoryEngine()), "memory", rng)
+
+
+async def _file(
+    rest: str, options: dict[str, str], timeout: float, rng: random.Random
+) -> Registers:
+    _only(options, "durability")
+    durability = options.get("durability", "sync")
+    if durability not in ("sync", "os"):
+        raise BadUrl(f"durability is sync or os, not {durability!r}")
+    if not rest:
+        raise BadUrl("file: needs a directory: file:PATH")
+    path = Path(unquote(rest.removeprefix("//")))
+    engine = LmdbEngine(path, durability=durability)
+    try:
+        await identity.prepare(engine, EMBEDDED, path)
+    except BaseException:
+        engine.close()
+        raise
+    return _embedded(Node(engine), f"file:{path}", rng)
+
+
+def _embedded(node: Node, name: str, rng: random.Random) -> Registers:
+    return PaxosRegisters([Partition(0, [LocalLink(node, name)])], rng)
+
+
+async def _cluster(
+    rest: str, options: dict[str, str], timeout: float, rng: random.Random
+) -> Registers:
+    _only(options, "cluster")
+    if not rest.startswith("//") or not rest[2:]:
+        raise BadUrl("a cluster is worm://HOST:PORT,HOST:PORT,...")
+    sets = [[_address(a) for a in part.split(",")] for part in rest[2:].rstrip("/").split("/")]
+    client = f"{rng.getrandbits(64):016x}"
+    partitions = []
+    for index, addresses in enumerate(sets):
+        membership = Membership(index, len(sets), len(addresses))
+        links: list[Link] = [
+            TcpLink(
+                host,
+                port,
+                membership,
+                cluster=options.get("cluster", ""),
+                client=client,
+                rng=rng,
+            )
+            for host, port in addresses
+        ]
+        partitions.append(Partition(index, links))
+    registers = PaxosRegisters(partitions, rng)
+    try:
+        await _reach_majorities(partitions, timeout)
+    except BaseException:
+        await registers.close()
+        raise
+    return registers
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise BadUrl(f"{text!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+async def _reach_majorities(partitions: list[Partition], timeout: float) -> None:
+    """Wait until a majority of every partition is up.
+
+    Raises:
+        Refused, Unavailable.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    for partition in partitions:
+        while sum(link.up for link in partition.links) < majority(partition.size):
+            refusal = partition.refusal()
+            if refusal:
+                raise Refused(str(refusal), refusal.code)
+            if loop.time() >= deadline:
+                raise Unavailable(str(partition.unavailable("connecting", partition.up)))
+            await asyncio.sleep(POLL_S)

@@ -1,0 +1,151 @@
+"""The cluster file: a TOML file that names the cluster, its servers and its partitions.
+
+    cluster = "k3v9..."            # the cluster's id, made once
+    durability = "sync"            # sync | os | memory
+
+    [limits]                       # optional, see `Limits`
+    max_value = 1048576
+
+    [[server]]
+    name = "s1"
+    host = "127.0.0.1"
+    port = 7001
+    data = "s1"                    # relative to the file
+    partition = 1                  # counted from 1
+
+Every partition is a replica set of 1, 3, 5 or 7 servers.  All servers and clients must be given
+the same servers for a partition: quorums are majorities of exactly these.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from wormspace.errors import UsageError
+from wormspace.server.listener import Limits, ServerIdentity
+
+DURABILITIES = ("sync", "os", "memory")
+REPLICA_SET_SIZES = (1, 3, 5, 7)
+
+
+class ConfigError(UsageError):
+    """The cluster file is missing, malformed, or makes no sense."""
+
+
+class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One server."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    host: str
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    data: str
+    partition: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+
+class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A cluster file."""
+
+    cluster: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    server: list[ServerConfig]
+    durability: str = "sync"
+    limits: Limits = Limits()
+    max_store_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 1 << 40
+
+    @property
+    def partitions(self) -> list[list[ServerConfig]]:
+        """The replica sets, in order."""
+        count = max(s.partition for s in self.server)
+        return [[s for s in self.server if s.partition == i + 1] for i in range(count)]
+
+    @property
+    def url(self) -> str:
+        """What a client connects to."""
+        sets = [",".join(f"{s.host}:{s.port}" for s in p) for p in self.partitions]
+        return f"worm://{'/'.join(sets)}?cluster={self.cluster}"
+
+    def find(self, name: str) -> ServerConfig:
+        """The server of that name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        for server in self.server:
+            if server.name == name:
+                return server
+        names = ", ".join(s.name for s in self.server)
+        raise ConfigError(f"the cluster has no server {name!r}; it has {names}")
+
+    def identity(self, server: ServerConfig) -> ServerIdentity:
+        """What the server tells its clients of itself."""
+        partitions = self.partitions
+        return ServerIdentity(
+            self.cluster,
+            server.name,
+            server.partition - 1,
+            len(partitions),
+            len(partitions[server.partition - 1]),
+        )
+
+
+def load(path: Path) -> ClusterConfig:
+    """Read and check a cluster file.
+
+    Raises:
+        ConfigError: with what is wrong, and where.
+    """
+    try:
+        config = msgspec.toml.decode(path.read_bytes(), type=ClusterConfig)
+    except FileNotFoundError as e:
+        raise ConfigError(f"{path}: no such file; `wormspace cluster init` makes one") from e
+    except (OSError, msgspec.MsgspecError) as e:
+        raise ConfigError(f"{path}: {e}") from e
+    problem = _problem(config)
+    if problem:
+        raise ConfigError(f"{path}: {problem}")
+    return config
+
+
+def _problem(config: ClusterConfig) -> str:
+    if config.durability not in DURABILITIES:
+        return f"durability is one of {', '.join(DURABILITIES)}, not {config.durability!r}"
+    if not config.server:
+        return "it names no server"
+    for what, values in (
+        ("name", [s.name for s in config.server]),
+        ("address", [f"{s.host}:{s.port}" for s in config.server]),
+        ("data directory", [s.data for s in config.server]),
+    ):
+        twice = {v for v in values if values.count(v) > 1}
+        if twice:
+            return f"two servers have the same {what}: {', '.join(sorted(twice))}"
+    for i, members in enumerate(config.partitions):
+        if len(members) not in REPLICA_SET_SIZES:
+            return f"partition {i + 1} has {len(members)} servers; it takes 1, 3, 5 or 7"
+    return ""
+
+
+def dump(config: ClusterConfig) -> str:
+    """A cluster file's text."""
+    lines = [
+        f"cluster = {_quoted(config.cluster)}",
+        f"durability = {_quoted(config.durability)}",
+        f"max_store_bytes = {config.max_store_bytes}",
+    ]
+    for s in config.server:
+        lines += [
+            "",
+            "[[server]]",
+            f"name = {_quoted(s.name)}",
+            f"host = {_quoted(s.host)}",
+            f"port = {s.port}",
+            f"data = {_quoted(s.data)}",
+            f"partition = {s.partition}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return msgspec.json.encode(text).decode()  # a JSON string is a TOML basic string

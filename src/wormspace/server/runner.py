@@ -1,0 +1,123 @@
+"""A wormserver as a process: logs, signals, store, socket, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from wormspace.errors import StoreError, WrongIdentity
+from wormspace.server import identity
+from wormspace.server.config import ClusterConfig, ServerConfig
+from wormspace.server.engine import Engine
+from wormspace.server.identity import Identity
+from wormspace.server.listener import Server
+from wormspace.server.lmdb_engine import LmdbEngine
+from wormspace.server.memory_engine import MemoryEngine
+
+log = logging.getLogger("wormspace.server")
+
+_STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None)))
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and whatever else was given."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {k: v for k, v in vars(record).items() if k not in _STANDARD}
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **fields,
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_to_stderr(level: str) -> None:
+    """Structured logs on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    root = logging.getLogger("wormspace")
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+
+
+def open_engine(config: ClusterConfig, server: ServerConfig, base: Path) -> Engine:
+    """Open the server's store and check that it is this server's.
+
+    Raises:
+        WrongIdentity, StoreLocked, StoreError.
+    """
+    directory = base / server.data
+    who = Identity(config.cluster, server.name)
+    if not directory.is_dir():
+        raise WrongIdentity(
+            f"{directory} is not there; {who} can only run on the directory that was prepared for "
+            "it by `wormspace cluster init`"
+        )
+    engine = LmdbEngine(
+        directory,
+        durability="os" if config.durability == "os" else "sync",
+        max_bytes=config.max_store_bytes,
+    )
+    try:
+        identity.require(engine, who, directory)
+        if config.durability == "memory":
+            identity.start_in_memory(directory, who)
+    except StoreError:
+        engine.close()
+        raise
+    if config.durability == "memory":
+        engine.close()
+        return MemoryEngine()
+    return engine
+
+
+async def prepare_directory(config: ClusterConfig, server: ServerConfig, base: Path) -> None:
+    """Make the server's data directory and give it its identity."""
+    directory = base / server.data
+    engine = LmdbEngine(directory, max_bytes=config.max_store_bytes)
+    try:
+        await identity.prepare(engine, Identity(config.cluster, server.name), directory)
+    finally:
+        engine.close()
+
+
+async def serve(
+    config: ClusterConfig,
+    server: ServerConfig,
+    base: Path,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Run one server until SIGTERM or SIGINT; calls `ready` when it listens.
+
+    Raises:
+        StoreError: the store cannot be used, or failed for another reason than being full.
+        OSError: the address cannot be listened on.
+    """
+    engine = open_engine(config, server, base)
+    running = Server(config.identity(server), engine, config.limits)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, stop.set)
+    try:
+        await running.start(server.host, server.port)
+        ready()
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((stopping, running.failed), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+    finally:
+        await running.stop()
+    if running.failed.done():
+        raise running.failed.result()

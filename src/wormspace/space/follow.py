@@ -1,0 +1,177 @@
+"""A listener of a space: history by reading, the present by events, each thing once.
+
+The subscription comes first and the reading second, so that nothing falls between them; what both
+bring is delivered once.  After a gap in the events, everything not delivered yet is read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from wormspace.errors import NotAllocated, ServerFull, Trimmed, Unavailable
+from wormspace.register.contract import METADATA, TRIM, Dropped, Gap, Wrote
+from wormspace.register.contract import Event as RegisterEvent
+from wormspace.register.issued import OffsetSet
+from wormspace.space.address import Address
+from wormspace.space.events import Allocated, Event, TrimmedAway, Written
+from wormspace.space.metadata import Metadata
+
+if TYPE_CHECKING:
+    from wormspace.space.segment import Segment
+    from wormspace.space.space import Space
+
+log = logging.getLogger("wormspace.follow")
+
+PAGE = 256
+RETRY_S = 0.2
+
+
+class _Progress:
+    """What was delivered of one segment."""
+
+    __slots__ = ("announced", "offsets", "size", "writes")
+
+    def __init__(self) -> None:
+        self.announced = False
+        self.size = 0
+        self.offsets = OffsetSet()
+        self.writes = 0
+
+
+class Follower:
+    """One listener; `events` is its stream."""
+
+    def __init__(self, space: Space, start: Address, stop: int) -> None:
+        self._space = space
+        self._start = start
+        self._stop = stop
+        self._progress: dict[int, _Progress] = {}
+        self._done: set[int] = set()
+        self._done_below = start.segment
+        self._tail = start.segment
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Everything from the start on, each once."""
+        source = self._space.client.registers.listen(
+            self._space.name, self._start.segment, self._stop
+        )
+        async for event in source:
+            if isinstance(event, Gap):
+                async for missed in self._catch_up():
+                    yield missed
+            else:
+                for fresh in self._take(event):
+                    yield fresh
+
+    # ------------------------------------------------------------ the present
+
+    def _take(self, event: RegisterEvent) -> list[Event]:
+        """What of an event is news."""
+        if isinstance(event, Dropped):
+            return self._drop(max(event.number, self._start.segment), min(event.stop, self._stop))
+        if not isinstance(event, Wrote) or self._is_done(event.number) or event.offset == TRIM:
+            return []
+        self._tail = max(self._tail, event.number + 1)
+        if event.offset == METADATA:
+            record = Metadata.decode(event.value)
+            return self._announce(event.number, record.size, record.payload)
+        return self._deliver(event.number, event.offset, event.value)
+
+    def _announce(self, number: int, size: int, payload: bytes) -> list[Event]:
+        progress = self._progress.setdefault(number, _Progress())
+        if progress.announced:
+            return []
+        progress.announced = True
+        progress.size = size
+        self._finish(number, progress)
+        return [Allocated(number, size, payload)]
+
+    def _deliver(self, number: int, offset: int, value: bytes) -> list[Event]:
+        address = Address(number, offset)
+        progress = self._progress.setdefault(number, _Progress())
+        if address < self._start or offset in progress.offsets:
+            return []
+        progress.offsets.add(offset)
+        progress.writes += 1
+        self._finish(number, progress)
+        return [Written(address, value)]
+
+    def _drop(self, first: int, stop: int) -> list[Event]:
+        fresh = [n for n in range(first, min(stop, self._tail)) if not self._is_done(n)]
+        whole_news = bool(fresh) or stop > self._tail
+        for number in range(first, stop):
+            self._mark_done(number)
+        self._tail = max(self._tail, stop)
+        return [TrimmedAway(first, stop)] if whole_news and first < stop else []
+
+    def _finish(self, number: int, progress: _Progress) -> None:
+        """A segment of which everything was delivered needs no memory."""
+        skipped = self._start.offset if number == self._start.segment else 0
+        if progress.announced and progress.writes >= progress.size - skipped:
+            self._mark_done(number)
+
+    def _mark_done(self, number: int) -> None:
+        self._progress.pop(number, None)
+        self._done.add(number)
+        while self._done_below in self._done:
+            self._done.remove(self._done_below)
+            self._done_below += 1
+
+    def _is_done(self, number: int) -> bool:
+        return number < self._done_below or number in self._done
+
+    # ------------------------------------------------------------ the past
+
+    async def _catch_up(self) -> AsyncIterator[Event]:
+        """Read all that was not delivered, in the order of addresses."""
+        number = self._done_below
+        while number < self._stop:
+            if not self._is_done(number):
+                try:
+                    segment = await self._insist(number)
+                except NotAllocated:
+                    return
+                except Trimmed:
+                    for event in self._drop(number, number + 1):
+                        yield event
+                else:
+                    async for event in self._read(segment):
+                        yield event
+            number += 1
+
+    async def _read(self, segment: Segment) -> AsyncIterator[Event]:
+        number = segment.number
+        self._tail = max(self._tail, number + 1)
+        for event in self._announce(number, segment.size, segment.metadata):
+            yield event
+        first = self._start.offset if number == self._start.segment else 0
+        for lo in range(first, segment.size, PAGE):
+            hi = min(lo + PAGE, segment.size)
+            while not self._is_done(number):
+                try:
+                    values = await segment.read_range(lo, hi)
+                except Trimmed:
+                    for event in self._drop(number, number + 1):
+                        yield event
+                    return
+                except (Unavailable, ServerFull) as e:
+                    log.info("listen: catching up waits: %s", e)
+                    await asyncio.sleep(RETRY_S)
+                    continue
+                for offset, value in enumerate(values, lo):
+                    if value is not None:
+                        for event in self._deliver(number, offset, value):
+                            yield event
+                break
+
+    async def _insist(self, number: int) -> Segment:
+        """The segment, however long the servers are away."""
+        while True:
+            try:
+                return await self._space.segment(number)
+            except Unavailable as e:
+                log.info("listen: catching up waits: %s", e)
+                await asyncio.sleep(RETRY_S)

@@ -1,0 +1,182 @@
+"""A segment: an allocated array of write-once registers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from wormspace.errors import BadAddress, PartialWrite, WormError
+from wormspace.register.contract import Captured, RegisterState
+from wormspace.register.token import Token
+from wormspace.space.address import Address
+from wormspace.space.events import Event
+
+if TYPE_CHECKING:
+    from wormspace.space.space import Space
+
+
+class Segment:
+    """A handle on one allocated segment; get it from `Space.alloc` or `Space.segment`.
+
+    Attributes:
+        space: the space it belongs to.
+        number: its place in the space, from 0.
+        size: how many registers it has.
+        metadata: what its allocator said it is for.
+
+    Every call takes a `timeout` in seconds (default: the client's) and raises `Unavailable` when it
+    passes, `Trimmed` once the segment is garbage, and `BadAddress` for offsets outside it.
+    """
+
+    def __init__(self, space: Space, number: int, size: int, metadata: bytes) -> None:
+        self.space = space
+        self.number = number
+        self.size = size
+        self.metadata = metadata
+        self._array = (space.name, number)
+        self._registers = space.client.registers
+        self._deadline = space.client.deadline
+
+    def __repr__(self) -> str:
+        return f"<Segment {self.space.name}/{self.number} of {self.size} registers>"
+
+    async def capture(
+        self, start: int | None = None, stop: int | None = None, *, timeout: float | None = None
+    ) -> Captured:
+        """Capture registers: all of them, the one at `start`, or [start, stop).
+
+        A capture takes the registers from whoever held them.  What was half-written is decided
+        first, so the result says what is written, with values, and the rest is free: its token
+        writes any value to a free register in one round trip, until somebody else captures it.
+        """
+        if start is None:
+            start, stop = 0, self.size
+        elif stop is None:
+            stop = start + 1
+        self._check(start, stop)
+        return await self._registers.capture(self._array, start, stop, self._deadline(timeout))
+
+    async def write(
+        self, offset: int, value: bytes, token: Token, *, timeout: float | None = None
+    ) -> None:
+        """Write a register, for ever; returns when it is decided.
+
+        The same write again, with the same token and value, is always safe.
+
+        Raises:
+            CaptureLost: somebody captured it since; the outcome is unknown (`settle` it).
+            AlreadyWritten: it holds another value.
+            TokenReused: another value was issued under this token before.
+            BadToken: the token does not cover it.
+            ValueTooLarge.
+        """
+        if not 0 <= offset < self.size:
+            self._check(offset, offset + 1)
+        await self._registers.write(self._array, token, offset, value, self._deadline(timeout))
+
+    async def write_range(
+        self, start: int, values: Sequence[bytes], token: Token, *, timeout: float | None = None
+    ) -> None:
+        """Write `values` to consecutive registers from `start` on; each has a fate of its own.
+
+        Raises:
+            PartialWrite: some failed; its `results` has an error or None for each.
+        """
+        self._check(start, start + len(values))
+        deadline = self._deadline(timeout)
+        issued: dict[int, asyncio.Future[None]] = {}
+        results: list[BaseException | None] = [None] * len(values)
+        for i, value in enumerate(values):
+            try:
+                issued[i] = self._registers.write(self._array, token, start + i, value, deadline)
+            except WormError as e:
+                results[i] = e
+        outcomes = await asyncio.gather(*issued.values(), return_exceptions=True)
+        for i, outcome in zip(issued, outcomes, strict=True):
+            results[i] = outcome
+        self._raise_failures(start, results)
+
+    async def unsafe_write(
+        self, offset: int, value: bytes, *, timeout: float | None = None
+    ) -> None:
+        """Write a register without a capture: one round trip in all.
+
+        Right only where the application guarantees that at most one client ever issues an unsafe
+        write to this register.
+
+        Raises:
+            CaptureLost: somebody captured it; the outcome is unknown.
+            ProtocolViolation: another value was written unsafely: the guarantee was broken.
+        """
+        self._check(offset, offset + 1)
+        await self._registers.write(self._array, None, offset, value, self._deadline(timeout))
+
+    async def read(self, offset: int, *, timeout: float | None = None) -> bytes | None:
+        """The register's value, or None if it is empty.
+
+        Linearizable: whatever was written before the call began is seen.  A register that is met
+        half-written is completed.
+        """
+        if not 0 <= offset < self.size:
+            self._check(offset, offset + 1)
+        return await self._registers.read_one(self._array, offset, self._deadline(timeout))
+
+    async def read_range(
+        self, start: int = 0, stop: int | None = None, *, timeout: float | None = None
+    ) -> list[bytes | None]:
+        """The values of [start, stop), None where empty; `stop` defaults to the segment's end."""
+        stop = self.size if stop is None else stop
+        self._check(start, stop)
+        if start == stop:
+            return []
+        found = await self._registers.read(self._array, [(start, stop)], self._deadline(timeout))
+        return [found.get(offset) for offset in range(start, stop)]
+
+    async def settle(self, offset: int, *, timeout: float | None = None) -> bytes | None:
+        """Decide the fate of writes whose outcome is unknown.
+
+        Returns the register's value, or None if it is empty: then no write issued under an earlier
+        capture can succeed any more.
+        """
+        captured = await self.capture(offset, timeout=timeout)
+        return captured.written.get(offset)
+
+    async def trim(self, *, timeout: float | None = None) -> None:
+        """Make the segment garbage, by consensus and for ever."""
+        await self.space.trim(self.number, timeout=timeout)
+
+    def listen(self, start: int = 0) -> AsyncIterator[Event]:
+        """Writes to this segment from offset `start` on, past and to come; see `Space.listen`."""
+        return self.space.listen(Address(self.number, start), stop=self.number + 1)
+
+    async def inspect(
+        self, start: int = 0, stop: int | None = None, *, timeout: float | None = None
+    ) -> dict[str, list[RegisterState] | None]:
+        """What each server holds of [start, stop), for people: None if it did not answer."""
+        stop = self.size if stop is None else stop
+        self._check(start, stop)
+        return await self._registers.inspect(self._array, start, stop, self._deadline(timeout))
+
+    def _check(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.size:
+            what = f"offset {start}" if stop == start + 1 else f"[{start}:{stop}]"
+            raise BadAddress(
+                f"{what} is outside segment {self.space.name}/{self.number}, which has "
+                f"{self.size} registers"
+            )
+
+    def _raise_failures(self, start: int, results: list[BaseException | None]) -> None:
+        failures = [r for r in results if r is not None]
+        if not failures:
+            return
+        outcomes: list[WormError | None] = []
+        for result in results:
+            if result is not None and not isinstance(result, WormError):
+                raise result
+            outcomes.append(result)
+        raise PartialWrite(
+            f"{len(failures)} of {len(results)} writes from {self.space.name}/{self.number}/"
+            f"{start} on did not succeed; the first: {failures[0]}",
+            outcomes,
+        )

@@ -1,0 +1,245 @@
+"""A named address space: segments allocated in order, from 0, without end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from wormspace.errors import (
+    AlreadyWritten,
+    BadAddress,
+    CaptureLost,
+    NotAllocated,
+    Trimmed,
+    UsageError,
+    ValueTooLarge,
+)
+from wormspace.register.contract import MAX_OFFSETS, METADATA, TRIM
+from wormspace.space.address import Address, check_name
+from wormspace.space.events import Event
+from wormspace.space.follow import Follower
+from wormspace.space.metadata import Metadata
+from wormspace.space.segment import Segment
+
+if TYPE_CHECKING:
+    from wormspace.space.client import Client
+
+DEFAULT_SIZE = 1024
+NO_STOP = (1 << 62) - 1
+RACE_PAUSE_MIN_S = 0.002
+RACE_PAUSE_MAX_S = 0.5
+
+
+class Space:
+    """A handle on a space; get it from `Client.space`.  Spaces need no creation.
+
+    Attributes:
+        name: 1 to 255 bytes.
+        client: the connection it belongs to.
+    """
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.client = client
+        self.name = check_name(name)
+        self._known_tail = 0
+        self._known_head = 0
+        self._segments: dict[int, Segment] = {}
+
+    def __repr__(self) -> str:
+        return f"<Space {self.name!r}>"
+
+    # ------------------------------------------------------------ segments
+
+    async def alloc(
+        self, metadata: bytes = b"", size: int = DEFAULT_SIZE, *, timeout: float | None = None
+    ) -> Segment:
+        """Allocate the next segment: `size` empty registers, and a payload that says what for.
+
+        Of allocators that race for a number, the first to write its metadata register wins; the
+        others get the numbers after it.
+
+        Raises:
+            Unavailable: no majority in time; a segment may have been allocated all the same.
+        """
+        if not 1 <= size <= MAX_OFFSETS:
+            raise BadAddress(f"a segment has 1 to {MAX_OFFSETS} registers, not {size}")
+        deadline = self.client.deadline(timeout)
+        record = Metadata(size, metadata, self.client.nonce())
+        raw = record.encode()
+        if len(raw) > self.client.registers.max_value:
+            raise ValueTooLarge(f"metadata of {len(metadata)} bytes")
+        number = await self._find_tail(deadline)
+        while not await self._try_alloc(number, raw, deadline):
+            number += 1
+        self._known_tail = max(self._known_tail, number + 1)
+        return self._remember(number, record)
+
+    async def _try_alloc(self, number: int, raw: bytes, deadline: float) -> bool:
+        """Allocate this very number; false if somebody else has it."""
+        array = (self.name, number)
+        registers = self.client.registers
+        pause = RACE_PAUSE_MIN_S
+        while True:
+            try:
+                captured = await registers.capture(array, METADATA, METADATA + 1, deadline)
+                if captured.written:
+                    return captured.written[METADATA] == raw
+                await registers.write(array, captured.token, METADATA, raw, deadline)
+            except CaptureLost:
+                # Another allocator stole the capture; one of us gets through.
+                await asyncio.sleep(self.client.rng.uniform(0, pause))
+                pause = min(RACE_PAUSE_MAX_S, pause * 2)
+            except (AlreadyWritten, Trimmed):
+                return False
+            else:
+                return True
+
+    async def segment(self, number: int, *, timeout: float | None = None) -> Segment:
+        """The handle on an allocated segment.
+
+        Raises:
+            NotAllocated, Trimmed.
+        """
+        known = self._segments.get(number)
+        if known is not None:
+            return known
+        if not 0 <= number < NO_STOP:
+            raise BadAddress(f"a segment number is 0 or more, not {number}")
+        deadline = self.client.deadline(timeout)
+        array = (self.name, number)
+        special = [(METADATA, TRIM + 1)]
+        held = await self.client.registers.read(array, special, deadline)
+        if TRIM in held:
+            # Its trim is decided, but a trimmer died before it told the servers: finish it.
+            await self.client.registers.trim(array, number + 1, deadline)
+            raise Trimmed(f"segment {number} of space {self.name!r} was trimmed")
+        if METADATA not in held:
+            raise NotAllocated(f"segment {number} of space {self.name!r} is not allocated")
+        return self._remember(number, Metadata.decode(held[METADATA]))
+
+    async def check(self, number: int, *, timeout: float | None = None) -> bytes:
+        """The payload with which a segment was allocated.
+
+        Raises:
+            NotAllocated, Trimmed.
+        """
+        return (await self.segment(number, timeout=timeout)).metadata
+
+    def _remember(self, number: int, record: Metadata) -> Segment:
+        segment = Segment(self, number, record.size, record.payload)
+        self._segments[number] = segment
+        return segment
+
+    async def tail(self, *, timeout: float | None = None) -> int:
+        """How many segments were ever allocated: the number of the next one."""
+        return await self._find_tail(self.client.deadline(timeout))
+
+    async def _find_tail(self, deadline: float) -> int:
+        """Gallop from the last known tail: allocated segments are a prefix."""
+
+        async def allocated(number: int) -> bool:
+            try:
+                held = await self.client.registers.read_one((self.name, number), METADATA, deadline)
+            except Trimmed:
+                return True
+            return held is not None
+
+        tail = await _gallop(self._known_tail, allocated)
+        self._known_tail = max(self._known_tail, tail)
+        return tail
+
+    async def head(self, *, timeout: float | None = None) -> int:
+        """The first segment that a prefix trim has left, or the tail if it has left none.
+
+        Where single segments beyond the prefix were trimmed as well, it is *a* segment that is
+        not trimmed and follows one that is, or 0.
+        """
+        deadline = self.client.deadline(timeout)
+
+        async def trimmed(number: int) -> bool:
+            try:
+                held = await self.client.registers.read_one((self.name, number), TRIM, deadline)
+            except Trimmed:
+                return True
+            return held is not None
+
+        head = await _gallop(self._known_head, trimmed)
+        self._known_head = max(self._known_head, head)
+        return head
+
+    # ------------------------------------------------------------ trim
+
+    async def trim(self, number: int, *, timeout: float | None = None) -> None:
+        """Make one segment garbage, by consensus and for ever.
+
+        From then on every access to it is `Trimmed`, and the servers delete what they held.
+
+        Raises:
+            NotAllocated.
+        """
+        deadline = self.client.deadline(timeout)
+        if number >= self._known_tail and number >= await self._find_tail(deadline):
+            raise NotAllocated(f"segment {number} of space {self.name!r} is not allocated")
+        await self._trim(number, number + 1, deadline)
+
+    async def trim_prefix(self, stop: int, *, timeout: float | None = None) -> None:
+        """Make all segments below `stop` garbage.
+
+        Raises:
+            NotAllocated: `stop` is above the tail; nothing was trimmed.
+        """
+        deadline = self.client.deadline(timeout)
+        if stop > self._known_tail and stop > await self._find_tail(deadline):
+            raise NotAllocated(
+                f"space {self.name!r} has no {stop} segments yet, only {self._known_tail}"
+            )
+        head = await self.head(timeout=timeout)
+        if head < stop:
+            await self._trim(head, stop, deadline)
+
+    async def _trim(self, first: int, stop: int, deadline: float) -> None:
+        await self.client.registers.trim((self.name, first), stop, deadline)
+        for number in [n for n in self._segments if first <= n < stop]:
+            del self._segments[number]
+
+    # ------------------------------------------------------------ listen
+
+    def listen(self, start: Address | int = 0, *, stop: int | None = None) -> AsyncIterator[Event]:
+        """What happens in the space from `start` on: history first, then live, without end.
+
+        Each write, allocation and trim is delivered once.  What is there already comes in the order
+        of addresses; what happens from then on comes in the order in which it is decided, as
+        this client learns it, at the moment a writer does.  When the connection to a majority
+        was lost, what was missed follows in the order of addresses.
+
+        Args:
+            start: a register, or a segment's number.
+            stop: the segment to stop before.
+        """
+        if isinstance(start, int):
+            start = Address(start, 0)
+        if start < Address(0, 0):
+            raise BadAddress(f"no address is below 0/0: {start}")
+        if stop is not None and stop <= start.segment:
+            raise UsageError("a listener needs stop above start")
+        return Follower(self, start, NO_STOP if stop is None else stop).events()
+
+
+async def _gallop(known: int, holds: Callable[[int], Awaitable[bool]]) -> int:
+    """The first number from `known` on for which `holds` is false, if it is true for a prefix."""
+    step = 1
+    low = known  # true below it
+    probe = known
+    while await holds(probe):
+        low = probe + 1
+        probe += step
+        step *= 2
+    high = probe  # false at it
+    while low < high:
+        middle = (low + high) // 2
+        if await holds(middle):
+            low = middle + 1
+        else:
+            high = middle
+    return low
