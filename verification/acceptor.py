@@ -119,6 +119,7 @@ def _captured(e: Engine) -> None:
         same = z3.ForAll([o, b], says(out)(o, b) == c.promises.says(o, b))
         return {
             "grants iff every offset has promised less": granted == free,
+            "a refusal returns the very promises": z3.BoolVal(out is c.promises) == z3.Not(granted),
             "granted: the promise is laid over the range": z3.Implies(granted, after),
             "refused: nothing changes": z3.Implies(z3.Not(granted), same),
             "refused: names the highest promise": z3.Implies(

@@ -94,7 +94,7 @@ class Engine:
         self.established: set[str] = set()
         self.goals: list[Goal] = []
         self._now = ""
-        self._emitted: set[str] = set()
+        self._emitted: set[tuple[str, tuple[bool, ...]]] = set()
 
     # ------------------------------------------------------------------ running
 
@@ -106,11 +106,12 @@ class Engine:
     def establish(self, function: str, *args: Any, assume: Sequence[z3.BoolRef] = ()) -> list[Path]:
         """Prove the invariants of the loops of a function, for these (arbitrary) arguments."""
         self._now = function
+        self._emitted.clear()
         try:
             paths = self.paths(function, *args, assume=assume)
         finally:
             self._now = ""
-        sites = {site for site in self._emitted if site.startswith(function + ":")}
+        sites = {site for site, _ in self._emitted if site.startswith(function + ":")}
         missing = {s for s in self.invariants if s.startswith(function + ":")} - sites
         if missing:
             raise Unsupported(f"no such loop any more: {', '.join(sorted(missing))}")
@@ -142,6 +143,11 @@ class Engine:
             for clause, formula in claims.items():
                 name = f"path {i} {clause}".rstrip()
                 self.claim(theorem, name, [*given, *path.hypotheses], formula)
+
+    def summarise(self, function: str, summary: Callable[..., Any]) -> None:
+        """From now on, what has been proved of a function stands for the function."""
+        module, name = function.split(".")
+        self.core.modules[module].__dict__[name] = summary
 
     # ------------------------------------------------------------------ the hook
 
@@ -186,8 +192,11 @@ class Engine:
         self, site: str, rule: Invariant, body: Any, carried: tuple[Any, ...], known: dict[str, Any]
     ) -> None:
         run = current()
+        reached = site, tuple(run.trail)
+        if reached in self._emitted:  # by the same way, when the function was run again
+            return
+        self._emitted.add(reached)
         here = [*run.conditions, *run.facts]
-        self._emitted.add(site)
         theorem = f"loop {site}: invariant"
         for clause, formula in rule.holds(rule.empty(), carried, carried, known).items():
             self.claim(theorem, f"{clause}: before the first element", here, formula)
