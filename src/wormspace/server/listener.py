@@ -66,11 +66,17 @@ class Server:
         engine: the store; the server closes it.
     """
 
-    def __init__(self, identity: ServerIdentity, engine: Engine, limits: Limits) -> None:
+    def __init__(
+        self,
+        identity: ServerIdentity,
+        engine: Engine,
+        limits: Limits,
+        node_type: type[Node] = Node,
+    ) -> None:
         self.identity = identity
         self.limits = limits
         self.failed: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
-        self.node = Node(engine, max_value=limits.max_value, on_fatal=self._on_fatal)
+        self.node = node_type(engine, max_value=limits.max_value, on_fatal=self._on_fatal)
         self.node.more_figures = self.figures
         self.connections: dict[_Connection, None] = {}  # in order, so that runs repeat
         self.refused = 0

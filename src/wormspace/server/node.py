@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -83,7 +83,8 @@ class _Listener(msgspec.Struct, frozen=True, eq=False):
     stop: int
 
 
-_Queued = tuple[Port, int, Capture | Write | Trim, int]
+Queued: TypeAlias = tuple[Port, int, Capture | Write | Trim, int]
+"""(where the answer goes, request id, request, its size in bytes)"""
 
 
 class Node:
@@ -107,7 +108,7 @@ class Node:
         self.max_value = max_value
         self._on_fatal = on_fatal
         self._marks = acceptors.Marks()
-        self._queue: list[_Queued] = []
+        self._queue: list[Queued] = []
         self.backlog_bytes = 0
         self._worker: asyncio.Task[None] | None = None
         self._marks_timer: asyncio.TimerHandle | None = None
@@ -258,7 +259,7 @@ class Node:
     def _sweeping(self) -> bool:
         return not self._stopping and acceptors.has_garbage(self._engine.view)
 
-    async def _commit(self, queued: list[_Queued]) -> None:
+    async def _commit(self, queued: list[Queued]) -> None:
         """One batch: handle, commit, and only then answer."""
         try:
             batch = self._engine.begin()
@@ -284,7 +285,7 @@ class Node:
             self._publish(event)
 
     def _handle(
-        self, batch: Batch, queued: list[_Queued]
+        self, batch: Batch, queued: list[Queued]
     ) -> tuple[list[Downward], list[Accepted | Discarded]]:
         answers: list[Downward] = []
         news: list[Accepted | Discarded] = []
@@ -313,7 +314,7 @@ class Node:
         counters.swept += acceptors.sweep(batch, SWEEP_KEYS)
         return answers, news
 
-    def _settle(self, queued: list[_Queued], answers: list[Downward]) -> None:
+    def _settle(self, queued: list[Queued], answers: list[Downward]) -> None:
         for (port, request_id, _, size), answer in zip(queued, answers, strict=True):
             self.backlog_bytes -= size
             port.answer(request_id, answer)

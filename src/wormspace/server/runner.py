@@ -19,6 +19,7 @@ from wormspace.server.identity import Identity
 from wormspace.server.listener import Server
 from wormspace.server.lmdb_engine import LmdbEngine
 from wormspace.server.memory_engine import MemoryEngine
+from wormspace.server.node import Node
 
 log = logging.getLogger("wormspace.server")
 
@@ -98,15 +99,18 @@ async def serve(
     server: ServerConfig,
     base: Path,
     ready: Callable[[], None] = lambda: None,
+    node_type: type[Node] = Node,
 ) -> None:
     """Run one server until SIGTERM or SIGINT; calls `ready` when it listens.
+
+    `node_type` is for benchmarks, which measure what a simpler node would cost.
 
     Raises:
         StoreError: the store cannot be used, or failed for another reason than being full.
         OSError: the address cannot be listened on.
     """
     engine = open_engine(config, server, base)
-    running = Server(config.identity(server), engine, config.limits)
+    running = Server(config.identity(server), engine, config.limits, node_type)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):

@@ -1,0 +1,1 @@
+"""Benchmarks: closed loops over real server processes, with their floor in the same run."""

@@ -1,0 +1,113 @@
+"""The floor: what transport and group-committed store can do with no protocol at all.
+
+The same frames, the same socket code, the same batches and the same store, but the server puts
+whatever comes, and the client counts two answers of three.  What a protocol adds is the distance
+to this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import uvloop
+
+from wormspace.paxos.messages import Write, Written
+from wormspace.paxos.quorum import majority
+from wormspace.server import config, runner, tables
+from wormspace.server.engine import Batch
+from wormspace.server.node import Node, Queued
+from wormspace.wire.link import Link, Outgoing
+from wormspace.wire.messages import Accepted, Discarded, Downward
+
+BATCH = 128
+
+
+class FloorNode(Node):
+    """Puts what it is sent and answers when it is durable."""
+
+    def _handle(
+        self, batch: Batch, queued: list[Queued]
+    ) -> tuple[list[Downward], list[Accepted | Discarded]]:
+        answers: list[Downward] = []
+        for _, _, m, _ in queued:
+            if isinstance(m, Write):
+                prefix = tables.segment_key(b"\0\0\0\0", m.segment)
+                batch.put_many(
+                    tables.ROWS,
+                    [
+                        (tables.row_key(prefix, offset), m.ballot + value)
+                        for offset, value in zip(m.offsets, m.values, strict=True)
+                    ],
+                )
+            answers.append(Written([]))
+        return answers, []
+
+
+class FloorClient:
+    """Sends each write to every server, in batches per turn of the loop, and counts answers."""
+
+    def __init__(self, links: list[Link]) -> None:
+        self._links = links
+        self._loop = asyncio.get_running_loop()
+        self._next = 1
+        self._waiting: dict[int, tuple[list[asyncio.Future[None]], list[int]]] = {}
+        self._offsets: list[int] = []
+        self._values: list[bytes] = []
+        self._futures: list[asyncio.Future[None]] = []
+        for server, link in enumerate(links):
+            link.start(self, server)
+
+    def write(self, offset: int, value: bytes) -> asyncio.Future[None]:
+        """Done when a majority of the servers has it."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        if not self._futures:
+            self._loop.call_soon(self._flush)
+        self._offsets.append(offset)
+        self._values.append(value)
+        self._futures.append(future)
+        if len(self._futures) >= BATCH:
+            self._send()
+        return future
+
+    def _flush(self) -> None:
+        if self._futures:
+            self._send()
+
+    def _send(self) -> None:
+        offsets, self._offsets = self._offsets, []
+        values, self._values = self._values, []
+        futures, self._futures = self._futures, []
+        request = Outgoing(self._next, Write("floor", 0, b"\1" * 16, offsets, values))
+        self._waiting[self._next] = (futures, [0])
+        self._next += 1
+        for link in self._links:
+            link.post(request)
+
+    def on_up(self, server: int) -> None:
+        """Nothing to send again."""
+
+    def on_down(self, server: int) -> None:
+        """A floor has no faults."""
+
+    def on_message(self, server: int, request_id: int, message: Downward) -> None:
+        entry = self._waiting.get(request_id)
+        if entry is None:
+            return
+        futures, count = entry
+        count[0] += 1
+        if count[0] == majority(len(self._links)):
+            del self._waiting[request_id]
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
+
+
+async def _serve(path: Path, name: str) -> None:
+    cluster = config.load(path)
+    await runner.serve(cluster, cluster.find(name), path.parent, node_type=FloorNode)
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve(Path(sys.argv[1]), sys.argv[2]))
