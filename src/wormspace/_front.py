@@ -37,7 +37,8 @@ from wormspace.wire.link import Link, TcpLink
 from wormspace.wire.membership import Membership
 
 EMBEDDED = Identity("embedded", "embedded")
-POLL_S = 0.01
+POLL_S = 0.005
+GRACE_S = 0.1
 
 
 class Connection:
@@ -89,12 +90,29 @@ def connect(
     return Connection(url, timeout, rng or random.SystemRandom())
 
 
-async def _open(url: str, timeout: float, rng: random.Random) -> Client:
+async def survey(url: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> Client:
+    """As `connect`, but without waiting for a majority: for tools that show who is there.
+
+    Raises:
+        BadUrl, StoreError.
+    """
+    rng = random.SystemRandom()
+    scheme, rest, options = _split(url)
+    if scheme != "worm":
+        return await _open(url, timeout, rng)
+    return Client(_dial(rest, options, rng)[0], rng, timeout)
+
+
+def _split(url: str) -> tuple[str, str, dict[str, str]]:
     scheme, colon, rest = url.partition(":")
     if not colon:
         raise BadUrl(f"{url!r} is no URL; try memory:, file:PATH or worm://HOST:PORT,...")
     rest, _, query = rest.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    return scheme, rest, dict(parse_qsl(query, keep_blank_values=True))
+
+
+async def _open(url: str, timeout: float, rng: random.Random) -> Client:
+    scheme, rest, options = _split(url)
     openers = {"memory": _memory, "file": _file, "worm": _cluster, "spec": _spec}
     if scheme not in openers:
         known = ", ".join(f"{name}:" for name in openers)
@@ -151,6 +169,19 @@ def _embedded(node: Node, name: str, rng: random.Random) -> Registers:
 async def _cluster(
     rest: str, options: dict[str, str], timeout: float, rng: random.Random
 ) -> Registers:
+    registers, partitions = _dial(rest, options, rng)
+    try:
+        await _reach_majorities(partitions, timeout)
+    except BaseException:
+        await registers.close()
+        raise
+    return registers
+
+
+def _dial(
+    rest: str, options: dict[str, str], rng: random.Random
+) -> tuple[PaxosRegisters, list[Partition]]:
+    """Begin to connect to every server of a cluster, and wait for none."""
     _only(options, "cluster")
     if not rest.startswith("//") or not rest[2:]:
         raise BadUrl("a cluster is worm://HOST:PORT,HOST:PORT,...")
@@ -171,13 +202,7 @@ async def _cluster(
             for host, port in addresses
         ]
         partitions.append(Partition(index, links))
-    registers = PaxosRegisters(partitions, rng)
-    try:
-        await _reach_majorities(partitions, timeout)
-    except BaseException:
-        await registers.close()
-        raise
-    return registers
+    return PaxosRegisters(partitions, rng), partitions
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -188,7 +213,9 @@ def _address(text: str) -> tuple[str, int]:
 
 
 async def _reach_majorities(partitions: list[Partition], timeout: float) -> None:
-    """Wait until a majority of every partition is up.
+    """Wait until a majority of every partition is up, and a moment longer for the others.
+
+    A server that is not up yet would miss the first captures, and work harder ever after.
 
     Raises:
         Refused, Unavailable.
@@ -203,3 +230,6 @@ async def _reach_majorities(partitions: list[Partition], timeout: float) -> None
             if loop.time() >= deadline:
                 raise Unavailable(str(partition.unavailable("connecting", partition.up)))
             await asyncio.sleep(POLL_S)
+    grace = min(deadline, loop.time() + GRACE_S)
+    while loop.time() < grace and not all(link.up for p in partitions for link in p.links):
+        await asyncio.sleep(POLL_S)

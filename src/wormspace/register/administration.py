@@ -111,15 +111,32 @@ async def servers(partitions: list[Partition], deadline: float) -> list[ServerSt
 async def inspect(
     partition: Partition, array: ArrayName, start: int, stop: int, deadline: float
 ) -> dict[str, list[RegisterState] | None]:
-    """What each server holds of [start, stop): a page of it; None if trimmed or silent."""
-    message = Read(*array, spans=[(start, stop)], detail=True)
-    answers = await ask_all(partition, message, deadline)
-    out: dict[str, list[RegisterState] | None] = {}
-    for link, answer in zip(partition.links, answers, strict=True):
-        out[link.name] = _states(answer, start, stop) if isinstance(answer, Report) else None
+    """What each server holds of [start, stop): None if it is silent, empty if it is trimmed."""
+    held = await asyncio.gather(
+        *(
+            _held(partition, server, array, start, stop, deadline)
+            for server in range(partition.size)
+        )
+    )
+    return {link.name: states for link, states in zip(partition.links, held, strict=True)}
+
+
+async def _held(
+    partition: Partition, server: int, array: ArrayName, start: int, stop: int, deadline: float
+) -> list[RegisterState] | None:
+    """What one server holds, page after page."""
+    states: list[RegisterState] = []
+    while True:
+        message = Read(*array, spans=[(start, stop)], detail=True)
+        answer = await ask(partition, server, message, deadline)
         if isinstance(answer, Gone):
-            out[link.name] = []
-    return out
+            return []
+        if not isinstance(answer, Report):
+            return None
+        states += _states(answer, start, stop)
+        if answer.next == COMPLETE:
+            return states
+        start = answer.next
 
 
 def _states(report: Report, start: int, stop: int) -> list[RegisterState]:
