@@ -1,0 +1,200 @@
+"""What `wormspace.sync` stands on: one event loop in a thread of its own per connection.
+
+A call hands a coroutine to that loop and waits for it.  Calls from several threads at once are
+under way at once; closing makes those that wait, and those that come later, raise `Closed`.  The
+thread is a daemon, so a connection that nobody closed does not keep the interpreter alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from wormspace.errors import Closed
+from wormspace.space.client import Client
+from wormspace.space.events import Event
+
+T = TypeVar("T")
+
+
+class Background:
+    """An event loop in a daemon thread, and the client that lives on it."""
+
+    client: Client
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._gate = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="wormspace-sync", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def connect(cls, connecting: Callable[[], Coroutine[Any, Any, Client]]) -> Background:
+        """A background whose client is what `connecting` makes; nothing is left if it raises."""
+        background = cls()
+        try:
+            background.client = background.call(connecting)
+        except BaseException:
+            background._shut_down()
+            raise
+        return background
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def submit(self, make: Callable[[], Coroutine[Any, Any, T]]) -> concurrent.futures.Future[T]:
+        """Start what `make` makes on the loop.
+
+        Raises:
+            Closed: the client was closed before.
+        """
+        with self._gate:
+            if self._closed:
+                raise Closed("the client is closed")
+            return asyncio.run_coroutine_threadsafe(make(), self._loop)
+
+    def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run what `make` makes to its end, and return what it returns.
+
+        An exception that arrives in the waiting thread, such as Ctrl-C, cancels it.
+        """
+        future = self.submit(make)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise Closed("the client was closed") from None
+        except BaseException:
+            future.cancel()
+            raise
+
+    def post(self, what: Callable[[], object]) -> None:
+        """Run `what` on the loop some time soon, if it still turns."""
+        with self._gate:
+            if not self._closed:
+                self._loop.call_soon_threadsafe(what)
+
+    def close(self) -> None:
+        """Close the client, end what is under way, and end the thread; harmless when repeated."""
+        with self._gate:
+            if self._closed:
+                return
+            self._closed = True
+            closing = asyncio.run_coroutine_threadsafe(self.client.close(), self._loop)
+        try:
+            closing.result()
+        finally:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        with self._gate:
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _finish(self) -> None:
+        """Whoever still waits is told, and generators run their last lines."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:  # they were told by the client's close, and get a moment to say so
+            _, late = await asyncio.wait(others, timeout=1.0)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1.0)
+        await self._loop.shutdown_asyncgens()
+
+
+class Events(Iterator[Event]):
+    """The events of a `listen`, one after another, without end; close it, or use it in a `with`.
+
+    Waiting for the next event can be given up (with Ctrl-C, or with `next_event`'s timeout) and
+    taken up again: no event is lost.  `close` may be called from another thread; the iteration
+    ends then.
+    """
+
+    def __init__(self, background: Background, source: AsyncIterator[Event]) -> None:
+        self._background = background
+        self._source = source
+        self._turn = threading.Lock()
+        self._pending: concurrent.futures.Future[Event] | None = None
+        self._over = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        return self._next(None)
+
+    def next_event(self, timeout: float) -> Event | None:
+        """The next event, or None if there is none within `timeout` seconds."""
+        try:
+            return self._next(timeout)
+        except TimeoutError:
+            return None
+
+    def _next(self, timeout: float | None) -> Event:
+        with self._turn:
+            if self._over:
+                raise StopIteration
+            if self._pending is None:
+                self._pending = self._background.submit(self._pull)
+            pending = self._pending
+            try:
+                event = pending.result(timeout)
+            except concurrent.futures.CancelledError:
+                self._over = True
+                raise StopIteration from None
+            except StopAsyncIteration:
+                self._over = True
+                raise StopIteration from None
+            except BaseException:
+                if pending.done():
+                    self._pending = None
+                raise
+            self._pending = None
+            return event
+
+    async def _pull(self) -> Event:
+        return await anext(self._source)
+
+    def close(self) -> None:
+        """Stop listening; the subscription ends.  Harmless when repeated."""
+        self._over = True
+        pending = self._pending
+        if pending is not None:
+            pending.cancel()
+        closer = getattr(self._source, "aclose", None)
+        if closer is None:
+            return
+
+        async def stop() -> None:
+            while True:
+                try:
+                    await closer()
+                except RuntimeError:  # the cancelled pull is still on its way out
+                    await asyncio.sleep(0)
+                else:
+                    return
+
+        try:
+            self._background.call(stop)
+        except Closed:
+            pass

@@ -1,0 +1,39 @@
+"""What all tests share: `async def` tests, and the implementations and clusters they run on.
+
+An `async def` test runs on the `runner` of its own, under a limit: a test that hangs fails.
+"""
+
+import asyncio
+import inspect
+
+import pytest
+
+TEST_LIMIT_S = 90.0
+
+
+@pytest.fixture
+def runner():
+    """The event loop of one test; asynchronous fixtures set up and tear down on it too."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Run an `async def` test on its runner."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    given = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    marker = pyfuncitem.get_closest_marker("soak")
+    limit = None if marker else TEST_LIMIT_S
+
+    async def limited():
+        async with asyncio.timeout(limit):
+            await pyfuncitem.obj(**given)
+
+    runner = pyfuncitem.funcargs.get("runner")
+    if runner is not None:
+        runner.run(limited())
+    else:
+        asyncio.run(limited())
+    return True

@@ -1,0 +1,202 @@
+"""The synchronous twin: complete, up to date, safe from threads, interruptible, no hang at exit."""
+
+import inspect
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import wormspace
+import wormspace.sync
+from wormspace import Allocated, BadUrl, Closed, NotAllocated, Written
+
+ROOT = Path(__file__).parents[2]
+PAIRS = [
+    (wormspace.Client, wormspace.sync.Client),
+    (wormspace.Space, wormspace.sync.Space),
+    (wormspace.Segment, wormspace.sync.Segment),
+]
+NOT_FOR_USERS = {"deadline", "nonce"}
+
+
+def test_the_checked_in_twin_is_what_the_generator_makes():
+    check = subprocess.run(
+        [sys.executable, ROOT / "tools" / "gen_sync.py", "--check"], capture_output=True, text=True
+    )
+    assert check.returncode == 0, check.stdout + check.stderr
+
+
+@pytest.mark.parametrize(("asynchronous", "twin"), PAIRS, ids=lambda c: c.__module__)
+def test_every_public_method_has_a_twin_with_the_same_parameters(asynchronous, twin):
+    methods = {
+        name: method
+        for name, method in inspect.getmembers(asynchronous, inspect.isfunction)
+        if not name.startswith("_") and name not in NOT_FOR_USERS
+    }
+    assert methods
+    for name, method in methods.items():
+        theirs = inspect.signature(getattr(twin, name))
+        ours = inspect.signature(method)
+        assert theirs.parameters == ours.parameters, name
+        assert not inspect.iscoroutinefunction(getattr(twin, name)), name
+        assert getattr(twin, name).__doc__, name
+
+
+def test_a_program_without_asyncio_writes_and_reads(tmp_path):
+    url = f"file:{tmp_path / 'store'}"
+    with wormspace.sync.connect(url) as worm:
+        segment = worm.space("orders").alloc(b"what for", size=4)
+        captured = segment.capture()
+        segment.write(0, b"decided", captured.token)
+        assert segment.read(0) == b"decided"
+        assert (segment.space.name, segment.number, segment.size) == ("orders", 0, 4)
+        assert segment.space.client is worm
+    with wormspace.sync.connect(url) as worm:
+        assert worm.space("orders").segment(0).read_range() == [b"decided", None, None, None]
+        assert worm.space("orders").check(0) == b"what for"
+
+
+def test_a_connection_that_cannot_be_made_leaves_no_thread_behind():
+    before = threading.active_count()
+    with pytest.raises(BadUrl):
+        wormspace.sync.connect("nonsense:")
+    assert threading.active_count() == before
+
+
+def test_errors_arrive_as_they_are():
+    with wormspace.sync.connect("memory:") as worm, pytest.raises(NotAllocated):
+        worm.space("s").segment(0)
+
+
+def test_many_threads_may_call_at_once():
+    threads, each = 8, 25
+    with wormspace.sync.connect("memory:") as worm:
+        segment = worm.space("s").alloc(size=threads * each)
+        token = segment.capture().token
+
+        def write(first):
+            for offset in range(first, first + each):
+                segment.write(offset, b"%d" % offset, token)
+
+        writers = [threading.Thread(target=write, args=(i * each,)) for i in range(threads)]
+        for t in writers:
+            t.start()
+        for t in writers:
+            t.join()
+        assert segment.read_range() == [b"%d" % i for i in range(threads * each)]
+
+
+def test_a_call_after_close_is_refused():
+    worm = wormspace.sync.connect("memory:")
+    segment = worm.space("s").alloc(size=1)
+    events = segment.listen()
+    assert isinstance(next(events), Allocated)
+    worm.close()
+    worm.close()
+    for call in (
+        lambda: segment.read(0),
+        lambda: segment.capture(),
+        lambda: worm.space("s").alloc(),
+        lambda: worm.spaces(),
+        lambda: next(events),
+    ):
+        with pytest.raises(Closed):
+            call()
+
+
+def test_closing_wakes_a_thread_that_waits():
+    worm = wormspace.sync.connect("memory:")
+    events = worm.space("s").listen()
+    outcome = []
+
+    def wait():
+        try:
+            next(events)
+        except Closed as e:
+            outcome.append(e)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    while events._pending is None:
+        time.sleep(0.001)
+    worm.close()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert len(outcome) == 1
+
+
+def test_listen_is_an_iterator_that_can_be_closed():
+    with wormspace.sync.connect("memory:") as worm:
+        space = worm.space("s")
+        with space.listen() as events:
+            segment = space.alloc(b"m", size=2)
+            assert next(events) == Allocated(0, 2, b"m")
+            assert events.next_event(0.05) is None
+            segment.unsafe_write(1, b"v")
+            assert next(events) == Written(wormspace.Address(0, 1), b"v")
+        with pytest.raises(StopIteration):
+            next(events)
+        assert list(events) == []
+
+
+def test_closing_a_listener_from_another_thread_ends_the_iteration():
+    with wormspace.sync.connect("memory:") as worm:
+        events = worm.space("s").listen()
+        seen = []
+        consumer = threading.Thread(target=lambda: seen.extend(events))
+        consumer.start()
+        while events._pending is None:
+            time.sleep(0.001)
+        events.close()
+        consumer.join(10)
+        assert not consumer.is_alive()
+        assert seen == []
+
+
+INTERRUPTED = """
+import os, signal, threading, wormspace.sync
+worm = wormspace.sync.connect("memory:")
+events = worm.space("s").listen()
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    next(events)
+except KeyboardInterrupt:
+    worm.space("s").alloc(b"after", size=1)
+    assert next(events).metadata == b"after"   # nothing was lost by giving up
+    print("interrupted", flush=True)
+worm.close()
+"""
+
+FORGOTTEN = """
+import sys, wormspace.sync
+worm = wormspace.sync.connect(sys.argv[1])
+segment = worm.space("s").alloc(size=8)
+segment.unsafe_write(0, b"v")
+events = worm.space("s").listen()
+next(events)
+print("forgot to close", flush=True)
+"""
+
+
+def run(program, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=30
+    )
+
+
+def test_ctrl_c_interrupts_a_waiting_call_and_loses_no_event():
+    assert signal.getsignal(signal.SIGINT) is not None
+    done = run(INTERRUPTED)
+    assert (done.returncode, done.stdout.strip()) == (0, "interrupted"), done.stderr
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_a_program_that_forgets_to_close_ends_all_the_same(scheme, tmp_path):
+    url = "memory:" if scheme == "memory" else f"file:{tmp_path / 'store'}"
+    done = run(FORGOTTEN, url)
+    assert (done.returncode, done.stdout.strip()) == (0, "forgot to close"), done.stderr
+    assert done.stderr == ""
