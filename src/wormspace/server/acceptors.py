@@ -102,11 +102,12 @@ def write(batch: Batch, m: Write) -> tuple[Written | Gone, Write | None]:
     if tables.is_trimmed(batch, space, m.segment):
         return Gone(), None
     prefix = tables.segment_key(space, m.segment)
-    keys = [tables.row_key(prefix, offset) for offset in m.offsets]
+    keys = [prefix + offset.to_bytes(4, "big") for offset in m.offsets]
     stored = batch.get_many(tables.ROWS, keys)
-    lo, hi = min(m.offsets), max(m.offsets) + 1
-    promises = tables.load_slice(batch, tables.PROMISES, prefix, lo, hi)
-    narrow = len(promises) > FEW
+    promises = held = tables.load_slice(
+        batch, tables.PROMISES, prefix, min(m.offsets), max(m.offsets) + 1
+    )
+    narrow = len(held) > FEW
     refused: list[Refusal] = []
     items: list[Item] = []
     offsets: list[int] = []
@@ -114,18 +115,19 @@ def write(batch: Batch, m: Write) -> tuple[Written | Gone, Write | None]:
     for offset, value, key, found in zip(m.offsets, m.values, keys, stored, strict=True):
         row = tables.load_row(offset, found)
         if narrow:
-            promises = tables.load_slice(batch, tables.PROMISES, prefix, offset, offset + 1)
-        after, new, verdict = on_write(promises, row, offset, m.ballot, value)
+            promises = held = tables.load_slice(batch, tables.PROMISES, prefix, offset, offset + 1)
+        promises, new, verdict = on_write(promises, row, offset, m.ballot, value)
         if verdict != ACCEPTED:
             refused.append(Refusal(offset, verdict))
             continue
-        if after is not promises:
-            tables.store_slice(batch, tables.PROMISES, prefix, promises, after)
-            promises = after
         if new is not row:
-            items.append((key, tables.row_value(new)))
+            items.append((key, new.ballot + new.value))
             offsets.append(offset)
             values.append(value)
+        if narrow:
+            tables.store_slice(batch, tables.PROMISES, prefix, held, promises)
+    if not narrow:
+        tables.store_slice(batch, tables.PROMISES, prefix, held, promises)
     batch.put_many(tables.ROWS, items)
     news = Write(m.space, m.segment, m.ballot, offsets, values) if items else None
     return Written(refused), news

@@ -17,9 +17,10 @@ import asyncio
 import errno
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import cast
 
 import lmdb
@@ -67,7 +68,7 @@ class LmdbEngine:
         except (lmdb.Error, OSError) as e:
             os.close(self._lock)
             raise _explain(e, path) from e
-        self._committer = ThreadPoolExecutor(1, thread_name_prefix="wormspace-commit")
+        self._committer = _Committer()
         self._snapshot = _Txn(self._env.begin(), self._dbs)
 
     @property
@@ -82,9 +83,8 @@ class LmdbEngine:
 
     async def commit(self, batch: Batch) -> None:
         txn = cast(_Txn, batch).txn
-        loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._committer, txn.commit)
+            await self._committer.run(txn.commit)
         except (lmdb.Error, OSError) as e:
             raise _explain(e, self._path) from e
         self._snapshot.renew(self._env)
@@ -98,10 +98,55 @@ class LmdbEngine:
         }
 
     def close(self) -> None:
-        self._committer.shutdown()
+        self._committer.stop()
         self._snapshot.abort()
         self._env.close()
         os.close(self._lock)
+
+
+class _Committer:
+    """The thread that waits for the disk.
+
+    An executor would do, at three times the CPU per hand-over (docs/performance.md).
+    """
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[tuple[Callable[[], None], asyncio.Future[None]] | None] = (
+            SimpleQueue()
+        )
+        self._thread = threading.Thread(target=self._run, name="wormspace-commit", daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Callable[[], None]) -> None:
+        """Run `work` in the thread; raises what it raises."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._work.put((work, done))
+        await done
+
+    def stop(self) -> None:
+        """End the thread; nothing may be under way."""
+        self._work.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._work.get()) is not None:
+            work, done = item
+            loop = done.get_loop()
+            try:
+                work()
+            except BaseException as e:  # noqa: BLE001 - it is the waiting task's to handle
+                loop.call_soon_threadsafe(_finish, done, e)
+            else:
+                loop.call_soon_threadsafe(_finish, done, None)
+
+
+def _finish(done: asyncio.Future[None], error: BaseException | None) -> None:
+    if done.cancelled():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
 
 
 class _Txn:

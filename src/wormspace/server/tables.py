@@ -67,11 +67,6 @@ def row_key(prefix: bytes, offset: int) -> bytes:
     return prefix + offset.to_bytes(4, "big")
 
 
-def row_value(row: Row) -> bytes:
-    """A row as it is stored."""
-    return row.ballot + row.value
-
-
 def load_row(offset: int, stored: bytes | None) -> Row:
     """A row as it was stored; ballot `NOTHING` if it was not."""
     if stored is None:
@@ -113,6 +108,8 @@ def store_slice(
     batch: Batch, table: str, prefix: bytes, old: tuple[Range, ...], new: tuple[Range, ...]
 ) -> None:
     """Replace the ranges `old`, as they were loaded, by `new`."""
+    if new is old:
+        return
     stay = set(new)
     for r in old:
         if r not in stay:

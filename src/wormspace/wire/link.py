@@ -1,8 +1,8 @@
 """The client's end of a connection to one server: connects, greets, reconnects, dispatches.
 
 A link is up or down.  `post` sends if it is up and drops if it is not: whoever posted re-sends
-when the link comes up again, since every message is safe to handle twice.  Everything posted in
-one turn of the event loop leaves as one write.
+when the link comes up again, since every message is safe to handle twice.  What is posted in one
+turn of the event loop leaves together, in one write if it is small.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from wormspace.wire.messages import (
 log = logging.getLogger("wormspace.link")
 
 CONNECT_TIMEOUT_S = 2.0
+FLUSH_BYTES = 8 * 1024
+"""So much is sent at once, so that servers begin while the client still prepares the rest."""
+
 RETRY_MIN_S = 0.02
 RETRY_MAX_S = 1.0
 
@@ -126,6 +129,7 @@ class TcpLink(asyncio.Protocol):
         self._refused: Refused | None = None
         self._trouble = "not connected yet"
         self._out: list[bytes] = []
+        self._out_bytes = 0
         self._flushing = False
         self._lost: asyncio.Event = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
@@ -171,14 +175,21 @@ class TcpLink(asyncio.Protocol):
     def post(self, outgoing: Outgoing) -> None:
         if self._welcome is None:
             return
-        self._out.append(outgoing.frame)
-        if not self._flushing:
+        frame = outgoing.frame
+        self._out.append(frame)
+        self._out_bytes += len(frame)
+        if self._out_bytes >= FLUSH_BYTES:
+            self._flush_now()
+        elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
-        out, self._out = self._out, []
+        self._flush_now()
+
+    def _flush_now(self) -> None:
+        out, self._out, self._out_bytes = self._out, [], 0
         if out and self._transport and not self._transport.is_closing():
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
@@ -207,7 +218,7 @@ class TcpLink(asyncio.Protocol):
         transport = cast(asyncio.Transport, transport)
         self._transport = transport
         self._decoder = FrameDecoder()
-        self._out = []
+        self._out, self._out_bytes = [], 0
         self._greeted = False
         self._trouble = "no greeting yet"
         transport.write(codec.encode(self._hello))
