@@ -59,6 +59,28 @@ TRIM_VALUE = b"trimmed"
 """What every trimmer writes, so that the unsafe write is safe: one value under one ballot."""
 
 
+class _Stream:
+    """The writes of one array under one ballot: what was issued, and what is being gathered."""
+
+    __slots__ = ("gathering", "issued", "partition")
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self.issued = Issued()
+        self.gathering: WriteOperation | None = None
+
+    def flush(self) -> None:
+        """The turn of the loop is over: send what was gathered."""
+        operation, self.gathering = self.gathering, None
+        if operation is not None and not operation.over:
+            operation.begin()
+
+    def cancel(self, error: Exception) -> None:
+        """Give up what was gathered and not sent yet."""
+        if self.gathering is not None:
+            self.gathering.cancel(error)
+
+
 class PaxosRegisters:
     """Registers replicated over the partitions of a cluster (or one acceptor in this process).
 
@@ -73,8 +95,7 @@ class PaxosRegisters:
         self._proposer = rng.getrandbits(64).to_bytes(8, "big")
         self._seen = UNSAFE
         self._loop = asyncio.get_running_loop()
-        self._issued: dict[tuple[ArrayName, bytes], Issued] = {}
-        self._writes: dict[tuple[ArrayName, bytes], WriteOperation] = {}
+        self._streams: dict[tuple[ArrayName, bytes], _Stream] = {}
         self._reads: dict[ArrayName, list[tuple[int, asyncio.Future[bytes | None], float]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._listenings: dict[listening.Listening, None] = {}
@@ -138,20 +159,22 @@ class PaxosRegisters:
     def write(
         self, array: ArrayName, token: Token | None, offset: int, value: bytes, deadline: float
     ) -> asyncio.Future[None]:
-        partition = self._at(array)
         ballot = UNSAFE
         if token is not None:
             ballot = token.ballot
             if not token.covers(offset) or array != (token.space, token.segment):
-                raise BadToken(f"the token does not cover register {offset} of {array}")
-        if len(value) > partition.max_value:
+                raise BadToken(f"the token does not cover {array[0]}/{array[1]}/{offset}")
+        stream = self._streams.get((array, ballot))
+        if stream is None:
+            stream = _Stream(self._at(array))
+            self._streams[array, ballot] = stream
+        if self._closed:
+            raise Closed("the client is closed")
+        if len(value) > stream.partition.max_value:
             raise ValueTooLarge(
-                f"a value of {len(value)} bytes; the servers take {partition.max_value} at most"
+                f"a value of {len(value)} bytes; the servers take {stream.partition.max_value}"
             )
-        key = (array, ballot)
-        issued = self._issued.get(key)
-        if issued is None:
-            issued = self._issued[key] = Issued()
+        issued = stream.issued
         known = issued.open.get(offset)
         if known is None:
             if offset in issued.settled or (token is not None and not token.is_free(offset)):
@@ -159,22 +182,24 @@ class PaxosRegisters:
             issued.open[offset] = value
         elif known != value:
             raise TokenReused(
-                f"register {offset} of {array}: another value was issued under this "
+                f"{array[0]}/{array[1]}/{offset}: another value was issued under this "
                 + ("token" if token else "unsafe ballot")
                 + "; only that very value may be sent again"
             )
-        operation = self._writes.get(key)
-        if operation is None or operation.is_full:
-            operation = WriteOperation(partition, array, ballot, issued, self._on_gone)
-            if key not in self._writes:
-                self._loop.call_soon(self._flush_writes, key)
-            else:
-                self._writes[key].begin()
-            self._writes[key] = operation
+        operation = stream.gathering
+        if operation is None:
+            operation = self._gather(stream, array, ballot)
+            self._loop.call_soon(stream.flush)
+        elif operation.is_full:
+            operation.begin()
+            operation = self._gather(stream, array, ballot)
         return operation.add(offset, value, deadline)
 
-    def _flush_writes(self, key: tuple[ArrayName, bytes]) -> None:
-        self._writes.pop(key).begin()
+    def _gather(self, stream: _Stream, array: ArrayName, ballot: bytes) -> WriteOperation:
+        stream.gathering = WriteOperation(
+            stream.partition, array, ballot, stream.issued, self._on_gone
+        )
+        return stream.gathering
 
     def _compare(
         self, array: ArrayName, offset: int, value: bytes, deadline: float
@@ -310,8 +335,8 @@ class PaxosRegisters:
                 if result is not None and not isinstance(result, Trimmed):
                     raise result
         await self._discard(space, first, stop, deadline)
-        for key in [k for k in self._issued if k[0][0] == space and first <= k[0][1] < stop]:
-            del self._issued[key]
+        for key in [k for k in self._streams if k[0][0] == space and first <= k[0][1] < stop]:
+            del self._streams[key]
 
     async def _discard(self, space: str, first: int, stop: int, deadline: float) -> None:
         """The trim is decided: let the servers delete."""
@@ -329,7 +354,7 @@ class PaxosRegisters:
         if array not in self._trimmed_told and not self._closed:
             self._trimmed_told.add(array)
             deadline = self._loop.time() + HELP_S
-            self._spawn(self._quietly(self._discard(*array, array[1] + 1, deadline)))
+            self._spawn(self._discard_quietly(*array, array[1] + 1, deadline))
 
     # ------------------------------------------------------------ listen
 
@@ -373,8 +398,8 @@ class PaxosRegisters:
             return
         self._closed = True
         error = Closed("the client was closed")
-        for operation in self._writes.values():
-            operation.cancel(error)
+        for stream in self._streams.values():
+            stream.cancel(error)
         for listener in list(self._listenings):
             listener.fail(error)
         for task in self._tasks:
@@ -389,10 +414,10 @@ class PaxosRegisters:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _discard_quietly(self, space: str, first: int, stop: int, deadline: float) -> None:
         """Help that nobody waits for: its failure is somebody else's next attempt."""
         try:
-            await work
+            await self._discard(space, first, stop, deadline)
         except WormError:
             pass
 

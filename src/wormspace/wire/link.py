@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from typing import Protocol, cast
 
@@ -202,7 +203,7 @@ class TcpLink(asyncio.Protocol):
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     await self._loop.create_connection(lambda: self, self._host, self._port)
             except (OSError, TimeoutError) as e:
-                self._trouble = str(e) or "connecting timed out"
+                self._trouble = _why(e)
             else:
                 await self._lost.wait()
                 if self._refused:
@@ -276,3 +277,10 @@ class TcpLink(asyncio.Protocol):
         if was_up and self._receiver:
             self._receiver.on_down(self._server)
         self._lost.set()
+
+
+def _why(error: OSError | TimeoutError) -> str:
+    """Why a connection could not be made, for people."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error) or "connecting timed out"
