@@ -1,0 +1,60 @@
+"""What people type for a segment, a range of registers, an address, a token or a value.
+
+Plain functions: click takes them as types, and shows what is wrong with the argument.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from wormspace.errors import BadAddress, BadToken
+from wormspace.register.token import Token
+from wormspace.space.address import Address
+
+
+def segment_name(text: str) -> tuple[str, int]:
+    """SPACE/SEGMENT; the space's name may itself contain slashes."""
+    space, _, number = text.rpartition("/")
+    if not space or not number.isdecimal():
+        raise click.BadParameter(f"{text!r} is not SPACE/SEGMENT, for instance orders/0")
+    return space, int(number)
+
+
+def offset_range(text: str) -> tuple[int, int | None]:
+    """OFFSET, or START:STOP without the stop; either end may be left out."""
+    lo, colon, hi = text.partition(":")
+    if not all(end.isdecimal() for end in ((lo or "0", hi or "0") if colon else (lo,))):
+        raise click.BadParameter(f"{text!r} is not OFFSET or START:STOP")
+    if not colon:
+        return int(lo), int(lo) + 1
+    return int(lo or 0), int(hi) if hi else None
+
+
+def address(text: str) -> Address:
+    """SEGMENT, or SEGMENT/OFFSET."""
+    try:
+        return Address.parse(text if "/" in text else f"{text}/0")
+    except BadAddress:
+        raise click.BadParameter(f"{text!r} is not SEGMENT or SEGMENT/OFFSET") from None
+
+
+def token_text(text: str) -> Token:
+    """A capture token as `wormspace capture` prints it."""
+    try:
+        return Token.parse(text)
+    except BadToken as e:
+        raise click.BadParameter(str(e)) from e
+
+
+def value_bytes(text: str) -> bytes:
+    """The bytes that were typed; `-` is standard input."""
+    if text == "-":
+        return sys.stdin.buffer.read()
+    return text.encode("utf-8", "surrogateescape")
+
+
+OFFSET = click.IntRange(min=0)
+segment_argument = click.argument("segment", type=segment_name, metavar="SPACE/SEGMENT")
+range_argument = click.argument("registers", type=offset_range, default="0:", metavar="[RANGE]")
