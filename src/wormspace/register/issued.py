@@ -7,32 +7,40 @@ third, the client's memory of what it issued itself, for as long as it holds the
 
 from __future__ import annotations
 
-_CHUNK_BITS = 12
-_MASK = (1 << _CHUNK_BITS) - 1
+from collections.abc import Iterable
+
+from wormspace.paxos.messages import Span
+
+_CHUNK_BITS = 10
+_CHUNK = 1 << _CHUNK_BITS
+_MASK = _CHUNK - 1
 
 
 class OffsetSet:
-    """A growing set of offsets: one bit each, in chunks of 4096."""
+    """A growing set of offsets: one bit each, in chunks of 1024."""
 
     __slots__ = ("_chunks",)
 
     def __init__(self) -> None:
-        self._chunks: dict[int, bytearray] = {}
+        self._chunks: dict[int, int] = {}
 
     def add(self, offset: int) -> None:
         """Put `offset` into the set."""
-        chunk = self._chunks.get(offset >> _CHUNK_BITS)
-        if chunk is None:
-            chunk = self._chunks[offset >> _CHUNK_BITS] = bytearray(1 << _CHUNK_BITS - 3)
-        at = offset & _MASK
-        chunk[at >> 3] |= 1 << (at & 7)
+        chunks = self._chunks
+        at = offset >> _CHUNK_BITS
+        chunks[at] = chunks.get(at, 0) | 1 << (offset & _MASK)
+
+    def add_span(self, lo: int, hi: int) -> None:
+        """Put [lo, hi) into the set."""
+        while lo < hi:
+            at = lo >> _CHUNK_BITS
+            stop = min(hi, (at + 1) << _CHUNK_BITS)
+            bits = ((1 << stop - lo) - 1) << (lo & _MASK)
+            self._chunks[at] = self._chunks.get(at, 0) | bits
+            lo = stop
 
     def __contains__(self, offset: int) -> bool:
-        chunk = self._chunks.get(offset >> _CHUNK_BITS)
-        if chunk is None:
-            return False
-        at = offset & _MASK
-        return bool(chunk[at >> 3] & 1 << (at & 7))
+        return self._chunks.get(offset >> _CHUNK_BITS, 0) >> (offset & _MASK) & 1 == 1
 
 
 class Issued:
@@ -48,7 +56,9 @@ class Issued:
         self.open: dict[int, bytes] = {}
         self.settled = OffsetSet()
 
-    def settle(self, offset: int) -> None:
-        """The register is decided, with the value that was issued."""
-        self.open.pop(offset, None)
-        self.settled.add(offset)
+    def settle(self, spans: Iterable[Span]) -> None:
+        """The registers are decided, with the values that were issued."""
+        for lo, hi in spans:
+            self.settled.add_span(lo, hi)
+            for offset in range(lo, hi):
+                self.open.pop(offset, None)

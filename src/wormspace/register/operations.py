@@ -15,7 +15,6 @@ from wormspace.errors import (
     Refused,
     ServerFull,
     Trimmed,
-    Unavailable,
     UsageError,
     ValueTooLarge,
 )
@@ -37,7 +36,7 @@ from wormspace.wire.messages import BAD_REQUEST, FULL, TOO_LARGE, Downward, Fail
 RETRY_S = 0.5
 """How long a server may stay silent before it is sent the same again."""
 
-BATCH_REGISTERS = 128
+BATCH_REGISTERS = 256
 BATCH_BYTES = 1 << 20
 """A write message has at most so many registers, and no more once it has so many bytes."""
 
@@ -284,19 +283,18 @@ class WriteOperation(Base):
         self.on_gone = on_gone
         self.values: dict[int, bytes] = {}
         self.size = 0
-        self.waiting: dict[int, list[tuple[asyncio.Future[None], float]]] = {}
+        self.waiting: dict[int, Waiter] = {}
         self.machine: Writing | None = None
 
     def add(self, offset: int, value: bytes, deadline: float) -> asyncio.Future[None]:
         """One more register, before it begins (or one more caller for the same value)."""
+        waiter = self.waiting.get(offset)
+        if waiter is not None:
+            return waiter.join(deadline)
+        self.values[offset] = value
+        self.size += len(value) + 16
         future: asyncio.Future[None] = self.loop.create_future()
-        waiting = self.waiting.get(offset)
-        if waiting is None:
-            self.values[offset] = value
-            self.size += len(value) + 16
-            self.waiting[offset] = [(future, deadline)]
-        else:
-            waiting.append((future, deadline))
+        self.waiting[offset] = Waiter(future, deadline)
         return future
 
     @property
@@ -346,59 +344,55 @@ class WriteOperation(Base):
             self.leave()
 
     def _decide(self, undecided: set[int]) -> None:
-        decided = [offset for offset in self.waiting if offset not in undecided]
-        for offset in decided:
-            self.issued.settle(offset)
-            for future, _ in self.waiting.pop(offset):
-                if not future.done():
-                    future.set_result(None)
-        if decided:
-            decided.sort()
-            space, number = self.array
-            self.partition.mark(space, number, self.ballot, as_spans(decided))
+        if undecided:
+            decided = {o: w for o, w in self.waiting.items() if o not in undecided}
+            self.waiting = {o: w for o, w in self.waiting.items() if o in undecided}
+        else:
+            decided, self.waiting = self.waiting, {}
+        if not decided:
+            return
+        for waiter in decided.values():
+            waiter.succeed()
+        spans = as_spans(sorted(decided))
+        self.issued.settle(spans)
+        self.partition.mark(*self.array, self.ballot, spans)
 
     def _lose(self, tally: writing.Tally) -> None:
-        space, number = self.array
-        where = f"{space}/{number}/{tally.offset}"
+        waiter = self.waiting.pop(tally.offset, None)
+        if waiter is None:
+            return
+        where = f"{self.array[0]}/{self.array[1]}/{tally.offset}"
         if tally.promised == self.ballot:
-            error: Exception = ProtocolViolation(
-                f"{where}: another value was written under the same "
-                + ("unsafe ballot" if self.ballot == UNSAFE else "capture token")
+            what = "unsafe ballot" if self.ballot == UNSAFE else "capture token"
+            waiter.fail(
+                ProtocolViolation(f"{where}: another value was written under the same {what}")
             )
         elif self.ballot == UNSAFE:
-            error = CaptureLost(
-                f"{where}: an unsafe write met a register that has been captured; the outcome "
-                "is unknown: settle the register"
+            waiter.fail(
+                CaptureLost(
+                    f"{where}: an unsafe write met a register that has been captured; the outcome "
+                    "is unknown: settle the register"
+                )
             )
         else:
-            error = CaptureLost(
-                f"{where} was captured by another client; the outcome is unknown: settle the "
-                "register, or capture it again"
+            waiter.fail(
+                CaptureLost(
+                    f"{where} was captured by another client; the outcome is unknown: settle the "
+                    "register, or capture it again"
+                )
             )
-        for future, _ in self.waiting.pop(tally.offset, ()):
-            if not future.done():
-                future.set_exception(error)
 
     def _set_deadline(self) -> None:
-        deadlines = [d for waiting in self.waiting.values() for _, d in waiting]
-        self.deadline = min(deadlines, default=0.0)
+        self.deadline = min((w.deadline for w in self.waiting.values()), default=0.0)
 
     def expire(self) -> None:
         """Some callers' deadline has passed; the operation goes on for the others."""
         now = self.loop.time()
-        error: Unavailable | None = None
-        for offset in list(self.waiting):
-            keep = []
-            for future, deadline in self.waiting[offset]:
-                if deadline > now:
-                    keep.append((future, deadline))
-                elif not future.done():
-                    error = error or self.partition.unavailable(self.what, self.heard())
-                    future.set_exception(error)
-            if keep:
-                self.waiting[offset] = keep
-            else:
-                del self.waiting[offset]
+        late = [offset for offset, w in self.waiting.items() if w.deadline <= now]
+        if late:
+            error = self.partition.unavailable(self.what, self.heard())
+            for offset in late:
+                self.waiting.pop(offset).fail(error)
         if self.waiting:
             self._set_deadline()
             self.arm()
@@ -407,8 +401,38 @@ class WriteOperation(Base):
 
     def cancel(self, error: Exception) -> None:
         self.leave()
-        for waiting in self.waiting.values():
-            for future, _ in waiting:
-                if not future.done():
-                    future.set_exception(error)
-        self.waiting.clear()
+        waiting, self.waiting = self.waiting, {}
+        for waiter in waiting.values():
+            waiter.fail(error)
+
+
+class Waiter:
+    """Whoever waits for one register's write: nearly always one caller."""
+
+    __slots__ = ("deadline", "future", "others")
+
+    def __init__(self, future: asyncio.Future[None], deadline: float) -> None:
+        self.future = future
+        self.deadline = deadline
+        self.others: list[asyncio.Future[None]] | None = None
+
+    def join(self, deadline: float) -> asyncio.Future[None]:
+        """A second caller with the same value; the later deadline holds for both."""
+        future: asyncio.Future[None] = self.future.get_loop().create_future()
+        self.others = [*(self.others or ()), future]
+        self.deadline = max(self.deadline, deadline)
+        return future
+
+    def succeed(self) -> None:
+        """The register is decided."""
+        if not self.future.done():
+            self.future.set_result(None)
+        for future in self.others or ():
+            if not future.done():
+                future.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """It is not, or nobody knows."""
+        for future in (self.future, *(self.others or ())):
+            if not future.done():
+                future.set_exception(error)

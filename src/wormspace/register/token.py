@@ -82,6 +82,8 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
 
     def is_free(self, offset: int) -> bool:
         """Whether the register lies in the range and was not written when it was captured."""
+        if not self.taken:
+            return self.covers(offset)
         return self.covers(offset) and not any(lo <= offset < hi for lo, hi in self.taken)
 
     def free(self) -> Iterable[int]:
