@@ -36,13 +36,20 @@ from wormspace.errors import (
     WormError,
     WrongIdentity,
 )
-from wormspace.register.contract import Captured, RegisterState, ServerState
-from wormspace.register.token import Token
-from wormspace.space.address import Address
-from wormspace.space.client import Client
-from wormspace.space.events import Allocated, Event, TrimmedAway, Written
-from wormspace.space.segment import Segment
-from wormspace.space.space import Space
+from wormspace.space import (
+    Address,
+    Allocated,
+    Captured,
+    Client,
+    Event,
+    RegisterState,
+    Segment,
+    ServerState,
+    Space,
+    Token,
+    TrimmedAway,
+    Written,
+)
 
 __version__ = "0.1.0"
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import parse_qsl, unquote
 
+from wormspace._worm import Worm
 from wormspace.errors import BadUrl, Refused, Unavailable
 from wormspace.paxos.quorum import majority
 from wormspace.register.contract import Registers
@@ -32,7 +33,7 @@ from wormspace.server.lmdb_engine import LmdbEngine
 from wormspace.server.local import LocalLink
 from wormspace.server.memory_engine import MemoryEngine
 from wormspace.server.node import MAX_VALUE_BYTES, Node
-from wormspace.space.client import DEFAULT_TIMEOUT_S, Client
+from wormspace.space.client import DEFAULT_TIMEOUT_S
 from wormspace.wire.link import Link, TcpLink
 from wormspace.wire.membership import Membership
 
@@ -48,12 +49,12 @@ class Connection:
         self._url = url
         self._timeout = timeout
         self._rng = rng
-        self._client: Client | None = None
+        self._client: Worm | None = None
 
-    def __await__(self) -> Generator[object, None, Client]:
+    def __await__(self) -> Generator[object, None, Worm]:
         return _open(self._url, self._timeout, self._rng).__await__()
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Worm:
         self._client = await self
         return self._client
 
@@ -90,7 +91,7 @@ def connect(
     return Connection(url, timeout, rng or random.SystemRandom())
 
 
-async def survey(url: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> Client:
+async def survey(url: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> Worm:
     """As `connect`, but without waiting for a majority: for tools that show who is there.
 
     Raises:
@@ -100,7 +101,7 @@ async def survey(url: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> Client:
     scheme, rest, options = _split(url)
     if scheme != "worm":
         return await _open(url, timeout, rng)
-    return Client(_dial(rest, options, rng)[0], rng, timeout)
+    return Worm(_dial(rest, options, rng)[0], rng, timeout)
 
 
 def _split(url: str) -> tuple[str, str, dict[str, str]]:
@@ -111,14 +112,14 @@ def _split(url: str) -> tuple[str, str, dict[str, str]]:
     return scheme, rest, dict(parse_qsl(query, keep_blank_values=True))
 
 
-async def _open(url: str, timeout: float, rng: random.Random) -> Client:
+async def _open(url: str, timeout: float, rng: random.Random) -> Worm:
     scheme, rest, options = _split(url)
     openers = {"memory": _memory, "file": _file, "worm": _cluster, "spec": _spec}
     if scheme not in openers:
         known = ", ".join(f"{name}:" for name in openers)
         raise BadUrl(f"{url!r}: no register implementation {scheme!r}; there are {known}")
     registers = await openers[scheme](rest, options, timeout, rng)
-    return Client(registers, rng, timeout)
+    return Worm(registers, rng, timeout)
 
 
 def _only(options: dict[str, str], *known: str) -> None:
@@ -230,6 +231,7 @@ async def _reach_majorities(partitions: list[Partition], timeout: float) -> None
             if loop.time() >= deadline:
                 raise Unavailable(str(partition.unavailable("connecting", partition.up)))
             await asyncio.sleep(POLL_S)
-    grace = min(deadline, loop.time() + GRACE_S)
-    while loop.time() < grace and not all(link.up for p in partitions for link in p.links):
+    for _ in range(round(GRACE_S / POLL_S)):
+        if loop.time() >= deadline or all(link.up for p in partitions for link in p.links):
+            return
         await asyncio.sleep(POLL_S)

@@ -1,1 +1,28 @@
-"""The address space: segments of write-once registers, allocated in order.  The public API."""
+"""The address space: segments of write-once registers, allocated in order.  The public API.
+
+Applications (`wormspace.log` and its like) import from here and from `wormspace.errors`, and from
+nowhere else below.
+"""
+
+from wormspace.register.contract import Captured, RegisterState, ServerState
+from wormspace.register.token import Token
+from wormspace.space.address import Address
+from wormspace.space.client import Client
+from wormspace.space.events import Allocated, Event, TrimmedAway, Written
+from wormspace.space.segment import Segment
+from wormspace.space.space import Space
+
+__all__ = [
+    "Address",
+    "Allocated",
+    "Captured",
+    "Client",
+    "Event",
+    "RegisterState",
+    "Segment",
+    "ServerState",
+    "Space",
+    "Token",
+    "TrimmedAway",
+    "Written",
+]

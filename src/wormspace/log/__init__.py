@@ -1,0 +1,1 @@
+"""WormLog: a shared log over the address space."""

@@ -1,0 +1,1 @@
+"""WormPaxos: replicated state machines over the address space."""
