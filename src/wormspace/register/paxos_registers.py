@@ -340,14 +340,15 @@ class PaxosRegisters:
 
     async def _discard(self, space: str, first: int, stop: int, deadline: float) -> None:
         """The trim is decided: let the servers delete."""
-        told = []
-        for partition in self._partitions:
+
+        async def tell(partition: Partition) -> None:
             machine = Telling(partition.size, Trim(space, first, stop))
             what = f"trim of {space}/{first}..{stop - 1}"
             operation = TellOperation(partition, machine, what, deadline)
             operation.begin()
-            told.append(self._finish(operation.done, operation, (space, first)))
-        await asyncio.gather(*told)
+            await self._finish(operation.done, operation, (space, first))
+
+        await asyncio.gather(*(tell(partition) for partition in self._partitions))
 
     def _on_gone(self, array: ArrayName) -> None:
         """A server says that the array is trimmed; help the others to know."""
