@@ -36,6 +36,9 @@ types: $(READY)
 imports: $(READY)
 	$(BIN)/lint-imports
 
+demo: $(READY)
+	@$(BIN)/python examples/demo.py
+
 fmt: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
