@@ -1,0 +1,137 @@
+"""The calling side: one connection to one address, made when it is needed.
+
+Calls of one turn of the event loop leave as one write; answers come back in any order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import msgspec
+
+from wormspace.errors import WormError
+from wormspace.rpc.messages import Request, decode_answer, encode
+from wormspace.wire.frames import FrameDecoder, FrameTooLarge, frame
+
+
+class NoAnswer(WormError):
+    """The other process did not answer; whether it did what was asked is unknown."""
+
+
+class Failure(WormError):
+    """The other process answered that it could not do it, and why."""
+
+
+class Caller:
+    """A way to call the services at one address.
+
+    Args:
+        host, port: where a `Service` listens.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._address = (host, port)
+        self._loop = asyncio.get_running_loop()
+        self._connection: _Connection | None = None
+        self._connecting: asyncio.Task[_Connection] | None = None
+        self._closed = False
+
+    async def call(self, service: str, body: bytes, timeout: float) -> bytes:
+        """Ask `service` and wait for its answer, at most `timeout` seconds.
+
+        Raises:
+            NoAnswer: none came: no connection, a lost one, or time ran out.
+            Failure: the service raised an error; its text is the message.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                connection = self._connection
+                if connection is None or connection.lost:
+                    connection = await self._connect()
+                return await connection.send(service, body)
+        except TimeoutError as e:
+            raise NoAnswer(f"{self}: no answer within {timeout:g} s") from e
+        except OSError as e:
+            raise NoAnswer(f"{self}: {e}") from e
+
+    async def close(self) -> None:
+        """Disconnect; calls under way end with `NoAnswer`."""
+        self._closed = True
+        if self._connecting:
+            self._connecting.cancel()
+        if self._connection:
+            self._connection.close()
+
+    def __str__(self) -> str:
+        return f"{self._address[0]}:{self._address[1]}"
+
+    async def _connect(self) -> _Connection:
+        if self._closed:
+            raise NoAnswer(f"{self}: this caller is closed")
+        if self._connecting is None:
+            self._connecting = self._loop.create_task(self._dial())
+        return await asyncio.shield(self._connecting)
+
+    async def _dial(self) -> _Connection:
+        try:
+            _, self._connection = await self._loop.create_connection(_Connection, *self._address)
+            return self._connection
+        finally:
+            self._connecting = None
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.lost = False
+        self._loop = asyncio.get_running_loop()
+        self._decoder = FrameDecoder()
+        self._transport: asyncio.Transport | None = None
+        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._last = 0
+        self._out: list[bytes] = []
+
+    async def send(self, service: str, body: bytes) -> bytes:
+        self._last += 1
+        number = self._last
+        future = self._waiting[number] = self._loop.create_future()
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(frame(encode(Request(number, service, body))))
+        try:
+            return await future
+        finally:
+            self._waiting.pop(number, None)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(out))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._decoder.feed(data):
+                answer = decode_answer(body)
+                future = self._waiting.get(answer.id)
+                if future is None or future.done():
+                    continue
+                if answer.failed:
+                    future.set_exception(Failure(answer.body.decode(errors="replace")))
+                else:
+                    future.set_result(answer.body)
+        except (msgspec.MsgspecError, FrameTooLarge):
+            if self._transport is not None:
+                self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(NoAnswer(f"the connection was lost: {exc or 'closed'}"))

@@ -1,0 +1,81 @@
+"""Requests between application processes: answered, failed, or unknown; never hanging."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from wormspace.errors import WormError
+from wormspace.rpc import Caller, Failure, NoAnswer, Service
+
+
+async def echo(body: bytes) -> bytes:
+    return body
+
+
+async def fail(body: bytes) -> bytes:
+    raise WormError("cannot")
+
+
+async def hang(body: bytes) -> bytes:
+    await asyncio.Event().wait()
+    return b""
+
+
+async def started() -> tuple[Service, Caller]:
+    service = Service({"echo": echo, "fail": fail, "hang": hang})
+    port = await service.start("127.0.0.1", 0)
+    return service, Caller("127.0.0.1", port)
+
+
+def test_many_calls_at_once_get_their_own_answers() -> None:
+    async def run() -> None:
+        service, caller = await started()
+        bodies = [str(i).encode() for i in range(500)]
+        answers = await asyncio.gather(*(caller.call("echo", b, 5) for b in bodies))
+        assert list(answers) == bodies
+        await caller.close()
+        await service.stop()
+
+    asyncio.run(run())
+
+
+def test_a_handlers_error_is_the_callers_failure() -> None:
+    async def run() -> None:
+        service, caller = await started()
+        with pytest.raises(Failure, match="cannot"):
+            await caller.call("fail", b"", 5)
+        with pytest.raises(Failure, match="no service"):
+            await caller.call("absent", b"", 5)
+        await caller.close()
+        await service.stop()
+
+    asyncio.run(run())
+
+
+def test_no_answer_in_time_is_said_and_the_connection_goes_on() -> None:
+    async def run() -> None:
+        service, caller = await started()
+        with pytest.raises(NoAnswer, match="within"):
+            await caller.call("hang", b"", 0.05)
+        assert await caller.call("echo", b"still here", 5) == b"still here"
+        await caller.close()
+        await service.stop()
+
+    asyncio.run(run())
+
+
+def test_a_lost_connection_ends_calls_and_the_next_call_connects_again() -> None:
+    async def run() -> None:
+        service, caller = await started()
+        waiting = asyncio.ensure_future(caller.call("hang", b"", 5))
+        await asyncio.sleep(0.05)
+        await service.stop()
+        with pytest.raises(NoAnswer, match="lost"):
+            await waiting
+        with pytest.raises(NoAnswer):
+            await caller.call("echo", b"", 0.5)
+        await caller.close()
+
+    asyncio.run(run())
