@@ -55,31 +55,45 @@ class Outcome:
         return self.answer == "proved"
 
 
-def smt2(goal: Goal) -> str:
-    """The goal's negation (or its hypotheses, for a possibility) as SMT-LIB text."""
-    return _solver(goal).to_smt2()
-
-
-def _solver(goal: Goal) -> z3.Solver:
+def _solver(hypotheses: Sequence[z3.BoolRef], conclusion: z3.BoolRef | None) -> z3.Solver:
     solver = z3.Solver()
     solver.set("timeout", TIMEOUT_MS)
-    solver.add(*goal.hypotheses)
-    if not goal.possible:
-        solver.add(z3.Not(goal.conclusion))
+    solver.add(*hypotheses)
+    if conclusion is not None:
+        solver.add(z3.Not(conclusion))
     return solver
 
 
+def needed(goal: Goal) -> list[z3.BoolRef]:
+    """Hypotheses that suffice, as z3 finds them: its unsatisfiable core."""
+    solver = z3.Solver()
+    solver.set("timeout", TIMEOUT_MS)
+    names = {}
+    for i, hypothesis in enumerate(goal.hypotheses):
+        names[f"h{i}"] = hypothesis
+        solver.assert_and_track(hypothesis, z3.Bool(f"h{i}"))
+    solver.add(z3.Not(goal.conclusion))
+    if solver.check() != z3.unsat:
+        return list(goal.hypotheses)
+    return [names[str(name)] for name in solver.unsat_core()]
+
+
 def check(goal: Goal, second: bool = True) -> Outcome:
-    """Decide one goal."""
+    """Decide one goal.
+
+    The second solver is given the hypotheses that the first one needed: fewer hypotheses claim
+    more, so its agreement is worth no less.
+    """
     began = time.perf_counter()
     want = "sat" if goal.possible else "unsat"
-    solver = _solver(goal)
-    answer = str(solver.check())
+    conclusion = None if goal.possible else goal.conclusion
+    answer = str(_solver(goal.hypotheses, conclusion).check())
     outcome = Outcome(goal, "proved", 0.0, ["z3"])
     if answer != want:
         outcome.answer = "refuted" if answer in ("sat", "unsat") else f"z3: {answer}"
     elif goal.second and second:
-        other = ask_cvc5(solver.to_smt2(), want)
+        hypotheses = goal.hypotheses if goal.possible else needed(goal)
+        other = ask_cvc5(_solver(hypotheses, conclusion).to_smt2(), want)
         outcome.solvers.append("cvc5")
         if other != want:
             outcome.answer = f"cvc5: {other}"
@@ -106,6 +120,7 @@ def ask_cvc5(text: str, want: str) -> str:
     else:
         solver.setOption("enum-inst", "true")
     parser = cvc5.InputParser(solver)
+    text = "(set-logic ALL)\n" + text
     parser.setStringInput(cvc5.InputLanguage.SMT_LIB_2_6, text, "goal")
     symbols = parser.getSymbolManager()
     answer = "no answer"
