@@ -6,6 +6,7 @@ Every line it prints is checked: if something is not as told, it says so and fai
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import sys
 import tempfile
@@ -81,8 +82,7 @@ async def tell(cluster: LocalCluster) -> None:
     """The story."""
     url = cluster.config.url
     story = Narrator(cluster)
-    cluster.start()
-    await cluster.wait_until_reachable()
+    await cluster.start()
     await story.step("Three servers run: three processes, each with its own disk.")
     async with (
         wormspace.connect(url, timeout=PATIENT_S) as alice,
@@ -200,6 +200,8 @@ def free_ports(count: int) -> list[int]:
 
 def main() -> int:
     """Run it in a directory of its own; returns the exit code."""
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sig, lambda number, _: sys.exit(128 + number))  # cleans up on its way
     with tempfile.TemporaryDirectory(prefix="wormspace-demo-") as directory:
         config = plan(3, ports=free_ports(3))
         cluster = LocalCluster(create(config, Path(directory)), config)

@@ -19,6 +19,8 @@ from wormspace.server.config import ClusterConfig, ServerConfig
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.1
+ANSWER_S = 0.5
+"""How long a server on this machine may take to say that it is there."""
 
 
 class StartFailed(WormError):
@@ -84,10 +86,18 @@ class LocalCluster:
         self.config = config
         self.processes = [ServerProcess(file, server) for server in config.server]
 
-    def start(self) -> None:
-        """Start every server."""
+    async def start(self) -> None:
+        """Start every server, and wait until each of them answers.
+
+        Raises:
+            StartFailed: one runs already, ended before it answered, or they take too long.
+        """
+        already = await self.reachable()
+        if already:
+            raise StartFailed(f"already running: {', '.join(sorted(already))}; stop it first")
         for process in self.processes:
             process.start()
+        await self.wait_until_reachable()
 
     def find(self, name: str) -> ServerProcess:
         """The process of the server of that name."""
@@ -97,7 +107,7 @@ class LocalCluster:
         """The names of the servers that answer."""
         client = await survey(self.config.url)
         try:
-            states = await client.servers(timeout=1.0)
+            states = await client.servers(timeout=ANSWER_S)
         finally:
             await client.close()
         addresses = {state.server for state in states if state.reachable}

@@ -60,9 +60,8 @@ async def _run(file: Path, config: ClusterConfig, *, as_json: bool) -> None:
     for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(sig, stop.set)
     cluster = LocalCluster(file, config)
-    cluster.start()
     try:
-        starting = asyncio.ensure_future(cluster.wait_until_reachable())
+        starting = asyncio.ensure_future(cluster.start())
         stopping = asyncio.ensure_future(stop.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
@@ -70,11 +69,13 @@ async def _run(file: Path, config: ClusterConfig, *, as_json: bool) -> None:
             _announce(file, cluster, as_json=as_json)
             watching = asyncio.ensure_future(_watch(cluster, as_json=as_json))
             await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                watching.result()
             watching.cancel()
+            if not as_json:
+                note("stopping the servers")
         starting.cancel()
     finally:
-        if not as_json:
-            note("stopping the servers")
         cluster.stop()
 
 
