@@ -32,6 +32,11 @@ def round_of(ballot_: bytes) -> int:
     return int.from_bytes(ballot_[:ROUND_BYTES], "big")
 
 
+def proposer_of(ballot_: bytes) -> bytes:
+    """The id of the proposer that a ballot belongs to."""
+    return ballot_[ROUND_BYTES:]
+
+
 def above(seen: bytes, proposer: bytes) -> bytes:
     """The first ballot of `proposer` that is above every ballot of the round of `seen`."""
     return ballot(round_of(seen) + 1, proposer)

@@ -65,6 +65,26 @@ async def ask_all(partition: Partition, message: Upward, deadline: float) -> lis
     )
 
 
+async def ask_majority(
+    partition: Partition, message: Upward, deadline: float
+) -> list[Downward | None]:
+    """The answers of the servers that are up, at least a majority if there is one in time."""
+    asking = [
+        asyncio.ensure_future(ask(partition, server, message, deadline))
+        for server in range(partition.size)
+    ]
+    try:
+        left = set(asking)
+        answered = 0
+        while left and answered < majority(partition.size):
+            done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            answered += sum(task.result() is not None for task in done)
+        return [task.result() for task in asking if task.done()]
+    finally:
+        for task in asking:
+            task.cancel()
+
+
 async def spaces(partitions: list[Partition], deadline: float) -> list[str]:
     """The names of the spaces that a majority of each partition knows of between them.
 
@@ -75,7 +95,7 @@ async def spaces(partitions: list[Partition], deadline: float) -> list[str]:
     for partition in partitions:
         after = ""
         while True:
-            answers = await ask_all(partition, Spaces(after), deadline)
+            answers = await ask_majority(partition, Spaces(after), deadline)
             pages = [a.names for a in answers if isinstance(a, SpaceNames)]
             if len(pages) < majority(partition.size):
                 raise Unavailable(f"{len(pages)} of {partition.size} servers listed their spaces")

@@ -8,8 +8,8 @@ and raise `Unavailable` when it passes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from typing import Protocol, TypeAlias
+from collections.abc import Mapping
+from typing import Protocol, Self, TypeAlias
 
 import msgspec
 
@@ -80,6 +80,26 @@ class RegisterState(msgspec.Struct, frozen=True):
     value: bytes | None
 
 
+class EventStream(Protocol):
+    """What `listen` returns: an asynchronous iterator of events, to be closed."""
+
+    def __aiter__(self) -> Self:
+        """Itself."""
+
+    async def __anext__(self) -> Event:
+        """The next event; `Closed` if the client was closed."""
+
+    def is_coming(self, number: int, offset: int) -> bool:
+        """Whether an event for this register is on its way.
+
+        Whoever reads a register while it listens asks this before it takes the reading for news:
+        the event has its place in the order of decisions, the reading has none.
+        """
+
+    async def aclose(self) -> None:
+        """Stop listening; harmless when repeated."""
+
+
 class Registers(Protocol):
     """An implementation of write-once registers."""
 
@@ -122,7 +142,7 @@ class Registers(Protocol):
     async def trim(self, array: ArrayName, stop: int, deadline: float) -> None:
         """Make arrays [array's number, stop) garbage, for ever.  Their trim is decided first."""
 
-    def listen(self, space: str, first: int, stop: int) -> AsyncIterator[Event]:
+    def listen(self, space: str, first: int, stop: int) -> EventStream:
         """Events of arrays [first, stop) of the space, from now on.
 
         The first event is a `Gap`, sent when the subscription stands: whatever is decided after

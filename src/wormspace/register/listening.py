@@ -5,14 +5,20 @@ writer does: when a majority accepted one register under one ballot.  A register
 of a majority (its writer died, or an event was lost with a connection) is read after a moment,
 which completes it.  While a majority of the streams stands, nothing can be missed: every decision
 has a server among them.  When fewer do, and the majority is back, the listener says `Gap`.
+
+Order: a register is delivered when it stands at the *head* of a majority of the streams, that is,
+when all that those servers accepted before it has been delivered.  If one write was done before
+another began, the majorities that accepted the two share a server, whose stream has them in that
+order; so they are delivered in that order, whichever of the servers is slow or was away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeAlias
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Self, TypeAlias
 
 import msgspec
 
@@ -36,7 +42,8 @@ from wormspace.wire.messages import (
 log = logging.getLogger("wormspace.listen")
 
 SETTLE_S = 0.1
-"""How long a register may stay short of a majority before it is read."""
+"""How long a register may stay short of a majority before it is read, and how long the listener
+waits for a server that is slow to open its stream before it makes do with a majority."""
 
 QUEUE_LIMIT = 100_000
 """Events a consumer may fall behind; beyond, they are dropped and it gets a `Gap`."""
@@ -45,9 +52,22 @@ ReadOne: TypeAlias = Callable[[ArrayName, int], Awaitable[bytes | None]]
 
 
 class _Votes(msgspec.Struct):
+    """A register on its way to delivery; the integers are masks of servers.
+
+    Attributes:
+        voters: who reported it, under any ballot.
+        heads: those of them that reported nothing before it that is still to be delivered.
+        value: its value, once it is known to be decided.
+        read: whether that is known from reading it: too few reported it.
+    """
+
     since: float
     by_ballot: dict[bytes, int]
+    voters: int = 0
+    heads: int = 0
+    value: bytes | None = None
     reading: bool = False
+    read: bool = False
 
 
 class Subscription:
@@ -71,6 +91,7 @@ class Subscription:
         self._streams = 0
         self._whole = False
         self._votes: dict[tuple[int, int], _Votes] = {}
+        self._queues: list[deque[tuple[int, int]]] = [deque() for _ in range(partition.size)]
         self._delivered: dict[int, OffsetSet] = {}
         self._readers: set[asyncio.Task[None]] = set()
         self._timer = self._loop.call_later(SETTLE_S, self._look)
@@ -90,6 +111,10 @@ class Subscription:
         for server in range(self._partition.size):
             self._partition.tell(server, ONE_WAY, Unlisten(self._id))
 
+    def is_coming(self, number: int, offset: int) -> bool:
+        """Whether the register was reported and its event is still to be emitted."""
+        return (number, offset) in self._votes
+
     # ------------------------------------------------------------ partition.Operation
 
     def on_up(self, server: int) -> None:
@@ -105,12 +130,11 @@ class Subscription:
 
     def on_message(self, server: int, message: Downward) -> None:
         if isinstance(message, Accepted):
-            self._on_accepted(1 << server, message)
+            self._on_accepted(server, message)
         elif isinstance(message, Done):
             self._streams |= 1 << server
-            if not self._whole and is_quorum(self._streams, self._partition.size):
-                self._whole = True
-                self._emit(Gap())
+            if not self._partition.up & ~self._streams:
+                self._become_whole()
         elif isinstance(message, Discarded):
             self._on_discarded(message)
         elif isinstance(message, Lagging):
@@ -121,9 +145,15 @@ class Subscription:
 
     # ------------------------------------------------------------ counting
 
-    def _on_accepted(self, bit: int, m: Accepted) -> None:
+    def _become_whole(self) -> None:
+        """From here on nothing is missed, if a majority of the streams stands."""
+        if not self._whole and is_quorum(self._streams, self._partition.size):
+            self._whole = True
+            self._emit(Gap())
+
+    def _on_accepted(self, server: int, m: Accepted) -> None:
         delivered = self._delivered.setdefault(m.segment, OffsetSet())
-        size = self._partition.size
+        size, bit, queue = self._partition.size, 1 << server, self._queues[server]
         for offset, value in zip(m.offsets, m.values, strict=True):
             if offset in delivered:
                 continue
@@ -131,10 +161,35 @@ class Subscription:
             votes = self._votes.get(at)
             if votes is None:
                 votes = self._votes[at] = _Votes(self._loop.time(), {})
+            if not votes.voters & bit:
+                votes.voters |= bit
+                queue.append(at)
             by = votes.by_ballot.get(m.ballot, 0) | bit
             votes.by_ballot[m.ballot] = by
-            if is_quorum(by, size):
-                self._deliver(m.segment, offset, value)
+            if votes.value is None and is_quorum(by, size):
+                votes.value = value
+        self._release()
+
+    def _release(self) -> None:
+        """Deliver what is decided and stands at the head of enough streams."""
+        size = self._partition.size
+        progress = True
+        while progress:
+            progress = False
+            for server, queue in enumerate(self._queues):
+                while queue:
+                    at = queue[0]
+                    votes = self._votes.get(at)
+                    if votes is not None:
+                        votes.heads |= 1 << server
+                        enough = is_quorum(votes.heads, size) or (
+                            votes.read and votes.heads == votes.voters
+                        )
+                        if votes.value is None or not enough:
+                            break
+                        self._deliver(*at, votes.value)
+                        progress = True
+                    queue.popleft()
 
     def _deliver(self, number: int, offset: int, value: bytes) -> None:
         self._votes.pop((number, offset), None)
@@ -147,19 +202,32 @@ class Subscription:
         for at in [at for at in self._votes if m.segment <= at[0] < m.stop]:
             del self._votes[at]
         self._emit(Dropped(m.space, m.segment, m.stop))
+        self._release()
 
     def _look(self) -> None:
-        """Read what has been short of a majority for too long."""
+        """Read what has been short of a majority for too long.
+
+        Decided registers that have waited for each other as long (the servers that are there
+        accepted them in different orders, so neither write was done when the other began) are
+        delivered in the order in which they were first heard of.
+        """
         self._timer = self._loop.call_later(SETTLE_S, self._look)
+        self._become_whole()
         before = self._loop.time() - SETTLE_S
-        for at, votes in self._votes.items():
+        stuck = True
+        for at, votes in list(self._votes.items()):
             if votes.since > before:
                 break  # in order of arrival
-            if not votes.reading:
-                votes.reading = True
-                task = self._loop.create_task(self._settle(at))
-                self._readers.add(task)
-                task.add_done_callback(self._readers.discard)
+            if votes.value is None:
+                stuck = False
+                if not votes.reading:
+                    votes.reading = True
+                    task = self._loop.create_task(self._settle(at))
+                    self._readers.add(task)
+                    task.add_done_callback(self._readers.discard)
+            elif stuck and at in self._votes and votes.since < before - SETTLE_S:
+                self._deliver(*at, votes.value)
+                self._release()
 
     async def _settle(self, at: tuple[int, int]) -> None:
         number, offset = at
@@ -167,6 +235,7 @@ class Subscription:
             value = await self._read_one((self._message.space, number), offset)
         except Trimmed:
             self._votes.pop(at, None)
+            self._release()
             return
         except WormError as e:
             log.info("listen: register %s/%s is undecided: %s", number, offset, e)
@@ -174,20 +243,23 @@ class Subscription:
         votes = self._votes.get(at)
         if votes is None or self._over:
             return
+        votes.reading = False
         if value is not None:
-            self._deliver(number, offset, value)
-        else:
-            votes.reading = False
+            votes.value = value
+            votes.read = True
+            self._release()
 
 
 class Listening:
     """The events of several subscriptions as one stream for one consumer."""
 
-    def __init__(self) -> None:
-        self._events: list[Event] = []
+    def __init__(self, on_close: Callable[[Listening], None] = lambda _: None) -> None:
+        self._events: deque[Event] = deque()
+        self._queued: set[tuple[int, int]] = set()
         self._ready = asyncio.Event()
         self._closed: Exception | None = None
         self._subscriptions: list[Subscription] = []
+        self._on_close = on_close
 
     def add(self, subscription: Subscription) -> None:
         """One more source."""
@@ -196,9 +268,12 @@ class Listening:
     def emit(self, event: Event) -> None:
         """Called by the sources."""
         if len(self._events) >= QUEUE_LIMIT:
-            self._events = [Gap()]
+            self._events = deque([Gap()])
+            self._queued.clear()
         else:
             self._events.append(event)
+            if isinstance(event, Wrote):
+                self._queued.add((event.number, event.offset))
         self._ready.set()
 
     def fail(self, error: Exception) -> None:
@@ -206,17 +281,31 @@ class Listening:
         self._closed = error
         self._ready.set()
 
-    async def stream(self) -> AsyncIterator[Event]:
-        """Events until the consumer stops asking, or the client is closed."""
-        try:
-            while True:
-                await self._ready.wait()
-                self._ready.clear()
-                events, self._events = self._events, []
-                for event in events:
-                    yield event
-                if self._closed:
-                    raise self._closed
-        finally:
+    def is_coming(self, number: int, offset: int) -> bool:
+        """Whether the register's event is on its way, in its place among the others."""
+        return (number, offset) in self._queued or any(
+            subscription.is_coming(number, offset) for subscription in self._subscriptions
+        )
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._closed:
+                raise self._closed
+            self._ready.clear()
+            await self._ready.wait()
+        event = self._events.popleft()
+        if isinstance(event, Wrote):
+            self._queued.discard((event.number, event.offset))
+        return event
+
+    async def aclose(self) -> None:
+        """End the subscriptions, and the iteration."""
+        if not isinstance(self._closed, StopAsyncIteration):
+            self._events.clear()
+            self.fail(StopAsyncIteration())
             for subscription in self._subscriptions:
                 subscription.close()
+            self._on_close(self)

@@ -73,11 +73,19 @@ class Base:
         """The mask of servers that have answered."""
         raise NotImplementedError
 
+    def give_up(self) -> None:
+        """A server is silent or down: end what a refusal has made hopeless without it."""
+
     def cancel(self, error: Exception) -> None:
         """End with this error."""
         raise NotImplementedError
 
     # What it gets.
+
+    @property
+    def is_everyone_heard(self) -> bool:
+        """Whether nobody is left to wait for, but for servers that are down."""
+        return not self.partition.up & ~self.heard()
 
     def begin(self) -> None:
         """Send for the first time, and start the clock."""
@@ -104,8 +112,10 @@ class Base:
             self.expire()
         else:
             self.full = 0
-            self.resend()
-            self.arm()
+            self.give_up()
+            if not self.over:
+                self.resend()
+                self.arm()
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -115,7 +125,9 @@ class Base:
         self.resend()
 
     def on_down(self, server: int) -> None:
-        """Nothing to do: what was under way is sent again when the link is up."""
+        """What was under way is sent again when the link is up."""
+        if self.is_everyone_heard:
+            self.give_up()
 
     def on_message(self, server: int, message: Downward) -> None:
         if self.over:
@@ -178,6 +190,15 @@ class CaptureOperation(Base):
             self.cancel(gone((self.machine.space, self.machine.segment)))
             return
         self.partition.post(self.id, sends)
+        if self.is_everyone_heard:
+            self.give_up()
+        self._check_done()
+
+    def give_up(self) -> None:
+        self.machine = capturing.give_up(self.machine)
+        self._check_done()
+
+    def _check_done(self) -> None:
         if self.machine.phase in (capturing.PROMISED, capturing.PREEMPTED):
             self.leave()
             if not self.done.done():
@@ -303,6 +324,8 @@ class WriteOperation(Base):
         return len(self.values) >= BATCH_REGISTERS or self.size >= BATCH_BYTES
 
     def begin(self) -> None:
+        if self.over:
+            return
         self.machine = Writing(
             self.partition.size,
             self.array[0],
@@ -340,7 +363,18 @@ class WriteOperation(Base):
             if fate == writing.LOST:
                 self._lose(tally)
         self._decide(undecided)
+        if undecided and self.is_everyone_heard:
+            self.give_up()
         if writing.finished(machine):
+            self.leave()
+
+    def give_up(self) -> None:
+        machine = self.machine
+        if machine is None or not is_quorum(machine.answered, machine.servers):
+            return
+        for tally in writing.contested(machine):
+            self._lose(tally)
+        if not self.waiting:
             self.leave()
 
     def _decide(self, undecided: set[int]) -> None:

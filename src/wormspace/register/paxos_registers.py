@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import random
 import zlib
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from wormspace.errors import (
@@ -18,14 +18,16 @@ from wormspace.errors import (
     BadToken,
     CaptureLost,
     Closed,
+    ProtocolViolation,
     TokenReused,
     Trimmed,
     Unavailable,
+    UsageError,
     ValueTooLarge,
     WormError,
 )
 from wormspace.paxos import capturing, reading
-from wormspace.paxos.ballot import UNSAFE, above
+from wormspace.paxos.ballot import UNSAFE, above, proposer_of
 from wormspace.paxos.capturing import Capturing
 from wormspace.paxos.messages import Span, Trim
 from wormspace.paxos.reading import Reading
@@ -35,7 +37,7 @@ from wormspace.register.contract import (
     TRIM,
     ArrayName,
     Captured,
-    Event,
+    EventStream,
     RegisterState,
     ServerState,
 )
@@ -52,7 +54,11 @@ from wormspace.register.token import Token, as_spans
 BACKOFF_MIN_S = 0.002
 BACKOFF_MAX_S = 0.5
 READS_AT_ONCE = 256
+MAX_STREAMS = 4096
+"""Ballots under which this client remembers, register by register, what it has written."""
+
 HELP_S = 5.0
+CLOSE_S = 1.0
 TRIM_AT_ONCE = 256
 
 TRIM_VALUE = b"trimmed"
@@ -60,14 +66,30 @@ TRIM_VALUE = b"trimmed"
 
 
 class _Stream:
-    """The writes of one array under one ballot: what was issued, and what is being gathered."""
+    """The writes of one array under one ballot: what was issued, and what is being gathered.
 
-    __slots__ = ("gathering", "issued", "partition")
+    `forgotten` says that this client may have written under the ballot before, and does not
+    remember what.
+    """
 
-    def __init__(self, partition: Partition) -> None:
+    __slots__ = ("array", "ballot", "forgotten", "gathering", "issued", "partition")
+
+    def __init__(
+        self, partition: Partition, array: ArrayName, ballot: bytes, forgotten: bool
+    ) -> None:
         self.partition = partition
+        self.array = array
+        self.ballot = ballot
+        self.forgotten = forgotten
         self.issued = Issued()
         self.gathering: WriteOperation | None = None
+
+    def gather(self, on_gone: Callable[[ArrayName], None]) -> WriteOperation:
+        """A fresh operation for the writes to come."""
+        self.gathering = WriteOperation(
+            self.partition, self.array, self.ballot, self.issued, on_gone
+        )
+        return self.gathering
 
     def flush(self) -> None:
         """The turn of the loop is over: send what was gathered."""
@@ -96,6 +118,7 @@ class PaxosRegisters:
         self._seen = UNSAFE
         self._loop = asyncio.get_running_loop()
         self._streams: dict[tuple[ArrayName, bytes], _Stream] = {}
+        self._forgotten: dict[bytes, bytes] = {}
         self._reads: dict[ArrayName, list[tuple[int, asyncio.Future[bytes | None], float]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._listenings: dict[listening.Listening, None] = {}
@@ -109,20 +132,23 @@ class PaxosRegisters:
         return min(partition.max_value for partition in self._partitions)
 
     def _at(self, array: ArrayName) -> Partition:
-        if self._closed:
-            raise Closed("the client is closed")
+        self._check_open()
         space, number = array
         return self._partitions[(zlib.crc32(space.encode()) + number) % len(self._partitions)]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("the client is closed")
 
     # ------------------------------------------------------------ capture
 
     async def capture(self, array: ArrayName, start: int, stop: int, deadline: float) -> Captured:
-        partition = self._at(array)
         space, number = array
         for attempt in itertools.count():
             if attempt > 1:
                 longest = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2**attempt)
                 await asyncio.sleep(self._rng.uniform(0, longest))
+            partition = self._at(array)
             ballot = self._seen = above(self._seen, self._proposer)
             machine = Capturing(partition.size, space, number, start, stop, ballot)
             operation = CaptureOperation(partition, machine, deadline)
@@ -164,55 +190,77 @@ class PaxosRegisters:
             ballot = token.ballot
             if not token.covers(offset) or array != (token.space, token.segment):
                 raise BadToken(f"the token does not cover {array[0]}/{array[1]}/{offset}")
-        stream = self._streams.get((array, ballot))
-        if stream is None:
-            stream = _Stream(self._at(array))
-            self._streams[array, ballot] = stream
+        stream = self._streams.get((array, ballot)) or self._open_stream(array, ballot)
         if self._closed:
             raise Closed("the client is closed")
+        if type(value) is not bytes:
+            raise UsageError(f"a value is bytes, not {type(value).__name__}")
         if len(value) > stream.partition.max_value:
             raise ValueTooLarge(
                 f"a value of {len(value)} bytes; the servers take {stream.partition.max_value}"
             )
-        issued = stream.issued
-        known = issued.open.get(offset)
-        if known is None:
-            if offset in issued.settled or (token is not None and not token.is_free(offset)):
-                return self._compare(array, offset, value, deadline)
-            issued.open[offset] = value
-        elif known != value:
+        taken = token is not None and not token.is_free(offset)
+        if offset not in stream.issued.open and (
+            taken or stream.forgotten or offset in stream.issued.settled
+        ):
+            return self._spawn(self._compare_first(stream, offset, value, taken, deadline))
+        return self._issue(stream, offset, value, deadline)
+
+    def _open_stream(self, array: ArrayName, ballot: bytes) -> _Stream:
+        while len(self._streams) >= MAX_STREAMS and self._forget_one():
+            pass
+        forgotten = ballot != UNSAFE and ballot <= self._forgotten.get(proposer_of(ballot), UNSAFE)
+        stream = _Stream(self._at(array), array, ballot, forgotten)
+        self._streams[array, ballot] = stream
+        return stream
+
+    def _forget_one(self) -> bool:
+        """Forget the oldest stream of which every outcome is known; false if there is none.
+
+        Its ballot is remembered, so that a later write under it is careful: what it would be the
+        second value of is decided, and a read before the write finds it.
+        """
+        for key, stream in self._streams.items():
+            if not stream.issued.open and stream.gathering is None:
+                owner = proposer_of(stream.ballot)
+                self._forgotten[owner] = max(self._forgotten.get(owner, UNSAFE), stream.ballot)
+                del self._streams[key]
+                return True
+        return False
+
+    def _issue(
+        self, stream: _Stream, offset: int, value: bytes, deadline: float
+    ) -> asyncio.Future[None]:
+        """Write, unless another value has been issued for the register under this ballot."""
+        known = stream.issued.open.setdefault(offset, value)
+        if known != value:
             raise TokenReused(
-                f"{array[0]}/{array[1]}/{offset}: another value was issued under this "
-                + ("token" if token else "unsafe ballot")
-                + "; only that very value may be sent again"
+                f"{stream.array[0]}/{stream.array[1]}/{offset}: another value was issued under "
+                f"this {'unsafe ballot' if stream.ballot == UNSAFE else 'token'}; only that very "
+                "value may be sent again"
             )
         operation = stream.gathering
         if operation is None:
-            operation = self._gather(stream, array, ballot)
+            operation = stream.gather(self._on_gone)
             self._loop.call_soon(stream.flush)
         elif operation.is_full:
             operation.begin()
-            operation = self._gather(stream, array, ballot)
+            operation = stream.gather(self._on_gone)
         return operation.add(offset, value, deadline)
 
-    def _gather(self, stream: _Stream, array: ArrayName, ballot: bytes) -> WriteOperation:
-        stream.gathering = WriteOperation(
-            stream.partition, array, ballot, stream.issued, self._on_gone
-        )
-        return stream.gathering
-
-    def _compare(
-        self, array: ArrayName, offset: int, value: bytes, deadline: float
-    ) -> asyncio.Future[None]:
-        """A write to a register that is known to be written: right if it says the same."""
-
-        async def compare() -> None:
-            held = (await self.read(array, [(offset, offset + 1)], deadline)).get(offset)
-            if held is not None and held != value:
-                where = f"{array[0]}/{array[1]}/{offset}"
-                raise AlreadyWritten(f"{where} is already written, with another value", held)
-
-        return self._spawn(compare())
+    async def _compare_first(
+        self, stream: _Stream, offset: int, value: bytes, taken: bool, deadline: float
+    ) -> None:
+        """A write to a register that is, or may be, written: right if it says the same."""
+        array = stream.array
+        where = f"{array[0]}/{array[1]}/{offset}"
+        held = (await self.read(array, [(offset, offset + 1)], deadline)).get(offset)
+        if held is None:
+            if taken or offset in stream.issued.settled:
+                raise ProtocolViolation(f"{where} was decided, and is empty now")
+            await self._issue(stream, offset, value, deadline)
+        elif held != value:
+            raise AlreadyWritten(f"{where} is already written, with another value", held)
 
     # ------------------------------------------------------------ read
 
@@ -359,32 +407,26 @@ class PaxosRegisters:
 
     # ------------------------------------------------------------ listen
 
-    def listen(self, space: str, first: int, stop: int) -> AsyncIterator[Event]:
-        if self._closed:
-            raise Closed("the client is closed")
-        return self._listen(space, first, stop)
-
-    async def _listen(self, space: str, first: int, stop: int) -> AsyncIterator[Event]:
-        events = listening.Listening()
+    def listen(self, space: str, first: int, stop: int) -> EventStream:
+        self._check_open()
 
         async def read_one(array: ArrayName, offset: int) -> bytes | None:
             return await self.read_one(array, offset, self._loop.time() + HELP_S)
 
+        events = listening.Listening(on_close=lambda ended: self._listenings.pop(ended, None))
         for partition in self._partitions:
             events.add(listening.Subscription(partition, space, first, stop, read_one, events.emit))
         self._listenings[events] = None
-        try:
-            async for event in events.stream():
-                yield event
-        finally:
-            self._listenings.pop(events, None)
+        return events
 
     # ------------------------------------------------------------ administration
 
     async def spaces(self, deadline: float) -> list[str]:
+        self._check_open()
         return await administration.spaces(self._partitions, deadline)
 
     async def servers(self, deadline: float) -> list[ServerState]:
+        self._check_open()
         return await administration.servers(self._partitions, deadline)
 
     async def inspect(
@@ -403,11 +445,13 @@ class PaxosRegisters:
             stream.cancel(error)
         for listener in list(self._listenings):
             listener.fail(error)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        # Ends every operation with `Closed`, and so the tasks that wait for one; a task that is
+        # cancelled instead would leave its callers waiting, or take them for cancelled.
         await asyncio.gather(*(partition.close(error) for partition in self._partitions))
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=CLOSE_S)
+            for task in late:
+                task.cancel()
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = self._loop.create_task(work)

@@ -10,7 +10,7 @@ so that the conformance suite runs on the specification itself (`connect("spec:"
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -21,6 +21,7 @@ from wormspace.errors import (
     Closed,
     TokenReused,
     Trimmed,
+    UsageError,
     ValueTooLarge,
 )
 from wormspace.paxos.ballot import UNSAFE, above, show
@@ -29,7 +30,7 @@ from wormspace.register.contract import (
     ArrayName,
     Captured,
     Dropped,
-    Event,
+    EventStream,
     Gap,
     RegisterState,
     ServerState,
@@ -116,6 +117,8 @@ class SpecRegisters:
             not token.covers(offset) or array != (token.space, token.segment)
         ):
             raise BadToken(f"the token does not cover register {offset} of {array}")
+        if type(value) is not bytes:
+            raise UsageError(f"a value is bytes, not {type(value).__name__}")
         if len(value) > self._max_value:
             raise ValueTooLarge(f"a value of {len(value)} bytes; {self._max_value} at most")
         ballot = token.ballot if token else UNSAFE
@@ -168,6 +171,7 @@ class SpecRegisters:
         }
 
     async def trim(self, array: ArrayName, stop: int, deadline: float) -> None:
+        self._check_open()
         space, first = array
         for number in range(first, stop):
             self._cells.pop((space, number), None)
@@ -177,18 +181,19 @@ class SpecRegisters:
             if name == space and lo < stop and first < hi:
                 listening.emit(Dropped(space, first, stop))
 
-    def listen(self, space: str, first: int, stop: int) -> AsyncIterator[Event]:
-        if self._closed:
-            raise Closed("the client is closed")
+    def listen(self, space: str, first: int, stop: int) -> EventStream:
+        self._check_open()
         listening = Listening()
         self._listeners.append((space, first, stop, listening))
         listening.emit(Gap())
-        return listening.stream()
+        return listening
 
     async def spaces(self, deadline: float) -> list[str]:
+        self._check_open()
         return sorted({array[0] for array in self._cells} | set(self._trimmed))
 
     async def servers(self, deadline: float) -> list[ServerState]:
+        self._check_open()
         return [ServerState("spec", 0, True, "", {"arrays": len(self._cells)})]
 
     async def inspect(
@@ -210,9 +215,12 @@ class SpecRegisters:
 
     # ------------------------------------------------------------ state
 
-    def _array(self, array: ArrayName) -> dict[int, Cell]:
+    def _check_open(self) -> None:
         if self._closed:
             raise Closed("the client is closed")
+
+    def _array(self, array: ArrayName) -> dict[int, Cell]:
+        self._check_open()
         if array[1] in self._trimmed.get(array[0], ()):
             raise Trimmed(f"segment {array[1]} of space {array[0]!r} was trimmed")
         return self._cells.setdefault(array, {})

@@ -112,6 +112,7 @@ class Node:
         self.backlog_bytes = 0
         self._worker: asyncio.Task[None] | None = None
         self._marks_timer: asyncio.TimerHandle | None = None
+        self._marks_due = False
         self._listeners: dict[str, list[_Listener]] = {}
         self._stopping = False
         self._failed: StoreError | None = None
@@ -178,6 +179,7 @@ class Node:
         while self._worker:
             await asyncio.wait([self._worker])
         if len(self._marks) and not self._failed:
+            self._marks_due = True
             await self._commit([])
         self._engine.close()
 
@@ -228,15 +230,17 @@ class Node:
             return
         self._marks.learn(self._engine.view, m)
         if len(self._marks) > MARKS_MAX:
-            self._wake()
+            self._save_marks()
         elif self._marks_timer is None and not self._stopping:
             loop = asyncio.get_running_loop()
             self._marks_timer = loop.call_later(MARKS_SAVE_S, self._save_marks)
 
     def _save_marks(self) -> None:
+        if self._marks_timer:
+            self._marks_timer.cancel()
         self._marks_timer = None
-        if len(self._marks):
-            self._wake()
+        self._marks_due = True
+        self._wake()
 
     # ------------------------------------------------------------ batches
 
@@ -278,6 +282,11 @@ class Node:
             self._fail(e)
             self._settle(queued, [Failed(INTERNAL, f"the store has failed: {e}")] * len(queued))
             return
+        except Exception as e:  # a bug must cost its batch, not the server
+            log.exception("a batch could not be handled")
+            failed = Failed(INTERNAL, f"{type(e).__name__}: {e}")
+            self._settle(queued, [failed] * len(queued))
+            return
         self.counters.batches += 1
         self.counters.batched_requests += len(queued)
         self._settle(queued, answers)
@@ -310,7 +319,9 @@ class Node:
                 if fresh_trim:
                     news.append(Discarded(m.space, m.segment, m.stop))
                 answers.append(done)
-        self._marks.save(batch)
+        if self._marks_due:
+            self._marks_due = False
+            self._marks.save(batch)
         counters.swept += acceptors.sweep(batch, SWEEP_KEYS)
         return answers, news
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from wormspace.errors import NotAllocated, ServerFull, Trimmed, Unavailable
-from wormspace.register.contract import METADATA, TRIM, Dropped, Gap, Wrote
+from wormspace.register.contract import METADATA, TRIM, Dropped, EventStream, Gap, Wrote
 from wormspace.register.contract import Event as RegisterEvent
 from wormspace.register.issued import OffsetSet
 from wormspace.space.address import Address
@@ -58,13 +58,16 @@ class Follower:
         source = self._space.client.registers.listen(
             self._space.name, self._start.segment, self._stop
         )
-        async for event in source:
-            if isinstance(event, Gap):
-                async for missed in self._catch_up():
-                    yield missed
-            else:
-                for fresh in self._take(event):
-                    yield fresh
+        try:
+            async for event in source:
+                if isinstance(event, Gap):
+                    async for missed in self._catch_up(source):
+                        yield missed
+                else:
+                    for fresh in self._take(event):
+                        yield fresh
+        finally:
+            await source.aclose()
 
     # ------------------------------------------------------------ the present
 
@@ -90,6 +93,8 @@ class Follower:
         return [Allocated(number, size, payload)]
 
     def _deliver(self, number: int, offset: int, value: bytes) -> list[Event]:
+        if self._is_done(number):
+            return []  # its last register came earlier in the same page: nothing is new
         address = Address(number, offset)
         progress = self._progress.setdefault(number, _Progress())
         if address < self._start or offset in progress.offsets:
@@ -125,8 +130,12 @@ class Follower:
 
     # ------------------------------------------------------------ the past
 
-    async def _catch_up(self) -> AsyncIterator[Event]:
-        """Read all that was not delivered, in the order of addresses."""
+    async def _catch_up(self, source: EventStream) -> AsyncIterator[Event]:
+        """Read all that was not delivered, in the order of addresses.
+
+        What is read and will come as an event too is left to the event: a page is read later than
+        the one before it, so it may show a write that came after one the earlier page missed.
+        """
         number = self._done_below
         while number < self._stop:
             if not self._is_done(number):
@@ -138,11 +147,11 @@ class Follower:
                     for event in self._drop(number, number + 1):
                         yield event
                 else:
-                    async for event in self._read(segment):
+                    async for event in self._read(segment, source):
                         yield event
             number += 1
 
-    async def _read(self, segment: Segment) -> AsyncIterator[Event]:
+    async def _read(self, segment: Segment, source: EventStream) -> AsyncIterator[Event]:
         number = segment.number
         self._tail = max(self._tail, number + 1)
         for event in self._announce(number, segment.size, segment.metadata):
@@ -162,7 +171,7 @@ class Follower:
                     await asyncio.sleep(RETRY_S)
                     continue
                 for offset, value in enumerate(values, lo):
-                    if value is not None:
+                    if value is not None and not source.is_coming(number, offset):
                         for event in self._deliver(number, offset, value):
                             yield event
                 break

@@ -55,6 +55,8 @@ class Segment:
         elif stop is None:
             stop = start + 1
         self._check(start, stop)
+        if start == stop:
+            raise BadAddress(f"[{start}:{stop}] is no register to capture")
         return await self._registers.capture(self._array, start, stop, self._deadline(timeout))
 
     async def write(

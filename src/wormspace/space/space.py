@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wormspace.space.client import Client
 
 DEFAULT_SIZE = 1024
+MAX_HANDLES = 4096
 NO_STOP = (1 << 62) - 1
 RACE_PAUSE_MIN_S = 0.002
 RACE_PAUSE_MAX_S = 0.5
@@ -44,7 +45,6 @@ class Space:
         self.name = check_name(name)
         self._known_tail = 0
         self._known_head = 0
-        self._segments: dict[int, Segment] = {}
 
     def __repr__(self) -> str:
         return f"<Space {self.name!r}>"
@@ -64,6 +64,8 @@ class Space:
         """
         if not 1 <= size <= MAX_OFFSETS:
             raise BadAddress(f"a segment has 1 to {MAX_OFFSETS} registers, not {size}")
+        if not isinstance(metadata, bytes):
+            raise UsageError(f"metadata is bytes, not {type(metadata).__name__}")
         deadline = self.client.deadline(timeout)
         record = Metadata(size, metadata, self.client.nonce())
         raw = record.encode()
@@ -73,7 +75,7 @@ class Space:
         while not await self._try_alloc(number, raw, deadline):
             number += 1
         self._known_tail = max(self._known_tail, number + 1)
-        return self._remember(number, record)
+        return Segment(self, number, record.size, record.payload)
 
     async def _try_alloc(self, number: int, raw: bytes, deadline: float) -> bool:
         """Allocate this very number; false if somebody else has it."""
@@ -101,11 +103,7 @@ class Space:
         Raises:
             NotAllocated, Trimmed.
         """
-        known = self._segments.get(number)
-        if known is not None:
-            return known
-        if not 0 <= number < NO_STOP:
-            raise BadAddress(f"a segment number is 0 or more, not {number}")
+        _check_number(number)
         deadline = self.client.deadline(timeout)
         array = (self.name, number)
         special = [(METADATA, TRIM + 1)]
@@ -116,7 +114,8 @@ class Space:
             raise Trimmed(f"segment {number} of space {self.name!r} was trimmed")
         if METADATA not in held:
             raise NotAllocated(f"segment {number} of space {self.name!r} is not allocated")
-        return self._remember(number, Metadata.decode(held[METADATA]))
+        record = Metadata.decode(held[METADATA])
+        return Segment(self, number, record.size, record.payload)
 
     async def check(self, number: int, *, timeout: float | None = None) -> bytes:
         """The payload with which a segment was allocated.
@@ -125,11 +124,6 @@ class Space:
             NotAllocated, Trimmed.
         """
         return (await self.segment(number, timeout=timeout)).metadata
-
-    def _remember(self, number: int, record: Metadata) -> Segment:
-        segment = Segment(self, number, record.size, record.payload)
-        self._segments[number] = segment
-        return segment
 
     async def tail(self, *, timeout: float | None = None) -> int:
         """How many segments were ever allocated: the number of the next one."""
@@ -178,6 +172,7 @@ class Space:
         Raises:
             NotAllocated.
         """
+        _check_number(number)
         deadline = self.client.deadline(timeout)
         if number >= self._known_tail and number >= await self._find_tail(deadline):
             raise NotAllocated(f"segment {number} of space {self.name!r} is not allocated")
@@ -200,8 +195,6 @@ class Space:
 
     async def _trim(self, first: int, stop: int, deadline: float) -> None:
         await self.client.registers.trim((self.name, first), stop, deadline)
-        for number in [n for n in self._segments if first <= n < stop]:
-            del self._segments[number]
 
     # ------------------------------------------------------------ listen
 
@@ -224,6 +217,11 @@ class Space:
         if stop is not None and stop <= start.segment:
             raise UsageError("a listener needs stop above start")
         return Follower(self, start, NO_STOP if stop is None else stop).events()
+
+
+def _check_number(number: int) -> None:
+    if not 0 <= number < NO_STOP:
+        raise BadAddress(f"a segment number is 0 or more, not {number}")
 
 
 async def _gallop(known: int, holds: Callable[[int], Awaitable[bool]]) -> int:
