@@ -94,7 +94,8 @@ class _Connection(asyncio.Protocol):
     async def send(self, service: str, body: bytes) -> bytes:
         self._last += 1
         number = self._last
-        future = self._waiting[number] = self._loop.create_future()
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        self._waiting[number] = future
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(frame(encode(Request(number, service, body))))
