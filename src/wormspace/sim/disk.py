@@ -47,7 +47,10 @@ class DiskOptions:
 
 
 class Disk:
-    """One store of one host. `full`, `failing`, `slowness` and `stall` are its faults."""
+    """One store of one host. `full`, `failing`, `slowness` and `stall` are its faults.
+
+    on_commit: for checkers: told the changes of each commit, just before they are applied.
+    """
 
     def __init__(
         self, loop: SimLoop, random: Random, options: DiskOptions, note: Callable[[str], None]
@@ -56,6 +59,7 @@ class Disk:
         self.failing = False
         self.slowness = 1.0
         self.commits = 0
+        self.on_commit: Callable[[list[Change]], None] | None = None
         self.loop = loop
         self.random = random
         self._options = options
@@ -115,9 +119,12 @@ class Disk:
         self._unsynced.clear()
         self._note("disk replaced by an empty one")
 
-    def items(self, table: str) -> list[Item]:
-        """What a table holds, for checkers."""
-        return list(self._tables.get(table, {}).items())
+    def items(self, table: str, prefix: bytes = b"") -> list[Item]:
+        """What a table holds under keys that begin so, for checkers."""
+        rows = self._tables.get(table)
+        if rows is None:
+            return []
+        return [(key, rows[key]) for key in rows.irange(prefix, prefix + b"\xff" * 16)]
 
     def _expire(self) -> None:
         horizon = self.loop.time() - self._options.write_back_s
@@ -143,6 +150,8 @@ class Disk:
     def store(self, tables: Tables, changes: list[Change], durability: str) -> None:
         """Apply a commit."""
         self.commits += 1
+        if self.on_commit is not None:
+            self.on_commit(changes)
         if durability == "sync":
             self._unsynced.clear()  # a sync takes everything before it along
             _apply(tables, changes)

@@ -241,7 +241,12 @@ class World:
 
     def random_for(self, name: str) -> Random:
         """A generator of its own for this purpose: others' draws do not change what it gives."""
-        return Random(f"{self.seed}/{name}")
+        return self.random_of(self.seed, name)
+
+    @staticmethod
+    def random_of(seed: int, name: str) -> Random:
+        """The generator that a world of this seed has for this purpose."""
+        return Random(f"{seed}/{name}")
 
     @property
     def now(self) -> float:

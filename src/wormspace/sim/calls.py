@@ -1,0 +1,433 @@
+"""The calls of a simulated client: how each is made and recorded.
+
+A client keeps the promises that the API asks of it, and only these: the unsafe writes to a register
+all carry one value, and a token is handed over, not shared: the receiver writes only registers that
+the giver left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from random import Random
+
+import wormspace
+from wormspace.errors import (
+    AlreadyWritten,
+    CaptureLost,
+    NotAllocated,
+    PartialWrite,
+    ProtocolViolation,
+    TokenReused,
+    Trimmed,
+    Unavailable,
+    WormError,
+)
+from wormspace.paxos.ballot import UNSAFE
+from wormspace.sim.records import Records, WriteCall
+from wormspace.space.client import Client
+from wormspace.space.segment import Segment
+
+__all__ = ["Calls", "Gift", "Mix"]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How often each call is drawn, relative to the others, and how large the world is.
+
+    segments: live segments per space that the clients try to keep; size: registers in each.
+    trim_singly: the spaces whose segments are trimmed in any order; elsewhere prefixes are.
+    """
+
+    calls: dict[str, int] = field(
+        default_factory=lambda: {
+            "write": 20,
+            "write_range": 10,
+            "stale": 6,
+            "hand_over": 6,
+            "take_over": 8,
+            "unsafe": 8,
+            "reuse": 2,
+            "read": 24,
+            "read_range": 8,
+            "settle": 5,
+            "alloc": 2,
+            "tail": 2,
+            "check": 3,
+            "trim": 1,
+            "trim_prefix": 1,
+        }
+    )
+    spaces: tuple[str, ...] = ("north", "south")
+    trim_singly: tuple[str, ...] = ("south",)
+    segments: int = 2
+    size: int = 12
+    pause_s: float = 0.02
+
+
+@dataclass
+class Gift:
+    """A token on its way to another client, as text, and the registers that are the receiver's."""
+
+    space: str
+    segment: int
+    token: str
+    offsets: list[int]
+
+
+class Calls:
+    """What one client can call: `on_...(space)`, each a call or a few that belong together."""
+
+    def __init__(
+        self, name: str, mix: Mix, records: Records, gifts: list[Gift], rng: Random
+    ) -> None:
+        self.name = name
+        self.mix = mix
+        self.records = records
+        self.rng = rng
+        self._gifts = gifts
+        self._values = 0
+        self._segments: dict[str, list[Segment]] = {space: [] for space in mix.spaces}
+        self._worm: Client | None = None
+
+    @property
+    def worm(self) -> Client:
+        """The connection."""
+        if self._worm is None:
+            raise RuntimeError("not connected")
+        return self._worm
+
+    def fresh(self) -> bytes:
+        """A value that nobody else writes."""
+        self._values += 1
+        return f"{self.name}:{self._values}".encode()
+
+    # ------------------------------------------------------------ where
+
+    async def _segment(self, space: str) -> Segment:
+        """Some live segment; makes the first ones."""
+        known = self._segments[space]
+        if len(known) < self.mix.segments:
+            await self._discover(space)
+        if not known:
+            await self.on_alloc(space)
+        return self.rng.choice(known)
+
+    async def _discover(self, space: str) -> None:
+        tail = await self.tail(space)
+        known = {segment.number for segment in self._segments[space]}
+        for number in range(max(0, tail - self.mix.segments), tail):
+            if number not in known:
+                segment = await self._ask(space, number)
+                if segment is not None:
+                    self._keep(space, segment)
+
+    def _keep(self, space: str, segment: Segment) -> None:
+        known = self._segments[space]
+        if segment.number not in [one.number for one in known]:
+            known.append(segment)
+            del known[: -2 * self.mix.segments]
+
+    def _gone(self, space: str, number: int) -> None:
+        self.records.was_trimmed(space, number)
+        known = self._segments[space]
+        known[:] = [segment for segment in known if segment.number != number]
+
+    def _span(self, size: int) -> tuple[int, int]:
+        if self.rng.random() < 0.1:
+            return 0, size
+        start = self.rng.randrange(size)
+        return start, min(size, start + self.rng.randint(1, 5))
+
+    # ------------------------------------------------------------ captures and writes
+
+    async def _capture(self, segment: Segment, start: int, stop: int) -> wormspace.Captured:
+        called = self.records.call()
+        try:
+            captured = await segment.capture(start, stop)
+        except Trimmed:
+            self._gone(segment.space.name, segment.number)
+            raise
+        array = (segment.space.name, segment.number)
+        token = captured.token
+        self.records.captured(
+            array, (start, stop), self.name, called, token.ballot, captured.written
+        )
+        return captured
+
+    async def _recorded(
+        self, segment: Segment, offset: int, ballot: bytes, value: bytes, call: Awaitable[None]
+    ) -> None:
+        self.records.call()
+        where = (segment.space.name, segment.number, offset)
+        entry = self.records.write(where, self.name, ballot, value)
+        try:
+            await call
+        except WormError as e:
+            self._failed(segment, entry, e)
+            raise
+        self.records.done(entry)
+
+    def _failed(self, segment: Segment, entry: WriteCall, error: WormError) -> None:
+        if isinstance(error, AlreadyWritten):
+            self.records.lost(entry, error.value)
+        elif isinstance(error, TokenReused):
+            self.records.refused(entry)
+        elif isinstance(error, Trimmed):
+            self._gone(segment.space.name, segment.number)
+
+    async def _write(
+        self, segment: Segment, offset: int, value: bytes, token: wormspace.Token
+    ) -> None:
+        call = segment.write(offset, value, token)
+        await self._recorded(segment, offset, token.ballot, value, call)
+
+    async def on_write(self, space: str) -> None:
+        """Capture one register and write it; sometimes write it again."""
+        segment = await self._segment(space)
+        offset = self.rng.randrange(segment.size)
+        captured = await self._capture(segment, offset, offset + 1)
+        if offset in captured.written and self.rng.random() < 0.8:
+            return
+        value = self.fresh()
+        try:
+            await self._write(segment, offset, value, captured.token)
+        except Unavailable:
+            if self.rng.random() < 0.5:
+                raise
+            await self._write(segment, offset, value, captured.token)
+
+    async def on_write_range(self, space: str) -> None:
+        """Capture a range and write what is free, in one call or in several at once."""
+        segment = await self._segment(space)
+        captured = await self._capture(segment, *self._span(segment.size))
+        token = captured.token
+        free = list(token.free())
+        if not free:
+            return
+        if self.rng.random() < 0.5:
+            chosen = [offset for offset in free if self.rng.random() < 0.7]
+            calls = [self._write(segment, offset, self.fresh(), token) for offset in chosen]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+            return
+        await self._write_run(segment, free, token)
+
+    async def _write_run(self, segment: Segment, free: list[int], token: wormspace.Token) -> None:
+        """`write_range` on the first run of free registers."""
+        run = [offset for i, offset in enumerate(free) if offset == free[0] + i]
+        values = [self.fresh() for _ in run]
+        self.records.call()
+        entries = []
+        for offset, value in zip(run, values, strict=True):
+            where = (segment.space.name, segment.number, offset)
+            entries.append(self.records.write(where, self.name, token.ballot, value))
+        results: list[WormError | None] = [None] * len(run)
+        try:
+            await segment.write_range(run[0], values, token)
+        except PartialWrite as e:
+            results = e.results
+        for entry, result in zip(entries, results, strict=True):
+            if result is None:
+                self.records.done(entry)
+            else:
+                self._failed(segment, entry, result)
+        for result in results:
+            if isinstance(result, ProtocolViolation):
+                raise result
+
+    async def on_stale(self, space: str) -> None:
+        """Keep a token for a while before it is used: by then it is likely to be stolen."""
+        segment = await self._segment(space)
+        captured = await self._capture(segment, *self._span(segment.size))
+        await asyncio.sleep(self.rng.random() * 0.5)
+        for offset in list(captured.token.free())[:2]:
+            try:
+                await self._write(segment, offset, self.fresh(), captured.token)
+            except CaptureLost:
+                if self.rng.random() < 0.5:
+                    await self._settle(segment, offset)
+
+    async def on_reuse(self, space: str) -> None:
+        """A second value under one token: refused, unless the first is known to be decided."""
+        segment = await self._segment(space)
+        offset = self.rng.randrange(segment.size)
+        captured = await self._capture(segment, offset, offset + 1)
+        for _ in range(2):
+            try:
+                await self._write(segment, offset, self.fresh(), captured.token)
+            except (CaptureLost, Unavailable):
+                self.records.count("second value tried")
+
+    # ------------------------------------------------------------ tokens handed over
+
+    async def on_hand_over(self, space: str) -> None:
+        """Capture a range, write some of it, and give the rest away, token and all."""
+        segment = await self._segment(space)
+        captured = await self._capture(segment, *self._span(segment.size))
+        # The receiver tries registers that were written, too: the token must know better.
+        mine: list[int] = []
+        theirs: list[int] = []
+        for offset in range(captured.token.start, captured.token.stop):
+            (mine if self.rng.random() < 0.3 else theirs).append(offset)
+        gift = Gift(space, segment.number, str(captured.token), theirs)
+        self._gifts.append(gift)
+        for offset in mine:
+            if captured.token.is_free(offset):
+                await self._write(segment, offset, self.fresh(), captured.token)
+
+    async def on_take_over(self, space: str) -> None:
+        """Use a token that somebody gave away."""
+        gifts = self._gifts
+        if not gifts:
+            await self.on_hand_over(space)
+            return
+        gift = gifts.pop(self.rng.randrange(len(gifts)))
+        token = wormspace.Token.parse(gift.token)
+        try:
+            segment = await self.worm.space(gift.space).segment(gift.segment)
+        except Trimmed:
+            self._gone(gift.space, gift.segment)
+            raise
+        calls = [self._write(segment, offset, self.fresh(), token) for offset in gift.offsets]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    # ------------------------------------------------------------ without a capture
+
+    async def on_unsafe(self, space: str) -> None:
+        """An unsafe write: every register has one value that it may be given so."""
+        segment = await self._segment(space)
+        offset = self.rng.randrange(segment.size)
+        where = f"{space}/{segment.number}/{offset}"
+        if zlib.crc32(where.encode()) % 3:
+            offset = 0
+            where = f"{space}/{segment.number}/0"
+        value = f"unsafe:{where}".encode()
+        call = segment.unsafe_write(offset, value)
+        await self._recorded(segment, offset, UNSAFE, value, call)
+
+    async def on_settle(self, space: str) -> None:
+        """Decide a register one way or the other."""
+        segment = await self._segment(space)
+        await self._settle(segment, self.rng.randrange(segment.size))
+
+    async def _settle(self, segment: Segment, offset: int) -> None:
+        called = self.records.call()
+        try:
+            value = await segment.settle(offset)
+        except Trimmed:
+            self._gone(segment.space.name, segment.number)
+            raise
+        where = (segment.space.name, segment.number, offset)
+        self.records.settled(where, self.name, called, value)
+
+    # ------------------------------------------------------------ reads
+
+    async def on_read(self, space: str) -> None:
+        """Read one register."""
+        segment = await self._segment(space)
+        offset = self.rng.randrange(segment.size)
+        called = self.records.call()
+        try:
+            value = await segment.read(offset)
+        except Trimmed:
+            self._gone(space, segment.number)
+            raise
+        self.records.read((space, segment.number, offset), self.name, called, value)
+
+    async def on_read_range(self, space: str) -> None:
+        """Read several registers in one call."""
+        segment = await self._segment(space)
+        await self.read_range(segment, *self._span(segment.size))
+
+    async def read_range(self, segment: Segment, start: int, stop: int) -> None:
+        """Read [start, stop), recorded."""
+        called = self.records.call()
+        try:
+            values = await segment.read_range(start, stop)
+        except Trimmed:
+            self._gone(segment.space.name, segment.number)
+            raise
+        at = (segment.space.name, segment.number)
+        self.records.read_range(*at, start, self.name, called, values)
+
+    # ------------------------------------------------------------ segments
+
+    async def on_alloc(self, space: str) -> None:
+        """Allocate a segment."""
+        payload = self.fresh()
+        self.records.call()
+        entry = self.records.allocate(space, self.name, payload)
+        segment = await self.worm.space(space).alloc(payload, self.mix.size)
+        self.records.allocated(entry, segment.number)
+        self._keep(space, segment)
+
+    async def on_tail(self, space: str) -> None:
+        """Count the segments."""
+        await self.tail(space)
+
+    async def tail(self, space: str) -> int:
+        """How many segments there are, recorded."""
+        called = self.records.call()
+        tail = await self.worm.space(space).tail()
+        self.records.tail(space, called, tail)
+        return tail
+
+    async def on_check(self, space: str) -> None:
+        """Ask what a segment is for."""
+        await self._ask(space, self.rng.randrange(await self.tail(space) + 2))
+
+    async def _ask(self, space: str, number: int) -> Segment | None:
+        called = self.records.call()
+        try:
+            segment = await self.worm.space(space).segment(number)
+        except Trimmed:
+            self._gone(space, number)
+        except NotAllocated:
+            self.records.not_allocated(space, number, called)
+        else:
+            self.records.payload(space, number, segment.metadata)
+            return segment
+        return None
+
+    async def look(self, space: str, number: int) -> None:
+        """Read all of a segment, from whatever the servers say now."""
+        segment = await self._ask(space, number)
+        if segment is not None:
+            try:
+                await self.read_range(segment, 0, segment.size)
+            except Trimmed:
+                pass
+
+    async def on_trim(self, space: str) -> None:
+        """Make one segment garbage, in a space of which no prefix is trimmed."""
+        if space not in self.mix.trim_singly:
+            await self.on_trim_prefix(space)
+            return
+        segment = await self._segment(space)
+        entry = self.records.trim(space, segment.number, segment.number + 1)
+        self.records.call()
+        await segment.trim()
+        self.records.trimmed(entry)
+        self._gone(space, segment.number)
+
+    async def on_trim_prefix(self, space: str) -> None:
+        """Make all segments up to one garbage, in a space where none is trimmed out of order."""
+        if space in self.mix.trim_singly:
+            await self.on_trim(space)
+            return
+        tail = await self.tail(space)
+        stop = max(0, tail - self.rng.randint(0, self.mix.segments))
+        entry = self.records.trim(space, 0, stop)
+        self.records.call()
+        await self.worm.space(space).trim_prefix(stop)
+        self.records.trimmed(entry)
+        for number in range(stop):
+            self._gone(space, number)

@@ -1,0 +1,362 @@
+"""One run: a cluster, clients, faults, healing, and the claims.  And what became of it.
+
+A run has three parts.  First everybody works while faults strike.  Then all faults end, and the
+clients must get through: whatever they call is answered within a bounded virtual time (a liveness
+failure otherwise), and every listener hears what it has not heard.  Then the claims are checked on
+what the clients saw (`checks`) and on what the disks hold (`storage`).
+
+The seed chooses all: the shape of the world, who calls what when, every fault, every delay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from wormspace.errors import Unavailable
+from wormspace.server import acceptors
+from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.sim._handles import Stuck
+from wormspace.sim.calls import Mix
+from wormspace.sim.checks import check_records, missing, trims_missing, values_of
+from wormspace.sim.faults import FaultPlan, FaultSchedule
+from wormspace.sim.network import Loss, NetworkOptions, skewed, uniform
+from wormspace.sim.records import Records, Violation
+from wormspace.sim.storage import StorageWatch
+from wormspace.sim.workload import Person, Workload
+from wormspace.sim.world import State, World, current
+
+__all__ = ["Report", "Result", "Shape", "run"]
+
+_E = TypeVar("_E", bound=Exception)
+
+PORT = 7000
+RECOVERY_S = 30.0
+"""Virtual seconds within which everything must work again once the faults have ended.
+
+A connection whose other end died in silence is given up after 15 s, and reconnecting backs off to a
+second."""
+HEARING_S = 15.0
+"""Virtual seconds within which a listener must have heard of everything after that."""
+OVERTIME_S = 120.0
+
+
+class Result(enum.Enum):
+    """What became of a run; the value is the exit code of `wormspace sim`."""
+
+    RIGHT = 0
+    WRONG = 3
+    STUCK = 4
+    CRASHED = 5
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of a run: who there is, and how bad it gets.
+
+    lossy: whether single frames are lost, repeated and reordered on connections that stay up.
+        That is more than TCP allows and the protocol must bear it, but a listener relies on its
+        stream: with it, listeners may miss events and are only checked for what they are told.
+    page_bytes: the size of a page of a report; small ones exercise paging.
+    final: the calls after which earlier writes must not take effect; see `checks`.
+    """
+
+    servers: int = 3
+    partitions: int = 1
+    clients: int = 4
+    workers: int = 3
+    listeners: int = 2
+    duration_s: float = 6.0
+    lossy: bool = False
+    page_bytes: int = acceptors.PAGE_BYTES
+    client_crash_every_s: float = 2.0
+    mix: Mix = field(default_factory=Mix)
+    faults: FaultPlan = field(default_factory=lambda: FaultPlan(every_s=(0.02, 0.6)))
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    final: frozenset[str] = frozenset()
+
+    @classmethod
+    def draw(cls, world_seed: int) -> Shape:
+        """The shape that belongs to a seed."""
+        rng = World.random_of(world_seed, "shape")
+        lossy = rng.random() < 0.4
+        loss = Loss(drop=rng.choice((0.01, 0.05)), duplicate=rng.choice((0.02, 0.1)), delay=0.05)
+        latency = uniform(0.0002, 0.001) if rng.random() < 0.6 else skewed(0.0003, 0.003)
+        return cls(
+            servers=rng.choice((3, 3, 3, 5)),
+            partitions=rng.choice((1, 1, 2)),
+            clients=rng.choice((3, 4, 5)),
+            lossy=lossy,
+            page_bytes=rng.choice((1 << 20, 100)),
+            client_crash_every_s=rng.choice((1.0, 3.0, 1000.0)),
+            mix=Mix(segments=rng.choice((1, 2)), size=rng.choice((4, 12, 30))),
+            faults=FaultPlan(
+                every_s=(0.02, rng.choice((0.3, 1.0))),
+                lasting_s=(0.02, rng.choice((0.5, 2.0))),
+                max_hurt=rng.choice((1, 2, None)),
+            ),
+            network=NetworkOptions(
+                latency=latency,
+                framed=lossy,
+                loss=loss if lossy else None,
+                split=0.05,
+            ),
+        )
+
+
+@dataclass
+class Report:
+    """What became of one run.
+
+    steps: turns of the event loop; wall_s: real seconds; story: for people, on failure.
+    """
+
+    seed: int
+    result: Result
+    operations: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
+    virtual_s: float = 0.0
+    wall_s: float = 0.0
+    digest: str = ""
+    claim: str = ""
+    story: str = ""
+
+
+class Stalled(Stuck):
+    """The faults are over, and yet something does not work."""
+
+
+@contextmanager
+def _pages(size: int) -> Iterator[None]:
+    """Reports of at most `size` bytes a page, while this lasts."""
+    before = acceptors.PAGE_BYTES
+    acceptors.PAGE_BYTES = size
+    try:
+        yield
+    finally:
+        acceptors.PAGE_BYTES = before
+
+
+class Run:
+    """The making of one run."""
+
+    def __init__(self, seed: int, shape: Shape) -> None:
+        self.shape = shape
+        self.world = World(seed, network=shape.network)
+        self.records = Records()
+        self.watches: list[StorageWatch] = []
+        self.replica_sets = [
+            [f"s{p * shape.servers + i + 1}" for i in range(shape.servers)]
+            for p in range(shape.partitions)
+        ]
+        servers = [name for names in self.replica_sets for name in names]
+        url = "/".join(",".join(f"{name}:{PORT}" for name in names) for names in self.replica_sets)
+        self.clients = [f"c{i + 1}" for i in range(shape.clients)]
+        self.work = Workload(self.world, f"worm://{url}", shape.mix, self.records)
+        self.faults = FaultSchedule(self.world, shape.faults, servers, self.clients)
+        self._random = self.world.random_for("clients' deaths")
+
+    def _start_servers(self) -> None:
+        shape, world = self.shape, self.world
+        for index, names in enumerate(self.replica_sets):
+            watch = StorageWatch(shape.servers)
+            self.watches.append(watch)
+            for name in names:
+                watch.add(name, world.host(name).disk())
+                identity = ServerIdentity("cl", name, index, shape.partitions, shape.servers)
+
+                async def serve(identity: ServerIdentity = identity) -> None:
+                    engine = current().world.host(current().host).disk().open()
+                    server = Server(identity, engine, Limits())
+                    await server.start("0.0.0.0", PORT)
+                    raise await server.failed
+
+                world.spawn(name, serve)
+
+    async def drive(self) -> None:
+        """The three parts of a run."""
+        self._start_servers()
+        for name in self.clients:
+            factory = self.work.client(name, self.shape.workers, self.shape.listeners)
+            self.world.spawn(name, factory)
+        self.faults.start()
+        self._kill_later()
+        await asyncio.sleep(self.shape.duration_s)
+        self.faults.stop()
+        self.world.network.loss = None
+        self.work.stopping = True
+        self.world.note("driver", "all faults are over")
+        await self._recover()
+        self.check()
+        self.work.ending.set()
+
+    def check(self) -> None:
+        """Every claim.
+
+        Raises:
+            Violation: one does not hold.
+        """
+        for watch in self.watches:
+            watch.check()
+        check_records(self.records, final=self.shape.final)
+
+    # ------------------------------------------------------------ clients die
+
+    def _kill_later(self) -> None:
+        delay_s = self._random.expovariate(1.0 / self.shape.client_crash_every_s)
+        self.world.after(delay_s, self._kill)
+
+    def _kill(self) -> None:
+        if self.work.stopping:
+            return
+        name = self._random.choice(self.clients)
+        host = self.world.host(name)
+        process = host.processes[-1]
+        if process.state is State.RUNNING:
+            kind = "crash client" if self._random.random() < 0.7 else "pause client"
+            self.faults.counts[kind] = self.faults.counts.get(kind, 0) + 1
+            lasting_s = self._random.uniform(*self.shape.faults.lasting_s)
+            if kind == "crash client":
+                process.crash()
+                self.world.after(lasting_s, process.restart)
+            else:
+                process.pause()
+                self.world.after(lasting_s, process.resume)
+        self._kill_later()
+
+    # ------------------------------------------------------------ healing
+
+    async def _recover(self) -> None:
+        """After the faults: all calls work, all is read, all is heard.
+
+        Raises:
+            Stalled: not within the time that is allowed.
+        """
+        world = self.world
+        until = world.now + RECOVERY_S
+        while not all(self._is_idle(name) for name in self.clients):
+            if world.now > until:
+                busy = [name for name in self.clients if not self._is_idle(name)]
+                raise Stalled(f"calls of {', '.join(busy)} do not end, {RECOVERY_S} s later")
+            await asyncio.sleep(0.1)
+        last = Person(self.work, "last", 1)
+        await world.spawn("last", lambda: self._last_look(last, until)).wait()
+        if not self.shape.lossy:
+            await self._all_heard()
+
+    def _is_idle(self, name: str) -> bool:
+        person = self.work.people.get(name)
+        return person is not None and person.idle
+
+    async def _last_look(self, last: Person, until: float) -> None:
+        """A client that finds all in working order, and reads everything there is."""
+        await last.connect()
+        for space in self.shape.mix.spaces:
+            await self._insist(last, "alloc", space, until)
+            for number in range(await last.tail(space)):
+                while True:
+                    try:
+                        await last.look(space, number)
+                    except Unavailable as e:
+                        if self.world.now > until:
+                            raise Stalled(f"segment {space}/{number} cannot be read: {e}") from e
+                    else:
+                        break
+            for call in ("write", "read", "settle"):
+                await self._insist(last, call, space, until)
+        await last.worm.close()
+
+    async def _insist(self, last: Person, call: str, space: str, until: float) -> None:
+        while not await last.attempt(call, space):
+            if self.world.now > until:
+                raise Stalled(f"{call} in {space} is not answered {RECOVERY_S} s after the faults")
+
+    async def _all_heard(self) -> None:
+        until = self.world.now + HEARING_S
+        values = values_of(self.records)
+        gone = set(self.records.gone)
+        size = self.shape.mix.size
+        live = {(space, number) for space, number, _ in self.records.payloads} - gone
+        while True:
+            lacking = [
+                (feed, missing(feed, values, live), trims_missing(feed, gone, size))
+                for feed in self.records.feeds
+                if feed.whole
+            ]
+            lacking = [one for one in lacking if one[1] or one[2]]
+            if not lacking:
+                return
+            if self.world.now > until:
+                feed, events, trims = lacking[0]
+                raise Violation(
+                    f"listener {feed.name} of {feed.space} from {feed.first} missed something",
+                    f"not told in {HEARING_S} s: {events[:5]}, trims of {trims[:5]}",
+                )
+            await asyncio.sleep(0.1)
+
+
+def run(seed: int, shape: Shape | None = None, *, max_steps: int = 5_000_000) -> Report:
+    """Make one run and say what became of it; never raises on account of the run."""
+    shape = shape or Shape.draw(seed)
+    began = time.perf_counter()
+    making = Run(seed, shape)
+    world = making.world
+    world.loop.max_steps = max_steps
+    report = Report(seed, Result.RIGHT)
+    try:
+        with _pages(shape.page_bytes):
+            world.run(making.drive(), deadline_s=shape.duration_s + OVERTIME_S)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what became of the run
+        _tell(report, error, world)
+    network = world.network
+    report.faults = {
+        **making.faults.counts,
+        "frames lost": network.dropped,
+        "frames repeated": network.duplicated,
+        "frames delayed": network.delayed,
+    }
+    report.operations = making.records.calls
+    report.outcomes = dict(sorted(making.records.outcomes.items()))
+    report.steps = world.loop.steps
+    report.virtual_s = world.now
+    report.digest = world.digest()
+    world.close()
+    report.wall_s = time.perf_counter() - began
+    return report
+
+
+def _tell(report: Report, error: Exception, world: World) -> None:
+    violation = _find(error, Violation)
+    stuck = _find(error, Stuck)
+    if violation is not None:
+        report.result, report.claim = Result.WRONG, violation.claim
+        detail = violation.detail
+    elif stuck is not None:
+        report.result, report.claim = Result.STUCK, str(stuck)
+        detail = ""
+    else:
+        report.result, report.claim = Result.CRASHED, str(error) or repr(error)
+        detail = "".join(traceback.format_exception(error.__cause__ or error))
+    report.story = f"{report.claim}\n{detail}\n\n{world.report()}"
+
+
+def _find(error: BaseException | None, kind: type[_E]) -> _E | None:
+    """The error of this kind that lies behind another."""
+    while error is not None:
+        if isinstance(error, kind):
+            return error
+        if isinstance(error, BaseExceptionGroup):
+            for one in error.exceptions:
+                found = _find(one, kind)
+                if found is not None:
+                    return found
+        error = error.__cause__
+    return None
