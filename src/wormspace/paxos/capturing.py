@@ -148,6 +148,14 @@ def on_reject(c: Capturing, server: int, promised: bytes) -> Capturing:
     return _rejected(c, bit, promised)
 
 
+def give_up(c: Capturing) -> Capturing:
+    """Wait no longer for servers that are silent: one has refused, so a capture above it is needed
+    unless all the others promise.  Giving up is always safe; it only takes another ballot."""
+    if c.phase == PROMISING and c.rejected:
+        return msgspec.structs.replace(c, phase=PREEMPTED)
+    return c
+
+
 def _rejected(c: Capturing, bit: int, promised: bytes) -> Capturing:
     rejected = c.rejected | bit
     return msgspec.structs.replace(

@@ -103,6 +103,15 @@ def lost(w: Writing) -> tuple[Tally, ...]:
     return tuple(t for t in w.refusals if verdict(w.servers, w.answered, t.by) == LOST)
 
 
+def contested(w: Writing) -> tuple[Tally, ...]:
+    """The registers that some server refused and that are still OPEN.
+
+    While the servers that could tip the balance are silent, their writer may as well take them for
+    lost: somebody else has captured them, and their outcome is not known either way.
+    """
+    return tuple(t for t in w.refusals if verdict(w.servers, w.answered, t.by) == OPEN)
+
+
 def obstacle(w: Writing) -> bytes:
     """The highest ballot that any server gave as its reason to refuse."""
     top = NOTHING
