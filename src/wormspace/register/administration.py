@@ -13,6 +13,9 @@ from wormspace.register.contract import ArrayName, RegisterState, ServerState
 from wormspace.register.partition import Partition
 from wormspace.wire.messages import Downward, Figures, SpaceNames, Spaces, Status, Upward
 
+DOWN_S = 0.5
+"""How long a server that cannot be reached is waited for: it may be on its way up."""
+
 
 class _Question:
     """One request to one server, as an operation of its partition."""
@@ -47,7 +50,9 @@ class _Question:
 async def ask(
     partition: Partition, server: int, message: Upward, deadline: float
 ) -> Downward | None:
-    """One server's answer; None if there is none in time."""
+    """One server's answer; None if there is none in time, or the server is down."""
+    if not partition.links[server].up:
+        deadline = min(deadline, asyncio.get_running_loop().time() + DOWN_S)
     question = _Question(partition, server, message)
     try:
         async with asyncio.timeout_at(deadline):
