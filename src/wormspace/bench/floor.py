@@ -21,7 +21,7 @@ from wormspace.server.node import Node, Queued
 from wormspace.wire.link import Link, Outgoing
 from wormspace.wire.messages import Accepted, Discarded, Downward
 
-BATCH = 256
+BATCH = 512
 
 
 class FloorNode(Node):

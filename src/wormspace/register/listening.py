@@ -190,6 +190,26 @@ class Subscription:
                         self._deliver(*at, votes.value)
                         progress = True
                     queue.popleft()
+            if not progress:
+                progress = self._break_tie()
+
+    def _break_tie(self) -> bool:
+        """Deliver one of the heads, if all of them are decided and none can become the majority's.
+
+        Then the servers accepted them in different orders, so neither was done when another began.
+        """
+        heads: dict[tuple[int, int], _Votes] = {}
+        for server, queue in enumerate(self._queues):
+            if queue:
+                heads[queue[0]] = self._votes[queue[0]]
+            elif self._streams >> server & 1:
+                return False  # its head is still to come
+        if not heads or any(votes.value is None for votes in heads.values()):
+            return False
+        at, votes = min(heads.items(), key=lambda item: item[1].since)
+        if votes.value is not None:
+            self._deliver(*at, votes.value)
+        return True
 
     def _deliver(self, number: int, offset: int, value: bytes) -> None:
         self._votes.pop((number, offset), None)
@@ -205,11 +225,10 @@ class Subscription:
         self._release()
 
     def _look(self) -> None:
-        """Read what has been short of a majority for too long.
+        """Read what has been short of a majority for too long; deliver what has waited as long.
 
-        Decided registers that have waited for each other as long (the servers that are there
-        accepted them in different orders, so neither write was done when the other began) are
-        delivered in the order in which they were first heard of.
+        A decided register waits in vain where a server that has a stream never accepts what the
+        others did.
         """
         self._timer = self._loop.call_later(SETTLE_S, self._look)
         self._become_whole()

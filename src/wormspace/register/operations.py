@@ -36,7 +36,7 @@ from wormspace.wire.messages import BAD_REQUEST, FULL, TOO_LARGE, Downward, Fail
 RETRY_S = 0.5
 """How long a server may stay silent before it is sent the same again."""
 
-BATCH_REGISTERS = 256
+BATCH_REGISTERS = 512
 BATCH_BYTES = 1 << 20
 """A write message has at most so many registers, and no more once it has so many bytes."""
 
