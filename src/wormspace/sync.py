@@ -303,6 +303,18 @@ class Segment:
         """
         return self._background.call(lambda: self._twin.settle(offset, timeout=timeout))
 
+    def holds(self, token: Token, offset: int, *, timeout: float | None = None) -> bool:
+        """Whether nobody captured register `offset` since the token's capture.
+
+        Asks a majority and writes nothing.  True is linearizable: at some moment of the call nobody
+        else's capture had been granted, so nobody else had written there.  It says nothing of the
+        moment after.
+
+        Raises:
+            BadToken: the token does not cover it.
+        """
+        return self._background.call(lambda: self._twin.holds(token, offset, timeout=timeout))
+
     def trim(self, *, timeout: float | None = None) -> None:
         """Make the segment garbage, by consensus and for ever."""
         self._background.call(lambda: self._twin.trim(timeout=timeout))

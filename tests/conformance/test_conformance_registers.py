@@ -377,3 +377,31 @@ async def test_a_damaged_token_is_refused(segment):
         except BadToken:
             continue
         assert parsed == Token.parse(text)  # only the padding bits of the last letter differ
+
+
+# ---------------------------------------------------------------------------- holds
+
+
+async def test_a_capture_stands_until_somebody_captures_the_register(segment, other):
+    token = (await segment.capture()).token
+    assert await segment.holds(token, 0)
+    await segment.write(0, b"v", token)
+    assert await segment.holds(token, 0)
+    same = await other.space(segment.space.name).segment(segment.number)
+    await same.capture(2, 4)
+    assert [await segment.holds(token, i) for i in (1, 2, 3, 4)] == [True, False, False, True]
+
+
+async def test_asking_whether_a_capture_stands_takes_nothing_from_its_holder(segment, other):
+    token = (await segment.capture()).token
+    same = await other.space(segment.space.name).segment(segment.number)
+    assert await same.holds(Token.parse(str(token)), 5)
+    await segment.write(5, b"v", token)
+
+
+async def test_a_token_says_nothing_about_registers_it_does_not_cover(segment):
+    token = (await segment.capture(0, 2)).token
+    with pytest.raises(BadToken):
+        await segment.holds(token, 2)
+    with pytest.raises(BadAddress):
+        await segment.holds(token, 8)

@@ -139,6 +139,16 @@ class Registers(Protocol):
     ) -> Mapping[int, bytes]:
         """The values of the written registers in `spans`; those not in the result are empty."""
 
+    async def holds(self, array: ArrayName, token: Token, offset: int, deadline: float) -> bool:
+        """Whether nobody captured the register since the token's capture; writes nothing.
+
+        True is linearizable: at some moment of the call, nobody else's capture was granted.
+
+        Raises:
+            BadToken: the token does not cover the register.
+            Trimmed: the array is garbage.
+        """
+
     async def trim(self, array: ArrayName, stop: int, deadline: float) -> None:
         """Make arrays [array's number, stop) garbage, for ever.  Their trim is decided first."""
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from wormspace.errors import (
     AlreadyWritten,
-    BadToken,
     CaptureLost,
     Closed,
     ProtocolViolation,
@@ -49,6 +48,7 @@ from wormspace.register.operations import (
     WriteOperation,
 )
 from wormspace.register.partition import Partition
+from wormspace.register.standing import StandingOperation
 from wormspace.register.token import Token, as_spans
 
 BACKOFF_MIN_S = 0.002
@@ -187,9 +187,8 @@ class PaxosRegisters:
     ) -> asyncio.Future[None]:
         ballot = UNSAFE
         if token is not None:
+            token.require(array, offset)
             ballot = token.ballot
-            if not token.covers(offset) or array != (token.space, token.segment):
-                raise BadToken(f"the token does not cover {array[0]}/{array[1]}/{offset}")
         stream = self._streams.get((array, ballot)) or self._open_stream(array, ballot)
         if self._closed:
             raise Closed("the client is closed")
@@ -367,6 +366,13 @@ class PaxosRegisters:
             futures[offset] = operation.add(offset, value, deadline)
         results = await asyncio.gather(*futures.values(), return_exceptions=True)
         return dict(zip(futures, results, strict=True))
+
+    async def holds(self, array: ArrayName, token: Token, offset: int, deadline: float) -> bool:
+        token.require(array, offset)
+        partition = self._at(array)
+        operation = StandingOperation(partition, array, offset, token.ballot, deadline)
+        operation.begin()
+        return bool(await self._finish(operation.done, operation, array))
 
     # ------------------------------------------------------------ trim
 

@@ -16,7 +16,6 @@ import msgspec
 
 from wormspace.errors import (
     AlreadyWritten,
-    BadToken,
     CaptureLost,
     Closed,
     TokenReused,
@@ -113,10 +112,8 @@ class SpecRegisters:
     def write(
         self, array: ArrayName, token: Token | None, offset: int, value: bytes, deadline: float
     ) -> asyncio.Future[None]:
-        if token is not None and (
-            not token.covers(offset) or array != (token.space, token.segment)
-        ):
-            raise BadToken(f"the token does not cover register {offset} of {array}")
+        if token is not None:
+            token.require(array, offset)
         if type(value) is not bytes:
             raise UsageError(f"a value is bytes, not {type(value).__name__}")
         if len(value) > self._max_value:
@@ -169,6 +166,11 @@ class SpecRegisters:
             for offset, cell in sorted(cells.items())
             if cell.written and any(lo <= offset < hi for lo, hi in spans)
         }
+
+    async def holds(self, array: ArrayName, token: Token, offset: int, deadline: float) -> bool:
+        token.require(array, offset)
+        cell = self._array(array).get(offset) or self._fresh(array, offset)
+        return cell.holder <= token.ballot
 
     async def trim(self, array: ArrayName, stop: int, deadline: float) -> None:
         self._check_open()

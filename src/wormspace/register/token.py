@@ -80,6 +80,15 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
         """Whether the register lies in the range."""
         return self.start <= offset < self.stop
 
+    def require(self, array: tuple[str, int], offset: int) -> None:
+        """Make sure that the token is for this register of this array.
+
+        Raises:
+            BadToken: it is not.
+        """
+        if not self.covers(offset) or array != (self.space, self.segment):
+            raise BadToken(f"the token does not cover {array[0]}/{array[1]}/{offset}")
+
     def is_free(self, offset: int) -> bool:
         """Whether the register lies in the range and was not written when it was captured."""
         if not self.taken:

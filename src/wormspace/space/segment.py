@@ -144,6 +144,19 @@ class Segment:
         captured = await self.capture(offset, timeout=timeout)
         return captured.written.get(offset)
 
+    async def holds(self, token: Token, offset: int, *, timeout: float | None = None) -> bool:
+        """Whether nobody captured register `offset` since the token's capture.
+
+        Asks a majority and writes nothing.  True is linearizable: at some moment of the call nobody
+        else's capture had been granted, so nobody else had written there.  It says nothing of the
+        moment after.
+
+        Raises:
+            BadToken: the token does not cover it.
+        """
+        self._check(offset, offset + 1)
+        return await self._registers.holds(self._array, token, offset, self._deadline(timeout))
+
     async def trim(self, *, timeout: float | None = None) -> None:
         """Make the segment garbage, by consensus and for ever."""
         await self.space.trim(self.number, timeout=timeout)

@@ -1,0 +1,69 @@
+"""Does a capture still stand?  A majority's promises say so, without writing anything.
+
+If another client's capture of the register had been granted before this question was asked, then
+some server of every majority had promised it a higher ballot.  So a majority without any such
+promise means: at the moment of asking, nobody else could write there.  This is what a leader asks
+before it answers a read from its own state (cf. ReadIndex in Raft, section 6.4 of the thesis).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from wormspace.paxos.effects import to_all
+from wormspace.paxos.messages import Gone, Read, Report
+from wormspace.paxos.quorum import is_quorum, out_of_reach
+from wormspace.paxos.ranges import ballot_at
+from wormspace.register.contract import ArrayName
+from wormspace.register.operations import Base, gone
+from wormspace.register.partition import Partition
+from wormspace.wire.messages import Downward
+
+
+class StandingOperation(Base):
+    """Asks every server what it has promised for one register, until a majority decides it."""
+
+    def __init__(
+        self, partition: Partition, array: ArrayName, offset: int, ballot: bytes, deadline: float
+    ) -> None:
+        super().__init__(
+            partition, f"check of a capture of {array[0]}/{array[1]}/{offset}", deadline
+        )
+        self.array = array
+        self.offset = offset
+        self.ballot = ballot
+        self.standing = 0
+        self.lost = 0
+        self.done: asyncio.Future[bool] = self.loop.create_future()
+
+    def resend(self) -> None:
+        question = Read(*self.array, [(self.offset, self.offset + 1)], detail=True)
+        self.partition.post(self.id, to_all(self.partition.size, question, but=self.heard()))
+
+    def heard(self) -> int:
+        return self.standing | self.lost
+
+    def on_reply(self, server: int, message: Downward) -> None:
+        if isinstance(message, Gone):
+            self.cancel(gone(self.array))
+            return
+        if not isinstance(message, Report) or self.heard() >> server & 1:
+            return
+        if ballot_at(tuple(message.promises), self.offset) > self.ballot:
+            self.lost |= 1 << server
+        else:
+            self.standing |= 1 << server
+        if is_quorum(self.standing, self.partition.size):
+            self._end(True)
+        elif out_of_reach(self.lost, self.partition.size):
+            self._end(False)
+
+    def _end(self, stands: bool) -> None:
+        self.leave()
+        if not self.done.done():
+            self.done.set_result(stands)
+
+    def cancel(self, error: Exception) -> None:
+        self.leave()
+        if not self.done.done():
+            self.done.set_exception(error)
