@@ -96,3 +96,20 @@ def test_a_cluster_file_here_is_the_default_url(
     result = CliRunner().invoke(cli, ["--timeout", "0.3", "spaces"])
     assert result.exit_code == 4
     assert "127.0.0.1:9 " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("limit", "complaint"),
+    [
+        ("max_valu = 1", "unknown field `max_valu`"),
+        ("max_value = 16000000", "max_frame"),
+        ("max_frame = 1000000000", "max_frame"),
+    ],
+)
+def test_limits_that_cannot_work_are_refused(tmp_path: Path, limit: str, complaint: str) -> None:
+    init(tmp_path)
+    file = tmp_path / CLUSTER_FILE
+    file.write_text(file.read_text() + f"\n[limits]\n{limit}\n")
+    result = CliRunner().invoke(cli, ["server", "s1", "--cluster", str(file)])
+    assert result.exit_code == 2
+    assert complaint in result.stderr

@@ -26,9 +26,13 @@ import msgspec
 
 from wormspace.errors import UsageError
 from wormspace.server.listener import Limits, ServerIdentity
+from wormspace.wire.frames import MAX_FRAME_BYTES
 
 DURABILITIES = ("sync", "os", "memory")
 REPLICA_SET_SIZES = (1, 3, 5, 7)
+
+ROOM_BYTES = 2 << 20
+"""What a client or server puts into one message before a last value, twice over."""
 
 
 class ConfigError(UsageError):
@@ -113,6 +117,12 @@ def _problem(config: ClusterConfig) -> str:
         return f"durability is one of {', '.join(DURABILITIES)}, not {config.durability!r}"
     if not config.server:
         return "it names no server"
+    limits = config.limits
+    if not limits.max_value + ROOM_BYTES <= limits.max_frame <= MAX_FRAME_BYTES:
+        return (
+            f"max_frame is at most {MAX_FRAME_BYTES}, which is what clients take, and at least "
+            f"{ROOM_BYTES} above max_value: a message may hold that much besides one value"
+        )
     for what, values in (
         ("name", [s.name for s in config.server]),
         ("address", [f"{s.host}:{s.port}" for s in config.server]),

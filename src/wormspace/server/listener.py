@@ -37,7 +37,7 @@ log = logging.getLogger("wormspace.server")
 FLUSH_BYTES = 256 * 1024
 
 
-class Limits(msgspec.Struct, frozen=True):
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a server puts up with; sizes in bytes, times in seconds."""
 
     max_frame: int = MAX_FRAME_BYTES
