@@ -49,10 +49,19 @@ def printable(text: str) -> str:
 
 def preview(value: bytes) -> str:
     """The beginning of a value, for a table."""
-    if len(value) > 4 * PREVIEW:
-        value = value[: 4 * PREVIEW].decode(errors="ignore").encode() or value[: 4 * PREVIEW]
-    text = escaped(value)
+    text = escaped(_cut(value, 4 * PREVIEW))
     return text if len(text) <= PREVIEW else text[: PREVIEW - 1] + "…"
+
+
+def _cut(value: bytes, length: int) -> bytes:
+    """The beginning of a value, which is text if the value is: no character is cut in two."""
+    for end in range(length, length - 4, -1):
+        try:
+            value[:end].decode()
+        except UnicodeDecodeError:
+            continue
+        return value[:end]
+    return value[:length]
 
 
 def emit(obj: Any) -> None:

@@ -132,7 +132,8 @@ def _show_servers(settings: Settings, servers: list[ServerState]) -> None:
         if spare < 0:
             fate = "it cannot decide or read anything until a majority is back"
         elif spare < len(members) - majority(len(members)):
-            fate = f"it works, and {f'can lose {spare} more' if spare else 'needs all of them'}"
+            more = f"can lose {spare} more" if spare else "needs all of them"
+            fate = f"it works, and {more}"
         else:
             fate = "it works"
         style = "bold red" if spare < 0 else "dim"
