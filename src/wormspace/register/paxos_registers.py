@@ -396,6 +396,8 @@ class PaxosRegisters:
         """The trim is decided: let the servers delete."""
 
         async def tell(partition: Partition) -> None:
+            if self._closed:
+                raise Closed("the client is closed")
             machine = Telling(partition.size, Trim(space, first, stop))
             what = f"trim of {space}/{first}..{stop - 1}"
             operation = TellOperation(partition, machine, what, deadline)
