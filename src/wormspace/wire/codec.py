@@ -1,4 +1,8 @@
-"""Frames to structs and back: msgpack by msgspec, validated while it is decoded."""
+"""Frames to structs and back: msgpack by msgspec, validated while it is decoded.
+
+Text that is no UTF-8, and nesting too deep to follow, are told apart by Python and not by us: they
+are bad messages like all others.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,11 @@ _to_client = msgspec.msgpack.Decoder(ToClient)
 _hello = msgspec.msgpack.Decoder(Hello)
 _greeting: msgspec.msgpack.Decoder[Welcome | Refusal] = msgspec.msgpack.Decoder(Welcome | Refusal)
 
-BadMessage = msgspec.MsgspecError
-"""Raised by every decode function for bytes that are not such a message."""
+_NOT_A_MESSAGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class BadMessage(Exception):
+    """Raised by every decode function for bytes that are not such a message."""
 
 
 def encode(message: ToServer | ToClient | Hello | Welcome | Refusal) -> bytes:
@@ -24,19 +31,31 @@ def encode(message: ToServer | ToClient | Hello | Welcome | Refusal) -> bytes:
 
 def decode_request(body: bytes) -> ToServer:
     """What a client sent after its greeting."""
-    return _to_server.decode(body)
+    try:
+        return _to_server.decode(body)
+    except _NOT_A_MESSAGE as e:
+        raise BadMessage(str(e)) from e
 
 
 def decode_reply(body: bytes) -> ToClient:
     """What a server sent after its greeting."""
-    return _to_client.decode(body)
+    try:
+        return _to_client.decode(body)
+    except _NOT_A_MESSAGE as e:
+        raise BadMessage(str(e)) from e
 
 
 def decode_hello(body: bytes) -> Hello:
     """A client's first frame."""
-    return _hello.decode(body)
+    try:
+        return _hello.decode(body)
+    except _NOT_A_MESSAGE as e:
+        raise BadMessage(str(e)) from e
 
 
 def decode_greeting(body: bytes) -> Welcome | Refusal:
     """A server's first frame."""
-    return _greeting.decode(body)
+    try:
+        return _greeting.decode(body)
+    except _NOT_A_MESSAGE as e:
+        raise BadMessage(str(e)) from e
