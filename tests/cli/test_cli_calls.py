@@ -105,6 +105,15 @@ def test_settle_decides_an_empty_register_as_empty(worm: Command, segment: str) 
     assert worm("write", segment, "1", "late", "--token", token).exit_code == 3
 
 
+def test_holds_says_whether_a_capture_stands(worm: Command, segment: str) -> None:
+    token = worm.token(segment)
+    assert worm.ok("holds", segment, "0", "--token", token) == "yes\n"
+    worm.token(segment, "0")
+    result = worm("holds", segment, "0", "--token", token)
+    assert (result.exit_code, result.stdout) == (3, "no\n")
+    assert worm.json("holds", segment, "1", "--token", token)["holds"] is True
+
+
 def test_status_of_an_embedded_space(worm: Command, segment: str) -> None:
     token = worm.token(segment)
     worm.ok("write", segment, "2", "seen", "--token", token)

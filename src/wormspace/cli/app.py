@@ -12,7 +12,7 @@ import wormspace
 from wormspace.cli.cluster import cluster
 from wormspace.cli.exits import complain_in_json, report
 from wormspace.cli.listen import listen
-from wormspace.cli.registers import capture, read, settle, write
+from wormspace.cli.registers import capture, holds, read, settle, write
 from wormspace.cli.segments import alloc, check, head, spaces, tail, trim, trim_prefix
 from wormspace.cli.server import server
 from wormspace.cli.settings import Settings, global_options
@@ -29,7 +29,7 @@ LATER = {
 SECTIONS = (
     ("Clusters", ("up", "status", "cluster", "server")),
     ("Segments", ("alloc", "check", "tail", "head", "spaces", "trim", "trim-prefix")),
-    ("Registers", ("capture", "write", "read", "settle", "listen")),
+    ("Registers", ("capture", "holds", "write", "read", "settle", "listen")),
     ("Tools", tuple(LATER)),
 )
 
@@ -99,6 +99,7 @@ for _command in (
     check,
     cluster,
     head,
+    holds,
     listen,
     read,
     server,

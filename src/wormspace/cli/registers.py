@@ -1,4 +1,4 @@
-"""Calls on registers: capture, write, read, settle."""
+"""Calls on registers: capture, holds, write, read, settle."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from wormspace.cli.arguments import (
     token_text,
     value_bytes,
 )
+from wormspace.cli.exits import RACE_LOST
 from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import (
     as_json_value,
@@ -72,6 +73,32 @@ def capture(
         f"captured {printable(space)}/{number} [{token.start}:{token.stop}] in round {token.round}:"
         f" {free} free, {len(captured.written)} already written"
     )
+
+
+@click.command()
+@segment_argument
+@click.argument("offset", type=OFFSET)
+@click.option("--token", type=token_text, metavar="TOKEN", required=True, help="The capture.")
+@common
+def holds(settings: Settings, segment: tuple[str, int], offset: int, token: Token) -> None:
+    """Check that a capture still stands.
+
+    Whether nobody captured register OFFSET of SPACE/SEGMENT since; writes nothing.  Exits with 3 if
+    somebody did.
+    """
+    space, number = segment
+
+    async def work(worm: Client) -> bool:
+        found = await worm.space(space).segment(number)
+        return await found.holds(token, offset)
+
+    stands = settings.run(work)
+    if settings.json:
+        emit({"space": space, "segment": number, "offset": offset, "holds": stands})
+    else:
+        say("yes" if stands else "no")
+    if not stands:
+        raise SystemExit(RACE_LOST)
 
 
 @click.command()

@@ -84,7 +84,8 @@ def table(*columns: str) -> Table:
     """An empty table in the command's style; columns that begin with `>` are right-aligned."""
     t = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        t.add_column(column.lstrip(">"), justify="right" if column[0] == ">" else "left")
+        numbers = column[0] == ">"
+        t.add_column(column.lstrip(">"), justify="right" if numbers else "left", no_wrap=numbers)
     return t
 
 

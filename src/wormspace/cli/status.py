@@ -102,8 +102,8 @@ def _show_servers(settings: Settings, servers: list[ServerState]) -> None:
         "address",
         "partition",
         "state",
-        ">registers written",
-        ">registers read",
+        ">written",
+        ">read",
         ">clients",
         ">store",
     )
@@ -179,14 +179,13 @@ async def _show_segment(
     rows = table(">register", "value", *(names.get(server, server) for server in held))
     for run in runs:
         which = f"{run.start}" if run.stop == run.start + 1 else f"{run.start}:{run.stop}"
-        values = [s.value for s in run.states if s is not None and s.value is not None]
         cells = [
             cell("silent", "red") if answer is None else _state(state)
             for answer, state in zip(held.values(), run.states, strict=True)
         ]
-        rows.add_row(which, cell(preview(values[0])) if values else cell("", "dim"), *cells)
+        rows.add_row(which, cell(_value(run)), *cells)
     print_table(rows)
-    note("a server's word on a register: promised ballot · accepted ballot, ✓ if known as decided")
+    note("2.ab accepted under that ballot, ✓ known to be decided; (3.cd) promised to that one")
     if stop < record.size and registers is None:
         note(f"registers {stop}:{record.size} are not shown; give a range")
 
@@ -224,12 +223,21 @@ def _runs(held: dict[str, list[RegisterState] | None], start: int, stop: int) ->
     return runs
 
 
+def _value(run: Run) -> str:
+    """What the servers hold: the decided value, or every value that was accepted."""
+    held = [s for s in run.states if s is not None and s.value is not None]
+    known = [s for s in held if s.decided] or held
+    return " | ".join(dict.fromkeys(preview(s.value or b"") for s in known))
+
+
 def _state(state: RegisterState | None) -> Text:
     if state is None:
         return cell("-", "dim")
+    if state.value is None:
+        return cell(f"({state.promised})", "dim")
     known = " ✓" if state.decided else ""
-    style = "green" if state.decided else "yellow" if state.value is not None else "dim"
-    return cell(f"{state.promised} · {state.accepted}{known}", style)
+    later = "" if state.promised in ("-", state.accepted) else f" ({state.promised})"
+    return cell(f"{state.accepted}{known}{later}", "green" if state.decided else "yellow")
 
 
 def _segment_json(
