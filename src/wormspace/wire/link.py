@@ -254,7 +254,7 @@ class TcpLink(asyncio.Protocol):
                 self._refuse(f"server {self.name} refused: {greeting.text}", greeting.code)
             self._trouble = greeting.text
             return False
-        problem = self._membership.check(self.name, greeting)
+        problem = self._membership.check(self._server, self.name, greeting)
         if problem:
             self._refuse(f"server {self.name} cannot be used: {problem}", "membership")
             return False

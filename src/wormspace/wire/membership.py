@@ -18,10 +18,14 @@ class Membership:
         self._partitions = partitions
         self._size = size
         self._cluster = ""
-        self._names: dict[str, str] = {}
+        self._names: dict[int, tuple[str, str]] = {}
 
-    def check(self, address: str, welcome: Welcome) -> str:
-        """Why the server at `address` must not be counted; empty if it may be."""
+    def check(self, place: int, address: str, welcome: Welcome) -> str:
+        """Why the server at `address` must not be counted; empty if it may be.
+
+        `place` is where it stands in the list: the same server at two places is counted twice, be
+        it under two addresses or one.
+        """
         if welcome.partition != self._partition or welcome.partitions != self._partitions:
             return (
                 f"it belongs to partition {welcome.partition + 1} of {welcome.partitions}, but was "
@@ -32,11 +36,11 @@ class Membership:
                 f"its partition has {welcome.replicas} servers, but {self._size} were given: "
                 "name all of them, or quorums would be counted wrong"
             )
-        for other, name in self._names.items():
-            if name == welcome.server and other != address:
-                return f"it is server {name!r}, and so is {other}: name each server once"
+        for other, (name, where) in self._names.items():
+            if name == welcome.server and other != place:
+                return f"it is server {name!r}, and so is {where}: name each server once"
         if self._cluster not in ("", welcome.cluster):
             return f"it belongs to cluster {welcome.cluster!r}, others to {self._cluster!r}"
         self._cluster = welcome.cluster
-        self._names[address] = welcome.server
+        self._names[place] = (welcome.server, address)
         return ""
