@@ -89,11 +89,13 @@ def check(goal: Goal, second: bool = True) -> Outcome:
     conclusion = None if goal.possible else goal.conclusion
     answer = str(_solver(goal.hypotheses, conclusion).check())
     outcome = Outcome(goal, "proved", 0.0, ["z3"])
+    if goal.possible and answer == "unknown":  # one model is enough, whoever finds it
+        answer = ask_cvc5(_solver(goal.hypotheses, None).to_smt2(), want)
+        outcome.solvers = ["cvc5"]
     if answer != want:
-        outcome.answer = "refuted" if answer in ("sat", "unsat") else f"z3: {answer}"
-    elif goal.second and second:
-        hypotheses = goal.hypotheses if goal.possible else needed(goal)
-        other = ask_cvc5(_solver(hypotheses, conclusion).to_smt2(), want)
+        outcome.answer = "refuted" if answer in ("sat", "unsat") else f"unknown: {answer}"
+    elif goal.second and second and not goal.possible:
+        other = ask_cvc5(_solver(needed(goal), conclusion).to_smt2(), want)
         outcome.solvers.append("cvc5")
         if other != want:
             outcome.answer = f"cvc5: {other}"
@@ -115,6 +117,7 @@ def ask_cvc5(text: str, want: str) -> str:
     """cvc5's answer; for a possibility it looks for a finite model."""
     solver = cvc5.Solver()
     solver.setOption("tlimit-per", str(TIMEOUT_MS))
+    solver.setOption("fresh-binders", "true")
     if want == "sat":
         solver.setOption("finite-model-find", "true")
     else:

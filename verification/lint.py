@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from verification.source import SHIPPED
 
 REFUSED = (
-    ast.Is, ast.IsNot, ast.In, ast.NotIn, ast.Try, ast.TryStar, ast.With, ast.AsyncWith,
+    ast.Try, ast.TryStar, ast.With, ast.AsyncWith,
     ast.Global, ast.Nonlocal, ast.While, ast.Lambda, ast.Import, ast.ImportFrom, ast.Yield,
     ast.YieldFrom, ast.Await, ast.Match, ast.NamedExpr, ast.Assert, ast.Set, ast.SetComp,
     ast.JoinedStr, ast.Delete, ast.AsyncFor, ast.AsyncFunctionDef,
@@ -74,6 +74,8 @@ def closure(sources: Mapping[str, str], roots: Iterable[str]) -> tuple[set[str],
             where = f"{qualified}, line {getattr(node, 'lineno', function.lineno)}"
             if isinstance(node, REFUSED):
                 faults.append(f"{where}: {type(node).__name__}")
+            if isinstance(node, ast.Compare) and not _may_compare(node):
+                faults.append(f"{where}: {ast.unparse(node)}")
             if isinstance(node, ast.Call):
                 callee, fault = _resolve(node.func, modules, module)
                 if callee:
@@ -83,6 +85,17 @@ def closure(sources: Mapping[str, str], roots: Iterable[str]) -> tuple[set[str],
         if function.decorator_list:
             faults.append(f"{qualified}: decorated")
     return seen, sorted(set(faults))
+
+
+def _may_compare(node: ast.Compare) -> bool:
+    """Identity and membership look past a symbolic value; but none ever stands for None."""
+    for op, right in zip(node.ops, node.comparators, strict=True):
+        if isinstance(op, ast.In | ast.NotIn):
+            return False
+        none = isinstance(right, ast.Constant) and right.value is None
+        if isinstance(op, ast.Is | ast.IsNot) and not none:
+            return False
+    return True
 
 
 def _resolve(func: ast.expr, modules: Mapping[str, Module], here: str) -> tuple[str, str]:

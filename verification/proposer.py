@@ -31,7 +31,7 @@ from verification.symex import (
     current,
     int_term,
 )
-from verification.tallies import NOBODY, F, N, Nodes, any_mask, is_quorum, sizes
+from verification.tallies import EVERYONE, NOBODY, F, N, Nodes, any_mask, is_quorum, sizes
 
 Has = Callable[[Any, Any, Any], z3.BoolRef]
 b, b1 = z3.Consts("b b1", th.Ballot)
@@ -526,15 +526,15 @@ def _captures(e: Engine) -> None:
         if path.error is not None:
             continue
         new, _ = path.result
-        kept = new.best is best and z3.is_true(z3.simplify(new.promised.z == c.promised.z))
+        theorem = "capturing.on_report: a page counts iff no row of it is above the ballot"
         counted = [*facts, *path.hypotheses]
-        if kept:
-            e.claim(
-                "capturing.on_report: a page counts iff no row of it is above the ballot",
-                "ignored or refused: nothing is learned",
-                counted,
-                z3.Implies(z3.Not(listens), new.granted.z == c.granted.z),
-            )
+        if new is c:
+            e.claim(theorem, "ignored only if it need not be heard", counted, z3.Not(listens))
+            continue
+        if new.best is best:
+            e.claim(theorem, "refused only if it has to be heard", counted, listens)
+            for clause, claim in _refused(core, c, new, bit).items():
+                e.claim(theorem, f"refused: {clause}", counted, claim)
             continue
         e.claim(
             "capturing.on_report: a page counts iff no row of it is above the ballot",
@@ -545,15 +545,15 @@ def _captures(e: Engine) -> None:
         for clause, claim in took(path.result, z3.And(listens, z3.Not(above)), no).items():
             name = "capturing.on_report: a page counts iff no row of it is above the ballot"
             e.claim(name, clause, counted, claim)
+    named = SymBallot(th.fresh("named", th.Ballot))
     e.each(
         "capturing.on_reject: a refusal adds no promise",
-        e.paths("capturing.on_reject", c, server, SymBallot(th.fresh("pr", th.Ballot))),
-        lambda new: {
-            "promised is unchanged": new.promised.z == c.promised.z,
-            "best is unchanged": z3.BoolVal(new.best is best),
-            "never PROMISED": z3.BoolVal(new.phase != core.capturing.PROMISED),
-            "top": z3.ForAll([b], z3.Implies(th.ble(b, c.top.z), th.ble(b, ballot_term(new.top)))),
-        },
+        e.paths("capturing.on_reject", c, server, named),
+        lambda new: (
+            {"ignored only if it promised": was["granted"]}
+            if new is c
+            else _refused(core, c, new, bit, named.z) | {"counted": z3.Not(was["granted"])}
+        ),
         given=facts,
     )
     for size in range(4):
@@ -568,6 +568,28 @@ def _captures(e: Engine) -> None:
                 ]
             ),
         )
+
+
+def _refused(core: Core, c: Any, new: Any, bit: Any, named: Any = None) -> Claims:
+    """The server of `bit` counts as one that refused."""
+    rejected = z3.SetUnion(c.rejected.z, bit)
+    left = is_quorum(z3.SetDifference(EVERYONE, rejected))
+    preempted = z3.BoolVal(new.phase == core.capturing.PREEMPTED)
+    return {
+        "promised is unchanged": new.promised.z == c.promised.z,
+        "best is unchanged": z3.BoolVal(new.best is c.best),
+        "never PROMISED": z3.BoolVal(new.phase != core.capturing.PROMISED),
+        "not granted any more": new.granted.z == z3.SetDifference(c.granted.z, bit),
+        "rejected": new.rejected.z == rejected,
+        "preempted iff no quorum is left": preempted == z3.Not(left),
+        "top does not sink": th.ble(c.top.z, ballot_term(new.top)),
+        "top is the highest named": z3.Or(
+            z3.And(new.top.z == named, th.ble(c.top.z, named)),
+            z3.And(new.top.z == c.top.z, th.ble(named, c.top.z)),
+        )
+        if named is not None
+        else z3.BoolVal(True),
+    }
 
 
 def _out_best(new: Any, best: Rows, rows: Rows) -> z3.BoolRef:

@@ -1,0 +1,249 @@
+"""The proof of the proof: what is proved must stop being provable when the code is made wrong.
+
+`code()` mutates the syntax trees of every proved function: comparisons, branches, boolean
+operators, fields, arguments, results.  `specification()` does so to the register's, and `model()`
+leaves out every part of every guard of layer 2 in turn.  A mutant that the proof does not notice is
+a *survivor*, and has to be explained, by name, in survivors.txt; an explanation that no survivor
+needs is an error too.
+
+    python -m verification.mutants            all of them (`make prove-mutants`)
+    python -m verification.mutants on_write   those whose name has this in it
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from verification import acceptor, proposer, protocol, prover, ranges, register, tallies
+from verification.goals import Goal, check
+from verification.loops import Engine
+from verification.register import SPEC
+from verification.source import shipped
+
+SURVIVORS = Path(__file__).resolve().parent / "survivors.txt"
+COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
+FIELDS = {
+    "lo": ["hi"],
+    "hi": ["lo"],
+    "ballot": [],
+    "granted": ["promised", "rejected"],
+    "promised": ["granted", "rejected"],
+    "rejected": ["granted"],
+    "answered": [],
+    "offset": [],
+}
+LIMIT_MS = 3000
+"""A goal that a mutant makes hard is not proved: that is a kill, and quick."""
+
+
+def _annotations(function: ast.FunctionDef) -> Iterator[ast.AST]:
+    for node in ast.walk(function):
+        for hint in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            if isinstance(hint, ast.AST):
+                yield hint
+
+
+def _sites(function: ast.FunctionDef) -> Iterator[tuple[int, str, object]]:
+    """Every place in a function that can be changed, and how."""
+    types = {id(node) for hint in _annotations(function) for node in ast.walk(hint)}
+    for i, node in enumerate(ast.walk(function)):
+        if id(node) in types:
+            continue
+        if isinstance(node, ast.Compare):
+            for op in COMPARISONS:
+                if type(node.ops[0]) is not op and isinstance(node.ops[0], COMPARISONS):
+                    yield i, "compare", op
+        elif isinstance(node, ast.BoolOp):
+            yield i, "and/or", None
+        elif isinstance(node, ast.If | ast.IfExp):
+            yield i, "if", True
+            yield i, "if", False
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            for other in FIELDS.get(node.attr, []):
+                yield i, "field", other
+        elif isinstance(node, ast.Call) and len(node.args) >= 2:
+            for k in range(len(node.args) - 1):
+                yield i, "swap", k
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert | ast.Not):
+            yield i, "drop", None
+        elif isinstance(node, ast.BinOp) and isinstance(
+            node.op, ast.BitAnd | ast.BitOr | ast.Add | ast.Sub
+        ):
+            yield i, "operator", None
+        elif isinstance(node, ast.Tuple) and len(node.elts) > 1 and isinstance(node.ctx, ast.Load):
+            yield i, "shorten", None
+
+
+def _change(node: ast.AST, kind: str, how: object) -> ast.AST | None:
+    """Change a node in place; or say what to put in its place."""
+    if kind == "compare":
+        node.ops[0] = how()  # type: ignore[attr-defined,operator]
+    elif kind == "and/or":
+        node.op = ast.And() if isinstance(node.op, ast.Or) else ast.Or()  # type: ignore[attr-defined]
+    elif kind == "if":
+        node.test = ast.Constant(how)  # type: ignore[attr-defined]
+    elif kind == "field":
+        node.attr = how  # type: ignore[attr-defined]
+    elif kind == "swap":
+        args = node.args  # type: ignore[attr-defined]
+        args[how], args[how + 1] = args[how + 1], args[how]  # type: ignore[index,operator]
+    elif kind == "operator":
+        other = {ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.Add: ast.Sub, ast.Sub: ast.Add}
+        node.op = other[type(node.op)]()  # type: ignore[attr-defined]
+    elif kind == "drop":
+        return node.operand  # type: ignore[attr-defined,no-any-return]
+    elif kind == "shorten":
+        return ast.Tuple(node.elts[:-1], ast.Load())  # type: ignore[attr-defined]
+    return None
+
+
+class _Replace(ast.NodeTransformer):
+    def __init__(self, old: ast.AST, new: ast.AST) -> None:
+        self.old, self.new = old, new
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        return self.new if node is self.old else self.generic_visit(node)
+
+
+def of_function(module: str, name: str, text: str) -> Iterator[tuple[str, str]]:
+    """The mutants of one function: a name, and the module's text."""
+    tree = ast.parse(text)
+    at = next(i for i, f in enumerate(tree.body) if getattr(f, "name", "") == name)
+    function = tree.body[at]
+    assert isinstance(function, ast.FunctionDef)
+    seen = {ast.unparse(tree)}
+    for number, kind, how in list(_sites(function)):
+        mutant = copy.deepcopy(tree)
+        node = list(ast.walk(mutant.body[at]))[number]
+        before = ast.unparse(node).splitlines()[0]
+        new = _change(node, kind, how)
+        if new is not None:
+            mutant.body[at] = _Replace(node, new).visit(mutant.body[at])
+        after = ast.unparse(new or node).splitlines()[0]
+        result = ast.unparse(ast.fix_missing_locations(mutant))
+        if result not in seen:
+            seen.add(result)
+            line = getattr(node, "lineno", 0) - function.lineno
+            yield f"{module}.{name} +{line}: {before} -> {after}", result
+
+
+def code() -> Iterator[tuple[str, dict[str, str]]]:
+    """Mutants of every function of the core that is proved, or called by one that is."""
+    sources = shipped()
+    for qualified in sorted(prover.check_lint()):
+        module, name = qualified.split(".")
+        if (module, name) in {("effects", "to_all"), ("quorum", "members"), ("quorum", "everyone")}:
+            continue  # who is sent what: safe whatever it is
+        for title, text in of_function(module, name, sources[module]):
+            yield title, {module: text}
+
+
+def specification() -> Iterator[tuple[str, str]]:
+    """Mutants of the register's specification."""
+    text = SPEC.read_text()
+    for name in ("capture", "write", "read"):
+        yield from of_function("spec", name, text)
+
+
+def _layers(changed: dict[str, str]) -> Iterator[Goal]:
+    """The goals about the code, layer by layer, so that the first that fails ends it."""
+    prover.check_lint(changed)
+    engine = Engine(prover.INVARIANTS, changed)
+    done = 0
+    for part in (ranges, acceptor, tallies, proposer):
+        part.prove(engine)
+        yield from engine.goals[done:]
+        done = len(engine.goals)
+    yield from (goal for goal in protocol.goals(engine) if "path of the handler" in goal.theorem)
+
+
+def killed(changed: dict[str, str]) -> str:
+    """Why the proof fails for this code; empty if it does not."""
+    try:
+        for goal in _layers(changed):
+            outcome = check(goal, second=False)
+            if not outcome.proved:
+                return f"{goal.theorem}: {goal.name}"
+    except Exception as e:  # noqa: BLE001 - whatever stops the proof is a kill
+        return f"{type(e).__name__}: {e}".splitlines()[0]
+    return ""
+
+
+def killed_specification(text: str) -> str:
+    """Why the refinement fails for this specification; empty if it does not."""
+    try:
+        engine = Engine(prover.INVARIANTS)
+        ranges.prove(engine)
+        for goal in register.goals(engine, text):
+            if not check(goal, second=False).proved:
+                return f"{goal.theorem}: {goal.name}"
+    except Exception as e:  # noqa: BLE001 - whatever stops the proof is a kill
+        return f"{type(e).__name__}: {e}".splitlines()[0]
+    return ""
+
+
+def model() -> Iterator[tuple[str, list[Goal]]]:
+    """Layer 2's actions, each with one part of its guard left out: the goals it has to keep."""
+    engine = Engine(prover.INVARIANTS)
+    ranges.prove(engine)
+    for action in protocol.all_actions(engine):
+        for k, part in enumerate(action.guard(protocol.State())):
+            text = " ".join(str(part).split())[:90]
+            yield f"guard of {action.name!r}, part {k}: {text}", protocol.kept(action, without=k)
+
+
+def explained() -> dict[str, str]:
+    """survivors.txt: the survivor's name, and why it changes nothing that matters."""
+    out: dict[str, str] = {}
+    if not SURVIVORS.exists():
+        return out
+    for line in SURVIVORS.read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, _, why = line.partition(" || ")
+            out[name] = why
+    return out
+
+
+def main() -> int:
+    """Run them; 0 if every survivor is explained."""
+    from verification import goals
+
+    goals.TIMEOUT_MS = LIMIT_MS
+    only = sys.argv[1] if len(sys.argv) > 1 else ""
+    began, counts = time.perf_counter(), {"killed": 0, "survived": 0}
+    known, faults, survivors = explained(), 0, set()
+
+    def judge(name: str, why: str) -> None:
+        nonlocal faults
+        counts["killed" if why else "survived"] += 1
+        if not why:
+            survivors.add(name)
+            if not known.get(name):
+                faults += 1
+                print(f"SURVIVED, not explained: {name}", flush=True)
+
+    for name, changed in code():
+        if only in name:
+            judge(name, killed(changed))
+    for name, text in specification():
+        if only in name:
+            judge(name, killed_specification(text))
+    for name, todo in model():
+        if only in name:
+            failed = (goal.name for goal in todo if not check(goal, second=False).proved)
+            judge(name, next(failed, ""))
+    stale = set() if only else set(known) - survivors
+    for name in sorted(stale):
+        print(f"explained, but no survivor any more: {name}")
+    seconds = time.perf_counter() - began
+    print(f"{counts['killed']} killed, {counts['survived']} survived, {seconds:.0f} s")
+    return 1 if faults or stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Everything that is proved, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from verification import acceptor, applications, lint, proposer, protocol, ranges, register, tallies
+from verification.goals import Goal
+from verification.loops import Engine
+from verification.source import shipped
+
+ROOTS = (
+    *("acceptor.on_capture", "acceptor.on_write", "acceptor.on_decided", "acceptor.is_decided"),
+    *("ranges.ballot_at", "ranges.highest", "ranges.overlay", "ranges.covers", "ranges.within"),
+    *("quorum.majority", "quorum.is_quorum", "quorum.out_of_reach"),
+    *("writing.verdict", "writing.on_written", "writing.finished", "writing.lost"),
+    *("writing.refuse_step", "writing.obstacle"),
+    *("capturing.better", "capturing.clash", "capturing.merge", "capturing.half"),
+    *("capturing.on_promise", "capturing.on_report", "capturing.on_reject"),
+    *("reading.count_step", "reading.is_known", "reading._merge"),
+)
+"""The functions of the core that are executed symbolically."""
+
+INVARIANTS = {**ranges.INVARIANTS, **tallies.INVARIANTS, **proposer.INVARIANTS}
+
+
+class LintError(Exception):
+    """A proved function does what symbolic values cannot see."""
+
+
+def check_lint(changed: Mapping[str, str] | None = None) -> set[str]:
+    """The functions that are proved or called by those; raises if one may not be."""
+    closure, faults = lint.closure(shipped() | dict(changed or {}), ROOTS)
+    if faults:
+        raise LintError("\n".join(faults))
+    return closure
+
+
+def layer1(changed: Mapping[str, str] | None = None) -> Engine:
+    """The shipped functions against their local specifications."""
+    check_lint(changed)
+    engine = Engine(INVARIANTS, changed)
+    ranges.prove(engine)
+    acceptor.prove(engine)
+    tallies.prove(engine)
+    proposer.prove(engine)
+    return engine
+
+
+def layers(
+    changed: Mapping[str, str] | None = None, spec: str | None = None
+) -> dict[str, list[Goal]]:
+    """All goals, by layer."""
+    engine = layer1(changed)
+    local = list(engine.goals)
+    return {
+        "1 the shipped functions": local,
+        "2 the protocol": protocol.goals(engine),
+        "3 the register's specification": register.goals(engine, spec),
+        "4 above the register": applications.goals(),
+    }
