@@ -3,8 +3,10 @@
 Servers push every write when they accept it, so a listener learns of a decision as early as the
 writer does: when a majority accepted one register under one ballot.  A register that stays short
 of a majority (its writer died, or an event was lost with a connection) is read after a moment,
-which completes it.  While a majority of the streams stands, nothing can be missed: every decision
-has a server among them.  When fewer do, and the majority is back, the listener says `Gap`.
+which completes it.  While all streams stand, nothing can be missed.  While only a majority does, a
+decision may be: of two servers that accepted it, each may have done so while its own stream was
+away, at different times.  So the listener says `Gap` whenever a stream has come back, and now and
+then as long as one is away: whatever is decided by then is met by a read.
 
 Order: a register is delivered when it stands at the *head* of a majority of the streams, that is,
 when all that those servers accepted before it has been delivered.  If one write was done before
@@ -24,7 +26,7 @@ import msgspec
 
 from wormspace.errors import Trimmed, WormError
 from wormspace.paxos.messages import Done
-from wormspace.paxos.quorum import is_quorum
+from wormspace.paxos.quorum import everyone, is_quorum
 from wormspace.register.contract import ArrayName, Dropped, Event, Gap, Wrote
 from wormspace.register.issued import OffsetSet
 from wormspace.register.partition import Partition
@@ -44,6 +46,9 @@ log = logging.getLogger("wormspace.listen")
 SETTLE_S = 0.1
 """How long a register may stay short of a majority before it is read, and how long the listener
 waits for a server that is slow to open its stream before it makes do with a majority."""
+
+GAP_S = 2.0
+"""How long a listener goes on without reading what it may have missed, while a stream is away."""
 
 QUEUE_LIMIT = 100_000
 """Events a consumer may fall behind; beyond, they are dropped and it gets a `Gap`."""
@@ -90,6 +95,7 @@ class Subscription:
         self._id = partition.enter(self)
         self._streams = 0
         self._whole = False
+        self._gap_at = 0.0
         self._votes: dict[tuple[int, int], _Votes] = {}
         self._queues: list[deque[tuple[int, int]]] = [deque() for _ in range(partition.size)]
         self._delivered: dict[int, OffsetSet] = {}
@@ -132,8 +138,11 @@ class Subscription:
         if isinstance(message, Accepted):
             self._on_accepted(server, message)
         elif isinstance(message, Done):
+            is_back = not self._streams >> server & 1
             self._streams |= 1 << server
-            if not self._partition.up & ~self._streams:
+            if self._whole and is_back:
+                self._say_gap()
+            elif not self._partition.up & ~self._streams:
                 self._become_whole()
         elif isinstance(message, Discarded):
             self._on_discarded(message)
@@ -146,10 +155,14 @@ class Subscription:
     # ------------------------------------------------------------ counting
 
     def _become_whole(self) -> None:
-        """From here on nothing is missed, if a majority of the streams stands."""
+        """From here on events come, if a majority of the streams stands."""
         if not self._whole and is_quorum(self._streams, self._partition.size):
             self._whole = True
-            self._emit(Gap())
+            self._say_gap()
+
+    def _say_gap(self) -> None:
+        self._gap_at = self._loop.time()
+        self._emit(Gap())
 
     def _on_accepted(self, server: int, m: Accepted) -> None:
         delivered = self._delivered.setdefault(m.segment, OffsetSet())
@@ -232,6 +245,9 @@ class Subscription:
         """
         self._timer = self._loop.call_later(SETTLE_S, self._look)
         self._become_whole()
+        is_one_away = self._streams != everyone(self._partition.size)
+        if self._whole and is_one_away and self._loop.time() >= self._gap_at + GAP_S:
+            self._say_gap()
         before = self._loop.time() - SETTLE_S
         stuck = True
         for at, votes in list(self._votes.items()):
