@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup test lint types imports fmt demo soak clean
+.PHONY: help setup test lint types imports fmt demo soak prove prove-mutants clean
 
 help:
 	@echo "make demo    a story: three servers, a stolen capture, two kills, nothing lost"
 	@echo "make test    everything that must hold, in minutes"
 	@echo "make lint    ruff, mypy --strict, import rules"
 	@echo "make soak    the long campaigns"
+	@echo "make prove   the safety proofs, about the code that runs"
 
 setup: $(READY)
 
@@ -35,6 +36,22 @@ types: $(READY)
 
 imports: $(READY)
 	$(BIN)/lint-imports
+
+# The provers: two SMT solvers from requirements-prove.lock; Coq only where apt-get can install it.
+PROVERS := $(VENV)/.provers
+
+$(PROVERS): $(READY) requirements-prove.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-prove.lock
+	@command -v coqc >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends coq >/dev/null; } \
+	  || echo "Coq is not installed: its part of the proof will be skipped"
+	@touch $(PROVERS)
+
+prove: $(PROVERS)
+	$(BIN)/python -m verification
+
+prove-mutants: $(PROVERS)
+	$(BIN)/python -m verification.mutants
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
