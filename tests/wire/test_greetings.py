@@ -249,3 +249,22 @@ async def test_partitions_in_the_wrong_order_are_refused(stack):
 async def test_servers_of_two_clusters_make_no_majority(stack):
     servers = await trio(stack, clusters=("c", "d", "e"))
     assert "cluster" in await refusal_of(url(*servers))
+
+
+async def test_a_client_in_the_middle_of_a_flood_still_hears_why_it_is_sent_away():
+    """Closing on unread bytes would reset the connection, and the reason would be lost."""
+    async with serving() as server:
+        raw = await Raw.connect(server.port)
+        raw.writer.write((1 << 30).to_bytes(4, "big"))
+        flood = asyncio.ensure_future(pour(raw.writer))
+        async with asyncio.timeout(5):
+            *_, last = await raw.rest()
+        assert "1073741824" in last.message.text
+        flood.cancel()
+
+
+async def pour(writer):
+    with contextlib.suppress(ConnectionError):
+        while True:
+            writer.write(bytes(1 << 16))
+            await writer.drain()

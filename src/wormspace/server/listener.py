@@ -36,6 +36,9 @@ log = logging.getLogger("wormspace.server")
 
 FLUSH_BYTES = 256 * 1024
 
+LINGER_S = 1.0
+"""How long a client that was told to go away may take to hear it."""
+
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a server puts up with; sizes in bytes, times in seconds."""
@@ -133,12 +136,13 @@ class _Connection(asyncio.Protocol):
         self._slow = False
         self._paused = False
         self._waiting = False
+        self._over = False
         self.client = ""
 
     # ------------------------------------------------------------ node.Port
 
     def answer(self, request_id: int, message: Downward) -> None:
-        if request_id == ONE_WAY or self._transport is None:
+        if request_id == ONE_WAY or self._transport is None or self._over:
             return
         frame = codec.encode(ToClient(request_id, message))
         self._out.append(frame)
@@ -161,7 +165,7 @@ class _Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         out, self._out, self._out_bytes = self._out, [], 0
-        if out and self._transport is not None and not self._transport.is_closing():
+        if out and self._transport is not None and not (self._over or self._transport.is_closing()):
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     # ------------------------------------------------------------ asyncio.Protocol
@@ -182,6 +186,8 @@ class _Connection(asyncio.Protocol):
         self._node.forget(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._over:
+            return
         try:
             for body in self._decoder.feed(data):
                 if self._greeted:
@@ -230,7 +236,7 @@ class _Connection(asyncio.Protocol):
 
     def _read_or_pause(self) -> None:
         want_pause = self._slow or bool(self._requests)
-        if self._transport is None or want_pause == self._paused:
+        if self._transport is None or self._over or want_pause == self._paused:
             return
         self._paused = want_pause
         if want_pause:
@@ -275,15 +281,35 @@ class _Connection(asyncio.Protocol):
         return True
 
     def _check_greeted(self) -> None:
-        if not self._greeted and self._transport is not None:
+        if not self._greeted and self._transport is not None and not self._over:
             self._refuse("greeting", "no greeting came in time")
 
     def _refuse(self, code: str, text: str) -> None:
         self._server.refused += 1
         self._log("refused", text)
         if self._transport is not None:
-            self._transport.write(codec.encode(Refusal(code, text)))
-            self._transport.close()
+            self._say_goodbye(self._transport, codec.encode(Refusal(code, text)))
+
+    def _say_goodbye(self, transport: asyncio.Transport, last_word: bytes) -> None:
+        """Send a last word, and take in and drop what still comes until the client goes too.
+
+        To close while there is something unread resets the connection, and the client would never
+        see why.
+        """
+        self._flush()
+        self._over = True
+        self._server.connections.pop(self, None)
+        transport.write(last_word)
+        if transport.can_write_eof():
+            transport.write_eof()
+        if self._paused:
+            self._paused = False
+            transport.resume_reading()
+        self._loop.call_later(LINGER_S, self._abort)
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     def _malformed(self, text: str) -> None:
         self._server.malformed += 1
@@ -291,10 +317,8 @@ class _Connection(asyncio.Protocol):
         if self._transport is None:
             return
         if self._greeted:
-            self._flush()
             problem = ToClient(ONE_WAY, Failed(BAD_REQUEST, text))
-            self._transport.write(codec.encode(problem))
-            self._transport.close()
+            self._say_goodbye(self._transport, codec.encode(problem))
         else:
             self._refuse("malformed", text)
 
