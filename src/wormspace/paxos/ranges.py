@@ -6,8 +6,10 @@ any size is one range, and a later capture cuts away what it supersedes, so the 
 small as the number of captures that still stand.
 
 The functions take the *slice* of a map that the store found for a message: every range that
-overlaps or touches what the message speaks of.  They are right for any tuple, whatever its
-order, so the store need only be trusted to leave nothing out.
+overlaps or touches what the message speaks of.  They are right for any tuple of ranges that are
+not empty, whatever their order and whether they overlap, so the store need only be trusted to
+leave nothing out.  Beyond that, `overlay` keeps ranges disjoint and not empty if they were so:
+a store may rely on it, to key them by `lo` and to look them up by it.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ def overlaps(r: Range, lo: int, hi: int) -> bool:
 
 
 def at_step(top: bytes, r: Range, offset: int) -> bytes:
-    """Fold step of `ballot_at`."""
-    if covers(r, offset) and r.ballot > top:
+    """Fold step of `ballot_at`; `covers` is written out, on the path of every write."""
+    if r.lo <= offset and offset < r.hi and r.ballot > top:
         return r.ballot
     return top
 
