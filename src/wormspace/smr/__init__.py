@@ -1,1 +1,79 @@
-"""WormPaxos: replicated state machines over the address space."""
+"""WormPaxos: replicated state machines over the address space.
+
+class Inventory(StateMachine):
+    stock: dict[str, int] = {}
+
+    @command
+    def reserve(self, sku: str, count: int) -> int: ...
+
+inventory = await replicate(Inventory, worm, "inventory")
+await inventory.reserve("sku-1", 3)
+"""
+
+from wormspace.smr.consistency import (
+    Causal,
+    Consistency,
+    Eventual,
+    Linearizable,
+    Sequential,
+    Session,
+)
+from wormspace.smr.declare import StateMachine, command, query
+from wormspace.smr.durability import (
+    Durability,
+    NeverTrim,
+    TrimBehindSnapshots,
+    TrimWhenApplied,
+)
+from wormspace.smr.errors import (
+    BadSnapshot,
+    Behind,
+    CommandFailed,
+    DeclarationError,
+    Diverged,
+    NoLeader,
+    NoSnapshot,
+    SessionExpired,
+)
+from wormspace.smr.leadership import Fixed, Sticky
+from wormspace.smr.replica import Replica, Status, replicate
+from wormspace.smr.seat import Leadership, Tuning
+from wormspace.smr.snapshots import LocalSnapshots, MemorySnapshots, SnapshotStore
+from wormspace.smr.table import Table
+from wormspace.smr.views import View
+
+__all__ = [
+    "BadSnapshot",
+    "Behind",
+    "Causal",
+    "CommandFailed",
+    "Consistency",
+    "DeclarationError",
+    "Diverged",
+    "Durability",
+    "Eventual",
+    "Fixed",
+    "Leadership",
+    "Linearizable",
+    "LocalSnapshots",
+    "MemorySnapshots",
+    "NeverTrim",
+    "NoLeader",
+    "NoSnapshot",
+    "Replica",
+    "Sequential",
+    "Session",
+    "SessionExpired",
+    "SnapshotStore",
+    "StateMachine",
+    "Status",
+    "Sticky",
+    "Table",
+    "TrimBehindSnapshots",
+    "TrimWhenApplied",
+    "Tuning",
+    "View",
+    "command",
+    "query",
+    "replicate",
+]

@@ -1,0 +1,145 @@
+"""When the space's beginning becomes garbage: strategy objects that a user passes to `replicate`.
+
+Every register is replicated and durable when its command is acknowledged.  What is chosen here is
+only how long the registers are kept, and so what a replica that was away must read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from wormspace.errors import UsageError, WormError
+from wormspace.smr.engine import Engine
+from wormspace.smr.seat import Proposer, Seat
+from wormspace.smr.snapshots import LocalSnapshots, Snapshot, SnapshotStore
+from wormspace.space import Address
+
+log = logging.getLogger("wormspace.smr")
+
+
+class Durability(Protocol):
+    """Keeps what must be kept, trims what need not be."""
+
+    @property
+    def store(self) -> SnapshotStore | None:
+        """Where this replica looks for a snapshot when it starts."""
+
+    async def run(self, seat: Seat, proposer: Proposer) -> None:
+        """Work until cancelled."""
+
+
+class NeverTrim(msgspec.Struct, frozen=True):
+    """Every command is kept for ever: the space is the full history."""
+
+    @property
+    def store(self) -> SnapshotStore | None:
+        return None
+
+    async def run(self, seat: Seat, proposer: Proposer) -> None:
+        """Nothing to do."""
+
+
+class TrimWhenApplied(msgspec.Struct, frozen=True):
+    """Segments are trimmed when `replicas` replicas have applied them.
+
+    The state then lives in the replicas' memory: one that comes later gets it from one that runs,
+    and when all of them are down at once, it is gone.
+    """
+
+    replicas: int
+    every_s: float = 1.0
+
+    @property
+    def store(self) -> SnapshotStore | None:
+        return None
+
+    async def run(self, seat: Seat, proposer: Proposer) -> None:
+        if self.replicas < 1:
+            raise UsageError("trimming waits for at least one replica")
+        while True:
+            await asyncio.sleep(self.every_s)
+            applied = [one.applied for one in seat.members.values()]
+            await trim_behind(seat, proposer, self.replicas, [seat.learner.position, *applied])
+
+
+class TrimBehindSnapshots(msgspec.Struct, frozen=True):
+    """Segments are trimmed when `copies` snapshots of what they led to are kept.
+
+    Attributes:
+        store: a directory of this machine: every replica keeps its own snapshots; or a place that
+            all replicas share (anything with the methods of `SnapshotStore`): the leader keeps
+            them, and `copies` is 1.
+        registers: take a snapshot after so many registers.
+        copies: by default 2 for directories: one machine's disk alone should not be trusted.
+    """
+
+    place: SnapshotStore | str | Path
+    registers: int = 4096
+    copies: int = 0
+    every_s: float = 1.0
+
+    @property
+    def store(self) -> SnapshotStore | None:
+        if isinstance(self.place, str | Path):
+            return LocalSnapshots(self.place)
+        return self.place
+
+    async def run(self, seat: Seat, proposer: Proposer) -> None:
+        store = self.store
+        is_local = isinstance(store, LocalSnapshots)
+        copies = self.copies or (2 if is_local else 1)
+        taken_at = seat.learner.position
+        while store is not None:
+            await asyncio.sleep(self.every_s)
+            position = seat.learner.position
+            if (is_local or proposer.leads) and self._distance(seat, taken_at) >= self.registers:
+                try:
+                    seat.kept = await save(store, seat.space.name, seat.learner.engine)
+                    taken_at = position
+                except (WormError, OSError) as e:
+                    log.warning("%s: no snapshot was kept: %s", seat.member, e)
+            kept = [seat.kept, *(one.kept for one in seat.members.values())]
+            await trim_behind(seat, proposer, copies, kept)
+
+    def _distance(self, seat: Seat, since: Address) -> int:
+        size = seat.tuning.segment_size
+        return seat.learner.position.position(size) - since.position(size)
+
+
+async def save(store: SnapshotStore, name: str, engine: Engine) -> Address:
+    """Take a snapshot and keep it, while the engine goes on; returns its position."""
+    snapshot = Snapshot(engine)
+    try:
+        await store.save(name, snapshot.position, gently(snapshot.pieces()))
+    finally:
+        snapshot.close()
+    return snapshot.position
+
+
+async def gently(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces, letting others run in between."""
+    for piece in pieces:
+        yield piece
+        await asyncio.sleep(0)
+
+
+async def trim_behind(seat: Seat, proposer: Proposer, count: int, reached: list[Address]) -> None:
+    """Trim the segments that `count` of the positions are beyond."""
+    if not proposer.leads or len(reached) < count:
+        return
+    stop = sorted(reached, reverse=True)[count - 1].segment
+    stop = min(stop, seat.learner.position.segment)
+    if stop <= 0:
+        return
+    try:
+        if await seat.space.head() < stop:
+            await seat.space.trim_prefix(stop)
+            log.info("%s: trimmed the segments below %d", seat.space.name, stop)
+    except WormError as e:
+        log.info("%s: trimming has to wait: %s", seat.space.name, e)

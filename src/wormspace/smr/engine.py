@@ -1,0 +1,226 @@
+"""What a replica does with a register: pure, the same everywhere, and it can prove it.
+
+An engine holds one instance of the state machine, the sessions of its clients and a *chain*: a hash
+over the outcomes of all commands so far.  Two replicas that applied the same registers and have
+different chains have different states.  A chain sees only what shows in outcomes; an *audit* hashes
+the whole state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from wormspace.errors import ProtocolViolation
+from wormspace.smr.declare import Moment, StateMachine
+from wormspace.smr.errors import Diverged
+from wormspace.smr.records import (
+    Batch,
+    Fault,
+    Mark,
+    Outcome,
+    Packet,
+    Rest,
+    Seal,
+    decode_record,
+    encode,
+)
+from wormspace.smr.sessions import Sessions
+from wormspace.space import Address
+
+log = logging.getLogger("wormspace.smr")
+
+CHAINS_KEPT = 8192
+"""For so many registers back a leader's claim can be compared; its pipeline is far shorter."""
+
+EVENTS_KEPT = 10_000
+"""So far back can a watcher resume, on any replica."""
+
+_PLAIN = (type(None), bool, int, float, str, bytes)
+_NOT_OF_THE_COMMAND = (MemoryError, RecursionError)
+"""Exceptions that say something about this process, and need not come elsewhere."""
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """A packet was applied (or known from before), and this is its encoded outcome."""
+
+    client: bytes
+    number: int
+    outcome: bytes
+
+
+class Engine:
+    """A state machine, its sessions, and where it stands.
+
+    Attributes:
+        machine: the instance.
+        position: the next register to apply.
+        chain: the hash of all outcomes.
+        time_ns: the time of the last batch.
+        emitted: how many events commands have emitted so far: the same number everywhere.
+        recent: the last of them.
+        rests: the owners who have passed on all their turns in the segment of `position`.
+    """
+
+    def __init__(self, machine: StateMachine) -> None:
+        self.machine = machine
+        self.position = Address(0, 0)
+        self.chain = bytes(16)
+        self.time_ns = 0
+        self.sessions = Sessions()
+        self.rests: set[int] = set()
+        self.emitted = 0
+        self.recent: deque[Any] = deque(maxlen=EVENTS_KEPT)
+        self.chains: OrderedDict[Address, bytes] = OrderedDict()
+        self._declaration = machine.declaration
+
+    def apply(self, raw: bytes, size: int, turns: int = 1) -> tuple[list[Applied], Batch | None]:
+        """Apply the register at `position`, in a segment of `size`; moves on.
+
+        Where turns rotate, register `offset` is the turn of owner `offset % turns`.
+
+        Raises:
+            ProtocolViolation: the register holds something else.
+            Diverged: the proposer had another state at a position that was applied here.
+        """
+        address = self.position
+        record = decode_record(raw, address)
+        applied: list[Applied] = []
+        batch = None
+        if isinstance(record, Batch):
+            if record.chain is not None:
+                self._compare(record.chain)
+            applied, batch = self._apply_batch(record, address), record
+        elif isinstance(record, Rest):
+            self.rests.add(address.offset % turns)
+        self._move(size if isinstance(record, Seal) else address.offset + 1, size, turns)
+        if batch is not None:
+            self.chains[self.position] = self.chain
+            if len(self.chains) > CHAINS_KEPT:
+                self.chains.popitem(last=False)
+        return applied, batch
+
+    def _move(self, offset: int, size: int, turns: int) -> None:
+        """Go on at `offset`, or at the first one after it whose owner has not passed it on."""
+        while offset < size and offset % turns in self.rests:
+            offset += 1
+        segment = self.position.segment
+        if offset < size:
+            self.position = Address(segment, offset)
+        else:
+            self.position = Address(segment + 1, 0)
+            self.rests.clear()
+
+    def mark(self) -> Mark | None:
+        """This replica's claim about itself."""
+        if not self.chains:
+            return None
+        position, digest = next(reversed(self.chains.items()))
+        return Mark(position, digest)
+
+    def _compare(self, claim: Mark) -> None:
+        mine = self.chains.get(claim.position)
+        if mine is not None and mine != claim.digest:
+            raise Diverged(
+                f"{type(self.machine).__name__}: at position {claim.position} commands had other "
+                "outcomes here than where they were proposed: a command is not the same everywhere"
+            )
+
+    # ------------------------------------------------------------ packets
+
+    def _apply_batch(self, batch: Batch, address: Address) -> list[Applied]:
+        machine = self.machine
+        self.time_ns = max(self.time_ns, batch.time_ns)
+        due = machine.due()
+        if due is not None and due * 1e9 <= self.time_ns:
+            machine._moment = Moment(self.time_ns, f"{batch.seed}/{address}/due")
+            machine.on_due()
+        applied = []
+        chain = hashlib.blake2b(self.chain, digest_size=16)
+        for index, packet in enumerate(batch.packets):
+            outcome, is_new = self._apply_packet(packet, batch.seed, address, index)
+            applied.append(Applied(packet.client, packet.number, outcome))
+            if is_new:
+                chain.update(outcome)
+        self.sessions.expire(self.time_ns)
+        self.chain = chain.digest()
+        if machine._events:
+            self.emitted += len(machine._events)
+            self.recent.extend(machine._events)
+            machine._events.clear()
+        return applied
+
+    def _apply_packet(
+        self, packet: Packet, seed: int, address: Address, index: int
+    ) -> tuple[bytes, bool]:
+        sessions = self.sessions
+        known = sessions.find(packet)
+        if known is not None:
+            return known, False
+        refusal = sessions.refusal(packet)
+        if refusal:
+            return encode(Outcome([], {}, refusal)), False
+        try:
+            messages: Iterable[Any] = self._declaration.decode_commands(packet.commands)
+        except msgspec.ValidationError:
+            messages = self._declaration.decode_singly(packet.commands)
+        except msgspec.DecodeError as e:
+            raise ProtocolViolation(f"register {address} holds a damaged packet: {e}") from e
+        self.machine._moment = Moment(self.time_ns, f"{seed}/{address}/{index}")
+        outcome = self._run(messages)
+        sessions.keep(packet, outcome, self.time_ns)
+        return outcome, True
+
+    def _run(self, messages: Iterable[Any]) -> bytes:
+        machine = self.machine
+        methods = self._declaration.commands
+        values: list[Any] = []
+        faults: dict[int, Fault] = {}
+        for message in messages:
+            try:
+                if isinstance(message, msgspec.ValidationError):
+                    raise TypeError(str(message))
+                value = methods[type(message)].run(machine, message)
+                if type(value) not in _PLAIN:
+                    # Now, for a later command may change what it refers to.
+                    value = msgspec.Raw(encode_canonical(value))
+                values.append(value)
+            except _NOT_OF_THE_COMMAND:
+                raise
+            except Exception as e:  # noqa: BLE001 - an exception is the command's result
+                faults[len(values)] = as_fault(e)
+                values.append(None)
+        try:
+            return encode(Outcome(values, faults))
+        except (ValueError, OverflowError):
+            return encode(_one_by_one(values, faults))
+
+
+def _one_by_one(values: list[Any], faults: dict[int, Fault]) -> Outcome:
+    """The outcome of a packet of which some result cannot be encoded (2**70, a lone surrogate)."""
+    for index, value in enumerate(values):
+        try:
+            encode(value)
+        except (ValueError, OverflowError) as e:
+            values[index] = None
+            faults[index] = as_fault(e)
+    return Outcome(values, faults)
+
+
+encode_canonical = msgspec.msgpack.Encoder(order="deterministic").encode
+"""The same bytes for equal values, whatever the order in which a set or dict was filled."""
+
+
+def as_fault(error: Exception) -> Fault:
+    """An exception as a result."""
+    try:
+        arguments = list(error.args)
+        encode_canonical(arguments)
+    except Exception:  # noqa: BLE001 - some argument cannot be encoded: its text must do
+        return Fault(type(error).__name__, str(error))
+    return Fault(type(error).__name__, str(error), arguments)

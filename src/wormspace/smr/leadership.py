@@ -1,0 +1,174 @@
+"""Who proposes: one leader that stays until it falls, or one that is named.
+
+A follower asks its leader for a sign of life; a leader that has not had a majority's word for some
+time has none to give.  A follower that sees none for a randomised time-out allocates a segment in
+its own name and takes over (`writing`).  Two that do so at once are no danger: the higher segment
+wins. The time-out and its randomisation are Raft's (section 5.2); the vote is the capture.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from wormspace.errors import Closed, UsageError, WormError
+from wormspace.rpc import Failure, NoAnswer
+from wormspace.smr.records import Member, Packet, Ping, Pong, decoder, encode
+from wormspace.smr.seat import NotLeading, Peer, Proposer, Seat
+from wormspace.smr.writing import Reign
+
+log = logging.getLogger("wormspace.smr")
+
+_decode_pong = decoder(Pong)
+
+PINGS_PER_TIMEOUT = 5
+SPREAD = 0.25
+"""A time-out is drawn from [1 - SPREAD, 1 + SPREAD] times the one that is set."""
+
+
+class Sticky(msgspec.Struct, frozen=True):
+    """One leader, until it falls: one round trip per command, many commands in flight.
+
+    Attributes:
+        timeout_s: how long a leader may show no sign of life.
+    """
+
+    timeout_s: float = 1.0
+
+    def take_seat(self, seat: Seat) -> Proposer:
+        if self.timeout_s <= 0:
+            raise UsageError("an election time-out is positive")
+        return StickyProposer(seat, self.timeout_s, may_lead=True)
+
+
+class Fixed(msgspec.Struct, frozen=True):
+    """The replica of this name leads, and nobody else ever does.
+
+    Without it there is no service; but nothing is ever decided by a clock.
+    """
+
+    leader: str
+    timeout_s: float = 1.0
+
+    def take_seat(self, seat: Seat) -> Proposer:
+        return StickyProposer(seat, self.timeout_s, may_lead=seat.member.name == self.leader)
+
+
+class StickyProposer:
+    """One replica that follows, and leads when it must."""
+
+    def __init__(self, seat: Seat, timeout_s: float, *, may_lead: bool) -> None:
+        self.leads = False
+        self._seat = seat
+        self._timeout_s = timeout_s
+        self._may_lead = may_lead
+        self._reign: Reign | None = None
+        self._campaign_at = -timeout_s
+
+    @property
+    def leader(self) -> Member | None:
+        return self._seat.learner.leader
+
+    def age(self) -> float | None:
+        if self._reign is None:
+            return None
+        now = self._seat.loop.time()
+        return now - (self._reign.confirmed_at if self.leads else self._campaign_at)
+
+    def offer(self, packet: Packet) -> None:
+        if self._reign is None or not self.leads:
+            raise NotLeading("this replica does not lead")
+        self._reign.offer(packet)
+
+    async def confirm(self) -> None:
+        if self._reign is None or not self.leads:
+            raise NotLeading("this replica does not lead")
+        await self._reign.confirm()
+
+    async def run(self) -> None:
+        seat = self._seat
+        seat.learner.listen()
+        while True:
+            await self._follow()
+            try:
+                await self._lead()
+            except Closed:
+                return
+            except WormError as e:
+                log.info("%s does not lead any more: %s", seat.member, e)
+            finally:
+                await self._step_down()
+            seat.learner.listen()
+
+    # ------------------------------------------------------------ leading
+
+    async def _lead(self) -> None:
+        seat = self._seat
+        self._campaign_at = seat.loop.time()
+        segment = await seat.space.alloc(seat.charter(), seat.tuning.segment_size)
+        log.info("%s takes over with segment %d", seat.member, segment.number)
+        self._reign = Reign(seat, segment)
+        await self._reign.rule(self._on_ready, self._timeout_s / PINGS_PER_TIMEOUT)
+
+    def _on_ready(self) -> None:
+        self._seat.learner.deafen()
+        self.leads = True
+        log.info("%s leads from %s on", self._seat.member, self._seat.learner.position)
+
+    async def _step_down(self) -> None:
+        self.leads = False
+        reign, self._reign = self._reign, None
+        if reign is not None:
+            await reign.end()
+        self._seat.fail_waiting(NotLeading("the leader has lost its place"))
+
+    # ------------------------------------------------------------ following
+
+    async def _follow(self) -> None:
+        """Return when this replica should lead."""
+        seat = self._seat
+        loop, rng = seat.loop, seat.rng
+        patience = self._timeout_s * rng.uniform(1 - SPREAD, 1 + SPREAD)
+        period = self._timeout_s / PINGS_PER_TIMEOUT
+        seen_at = loop.time()
+        while True:
+            leader = self.leader
+            if leader is None:
+                # Nobody ever led here: the first to notice may.
+                await asyncio.sleep(rng.uniform(0, period / 4))
+                if self._may_lead and self.leader is None and await self._is_empty():
+                    return
+                continue
+            if leader.id != seat.member.id:
+                asked = loop.time()
+                age = await self._ping(leader, period)
+                if age is not None:
+                    seen_at = max(seen_at, asked - age)
+            seen_at = max(seen_at, seat.learner.heard_at)
+            if loop.time() - seen_at > patience:
+                if self._may_lead:
+                    return
+                seen_at = loop.time()
+            await asyncio.sleep(period * rng.uniform(0.75, 1))
+
+    async def _is_empty(self) -> bool:
+        try:
+            return await self._seat.space.tail() == 0
+        except WormError:
+            return False
+
+    async def _ping(self, leader: Member, timeout: float) -> float | None:
+        """How long ago the leader was confirmed; None if it does not lead or does not answer."""
+        seat = self._seat
+        ping = Ping(seat.member, seat.learner.position, seat.kept)
+        try:
+            pong = _decode_pong(await seat.call(leader, "ping", encode(ping), timeout))
+        except (NoAnswer, Failure, msgspec.MsgspecError):
+            return None
+        for member in pong.members:
+            if member.id != seat.member.id and member.name not in seat.members:
+                seat.members[member.name] = Peer(member)
+        age: float | None = pong.age_s
+        return age

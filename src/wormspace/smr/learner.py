@@ -1,0 +1,195 @@
+"""From registers to the state machine, in the order of addresses.
+
+Registers come from whoever brings them: the space's listener, the leader's own writes, the captures
+of somebody who takes over.  Each is applied once, when everything before it has been.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+from collections.abc import Callable
+
+from wormspace.errors import Closed, WormError
+from wormspace.smr.engine import Applied, Engine
+from wormspace.smr.records import Batch, Charter, Member, decode_charter
+from wormspace.space import Address, Allocated, Space, TrimmedAway, Written
+
+log = logging.getLogger("wormspace.smr")
+
+RETRY_S = 0.2
+
+
+class Learner:
+    """Feeds an engine.
+
+    Args:
+        on_applied: called with what became of a register's packets, and the batch, if it was one.
+        on_missing: called when registers that were not applied yet have been trimmed away.
+        on_failed: called when the engine cannot go on.
+
+    Attributes:
+        highest: the highest segment known, -1 if none.
+        heard_at: the loop's time at which the last register was learned.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        engine: Engine,
+        on_applied: Callable[[list[Applied], Batch | None], None],
+        on_missing: Callable[[], None],
+        on_failed: Callable[[Exception], None],
+    ) -> None:
+        self.space = space
+        self.engine = engine
+        self.highest = -1
+        self.heard_at = 0.0
+        self._on_applied = on_applied
+        self._on_missing = on_missing
+        self._on_failed = on_failed
+        self._loop = asyncio.get_running_loop()
+        self._sizes: dict[int, int] = {}
+        self._charters: dict[int, Charter] = {}
+        self._pending: dict[int, dict[int, bytes]] = {}
+        self._waiting: list[tuple[Address, int, asyncio.Future[None]]] = []
+        self._count = itertools.count()
+        self._listening: asyncio.Task[None] | None = None
+        self._failed = False
+
+    @property
+    def position(self) -> Address:
+        """The next register to apply."""
+        return self.engine.position
+
+    @property
+    def leader(self) -> Member | None:
+        """Whom the highest segment names."""
+        charter = self._charters.get(self.highest)
+        return None if charter is None else charter.leader
+
+    def charter(self, number: int) -> Charter | None:
+        """A segment's metadata, if the segment is known and not yet behind."""
+        return self._charters.get(number)
+
+    # ------------------------------------------------------------ what comes in
+
+    def allocated(self, number: int, size: int, metadata: bytes) -> None:
+        """A segment is there."""
+        if number in self._sizes:
+            return
+        self._charters[number] = decode_charter(metadata)
+        self._sizes[number] = size
+        if number > self.highest:
+            behind, self.highest = self.highest, number
+            if behind < self.position.segment:
+                self._forget(behind)
+            self.heard_at = self._loop.time()
+        self.advance()
+
+    def learn(self, address: Address, raw: bytes) -> None:
+        """A register is decided."""
+        position = self.engine.position
+        if address < position:
+            return
+        self.heard_at = self._loop.time()
+        self._pending.setdefault(address.segment, {})[address.offset] = raw
+        if address == position:
+            self.advance()
+
+    def holds(self, address: Address) -> bool:
+        """Whether the register is known, applied or not."""
+        return address < self.position or address.offset in self._pending.get(address.segment, ())
+
+    def ahead(self, number: int) -> list[int]:
+        """The offsets of a segment that are known and wait for others before them."""
+        return list(self._pending.get(number, ()))
+
+    def advance(self) -> None:
+        """Apply what can be."""
+        engine = self.engine
+        try:
+            while not self._failed:
+                number, offset = engine.position
+                size = self._sizes.get(number)
+                if size is None:
+                    break
+                raw = self._pending.get(number, {}).pop(offset, None)
+                if raw is None:
+                    break
+                turns = len(self._charters[number].owners) or 1
+                applied, batch = engine.apply(raw, size, turns)
+                if engine.position.segment > number:
+                    self._forget(number)
+                self._on_applied(applied, batch)
+        except Exception as e:  # noqa: BLE001 - whatever it is, the state cannot be trusted further
+            self._failed = True
+            self._on_failed(e)
+        self._wake()
+
+    def _forget(self, number: int) -> None:
+        self._pending.pop(number, None)
+        if number != self.highest:
+            self._sizes.pop(number, None)
+            self._charters.pop(number, None)
+
+    # ------------------------------------------------------------ waiting
+
+    async def reached(self, address: Address) -> None:
+        """Wait until everything before `address` was applied."""
+        if self.engine.position < address:
+            future: asyncio.Future[None] = self._loop.create_future()
+            heapq.heappush(self._waiting, (address, next(self._count), future))
+            await future
+
+    def _wake(self) -> None:
+        position = self.engine.position
+        while self._waiting and self._waiting[0][0] <= position:
+            future = heapq.heappop(self._waiting)[2]
+            if not future.done():
+                future.set_result(None)
+
+    # ------------------------------------------------------------ listening
+
+    def listen(self) -> None:
+        """Follow the space from the position on."""
+        if self._listening is None:
+            self._listening = self._loop.create_task(self._listen())
+
+    def deafen(self) -> None:
+        """Stop following: a leader learns from its own writes."""
+        if self._listening is not None:
+            self._listening.cancel()
+            self._listening = None
+
+    def install(self, engine: Engine) -> None:
+        """Go on from a snapshot."""
+        listening = self._listening is not None
+        self.deafen()
+        self.engine = engine
+        for number in [n for n in self._pending if n < engine.position.segment]:
+            self._forget(number)
+        rest = self._pending.get(engine.position.segment, {})
+        for offset in [o for o in rest if o < engine.position.offset]:
+            del rest[offset]
+        self.advance()
+        if listening:
+            self.listen()
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async for event in self.space.listen(self.position):
+                    if isinstance(event, Written):
+                        self.learn(event.address, event.value)
+                    elif isinstance(event, Allocated):
+                        self.allocated(event.segment, event.size, event.metadata)
+                    elif isinstance(event, TrimmedAway) and event.stop > self.position.segment:
+                        self._on_missing()
+            except Closed:
+                return
+            except WormError as e:
+                log.warning("following %s: %s", self.space.name, e)
+                await asyncio.sleep(RETRY_S)

@@ -1,0 +1,246 @@
+"""What is written into registers, said between replicas, and kept in snapshots.
+
+A caller's commands of one turn of its event loop are a *packet*: they are numbered, sent, retried
+and applied together.  A leader puts the packets of one turn of its own into a *batch*: one
+register. Packets stay encoded on the way, so that what a command costs between its caller and the
+replicas' state machines does not grow with the number of hands it goes through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import msgspec
+
+from wormspace.errors import ProtocolViolation
+from wormspace.space import Address
+
+# ------------------------------------------------------------------ in registers
+
+
+class Packet(msgspec.Struct, frozen=True, array_like=True):
+    """Commands of one client that travel together.
+
+    Attributes:
+        client: 8 random bytes, one per incarnation of a client.
+        number: counts the client's packets, from 1.
+        low: the client has the outcomes of all packets below this number.
+        commands: an encoded array of messages.
+    """
+
+    client: bytes
+    number: int
+    low: int
+    commands: bytes
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """A claim that whoever applied everything below `position` has this digest."""
+
+    position: Address
+    digest: bytes
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Packets, and what the commands in them may know of the world.
+
+    Attributes:
+        time_ns: since the epoch, by the proposer's clock.
+        seed: for dice.
+        chain: the proposer's chain of outcomes at some position it has applied.
+        audit: whether replicas take a digest of their whole state after this register.
+        audited: the proposer's digest of an earlier audit.
+    """
+
+    time_ns: int
+    seed: int
+    packets: list[Packet]
+    chain: Mark | None = None
+    audit: bool = False
+    audited: Mark | None = None
+
+
+class Noop(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Nothing: a gap was filled, or a turn was passed on."""
+
+
+class Seal(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Nothing more comes in this segment; go on with the next one."""
+
+
+class Rest(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The owner of this register passes on all its later turns in this segment."""
+
+
+Record: TypeAlias = Batch | Noop | Seal | Rest
+
+encode = msgspec.msgpack.Encoder().encode
+_decode_record: Callable[[bytes], Record] = msgspec.msgpack.Decoder(Record).decode
+
+NOOP = encode(Noop())
+SEAL = encode(Seal())
+REST = encode(Rest())
+
+
+def decode_record(raw: bytes, address: Address) -> Record:
+    """The record in a register.
+
+    Raises:
+        ProtocolViolation: something else is there.
+    """
+    try:
+        return _decode_record(raw)
+    except msgspec.MsgspecError as e:
+        raise ProtocolViolation(f"register {address} holds no batch of commands: {e}") from e
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """A replica: its name, this incarnation's id, and where it can be called."""
+
+    name: str
+    id: bytes
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.host}:{self.port})"
+
+
+class Charter(msgspec.Struct, frozen=True, array_like=True, tag="smr"):
+    """A segment's metadata: who allocated it, and so leads; and whom it knows.
+
+    Attributes:
+        owners: where turns rotate, whose turn each register is, in order.
+    """
+
+    leader: Member
+    members: list[Member] = []
+    owners: list[Member] = []
+
+
+_decode_charter = msgspec.msgpack.Decoder(Charter).decode
+
+
+def decode_charter(raw: bytes) -> Charter:
+    """A segment's metadata.
+
+    Raises:
+        ProtocolViolation: the segment belongs to something else.
+    """
+    try:
+        return _decode_charter(raw)
+    except msgspec.MsgspecError as e:
+        raise ProtocolViolation(f"the space holds something else: {e}") from e
+
+
+# ------------------------------------------------------------------ outcomes
+
+
+class Fault(msgspec.Struct, frozen=True, array_like=True):
+    """An exception that a command raised."""
+
+    kind: str
+    text: str
+    arguments: list[Any] | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """What came of a packet: the results in order, and of those that failed, why.
+
+    `refused` says that the packet as a whole was not applied.
+    """
+
+    values: list[Any]
+    faults: dict[int, Fault] = {}
+    refused: str = ""
+
+
+class RawOutcome(msgspec.Struct, frozen=True, array_like=True):
+    """The same with each result still encoded."""
+
+    values: list[msgspec.Raw]
+    faults: dict[int, Fault] = {}
+    refused: str = ""
+
+
+decode_outcome = msgspec.msgpack.Decoder(RawOutcome).decode
+decode_plain_outcome = msgspec.msgpack.Decoder(Outcome).decode
+
+# ------------------------------------------------------------------ between replicas
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True):
+    """Encoded queries, to be answered once the leader's capture is known to stand.
+
+    `level` names the consistency; `seen` is what the asker's session has seen.
+    """
+
+    queries: bytes
+    level: str
+    seen: Address
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to a packet or a question.
+
+    Attributes:
+        body: an encoded outcome; None if this replica cannot give one now.
+        position: what the answer has seen.
+        leader: who to turn to instead, if that is known.
+    """
+
+    body: bytes | None
+    position: Address
+    leader: Member | None = None
+
+
+class Ping(msgspec.Struct, frozen=True, array_like=True):
+    """A follower to its leader: who it is, and how far it and its snapshots are."""
+
+    member: Member
+    applied: Address
+    kept: Address
+
+
+class Pong(msgspec.Struct, frozen=True, array_like=True):
+    """The answer: how long ago a majority of servers confirmed that it leads, in seconds.
+
+    None: it does not lead.
+    """
+
+    age_s: float | None
+    applied: Address
+    members: list[Member]
+
+
+class Fetch(msgspec.Struct, frozen=True, array_like=True):
+    """Ask for piece `index` of a snapshot; index 0 begins a new one, named by `ticket` then on."""
+
+    ticket: int
+    index: int
+
+
+class Fetched(msgspec.Struct, frozen=True, array_like=True):
+    """One piece of a snapshot, b"" after the last."""
+
+    ticket: int
+    piece: bytes
+
+
+class Watch(msgspec.Struct, frozen=True, array_like=True):
+    """Ask for the events after number `after`; waits for some, but not for ever."""
+
+    after: int
+
+
+class Watched(msgspec.Struct, frozen=True, array_like=True):
+    """Encoded events, the first of which has number `first`."""
+
+    first: int
+    events: list[msgspec.Raw]
+
+
+def decoder(kind: Any) -> Any:
+    """The decoding function for one kind of message."""
+    return msgspec.msgpack.Decoder(kind).decode

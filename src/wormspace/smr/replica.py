@@ -1,0 +1,460 @@
+"""A replica: a state machine in this process, kept the same as the others by the address space.
+
+    inventory = await replicate(Inventory, worm, "inventory")
+    await inventory.reserve("sku-1", 3)
+
+Nothing of the state is anywhere but in the registers (and, if so chosen, in snapshots): a replica
+may die at any line, and start again anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import msgspec
+
+from wormspace.errors import Closed, Trimmed, UsageError, WormError
+from wormspace.smr import serving
+from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
+from wormspace.smr.declare import Method, StateMachine
+from wormspace.smr.durability import Durability, NeverTrim
+from wormspace.smr.engine import Applied, Engine
+from wormspace.smr.errors import Behind, Diverged, NoLeader
+from wormspace.smr.leadership import Sticky
+from wormspace.smr.learner import Learner
+from wormspace.smr.records import Batch, Mark, Member, Packet, Reply, decoder, encode
+from wormspace.smr.seat import Leadership, NotLeading, Seat, Tuning
+from wormspace.smr.snapshots import Audit
+from wormspace.smr.submit import Asker, Submitter
+from wormspace.smr.views import View
+from wormspace.space import Address, Client
+
+log = logging.getLogger("wormspace.smr")
+
+M = TypeVar("M", bound=StateMachine)
+
+PAUSE_MIN_S = 0.005
+PAUSE_MAX_S = 0.1
+ATTEMPT_S = 1.0
+AUDITS_KEPT = 64
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How a replica is.
+
+    Attributes:
+        applied: the next register to apply.
+        leader: who leads, as far as is known here.
+        leads: whether it is this one.
+        failed: why it stopped, or empty.
+        sessions: how many clients it remembers.
+    """
+
+    member: Member
+    applied: Address
+    leader: Member | None
+    leads: bool
+    failed: str
+    sessions: int
+
+
+class Replica(View[M], Generic[M]):
+    """A state machine that survives machines; get it from `replicate`.
+
+    A replica is also a `View` of itself: its commands and queries can be awaited on it.
+    """
+
+    def __init__(self, core: Core[M], level: Consistency) -> None:
+        super().__init__(core.machine_type.declaration, core, level, Session())
+        self._core = core
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def status(self) -> Status:
+        """How this replica is."""
+        return self._core.status()
+
+    def events(self, after: int | None = None) -> AsyncIterator[tuple[int, Any]]:
+        """What commands emit, numbered from 1, the same on every replica; see `serving.events`.
+
+        Args:
+            after: go on after this number; by default with what comes from now on.
+        """
+        return serving.events(self._core, after)
+
+    async def close(self) -> None:
+        """Stop taking part; the state is where it was, in the space."""
+        await self._core.close()
+
+
+class Core(Generic[M]):
+    """What a replica is made of: learner, proposer, service, and the way of a call through them."""
+
+    def __init__(
+        self,
+        machine_type: type[M],
+        worm: Client,
+        name: str,
+        *,
+        replica: str,
+        host: str,
+        timeout_s: float,
+        clock: Callable[[], float],
+        rng: random.Random,
+        leadership: Leadership,
+        durability: Durability,
+        tuning: Tuning,
+    ) -> None:
+        self.machine_type = machine_type
+        self.name = name
+        self.worm = worm
+        self.loop = asyncio.get_running_loop()
+        self.failed: Exception | None = None
+        self._replica = replica
+        self._host = host
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._rng = rng
+        self._leadership = leadership
+        self._durability = durability
+        self._tuning = tuning
+        self._audits: dict[Address, bytes] = {}
+        self._claims: dict[Address, bytes] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._catching_up: asyncio.Task[None] | None = None
+        self.watchers: list[asyncio.Future[None]] = []
+        self._closed = False
+        declaration = machine_type.declaration
+        self._submitter = Submitter(declaration, timeout_s, rng, self._carry)
+        self._asker = Asker(declaration, timeout_s, self._carry_question)
+        self.learner = Learner(
+            worm.space(name),
+            Engine(machine_type()),
+            self._on_applied,
+            self._on_missing,
+            self._on_failed,
+        )
+
+    async def start(self, port: int) -> None:
+        """Restore, listen, take part."""
+        self.service = serving.service(self)
+        port = await self.service.start(self._host, port)
+        identity = self._rng.getrandbits(64).to_bytes(8, "big")
+        member = Member(self._replica or f"{self._host}:{port}", identity, self._host, port)
+        space = self.worm.space(self.name)
+        self.seat = Seat(
+            f"smr/{self.name}", space, member, self.learner, self._clock, self._rng, self._tuning
+        )
+        self.proposer = self._leadership.take_seat(self.seat)
+        store = self._durability.store
+        if store is not None:
+            await serving.restore_from(self, store)
+        if await space.head() > self.learner.position.segment:
+            await serving.catch_up(self, store)
+        self._spawn(self._guard(self.proposer.run()))
+        self._spawn(self._guard(self._durability.run(self.seat, self.proposer)))
+
+    async def close(self) -> None:
+        """Stop everything."""
+        if self._closed:
+            return
+        self._closed = True
+        await self.service.stop()
+        await self._submitter.close()
+        await self._asker.close()
+        self.learner.deafen()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.seat.close()
+        serving.wake(self)
+
+    def status(self) -> Status:
+        """See `Replica.status`."""
+        return Status(
+            self.seat.member,
+            self.learner.position,
+            self.proposer.leader,
+            self.proposer.leads,
+            "" if self.failed is None else str(self.failed),
+            len(self.learner.engine.sessions),
+        )
+
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guard(self, work: Any) -> None:
+        """A replica whose engine room fails must say so, not fall silent."""
+        try:
+            await work
+        except Closed:
+            pass
+        except Exception as e:  # noqa: BLE001 - reported by every call from now on
+            self._on_failed(e)
+
+    # ------------------------------------------------------------ what the learner says
+
+    def _on_applied(self, applied: list[Applied], batch: Batch | None) -> None:
+        waiting = self.seat.waiting
+        if waiting:
+            for one in applied:
+                future = waiting.pop((one.client, one.number), None)
+                if future is not None and not future.done():
+                    future.set_result(one.outcome)
+        if batch is not None:
+            if batch.audit:
+                self._spawn(self._audit(Audit(self.learner.engine)))
+            if batch.audited is not None:
+                self._claims[batch.audited.position] = batch.audited.digest
+                self._compare(batch.audited.position)
+        serving.wake(self)
+
+    async def _audit(self, audit: Audit) -> None:
+        try:
+            for _ in audit.steps():
+                await asyncio.sleep(0)
+            self._audits[audit.position] = audit.digest()
+            if self.proposer.leads:
+                self.seat.audited = Mark(audit.position, audit.digest())
+            self._compare(audit.position)
+        finally:
+            audit.close()
+
+    def _compare(self, position: Address) -> None:
+        """Compare this replica's audit with the proposer's, once both are there."""
+        if position in self._audits and position in self._claims:
+            mine, theirs = self._audits.pop(position), self._claims.pop(position)
+            if mine != theirs:
+                self._on_failed(
+                    Diverged(
+                        f"{self.name}: the state of {self.seat.member} at position {position} "
+                        "differs from the proposer's: a command is not the same everywhere"
+                    )
+                )
+        for held in (self._audits, self._claims):
+            while len(held) > AUDITS_KEPT:
+                del held[next(iter(held))]
+
+    def _on_missing(self) -> None:
+        if self._catching_up is None:
+            self._catching_up = self._spawn(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        try:
+            await serving.catch_up(self, self._durability.store)
+        except (WormError, OSError) as e:
+            self._on_failed(e)
+        finally:
+            self._catching_up = None
+
+    def _on_failed(self, error: Exception) -> None:
+        if self.failed is not None or self._closed:
+            return
+        self.failed = error
+        log.critical("%s: replica %s has stopped: %s", self.name, self.seat.member, error)
+        self.learner.deafen()
+        self.seat.fail_waiting(NotLeading(f"the replica has stopped: {error}"))
+        for task in list(self._tasks):
+            if task is not asyncio.current_task():
+                task.cancel()
+
+    def require_sound(self) -> None:
+        """Raise what stopped this replica, if something did."""
+        if self._closed:
+            raise Closed("the replica is closed")
+        if self.failed is not None:
+            raise self.failed
+
+    # ------------------------------------------------------------ calls
+
+    def command(
+        self, method: Method, message: msgspec.Struct, session: Session
+    ) -> asyncio.Future[Any]:
+        """See `views.Port`."""
+        self.require_sound()
+        return self._submitter.add(method, message, session)
+
+    def query(
+        self, method: Method, message: msgspec.Struct, level: Consistency, session: Session
+    ) -> asyncio.Future[Any]:
+        """See `views.Port`."""
+        self.require_sound()
+        if isinstance(level, Linearizable):
+            return self._asker.add(method, message, session)
+        return self._spawn(self._query_here(method, message, level, session))
+
+    async def _query_here(
+        self, method: Method, message: msgspec.Struct, level: Consistency, session: Session
+    ) -> Any:
+        if not isinstance(level, Eventual):
+            await self.reach(session.seen)
+            session.saw(self.learner.position)
+        value = method.run(self.learner.engine.machine, message)
+        return value if method.is_plain else method.decode(encode(value))
+
+    async def reach(self, position: Address) -> None:
+        """Wait until this replica has applied everything before `position`.
+
+        Raises:
+            Behind: not in time.
+        """
+        if self.learner.position >= position:
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self.learner.reached(position)
+        except TimeoutError as e:
+            raise Behind(f"this replica is at {self.learner.position}, not {position}") from e
+
+    async def _carry(self, packet: Packet, deadline: float) -> Reply:
+        """Have a packet applied, by whoever leads."""
+        return await self._until(
+            deadline,
+            lambda: self.propose(packet),
+            lambda leader, timeout: self.seat.call(leader, "submit", encode(packet), timeout),
+        )
+
+    async def _carry_question(self, queries: bytes, session: Session, deadline: float) -> Reply:
+        """Have queries answered by whoever leads."""
+        ask = encode(serving.question(queries, session.seen))
+        return await self._until(
+            deadline,
+            lambda: self.answer(queries, session.seen),
+            lambda leader, timeout: self.seat.call(leader, "ask", ask, timeout),
+        )
+
+    async def _until(self, deadline: float, here: Any, there: Any) -> Reply:
+        """Do it here if this replica leads, else at the leader; again until it is done."""
+        pause = PAUSE_MIN_S
+        while True:
+            self.require_sound()
+            remaining = deadline - self.loop.time()
+            if remaining <= 0:
+                raise NoLeader(f"{self.name}: no leader answered in time; the outcome is unknown")
+            leader = self.proposer.leader
+            try:
+                if self.proposer.leads:
+                    async with asyncio.timeout(remaining):
+                        reply: Reply = await here()
+                    return reply
+                if leader is not None and leader.id != self.seat.member.id:
+                    raw = await there(leader, min(remaining, ATTEMPT_S))
+                    answer: Reply = _decode_reply(raw)
+                    if answer.body is not None:
+                        return answer
+            except Trimmed:
+                raise
+            except (WormError, TimeoutError, msgspec.MsgspecError) as e:
+                log.debug("%s: trying again: %s", self.name, e)
+            await asyncio.sleep(min(pause * self._rng.uniform(0.5, 1), remaining))
+            pause = min(pause * 2, PAUSE_MAX_S)
+
+    async def propose(self, packet: Packet) -> Reply:
+        """Take a packet to a register; its outcome, once it is applied here.
+
+        Raises:
+            NotLeading.
+        """
+        known = self.learner.engine.sessions.find(packet)
+        if known is None:
+            key = (packet.client, packet.number)
+            waiting = self.seat.waiting
+            future = waiting.get(key)
+            if future is None:
+                self.proposer.offer(packet)
+                future = waiting[key] = self.loop.create_future()
+            known = await asyncio.shield(future)
+        return Reply(known, self.learner.position)
+
+    async def answer(self, queries: bytes, seen: Address) -> Reply:
+        """Answer queries from the local state, once it is known to be the latest.
+
+        Raises:
+            NotLeading.
+        """
+        await self.proposer.confirm()
+        await self.reach(seen)
+        return Reply(serving.run_queries(self.learner.engine, queries), self.learner.position)
+
+
+_decode_reply = decoder(Reply)
+
+
+async def replicate(
+    machine_type: type[M],
+    worm: Client,
+    name: str,
+    *,
+    replica: str = "",
+    host: str = "127.0.0.1",
+    port: int = 0,
+    leadership: Leadership | None = None,
+    durability: Durability | None = None,
+    consistency: Consistency | None = None,
+    tuning: Tuning | None = None,
+    timeout: float = 10.0,
+    clock: Callable[[], float] = time.time,
+    rng: random.Random | None = None,
+) -> Replica[M]:
+    """Take part in the replicated object `name`: a replica of it in this process.
+
+    Args:
+        machine_type: the state machine; every replica names the same one.
+        worm: the connection; the object's commands are registers of its space `name`.
+        replica: this replica's name, unlike any other's; by default its host and port.
+        host, port: where the other replicas reach this one; the system chooses port 0.
+        leadership: `Sticky()` by default; the same on every replica.
+        durability: `NeverTrim()` by default; the same on every replica.
+        consistency: of queries, unless a call says otherwise; `Linearizable()` by default.
+        tuning: sizes of segments and batches.
+        timeout: how long a command or query may take, in seconds, before it is `NoLeader`.
+        clock: where the commands' time comes from: seconds since the epoch.
+        rng: where ids, seeds and time-outs come from; by default the system.
+
+    Raises:
+        NoSnapshot: the space's beginning was trimmed and nobody who can be reached has the state.
+        BadSnapshot: the snapshot that was found does not fit the state machine.
+        Unavailable.
+    """
+    if machine_type is StateMachine:
+        raise UsageError("replicate a subclass of StateMachine")
+    core = Core(
+        machine_type,
+        worm,
+        name,
+        replica=replica,
+        host=host or socket.gethostname(),
+        timeout_s=timeout,
+        clock=clock,
+        rng=rng or random.SystemRandom(),
+        leadership=leadership or Sticky(),
+        durability=durability or NeverTrim(),
+        tuning=tuning or Tuning(),
+    )
+    try:
+        await core.start(port)
+    except BaseException:
+        await core.close()
+        raise
+    return Replica(core, consistency or Linearizable())

@@ -1,0 +1,193 @@
+"""What a leadership strategy has to work with, and what it must offer.
+
+A *seat* is one replica's place at the table: the space, who the replica is, its learner, its clock
+and dice, and the packets whose outcome somebody here waits for.  A *proposer* is a leadership
+strategy at work in one seat: it takes packets to registers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from wormspace.errors import WormError
+from wormspace.rpc import Caller
+from wormspace.smr.learner import Learner
+from wormspace.smr.records import Batch, Charter, Mark, Member, Packet, encode
+from wormspace.space import Address, Space
+
+SEED_BITS = 63
+
+
+class NotLeading(WormError):
+    """This replica cannot propose, or cannot vouch for its state, now; another one may."""
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """Another replica: who it is, what it has applied, how far a snapshot goes that it keeps."""
+
+    member: Member
+    applied: Address = Address(0, 0)
+    kept: Address = Address(0, 0)
+
+
+class Tuning(msgspec.Struct, frozen=True):
+    """Sizes that trade latency for throughput.
+
+    Attributes:
+        segment_size: registers per segment: what is captured, and trimmed, at once.
+        batch_bytes: a register carries no more packets once it has so many bytes.
+        pipeline: registers in flight at once.
+        audit_s: seconds between hashes of the whole state; 0 for none.
+    """
+
+    segment_size: int = 1024
+    batch_bytes: int = 256 * 1024
+    pipeline: int = 4
+    audit_s: float = 30.0
+
+
+class Seat:
+    """One replica, as its proposer sees it.
+
+    Attributes:
+        member: who this replica is.
+        members: the other replicas that were heard of, by name.
+        kept: how far a snapshot goes that this replica keeps.
+        waiting: who waits for the outcome of which packet.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        space: Space,
+        member: Member,
+        learner: Learner,
+        clock: Callable[[], float],
+        rng: random.Random,
+        tuning: Tuning,
+    ) -> None:
+        self.service = service
+        self.space = space
+        self.member = member
+        self.learner = learner
+        self.clock = clock
+        self.rng = rng
+        self.tuning = tuning
+        self.loop = asyncio.get_running_loop()
+        self.members: dict[str, Peer] = {}
+        self.kept = Address(0, 0)
+        self.waiting: dict[tuple[bytes, int], asyncio.Future[bytes]] = {}
+        self.audited: Mark | None = None
+        self._audit_at = 0.0
+        self._callers: dict[tuple[str, int], Caller] = {}
+
+    def charter(self, owners: list[Member] | None = None) -> bytes:
+        """What to allocate a segment with, in this replica's name."""
+        others = [one.member for one in self.members.values()]
+        return encode(Charter(self.member, others, owners or []))
+
+    def batch(self, packets: list[Packet]) -> bytes:
+        """Packets as they are written, with the time, the dice and claims that can be compared."""
+        now = self.loop.time()
+        audit = 0 < self.tuning.audit_s <= now - self._audit_at
+        if audit:
+            self._audit_at = now
+        audited, self.audited = self.audited, None
+        engine = self.learner.engine
+        return encode(
+            Batch(
+                max(engine.time_ns, int(self.clock() * 1e9)),
+                self.rng.getrandbits(SEED_BITS),
+                packets,
+                engine.mark(),
+                audit,
+                audited,
+            )
+        )
+
+    def take(self, queue: list[Packet]) -> list[Packet]:
+        """Remove as many packets from the head of `queue` as go into one register."""
+        size = count = 0
+        for packet in queue:
+            size += len(packet.commands) + 32
+            if count and size > self.tuning.batch_bytes:
+                break
+            count += 1
+        taken = queue[:count]
+        del queue[:count]
+        return taken
+
+    def is_due(self) -> bool:
+        """Whether the state machine waits for a time that has come."""
+        engine = self.learner.engine
+        due = engine.machine.due()
+        return due is not None and due <= self.clock()
+
+    def fail_waiting(self, error: WormError) -> None:
+        """Nobody here can say any more what becomes of these packets."""
+        waiting, self.waiting = self.waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(error)
+
+    async def call(self, member: Member, what: str, body: bytes, timeout: float) -> bytes:
+        """Ask another replica.
+
+        Raises:
+            NoAnswer, Failure.
+        """
+        address = (member.host, member.port)
+        caller = self._callers.get(address)
+        if caller is None:
+            caller = self._callers[address] = Caller(*address)
+        return await caller.call(f"{self.service}/{what}", body, timeout)
+
+    async def close(self) -> None:
+        """Hang up."""
+        self.fail_waiting(NotLeading("the replica was closed"))
+        for caller in self._callers.values():
+            await caller.close()
+
+
+class Proposer(Protocol):
+    """A leadership strategy at work.
+
+    Attributes:
+        leads: whether packets can be offered here.
+    """
+
+    leads: bool
+
+    @property
+    def leader(self) -> Member | None:
+        """Who leads, as far as is known; None if nobody does or all do."""
+
+    async def run(self) -> None:
+        """Take part until cancelled."""
+
+    def offer(self, packet: Packet) -> None:
+        """Take a packet to a register; its outcome comes when it is applied, or `NotLeading`."""
+
+    async def confirm(self) -> None:
+        """Return once the local state contains all that was acknowledged before the call.
+
+        Writes nothing.
+
+        Raises:
+            NotLeading: another replica must be asked.
+        """
+
+    def age(self) -> float | None:
+        """How long ago a majority of servers confirmed that this replica leads; None: not."""
+
+
+class Leadership(Protocol):
+    """Who proposes, and when: a strategy that a user passes to `replicate`."""
+
+    def take_seat(self, seat: Seat) -> Proposer:
+        """Begin at this seat; `run` is awaited afterwards."""

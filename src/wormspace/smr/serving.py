@@ -1,0 +1,313 @@
+"""What a replica does for others: the leader for its followers, all of them for clients.
+
+Services, by the name that follows `smr/NAME/`: `submit` a packet, `ask` a question, `ping` a
+leader, `fetch` a snapshot piece by piece, `watch` events.  Everything that must not be lost is in
+registers: an answer that does not come means only that one must ask again, or ask somebody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from wormspace.errors import UsageError, WormError
+from wormspace.rpc import Failure, NoAnswer, Service
+from wormspace.smr.engine import Engine, as_fault
+from wormspace.smr.errors import NoSnapshot
+from wormspace.smr.records import (
+    Ask,
+    Fault,
+    Fetch,
+    Fetched,
+    Member,
+    Outcome,
+    Packet,
+    Ping,
+    Pong,
+    Reply,
+    Watch,
+    Watched,
+    decode_charter,
+    decoder,
+    encode,
+)
+from wormspace.smr.seat import NotLeading, Peer
+from wormspace.smr.snapshots import Snapshot, SnapshotStore, restore
+from wormspace.space import Address
+
+if TYPE_CHECKING:
+    from wormspace.smr.replica import Core
+
+log = logging.getLogger("wormspace.smr")
+
+FETCH_TIMEOUT_S = 2.0
+CATCH_UP_S = 10.0
+CATCH_UP_PAUSE_S = 0.25
+TICKET_S = 60.0
+WATCH_S = 1.0
+WATCH_AT_ONCE = 1000
+LINEARIZABLE, HERE = "linearizable", "here"
+
+_decode_packet = decoder(Packet)
+_decode_ask = decoder(Ask)
+_decode_ping = decoder(Ping)
+_decode_fetch = decoder(Fetch)
+_decode_fetched = decoder(Fetched)
+_decode_watch = decoder(Watch)
+
+
+def question(queries: bytes, seen: Address, level: str = LINEARIZABLE) -> Ask:
+    """Queries as they are sent."""
+    return Ask(queries, level, seen)
+
+
+def service(core: Core[Any]) -> Service:
+    """All services of one replica."""
+    desk = _Desk(core)
+    prefix = f"smr/{core.name}/"
+    return Service(
+        {
+            prefix + "submit": desk.submit,
+            prefix + "ask": desk.ask,
+            prefix + "ping": desk.ping,
+            prefix + "fetch": desk.fetch,
+            prefix + "watch": desk.watch,
+        }
+    )
+
+
+class _Desk:
+    """The handlers."""
+
+    def __init__(self, core: Core[Any]) -> None:
+        self._core = core
+        self._tickets = itertools.count(1)
+        self._open: dict[int, tuple[Snapshot, Iterator[bytes], asyncio.TimerHandle]] = {}
+
+    async def submit(self, body: bytes) -> bytes:
+        packet = self._decode(_decode_packet, body)
+        try:
+            return encode(await self._core.propose(packet))
+        except NotLeading:
+            return self._elsewhere()
+
+    async def ask(self, body: bytes) -> bytes:
+        core = self._core
+        ask = self._decode(_decode_ask, body)
+        if ask.level == HERE:
+            await core.reach(ask.seen)
+            engine = core.learner.engine
+            return encode(Reply(run_queries(engine, ask.queries), engine.position))
+        try:
+            return encode(await core.answer(ask.queries, ask.seen))
+        except NotLeading:
+            return self._elsewhere()
+
+    def _elsewhere(self) -> bytes:
+        core = self._core
+        return encode(Reply(None, core.learner.position, core.proposer.leader))
+
+    async def ping(self, body: bytes) -> bytes:
+        core = self._core
+        ping = self._decode(_decode_ping, body)
+        seat = core.seat
+        seat.members[ping.member.name] = Peer(ping.member, ping.applied, ping.kept)
+        others = [one.member for one in seat.members.values()]
+        return encode(Pong(core.proposer.age(), core.learner.position, others))
+
+    async def fetch(self, body: bytes) -> bytes:
+        core = self._core
+        fetch = self._decode(_decode_fetch, body)
+        if fetch.index == 0:
+            ticket = next(self._tickets)
+            snapshot = Snapshot(core.learner.engine)
+            timer = core.loop.call_later(TICKET_S, self._drop, ticket)
+            self._open[ticket] = (snapshot, snapshot.pieces(), timer)
+        else:
+            ticket = fetch.ticket
+        if ticket not in self._open:
+            raise NoSnapshot("that snapshot is not held any more")
+        piece = next(self._open[ticket][1], b"")
+        if not piece:
+            self._drop(ticket)
+        return encode(Fetched(ticket, piece))
+
+    def _drop(self, ticket: int) -> None:
+        snapshot, _, timer = self._open.pop(ticket)
+        timer.cancel()
+        snapshot.close()
+
+    async def watch(self, body: bytes) -> bytes:
+        core = self._core
+        after = self._decode(_decode_watch, body).after
+        if after < 0:
+            return encode(Watched(core.learner.engine.emitted + 1, []))
+        try:
+            async with asyncio.timeout(WATCH_S):
+                while core.learner.engine.emitted <= after:
+                    await _woken(core)
+        except TimeoutError:
+            return encode(Watched(after + 1, []))
+        first, found = _since(core.learner.engine, after)
+        return encode(Watched(first, [msgspec.Raw(encode(one)) for one in found[:WATCH_AT_ONCE]]))
+
+    def _decode(self, decode: Any, body: bytes) -> Any:
+        self._core.require_sound()
+        try:
+            return decode(body)
+        except msgspec.MsgspecError as e:
+            raise UsageError(f"a malformed request: {e}") from e
+
+
+def run_queries(engine: Engine, raw: bytes) -> bytes:
+    """Run encoded queries; their outcome, encoded."""
+    declaration = engine.machine.declaration
+    try:
+        messages = declaration.decode_queries(raw)
+    except msgspec.MsgspecError as e:
+        raise UsageError(f"{declaration.owner.__name__}: {e}") from e
+    values: list[Any] = []
+    faults: dict[int, Fault] = {}
+    for message in messages:
+        try:
+            value = declaration.queries[type(message)].run(engine.machine, message)
+            values.append(value if value is None else msgspec.Raw(encode(value)))
+        except Exception as e:  # noqa: BLE001 - an exception is the query's result
+            faults[len(values)] = as_fault(e)
+            values.append(None)
+    return encode(Outcome(values, faults))
+
+
+# ------------------------------------------------------------------ events
+
+
+def wake(core: Core[Any]) -> None:
+    """The state has changed: whoever watches looks again."""
+    if core.watchers:
+        watchers, core.watchers = core.watchers, []
+        for future in watchers:
+            if not future.done():
+                future.set_result(None)
+
+
+async def _woken(core: Core[Any]) -> None:
+    future: asyncio.Future[None] = core.loop.create_future()
+    core.watchers.append(future)
+    await future
+
+
+def _since(engine: Engine, after: int) -> tuple[int, list[Any]]:
+    """The events after a number that are still held, and the number of the first of them."""
+    held = list(engine.recent)
+    oldest = engine.emitted - len(held) + 1
+    first = max(after + 1, oldest)
+    return first, held[first - oldest :]
+
+
+async def events(core: Core[Any], after: int | None) -> AsyncIterator[tuple[int, Any]]:
+    """Numbered events, as they come about on this replica.
+
+    Numbers that are missing were too far back, or this replica was caught up by a snapshot: read
+    the state to see what they led to.
+    """
+    at = core.learner.engine.emitted if after is None else after
+    while True:
+        core.require_sound()
+        first, found = _since(core.learner.engine, at)
+        for number, event in enumerate(found, first):
+            at = number
+            yield number, event
+        if not found:
+            await _woken(core)
+
+
+# ------------------------------------------------------------------ snapshots of others
+
+
+async def restore_from(core: Core[Any], store: SnapshotStore) -> None:
+    """Begin with the snapshot that the store has, if it has one that leads further."""
+    pieces = store.load(core.name)
+    try:
+        first = await anext(aiter(pieces))
+    except StopAsyncIteration:
+        return
+
+    async def again() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
+    engine = await restore(core.machine_type, again())
+    if engine.position > core.learner.position:
+        core.learner.install(engine)
+        core.seat.kept = engine.position
+        log.info("%s: restored a snapshot at %s", core.name, engine.position)
+
+
+async def catch_up(core: Core[Any], store: SnapshotStore | None) -> None:
+    """The space was trimmed beyond this replica: get a later state from a store or another replica.
+
+    Raises:
+        NoSnapshot: nobody who can be reached has one.
+    """
+    space = core.worm.space(core.name)
+    deadline = core.loop.time() + CATCH_UP_S
+    trouble: Exception | None = None
+    while True:
+        head = await space.head()
+        if head <= core.learner.position.segment:
+            return
+        if store is not None:
+            await restore_from(core, store)
+        for member in await _known(core):
+            if core.learner.position.segment >= head:
+                return
+            try:
+                engine = await restore(core.machine_type, _fetch(core, member))
+            except (NoAnswer, Failure, WormError) as e:
+                trouble = e
+                continue
+            if engine.position > core.learner.position:
+                core.learner.install(engine)
+                log.info("%s: got a snapshot at %s from %s", core.name, engine.position, member)
+        if core.learner.position.segment >= await space.head():
+            return
+        if core.loop.time() > deadline:
+            raise NoSnapshot(
+                f"{core.name}: the segments below {head} are trimmed, and no replica that runs "
+                f"has the state they led to ({trouble or 'none is known'})"
+            )
+        await asyncio.sleep(CATCH_UP_PAUSE_S)
+
+
+async def _known(core: Core[Any]) -> list[Member]:
+    """The replicas that the newest segment names, and those that were heard of."""
+    space = core.worm.space(core.name)
+    found = {one.member.id: one.member for one in core.seat.members.values()}
+    tail = await space.tail()
+    if tail:
+        try:
+            charter = decode_charter(await space.check(tail - 1))
+        except WormError as e:
+            log.info("%s: the newest segment cannot be read: %s", core.name, e)
+        else:
+            for member in (charter.leader, *charter.members, *charter.owners):
+                found.setdefault(member.id, member)
+    return [member for member in found.values() if member.id != core.seat.member.id]
+
+
+async def _fetch(core: Core[Any], member: Member) -> AsyncIterator[bytes]:
+    """The pieces of a snapshot that another replica takes."""
+    ticket = 0
+    for index in itertools.count():
+        body = encode(Fetch(ticket, index))
+        answer = _decode_fetched(await core.seat.call(member, "fetch", body, FETCH_TIMEOUT_S))
+        ticket = answer.ticket
+        if not answer.piece:
+            return
+        yield answer.piece

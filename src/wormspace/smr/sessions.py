@@ -1,0 +1,76 @@
+"""Who has had which packets applied: the part of the state that makes retries harmless.
+
+A client numbers its packets and says with each below which number it has all outcomes.  The outcome
+of a packet is kept until then, so a packet that comes again, from whichever leader, has the same
+outcome and no second effect.  Sessions are part of the replicated state and of snapshots
+(the RIFL paper, SOSP'15, calls this completion records).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from wormspace.smr.records import Packet
+
+SESSION_S = 3600.0
+"""A client that has been silent for so long, in command time, is forgotten."""
+
+
+class Session(msgspec.Struct, array_like=True):
+    """One client: below which number all is over, and the outcomes it may still ask for."""
+
+    low: int
+    touched_ns: int
+    outcomes: dict[int, bytes]
+
+
+class Sessions:
+    """All clients' sessions, those that were silent longest first."""
+
+    def __init__(self) -> None:
+        self._clients: dict[bytes, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def find(self, packet: Packet) -> bytes | None:
+        """The outcome of this very packet, if it was applied before and is not over."""
+        session = self._clients.get(packet.client)
+        return None if session is None else session.outcomes.get(packet.number)
+
+    def refusal(self, packet: Packet) -> str:
+        """Why a packet that is not known cannot be applied any more; empty if it can."""
+        session = self._clients.get(packet.client)
+        if session is None:
+            return "its session has expired" if packet.low > 1 else ""
+        return "its client has given it up" if packet.number < session.low else ""
+
+    def keep(self, packet: Packet, outcome: bytes, time_ns: int) -> None:
+        """The packet was applied."""
+        session = self._clients.pop(packet.client, None)
+        if session is None:
+            session = Session(1, time_ns, {})
+        self._clients[packet.client] = session
+        session.touched_ns = time_ns
+        session.outcomes[packet.number] = outcome
+        if packet.low > session.low:
+            session.low = packet.low
+            for number in [n for n in session.outcomes if n < packet.low]:
+                del session.outcomes[number]
+
+    def expire(self, now_ns: int) -> None:
+        """Forget clients that have been silent for too long."""
+        limit_ns = now_ns - int(SESSION_S * 1e9)
+        while self._clients:
+            client, session = next(iter(self._clients.items()))
+            if session.touched_ns >= limit_ns:
+                return
+            del self._clients[client]
+
+    def dump(self) -> dict[bytes, Session]:
+        """For a snapshot; encode it before anything else is applied."""
+        return self._clients
+
+    def load(self, clients: dict[bytes, Session]) -> None:
+        """From a snapshot, in the order of `dump`."""
+        self._clients = clients

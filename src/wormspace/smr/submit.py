@@ -1,0 +1,217 @@
+"""The caller's side: commands become packets, queries become questions, outcomes become results.
+
+What is called in one turn of the event loop travels together; while too much is under way, more
+comes together, so that the load sets the size of packets by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import random
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from wormspace.errors import ValueTooLarge, WormError
+from wormspace.smr.consistency import Session
+from wormspace.smr.declare import Declaration, Method
+from wormspace.smr.errors import CommandFailed, SessionExpired
+from wormspace.smr.records import (
+    Fault,
+    Packet,
+    Reply,
+    decode_outcome,
+    decode_plain_outcome,
+    encode,
+)
+
+UNDER_WAY = 4
+"""Packets of one client at once; beyond it, calls are gathered."""
+
+PACKET_BYTES = 256 * 1024
+MAX_COMMAND_BYTES = 1_000_000
+"""A command is no larger: it must go into one register."""
+
+
+class Call(msgspec.Struct):
+    """One call that waits to be sent, or for its result."""
+
+    method: Method
+    message: msgspec.Struct
+    session: Session
+    future: asyncio.Future[Any]
+
+
+class Gatherer:
+    """Gathers the calls of one turn, and hands on what came of them.
+
+    Args:
+        timeout_s: how long a call may take in all.
+    """
+
+    def __init__(self, declaration: Declaration, timeout_s: float) -> None:
+        self.declaration = declaration
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._calls: list[Call] = []
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._scheduled = False
+
+    def add(self, method: Method, message: msgspec.Struct, session: Session) -> asyncio.Future[Any]:
+        """One more call; the future has its result."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._calls.append(Call(method, message, session, future))
+        if not self._scheduled and len(self._tasks) < UNDER_WAY:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+        return future
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        for task in list(self._tasks):
+            task.cancel()
+        calls, self._calls = self._calls, []
+        _fail(calls, SessionExpired("closed before the call was sent"))
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._calls:
+            calls, self._calls = self._calls, []
+            self._send(calls)
+
+    def _send(self, calls: list[Call]) -> None:
+        """Encode, in parts if it is too much, and start."""
+        try:
+            raw = encode([call.message for call in calls])
+        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as e:
+            self._split(calls, e)
+            return
+        if len(raw) > (PACKET_BYTES if len(calls) > 1 else MAX_COMMAND_BYTES):
+            self._split(calls, ValueTooLarge(f"a command of {len(raw)} bytes"))
+            return
+        task = self._loop.create_task(self._travel(calls, raw))
+        self._tasks[task] = None
+        task.add_done_callback(self._on_done)
+
+    def _split(self, calls: list[Call], error: Exception) -> None:
+        if len(calls) == 1:
+            _fail(calls, error)
+            return
+        middle = len(calls) // 2
+        self._send(calls[:middle])
+        self._send(calls[middle:])
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        if self._calls and not self._scheduled and len(self._tasks) < UNDER_WAY:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    async def _travel(self, calls: list[Call], raw: bytes) -> None:
+        """Bring the calls to where they are answered, and the answers back."""
+        try:
+            reply = await self._carry(calls, raw, self._loop.time() + self._timeout_s)
+        except WormError as e:
+            _fail(calls, e)
+        except asyncio.CancelledError:
+            _fail(calls, SessionExpired("closed while the call was under way"))
+            raise
+        else:
+            for call in calls:
+                call.session.saw(reply.position)
+            self._settle(calls, reply.body or b"")
+
+    async def _carry(self, calls: list[Call], raw: bytes, deadline: float) -> Reply:
+        raise NotImplementedError
+
+    def _settle(self, calls: list[Call], body: bytes) -> None:
+        """Give each call its result."""
+        if all(call.method.is_plain for call in calls):
+            outcome = decode_plain_outcome(body)
+            values: Sequence[Any] = outcome.values
+            faults, refused = outcome.faults, outcome.refused
+        else:
+            raw = decode_outcome(body)
+            values, faults, refused = raw.values, raw.faults, raw.refused
+        if refused:
+            _fail(calls, SessionExpired(f"nobody knows whether it was applied: {refused}"))
+            return
+        for index, (call, value) in enumerate(zip(calls, values, strict=True)):
+            if call.future.done():
+                continue
+            fault = faults.get(index) if faults else None
+            if fault is not None:
+                call.future.set_exception(as_exception(fault, self.declaration.owner))
+            elif isinstance(value, msgspec.Raw):
+                call.future.set_result(call.method.decode(value))
+            else:
+                call.future.set_result(value)
+
+
+class Submitter(Gatherer):
+    """Commands of one client: numbered packets, carried until their outcome is there."""
+
+    def __init__(
+        self,
+        declaration: Declaration,
+        timeout_s: float,
+        rng: random.Random,
+        carry: Callable[[Packet, float], Awaitable[Reply]],
+    ) -> None:
+        super().__init__(declaration, timeout_s)
+        self._client = rng.getrandbits(64).to_bytes(8, "big")
+        self._last = 0
+        self._open: dict[int, None] = {}
+        self._deliver = carry
+
+    async def _carry(self, calls: list[Call], raw: bytes, deadline: float) -> Reply:
+        self._last += 1
+        number = self._last
+        self._open[number] = None
+        packet = Packet(self._client, number, next(iter(self._open)), raw)
+        try:
+            return await self._deliver(packet, deadline)
+        finally:
+            del self._open[number]
+
+
+class Asker(Gatherer):
+    """Queries to be answered by the leader."""
+
+    def __init__(
+        self,
+        declaration: Declaration,
+        timeout_s: float,
+        carry: Callable[[bytes, Session, float], Awaitable[Reply]],
+    ) -> None:
+        super().__init__(declaration, timeout_s)
+        self._deliver = carry
+
+    async def _carry(self, calls: list[Call], raw: bytes, deadline: float) -> Reply:
+        latest = max((call.session for call in calls), key=lambda session: session.seen)
+        return await self._deliver(raw, latest, deadline)
+
+
+def _fail(calls: list[Call], error: Exception) -> None:
+    for call in calls:
+        if not call.future.done():
+            call.future.set_exception(error)
+
+
+def as_exception(fault: Fault, owner: type) -> Exception:
+    """The exception that a command raised, as what it was, if its class can be seen from here.
+
+    That is: it is built in, or a name in the module of the state machine or one of its bases.
+    """
+    modules = [sys.modules.get(base.__module__) for base in owner.__mro__]
+    for place in [*modules, builtins]:
+        kind = getattr(place, fault.kind, None)
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            try:
+                return kind(*(fault.arguments if fault.arguments is not None else [fault.text]))
+            except Exception:  # noqa: BLE001 - its constructor wants something else
+                break
+    return CommandFailed(fault.kind, fault.text)

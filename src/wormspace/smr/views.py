@@ -1,0 +1,93 @@
+"""What a user holds: an object with the state machine's commands and queries as awaitable calls."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+
+import msgspec
+
+from wormspace.smr.consistency import Consistency, Session
+from wormspace.smr.declare import QUERY, Declaration, Method, StateMachine
+
+M = TypeVar("M", bound=StateMachine)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Port(Protocol):
+    """Where calls go."""
+
+    def command(self, method: Method, message: msgspec.Struct, session: Session) -> Awaitable[Any]:
+        """Have a command applied; its result."""
+
+    def query(
+        self, method: Method, message: msgspec.Struct, level: Consistency, session: Session
+    ) -> Awaitable[Any]:
+        """Have a query answered; its result."""
+
+
+class View(Generic[M]):
+    """A replicated object, seen at one consistency level in one session.
+
+    Its methods are those of the state machine, to be awaited:
+
+        await inventory.reserve("sku-1", 3)
+
+    `call` is the same for type checkers: `await inventory.call(Inventory.reserve, "sku-1", 3)`.
+    """
+
+    def __init__(
+        self, declaration: Declaration, port: Port, level: Consistency, session: Session
+    ) -> None:
+        self._declaration = declaration
+        self._port = port
+        self._level = level
+        self._session = session
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        method = self._declaration.methods.get(name)
+        if method is None:
+            raise AttributeError(
+                f"{self._declaration.owner.__name__} has no command or query {name!r}"
+            )
+        bound = self._bind(method)
+        self.__dict__[name] = bound  # found directly the next time
+        return bound
+
+    def _bind(self, method: Method) -> Callable[..., Awaitable[Any]]:
+        port, session, level, message = self._port, self._session, self._level, method.message
+        if method.kind == QUERY:
+
+            def ask(*args: Any, **kwargs: Any) -> Awaitable[Any]:
+                return port.query(method, message(*args, **kwargs), level, session)
+
+            return ask
+
+        def do(*args: Any, **kwargs: Any) -> Awaitable[Any]:
+            return port.command(method, message(*args, **kwargs), session)
+
+        return do
+
+    def call(
+        self, method: Callable[Concatenate[M, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> Awaitable[R]:
+        """Run a command or query, given as the class's method: for type checkers."""
+        bound: Callable[..., Awaitable[R]] = getattr(self, method.__name__)
+        return bound(*args, **kwargs)
+
+    def at(self, level: Consistency) -> View[M]:
+        """The same object and session, with queries at another level."""
+        return View(self._declaration, self._port, level, self._session)
+
+    def session(self, token: str = "") -> View[M]:
+        """The same object in a session of its own, that goes on from `token` if one is given."""
+        session = Session()
+        if token:
+            session.join(token)
+        return View(self._declaration, self._port, self._level, session)
+
+    @property
+    def token(self) -> str:
+        """What this session has seen, as a word for a session elsewhere."""
+        return self._session.token

@@ -1,0 +1,347 @@
+"""Registers as a single leader writes them: held segments, several registers in flight.
+
+A *reign* begins with a segment that the leader allocated, and by whose metadata the others find it.
+Everything below that segment is *closed* first: its rest is captured, which decides what was
+half-written and locks out whoever led before; gaps are filled with no-ops, and a seal says that the
+segment ends there.  Only then does the reign propose.  When the segment is half full, the next one
+is allocated and captured, so that the turn of a segment costs nothing.
+
+Losing a register does not end a reign: a reader may have had to capture one to complete it.  Then
+the rest is captured again, and what was lost is proposed again; sessions make that harmless.  A
+reign ends when somebody else has allocated a segment above.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from wormspace.errors import RaceLost, Trimmed, Unavailable
+from wormspace.smr.learner import Learner
+from wormspace.smr.records import NOOP, SEAL, Packet
+from wormspace.smr.seat import NotLeading, Seat
+from wormspace.space import Address, Segment, Space, Token
+
+log = logging.getLogger("wormspace.smr")
+
+RETRY_S = 0.05
+
+
+class Deposed(NotLeading):
+    """Somebody else has allocated a segment above this leader's."""
+
+
+class Held:
+    """A captured segment, and the next register to write in it."""
+
+    __slots__ = ("next", "segment", "token")
+
+    def __init__(self, segment: Segment, token: Token, following: int) -> None:
+        self.segment = segment
+        self.token = token
+        self.next = following
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all its registers have been given out."""
+        return self.next >= self.segment.size
+
+
+async def complete(learner: Learner, segment: Segment) -> tuple[Token, int, bool]:
+    """Capture what of a segment was not applied here; decide it, fill its gaps, learn it.
+
+    Returns:
+        The token, the first free register, and whether the segment was sealed before.
+    """
+    while True:
+        position = learner.position
+        start = position.offset if position.segment == segment.number else 0
+        captured = await segment.capture(start, segment.size)
+        written = captured.written
+        seals = [offset for offset, value in written.items() if value == SEAL]
+        end = min(seals) if seals else max(written, default=start - 1) + 1
+        gaps = [offset for offset in range(start, end) if offset not in written]
+        try:
+            await asyncio.gather(*(segment.write(o, NOOP, captured.token) for o in gaps))
+        except RaceLost:
+            continue  # somebody captured it meanwhile
+        learner.allocated(segment.number, segment.size, segment.metadata)
+        for offset in gaps:
+            learner.learn(Address(segment.number, offset), NOOP)
+        for offset, value in written.items():
+            learner.learn(Address(segment.number, offset), value)
+        return captured.token, end, bool(seals)
+
+
+async def close(learner: Learner, segment: Segment) -> None:
+    """End a segment where it is: nothing more is ever applied of it."""
+    while True:
+        token, end, sealed = await complete(learner, segment)
+        if sealed or end >= segment.size:
+            return
+        try:
+            await segment.write(end, SEAL, token)
+        except RaceLost:
+            continue
+        learner.learn(Address(segment.number, end), SEAL)
+        return
+
+
+async def close_below(space: Space, learner: Learner, stop: int) -> None:
+    """Close every segment below `stop` that was not applied to its end."""
+    while learner.position.segment < stop:
+        await close(learner, await space.segment(learner.position.segment))
+
+
+class Reign:
+    """One leader's time: from its capture to its loss.
+
+    Attributes:
+        confirmed_at: the loop's time when what a majority last granted was asked for.
+    """
+
+    def __init__(self, seat: Seat, first: Segment) -> None:
+        self._seat = seat
+        self._loop = seat.loop
+        self._segments = [Held(first, _NO_TOKEN, 0)]
+        self._queue: list[Packet] = []
+        self._lost: list[tuple[Address, list[Packet]]] = []
+        self._writes: dict[asyncio.Task[None], None] = {}
+        self._extending: asyncio.Task[None] | None = None
+        self._flushing = False
+        self._open = False
+        self._trouble = asyncio.Event()
+        self._error: Exception | None = None
+        self._asking: list[asyncio.Future[None]] = []
+        self._asker: asyncio.Task[None] | None = None
+        self.confirmed_at = self._loop.time()
+
+    # ------------------------------------------------------------ life
+
+    async def rule(self, on_ready: Callable[[], None], period: float) -> None:
+        """Take over, then lead until deposed.  `period`: how often to make sure, in seconds.
+
+        Raises:
+            Deposed, Trimmed, Unavailable.
+        """
+        seat = self._seat
+        first = self._segments[0].segment
+        await close_below(seat.space, seat.learner, first.number)
+        await self._hold(self._segments[0])
+        self._open = True
+        on_ready()
+        while True:
+            try:
+                async with asyncio.timeout(period):
+                    await self._trouble.wait()
+            except TimeoutError:
+                await self._keep()
+                continue
+            self._trouble.clear()
+            await self._recover()
+
+    async def end(self) -> None:
+        """Stop; what is under way may or may not succeed."""
+        self._open = False
+        tasks = [*self._writes, *(t for t in (self._extending, self._asker) if t is not None)]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        error = NotLeading("the leader has lost its place")
+        for future in self._asking:
+            if not future.done():
+                future.set_exception(error)
+
+    async def _hold(self, held: Held) -> None:
+        held.token, held.next, sealed = await complete(self._seat.learner, held.segment)
+        if sealed:
+            raise Deposed(f"segment {held.segment.number} was closed by another replica")
+
+    async def _recover(self) -> None:
+        """Registers were lost: find out whether the reign is, and if not, go on."""
+        self._open = False
+        if self._error is not None:
+            raise self._error
+        if self._writes:
+            await asyncio.wait(list(self._writes))
+        if self._extending is not None:
+            await asyncio.wait([self._extending])
+        seat = self._seat
+        top = self._segments[-1].segment.number
+        if await seat.space.tail() > top + 1:
+            raise Deposed(f"another replica has allocated a segment above {top}")
+        lost, self._lost = sorted(self._lost, key=lambda one: one[0]), []
+        for held in self._segments:
+            await self._hold(held)
+        self._segments = [h for h in self._segments[:-1] if not h.is_full] + self._segments[-1:]
+        self._queue[:0] = [packet for _, packets in lost for packet in packets]
+        self._trouble.clear()
+        self._open = True
+        self._extend()
+        self.flush()
+
+    async def _keep(self) -> None:
+        """Now and then: let happen what is due, and see that the capture stands."""
+        if not self._writes and self._seat.is_due():
+            self._write([])
+        elif self._loop.time() - self.confirmed_at > 0:
+            try:
+                await self._stands()
+            except Unavailable as e:
+                log.info("%s: leading, but out of touch: %s", self._seat.member, e)
+
+    # ------------------------------------------------------------ proposing
+
+    def offer(self, packet: Packet) -> None:
+        """Queue a packet; those of one turn of the loop go into one register."""
+        self._queue.append(packet)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what is queued, as far as the pipeline has room."""
+        self._flushing = False
+        while self._queue and self._open and len(self._writes) < self._seat.tuning.pipeline:
+            if self._segments[0].is_full and len(self._segments) < 2:
+                return  # the next segment is on its way
+            self._write(self._seat.take(self._queue))
+
+    def _write(self, packets: list[Packet]) -> None:
+        held = self._segments[0]
+        if held.is_full:
+            if len(self._segments) < 2:
+                return
+            self._segments.pop(0)
+            held = self._segments[0]
+        offset = held.next
+        held.next += 1
+        if held.next * 2 >= held.segment.size:
+            self._extend()
+        task = self._loop.create_task(
+            self._insist(held, offset, packets, self._seat.batch(packets))
+        )
+        self._writes[task] = None
+        task.add_done_callback(self._on_written)
+
+    async def _insist(self, held: Held, offset: int, packets: list[Packet], raw: bytes) -> None:
+        """Write one register, for as long as it takes."""
+        address = Address(held.segment.number, offset)
+        while True:
+            asked = self._loop.time()
+            try:
+                await held.segment.write(offset, raw, held.token)
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)  # the same token and value: always safe
+            except RaceLost:
+                self._lost.append((address, packets))
+                self._trouble.set()
+                return
+            else:
+                self.confirmed_at = max(self.confirmed_at, asked)
+                self._seat.learner.learn(address, raw)
+                return
+
+    def _on_written(self, task: asyncio.Task[None]) -> None:
+        self._writes.pop(task, None)
+        if not task.cancelled() and task.exception() is not None:
+            self._fail(task)
+        if self._queue:
+            self.flush()
+
+    def _fail(self, task: asyncio.Task[None]) -> None:
+        error = task.exception()
+        if isinstance(error, Exception):
+            self._error = error
+            self._trouble.set()
+
+    # ------------------------------------------------------------ the next segment
+
+    def _extend(self) -> None:
+        if len(self._segments) < 2 and self._extending is None:
+            held = self._segments[0]
+            if held.next * 2 >= held.segment.size:
+                self._extending = self._loop.create_task(self._allocate())
+                self._extending.add_done_callback(self._on_extended)
+
+    async def _allocate(self) -> None:
+        seat = self._seat
+        mine = self._segments[-1].segment.number
+        segment: Segment | None = None
+        while True:
+            try:
+                if segment is None:
+                    segment = await seat.space.alloc(seat.charter(), seat.tuning.segment_size)
+                if segment.number != mine + 1:
+                    raise Deposed(f"another replica has allocated segment {mine + 1}")
+                held = Held(segment, _NO_TOKEN, 0)
+                await self._hold(held)
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
+            else:
+                self._segments.append(held)
+                return
+
+    def _on_extended(self, task: asyncio.Task[None]) -> None:
+        self._extending = None
+        if task.cancelled():
+            return
+        if task.exception() is not None:
+            self._fail(task)
+        else:
+            self.flush()
+
+    # ------------------------------------------------------------ reading
+
+    async def confirm(self) -> None:
+        """Make sure that nobody else leads, at some moment from now on.
+
+        Questions that come while one is under way are answered by the next one, all together.
+
+        Raises:
+            NotLeading.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._asking.append(future)
+        if self._asker is None:
+            self._asker = self._loop.create_task(self._ask())
+        await future
+
+    async def _ask(self) -> None:
+        while self._asking:
+            await asyncio.sleep(0)  # let the questions of this turn come together
+            asking, self._asking = self._asking, []
+            error: Exception | None = None
+            try:
+                if not await self._stands():
+                    error = NotLeading("another replica has taken over")
+            except (Unavailable, Trimmed, NotLeading) as e:
+                error = e
+            except asyncio.CancelledError:
+                self._asking = asking + self._asking
+                raise
+            for future in asking:
+                if not future.done():
+                    if error is None:
+                        future.set_result(None)
+                    else:
+                        future.set_exception(error)
+        self._asker = None
+
+    async def _stands(self) -> bool:
+        """Ask a majority whether the next register to write is still this leader's."""
+        held = self._segments[0] if not self._segments[0].is_full else self._segments[-1]
+        if held.is_full or not self._open:
+            raise NotLeading("the leader is between two segments")
+        asked = self._loop.time()
+        if await held.segment.holds(held.token, held.next):
+            self.confirmed_at = max(self.confirmed_at, asked)
+            return True
+        self._trouble.set()
+        return False
+
+
+_NO_TOKEN = Token("-", 0, 0, 0, bytes(16))
+"""In place of a token until the segment is captured."""
