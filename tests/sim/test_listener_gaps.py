@@ -35,8 +35,7 @@ def test_a_decision_is_heard_of_although_each_server_accepted_it_while_its_strea
 
         async def listen():
             async with wormspace.connect(URL, rng=world.random_for("ear")) as worm:
-                async for event in worm.space("s").listen():
-                    heard.append(event)
+                heard.extend([event async for event in worm.space("s").listen()])
 
         async def write(only):
             """An unsafe write that reaches one server."""
