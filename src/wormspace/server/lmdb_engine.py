@@ -9,6 +9,10 @@ process has the store open (a lock on the directory), and no snapshot is older t
 before the one under way (there is one snapshot, renewed between a commit and the next begin).
 
 Not with LMDB's writable map: with it a full disk is a SIGBUS, not an error.
+
+LMDB changes nothing in place, so even deleting needs free pages.  Therefore the map is larger than
+the limit told to users, and in a store that has reached its limit only what does not grow it is
+committed: trims, and the deletion of what they made garbage.
 """
 
 from __future__ import annotations
@@ -29,7 +33,13 @@ from wormspace.errors import StoreError, StoreFull, StoreLocked
 from wormspace.server.engine import Batch, Item, View
 
 TABLES = ("identity", "spaces", "rows", "promises", "decided", "trimmed", "garbage")
+GROWING = ("spaces", "rows", "promises", "decided")
+"""What may not grow in a full store; tombstones may, or a full store could never be trimmed."""
+
 DEFAULT_MAX_BYTES = 1 << 40
+RESERVE_BYTES = 1 << 20
+SCARCE_BYTES = 64 << 20
+PROBE_BYTES = 1 << 20
 SYNC, OS = "sync", "os"
 
 
@@ -56,7 +66,7 @@ class LmdbEngine:
         try:
             self._env = lmdb.open(
                 str(path),
-                map_size=max_bytes,
+                map_size=max_bytes + max_bytes // 8 + RESERVE_BYTES,
                 max_dbs=len(TABLES),
                 sync=durability == SYNC,
                 metasync=durability == SYNC,
@@ -68,6 +78,8 @@ class LmdbEngine:
         except (lmdb.Error, OSError) as e:
             os.close(self._lock)
             raise _explain(e, path) from e
+        self._max_bytes = max_bytes
+        self._page_bytes = int(self._env.stat()["psize"])
         self._committer = _Committer()
         self._snapshot = _Txn(self._env.begin(), self._dbs)
 
@@ -82,19 +94,42 @@ class LmdbEngine:
             raise _explain(e, self._path) from e
 
     async def commit(self, batch: Batch) -> None:
-        txn = cast(_Txn, batch).txn
+        changes = cast(_Txn, batch)
+        if self._file_bytes() >= self._max_bytes:
+            self._check_room(changes)
         try:
-            await self._committer.run(txn.commit)
+            await self._committer.run(changes.txn.commit)
         except (lmdb.Error, OSError) as e:
             raise _explain(e, self._path) from e
         self._snapshot.renew(self._env)
 
+    def _file_bytes(self) -> int:
+        return int(self._env.info()["last_pgno"] + 1) * self._page_bytes
+
+    def _check_room(self, changes: _Txn) -> None:
+        """Refuse changes that make a full store fuller.
+
+        Raises:
+            StoreFull: and the changes are dropped.
+        """
+        before, after = self._snapshot.pages(), changes.pages()
+        if sum(after.values()) * self._page_bytes <= self._max_bytes:
+            return
+        if any(after[table] > before[table] for table in GROWING) or any(
+            changes.count(table) > self._snapshot.count(table) for table in GROWING
+        ):
+            changes.abort()
+            raise StoreFull(
+                f"{self._path}: the store has reached its limit of {self._max_bytes} bytes; raise "
+                "it or trim segments"
+            )
+
     def figures(self) -> dict[str, int]:
-        info, stat = self._env.info(), self._env.stat()
         return {
-            "store_bytes": (info["last_pgno"] + 1) * stat["psize"],
-            "store_max_bytes": info["map_size"],
-            "store_commits": info["last_txnid"],
+            "store_bytes": self._file_bytes(),
+            "store_used_bytes": sum(self._snapshot.pages().values()) * self._page_bytes,
+            "store_max_bytes": self._max_bytes,
+            "store_commits": self._env.info()["last_txnid"],
         }
 
     def close(self) -> None:
@@ -160,6 +195,18 @@ class _Txn:
         """Let go of this snapshot and take that of the last commit."""
         self.txn.abort()
         self.txn = env.begin()
+
+    def pages(self) -> dict[str, int]:
+        """How many pages each table takes."""
+        stats = {name: self.txn.stat(db) for name, db in self._dbs.items()}
+        return {
+            name: stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+            for name, stat in stats.items()
+        }
+
+    def count(self, table: str) -> int:
+        """How many keys a table has."""
+        return int(self.txn.stat(self._dbs[table])["entries"])
 
     def get(self, table: str, key: bytes) -> bytes | None:
         return self.txn.get(key, db=self._dbs[table])
@@ -232,7 +279,30 @@ def _explain(e: Exception, path: Path | None) -> StoreError:
         return StoreFull(f"{where}the store has reached its size limit; raise it or trim segments")
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if isinstance(e, lmdb.DiskError) or (isinstance(e, OSError) and e.errno in full):
-        return StoreFull(f"{where}no room on the disk ({e}); free some or trim segments")
+        return StoreFull(f"{where}no room on the disk ({e}); make some")
     if isinstance(e, lmdb.Error) and any(os.strerror(n) in str(e) for n in full):
-        return StoreFull(f"{where}no room on the disk ({e}); free some or trim segments")
+        return StoreFull(f"{where}no room on the disk ({e}); make some")
+    if isinstance(e, lmdb.Error) and os.strerror(errno.EIO) in str(e) and _is_full(path, full):
+        return StoreFull(f"{where}no room on the disk ({e}); make some")
     return StoreError(f"{where}{e}")
+
+
+def _is_full(path: Path | None, full: tuple[int, ...]) -> bool:
+    """Whether an input/output error is that of a disk (or quota) without room.
+
+    LMDB reports a write that was cut short so.  It had not changed its root by then, so the last
+    commit stands; had it been past that, it would refuse all that follows, whatever we think.
+    """
+    if path is None:
+        return False
+    disk = os.statvfs(path)
+    if disk.f_bavail * disk.f_frsize < SCARCE_BYTES:
+        return True
+    probe = path / "probe"
+    try:
+        probe.write_bytes(bytes(PROBE_BYTES))
+    except OSError as e:
+        return e.errno in full
+    finally:
+        probe.unlink(missing_ok=True)
+    return False

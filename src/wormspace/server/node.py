@@ -44,6 +44,7 @@ MAX_VALUE_BYTES = 1 << 20
 MARKS_SAVE_S = 1.0
 MARKS_MAX = 10_000
 SWEEP_KEYS = 2_000
+SWEEP_RETRY_S = 1.0
 NAMES_PAGE = 1_000
 
 
@@ -113,6 +114,8 @@ class Node:
         self._worker: asyncio.Task[None] | None = None
         self._marks_timer: asyncio.TimerHandle | None = None
         self._marks_due = False
+        self._sweep_keys = SWEEP_KEYS
+        self._no_room = False
         self._listeners: dict[str, list[_Listener]] = {}
         self._stopping = False
         self._failed: StoreError | None = None
@@ -255,10 +258,18 @@ class Node:
                 await self._commit(batch)
                 if self._failed or not (self._queue or self._sweeping()):
                     return
+                if self._no_room and not self._queue:
+                    # Not even what trims left behind can be deleted now.  Some day it can.
+                    asyncio.get_running_loop().call_later(SWEEP_RETRY_S, self._sweep_again)
+                    return
         finally:
             self._worker = None
             if self._queue and not self._failed:
                 self._wake()
+
+    def _sweep_again(self) -> None:
+        if self._sweeping():
+            self._wake()
 
     def _sweeping(self) -> bool:
         return not self._stopping and acceptors.has_garbage(self._engine.view)
@@ -274,9 +285,7 @@ class Node:
                 raise
             await self._engine.commit(batch)
         except StoreFull as e:
-            self.counters.store_full += 1
-            log.warning("store full: %s", e)
-            self._settle(queued, [Failed(FULL, str(e))] * len(queued))
+            await self._on_full(queued, e)
             return
         except StoreError as e:
             self._fail(e)
@@ -289,9 +298,27 @@ class Node:
             return
         self.counters.batches += 1
         self.counters.batched_requests += len(queued)
+        self._no_room = False
+        self._sweep_keys = min(SWEEP_KEYS, 2 * self._sweep_keys)
         self._settle(queued, answers)
         for event in news:
             self._publish(event)
+
+    async def _on_full(self, queued: list[Queued], e: StoreFull) -> None:
+        """There was no room for a batch: refuse what needs room, try again what makes some."""
+        self.counters.store_full += 1
+        if not self._no_room:
+            log.warning("store full: %s", e)
+        self._no_room = True
+        trims = [item for item in queued if isinstance(item[2], Trim)]
+        others = [item for item in queued if not isinstance(item[2], Trim)]
+        self._settle(others, [Failed(FULL, str(e))] * len(others))
+        if trims and (others or self._sweep_keys > 1):
+            self._sweep_keys = max(1, self._sweep_keys // 4)
+            await self._commit(trims)
+        else:
+            self._sweep_keys = max(1, self._sweep_keys // 4)
+            self._settle(trims, [Failed(FULL, str(e))] * len(trims))
 
     def _handle(
         self, batch: Batch, queued: list[Queued]
@@ -322,7 +349,7 @@ class Node:
         if self._marks_due:
             self._marks_due = False
             self._marks.save(batch)
-        counters.swept += acceptors.sweep(batch, SWEEP_KEYS)
+        counters.swept += acceptors.sweep(batch, self._sweep_keys)
         return answers, news
 
     def _settle(self, queued: list[Queued], answers: list[Downward]) -> None:
