@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -79,3 +80,25 @@ def test_a_lost_connection_ends_calls_and_the_next_call_connects_again() -> None
         await caller.close()
 
     asyncio.run(run())
+
+
+def test_a_connection_that_fails_after_its_caller_gave_up_is_no_loose_end() -> None:
+    async def run() -> list[str]:
+        loose: list[str] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: loose.append(context["message"]))
+        caller = Caller("127.0.0.1", 9)
+
+        async def refuse(*_: object) -> None:
+            await asyncio.sleep(0.05)
+            raise ConnectionRefusedError
+
+        loop.create_connection = refuse  # type: ignore[method-assign, assignment]
+        with pytest.raises(NoAnswer, match="within"):
+            await caller.call("echo", b"", 0.01)
+        await asyncio.sleep(0.1)
+        await caller.close()
+        gc.collect()
+        return loose
+
+    assert asyncio.run(run()) == []

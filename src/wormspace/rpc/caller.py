@@ -71,6 +71,7 @@ class Caller:
             raise NoAnswer(f"{self}: this caller is closed")
         if self._connecting is None:
             self._connecting = self._loop.create_task(self._dial())
+            self._connecting.add_done_callback(_look_at)
         return await asyncio.shield(self._connecting)
 
     async def _dial(self) -> _Connection:
@@ -79,6 +80,12 @@ class Caller:
             return self._connection
         finally:
             self._connecting = None
+
+
+def _look_at(connecting: asyncio.Task[_Connection]) -> None:
+    """Those who wait are told; a failure that comes when nobody waits any more is no news."""
+    if not connecting.cancelled():
+        connecting.exception()
 
 
 class _Connection(asyncio.Protocol):
