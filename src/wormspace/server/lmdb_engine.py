@@ -60,9 +60,12 @@ class LmdbEngine:
     def __init__(
         self, path: Path, *, durability: str = SYNC, max_bytes: int = DEFAULT_MAX_BYTES
     ) -> None:
-        path.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._lock = _lock_directory(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock_directory(path)
+        except OSError as e:
+            raise StoreError(f"{path} cannot be used as a data directory: {e.strerror}") from e
         try:
             self._env = lmdb.open(
                 str(path),

@@ -1,0 +1,161 @@
+"""The store engines, against a dictionary: batches are all or nothing, views see what is done."""
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wormspace.errors import StoreError, StoreLocked
+from wormspace.server.lmdb_engine import LmdbEngine
+from wormspace.server.memory_engine import MemoryEngine
+
+TABLES = ["rows", "promises", "spaces"]
+END = b"\xff" * 40
+
+tables = st.sampled_from(TABLES)
+keys = st.binary(min_size=1, max_size=3)
+values = st.binary(max_size=6)
+changes = st.one_of(
+    st.tuples(st.just("put"), tables, keys, values),
+    st.tuples(st.just("delete"), tables, keys),
+    st.tuples(st.just("many"), tables, st.lists(st.tuples(keys, values), max_size=4)),
+)
+batches = st.lists(st.tuples(st.lists(changes, max_size=6), st.booleans()), max_size=6)
+
+
+def make(kind, path):
+    return MemoryEngine() if kind == "memory" else LmdbEngine(path, durability="os")
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def engine(request, tmp_path):
+    engine = make(request.param, tmp_path / "store")
+    yield engine
+    engine.close()
+
+
+def apply(batch, model, change):
+    kind, table, *rest = change
+    if kind == "put":
+        batch.put(table, *rest)
+        model[table][rest[0]] = rest[1]
+    elif kind == "delete":
+        batch.delete(table, rest[0])
+        model[table].pop(rest[0], None)
+    else:
+        batch.put_many(table, rest[0])
+        model[table].update(rest[0])
+
+
+def check(view, model, probes):
+    for table in TABLES:
+        held = sorted(model[table].items())
+        assert list(view.scan(table, b"", END)) == held
+        assert view.get_many(table, probes) == [model[table].get(k) for k in probes]
+        for probe in probes:
+            assert view.get(table, probe) == model[table].get(probe)
+            below = [item for item in held if item[0] <= probe]
+            assert view.floor(table, probe) == (below[-1] if below else None)
+            assert list(view.scan(table, probe, END)) == [i for i in held if i[0] >= probe]
+            assert list(view.scan(table, b"", probe)) == [i for i in held if i[0] < probe]
+
+
+@pytest.mark.parametrize("kind", ["memory", "lmdb"])
+@given(batches, st.lists(keys, min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_an_engine_is_a_dictionary_with_batches(kind, done, probes):
+    async def run(path):
+        engine = make(kind, path)
+        model = {table: {} for table in TABLES}
+        for batch_changes, commit in done:
+            batch = engine.begin()
+            draft = {table: dict(rows) for table, rows in model.items()}
+            for change in batch_changes:
+                apply(batch, draft, change)
+            check(batch, draft, probes)
+            if commit:
+                await engine.commit(batch)
+                model = draft
+            else:
+                batch.abort()
+            check(engine.view, model, probes)
+        engine.close()
+        if kind == "lmdb":
+            again = make(kind, path)
+            check(again.view, model, probes)
+            again.close()
+
+    with tempfile.TemporaryDirectory() as path:
+        asyncio.run(run(Path(path)))
+
+
+async def test_a_scan_sees_the_state_it_began_in(engine):
+    batch = engine.begin()
+    batch.put_many("rows", [(b"a", b"1"), (b"b", b"2")])
+    await engine.commit(batch)
+    assert list(engine.view.scan("rows", b"", END)) == [(b"a", b"1"), (b"b", b"2")]
+    assert list(engine.view.scan("rows", b"b", b"b")) == []
+    assert list(engine.view.scan("promises", b"", END)) == []
+
+
+async def test_figures_tell_of_the_size(engine):
+    batch = engine.begin()
+    batch.put("rows", b"k", bytes(10_000))
+    await engine.commit(batch)
+    assert engine.figures()["store_bytes"] >= 10_000
+
+
+async def test_a_view_does_not_see_a_commit_under_way(tmp_path):
+    """What a reader is told must be durable: a server may die with a commit half done."""
+    engine = LmdbEngine(tmp_path / "store")
+    batch = engine.begin()
+    batch.put("rows", b"k", b"v")
+    committing = asyncio.ensure_future(engine.commit(batch))
+    assert engine.view.get("rows", b"k") is None
+    await committing
+    assert engine.view.get("rows", b"k") == b"v"
+    engine.close()
+
+
+async def test_one_process_opens_a_store_once(tmp_path):
+    engine = LmdbEngine(tmp_path / "store")
+    with pytest.raises(StoreLocked, match="open in another process"):
+        LmdbEngine(tmp_path / "store")
+    engine.close()
+    LmdbEngine(tmp_path / "store").close()
+
+
+OPEN = "import sys; from pathlib import Path; from wormspace.server.lmdb_engine import LmdbEngine\n"
+
+
+def test_another_process_finds_the_store_locked_until_the_first_one_dies(tmp_path):
+    program = OPEN + "e = LmdbEngine(Path(sys.argv[1])); print('open', flush=True); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path / "store"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout.readline() == b"open\n"
+        with pytest.raises(StoreLocked):
+            LmdbEngine(tmp_path / "store")
+    finally:
+        holder.kill()
+        holder.communicate()
+    LmdbEngine(tmp_path / "store").close()
+
+
+@pytest.mark.parametrize("junk", [b"", b"not a store", bytes(8192), b"\xff" * 100_000])
+def test_a_store_that_cannot_be_read_is_not_taken_for_an_empty_one(junk, tmp_path):
+    (tmp_path / "data.mdb").write_bytes(junk)
+    if not junk:
+        LmdbEngine(tmp_path).close()  # an empty file is how LMDB begins
+        return
+    with pytest.raises(StoreError):
+        LmdbEngine(tmp_path)
+    assert (tmp_path / "data.mdb").read_bytes() == junk
