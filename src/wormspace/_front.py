@@ -119,7 +119,7 @@ async def _open(url: str, timeout: float, rng: random.Random) -> Worm:
         known = ", ".join(f"{name}:" for name in openers)
         raise BadUrl(f"{url!r}: no register implementation {scheme!r}; there are {known}")
     registers = await openers[scheme](rest, options, timeout, rng)
-    return Worm(registers, rng, timeout)
+    return Worm(registers, rng, timeout, embedded=scheme != "worm")
 
 
 def _only(options: dict[str, str], *known: str) -> None:

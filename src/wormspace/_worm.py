@@ -2,8 +2,73 @@
 
 from __future__ import annotations
 
+import random
+
+from wormspace.log import Log, SequencerChoice
+from wormspace.register.contract import Registers
 from wormspace.space import Client
 
 
 class Worm(Client):
-    """A connection, and a way to each application that stands on it."""
+    """A connection, and a way to each application that stands on it.
+
+    Attributes:
+        embedded: whether the address space is inside this process, so that nobody else can use it.
+    """
+
+    def __init__(
+        self, registers: Registers, rng: random.Random, timeout: float, *, embedded: bool = False
+    ) -> None:
+        super().__init__(registers, rng, timeout)
+        self.embedded = embedded
+        self._logs: list[Log] = []
+
+    async def log(
+        self,
+        name: str,
+        *,
+        sequencer: SequencerChoice = "auto",
+        capture_ahead: bool = True,
+        segment_size: int | None = None,
+        patience: float = 0.5,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> Log:
+        """The log of that name; it is made if there is none.
+
+        Args:
+            sequencer: who hands out positions. "auto": the log's sequencer, wherever it is, and
+                if there is none, this process becomes it; "elsewhere": the same, but this process
+                never does; "none": appenders capture for themselves, which is good for one
+                appender at a time.
+            capture_ahead: whether a sequencer here captures segments before they are needed, or
+                leaves them to the unsafe write.
+            segment_size: positions per segment, fixed when the log is made (default 4096).
+            patience: seconds that a position may stay empty before a reader makes it a hole.
+            host, port: where a sequencer in this process can be reached by the others; the port
+                is chosen by the system if it is 0.
+
+        Raises:
+            UsageError: the log was made with another segment size.
+            Unavailable.
+        """
+        log = await Log.open(
+            self,
+            name,
+            sequencer=sequencer,
+            sole=self.embedded,
+            capture_ahead=capture_ahead,
+            segment_size=segment_size,
+            patience=patience,
+            host=host,
+            port=port,
+        )
+        self._logs.append(log)
+        return log
+
+    async def close(self) -> None:
+        """Close the logs, give up what is under way (`Closed`) and disconnect."""
+        logs, self._logs = self._logs, []
+        for log in logs:
+            await log.close()
+        await super().close()

@@ -1,1 +1,27 @@
-"""WormLog: a shared log over the address space."""
+"""WormLog: a shared log over the address space.
+
+    async with wormspace.connect("worm://h1:p1,h2:p2,h3:p3") as worm:
+        log = await worm.log("orders")
+        position = await log.append(b"four chairs", headers={"by": "ann"})
+        async for entry in log.subscribe(from_=position):
+            print(entry.position, entry.body)
+
+Nothing here sends a message to a server: the log stands on the address space alone.  docs/log.md
+tells how.
+"""
+
+from wormspace.log.cursors import Cursor
+from wormspace.log.errors import LogTrimmed, NoSequencer, NotWritten
+from wormspace.log.log import Info, Log, SequencerChoice
+from wormspace.log.records import Entry
+
+__all__ = [
+    "Cursor",
+    "Entry",
+    "Info",
+    "Log",
+    "LogTrimmed",
+    "NoSequencer",
+    "NotWritten",
+    "SequencerChoice",
+]

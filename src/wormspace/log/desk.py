@@ -1,0 +1,325 @@
+"""The desk: how an appender reaches whoever hands out positions, and replaces it when it is gone.
+
+Sequencers announce themselves in a mark, `<log>/sequencer`: where they are, or that they left.  An
+announcement replaces exactly one other, so of all who find that a sequencer is gone only one
+succeeds it.  The mark is a way to find each other, no more: what makes positions unique and ordered
+is the tenure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import msgspec
+
+from wormspace.errors import Closed, RaceLost, Unavailable, WormError
+from wormspace.log.errors import Deposed, NoSequencer
+from wormspace.log.marks import ABSENT, Mark
+from wormspace.log.messages import (
+    Answer,
+    Ask,
+    Given,
+    Ping,
+    Question,
+    decode_answer,
+    decode_question,
+    encode,
+)
+from wormspace.log.sequencer import Sequencer
+from wormspace.rpc import Caller, Failure, NoAnswer, Service
+
+log = logging.getLogger("wormspace.log")
+
+PATIENCE_S = 1.0
+"""How long a sequencer may stay silent before it is asked whether it is there at all."""
+
+PING_S = 0.5
+"""How long it may take to answer that.  Then it is replaced."""
+
+RETRY_S = 0.05
+
+SERVICE = "wormlog/"
+"""The service's name, before the log's."""
+
+MakeSequencer = Callable[[Callable[[], Coroutine[Any, Any, bool]]], Sequencer]
+
+
+class Announcement(msgspec.Struct, frozen=True, array_like=True):
+    """Where the sequencer is; with port 0, that there is none."""
+
+    host: str
+    port: int
+
+
+class Desk(Protocol):
+    """A way to positions."""
+
+    def give_now(self, ask: Ask) -> Given | None:
+        """Positions without waiting, if that is possible."""
+
+    async def ask(self, question: Question, deadline: float) -> Answer:
+        """The sequencer's answer.
+
+        Raises:
+            Unavailable: none in time; positions may have been handed out that nobody will use.
+        """
+
+    async def close(self) -> None:
+        """Hand out and ask for nothing more."""
+
+
+class PrivateDesk:
+    """Each appender hands out positions to itself: there is no sequencer.
+
+    Where several append to one log, each takes the tenure from the other, append by append.
+    """
+
+    def __init__(self, sequencer: Sequencer) -> None:
+        self._sequencer = sequencer
+        self.give_now = sequencer.give_now
+
+    async def ask(self, question: Question, deadline: float) -> Answer:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await self._sequencer.answer(question)
+            except TimeoutError as e:
+                raise Unavailable("no position in time: too few servers answer") from e
+            except RaceLost:
+                if loop.time() >= deadline:
+                    raise
+
+    async def close(self) -> None:
+        await self._sequencer.close()
+
+
+class _Here:
+    """The sequencer is in this process, and others may ask it, too."""
+
+    def __init__(self, number: int, sequencer: Sequencer, service: Service) -> None:
+        self.number = number
+        self.sequencer = sequencer
+        self._service = service
+
+    async def ask(self, question: Question, timeout: float) -> Answer:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self.sequencer.answer(question)
+        except TimeoutError as e:
+            raise Unavailable("no position in time: too few servers answer") from e
+
+    async def close(self) -> None:
+        await self._service.stop()
+        await self.sequencer.close()
+
+
+class _There:
+    """The sequencer is in another process."""
+
+    def __init__(self, number: int, caller: Caller, service: str) -> None:
+        self.number = number
+        self._caller = caller
+        self._service = service
+
+    async def ask(self, question: Question, timeout: float) -> Answer:
+        raw = await self._caller.call(self._service, encode(question), min(timeout, PATIENCE_S))
+        try:
+            return decode_answer(raw)
+        except msgspec.MsgspecError as e:
+            raise Failure(f"no answer of a sequencer: {e}") from e
+
+    async def is_there(self) -> bool:
+        """Whether it answers at all."""
+        try:
+            await self._caller.call(self._service, encode(Ping()), PING_S)
+        except (NoAnswer, Failure):
+            return False
+        return True
+
+    async def close(self) -> None:
+        await self._caller.close()
+
+
+class SharedDesk:
+    """Asks the announced sequencer; where there is none, becomes it.
+
+    Args:
+        name: the log's.
+        mark: where sequencers announce themselves.
+        make: makes a sequencer for this process, given what it asks when it lost its tenure.
+        host, port: where a sequencer in this process listens, and is announced.
+        may_become: whether one may be started here; if not, wait for another process to do it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        mark: Mark,
+        make: MakeSequencer,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        may_become: bool = True,
+    ) -> None:
+        self._service = SERVICE + name
+        self._mark = mark
+        self._make = make
+        self._host = host
+        self._port = port
+        self._may_become = may_become
+        self._at: _Here | _There | None = None
+        self._moving = asyncio.Lock()
+        self._closed = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the sequencer is in this process."""
+        return isinstance(self._at, _Here)
+
+    def give_now(self, ask: Ask) -> Given | None:
+        at = self._at
+        return at.sequencer.give_now(ask) if isinstance(at, _Here) else None
+
+    async def ask(self, question: Question, deadline: float) -> Answer:
+        loop = asyncio.get_running_loop()
+        trouble: WormError | None = None
+        while (left := deadline - loop.time()) > 0:
+            if self._closed:
+                raise Closed("the log was closed")
+            at = self._at
+            try:
+                if at is not None:
+                    return await at.ask(question, left)
+                async with asyncio.timeout(left):
+                    await self._move(None)
+            except (NoAnswer, Failure, Unavailable, Deposed) as e:
+                trouble = e
+                if at is not None:
+                    await self._doubt(at, e, deadline)
+            except TimeoutError:
+                break
+        raise NoSequencer(f"{self._service}: no sequencer answered in time; the last: {trouble}")
+
+    async def stand_by(self) -> None:
+        """Be the sequencer whenever there is no other; without end.
+
+        Raises:
+            StoreError, Refused: nothing that waiting would mend.
+        """
+        while not self._closed:
+            at = self._at
+            try:
+                if at is None:
+                    await self._move(None)
+                    continue
+                if isinstance(at, _Here):
+                    await at.sequencer.start()
+                    found = await self._mark.get()
+                    replaced = found is not None and found[0] > at.number
+                else:
+                    replaced = not await at.is_there()
+                if replaced:
+                    await self._move(at)
+            except (Unavailable, Deposed) as e:
+                log.info("%s: standing by: %s", self._service, e)
+            await asyncio.sleep(PING_S)
+
+    async def close(self) -> None:
+        self._closed = True
+        at, self._at = self._at, None
+        if at is not None:
+            await at.close()
+            if isinstance(at, _Here):
+                try:
+                    await self._mark.replace(at.number, _pack(Announcement("", 0)))
+                except WormError as e:
+                    log.info("%s: left without a word: %s", self._service, e)
+        await self._mark.close()
+
+    # ------------------------------------------------------------ the next sequencer
+
+    async def _doubt(self, at: _Here | _There, error: WormError, deadline: float) -> None:
+        """It gave no answer: find out whether it has been replaced, or must be."""
+        if isinstance(at, _Here) and isinstance(error, Unavailable):
+            # The servers are away; another sequencer would not reach them either.
+            await asyncio.sleep(RETRY_S)
+            return
+        if isinstance(at, _There) and isinstance(error, NoAnswer) and await at.is_there():
+            return
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._move(at)
+        except TimeoutError:
+            pass
+        except WormError as e:
+            log.info("%s: no new sequencer yet: %s", self._service, e)
+            await asyncio.sleep(RETRY_S)
+
+    async def _move(self, gone: _Here | _There | None) -> None:
+        """Turn to another sequencer than the one that is gone: the announced one, or this one."""
+        async with self._moving:
+            if self._at is not gone or self._closed:
+                return
+            found = await self._mark.get()
+            number = found[0] if found else ABSENT
+            there = _unpack(found[1]) if found else None
+            if there is not None and (gone is None or number > gone.number):
+                await self._turn_to(_There(number, Caller(there.host, there.port), self._service))
+            elif isinstance(gone, _Here) and number == gone.number:
+                return  # it lost the tenure to one that is not announced, and takes it back
+            elif self._may_become:
+                await self._become(number)
+            else:
+                await asyncio.sleep(RETRY_S)
+
+    async def _turn_to(self, to: _Here | _There) -> None:
+        before, self._at = self._at, to
+        if before is not None:
+            await before.close()
+
+    async def _become(self, expected: int) -> None:
+        """Announce a sequencer in this process, in place of number `expected`."""
+        mine: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def may_renew() -> bool:
+            number = await asyncio.shield(mine)  # the first question may be quicker than we are
+            found = await self._mark.get()
+            return found is not None and found[0] == number
+
+        sequencer = self._make(may_renew)
+
+        async def serve(body: bytes) -> bytes:
+            try:
+                question = decode_question(body)
+            except msgspec.MsgspecError as e:
+                raise Failure(f"no question for a sequencer: {e}") from e
+            return encode(await sequencer.answer(question))
+
+        service = Service({self._service: serve})
+        port = await service.start(self._host, self._port)
+        number = None
+        try:
+            packed = _pack(Announcement(self._host, port))
+            number = await self._mark.replace(expected, packed)
+        finally:
+            if number is None:
+                mine.cancel()
+                await service.stop()
+        if number is None:
+            return  # somebody else was first; ask that one
+        mine.set_result(number)
+        log.info("%s: this process is sequencer %d, at port %d", self._service, number, port)
+        await self._turn_to(_Here(number, sequencer, service))
+
+
+def _pack(announcement: Announcement) -> bytes:
+    return msgspec.msgpack.encode(announcement)
+
+
+def _unpack(raw: bytes) -> Announcement | None:
+    announcement = msgspec.msgpack.decode(raw, type=Announcement)
+    return announcement if announcement.port else None

@@ -1,0 +1,317 @@
+"""The sequencer: hands out the next positions, with the right to write them.
+
+Soft state.  What it knows is the tape's tenure, the last positions of each stream and a running
+byte count, all of which its successor finds in the registers.  It may die at any moment; positions
+it handed out and nobody wrote become holes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from wormspace.errors import AlreadyWritten, CaptureLost, Trimmed, UsageError
+from wormspace.log.errors import Deposed
+from wormspace.log.messages import (
+    Answer,
+    Ask,
+    Given,
+    Last,
+    LastOf,
+    Names,
+    NamesOf,
+    Ping,
+    Pong,
+    Question,
+)
+from wormspace.log.records import HOLE, decode_record, encode
+from wormspace.log.streams import StreamTable, look_up, rebuild
+from wormspace.log.tape import Tape
+from wormspace.log.tenure import Run, Tenure, write
+
+log = logging.getLogger("wormspace.log")
+
+MAX_COUNT = 100_000
+"""Positions handed out for one request."""
+
+PAGE = 64
+
+
+class Sequencer:
+    """Hands out the positions of one log, while it holds the tenure of its tape.
+
+    Args:
+        tape: the log's entries.
+        first: tells the first position that is not trimmed.
+        unsafe: hand out positions without a capture where that is right; see `Tenure`.
+        may_renew: whether no successor has announced itself; None where nobody announces himself,
+            and who loses the tenure just takes it back.
+        sole: nobody else can be there at all.
+    """
+
+    def __init__(
+        self,
+        tape: Tape,
+        first: Callable[[], Awaitable[int]],
+        *,
+        unsafe: bool = False,
+        may_renew: Callable[[], Awaitable[bool]] | None = None,
+        sole: bool = False,
+    ) -> None:
+        self._tape = tape
+        self._first = first
+        self._unsafe = unsafe
+        self._may_renew = may_renew
+        self._sole = sole
+        self._tenure: Tenure | None = None
+        self._before = 0
+        self._began = 0  # where the tenure began: the table is rebuilt from what is below
+        self._linked: int | None = None  # the table may lack positions from here on
+        self._table: asyncio.Task[StreamTable] | None = None
+        self._turn = asyncio.Lock()
+        self._answers: dict[type, Callable[..., Awaitable[Answer]]] = {
+            Ask: self.give,
+            Ping: self._on_ping,
+            LastOf: self._on_last,
+            NamesOf: self._on_names,
+        }
+
+    async def answer(self, question: Question) -> Answer:
+        """Answer any question.
+
+        Raises:
+            Deposed: another sequencer has taken over.
+            Unavailable: the servers do not answer this one.
+        """
+        return await self._answers[type(question)](question)
+
+    # ------------------------------------------------------------ handing out
+
+    def give_now(self, ask: Ask) -> Given | None:
+        """Answer at once, without a look at the servers; None where that cannot be."""
+        tenure = self._tenure
+        if tenure is None or ask.named or ask.doubt is not None or self._turn.locked():
+            return None
+        try:
+            if tenure.left < ask.count:
+                return None
+            given = Given(tuple(tenure.take(ask.count)), self._before)
+            tenure.look_ahead()
+        except Deposed:
+            return None
+        self._before += ask.size
+        return given
+
+    async def give(self, ask: Ask) -> Given:
+        """The next positions.
+
+        Raises:
+            Deposed, Unavailable.
+        """
+        if not 0 < ask.count <= MAX_COUNT:
+            raise UsageError(f"1 to {MAX_COUNT} positions at a time, not {ask.count}")
+        given = self.give_now(ask)
+        if given is not None:
+            return given
+        async with self._turn:
+            tenure = await self._held(ask.doubt)
+            table = await self._streams() if ask.named else None
+            if table is not None:
+                await self._recall(table, ask)
+            self._linked = tenure.at
+            runs = await self._take(tenure, ask.count)
+            links = self._link(table, ask, runs) if table is not None else ()
+            self._linked = None
+            before, self._before = self._before, self._before + ask.size
+            return Given(tuple(runs), before, links)
+
+    async def _take(self, tenure: Tenure, count: int) -> list[Run]:
+        runs: list[Run] = []
+        try:
+            while True:
+                taken = tenure.take(count)
+                runs += taken
+                count -= sum(run.stop - run.start for run in taken)
+                if not count:
+                    tenure.look_ahead()
+                    return runs
+                await tenure.extend()
+        except Deposed:
+            await self._lose()
+            raise
+
+    def _link(
+        self, table: StreamTable, ask: Ask, runs: list[Run]
+    ) -> tuple[dict[str, tuple[int, ...]], ...]:
+        """Note the positions of the streams, and say what came before."""
+        positions = [
+            run.segment * self._tape.size + offset
+            for run in runs
+            for offset in range(run.start, run.stop)
+        ]
+        return tuple(
+            {name: table.push(name, positions[index]) for name in names}
+            for index, names in ask.named
+        )
+
+    # ------------------------------------------------------------ the tenure
+
+    async def _held(self, doubt: bytes | None = None) -> Tenure:
+        """The tenure; acquired if there is none, and tested if somebody doubts it."""
+        tenure = self._tenure
+        doubted = tenure is not None and doubt is not None and tenure.covers(doubt)
+        if tenure is not None and doubted and not await self._proved(tenure):
+            await self._lose()
+            tenure = None
+        if tenure is None:
+            tenure = await self._acquire()
+        return tenure
+
+    async def _proved(self, tenure: Tenure) -> bool:
+        """Whether the capture still stands: spends one position on finding out.
+
+        One refused write does not tell: somebody may have filled just that register.
+        """
+        if self._may_renew is None or not tenure.left:
+            return False  # without announcements it is taken back rather than tested
+        [run] = tenure.take(1)
+        try:
+            await write(self._tape, run, run.start, HOLE)
+        except (CaptureLost, AlreadyWritten, Trimmed):
+            return False
+        return True
+
+    async def _acquire(self) -> Tenure:
+        if self._may_renew is not None and not await self._may_renew():
+            raise Deposed("another sequencer has taken over")
+        tenure = Tenure(self._tape, unsafe=self._unsafe, seal=self._seal)
+        await tenure.acquire()
+        self._before = await self._bytes_below(tenure.at)
+        self._began = tenure.at
+        self._linked = None
+        self._table = self._begin_to_rebuild()
+        self._tenure = tenure
+        log.info("%s: handing out from position %d on", self._tape.space.name, tenure.at)
+        return tenure
+
+    async def _lose(self) -> None:
+        tenure, self._tenure = self._tenure, None
+        if self._table is not None:
+            self._table.cancel()
+            self._table = None
+        if tenure is not None:
+            await tenure.close()
+
+    async def close(self) -> None:
+        """Hand out nothing more."""
+        await self._lose()
+
+    async def start(self) -> None:
+        """Take over now, rather than at the first request.
+
+        Raises:
+            Deposed, Unavailable.
+        """
+        async with self._turn:
+            await self._held()
+
+    # ------------------------------------------------------------ what is recovered
+
+    async def _bytes_below(self, position: int) -> int:
+        """The running byte count, from the last entry below `position`."""
+        lowest = await self._first()
+        while position > lowest:
+            start = max(lowest, position - PAGE)
+            try:
+                values = await self._tape.read(start, position)
+            except Trimmed:
+                return 0
+            for i in range(len(values) - 1, -1, -1):
+                raw = values[i]
+                if raw:
+                    record = decode_record(raw, start + i)
+                    return record.before + record.size
+            position = start
+        return 0
+
+    def _begin_to_rebuild(self) -> asyncio.Task[StreamTable]:
+        task = asyncio.get_running_loop().create_task(self._rebuild())
+        task.add_done_callback(_note_failure)
+        return task
+
+    async def _rebuild(self) -> StreamTable:
+        while True:
+            try:
+                return await rebuild(self._tape, self._began, await self._first())
+            except Trimmed:
+                continue
+
+    async def _streams(self) -> StreamTable:
+        """The table of streams, when it is rebuilt; after a failure, by another attempt."""
+        task = self._table
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            if self._tenure is None:
+                raise Deposed("this sequencer was deposed")
+            # Nothing that names a stream was handed out meanwhile: that would have waited here.
+            task = self._table = self._begin_to_rebuild()
+        return await asyncio.shield(task)
+
+    async def _recall(self, table: StreamTable, ask: Ask) -> None:
+        """Look up streams that the table has left out."""
+        if table.complete:
+            return
+        for name in {name for _, names in ask.named for name in names}:
+            await self._find(table, name)
+
+    async def _find(self, table: StreamTable, name: str) -> tuple[int, ...]:
+        if name not in table and not table.complete and self._tenure is not None:
+            below = self._tenure.at
+            table.put(name, await look_up(self._tape, name, below, await self._first()))
+        return table.last(name)
+
+    async def _seal(self) -> bytes:
+        table = await self._streams()
+        tenure = self._tenure
+        if tenure is None:
+            raise Deposed("this sequencer was deposed")
+        first = await self._first()
+        upto = tenure.at if self._linked is None else min(self._linked, tenure.at)
+        return encode(table.seam(upto, first))
+
+    # ------------------------------------------------------------ other questions
+
+    async def _on_ping(self, ping: Ping) -> Pong:
+        return Pong()
+
+    async def _certain(self) -> None:
+        """Make sure that this is the sequencer now: what it does not know, nobody handed out.
+
+        Raises:
+            Deposed, Unavailable.
+        """
+        await self._held()
+        if self._sole:
+            return
+        if self._may_renew is None:
+            # Nobody announces himself: the only way to be sure is to take it (again).
+            await self._lose()
+            await self._acquire()
+        elif not await self._may_renew():
+            await self._lose()
+            raise Deposed("another sequencer has taken over")
+
+    async def _on_last(self, question: LastOf) -> Last:
+        async with self._turn:
+            await self._certain()
+            return Last(await self._find(await self._streams(), question.stream))
+
+    async def _on_names(self, question: NamesOf) -> Names:
+        async with self._turn:
+            await self._certain()
+            return Names((await self._streams()).all())
+
+
+def _note_failure(task: asyncio.Task[StreamTable]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.info("the table of streams is not there yet: %s", task.exception())

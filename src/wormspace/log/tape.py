@@ -1,0 +1,213 @@
+"""A tape: positions 0, 1, 2, ... laid over the segments of a space.
+
+A segment of the tape has `size` positions and one register more, the seam.  Segments are used in
+order, and the seam of one is written when the next is ready to be used, so the closed segments are
+a prefix and the first without a seam is the open one.
+
+The end of the tape, one past the last position that is written, is found by reading registers and
+nothing else: it is the truth, whatever a sequencer believes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from wormspace.errors import AlreadyWritten, CaptureLost, Trimmed
+from wormspace.log.records import HOLE
+from wormspace.space import Segment, Space
+
+PROBES = 16
+"""How many registers one step of a search looks at, in one message."""
+
+NEAR = 64
+"""A search stops when it is this close, and reads the rest."""
+
+STEAL_PAUSE_S = 0.005
+
+
+class Tape:
+    """Positions over a space.
+
+    Attributes:
+        space: where the segments are.
+        size: positions per segment.
+    """
+
+    def __init__(self, space: Space, size: int) -> None:
+        self.space = space
+        self.size = size
+        self._segments: dict[int, Segment] = {}
+        self._open = 0  # all segments below are closed
+        self._end = 0  # some position just below is written, or it is 0
+
+    def segment(self, number: int) -> Segment:
+        """A segment's handle, without asking whether there is such a segment.
+
+        In one that is not allocated all registers are empty; only `Tenure` writes, and it makes
+        sure first.
+        """
+        segment = self._segments.get(number)
+        if segment is None:
+            segment = Segment(self.space, number, self.size + 1, b"")
+            self._segments[number] = segment
+        return segment
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(segment, offset, stop offset) of each segment that [start, stop) touches."""
+        while start < stop:
+            number, offset = divmod(start, self.size)
+            until = min(self.size, offset + stop - start)
+            yield number, offset, until
+            start += until - offset
+
+    async def read(self, start: int, stop: int) -> list[bytes | None]:
+        """The values at [start, stop): None where nothing is written.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        values: list[bytes | None] = []
+        for number, offset, until in self.pieces(start, stop):
+            values += await self.segment(number).read_range(offset, until)
+        return values
+
+    async def is_closed(self, number: int) -> bool:
+        """Whether the tape goes on in the next segment."""
+        return await self.seam(number) is not None
+
+    async def seam(self, number: int) -> bytes | None:
+        """What the seam of a segment holds; the empty value if the segment was trimmed."""
+        try:
+            return await self.segment(number).read(self.size)
+        except Trimmed:
+            return HOLE
+
+    # ------------------------------------------------------------ the end
+
+    async def open_segment(self) -> int:
+        """The first segment that is not closed.  It is allocated, unless it is 0."""
+        number = self._open
+        if await self.is_closed(number):
+            # Far behind, perhaps: go on from the other end, where few are allocated ahead.
+            number = max(number + 1, await self.space.tail() - 1)
+            while number > self._open + 1 and not await self.is_closed(number - 1):
+                number -= 1
+            while await self.is_closed(number):
+                number += 1
+        self._open = max(self._open, number)
+        return number
+
+    async def end(self) -> int:
+        """One past the last position that is written; 0 if none is.
+
+        Linearizable: it is above every position written before the call began.
+        """
+        number = await self.open_segment()
+        while True:
+            low, values = await self._rest(number)
+            if values[-1] is not None:  # closed meanwhile
+                number += 1
+                self._open = max(self._open, number)
+                continue
+            written = [i for i, value in enumerate(values) if value is not None]
+            if written:
+                return self.saw(number * self.size + low + written[-1])
+            if low > 0:
+                return self.saw(number * self.size + low - 1)
+            break
+        return await self._end_below(number)
+
+    async def _end_below(self, number: int) -> int:
+        """The end, where the open segment `number` is empty."""
+        while number > 0:
+            number -= 1
+            try:
+                low, values = await self._rest(number)
+            except Trimmed:
+                return (number + 1) * self.size
+            written = [i for i, value in enumerate(values[:-1]) if value is not None]
+            if written or low > 0:
+                return self.saw(number * self.size + low + (written[-1] if written else -1))
+        return 0
+
+    async def _rest(self, number: int) -> tuple[int, list[bytes | None]]:
+        """An offset with a written register just below it (or 0), and all values from there."""
+        segment = self.segment(number)
+        low = await self.written_offset(number)
+        return low, await segment.read_range(low, self.size + 1)
+
+    async def written_offset(self, number: int) -> int:
+        """An offset near the end of what is written, with a written register just below; or 0.
+
+        Because there may be gaps, something may be written beyond it as well.
+
+        Raises:
+            Trimmed.
+        """
+        first = number * self.size
+        if first < self._end <= first + self.size:
+            return self._end - first
+        segment = self.segment(number)
+        low, high = 0, self.size
+        while high - low > NEAR:
+            step = (high - low) // PROBES
+            offsets = range(low + step - 1, high, step)
+            values = await asyncio.gather(*(segment.read(offset) for offset in offsets))
+            written = [i for i, value in enumerate(values) if value is not None]
+            if not written:
+                high = offsets[0]
+                continue
+            last = written[-1]
+            low = offsets[last] + 1
+            if last + 1 < len(offsets):
+                high = offsets[last + 1]
+        if low:
+            self.saw(first + low - 1)
+        return low
+
+    def saw(self, position: int) -> int:
+        """Remember that this position is written; returns the end as far as is known now."""
+        self._end = max(self._end, position + 1)
+        return self._end
+
+    # ------------------------------------------------------------ holes
+
+    async def fill(self, start: int, stop: int) -> None:
+        """Decide all of [start, stop): what is not written becomes a hole.
+
+        The capture steals the registers from whoever was given them, so an appender that was slow
+        finds its position taken, and appends again.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        for number, offset, until in self.pieces(start, stop):
+            while not await self._fill_piece(self.segment(number), offset, until):
+                # Somebody captured meanwhile: another filler, or a new sequencer.
+                pause = self.space.client.rng.uniform(0, STEAL_PAUSE_S)
+                await asyncio.sleep(pause)
+
+    async def _fill_piece(self, segment: Segment, start: int, stop: int) -> bool:
+        token = (await segment.capture(start, stop)).token
+        junk = (segment.write(offset, HOLE, token) for offset in token.free())
+        results = await asyncio.gather(*junk, return_exceptions=True)
+        for result in results:
+            if isinstance(result, CaptureLost | AlreadyWritten):
+                return False
+            if isinstance(result, BaseException):
+                raise result
+        return True
+
+    async def settle(self, position: int, mine: bytes) -> bool:
+        """Whether `mine`, whose write had an unknown outcome, is what the position holds for ever.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        number, offset = divmod(position, self.size)
+        value = await self.segment(number).read(offset)
+        if value is None:
+            await self.fill(position, position + 1)
+            value = await self.segment(number).read(offset)
+        return value == mine

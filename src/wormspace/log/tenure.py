@@ -1,0 +1,319 @@
+"""The right to hand out the positions of a tape, and how it passes from one holder to the next.
+
+It is nothing but a capture: whoever captured the unwritten rest of the open segment last is the
+holder, for nobody else's token writes there any more.  Before a segment is used up the holder
+allocates and captures the next, and then writes the seam of this one *under the token of this
+one*.  If that write succeeds, nobody had captured this segment until then, so the right has passed
+to the next segment undivided; if it fails, the holder has been deposed and never uses the next.
+
+A new holder therefore captures the rest of the open segment (and of the one before, where the old
+holder may still be handing out what lies in front of the seam) before it hands out anything.  It
+goes on one past the last position that is written, and fills what was left empty below.  Hence:
+
+* no position goes to two entries, because a register is written once;
+* positions handed out later are higher than all that were acknowledged before, whoever handed
+  them out, because the tokens of those below are dead or their registers written.
+
+Who the holder is need not be agreed on anywhere else: sequencers announce themselves only so that
+appenders find them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from wormspace.errors import (
+    AlreadyWritten,
+    CaptureLost,
+    NotAllocated,
+    PartialWrite,
+    Trimmed,
+    WormError,
+)
+from wormspace.log.errors import Deposed
+from wormspace.log.records import HOLE
+from wormspace.log.tape import Tape
+from wormspace.space import Segment, Token
+
+log = logging.getLogger("wormspace.log")
+
+MARGIN = 4
+"""The next segment is made ready when less than 1/MARGIN of the current one is left."""
+
+UNSAFE = b""
+"""The ballot of positions that are written without a capture."""
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """Consecutive registers of a segment, given to one appender, who alone may write them.
+
+    Attributes:
+        ballot: of the capture that covers them; empty for the unsafe write.
+    """
+
+    segment: int
+    start: int
+    stop: int
+    ballot: bytes
+
+    def token(self, space: str) -> Token | None:
+        """What to write them with; None for the unsafe write."""
+        if self.ballot == UNSAFE:
+            return None
+        return Token(space, self.segment, self.start, self.stop, self.ballot)
+
+
+class _Stretch:
+    """The part of a segment that is still to be handed out."""
+
+    def __init__(self, number: int, at: int, stop: int, ballot: bytes) -> None:
+        self.number = number
+        self.at = at
+        self.stop = stop
+        self.ballot = ballot
+        self.seam: bytes | None = None  # what was sent as its seam: a retry sends the same
+
+    @property
+    def left(self) -> int:
+        return self.stop - self.at
+
+    def run(self, count: int) -> Run:
+        """Hand out `count` registers."""
+        start = self.at
+        self.at += count
+        return Run(self.number, start, self.at, self.ballot)
+
+
+async def _nothing() -> bytes:
+    return b"-"
+
+
+class Tenure:
+    """One holder's right over a tape, from `acquire` until somebody else acquires.
+
+    Args:
+        tape: whose positions are handed out.
+        unsafe: do not capture segments that this holder has allocated itself: they are written
+            with the unsafe write, which is right because nobody else hands them out.  Whoever
+            takes over captures them, and no unsafe write succeeds any more.
+        seal: what to write into the seam of a segment that is left; never the empty value.
+    """
+
+    def __init__(
+        self,
+        tape: Tape,
+        *,
+        unsafe: bool = False,
+        seal: Callable[[], Awaitable[bytes]] = _nothing,
+    ) -> None:
+        self._tape = tape
+        self._unsafe = unsafe
+        self._seal = seal
+        self._now: _Stretch | None = None
+        self._next: _Stretch | None = None
+        self._extending: asyncio.Task[None] | None = None
+
+    @property
+    def at(self) -> int:
+        """The position that will be handed out next."""
+        stretch = self._current()
+        return stretch.number * self._tape.size + stretch.at
+
+    @property
+    def left(self) -> int:
+        """How many positions can be handed out at once."""
+        stretch = self._current()
+        return stretch.left + (self._next.left if self._next else 0)
+
+    def covers(self, ballot: bytes) -> bool:
+        """Whether positions under this ballot are (still) handed out here."""
+        stretches = (self._now, self._next)
+        return any(stretch is not None and stretch.ballot == ballot for stretch in stretches)
+
+    def _current(self) -> _Stretch:
+        if self._now is None:
+            raise Deposed("this sequencer holds nothing")
+        return self._now
+
+    # ------------------------------------------------------------ taking
+
+    def take(self, count: int) -> list[Run]:
+        """Hand out `count` positions, or as many as there are."""
+        runs = []
+        while count:
+            stretch = self._current()
+            size = min(count, stretch.left)
+            if size:
+                runs.append(stretch.run(size))
+                count -= size
+            elif self._next is None:
+                break
+            else:
+                self._now, self._next = self._next, None
+        return runs
+
+    def look_ahead(self) -> None:
+        """Begin to make the next segment ready, if it is time to; nobody waits for it."""
+        if self._next is None and self._current().left * MARGIN < self._tape.size:
+            self._extend()
+
+    async def extend(self) -> None:
+        """Make the next segment ready.
+
+        Raises:
+            Deposed: somebody else has acquired the tape; nothing more can be handed out.
+            Unavailable: not in time; it may be tried again.
+        """
+        if self._next is None:
+            await asyncio.shield(self._extend())
+
+    def _extend(self) -> asyncio.Task[None]:
+        if self._extending is None:
+            self._extending = asyncio.get_running_loop().create_task(self._make_next())
+            self._extending.add_done_callback(self._on_extended)
+        return self._extending
+
+    def _on_extended(self, task: asyncio.Task[None]) -> None:
+        self._extending = None
+        if not task.cancelled() and task.exception() is not None:
+            log.info("the next segment is not ready: %s", task.exception())
+
+    async def close(self) -> None:
+        """Stop what is under way in the background."""
+        if self._extending is not None:
+            self._extending.cancel()
+            await asyncio.wait([self._extending])
+
+    # ------------------------------------------------------------ acquiring
+
+    async def acquire(self) -> None:
+        """Become the holder: from now on nobody else's positions can be written.
+
+        Raises:
+            Unavailable: not in time.
+        """
+        await self.close()
+        self._now = self._next = None
+        open_segment = await self._tape.open_segment()
+        number = max(0, open_segment - 1)
+        while True:
+            stretch = await self._take_over(number)
+            if stretch is not None:
+                self._now = stretch
+                return
+            number += 1
+
+    async def _take_over(self, number: int) -> _Stretch | None:
+        """Capture what is left of a segment; None if the tape goes on in the next."""
+        tape = self._tape
+        if number == 0:
+            await self._allocated(0)
+        try:
+            low = await tape.written_offset(number)
+            captured = await tape.segment(number).capture(low, tape.size + 1)
+        except Trimmed:
+            return None
+        written = captured.written
+        closed = tape.size in written
+        last = max((offset for offset in written if offset < tape.size), default=low - 1)
+        if last >= low:
+            tape.saw(number * tape.size + last)
+        stop = tape.size if closed else last + 1
+        left_empty = [offset for offset in range(low, stop) if offset not in written]
+        await self._fill(tape.segment(number), left_empty, captured.token)
+        if closed:
+            return None
+        return _Stretch(number, last + 1, tape.size, captured.token.ballot)
+
+    async def _fill(self, segment: Segment, offsets: list[int], token: Token) -> None:
+        """Make holes of what the last holder handed out and nobody wrote."""
+        junk = (segment.write(offset, HOLE, token) for offset in offsets)
+        for result in await asyncio.gather(*junk, return_exceptions=True):
+            # Whoever captured one of them since then decides it.
+            if isinstance(result, BaseException) and not isinstance(result, WormError):
+                raise result
+
+    # ------------------------------------------------------------ the next segment
+
+    async def _make_next(self) -> None:
+        """Allocate (or adopt) the next segment, capture it, and move the right there."""
+        tape, current = self._tape, self._current()
+        number = current.number + 1
+        mine = await self._allocated(number)
+        if mine and self._unsafe:
+            ballot = UNSAFE
+        else:
+            captured = await tape.segment(number).capture()
+            if captured.written:
+                raise Deposed(f"{tape.space.name}: somebody else already writes to {number}")
+            ballot = captured.token.ballot
+        await self._close(current)
+        self._next = _Stretch(number, 0, tape.size, ballot)
+
+    async def _close(self, stretch: _Stretch) -> None:
+        """Write the seam, which proves that nobody has taken over."""
+        tape = self._tape
+        if stretch.seam is None:
+            stretch.seam = await self._seal()
+        run = Run(stretch.number, tape.size, tape.size + 1, stretch.ballot)
+        try:
+            await write(tape, run, tape.size, stretch.seam)
+        except (CaptureLost, AlreadyWritten, Trimmed) as e:
+            raise Deposed(f"{tape.space.name}: another sequencer has taken over") from e
+
+    async def _allocated(self, number: int) -> bool:
+        """Make sure that a segment is allocated; true if it was allocated here."""
+        space = self._tape.space
+        try:
+            await space.segment(number)
+        except NotAllocated:
+            made = await space.alloc(f"{self._tape.size} positions".encode(), self._tape.size + 1)
+            return made.number == number
+        except Trimmed:
+            pass
+        return False
+
+
+async def write(
+    tape: Tape, run: Run, offset: int, value: bytes, timeout: float | None = None
+) -> None:
+    """Write one register that was handed out.
+
+    Raises:
+        CaptureLost, AlreadyWritten: it was taken away; the outcome is unknown.
+        Trimmed, Unavailable, ValueTooLarge.
+    """
+    token = run.token(tape.space.name)
+    segment = tape.segment(run.segment)
+    if token is None:
+        await segment.unsafe_write(offset, value, timeout=timeout)
+    else:
+        await segment.write(offset, value, token, timeout=timeout)
+
+
+async def write_run(tape: Tape, run: Run, values: list[bytes], timeout: float) -> None:
+    """Write all the registers of a run, in as few messages as there can be.
+
+    Raises:
+        PartialWrite: some failed.
+    """
+    token = run.token(tape.space.name)
+    segment = tape.segment(run.segment)
+    if token is not None:
+        await segment.write_range(run.start, values, token, timeout=timeout)
+        return
+    unsafe = (
+        segment.unsafe_write(run.start + i, value, timeout=timeout)
+        for i, value in enumerate(values)
+    )
+    results: list[WormError | None] = []
+    for result in await asyncio.gather(*unsafe, return_exceptions=True):
+        if isinstance(result, BaseException) and not isinstance(result, WormError):
+            raise result
+        results.append(result)
+    if any(results):
+        raise PartialWrite(f"{tape.space.name}: writes did not succeed", results)
