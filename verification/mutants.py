@@ -19,7 +19,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from verification import acceptor, proposer, protocol, prover, ranges, register, tallies
+from verification import (
+    acceptor,
+    captures,
+    proposer,
+    protocol,
+    prover,
+    ranges,
+    register,
+    tallies,
+)
 from verification.goals import Goal, check
 from verification.loops import Engine
 from verification.register import SPEC
@@ -155,7 +164,7 @@ def _layers(changed: dict[str, str]) -> Iterator[Goal]:
     prover.check_lint(changed)
     engine = Engine(prover.INVARIANTS, changed)
     done = 0
-    for part in (ranges, acceptor, tallies, proposer):
+    for part in (ranges, acceptor, tallies, proposer, captures):
         part.prove(engine)
         yield from engine.goals[done:]
         done = len(engine.goals)
@@ -227,6 +236,9 @@ def main() -> int:
                 faults += 1
                 print(f"SURVIVED, not explained: {name}", flush=True)
 
+    if killed({}):
+        print(f"the proof fails for what ships: {killed({})}")
+        return 1
     for name, changed in code():
         if only in name:
             judge(name, killed(changed))

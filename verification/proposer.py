@@ -23,7 +23,6 @@ from verification.symex import (
     SymBool,
     SymInt,
     SymMask,
-    SymServer,
     SymValue,
     Unsupported,
     ballot_term,
@@ -31,7 +30,7 @@ from verification.symex import (
     current,
     int_term,
 )
-from verification.tallies import EVERYONE, NOBODY, F, N, Nodes, any_mask, is_quorum, sizes
+from verification.tallies import NOBODY, F, N, any_mask, is_quorum, sizes
 
 Has = Callable[[Any, Any, Any], z3.BoolRef]
 b, b1 = z3.Consts("b b1", th.Ballot)
@@ -128,6 +127,13 @@ def dominates(row: Any, f: Has) -> z3.BoolRef:
     )
 
 
+def agrees(row: Any, f: Has) -> z3.BoolRef:
+    """No report of equal standing has another value: decided ones, or else of the same ballot."""
+    ballot, value, decided = fields(row)
+    equal = z3.If(decided, d, b == ballot)
+    return z3.ForAll([b, v, d], z3.Implies(z3.And(f(b, v, d), equal), v == value))
+
+
 def empty(f: Has) -> z3.BoolRef:
     """Nothing was reported for F."""
     return z3.ForAll([b, v, d], z3.Not(f(b, v, d)))
@@ -211,6 +217,9 @@ def _best(seen: Rows, first: Any, now: Any, known: Any) -> Claims:
         "dominates them": z3.Implies(end.present, dominates(end.entry, both.has)),
         "is there if anything was reported": z3.Implies(z3.Not(end.present), empty(both.has)),
         "is F's": z3.Implies(end.present, int_term(end.entry.offset) == F),
+        "agrees with its equals": z3.Implies(
+            z3.And(end.present, once(_entry_has(first[0]))), agrees(end.entry, both.has)
+        ),
     }
 
 
@@ -247,6 +256,11 @@ class Found(Symbolic):
 
     def splice(self) -> Any:
         return FoundMark(self, _OffsetOnly(Key()))
+
+    def __bool__(self) -> bool:
+        some = th.fresh("nonempty", th.Bool)
+        current().facts.append(z3.Or(some, z3.Not(self.present)))
+        return bool(SymBool(some))
 
 
 @dataclass(frozen=True)
@@ -385,7 +399,10 @@ def merged(out: Has, best: Has, rows: Has) -> Claims:
     dominated = z3.Implies(
         z3.And(out(b, v, d), both(b1, v1, d1)), z3.Or(d, z3.And(z3.Not(d1), th.ble(b1, b)))
     )
+    equal = z3.If(d, d1, z3.And(z3.Not(d1), b == b1))
+    same = z3.Implies(z3.And(out(b, v, d), both(b1, v1, d1), equal), v == v1)
     return {
+        "no report of equal standing has another value": z3.ForAll([b, v, d, b1, v1, d1], same),
         "at most one per register": once(out),
         "one of the reports": z3.ForAll([b, v, d], z3.Implies(out(b, v, d), both(b, v, d))),
         "dominates all reports": z3.ForAll([b, v, d, b1, v1, d1], dominated),
@@ -442,6 +459,7 @@ def _votes(e: Engine) -> None:
     rows = Rows.any("rows")
     paths = e.establish("reading._merge", whole, rows, SymMask(z3.SetAdd(NOBODY, server)))
     counted = _with_reports(reports, SymMask(z3.SetAdd(NOBODY, server)), rows.has)
+    anybody: Has = lambda x, y, z: z3.Exists([n], counted(n, x, y, z))  # noqa: E731
     for i, path in enumerate(paths):
         given = [*path.hypotheses, once(rows.has)]
         given += justified(whole.present, whole.entry, reports).values()
@@ -449,11 +467,12 @@ def _votes(e: Engine) -> None:
         if path.error is not None:
             right = isinstance(path.error, e.core.capturing.ClashingReports)
             e.claim(theorem, f"path {i}: the right error", given, z3.BoolVal(right))
+            here = int_term(path.error.offset) == F if right else z3.BoolVal(True)
+            e.claim(theorem, f"path {i}: only if two clash", [*given, here], clashing(anybody))
             continue
         [mark] = path.result
         if isinstance(mark, e.core.reading.Found):  # nothing was found before
             f = mark.row.sequence.has
-            given.append(z3.ForAll([n, b, v, d], z3.Not(reports(n, b, v, d))))
             entry = any_found(e.core, F)
             given.append(entry.voters.z == mark.voters.z)
             present = z3.Not(empty(f))
@@ -464,149 +483,7 @@ def _votes(e: Engine) -> None:
             e.claim(theorem, f"path {i}: {clause}", given, claim)
 
 
-def any_capturing(core: Core, best: Any) -> Any:
-    """A capture in any state."""
-    return core.capturing.Capturing(
-        servers=SymInt(N),
-        space="",
-        segment=0,
-        start=SymInt(th.fresh("start", th.Offset)),
-        stop=SymInt(th.fresh("stop", th.Offset)),
-        ballot=SymBallot(th.fresh("ballot", th.Ballot)),
-        granted=any_mask("granted"),
-        promised=any_mask("promised"),
-        rejected=any_mask("rejected"),
-        top=SymBallot(th.fresh("top", th.Ballot)),
-        best=best,
-    )
-
-
-def _captures(e: Engine) -> None:
-    """The state machine: who counts as promised, and what is remembered of the reports."""
-    core = e.core
-    best, rows = Rows.any("best"), Rows.any("rows")
-    c, server = any_capturing(core, best), SymServer(z3.Const("server", th.Node))
-    after = SymInt(z3.Const("next", th.Offset))
-    bit = z3.SetAdd(NOBODY, server.z)
-    was = {name: z3.IsMember(server.z, getattr(c, name).z) for name in ("granted", "promised")}
-    complete = after.z == -1
-    facts = [*sizes(z3.SetUnion(c.promised.z, bit), z3.SetUnion(c.rejected.z, bit)), once(best.has)]
-    above = z3.Exists([b, v, d], z3.And(rows.has(b, v, d), z3.Not(d), th.blt(c.ballot.z, b)))
-
-    def took(out: Any, taken: z3.BoolRef, rejected: z3.BoolRef) -> Claims:
-        new, _ = out
-        counts = z3.And(taken, complete)
-        promised = z3.If(counts, z3.SetUnion(c.promised.z, bit), c.promised.z)
-        return {
-            "promised gains the server iff its report is complete": new.promised.z == promised,
-            "the phase is PROMISED only with a quorum of reports": z3.Implies(
-                z3.BoolVal(new.phase == core.capturing.PROMISED), is_quorum(new.promised.z)
-            ),
-            "a report that counts is merged": z3.Implies(taken, _out_best(new, best, rows)),
-            "granted": z3.Implies(taken, z3.IsMember(server.z, new.granted.z)),
-            "rejected servers are not granted": z3.Implies(
-                rejected, z3.Not(z3.IsMember(server.z, new.granted.z))
-            ),
-        }
-
-    p = core.messages.Promise(rows, after)
-    no = z3.BoolVal(False)
-    _each_unless_clash(
-        e,
-        "capturing.on_promise: what counts as a promise",
-        e.paths("capturing.on_promise", c, server, p),
-        lambda out: took(out, z3.Not(was["granted"]), no),
-        facts,
-    )
-    r = core.messages.Report(rows, after)
-    listens = z3.And(was["granted"], z3.Not(was["promised"]))
-    paths = e.establish("capturing.on_report", c, server, r)
-    taken = z3.And(listens, z3.Not(above))
-    for path in paths:
-        if path.error is not None:
-            continue
-        new, _ = path.result
-        theorem = "capturing.on_report: a page counts iff no row of it is above the ballot"
-        counted = [*facts, *path.hypotheses]
-        if new is c:
-            e.claim(theorem, "ignored only if it need not be heard", counted, z3.Not(listens))
-            continue
-        if new.best is best:
-            e.claim(theorem, "refused only if it has to be heard", counted, listens)
-            for clause, claim in _refused(core, c, new, bit).items():
-                e.claim(theorem, f"refused: {clause}", counted, claim)
-            continue
-        e.claim(
-            "capturing.on_report: a page counts iff no row of it is above the ballot",
-            "taken only from a server that promised, and with no row above",
-            counted,
-            taken,
-        )
-        for clause, claim in took(path.result, z3.And(listens, z3.Not(above)), no).items():
-            name = "capturing.on_report: a page counts iff no row of it is above the ballot"
-            e.claim(name, clause, counted, claim)
-    named = SymBallot(th.fresh("named", th.Ballot))
-    e.each(
-        "capturing.on_reject: a refusal adds no promise",
-        e.paths("capturing.on_reject", c, server, named),
-        lambda new: (
-            {"ignored only if it promised": was["granted"]}
-            if new is c
-            else _refused(core, c, new, bit, named.z) | {"counted": z3.Not(was["granted"])}
-        ),
-        given=facts,
-    )
-    for size in range(4):
-        some = tuple(any_row(core)[0] for _ in range(size))
-        e.each(
-            "capturing.half: the rows that are not decided (up to three)",
-            e.paths("capturing.half", any_capturing(core, some)),
-            lambda out, some=some: z3.And(
-                *[
-                    z3.BoolVal(any(row is x for x in out)) == z3.Not(bool_term(row.decided))
-                    for row in some
-                ]
-            ),
-        )
-
-
-def _refused(core: Core, c: Any, new: Any, bit: Any, named: Any = None) -> Claims:
-    """The server of `bit` counts as one that refused."""
-    rejected = z3.SetUnion(c.rejected.z, bit)
-    left = is_quorum(z3.SetDifference(EVERYONE, rejected))
-    preempted = z3.BoolVal(new.phase == core.capturing.PREEMPTED)
-    return {
-        "promised is unchanged": new.promised.z == c.promised.z,
-        "best is unchanged": z3.BoolVal(new.best is c.best),
-        "never PROMISED": z3.BoolVal(new.phase != core.capturing.PROMISED),
-        "not granted any more": new.granted.z == z3.SetDifference(c.granted.z, bit),
-        "rejected": new.rejected.z == rejected,
-        "preempted iff no quorum is left": preempted == z3.Not(left),
-        "top does not sink": th.ble(c.top.z, ballot_term(new.top)),
-        "top is the highest named": z3.Or(
-            z3.And(new.top.z == named, th.ble(c.top.z, named)),
-            z3.And(new.top.z == c.top.z, th.ble(named, c.top.z)),
-        )
-        if named is not None
-        else z3.BoolVal(True),
-    }
-
-
-def _out_best(new: Any, best: Rows, rows: Rows) -> z3.BoolRef:
-    """`new.best` is the merge of what was known and what came in."""
-    return z3.And(*merged(new.best.has, best.has, rows.has).values())
-
-
-def _each_unless_clash(e: Engine, theorem: str, paths: Any, claim: Any, facts: Facts) -> None:
-    good = [p for p in paths if not isinstance(p.error, e.core.capturing.ClashingReports)]
-    e.each(theorem, good, claim, given=facts)
-
-
 def prove(e: Engine) -> None:
-    """Choosing, counting, and the capture's state machine."""
+    """Choosing and counting."""
     _choices(e)
     _votes(e)
-    _captures(e)
-
-
-__all__ = ["INVARIANTS", "Nodes", "prove"]

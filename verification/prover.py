@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from verification import acceptor, applications, lint, proposer, protocol, ranges, register, tallies
+from verification import (
+    acceptor,
+    applications,
+    captures,
+    lint,
+    proposer,
+    protocol,
+    ranges,
+    register,
+    tallies,
+)
 from verification.goals import Goal
 from verification.loops import Engine
 from verification.source import shipped
@@ -44,6 +54,7 @@ def layer1(changed: Mapping[str, str] | None = None) -> Engine:
     acceptor.prove(engine)
     tallies.prove(engine)
     proposer.prove(engine)
+    captures.prove(engine)
     return engine
 
 
