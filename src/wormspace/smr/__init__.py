@@ -35,35 +35,60 @@ from wormspace.smr.errors import (
     NoSnapshot,
     SessionExpired,
 )
+from wormspace.smr.kv import Change, Entry, KeyValue
 from wormspace.smr.leadership import Fixed, Sticky
+from wormspace.smr.remote import Remote, attach
 from wormspace.smr.replica import Replica, Status, replicate
 from wormspace.smr.seat import Leadership, Tuning
 from wormspace.smr.snapshots import LocalSnapshots, MemorySnapshots, SnapshotStore
 from wormspace.smr.table import Table
+from wormspace.smr.types import (
+    Counter,
+    Dict,
+    Election,
+    Grant,
+    LeaseLost,
+    Lock,
+    Queue,
+    Set,
+    holding,
+)
 from wormspace.smr.views import View
 
 __all__ = [
     "BadSnapshot",
     "Behind",
     "Causal",
+    "Change",
     "CommandFailed",
     "Consistency",
+    "Counter",
     "DeclarationError",
+    "Dict",
     "Diverged",
     "Durability",
+    "Election",
+    "Entry",
     "Eventual",
     "Fixed",
+    "Grant",
+    "KeyValue",
     "Leadership",
+    "LeaseLost",
     "Linearizable",
     "LocalSnapshots",
+    "Lock",
     "MemorySnapshots",
     "NeverTrim",
     "NoLeader",
     "NoSnapshot",
+    "Queue",
+    "Remote",
     "Replica",
     "Sequential",
     "Session",
     "SessionExpired",
+    "Set",
     "SnapshotStore",
     "StateMachine",
     "Status",
@@ -73,7 +98,9 @@ __all__ = [
     "TrimWhenApplied",
     "Tuning",
     "View",
+    "attach",
     "command",
+    "holding",
     "query",
     "replicate",
 ]

@@ -34,7 +34,10 @@ _MARK = "__wormspace_kind__"
 COMMAND, QUERY = "command", "query"
 _IMMUTABLE = (type(None), bool, int, float, str, bytes)
 
-RESERVED = frozenset("at call close due emit events now on_due random session status token".split())
+RESERVED = frozenset(
+    {"at", "call", "close", "due", "emit", "events", "now"}
+    | {"on_due", "random", "session", "status", "token"}
+)
 """Names that mean something on a replica; no command or query can have them."""
 
 

@@ -99,7 +99,7 @@ class StickyProposer:
             except WormError as e:
                 log.info("%s does not lead any more: %s", seat.member, e)
             finally:
-                await self._step_down()
+                self._step_down()
             seat.learner.listen()
 
     # ------------------------------------------------------------ leading
@@ -117,11 +117,11 @@ class StickyProposer:
         self.leads = True
         log.info("%s leads from %s on", self._seat.member, self._seat.learner.position)
 
-    async def _step_down(self) -> None:
+    def _step_down(self) -> None:
         self.leads = False
         reign, self._reign = self._reign, None
         if reign is not None:
-            await reign.end()
+            reign.end()
         self._seat.fail_waiting(NotLeading("the leader has lost its place"))
 
     # ------------------------------------------------------------ following

@@ -384,6 +384,7 @@ class Core(Generic[M]):
             if future is None:
                 self.proposer.offer(packet)
                 future = waiting[key] = self.loop.create_future()
+                future.add_done_callback(_look_at)
             known = await asyncio.shield(future)
         return Reply(known, self.learner.position)
 
@@ -399,6 +400,12 @@ class Core(Generic[M]):
 
 
 _decode_reply = decoder(Reply)
+
+
+def _look_at(future: asyncio.Future[bytes]) -> None:
+    """Whoever sent the packet may have hung up: then its failure is no news."""
+    if not future.cancelled():
+        future.exception()
 
 
 async def replicate(

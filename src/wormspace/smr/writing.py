@@ -141,18 +141,13 @@ class Reign:
             self._trouble.clear()
             await self._recover()
 
-    async def end(self) -> None:
+    def end(self) -> None:
         """Stop; what is under way may or may not succeed."""
         self._open = False
-        tasks = [*self._writes, *(t for t in (self._extending, self._asker) if t is not None)]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        error = NotLeading("the leader has lost its place")
-        for future in self._asking:
-            if not future.done():
-                future.set_exception(error)
+        for task in (*self._writes, self._extending, self._asker):
+            if task is not None:
+                task.cancel()
+        _answer(self._asking, NotLeading("the leader has lost its place"))
 
     async def _hold(self, held: Held) -> None:
         held.token, held.next, sealed = await complete(self._seat.learner, held.segment)
@@ -320,14 +315,10 @@ class Reign:
             except (Unavailable, Trimmed, NotLeading) as e:
                 error = e
             except asyncio.CancelledError:
-                self._asking = asking + self._asking
+                error = NotLeading("the leader has lost its place")
                 raise
-            for future in asking:
-                if not future.done():
-                    if error is None:
-                        future.set_result(None)
-                    else:
-                        future.set_exception(error)
+            finally:
+                _answer(asking, error)
         self._asker = None
 
     async def _stands(self) -> bool:
@@ -341,6 +332,16 @@ class Reign:
             return True
         self._trouble.set()
         return False
+
+
+def _answer(asking: list[asyncio.Future[None]], error: Exception | None) -> None:
+    for future in asking:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
 
 
 _NO_TOKEN = Token("-", 0, 0, 0, bytes(16))

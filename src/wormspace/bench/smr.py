@@ -1,0 +1,321 @@
+"""Replicated state machines against single-register writes, interleaved in one run.
+
+Three servers, three replicas in processes of their own, and the load in another one: a client that
+is no replica.  Commands are `put`s of a key-value store; beside them reads that are linearizable,
+a mix, a lone command at the leader itself, and the time without service when the leader is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+import wormspace
+from wormspace.bench.load import Sample, closed_loop
+from wormspace.bench.processes import ServersFailed, free_ports, make_cluster, running
+from wormspace.errors import WormError
+from wormspace.server.config import ClusterConfig
+from wormspace.smr import KeyValue, Replica, Sticky, attach, replicate
+
+NAME = "bench"
+SEGMENT_SIZE = 1 << 22
+KEYS = 10_000
+KILLS = 3
+ELECTION_S = 1.0
+PROBE_S = 0.005
+SETTLE_S = 4.0
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What to measure.
+
+    Attributes:
+        windows: commands outstanding, one closed loop each.
+        seconds: how long each loop counts, after a warm-up of a quarter of it.
+        value_size: bytes per command and per register.
+    """
+
+    windows: tuple[int, ...] = (1, 256, 2000)
+    seconds: float = 3.0
+    value_size: int = 100
+    durability: str = "sync"
+    kills: int = KILLS
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What a run measured; outages in seconds, one per killed leader."""
+
+    options: Options
+    election_s: float
+    samples: list[Sample]
+    outages_s: list[float]
+
+    def rate(self, name: str, window: int) -> float:
+        """Operations per second of a loop; 0 if it was not run."""
+        return next((s.rate for s in self.samples if (s.name, s.window) == (name, window)), 0.0)
+
+    def ratio(self, name: str, window: int) -> float:
+        """A loop's rate as a multiple of single-register writes at the same window."""
+        base = self.rate("register write", window)
+        return self.rate(name, window) / base if base else 0.0
+
+
+# ------------------------------------------------------------------ the replica process
+
+
+async def _replica(url: str, name: str, port: int) -> None:
+    """A replica of its own process; also measures lone commands when told to by a line."""
+    async with wormspace.connect(url, timeout=30) as worm:
+        kv = await replicate(
+            KeyValue, worm, NAME, replica=name, port=port, leadership=Sticky(ELECTION_S)
+        )
+        print(json.dumps({"port": port}), flush=True)
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        while line := await reader.readline():
+            request = json.loads(line)
+            if request["do"] == "status":
+                print(json.dumps({"leads": kv.status().leads}), flush=True)
+            else:
+                print(json.dumps(await _lone(worm, kv, request)), flush=True)
+
+
+async def _lone(worm: wormspace.Client, kv: Replica[KeyValue], request: dict[str, float]) -> object:
+    """One command at a time against one register write at a time, alternating, at the leader."""
+    segment = await worm.space("lone").alloc(size=1 << 20)
+    token = (await segment.capture()).token
+    value = bytes(int(request["size"]))
+    registers: list[float] = []
+    commands: list[float] = []
+    ends = time.perf_counter() + request["seconds"]
+    for n in itertools.count():
+        began = time.perf_counter()
+        if began > ends:
+            break
+        await segment.write(n, value, token)
+        between = time.perf_counter()
+        await kv.put("lone", value)
+        registers.append(between - began)
+        commands.append(time.perf_counter() - between)
+    return {"registers": sorted(registers), "commands": sorted(commands)}
+
+
+class _Replica:
+    """A replica's process."""
+
+    def __init__(self, url: str, name: str, port: int, log: Path) -> None:
+        self.name = name
+        self.port = port
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "wormspace.bench.smr", url, name, str(port)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=out,
+                text=True,
+            )
+
+    def ask(self, **request: object) -> dict[str, list[float]]:
+        """Send a request and wait for the answer."""
+        if self.process.stdin is None:
+            raise ServersFailed("no pipe")
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> dict[str, list[float]]:
+        """The next line it says.
+
+        Raises:
+            ServersFailed: it has ended.
+        """
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            raise ServersFailed(f"replica {self.name} ended")
+        answer: dict[str, list[float]] = json.loads(line)
+        return answer
+
+
+@contextmanager
+def _replicas(url: str, base: Path) -> Iterator[list[_Replica]]:
+    ports = free_ports(3)
+    replicas = [
+        _Replica(url, f"r{i + 1}", port, base / f"r{i + 1}.log") for i, port in enumerate(ports)
+    ]
+    try:
+        for replica in replicas:
+            replica.answer()
+        yield replicas
+    finally:
+        for replica in replicas:
+            replica.process.kill()
+            replica.process.wait(timeout=20)
+
+
+# ------------------------------------------------------------------ the run
+
+
+def run(options: Options, progress: Callable[[str], None]) -> Result:
+    """Start the processes, run the loops, stop them.  `progress` is told before each loop.
+
+    Raises:
+        ServersFailed: a server or replica ended by itself.
+    """
+    with tempfile.TemporaryDirectory(prefix="wormspace-bench-", dir=".") as d, ExitStack() as stack:
+        base = Path(d)
+        cluster = make_cluster(base, 3, 1, options.durability)
+        servers = stack.enter_context(running(base, cluster, "wormspace.server"))
+        replicas = stack.enter_context(_replicas(cluster.url, base))
+        return uvloop.run(_Run(options, cluster, servers, replicas, base, progress).all())
+
+
+class _Run:
+    def __init__(
+        self,
+        options: Options,
+        cluster: ClusterConfig,
+        servers: list[int],
+        replicas: list[_Replica],
+        base: Path,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._options = options
+        self._cluster = cluster
+        self._servers = servers
+        self._replicas = replicas
+        self._base = base
+        self._progress = progress
+
+    async def all(self) -> Result:
+        options = self._options
+        addresses = [("127.0.0.1", replica.port) for replica in self._replicas]
+        samples: list[Sample] = []
+        async with (
+            wormspace.connect(self._cluster.url, timeout=30) as worm,
+            await attach(KeyValue, NAME, addresses) as kv,
+        ):
+            value = bytes(options.value_size)
+            await kv.put("first", value)
+            for n in range(KEYS):
+                if n % 1000 == 0:
+                    await asyncio.gather(*(kv.put(f"k{i}", value) for i in range(n, n + 1000)))
+            for window in options.windows:
+                samples += await self._window(worm, kv, window, value)
+            samples += self._lone()
+            outages = [await self._outage(kv) for _ in range(options.kills)]
+        return Result(options, ELECTION_S, samples, outages)
+
+    async def _window(
+        self, worm: wormspace.Client, kv: object, window: int, value: bytes
+    ) -> list[Sample]:
+        segment = await worm.space(f"registers-{window}").alloc(size=SEGMENT_SIZE)
+        token = (await segment.capture()).token
+        put: Callable[[str, bytes], Awaitable[int]] = getattr(kv, "put")  # noqa: B009
+        get: Callable[[str], Awaitable[bytes]] = getattr(kv, "get")  # noqa: B009
+        keys = [f"k{i}" for i in range(KEYS)]
+
+        def mixed(n: int) -> Awaitable[object]:
+            return put(keys[n % KEYS], value) if n % 2 else get(keys[n % KEYS])
+
+        return [
+            await self._loop("register write", lambda n: segment.write(n, value, token), window),
+            await self._loop("command", lambda n: put(keys[n % KEYS], value), window),
+            await self._loop("linearizable read", lambda n: get(keys[n % KEYS]), window),
+            await self._loop("half reads", mixed, window),
+        ]
+
+    async def _loop(
+        self, name: str, operation: Callable[[int], Awaitable[object]], window: int
+    ) -> Sample:
+        self._progress(f"{name}, window {window}")
+        pids = self._servers + [replica.process.pid for replica in self._replicas]
+        return await closed_loop(
+            name,
+            operation,
+            window=window,
+            seconds=self._options.seconds,
+            warm_up_s=self._options.seconds / 4,
+            pids=pids,
+            numbers=itertools.count(),
+        )
+
+    def _lone(self) -> list[Sample]:
+        """A lone command and a lone register write, alternating, in the leader's process."""
+        self._progress("lone commands at the leader")
+        seconds = self._options.seconds
+        leader = self._leader()
+        told = leader.ask(do="lone", size=self._options.value_size, seconds=seconds)
+        return [
+            Sample(
+                name,
+                1,
+                len(told[key]),
+                sum(told[key]),
+                told[key][len(told[key]) // 2] * 1e3,
+                told[key][len(told[key]) * 99 // 100] * 1e3,
+                0.0,
+            )
+            for name, key in (("lone register write", "registers"), ("lone command", "commands"))
+        ]
+
+    def _leader(self) -> _Replica:
+        for replica in self._replicas:
+            if replica.ask(do="status")["leads"]:
+                return replica
+        raise ServersFailed("no replica leads")
+
+    async def _outage(self, kv: object) -> float:
+        """Kill the leader; the longest time between two acknowledged commands around it."""
+        self._progress("killing the leader")
+        put: Callable[[str, bytes], Awaitable[int]] = getattr(kv, "put")  # noqa: B009
+        done: list[float] = []
+        running_ = True
+
+        async def probe() -> None:
+            while running_:
+                try:
+                    await put("probe", b"")
+                except WormError:
+                    continue
+                done.append(time.perf_counter())
+                await asyncio.sleep(PROBE_S)
+
+        probing = asyncio.ensure_future(probe())
+        await asyncio.sleep(1)
+        leader = self._leader()
+        os.kill(leader.process.pid, signal.SIGKILL)
+        leader.process.wait()
+        await asyncio.sleep(SETTLE_S)
+        running_ = False
+        await probing
+        at = self._replicas.index(leader)
+        again = _Replica(
+            self._cluster.url, leader.name, leader.port, self._base / f"{leader.name}.log"
+        )
+        self._replicas[at] = again
+        await asyncio.to_thread(again.answer)
+        await asyncio.sleep(1)
+        return max(b - a for a, b in itertools.pairwise(done))
+
+
+def loops(options: Options) -> int:
+    """How many times `run` tells its progress."""
+    return 4 * len(options.windows) + 1 + options.kills
+
+
+if __name__ == "__main__":
+    uvloop.run(_replica(sys.argv[1], sys.argv[2], int(sys.argv[3])))

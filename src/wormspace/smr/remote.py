@@ -1,0 +1,233 @@
+"""A client of a replicated object that is no replica of it: it calls the replicas of others.
+
+    kv = await attach(KeyValue, "kv", [("10.0.0.1", 7100), ("10.0.0.2", 7100)])
+    await kv.put("colour", b"green")
+
+It needs no connection to the address space, only the address of one replica that runs: the others,
+and the leader, it learns from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import msgspec
+
+from wormspace.errors import Closed, UsageError, WormError
+from wormspace.rpc import Caller
+from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
+from wormspace.smr.declare import Declaration, Method, StateMachine
+from wormspace.smr.errors import NoLeader
+from wormspace.smr.records import Member, Packet, Reply, Watch, Watched, decoder, encode
+from wormspace.smr.serving import HERE, WATCH_S, question
+from wormspace.smr.submit import Asker, Submitter
+from wormspace.smr.views import View
+from wormspace.space import Address
+
+log = logging.getLogger("wormspace.smr")
+
+M = TypeVar("M", bound=StateMachine)
+
+ATTEMPT_S = 1.0
+PAUSE_MIN_S = 0.005
+PAUSE_MAX_S = 0.1
+
+_decode_reply = decoder(Reply)
+_decode_watched = decoder(Watched)
+
+
+class Remote(View[M], Generic[M]):
+    """A replicated object elsewhere; get it from `attach`."""
+
+    def __init__(self, line: Line, level: Consistency) -> None:
+        super().__init__(line.declaration, line, level, Session())
+        self._line = line
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def events(self, after: int | None = None) -> AsyncIterator[tuple[int, Any]]:
+        """What commands emit, numbered; goes on at another replica when one is lost."""
+        return self._line.events(after)
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._line.close()
+
+
+class Line:
+    """The way of a call to whichever replica can answer it."""
+
+    def __init__(
+        self,
+        declaration: Declaration,
+        name: str,
+        addresses: Sequence[tuple[str, int]],
+        timeout_s: float,
+        rng: random.Random,
+    ) -> None:
+        self.declaration = declaration
+        self._service = f"smr/{name}"
+        self._name = name
+        self._addresses = list(addresses)
+        self._leader = self._addresses[0]
+        self._timeout_s = timeout_s
+        self._rng = rng
+        self._loop = asyncio.get_running_loop()
+        self._callers: dict[tuple[str, int], Caller] = {}
+        self._closed = False
+        self._submitter = Submitter(declaration, timeout_s, rng, self._carry)
+        self._asker = Asker(declaration, timeout_s, self._carry_question)
+        self._near = {
+            True: Asker(declaration, timeout_s, self._carry_anywhere),
+            False: Asker(declaration, timeout_s, self._carry_unseen),
+        }
+
+    def command(
+        self, method: Method, message: msgspec.Struct, session: Session
+    ) -> asyncio.Future[Any]:
+        """See `views.Port`."""
+        self._require_open()
+        return self._submitter.add(method, message, session)
+
+    def query(
+        self, method: Method, message: msgspec.Struct, level: Consistency, session: Session
+    ) -> asyncio.Future[Any]:
+        """See `views.Port`."""
+        self._require_open()
+        if isinstance(level, Linearizable):
+            return self._asker.add(method, message, session)
+        return self._near[not isinstance(level, Eventual)].add(method, message, session)
+
+    async def close(self) -> None:
+        """Hang up."""
+        self._closed = True
+        for gatherer in (self._submitter, self._asker, *self._near.values()):
+            await gatherer.close()
+        for caller in self._callers.values():
+            await caller.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise Closed("hung up")
+
+    # ------------------------------------------------------------ the ways
+
+    async def _carry(self, packet: Packet, deadline: float) -> Reply:
+        return await self._until(deadline, "submit", encode(packet))
+
+    async def _carry_question(self, queries: bytes, session: Session, deadline: float) -> Reply:
+        return await self._until(deadline, "ask", encode(question(queries, session.seen)))
+
+    async def _carry_anywhere(self, queries: bytes, session: Session, deadline: float) -> Reply:
+        body = encode(question(queries, session.seen, HERE))
+        return await self._until(deadline, "ask", body)
+
+    async def _carry_unseen(self, queries: bytes, session: Session, deadline: float) -> Reply:
+        body = encode(question(queries, Address(0, 0), HERE))
+        return await self._until(deadline, "ask", body)
+
+    async def _until(self, deadline: float, what: str, body: bytes) -> Reply:
+        """Ask whoever is thought to lead; go where one is sent, or around."""
+        pause = PAUSE_MIN_S
+        trouble: Exception | None = None
+        while True:
+            remaining = deadline - self._loop.time()
+            if remaining <= 0:
+                raise NoLeader(
+                    f"{self._name}: no replica answered in time ({trouble}); whether it was done "
+                    "is unknown"
+                )
+            here = self._leader
+            try:
+                raw = await self._call(here, what, body, min(remaining, ATTEMPT_S))
+                reply: Reply = _decode_reply(raw)
+                if reply.body is not None:
+                    return reply
+                self._turn(here, reply.leader)
+            except (WormError, msgspec.MsgspecError) as e:
+                trouble = e
+                self._turn(here, None)
+            await asyncio.sleep(min(pause * self._rng.uniform(0.5, 1), remaining))
+            pause = min(pause * 2, PAUSE_MAX_S)
+
+    async def _call(
+        self, address: tuple[str, int], what: str, body: bytes, timeout: float
+    ) -> bytes:
+        self._require_open()
+        caller = self._callers.get(address)
+        if caller is None:
+            caller = self._callers[address] = Caller(*address)
+        return await caller.call(f"{self._service}/{what}", body, timeout)
+
+    def _turn(self, tried: tuple[str, int], leader: Member | None) -> None:
+        """Try another one next: the leader that was named, or the next that is known."""
+        if self._leader != tried:
+            return  # another call has turned already
+        known = self._addresses
+        if leader is not None and (leader.host, leader.port) != tried:
+            self._leader = (leader.host, leader.port)
+            if self._leader not in known:
+                known.append(self._leader)
+        else:
+            at = known.index(tried) if tried in known else -1
+            self._leader = known[(at + 1) % len(known)]
+
+    async def events(self, after: int | None) -> AsyncIterator[tuple[int, Any]]:
+        """See `Remote.events`."""
+        decode = self.declaration.decode_event
+        at = -1 if after is None else after
+        place = 0
+        while True:
+            address = self._addresses[place % len(self._addresses)]
+            try:
+                raw = await self._call(address, "watch", encode(Watch(at)), 2 * WATCH_S)
+                watched: Watched = _decode_watched(raw)
+            except Closed:
+                return
+            except WormError as e:
+                log.info("watching %s at %s: %s", self._name, address, e)
+                place += 1
+                await asyncio.sleep(PAUSE_MAX_S)
+                continue
+            if at < 0:
+                at = watched.first - 1
+            for number, event in enumerate(watched.events, watched.first):
+                at = number
+                yield number, decode(event)
+
+
+async def attach(
+    machine_type: type[M],
+    name: str,
+    addresses: Sequence[tuple[str, int]],
+    *,
+    consistency: Consistency | None = None,
+    timeout: float = 10.0,
+    rng: random.Random | None = None,
+) -> Remote[M]:
+    """Use the replicated object `name` without being a replica of it.
+
+    Args:
+        addresses: host and port of some of its replicas.
+        consistency: of queries, unless a call says otherwise; `Linearizable()` by default.
+        timeout: how long a call may take, in seconds, before it is `NoLeader`.
+    """
+    if not addresses:
+        raise UsageError("name the address of at least one replica")
+    level = consistency or Linearizable()
+    line = Line(machine_type.declaration, name, addresses, timeout, rng or random.SystemRandom())
+    return Remote(line, level)
