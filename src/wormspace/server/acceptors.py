@@ -34,6 +34,9 @@ from wormspace.server.engine import Batch, Item, View
 PAGE_BYTES = 1 << 20
 """A report is cut off after the row that brings it to this size."""
 
+UNWRITTEN = Row(0)
+"""What a register that was never written holds, whatever its offset."""
+
 FEW = 4
 """Up to so many ranges, folding over all of them beats looking for the right one."""
 
@@ -108,29 +111,38 @@ def write(batch: Batch, m: Write) -> tuple[Written | Gone, Write | None]:
         batch, tables.PROMISES, prefix, min(m.offsets), max(m.offsets) + 1
     )
     narrow = len(held) > FEW
+    ballot = m.ballot
     refused: list[Refusal] = []
+    replayed: list[int] = []
     items: list[Item] = []
-    offsets: list[int] = []
-    values: list[bytes] = []
     for offset, value, key, found in zip(m.offsets, m.values, keys, stored, strict=True):
-        row = tables.load_row(offset, found)
+        row = UNWRITTEN if found is None else tables.load_row(offset, found)
         if narrow:
             promises = held = tables.load_slice(batch, tables.PROMISES, prefix, offset, offset + 1)
-        promises, new, verdict = on_write(promises, row, offset, m.ballot, value)
+        promises, new, verdict = on_write(promises, row, offset, ballot, value)
         if verdict != ACCEPTED:
             refused.append(Refusal(offset, verdict))
             continue
-        if new is not row:
+        if new is row:
+            replayed.append(offset)
+        else:
             items.append((key, new.ballot + new.value))
-            offsets.append(offset)
-            values.append(value)
         if narrow:
             tables.store_slice(batch, tables.PROMISES, prefix, held, promises)
     if not narrow:
         tables.store_slice(batch, tables.PROMISES, prefix, held, promises)
     batch.put_many(tables.ROWS, items)
-    news = Write(m.space, m.segment, m.ballot, offsets, values) if items else None
-    return Written(refused), news
+    return Written(refused), _news(m, len(items), {*replayed, *(r.offset for r in refused)})
+
+
+def _news(m: Write, fresh: int, stale: set[int]) -> Write | None:
+    """What of a write listeners have not heard of yet."""
+    if not stale:
+        return m
+    if not fresh:
+        return None
+    kept = [(o, v) for o, v in zip(m.offsets, m.values, strict=True) if o not in stale]
+    return Write(m.space, m.segment, m.ballot, [o for o, _ in kept], [v for _, v in kept])
 
 
 def read(view: View, marks: Marks, m: Read) -> Report | Gone:
