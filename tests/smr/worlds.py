@@ -178,8 +178,7 @@ class Group:
             await asyncio.gather(
                 *(self._work(replica, f"{name}.{life}.{i}", rng) for i in range(2))
             )
-        while not self.stopping or replica.status().failed == "":
-            await asyncio.sleep(0.1)
+        await asyncio.Event().wait()
 
     async def leader(self):
         """The name of the replica that leads, once there is one."""

@@ -36,9 +36,11 @@ from wormspace.smr.errors import (
     SessionExpired,
 )
 from wormspace.smr.kv import Change, Entry, KeyValue
+from wormspace.smr.leaderless import Leaderless
 from wormspace.smr.leadership import Fixed, Sticky
 from wormspace.smr.remote import Remote, attach
 from wormspace.smr.replica import Replica, Status, replicate
+from wormspace.smr.rotating import Rotating
 from wormspace.smr.seat import Leadership, Tuning
 from wormspace.smr.snapshots import LocalSnapshots, MemorySnapshots, SnapshotStore
 from wormspace.smr.table import Table
@@ -73,6 +75,7 @@ __all__ = [
     "Fixed",
     "Grant",
     "KeyValue",
+    "Leaderless",
     "Leadership",
     "LeaseLost",
     "Linearizable",
@@ -85,6 +88,7 @@ __all__ = [
     "Queue",
     "Remote",
     "Replica",
+    "Rotating",
     "Sequential",
     "Session",
     "SessionExpired",

@@ -33,6 +33,7 @@ class Learner:
     Attributes:
         highest: the highest segment known, -1 if none.
         heard_at: the loop's time at which the last register was learned.
+        on_change: called after a register or segment was learned, if set.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Learner:
         self.engine = engine
         self.highest = -1
         self.heard_at = 0.0
+        self.on_change: Callable[[], None] | None = None
         self._on_applied = on_applied
         self._on_missing = on_missing
         self._on_failed = on_failed
@@ -88,6 +90,8 @@ class Learner:
                 self._forget(behind)
             self.heard_at = self._loop.time()
         self.advance()
+        if self.on_change is not None:
+            self.on_change()
 
     def learn(self, address: Address, raw: bytes) -> None:
         """A register is decided."""
@@ -98,6 +102,8 @@ class Learner:
         self._pending.setdefault(address.segment, {})[address.offset] = raw
         if address == position:
             self.advance()
+        if self.on_change is not None:
+            self.on_change()
 
     def holds(self, address: Address) -> bool:
         """Whether the register is known, applied or not."""

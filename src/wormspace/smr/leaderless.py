@@ -1,0 +1,171 @@
+"""Nobody leads: whoever has something to say captures the next register and writes it.
+
+Two round trips per register and one register at a time, but no election, no time-out, nobody whose
+loss is noticed.  Replicas that want the same register race for it, with random pauses.
+
+Here, and wherever nobody leads, a linearizable read needs no leader either: if the next register to
+apply is empty now, then nothing behind it was ever acknowledged, and the local state is the latest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from wormspace.errors import Closed, NotAllocated, RaceLost, Trimmed, Unavailable, WormError
+from wormspace.smr.records import Member, Packet
+from wormspace.smr.seat import Proposer, Seat
+from wormspace.space import Address, Segment
+
+log = logging.getLogger("wormspace.smr")
+
+RETRY_S = 0.05
+RACE_PAUSE_S = 0.01
+RACE_PAUSE_MAX_S = 0.32
+READ_AHEAD = 32
+TICK_S = 0.1
+
+
+class Leaderless(msgspec.Struct, frozen=True):
+    """Every replica proposes, register by register, under a capture of its own."""
+
+    def take_seat(self, seat: Seat) -> Proposer:
+        return LeaderlessProposer(seat)
+
+
+class Equal:
+    """What proposers without a leader have in common: a queue, and reading by emptiness."""
+
+    def __init__(self, seat: Seat) -> None:
+        self.leads = True
+        self._seat = seat
+        self._queue: list[Packet] = []
+        self._wake = asyncio.Event()
+        self._asking: list[asyncio.Future[None]] = []
+        self._asker: asyncio.Task[None] | None = None
+
+    @property
+    def leader(self) -> Member | None:
+        return None
+
+    def age(self) -> float | None:
+        return 0.0
+
+    def offer(self, packet: Packet) -> None:
+        self._queue.append(packet)
+        self._wake.set()
+
+    async def confirm(self) -> None:
+        future: asyncio.Future[None] = self._seat.loop.create_future()
+        self._asking.append(future)
+        if self._asker is None:
+            self._asker = self._seat.loop.create_task(self._ask())
+        await future
+
+    async def _ask(self) -> None:
+        try:
+            while self._asking:
+                await asyncio.sleep(0)  # let the questions of this turn come together
+                asking, self._asking = self._asking, []
+                error: WormError | None = None
+                try:
+                    await self._see_emptiness()
+                except WormError as e:
+                    error = e
+                for future in asking:
+                    if future.done():
+                        continue
+                    if error is None:
+                        future.set_result(None)
+                    else:
+                        future.set_exception(error)
+        finally:
+            self._asker = None
+
+    async def _see_emptiness(self) -> None:
+        """Apply until the next register was empty at some moment after the call."""
+        learner = self._seat.learner
+        while True:
+            place = learner.position
+            try:
+                segment = await self._seat.space.segment(place.segment)
+                stop = min(segment.size, place.offset + READ_AHEAD)
+                values = await segment.read_range(place.offset, stop)
+            except NotAllocated:
+                return
+            except Trimmed:
+                await learner.reached(Address(place.segment + 1, 0))  # by a snapshot
+                continue
+            learner.allocated(segment.number, segment.size, segment.metadata)
+            for offset, value in enumerate(values, place.offset):
+                if value is not None:
+                    learner.learn(Address(place.segment, offset), value)
+            if values[0] is None:
+                return
+
+    async def _segment(self, number: int, metadata: bytes) -> Segment:
+        """A segment that is wanted; allocated now if it is not there."""
+        space, learner = self._seat.space, self._seat.learner
+        while True:
+            try:
+                segment = await space.segment(number)
+            except NotAllocated:
+                await space.alloc(metadata, self._seat.tuning.segment_size)
+                continue
+            learner.allocated(segment.number, segment.size, segment.metadata)
+            return segment
+
+
+class LeaderlessProposer(Equal):
+    """One replica among equals."""
+
+    async def run(self) -> None:
+        seat = self._seat
+        seat.learner.listen()
+        while True:
+            try:
+                async with asyncio.timeout(TICK_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                if not seat.is_due():
+                    continue
+            self._wake.clear()
+            while self._queue or seat.is_due():
+                await self._write(seat.batch(seat.take(self._queue)))
+
+    async def _write(self, raw: bytes) -> None:
+        """Get a batch into some register."""
+        pause = RACE_PAUSE_S
+        while True:
+            try:
+                if await self._attempt(raw):
+                    return
+            except (Unavailable, Trimmed) as e:
+                log.info("%s: trying again: %s", self._seat.member, e)
+                await asyncio.sleep(RETRY_S)
+            except Closed:
+                return
+            except RaceLost:
+                # Half-written perhaps; the next attempt meets it, for it looks at this place again.
+                await asyncio.sleep(self._seat.rng.uniform(0, pause))
+                pause = min(pause * 2, RACE_PAUSE_MAX_S)
+
+    async def _attempt(self, raw: bytes) -> bool:
+        """Try the next register; false if it held something else."""
+        learner = self._seat.learner
+        place = learner.position
+        while learner.holds(place):
+            place = Address(place.segment, place.offset + 1)
+        segment = await self._segment(place.segment, self._seat.charter())
+        if place.offset >= segment.size:
+            await learner.reached(Address(place.segment + 1, 0))
+            return False
+        captured = await segment.capture(place.offset)
+        value = captured.written.get(place.offset)
+        if value is None:
+            await segment.write(place.offset, raw, captured.token)
+            value = raw
+        learner.learn(place, value)
+        return value == raw

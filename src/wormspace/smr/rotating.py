@@ -1,0 +1,289 @@
+"""Turns rotate: register `i` of a segment belongs to owner `i mod n` (Mencius, OSDI'08).
+
+Each owner writes its own registers in one round trip and without a capture: nobody else ever
+writes them unsafely.  So every replica commits what its own callers say, and the load of leading is
+spread. The price is that a register is applied only when all before it are decided: an owner that
+has nothing to say fills its turns as soon as it sees others go ahead.
+
+The segment's metadata names the owners, by incarnation: one that was restarted owns nothing in
+older segments, and so cannot write a register twice.  Whoever is not among the owners allocates a
+segment that has it among them; the others *rest* in the older one (pass on their later turns
+there) and follow.  An owner that holds the others up for too long is made to rest by whoever
+captures its next register first, and is left out of later segments; if it was alive after all, its
+write fails, and it comes back with a segment of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from wormspace.errors import Closed, RaceLost, Trimmed, Unavailable, UsageError, WormError
+from wormspace.rpc import Failure, NoAnswer
+from wormspace.smr.leaderless import RETRY_S, Equal
+from wormspace.smr.records import NOOP, REST, Member, Packet, Ping, encode
+from wormspace.smr.seat import Proposer, Seat
+from wormspace.space import Address, Segment
+
+log = logging.getLogger("wormspace.smr")
+
+PINGS_PER_TIMEOUT = 4
+REGISTERS_IN_FLIGHT = 64
+
+
+class Rotating(msgspec.Struct, frozen=True):
+    """Every replica proposes in its turns, in one round trip and without captures.
+
+    Attributes:
+        timeout_s: how long an owner may hold the others up.
+    """
+
+    timeout_s: float = 1.0
+
+    def take_seat(self, seat: Seat) -> Proposer:
+        if self.timeout_s <= 0:
+            raise UsageError("a time-out is positive")
+        return RotatingProposer(seat, self.timeout_s)
+
+
+class _Turns:
+    """This replica's registers in one segment."""
+
+    __slots__ = ("count", "next", "resting", "segment")
+
+    def __init__(self, segment: Segment, first: int, count: int) -> None:
+        self.segment = segment
+        self.next = first
+        self.count = count
+        self.resting = False
+
+
+class RotatingProposer(Equal):
+    """One replica among those whose turns rotate."""
+
+    def __init__(self, seat: Seat, timeout_s: float) -> None:
+        super().__init__(seat)
+        self._timeout_s = timeout_s
+        self._turns: dict[int, _Turns] = {}
+        self._examined = -1
+        self._written: dict[Address, list[Packet]] = {}
+        self._writes: dict[asyncio.Task[None], None] = {}
+        self._alive: dict[bytes, float] = {}
+        self._stuck_at = Address(0, 0)
+        self._stuck_since = seat.loop.time()
+
+    async def run(self) -> None:
+        seat = self._seat
+        seat.learner.on_change = self._wake.set
+        seat.learner.listen()
+        pinging = seat.loop.create_task(self._ping_all())
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(self._timeout_s / PINGS_PER_TIMEOUT):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+                self._wake.clear()
+                try:
+                    await self._turn()
+                except (Unavailable, Trimmed, RaceLost) as e:
+                    log.info("%s: trying again: %s", seat.member, e)
+                    await asyncio.sleep(RETRY_S)
+        finally:
+            pinging.cancel()
+            for task in list(self._writes):
+                task.cancel()
+
+    async def _turn(self) -> None:
+        """Look at what has changed, and do what is this replica's to do."""
+        self._collect()
+        await self._examine()
+        mine = self._turns.get(self._seat.learner.highest)
+        if mine is None or mine.resting or mine.next >= mine.segment.size:
+            await self._allocate()
+            mine = self._turns.get(self._seat.learner.highest)
+        for number, turns in list(self._turns.items()):
+            if turns is not mine:
+                self._rest(number, turns)
+        if mine is not None:
+            self._pass_on(mine)
+            self._speak(mine)
+        await self._unblock()
+
+    # ------------------------------------------------------------ segments
+
+    async def _examine(self) -> None:
+        """Find this replica's turns in segments that are new."""
+        seat, learner = self._seat, self._seat.learner
+        first = max(self._examined + 1, learner.position.segment)
+        for number in range(first, learner.highest + 1):
+            charter = learner.charter(number)
+            if charter is None:
+                continue
+            self._examined = number
+            ids = [owner.id for owner in charter.owners]
+            if seat.member.id in ids:
+                segment = await seat.space.segment(number)
+                self._turns[number] = _Turns(segment, ids.index(seat.member.id), len(ids))
+        for number in [n for n in self._turns if n < learner.position.segment]:
+            del self._turns[number]
+
+    async def _allocate(self) -> None:
+        """A segment in which this replica has turns, with all owners who are alive."""
+        seat, learner = self._seat, self._seat.learner
+        highest = learner.highest
+        if await seat.space.tail() > highest + 1:
+            return  # there are segments that this replica has not learned of yet
+        charter = learner.charter(highest)
+        now = seat.loop.time()
+        owners = [seat.member]
+        for owner in charter.owners if charter is not None else []:
+            recent = now - self._alive.get(owner.id, -self._timeout_s) < self._timeout_s
+            if recent and owner.id != seat.member.id:
+                owners.append(owner)
+        owners.sort(key=lambda owner: owner.id)
+        segment = await seat.space.alloc(seat.charter(owners), seat.tuning.segment_size)
+        learner.allocated(segment.number, segment.size, segment.metadata)
+        await self._examine()
+
+    # ------------------------------------------------------------ turns
+
+    def _speak(self, turns: _Turns) -> None:
+        """Write what is queued, in this replica's next turns."""
+        seat = self._seat
+        while self._queue and len(self._writes) < seat.tuning.pipeline:
+            if turns.next >= turns.segment.size:
+                self._wake.set()
+                return
+            packets = seat.take(self._queue)
+            place = self._write(turns, seat.batch(packets))
+            self._written[place] = packets
+        idle = not self._queue and not self._writes
+        if idle and turns.next < turns.segment.size and seat.is_due():
+            self._write(turns, seat.batch([]))
+
+    def _pass_on(self, turns: _Turns) -> None:
+        """Fill this replica's turns before what others have said (Mencius: skip)."""
+        ahead = self._seat.learner.ahead(turns.segment.number)
+        furthest = max(ahead, default=-1)
+        while turns.next < min(furthest, turns.segment.size):
+            if len(self._writes) >= REGISTERS_IN_FLIGHT:
+                self._wake.set()
+                return
+            if self._queue:
+                packets = self._seat.take(self._queue)
+                self._written[self._write(turns, self._seat.batch(packets))] = packets
+            else:
+                self._write(turns, NOOP)
+
+    def _rest(self, number: int, turns: _Turns) -> None:
+        """Say nothing more in a segment that others have left."""
+        if not turns.resting and turns.next < turns.segment.size:
+            self._write(turns, REST)
+        turns.resting = True
+
+    def _write(self, turns: _Turns, raw: bytes) -> Address:
+        place = Address(turns.segment.number, turns.next)
+        turns.next += turns.count
+        task = self._seat.loop.create_task(self._insist(turns, place, raw))
+        self._writes[task] = None
+        task.add_done_callback(self._on_written)
+        return place
+
+    def _on_written(self, task: asyncio.Task[None]) -> None:
+        del self._writes[task]
+        self._wake.set()
+        if not task.cancelled() and task.exception() is not None:
+            log.warning("%s: a write failed: %s", self._seat.member, task.exception())
+
+    async def _insist(self, turns: _Turns, place: Address, raw: bytes) -> None:
+        """Write one of this replica's registers; if it was taken away, find out what it holds."""
+        while True:
+            try:
+                await turns.segment.unsafe_write(place.offset, raw)
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)  # the same value: always safe
+            except RaceLost:
+                turns.resting = True
+                await self._settle(turns.segment, place)
+                return
+            except (Trimmed, Closed):
+                return
+            else:
+                self._seat.learner.learn(place, raw)
+                return
+
+    async def _settle(self, segment: Segment, place: Address) -> None:
+        """Decide a register by capturing it; an empty one makes its owner rest."""
+        while True:
+            try:
+                captured = await segment.capture(place.offset)
+                value = captured.written.get(place.offset)
+                if value is None:
+                    await segment.write(place.offset, REST, captured.token)
+                    value = REST
+            except (RaceLost, Unavailable):
+                await asyncio.sleep(self._seat.rng.uniform(0, RETRY_S))
+            except (Trimmed, Closed):
+                return
+            else:
+                self._seat.learner.learn(place, value)
+                return
+
+    def _collect(self) -> None:
+        """What was written and is behind: packets that were not applied are said again."""
+        position = self._seat.learner.position
+        for place in [p for p in self._written if p < position]:
+            for packet in self._written.pop(place):
+                if (packet.client, packet.number) in self._seat.waiting:
+                    self._queue.append(packet)
+
+    # ------------------------------------------------------------ others
+
+    async def _unblock(self) -> None:
+        """Make an owner rest that has held everybody up for too long."""
+        learner, loop = self._seat.learner, self._seat.loop
+        position = learner.position
+        now = loop.time()
+        waited_for = (
+            learner.ahead(position.segment)
+            or position.segment < learner.highest
+            or any(place > position for place in self._written)
+        )
+        if position != self._stuck_at or not waited_for:
+            self._stuck_at, self._stuck_since = position, now
+            return
+        charter = learner.charter(position.segment)
+        if charter is None:
+            return
+        owner = charter.owners[position.offset % len(charter.owners)] if charter.owners else None
+        if owner is not None and owner.id == self._seat.member.id:
+            return  # this replica's own write is under way
+        if now - self._stuck_since < self._timeout_s * self._seat.rng.uniform(1, 1.25):
+            return
+        segment = await self._seat.space.segment(position.segment)
+        if position.offset < segment.size:
+            log.info("%s: %s is made to rest at %s", self._seat.member, owner, position)
+            await self._settle(segment, position)
+
+    async def _ping_all(self) -> None:
+        """See which owners are alive, for the next segment."""
+        seat = self._seat
+        period = self._timeout_s / PINGS_PER_TIMEOUT
+        while True:
+            charter = seat.learner.charter(seat.learner.highest)
+            owners = [] if charter is None else charter.owners
+            others = [owner for owner in owners if owner.id != seat.member.id]
+            await asyncio.gather(*(self._ping(owner, period) for owner in others))
+            await asyncio.sleep(period)
+
+    async def _ping(self, owner: Member, timeout: float) -> None:
+        ping = encode(Ping(self._seat.member, self._seat.learner.position, self._seat.kept))
+        try:
+            await self._seat.call(owner, "ping", ping, timeout)
+        except (NoAnswer, Failure, WormError):
+            return
+        self._alive[owner.id] = self._seat.loop.time()
