@@ -1,0 +1,257 @@
+"""A listener hears writes in the order in which they were done; and what else clients do in time."""
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import wormspace
+from wires import world
+from wormspace import Closed
+from wormspace.paxos.messages import Done
+from wormspace.register import listening
+from wormspace.register.contract import Gap, Wrote
+from wormspace.register.listening import Subscription
+from wormspace.wire.messages import Accepted
+
+
+class Silent:
+    """A partition of which a test plays the servers."""
+
+    def __init__(self, size=3):
+        self.size = size
+        self.up = (1 << size) - 1
+
+    def enter(self, operation):
+        return 1
+
+    def leave(self, request_id):
+        pass
+
+    def tell(self, server, request_id, message):
+        pass
+
+
+def accepted(*offsets, ballot=b"b" * 16):
+    return Accepted("s", 0, ballot, list(offsets), [b"%d" % o for o in offsets])
+
+
+def subscribe(events, size=3, values=None):
+    async def read_one(array, offset):
+        return b"%d" % offset
+
+    subscription = Subscription(Silent(size), "s", 0, 10, read_one, events.append)
+    for server in range(size):
+        subscription.on_message(server, Done())
+    return subscription
+
+
+def offsets(events):
+    return [e.offset for e in events if isinstance(e, Wrote)]
+
+
+async def test_a_write_is_told_when_a_majority_accepted_it():
+    events = []
+    s = subscribe(events)
+    assert events == [Gap()]
+    s.on_message(0, accepted(0))
+    assert offsets(events) == []
+    s.on_message(0, accepted(0))
+    assert offsets(events) == []  # one server is one server
+    s.on_message(2, accepted(0))
+    assert offsets(events) == [0]
+    s.on_message(1, accepted(0))
+    assert offsets(events) == [0]
+    s.close()
+
+
+async def test_two_servers_under_two_ballots_are_no_majority():
+    events = []
+    s = subscribe(events)
+    s.on_message(0, accepted(0, ballot=b"1" * 16))
+    s.on_message(1, accepted(0, ballot=b"2" * 16))
+    assert offsets(events) == []
+    s.on_message(0, accepted(0, ballot=b"2" * 16))
+    assert offsets(events) == [0]
+    s.close()
+
+
+async def test_a_server_that_was_away_does_not_let_a_later_write_overtake():
+    """0 was decided by servers 0 and 1 while 2 was away; 1 by all.  Server 0's stream is slow."""
+    events = []
+    s = subscribe(events)
+    s.on_message(1, accepted(0))
+    s.on_message(1, accepted(1))
+    s.on_message(2, accepted(1))
+    assert offsets(events) == []
+    s.on_message(0, accepted(0))
+    assert offsets(events) == [0, 1]
+    s.close()
+
+
+async def test_a_write_that_stays_short_of_a_majority_is_read_and_told_in_its_place(monkeypatch):
+    monkeypatch.setattr(listening, "SETTLE_S", 0.01)
+    events = []
+    s = subscribe(events)
+    s.on_message(1, accepted(0))
+    s.on_message(1, accepted(1))
+    s.on_message(2, accepted(1))
+    async with asyncio.timeout(5):
+        while len(offsets(events)) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    assert offsets(events) == [0, 1]
+    s.close()
+
+
+async def test_two_writes_at_once_that_servers_saw_in_different_orders_are_both_told(monkeypatch):
+    monkeypatch.setattr(listening, "SETTLE_S", 0.01)
+    events = []
+    s = subscribe(events)
+    s.on_message(0, accepted(0, 1))
+    s.on_message(1, accepted(1, 0))
+    async with asyncio.timeout(5):
+        while len(offsets(events)) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    assert sorted(offsets(events)) == [0, 1]
+    s.close()
+
+
+@given(st.integers(0, 1 << 32), st.sampled_from([1, 3, 5]))
+@settings(max_examples=100, deadline=None)
+def test_a_sequential_writers_order_survives_any_delay_of_any_stream(seed, size):
+    """Each write is accepted by a random majority, and by the others never or late."""
+    rng = random.Random(seed)
+
+    async def run():
+        events = []
+        s = subscribe(events, size)
+        streams = [[] for _ in range(size)]
+        count = 30
+        for offset in range(count):
+            for server in rng.sample(range(size), size // 2 + 1 + rng.randint(0, size // 2)):
+                streams[server].append(offset)
+        while any(streams):
+            server = rng.choice([i for i in range(size) if streams[i]])
+            take = rng.randint(1, 3)
+            s.on_message(server, accepted(*streams[server][:take]))
+            del streams[server][:take]
+        assert offsets(events) == list(range(count)), f"seed {seed}"
+        s.close()
+
+    asyncio.run(run())
+
+
+async def test_a_listener_hears_in_order_while_servers_come_and_go():
+    async with world() as w:
+        writer, listener = w.client(), w.client()
+        count = 300
+        segment = await writer.space("s").alloc(size=count)
+        token = (await segment.capture()).token
+        source = (await listener.space("s").segment(0)).listen()
+        await anext(source)
+        rng = random.Random(7)
+
+        async def write():
+            for i in range(count):
+                if i % 20 == 0:
+                    for wires in w.wires:
+                        for wire in wires:
+                            if not wire.up:
+                                wire.mend()
+                    victim = rng.randrange(3)
+                    for wires in w.wires:
+                        wires[victim].cut()
+                await segment.write(i, b"%d" % i, token)
+
+        writing = asyncio.ensure_future(write())
+        heard = [(await anext(source)).address.offset for _ in range(count)]
+        await writing
+        await source.aclose()
+        assert heard == list(range(count))
+
+
+# ---------------------------------------------------------------------------- clients
+
+
+async def test_what_is_under_way_when_the_client_closes_ends_as_closed():
+    async with world() as w:
+        client = w.client()
+        space = client.space("s")
+        segment = await space.alloc(size=4)
+        token = (await segment.capture()).token
+        for wire in client.wires:
+            wire.held = []
+        calls = [
+            segment.read(0),
+            segment.read_range(),
+            segment.capture(),
+            segment.write(0, b"v", token),
+            segment.settle(1),
+            space.alloc(),
+            space.tail(),
+            client.spaces(),
+            client.servers(),
+        ]
+        waiting = [asyncio.ensure_future(call) for call in calls]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await client.close()
+        async with asyncio.timeout(2):
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(o) for o in outcomes] == [Closed] * len(calls)
+
+
+@pytest.mark.parametrize("silent", ["cut", "held"])
+async def test_a_race_with_one_server_away_is_settled_long_before_the_deadline(silent):
+    """Neither of two racers waits for the third server: one wins, the other hears that it lost."""
+    async with world() as w:
+        clients = [w.client(timeout=20) for _ in range(4)]
+        segment = await clients[0].space("s").alloc(size=1)
+        for client in clients:
+            if silent == "cut":
+                client.wires[2].cut()
+            else:
+                client.wires[2].held = []
+
+        async def race(i):
+            same = await clients[i].space("s").segment(segment.number)
+            while True:
+                captured = await same.capture()
+                if captured.written:
+                    return captured.written[0]
+                try:
+                    await same.write(0, b"%d" % i, captured.token)
+                except wormspace.RaceLost:
+                    await asyncio.sleep(random.Random(i).uniform(0, 0.02))
+                else:
+                    return b"%d" % i
+
+        async with asyncio.timeout(15):
+            values = await asyncio.gather(*(race(i) for i in range(4)))
+        assert len(set(values)) == 1
+
+
+async def test_a_call_past_its_deadline_is_unavailable_and_names_the_silent():
+    async with world() as w:
+        client = w.client(timeout=0.2)
+        segment = await client.space("s").alloc(size=4)
+        token = (await segment.capture()).token
+        await segment.write(0, b"v", token)
+        for wire in client.wires[1:]:
+            wire.cut()
+        loop = asyncio.get_running_loop()
+        for call in (
+            segment.capture,
+            lambda: segment.write(1, b"w", token),
+            lambda: segment.read(3),
+            lambda: segment.settle(0),
+            lambda: segment.trim(),
+            lambda: client.space("s").alloc(),
+            lambda: client.spaces(),
+        ):
+            began = loop.time()
+            with pytest.raises(wormspace.Unavailable):
+                await call()
+            assert loop.time() - began < 2
