@@ -425,9 +425,5 @@ class Calls:
             return
         tail = await self.tail(space)
         stop = max(0, tail - self.rng.randint(0, self.mix.segments))
-        entry = self.records.trim(space, 0, stop)
         self.records.call()
         await self.worm.space(space).trim_prefix(stop)
-        self.records.trimmed(entry)
-        for number in range(stop):
-            self._gone(space, number)

@@ -51,9 +51,9 @@ class Result(enum.Enum):
     """What became of a run; the value is the exit code of `wormspace sim`."""
 
     RIGHT = 0
-    WRONG = 3
-    STUCK = 4
-    CRASHED = 5
+    WRONG = 10
+    STUCK = 11
+    CRASHED = 12
 
 
 @dataclass(frozen=True)
