@@ -87,6 +87,19 @@ async def test_trims_are_told_as_they_happen(space):
         assert await take(1) == [written(2, 0, b"v")]
 
 
+async def test_the_trim_of_a_segment_is_told_once_also_when_all_of_it_was_delivered(space):
+    first, second = [await space.alloc(size=1) for _ in range(2)]
+    async with listening(space.listen()) as take:
+        assert len(await take(2)) == 2
+        await first.unsafe_write(0, b"all of it")
+        assert await take(1) == [written(0, 0, b"all of it")]
+        await space.trim(0)
+        assert await take(1) == [TrimmedAway(0, 1)]
+        await space.trim(0)
+        await second.unsafe_write(0, b"v")
+        assert await take(1) == [written(1, 0, b"v")]
+
+
 async def test_trimmed_history_is_told_as_trimmed(space):
     for _ in range(3):
         await space.alloc(size=1)

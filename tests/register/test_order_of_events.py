@@ -1,4 +1,4 @@
-"""A listener hears writes in the order in which they were done; and what else clients do in time."""
+"""A listener hears writes in the order in which they were done; calls end when they must."""
 
 import asyncio
 import random

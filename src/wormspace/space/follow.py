@@ -41,6 +41,27 @@ class _Progress:
         self.writes = 0
 
 
+class _Numbers:
+    """A set of segment numbers that has everything below `below`, and mostly nothing else."""
+
+    __slots__ = ("_others", "below")
+
+    def __init__(self, below: int) -> None:
+        self.below = below
+        self._others: set[int] = set()
+
+    def add(self, number: int) -> None:
+        """Put `number` into the set."""
+        if number >= self.below:
+            self._others.add(number)
+        while self.below in self._others:
+            self._others.remove(self.below)
+            self.below += 1
+
+    def __contains__(self, number: int) -> bool:
+        return number < self.below or number in self._others
+
+
 class Follower:
     """One listener; `events` is its stream."""
 
@@ -49,8 +70,8 @@ class Follower:
         self._start = start
         self._stop = stop
         self._progress: dict[int, _Progress] = {}
-        self._done: set[int] = set()
-        self._done_below = start.segment
+        self._done = _Numbers(start.segment)  # of them all writes were delivered
+        self._gone = _Numbers(start.segment)  # of them the trim was
         self._tail = start.segment
 
     async def events(self) -> AsyncIterator[Event]:
@@ -75,7 +96,7 @@ class Follower:
         """What of an event is news."""
         if isinstance(event, Dropped):
             return self._drop(max(event.number, self._start.segment), min(event.stop, self._stop))
-        if not isinstance(event, Wrote) or self._is_done(event.number) or event.offset == TRIM:
+        if not isinstance(event, Wrote) or event.number in self._done or event.offset == TRIM:
             return []
         self._tail = max(self._tail, event.number + 1)
         if event.offset == METADATA:
@@ -93,7 +114,7 @@ class Follower:
         return [Allocated(number, size, payload)]
 
     def _deliver(self, number: int, offset: int, value: bytes) -> list[Event]:
-        if self._is_done(number):
+        if number in self._done:
             return []  # its last register came earlier in the same page: nothing is new
         address = Address(number, offset)
         progress = self._progress.setdefault(number, _Progress())
@@ -105,12 +126,13 @@ class Follower:
         return [Written(address, value)]
 
     def _drop(self, first: int, stop: int) -> list[Event]:
-        fresh = [n for n in range(first, min(stop, self._tail)) if not self._is_done(n)]
-        whole_news = bool(fresh) or stop > self._tail
+        """A trim, of which every server tells."""
+        news = any(number not in self._gone for number in range(first, stop))
         for number in range(first, stop):
+            self._gone.add(number)
             self._mark_done(number)
         self._tail = max(self._tail, stop)
-        return [TrimmedAway(first, stop)] if whole_news and first < stop else []
+        return [TrimmedAway(first, stop)] if news else []
 
     def _finish(self, number: int, progress: _Progress) -> None:
         """A segment of which everything was delivered needs no memory."""
@@ -121,12 +143,6 @@ class Follower:
     def _mark_done(self, number: int) -> None:
         self._progress.pop(number, None)
         self._done.add(number)
-        while self._done_below in self._done:
-            self._done.remove(self._done_below)
-            self._done_below += 1
-
-    def _is_done(self, number: int) -> bool:
-        return number < self._done_below or number in self._done
 
     # ------------------------------------------------------------ the past
 
@@ -136,9 +152,9 @@ class Follower:
         What is read and will come as an event too is left to the event: a page is read later than
         the one before it, so it may show a write that came after one the earlier page missed.
         """
-        number = self._done_below
+        number = self._done.below
         while number < self._stop:
-            if not self._is_done(number):
+            if number not in self._done:
                 try:
                     segment = await self._insist(number)
                 except NotAllocated:
@@ -159,7 +175,7 @@ class Follower:
         first = self._start.offset if number == self._start.segment else 0
         for lo in range(first, segment.size, PAGE):
             hi = min(lo + PAGE, segment.size)
-            while not self._is_done(number):
+            while number not in self._done:
                 try:
                     values = await segment.read_range(lo, hi)
                 except Trimmed:
