@@ -21,6 +21,7 @@ from verification.goals import CODE, MODEL, Goal
 from verification.loops import Engine
 from verification.ranges import Ranges, inside, says
 from verification.state import (
+    SAFE,
     TRIM,
     TRIMMED,
     VARIABLES,
@@ -34,6 +35,7 @@ from verification.state import (
     invariant,
     n,
     r,
+    sufficient,
     v,
 )
 from verification.symex import SymBallot, SymInt, ballot_term
@@ -57,6 +59,7 @@ class Action:
         links: for an action of the code: what a path of a handler, and the node's state before and
             after it, say.  Each implies guard and effect.
         touches: the relations that the handler might change, by its links.
+        completes: whether it proposes what was reported, for its proof.
         example: a simpler guard that implies the guard, for showing that the action is possible.
     """
 
@@ -68,6 +71,7 @@ class Action:
     links: list[Callable[[State, State], Formulas]] = field(default_factory=list)
     touches: set[str] = field(default_factory=set)
     example: Callable[[State], Formulas] | None = None
+    completes: bool = False
 
     def step(self, s: State, t: State) -> Formulas:
         """The transition."""
@@ -305,7 +309,8 @@ def proposers() -> list[Action]:
         Action("a node reports its row to the captor, at the promise or in a later page", MODEL,
                reporting, reported, {"report"}),
         Action("a captor completes what it met", MODEL,
-               lambda s: [*safe(s), MB != th.NOTHING, _unproposed(s)], _proposes(BAL), {"prop"}),
+               lambda s: [*safe(s), MB != th.NOTHING, _unproposed(s)], _proposes(BAL),
+               {"prop"}, completes=True),
         Action("a captor learns that a register is free, and hands the token over", MODEL,
                lambda s: [*safe(s), MB == th.NOTHING], freed, {"free"}),
         Action("the token's holder writes a free register", MODEL,
@@ -394,13 +399,52 @@ def kept(action: Action, without: int | None = None) -> list[Goal]:
     t = s.after(action.changes)
     inv = invariant(s)
     guard = [part for k, part in enumerate(action.guard(s)) if k != without]
-    given = [*th.AXIOMS, *inv.values(), *guard, *action.effect(s, t)]
+    given = [*th.AXIOMS, *guard, *action.effect(s, t)]
     theorem = f"{action.name}: keeps the invariant"
-    return [
-        Goal(theorem, name, given, formula, action.about, second=True)
-        for name, formula in invariant(t).items()
-        if not formula.eq(inv[name])  # else it speaks of nothing that changed
+    goals = []
+    for name, formula in invariant(t).items():
+        if formula.eq(inv[name]):  # it speaks of nothing that changed
+            continue
+        known = [*given, *sufficient(s, name)]
+        if name == SAFE and "prop" in action.changes:
+            goals += _by_cases(theorem, action, s, formula, known)
+        else:
+            goals.append(Goal(theorem, name, known, formula, action.about, second=True))
+    return goals
+
+
+def _by_cases(
+    theorem: str, action: Action, s: State, formula: z3.QuantifierRef, known: Formulas
+) -> list[Goal]:
+    """The clause about a new proposal, for arbitrary constants: solvers get lost in it whole.
+
+    Cases: the proposal is an old one; or it is the new one, and the ballot below it is below, at
+    or above the highest that was reported.
+    """
+    sorts = [formula.var_sort(k) for k in range(formula.num_vars())]
+    constants = [z3.Const(f"any_{formula.var_name(k)}", sort) for k, sort in enumerate(sorts)]
+    body = z3.substitute_vars(formula.body(), *reversed(constants))
+    premise, conclusion = body.children()
+    at, low, high, _, value, _ = constants
+    old = s.prop(at, high, value)
+    cases = {"an old proposal": old}
+    if action.completes:
+        new = z3.And(z3.Not(old), s.prop(REG, MB, VAL))
+        cases |= {
+            "below the highest report": z3.And(new, th.blt(low, MB)),
+            "at the highest report": z3.And(new, low == MB),
+            "above the highest report": z3.And(new, th.blt(MB, low)),
+        }
+    else:
+        cases["a new proposal"] = z3.Not(old)
+    every = [*known, premise]
+    goals = [
+        Goal(theorem, f"{SAFE}: {case}", [*every, formula_], conclusion, action.about, second=True)
+        for case, formula_ in cases.items()
     ]
+    complete = z3.Or(*cases.values())
+    name = f"{SAFE}: no other case"
+    return [*goals, Goal(theorem, name, every, complete, action.about, second=True)]
 
 
 def _linked(action: Action, s: State, here: Formulas) -> list[Goal]:
