@@ -180,6 +180,12 @@ class Group:
             )
         await asyncio.Event().wait()
 
+    async def all_started(self):
+        """Return when every replica was started."""
+        for name in self.names:
+            while name not in self.replicas:  # noqa: ASYNC110 - in other processes
+                await asyncio.sleep(0.01)
+
     async def leader(self):
         """The name of the replica that leads, once there is one."""
         while True:

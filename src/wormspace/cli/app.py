@@ -21,6 +21,7 @@ from wormspace.cli.up import up
 from wormspace.errors import WormError
 
 LATER = {
+    "kv": ("wormspace.cli.kv", "kv"),
     "bench": ("wormspace.cli.bench", "bench_command"),
     "sim": ("wormspace.cli.sim", "sim_command"),
 }
@@ -30,7 +31,8 @@ SECTIONS = (
     ("Clusters", ("up", "status", "cluster", "server")),
     ("Segments", ("alloc", "check", "tail", "head", "spaces", "trim", "trim-prefix")),
     ("Registers", ("capture", "holds", "write", "read", "settle", "listen")),
-    ("Tools", tuple(LATER)),
+    ("Applications", ("kv",)),
+    ("Tools", ("bench", "sim")),
 )
 
 

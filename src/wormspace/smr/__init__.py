@@ -34,11 +34,12 @@ from wormspace.smr.errors import (
     NoLeader,
     NoSnapshot,
     SessionExpired,
+    Stopped,
 )
 from wormspace.smr.kv import Change, Entry, KeyValue
 from wormspace.smr.leaderless import Leaderless
 from wormspace.smr.leadership import Fixed, Sticky
-from wormspace.smr.remote import Remote, attach
+from wormspace.smr.remote import Remote, addresses_of, attach
 from wormspace.smr.replica import Replica, Status, replicate
 from wormspace.smr.rotating import Rotating
 from wormspace.smr.seat import Leadership, Tuning
@@ -97,11 +98,13 @@ __all__ = [
     "StateMachine",
     "Status",
     "Sticky",
+    "Stopped",
     "Table",
     "TrimBehindSnapshots",
     "TrimWhenApplied",
     "Tuning",
     "View",
+    "addresses_of",
     "attach",
     "command",
     "holding",

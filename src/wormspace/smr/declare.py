@@ -332,13 +332,17 @@ def check_encodable(hint: Any, where: str) -> None:
         info = msgspec.inspect.type_info(hint)
         msgspec.msgpack.Decoder(hint)
     except (TypeError, NameError) as e:
-        raise DeclarationError(f"{where}: {e}") from e
+        raise DeclarationError(f"{where}: {_name(hint)} cannot be encoded: {e}") from e
     custom = _find_custom(info, set())
     if custom is not None:
         raise DeclarationError(
-            f"{where}: {getattr(custom, '__name__', custom)!r} cannot be encoded; use built-in "
-            "types, dataclasses or msgspec.Structs"
+            f"{where}: {_name(custom)} cannot be encoded: use built-in types, dataclasses or "
+            "msgspec.Structs"
         )
+
+
+def _name(hint: Any) -> str:
+    return repr(getattr(hint, "__name__", hint))
 
 
 def _find_custom(info: Any, seen: set[Any]) -> Any:

@@ -29,6 +29,10 @@ class Diverged(ProtocolViolation):
     """
 
 
+class Stopped(WormError):
+    """This replica has stopped, for the reason that is its cause."""
+
+
 class NoLeader(Unavailable):
     """No replica that leads could be reached in time; whether a command was applied is unknown."""
 

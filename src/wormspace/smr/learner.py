@@ -34,6 +34,7 @@ class Learner:
         highest: the highest segment known, -1 if none.
         heard_at: the loop's time at which the last register was learned.
         on_change: called after a register or segment was learned, if set.
+        on_leader: called when another segment is the highest, if set.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Learner:
         self.highest = -1
         self.heard_at = 0.0
         self.on_change: Callable[[], None] | None = None
+        self.on_leader: Callable[[], None] | None = None
         self._on_applied = on_applied
         self._on_missing = on_missing
         self._on_failed = on_failed
@@ -89,6 +91,8 @@ class Learner:
             if behind < self.position.segment:
                 self._forget(behind)
             self.heard_at = self._loop.time()
+            if self.on_leader is not None:
+                self.on_leader()
         self.advance()
         if self.on_change is not None:
             self.on_change()

@@ -25,14 +25,16 @@ class Packet(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         client: 8 random bytes, one per incarnation of a client.
         number: counts the client's packets, from 1.
-        low: the client has the outcomes of all packets below this number.
+        low: the client needs no outcome of the packets below this number any more.
         commands: an encoded array of messages.
+        settled: the client has had an outcome before, so replicas must know it.
     """
 
     client: bytes
     number: int
     low: int
     commands: bytes
+    settled: bool = False
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):

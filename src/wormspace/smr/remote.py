@@ -23,11 +23,20 @@ from wormspace.rpc import Caller
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
 from wormspace.smr.declare import Declaration, Method, StateMachine
 from wormspace.smr.errors import NoLeader
-from wormspace.smr.records import Member, Packet, Reply, Watch, Watched, decoder, encode
+from wormspace.smr.records import (
+    Member,
+    Packet,
+    Reply,
+    Watch,
+    Watched,
+    decode_charter,
+    decoder,
+    encode,
+)
 from wormspace.smr.serving import HERE, WATCH_S, question
 from wormspace.smr.submit import Asker, Submitter
 from wormspace.smr.views import View
-from wormspace.space import Address
+from wormspace.space import Address, Client
 
 log = logging.getLogger("wormspace.smr")
 
@@ -231,3 +240,18 @@ async def attach(
     level = consistency or Linearizable()
     line = Line(machine_type.declaration, name, addresses, timeout, rng or random.SystemRandom())
     return Remote(line, level)
+
+
+async def addresses_of(worm: Client, name: str) -> list[tuple[str, int]]:
+    """Where the replicas of `name` can be called, as its newest segment tells; the leader first.
+
+    Raises:
+        NoLeader: nobody has ever replicated an object of that name.
+    """
+    space = worm.space(name)
+    tail = await space.tail()
+    if tail == 0:
+        raise NoLeader(f"there is no replicated object {name!r}: start a replica of it")
+    charter = decode_charter(await space.check(tail - 1))
+    members = [charter.leader, *charter.members, *charter.owners]
+    return list(dict.fromkeys((member.host, member.port) for member in members))

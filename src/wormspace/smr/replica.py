@@ -26,7 +26,7 @@ from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Sessi
 from wormspace.smr.declare import Method, StateMachine
 from wormspace.smr.durability import Durability, NeverTrim
 from wormspace.smr.engine import Applied, Engine
-from wormspace.smr.errors import Behind, Diverged, NoLeader
+from wormspace.smr.errors import Behind, Diverged, NoLeader, Stopped
 from wormspace.smr.leadership import Sticky
 from wormspace.smr.learner import Learner
 from wormspace.smr.records import Batch, Mark, Member, Packet, Reply, decoder, encode
@@ -138,6 +138,7 @@ class Core(Generic[M]):
         self._claims: dict[Address, bytes] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._catching_up: asyncio.Task[None] | None = None
+        self._forwarded: dict[asyncio.Timeout, None] = {}
         self.watchers: list[asyncio.Future[None]] = []
         self._closed = False
         declaration = machine_type.declaration
@@ -150,6 +151,7 @@ class Core(Generic[M]):
             self._on_missing,
             self._on_failed,
         )
+        self.learner.on_leader = self._on_leader
 
     async def start(self, port: int) -> None:
         """Restore, listen, take part."""
@@ -271,6 +273,9 @@ class Core(Generic[M]):
     def _on_failed(self, error: Exception) -> None:
         if self.failed is not None or self._closed:
             return
+        if not isinstance(error, WormError):
+            cause, error = error, Stopped(f"{type(error).__name__}: {error}")
+            error.__cause__ = cause
         self.failed = error
         log.critical("%s: replica %s has stopped: %s", self.name, self.seat.member, error)
         self.learner.deafen()
@@ -359,8 +364,7 @@ class Core(Generic[M]):
                         reply: Reply = await here()
                     return reply
                 if leader is not None and leader.id != self.seat.member.id:
-                    raw = await there(leader, min(remaining, ATTEMPT_S))
-                    answer: Reply = _decode_reply(raw)
+                    answer: Reply = _decode_reply(await self._forward(leader, there, remaining))
                     if answer.body is not None:
                         return answer
             except Trimmed:
@@ -369,6 +373,21 @@ class Core(Generic[M]):
                 log.debug("%s: trying again: %s", self.name, e)
             await asyncio.sleep(min(pause * self._rng.uniform(0.5, 1), remaining))
             pause = min(pause * 2, PAUSE_MAX_S)
+
+    async def _forward(self, leader: Member, there: Any, remaining: float) -> bytes:
+        """Ask the leader, for as long as it is the leader."""
+        async with asyncio.timeout(remaining) as timeout:
+            self._forwarded[timeout] = None
+            try:
+                raw: bytes = await there(leader, min(remaining, ATTEMPT_S))
+                return raw
+            finally:
+                del self._forwarded[timeout]
+
+    def _on_leader(self) -> None:
+        """Somebody else leads: what was sent to the one before is sent again."""
+        for timeout in self._forwarded:
+            timeout.reschedule(self.loop.time())
 
     async def propose(self, packet: Packet) -> Reply:
         """Take a packet to a register; its outcome, once it is applied here.

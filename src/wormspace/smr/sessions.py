@@ -13,7 +13,12 @@ import msgspec
 from wormspace.smr.records import Packet
 
 SESSION_S = 3600.0
-"""A client that has been silent for so long, in command time, is forgotten."""
+SESSION_BATCHES = 4096
+"""A client is forgotten that was silent for so long, in command time *and* in batches.
+
+Either alone would do harm: a leader whose clock is ahead must not make a command forgotten that is
+still under way, and a client that is merely slow must not be forgotten for others' zeal.
+"""
 
 
 class Session(msgspec.Struct, array_like=True):
@@ -21,7 +26,15 @@ class Session(msgspec.Struct, array_like=True):
 
     low: int
     touched_ns: int
+    touched_batch: int
     outcomes: dict[int, bytes]
+
+
+class SessionTable(msgspec.Struct, array_like=True):
+    """All sessions in a snapshot, in the order in which they were last used."""
+
+    batch: int
+    clients: dict[bytes, Session]
 
 
 class Sessions:
@@ -29,6 +42,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._clients: dict[bytes, Session] = {}
+        self._batch = 0
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -42,16 +56,17 @@ class Sessions:
         """Why a packet that is not known cannot be applied any more; empty if it can."""
         session = self._clients.get(packet.client)
         if session is None:
-            return "its session has expired" if packet.low > 1 else ""
+            return "its session has expired" if packet.settled else ""
         return "its client has given it up" if packet.number < session.low else ""
 
     def keep(self, packet: Packet, outcome: bytes, time_ns: int) -> None:
         """The packet was applied."""
         session = self._clients.pop(packet.client, None)
         if session is None:
-            session = Session(1, time_ns, {})
+            session = Session(1, 0, 0, {})
         self._clients[packet.client] = session
         session.touched_ns = time_ns
+        session.touched_batch = self._batch
         session.outcomes[packet.number] = outcome
         if packet.low > session.low:
             session.low = packet.low
@@ -59,18 +74,21 @@ class Sessions:
                 del session.outcomes[number]
 
     def expire(self, now_ns: int) -> None:
-        """Forget clients that have been silent for too long."""
+        """A batch is over: forget clients that have been silent for too long."""
+        self._batch += 1
         limit_ns = now_ns - int(SESSION_S * 1e9)
         while self._clients:
             client, session = next(iter(self._clients.items()))
             if session.touched_ns >= limit_ns:
                 return
+            if session.touched_batch >= self._batch - SESSION_BATCHES:
+                return
             del self._clients[client]
 
-    def dump(self) -> dict[bytes, Session]:
+    def dump(self) -> SessionTable:
         """For a snapshot; encode it before anything else is applied."""
-        return self._clients
+        return SessionTable(self._batch, self._clients)
 
-    def load(self, clients: dict[bytes, Session]) -> None:
-        """From a snapshot, in the order of `dump`."""
-        self._clients = clients
+    def load(self, table: SessionTable) -> None:
+        """From a snapshot."""
+        self._batch, self._clients = table.batch, table.clients

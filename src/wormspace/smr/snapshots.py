@@ -24,7 +24,7 @@ from wormspace.smr.declare import StateMachine
 from wormspace.smr.engine import Engine, encode_canonical
 from wormspace.smr.errors import BadSnapshot
 from wormspace.smr.records import encode
-from wormspace.smr.sessions import Session
+from wormspace.smr.sessions import SessionTable
 from wormspace.smr.table import FrozenTable
 from wormspace.space import Address
 
@@ -43,7 +43,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True, tag="head"):
     emitted: int
     chain: bytes
     time_ns: int
-    sessions: dict[bytes, Session]
+    sessions: SessionTable
     plain: bytes
 
 

@@ -27,11 +27,15 @@ from wormspace.smr.records import (
     decode_plain_outcome,
     encode,
 )
+from wormspace.smr.sessions import SESSION_S
 
 UNDER_WAY = 4
 """Packets of one client at once; beyond it, calls are gathered."""
 
 PACKET_BYTES = 256 * 1024
+RENEW_S = SESSION_S / 4
+"""A client that was idle for so long begins a new session."""
+
 MAX_COMMAND_BYTES = 1_000_000
 """A command is no larger: it must go into one register."""
 
@@ -162,20 +166,32 @@ class Submitter(Gatherer):
         carry: Callable[[Packet, float], Awaitable[Reply]],
     ) -> None:
         super().__init__(declaration, timeout_s)
-        self._client = rng.getrandbits(64).to_bytes(8, "big")
+        self._rng = rng
+        self._deliver = carry
+        self._begin()
+
+    def _begin(self) -> None:
+        """Become a new client."""
+        self._client = self._rng.getrandbits(64).to_bytes(8, "big")
         self._last = 0
         self._open: dict[int, None] = {}
-        self._deliver = carry
+        self._settled_at: float | None = None
 
     async def _carry(self, calls: list[Call], raw: bytes, deadline: float) -> Reply:
+        idle_since = self._settled_at
+        if not self._open and idle_since is not None and self._loop.time() - idle_since > RENEW_S:
+            self._begin()  # before the replicas forget this one
         self._last += 1
-        number = self._last
-        self._open[number] = None
-        packet = Packet(self._client, number, next(iter(self._open)), raw)
+        number, still_open = self._last, self._open
+        still_open[number] = None
+        settled = self._settled_at is not None
+        packet = Packet(self._client, number, next(iter(still_open)), raw, settled)
         try:
-            return await self._deliver(packet, deadline)
+            reply = await self._deliver(packet, deadline)
+            self._settled_at = self._loop.time()
+            return reply
         finally:
-            del self._open[number]
+            del still_open[number]
 
 
 class Asker(Gatherer):

@@ -1,0 +1,144 @@
+"""Declarations: what is written down becomes messages and state; what cannot be is refused."""
+
+import threading
+from typing import Any
+
+import msgspec
+import pytest
+
+from wormspace.errors import UsageError
+from wormspace.smr import DeclarationError, StateMachine, Table, command, query
+
+
+class Point(msgspec.Struct, frozen=True):
+    x: int
+    y: int
+
+
+class Socket:
+    pass
+
+
+class Mutable(msgspec.Struct):
+    x: int
+
+
+class Shapes(StateMachine):
+    corners: dict[str, list[Point]] = {}  # noqa: RUF012
+    names: Table[str, Point]
+    count: int = 0
+    _cache: dict[str, int] = {}  # noqa: RUF012
+
+    @command
+    def add(self, name: str, point: Point, *, twice: bool = False) -> int:
+        self.corners.setdefault(name, []).extend([point] * (2 if twice else 1))
+        self.count += 1
+        return self.count
+
+    @query
+    def of(self, name: str) -> list[Point]:
+        return self.corners[name]
+
+
+def test_commands_and_queries_become_messages_with_defaults():
+    declaration = Shapes.declaration
+    assert set(declaration.methods) == {"add", "of"}
+    message = declaration.methods["add"].message("a", Point(1, 2))
+    raw = msgspec.msgpack.encode([message])
+    (back,) = declaration.decode_commands(raw)
+    shapes = Shapes()
+    assert declaration.methods["add"].run(shapes, back) == 1
+    assert shapes.corners == {"a": [Point(1, 2)]}
+
+
+def test_instances_do_not_share_mutable_defaults():
+    one, other = Shapes(), Shapes()
+    one.corners["a"] = []
+    assert other.corners == {}
+
+
+def test_state_is_what_is_annotated_and_public():
+    assert set(Shapes.declaration.plain) == {"corners", "count"}
+    assert set(Shapes.declaration.tables) == {"names"}
+
+
+def test_a_subclass_inherits_state_and_commands_and_may_change_them():
+    class More(Shapes):
+        size: int = 7
+
+        @command
+        def grow(self) -> int:
+            self.size += 1
+            return self.size
+
+    assert {"add", "of", "grow"} == set(More.declaration.methods)
+    assert More().size == 7
+    assert More().corners == {}
+
+
+def declare(body, **annotations):
+    return type(
+        "Wrong", (StateMachine,), {**body, "__annotations__": annotations, "__module__": __name__}
+    )
+
+
+def wrong_argument(self, lock: threading.Lock) -> None: ...
+def wrong_nested(self, locks: dict[str, list[Socket]]) -> None: ...
+def wrong_result(self) -> threading.Lock: ...
+def no_type(self, thing) -> None: ...
+def no_result(self, thing: int): ...
+def any_number(self, *things: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (wrong_argument, "argument 'lock': '.*lock' cannot be encoded"),
+        (wrong_nested, "argument 'locks': 'Socket' cannot be encoded"),
+        (wrong_result, "its result"),
+        (no_type, "say the type of argument 'thing'"),
+        (no_result, "say what it returns"),
+        (any_number, "no .args"),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused_when_the_class_is_created(function, words):
+    with pytest.raises(DeclarationError, match=words) as refused:
+        declare({"method": command(function)})
+    assert "Wrong.method" in str(refused.value)
+    assert isinstance(refused.value, UsageError)
+
+
+def test_state_that_cannot_be_encoded_or_has_no_beginning_is_refused():
+    with pytest.raises(DeclarationError, match=r"Wrong.lock.*cannot be encoded"):
+        declare({"lock": None}, lock=threading.Lock)
+    with pytest.raises(DeclarationError, match="give it a value to begin with"):
+        declare({}, count=int)
+
+
+def test_rows_of_a_table_must_be_immutable():
+    for wrong in (list[int], dict[str, int], Mutable):
+        with pytest.raises(DeclarationError, match="immutable"):
+            declare({}, rows=Table[str, wrong])
+    declare({}, rows=Table[tuple[int, str], Point | None])
+    with pytest.raises(DeclarationError, match="say of what"):
+        declare({}, rows=Table)
+
+
+def test_a_name_that_means_something_on_a_replica_is_refused():
+    def close(self) -> None: ...
+
+    with pytest.raises(DeclarationError, match="another meaning"):
+        declare({"close": command(close)})
+
+
+def test_a_type_that_cannot_be_seen_from_the_module_is_refused():
+    def method(self, thing: "Nowhere") -> None: ...  # noqa: F821
+
+    with pytest.raises(DeclarationError, match="Nowhere"):
+        declare({"method": command(method)})
+
+
+def test_anything_goes_as_any_and_is_checked_when_it_is_sent():
+    def method(self, thing: Any) -> Any: ...
+
+    declare({"method": command(method)})

@@ -1,0 +1,187 @@
+"""Replicas in a simulated world: what must hold whatever is killed, frozen or cut off."""
+
+import asyncio
+
+import pytest
+from worlds import TIMEOUT_S, Group, StatesDiffer, Witness, run_faulty
+
+from wormspace.errors import WormError
+from wormspace.sim import World
+from wormspace.smr import Fixed, Leaderless, NoLeader, Rotating, Sticky
+
+STRATEGIES = {
+    "sticky": Sticky(TIMEOUT_S),
+    "short-tempered": Sticky(0.15),
+    "fixed": Fixed("r1", TIMEOUT_S),
+    "rotating": Rotating(0.5),
+    "leaderless": Leaderless(),
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("seed", range(4))
+def test_histories_are_linearizable_and_states_equal_whatever_happens(strategy, seed):
+    group = run_faulty(seed, options=lambda name: {"leadership": STRATEGIES[strategy]})
+    assert group.answered > 100
+
+
+def test_tiny_segments_change_hands_all_the_time():
+    for seed in range(3):
+        assert run_faulty(seed, size=2).answered > 100
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_many_worlds(strategy):
+    for seed in range(1000, 1100):
+        run_faulty(seed, options=lambda name: {"leadership": STRATEGIES[strategy]})
+
+
+def in_world(seed, drive, *, deadline_s=120, **options):
+    """Run `drive(world, group)` with servers and replicas started."""
+    with World(seed) as world, Witness() as witness:
+        group = Group(world, **options)
+
+        async def main():
+            group.start_servers()
+            group.start_replicas()
+            async with asyncio.timeout(10):
+                await group.all_started()
+            await drive(world, group)
+
+        world.run(main(), deadline_s=deadline_s)
+        witness.check()
+
+
+def on(world, group, name, work):
+    """Run `work(replica)` within the replica's process."""
+
+    async def call():
+        try:
+            return await work(group.replicas[name])
+        finally:
+            await asyncio.sleep(0.001)  # what the call began ends with this process
+
+    return world.spawn(name, call, name="call", may_fail=True).wait()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("how", ["killed", "power cut", "cut off", "frozen"])
+def test_service_resumes_within_two_election_timeouts(seed, how):
+    async def drive(world, group):
+        leader = await group.leader()
+        other = next(name for name in group.names if name != leader)
+        await on(world, group, other, lambda replica: replica.put("a", "1"))
+        lost = world.now
+        if how == "killed":
+            world.host(leader).processes[-1].crash()
+        elif how == "power cut":
+            world.host(leader).crash()
+        elif how == "frozen":
+            world.host(leader).processes[-1].pause()
+        else:
+            world.network.cut([leader])
+        await on(world, group, other, lambda replica: replica.append("a", "2"))
+        assert world.now - lost < 2 * TIMEOUT_S
+        assert await on(world, group, other, lambda replica: replica.get("a")) == "12"
+
+    in_world(seed, drive, options=lambda name: {"leadership": Sticky(TIMEOUT_S)})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_leader_that_is_cut_off_answers_no_linearizable_read_at_once(seed):
+    async def drive(world, group):
+        leader = await group.leader()
+        other = next(name for name in group.names if name != leader)
+        await on(world, group, leader, lambda replica: replica.put("a", "old"))
+        cut = world.network.cut([leader])
+        answers = []
+
+        async def read(replica):
+            while world.now < until:
+                try:
+                    answers.append(await replica.get("a"))
+                except WormError:
+                    answers.append(None)
+
+        until = world.now + 6
+        reading = on(world, group, leader, read)
+        await on(world, group, other, lambda replica: replica.put("a", "new"))
+        await reading
+        assert "old" not in answers
+        world.network.heal(cut)
+        async with asyncio.timeout(30):
+            assert await on(world, group, leader, lambda replica: replica.get("a")) == "new"
+
+    in_world(seed, drive)
+
+
+def test_without_a_majority_of_servers_nothing_is_answered_and_afterwards_all_is_there():
+    async def drive(world, group):
+        await on(world, group, "r1", lambda replica: replica.put("a", "1"))
+        for name in ("s1", "s2"):
+            world.host(name).crash()
+        for call in (lambda r: r.get("a"), lambda r: r.put("a", "2")):
+            with pytest.raises(NoLeader):
+                await on(world, group, "r1", call)
+        for name in ("s1", "s2"):
+            world.host(name).processes[-1].restart()
+        async with asyncio.timeout(30):
+            assert await on(world, group, "r2", lambda replica: replica.get("a")) in ("1", "2")
+
+    in_world(3, drive)
+
+
+def test_a_fixed_leader_is_never_replaced():
+    async def drive(world, group):
+        assert await group.leader() == "r2"
+        world.host("r2").processes[-1].crash()
+        with pytest.raises(NoLeader):
+            await on(world, group, "r1", lambda replica: replica.put("a", "1"))
+        world.host("r2").processes[-1].restart()
+        async with asyncio.timeout(30):
+            await on(world, group, "r1", lambda replica: replica.put("a", "2"))
+
+    in_world(1, drive, options=lambda name: {"leadership": Fixed("r2", TIMEOUT_S)})
+
+
+def test_a_reader_that_steals_a_register_does_not_end_a_reign():
+    async def drive(world, group):
+        await asyncio.sleep(1)  # two may have begun at once
+        leader = await group.leader()
+        number = group.replicas[leader].status().applied.segment
+        await on(world, group, leader, lambda replica: replica.put("a", "1"))
+
+        async def steal(replica):
+            core = replica._core
+            place = core.learner.position
+            segment = await core.worm.space("cells").segment(place.segment)
+            await segment.capture(place.offset)
+
+        await on(world, group, leader, steal)
+        await on(world, group, leader, lambda replica: replica.append("a", "2"))
+        assert await on(world, group, leader, lambda replica: replica.get("a")) == "12"
+        assert await group.leader() == leader
+        assert group.replicas[leader].status().applied.segment == number
+
+    in_world(2, drive)
+
+
+def test_a_replica_whose_state_differs_is_detected_even_if_no_outcome_shows_it():
+    async def drive(world, group):
+        await asyncio.sleep(1)
+        leader = await group.leader()
+        bad = next(name for name in group.names if name != leader)
+        await on(world, group, leader, lambda replica: replica.put("a", "1"))
+        await asyncio.sleep(0.5)
+        group.replicas[bad]._core.learner.engine.machine.cells["hidden"] = "a cosmic ray"
+        for i in range(30):
+            await on(world, group, leader, lambda replica, i=i: replica.put("a", str(i)))
+            await asyncio.sleep(0.1)
+        assert "differs" in group.replicas[bad].status().failed
+        with pytest.raises(WormError, match="differs"):
+            await on(world, group, bad, lambda replica: replica.get("a"))
+        assert group.replicas[leader].status().failed == ""
+
+    with pytest.raises(StatesDiffer):
+        in_world(4, drive)
