@@ -26,22 +26,3 @@ def test_a_prefix_trim_leaves_nothing_below_it():
                 await space.segment(2)
 
     asyncio.run(main())
-
-
-@pytest.mark.xfail(
-    strict=True, reason="a listener forgets a segment when it has told all of its writes"
-)
-def test_a_listener_is_told_of_the_trim_of_a_segment_that_was_full():
-    async def main():
-        async with wormspace.connect("memory:") as worm:
-            space = worm.space("s")
-            segment = await space.alloc(size=1)
-            await segment.unsafe_write(0, b"value")
-            events = space.listen()
-            assert isinstance(await anext(events), wormspace.Allocated)
-            assert isinstance(await anext(events), wormspace.Written)
-            await segment.trim()
-            told = await asyncio.wait_for(anext(events), 1.0)
-            assert isinstance(told, wormspace.TrimmedAway)
-
-    asyncio.run(main())

@@ -30,12 +30,14 @@ def cut_off(world, client, *servers):
 
 def test_a_decision_is_heard_of_although_each_server_accepted_it_while_its_stream_was_away():
     heard = []
+    hear = heard.append
 
     with World(1) as world:
 
         async def listen():
             async with wormspace.connect(URL, rng=world.random_for("ear")) as worm:
-                heard.extend([event async for event in worm.space("s").listen()])
+                async for event in worm.space("s").listen():
+                    hear(event)
 
         async def write(only):
             """An unsafe write that reaches one server."""

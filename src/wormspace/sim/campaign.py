@@ -92,6 +92,7 @@ class Shape:
             servers=rng.choice((3, 3, 3, 5)),
             partitions=rng.choice((1, 1, 2)),
             clients=rng.choice((3, 4, 5)),
+            listeners=rng.choice((0, 1, 2)),
             lossy=lossy,
             page_bytes=rng.choice((1 << 20, 100)),
             client_crash_every_s=rng.choice((1.0, 3.0, 1000.0)),

@@ -58,6 +58,7 @@ class Person(Calls):
         super().__init__(name, work.mix, work.records, work.gifts, rng)
         self.work = work
         self.host = host
+        self.life = life
         self.idle = False
 
     async def connect(self) -> None:
@@ -118,7 +119,7 @@ class Person(Calls):
     # ------------------------------------------------------------ listening
 
     async def _listen(self, index: int) -> None:
-        space = self.mix.spaces[index % len(self.mix.spaces)]
+        space = self.mix.spaces[(index + self.life) % len(self.mix.spaces)]
         first = (0, 0) if self.rng.random() < 0.7 else (self.rng.randrange(3), 2)
         feed = self.records.listener(f"{self.name}/{index}", space, first)
         events: Any = self.worm.space(space).listen(wormspace.Address(*first))
