@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from wormspace.log import Log, SequencerChoice
 from wormspace.register.contract import Registers
 from wormspace.space import Client
+from wormspace.tx import ResourceManager, Site, Transaction
 
 
 class Worm(Client):
@@ -22,6 +24,7 @@ class Worm(Client):
         super().__init__(registers, rng, timeout)
         self.embedded = embedded
         self._logs: list[Log] = []
+        self._sites: dict[str, Site] = {}
 
     async def log(
         self,
@@ -66,8 +69,45 @@ class Worm(Client):
         self._logs.append(log)
         return log
 
+    def transaction(
+        self,
+        participants: Sequence[ResourceManager],
+        *,
+        variant: str = "E3",
+        timeout: float = 10.0,
+        space: str = "tx",
+    ) -> Transaction:
+        """A transaction over several resource managers: all of it takes effect, or nothing.
+
+            async with worm.transaction([orders, billing]) as tx:
+                await tx[orders].execute("...")
+
+        Leaving the block commits and raises `tx.Aborted` or `tx.OutcomeUnknown` if that did not
+        work; an exception in the block rolls everything back.  See `wormspace.tx`.
+
+        Args:
+            variant: how the commit runs, A8 to F2; see `wormspace.tx.VARIANTS`.
+            timeout: seconds for the votes; who has not voted by then has voted no.
+            space: the transaction space; all who share a resource manager share it.
+        """
+        return Transaction(self.site(space), participants, variant=variant, timeout=timeout)
+
+    def site(self, space: str = "tx") -> Site:
+        """This connection's part in the transactions of a transaction space.
+
+        It looks after the resource managers that transactions here have used: what a crash left
+        prepared in them is resolved in the background.
+        """
+        site = self._sites.get(space)
+        if site is None:
+            site = self._sites[space] = Site(self, space=space)
+        return site
+
     async def close(self) -> None:
-        """Close the logs, give up what is under way (`Closed`) and disconnect."""
+        """Close logs and sites, give up what is under way (`Closed`) and disconnect."""
+        sites, self._sites = self._sites, {}
+        for site in sites.values():
+            await site.close()
         logs, self._logs = self._logs, []
         for log in logs:
             await log.close()

@@ -1,0 +1,242 @@
+"""The ballot box: votes cast, read, refused and followed, in the registers of the address space.
+
+A resource manager's process captures its vote segments ahead, whole, so that casting a vote is one
+round trip.  Whoever gives up waiting for a vote captures its one register, which takes it from the
+voter, and writes "no" there if it is empty.  Either way there is one vote in the end, and `cast`
+and `refuse` both return the one that stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+
+from wormspace.errors import (
+    AlreadyWritten,
+    CaptureLost,
+    NotAllocated,
+    ProtocolViolation,
+    TokenReused,
+    Trimmed,
+    Unavailable,
+    WormError,
+)
+from wormspace.space import Address, Client, Segment, Token, Written
+from wormspace.tx.deciding import Vote, decode, encode
+from wormspace.tx.names import VOTES, TxId, vote_space
+
+log = logging.getLogger("wormspace.tx")
+
+OnVote = Callable[[TxId, str, Vote], None]
+
+MAX_FOLLOWED = 256
+"""Vote spaces that one process listens to at a time; the one it needed longest ago is let go."""
+
+MAX_HELD = 1024
+RETRY_MIN_S = 0.002
+RETRY_MAX_S = 0.25
+
+
+class _Held:
+    """A vote segment that this process captured."""
+
+    __slots__ = ("segment", "token")
+
+    def __init__(self, segment: Segment, token: Token) -> None:
+        self.segment = segment
+        self.token = token
+
+
+class Box:
+    """The votes of one transaction space, through one client.
+
+    Args:
+        client: the connection to the address space.
+        space: the name of the transaction space.
+        on_vote: told every vote that `follow` brings.
+    """
+
+    def __init__(self, client: Client, space: str, on_vote: OnVote) -> None:
+        self.client = client
+        self.space = space
+        self._on_vote = on_vote
+        self._held: OrderedDict[tuple[str, str, int], _Held] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, int], Segment] = OrderedDict()
+        self._capturing: dict[tuple[str, str, int], asyncio.Task[_Held]] = {}
+        self._followed: OrderedDict[tuple[str, str], asyncio.Task[None]] = OrderedDict()
+
+    # ------------------------------------------------------------ voting
+
+    async def cast(
+        self, manager: str, txid: TxId, vote: Vote, *, ahead: bool, timeout: float
+    ) -> Vote:
+        """Vote in the manager's own register; returns the vote that stands there.
+
+        Args:
+            ahead: write under the capture of the whole segment, made ahead; otherwise capture
+                the register now, which costs another round trip.
+
+        Raises:
+            Trimmed: the transaction is over; it was not committed if this is the first vote.
+            Unavailable: the vote may stand or not.
+        """
+        if not ahead:
+            return await self.refuse(manager, txid, vote, timeout=timeout)
+        number, offset = txid.address
+        key = (manager, txid.initiator, number)
+        try:
+            held = self._held.get(key) or await self._capture(key, timeout)
+            if 2 * offset >= VOTES:
+                self.prepare_segment(manager, txid.initiator, number + 1)
+            if held.token.is_free(offset):
+                await held.segment.write(offset, encode(vote), held.token, timeout=timeout)
+                return vote
+        except (CaptureLost, AlreadyWritten, TokenReused):
+            pass  # somebody gave up waiting for this vote, or is about to; or it was cast before
+        return await self.refuse(manager, txid, vote, timeout=timeout)
+
+    async def refuse(self, manager: str, txid: TxId, vote: Vote, *, timeout: float) -> Vote:
+        """Capture the register and write `vote` if it is empty; returns the vote that stands.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        number, offset = txid.address
+        segment = await self._segment(manager, txid.initiator, number, timeout)
+        pause = RETRY_MIN_S
+        deadline = asyncio.get_running_loop().time() + timeout
+        while True:
+            captured = await segment.capture(offset, timeout=timeout)
+            if offset in captured.written:
+                return decode(captured.written[offset])
+            try:
+                await segment.write(offset, encode(vote), captured.token, timeout=timeout)
+            except CaptureLost:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise Unavailable(f"{manager}'s vote on {txid}: always preempted") from None
+                await asyncio.sleep(self.client.rng.uniform(0, pause))
+                pause = min(RETRY_MAX_S, 2 * pause)
+            except AlreadyWritten as e:
+                return decode(e.value)
+            else:
+                return vote
+
+    async def read(self, manager: str, txid: TxId, *, timeout: float) -> Vote | None:
+        """The vote that stands in a register, or None.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        number, offset = txid.address
+        try:
+            segment = await self._find(manager, txid.initiator, number, timeout)
+        except NotAllocated:
+            return None
+        raw = await segment.read(offset, timeout=timeout)
+        return None if raw is None else decode(raw)
+
+    # ------------------------------------------------------------ segments
+
+    def prepare_segment(self, manager: str, initiator: str, number: int) -> None:
+        """Begin to capture a vote segment, if that was not done yet."""
+        key = (manager, initiator, number)
+        if key not in self._held and key not in self._capturing:
+            self._start_capture(key)
+
+    def _start_capture(self, key: tuple[str, str, int]) -> asyncio.Task[_Held]:
+        async def capture() -> _Held:
+            try:
+                segment = await self._segment(*key, None)
+                held = _Held(segment, (await segment.capture()).token)
+                self._held[key] = held
+                while len(self._held) > MAX_HELD:
+                    self._held.popitem(last=False)
+                return held
+            finally:
+                del self._capturing[key]
+
+        task = self._capturing[key] = asyncio.get_running_loop().create_task(capture())
+        task.add_done_callback(_look_at)
+        return task
+
+    async def _capture(self, key: tuple[str, str, int], timeout: float) -> _Held:
+        task = self._capturing.get(key) or self._start_capture(key)
+        try:
+            async with asyncio.timeout(timeout):
+                return await asyncio.shield(task)
+        except TimeoutError as e:
+            raise Unavailable(f"{key[0]}'s vote segment could not be captured in time") from e
+
+    async def _segment(
+        self, manager: str, initiator: str, number: int, timeout: float | None
+    ) -> Segment:
+        """The vote segment of that number, allocated by whoever needs it first."""
+        while True:
+            try:
+                return await self._find(manager, initiator, number, timeout)
+            except NotAllocated:
+                space = self.client.space(vote_space(self.space, manager, initiator))
+                await space.alloc(size=VOTES, timeout=timeout)
+
+    async def _find(
+        self, manager: str, initiator: str, number: int, timeout: float | None
+    ) -> Segment:
+        """The vote segment of that number.
+
+        Raises:
+            NotAllocated: it is not there yet.
+        """
+        key = (manager, initiator, number)
+        segment = self._known.get(key)
+        if segment is not None:
+            return segment
+        space = self.client.space(vote_space(self.space, manager, initiator))
+        segment = await space.segment(number, timeout=timeout)
+        if segment.size != VOTES:
+            raise ProtocolViolation(f"{segment} is no vote segment: they have {VOTES} registers")
+        self._known[key] = segment
+        if len(self._known) > MAX_HELD:
+            self._known.popitem(last=False)
+        return segment
+
+    def forget(self, manager: str, initiator: str, number: int) -> None:
+        """A segment is not needed any more."""
+        self._held.pop((manager, initiator, number), None)
+
+    # ------------------------------------------------------------ listening
+
+    def follow(self, manager: str, txid: TxId) -> None:
+        """Hear of the manager's votes for the initiator, from this transaction's segment on."""
+        key = (manager, txid.initiator)
+        task = self._followed.get(key)
+        if task is None or task.done():
+            loop = asyncio.get_running_loop()
+            self._followed[key] = loop.create_task(self._hear(*key, txid.address.segment))
+            if len(self._followed) > MAX_FOLLOWED:
+                self._followed.popitem(last=False)[1].cancel()
+        self._followed.move_to_end(key)
+
+    async def _hear(self, manager: str, initiator: str, segment: int) -> None:
+        space = self.client.space(vote_space(self.space, manager, initiator))
+        try:
+            async for event in space.listen(Address(segment, 0)):
+                if isinstance(event, Written):
+                    txid = TxId(initiator, event.address.position(VOTES))
+                    self._on_vote(txid, manager, decode(event.value))
+        except WormError as e:
+            log.info("tx: no longer hears %s's votes: %s", manager, e)
+
+    async def close(self) -> None:
+        """Stop listening and capturing."""
+        tasks = [*self._followed.values(), *self._capturing.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _look_at(task: asyncio.Task[_Held]) -> None:
+    """A capture ahead that failed is made again when it is needed."""
+    if not task.cancelled() and isinstance(task.exception(), Trimmed):
+        log.info("tx: a vote segment was trimmed before it was used")

@@ -1,0 +1,158 @@
+"""Who sets off the votes and who learns them how, in each of the six variants.
+
+The initiator runs `run`.  In A8, B6, C5 and D4 it starts a TM, which runs `drive`; in E3 it asks
+the resource managers itself; in F2 they have been told with their last operation to vote when it
+is done.  Whatever goes wrong on the way, the initiator ends up reading the registers, and writes
+"no" for whoever has not voted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from wormspace.errors import Trimmed, Unavailable, WormError
+from wormspace.tx.deciding import Decision
+from wormspace.tx.errors import OutcomeUnknown
+from wormspace.tx.messages import Ask, Begin, Plan, Tell, decode_decision, decode_votes
+from wormspace.tx.variants import LISTENS, find
+
+if TYPE_CHECKING:
+    from wormspace.tx.matters import Matter
+    from wormspace.tx.site import Site
+
+
+def sites_of(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """The managers at each address."""
+    found: dict[str, tuple[str, ...]] = {}
+    for manager, address in zip(plan.participants, plan.addresses, strict=True):
+        found[address] = (*found.get(address, ()), manager)
+    return found
+
+
+def is_here(site: Site, address: str) -> bool:
+    """Whether that address in a plan is this site."""
+    return address in ("", site.address)
+
+
+def listen(site: Site, plan: Plan) -> None:
+    """Hear the votes of the managers elsewhere, if the variant wants that of those who act."""
+    if find(plan.variant).listening:
+        _follow(site, plan)
+
+
+def _follow(site: Site, plan: Plan) -> None:
+    for manager, address in zip(plan.participants, plan.addresses, strict=True):
+        if not is_here(site, address):
+            site.box.follow(manager, plan.id)
+
+
+async def run(
+    site: Site, plan: Plan, asked: frozenset[str]
+) -> tuple[Decision, dict[str, asyncio.Task[bool]]]:
+    """The initiator's part: from "commit" to the decision.
+
+    Args:
+        asked: managers that have been told to vote with their last operation.
+
+    Returns:
+        The decision, and for each manager here the task that acts on it.
+
+    Raises:
+        OutcomeUnknown: the registers cannot be reached.
+    """
+    variant = find(plan.variant)
+    matter = site.matters.join(plan.id, plan.participants)
+    sites = sites_of(plan)
+    driven = variant.driven and any(not is_here(site, address) for address in sites)
+    if not driven or variant.listening:
+        _follow(site, plan)
+    if driven:
+        site.spawn(_start(site, plan, matter))
+    else:
+        for address, managers in sites.items():
+            left = tuple(m for m in managers if m not in asked)
+            if is_here(site, address):
+                for manager in left:
+                    site.take_part(plan, manager)
+            elif left:
+                site.spawn(_ask(site, plan, matter, address, left))
+    try:
+        return await _await(site, plan, matter), matter.parts
+    finally:
+        site.matters.leave(matter)
+
+
+async def _await(site: Site, plan: Plan, matter: Matter) -> Decision:
+    try:
+        async with asyncio.timeout(plan.timeout):
+            return await asyncio.shield(matter.decision)
+    except TimeoutError:
+        pass
+    try:
+        matter.decide(await site.resolver.settle(plan.id, plan.participants, matter.votes))
+    except (Trimmed, Unavailable) as e:
+        raise OutcomeUnknown(
+            f"transaction {plan.id} ({', '.join(plan.participants)}) is committed or aborted, and "
+            f"which of them is unknown here: {e}; `wormspace tx show {plan.id}` tells",
+            plan.id,
+            plan.participants,
+        ) from e
+    return matter.decision.result()
+
+
+async def _ask(
+    site: Site, plan: Plan, matter: Matter | None, address: str, managers: tuple[str, ...]
+) -> None:
+    """Ask for votes; who does not answer is not waited for."""
+    try:
+        raw = await site.call(address, Ask(plan, managers), plan.timeout)
+        votes = decode_votes(raw)
+    except WormError:
+        votes = [
+            await site.resolver.refuse(manager, plan.id, plan.participants) for manager in managers
+        ]
+    for manager, vote in zip(managers, votes, strict=True):
+        if matter is not None and vote is not None:
+            matter.learn(manager, vote)
+
+
+async def _start(site: Site, plan: Plan, matter: Matter) -> None:
+    """Start the TM; if it does not answer, the transaction's own time limit settles it."""
+    if is_here(site, plan.tm):
+        decision = await drive(site, plan)
+    else:
+        raw = await site.call(plan.tm, Begin(plan), plan.timeout)
+        decision = decode_decision(raw) if raw else None
+    if decision is not None:
+        matter.decide(decision)
+
+
+async def drive(site: Site, plan: Plan) -> Decision | None:
+    """The TM's part: ask everybody; learn the decision and tell it, if the variant wants that.
+
+    Returns:
+        The decision; None in a variant in which resource managers hear the votes themselves.
+    """
+    variant = find(plan.variant)
+    matter = site.matters.join(plan.id, plan.participants) if variant.tm else None
+    sites = sites_of(plan)
+    if variant.tm == LISTENS:
+        _follow(site, plan)
+    for address, managers in sites.items():
+        if is_here(site, address):
+            listen(site, plan)
+            for manager in managers:
+                site.take_part(plan, manager)
+        else:
+            site.spawn(_ask(site, plan, matter, address, managers))
+    if matter is None:
+        return None
+    try:
+        decision = await _await(site, plan, matter)
+    finally:
+        site.matters.leave(matter)
+    for address in sites:
+        if not is_here(site, address):
+            site.spawn(site.call(address, Tell(plan.id, decision), plan.timeout))
+    return decision

@@ -1,0 +1,54 @@
+"""What can go wrong with a transaction, in the families of `wormspace.errors`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wormspace.errors import RaceLost, Unavailable, WormError
+
+if TYPE_CHECKING:
+    from wormspace.tx.deciding import Decision
+    from wormspace.tx.names import TxId
+
+
+class Conflict(RaceLost):
+    """A key is locked by another transaction: this one restarts at once instead of waiting."""
+
+
+class CannotPrepare(WormError):
+    """The resource manager cannot promise to commit; it votes no, and its work is rolled back."""
+
+
+class Aborted(RaceLost):
+    """The transaction was aborted, everywhere and for ever; nothing of it took effect.
+
+    Attributes:
+        decision: who voted no, and why.
+        conflict: whether a lock was the reason, so that running it again makes sense.
+    """
+
+    def __init__(self, message: str, decision: Decision) -> None:
+        super().__init__(message)
+        self.decision = decision
+        self.conflict = decision.conflict
+
+
+class OutcomeUnknown(Unavailable):
+    """The vote registers could not be reached: the transaction is, or will be, one or the other.
+
+    `wormspace tx show ID` says which once a majority of the servers is back; so does
+    `Site.settle(id, participants)`.
+
+    Attributes:
+        id: the transaction.
+        participants: the names of its resource managers.
+    """
+
+    def __init__(self, message: str, txid: TxId, participants: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.id = txid
+        self.participants = participants
+
+
+class ManagerDown(Unavailable):
+    """A resource manager could not be reached; what it holds prepared is resolved when it can."""

@@ -1,0 +1,75 @@
+"""What a resource manager is: anything that can promise to commit, and remember the promise.
+
+A branch is the work of one transaction at one resource manager.  `prepare` makes it durable and
+keeps its locks; from then on only the votes decide, and the manager obeys `commit` or `abort` of
+whoever has read them.  Both are harmless when repeated, and when the branch is gone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from wormspace.tx.names import Gid
+
+
+class Branch(Protocol):
+    """One transaction's work at one resource manager, before it is prepared."""
+
+    @property
+    def session(self) -> Any:
+        """What the user works with: the database's own connection, or the store's session."""
+
+    async def prepare(self, gid: Gid) -> None:
+        """Make the work durable under `gid`, so that it can be committed even after a crash.
+
+        Raises:
+            CannotPrepare: it cannot; the work is rolled back.
+            Conflict: it cannot, because of another transaction's lock.
+            ManagerDown: nobody knows whether it is prepared.
+        """
+
+    async def rollback(self) -> None:
+        """Undo the work; not after `prepare` was called."""
+
+
+class ResourceManager(Protocol):
+    """A database or a store that takes part in transactions.
+
+    Attributes:
+        name: the same for everybody who uses this database; unique within the tx space.
+    """
+
+    @property
+    def name(self) -> str:
+        """See the class."""
+
+    async def begin(self) -> Branch:
+        """Begin a branch.
+
+        Raises:
+            ManagerDown: it cannot be reached.
+        """
+
+    async def commit(self, gid: Gid) -> None:
+        """Make a prepared branch take effect, durably; nothing to do if it is gone.
+
+        Raises:
+            ManagerDown: it cannot be done now; say so again later.
+        """
+
+    async def abort(self, gid: Gid) -> None:
+        """Undo a prepared branch, durably; nothing to do if there is none.
+
+        Raises:
+            ManagerDown: it cannot be done now; say so again later.
+        """
+
+    async def prepared(self) -> list[Gid]:
+        """The branches that are prepared and neither committed nor aborted, durably.
+
+        Raises:
+            ManagerDown: it cannot be reached.
+        """
+
+    async def close(self) -> None:
+        """Disconnect; what is prepared stays so."""

@@ -1,0 +1,132 @@
+"""A key-value store at another site, as a participant of transactions that run here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from wormspace.errors import UsageError, WormError
+from wormspace.rpc import Caller, NoAnswer
+from wormspace.tx.errors import Conflict, ManagerDown
+from wormspace.tx.managers import Branch
+from wormspace.tx.messages import (
+    SERVICE,
+    Finish,
+    ListPrepared,
+    Operate,
+    Plan,
+    Rollback,
+    ToSite,
+    decode_gids,
+    decode_said,
+    encode,
+)
+from wormspace.tx.names import Gid, check_name
+from wormspace.tx.operations import DELETE, GET, PUT, Operation, decode_found
+
+if TYPE_CHECKING:
+    from wormspace.tx.site import Site
+
+TIMEOUT_S = 5.0
+
+
+class Planner(Protocol):
+    """What a session needs of its transaction to let its store vote unasked."""
+
+    def plan_now(self, manager: str) -> Plan:
+        """The plan, fixed from now on; this manager is told to vote."""
+
+
+class RemoteStore:
+    """A store that a site elsewhere hosts.
+
+    Args:
+        name: the store's name.
+        address: HOST:PORT of its site.
+    """
+
+    def __init__(self, name: str, address: str) -> None:
+        host, colon, port = address.rpartition(":")
+        if not colon or not host or not port.isdecimal():
+            raise UsageError(f"{address!r} is not HOST:PORT")
+        self.name = check_name(name)
+        self.address = address
+        self._caller = Caller(host.strip("[]"), int(port))
+
+    def session(self, site: Site, session: str, plan: Planner) -> RemoteSession:
+        """A transaction's session there; it begins with its first operation."""
+        return RemoteSession(self, site, session, plan)
+
+    async def commit(self, gid: Gid) -> None:
+        """See ResourceManager."""
+        await self._call(Finish(str(gid), True))
+
+    async def abort(self, gid: Gid) -> None:
+        """See ResourceManager."""
+        await self._call(Finish(str(gid), False))
+
+    async def prepared(self) -> list[Gid]:
+        """See ResourceManager."""
+        raw = await self._call(ListPrepared(self.name))
+        return [gid for text in decode_gids(raw) if (gid := Gid.parse(text))]
+
+    async def begin(self) -> Branch:
+        """Remote branches begin at their site, with the first operation of a session."""
+        raise UsageError(f"{self.name!r} is elsewhere: work with its session")
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._caller.close()
+
+    async def _call(self, message: ToSite) -> bytes:
+        try:
+            return await self._caller.call(SERVICE, encode(message), TIMEOUT_S)
+        except WormError as e:
+            raise ManagerDown(f"store {self.name!r} at {self.address}: {e}") from e
+
+
+class RemoteSession:
+    """As `KvBranch`, at another site.
+
+    With `last=True`, the store is told that nothing more will come, so that it votes as soon as the
+    operation is done (variant F2 only).
+    """
+
+    def __init__(self, store: RemoteStore, site: Site, session: str, planner: Planner) -> None:
+        self._store = store
+        self._site = site
+        self._session = session
+        self._planner = planner
+        self.used = False
+
+    async def get(self, key: bytes, *, last: bool = False) -> bytes | None:
+        """The value of `key`, or None; nobody else writes it until this transaction is over."""
+        return decode_found(await self._do(Operation(GET, key), last)).value
+
+    async def put(self, key: bytes, value: bytes, *, last: bool = False) -> None:
+        """Set `key`."""
+        await self._do(Operation(PUT, key, value), last)
+
+    async def delete(self, key: bytes, *, last: bool = False) -> None:
+        """Forget `key`."""
+        await self._do(Operation(DELETE, key), last)
+
+    def rollback(self) -> None:
+        """Undo the work there, in the background."""
+        if self.used:
+            message = Rollback(self._session, self._store.name)
+            self._site.spawn(self._site.call(self._store.address, message, TIMEOUT_S))
+
+    async def _do(self, operation: Operation, last: bool) -> bytes:
+        self.used = True
+        name = self._store.name
+        plan = self._planner.plan_now(name) if last else None
+        message = Operate(self._session, name, encode(operation), plan)
+        try:
+            said = decode_said(await self._site.call(self._store.address, message, TIMEOUT_S))
+        except NoAnswer as e:
+            raise ManagerDown(f"store {name!r}: {e}") from e
+        if said.conflict:
+            raise Conflict(said.problem)
+        if said.problem:
+            raise UsageError(said.problem)
+        return said.value

@@ -1,0 +1,144 @@
+"""Anybody finishes what a crash left behind: read the votes, write "no" where there is none, obey.
+
+A resolver may run anywhere, many at once, while slow participants are still preparing: the
+registers hold one vote each, and all who read them come to the same decision.
+
+**A trimmed vote segment means "not committed" to whoever still holds a branch prepared**: segments
+are trimmed only when every resource manager has acted on every transaction in them that was
+committed (see `trimming`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from wormspace.errors import Trimmed, WormError
+from wormspace.tx.box import Box
+from wormspace.tx.deciding import (
+    ABORTED,
+    ALL_YES,
+    NO,
+    YES,
+    Decision,
+    Vote,
+    outcome,
+    refusal,
+)
+from wormspace.tx.managers import ResourceManager
+from wormspace.tx.names import Gid, TxId
+
+log = logging.getLogger("wormspace.tx")
+
+AT_ONCE = 32
+
+GAVE_UP = "it had not voted when somebody stopped waiting for it"
+OVER = Decision(ABORTED, reason="its vote segment is trimmed, so it was not committed")
+
+
+def decision_of(votes: dict[str, Vote]) -> Decision:
+    """The decision that a full set of standing votes means, or any set that has a no."""
+    for manager, vote in votes.items():
+        if outcome([YES if vote.yes else NO]) == ABORTED:
+            return refusal(manager, vote)
+    return ALL_YES
+
+
+class Resolution(msgspec.Struct, frozen=True):
+    """What became of one prepared branch.
+
+    Attributes:
+        problem: why it could not be finished, "" if it was.
+    """
+
+    gid: Gid
+    decision: Decision | None
+    problem: str = ""
+
+
+class Resolver:
+    """Decides transactions from their votes, as `by`.
+
+    Args:
+        clock: seconds since 1970, for the votes that it writes.
+    """
+
+    def __init__(self, box: Box, by: str, clock: Callable[[], float], timeout: float) -> None:
+        self._box = box
+        self._by = by
+        self._clock = clock
+        self._timeout = timeout
+
+    async def settle(
+        self, txid: TxId, participants: tuple[str, ...], known: dict[str, Vote] | None = None
+    ) -> Decision:
+        """The decision of a transaction; who has not voted until now votes no.
+
+        Raises:
+            Trimmed: it is over; a committed one had been acted on everywhere.
+            Unavailable.
+        """
+        votes = dict(known or {})
+        missing = [p for p in participants if p not in votes]
+        read = await asyncio.gather(
+            *(self._box.read(p, txid, timeout=self._timeout) for p in missing)
+        )
+        votes.update({p: v for p, v in zip(missing, read, strict=True) if v is not None})
+        for manager in participants:
+            if not decision_of(votes).committed:
+                break
+            if manager not in votes:
+                votes[manager] = await self.refuse(manager, txid, participants)
+        return decision_of(votes)
+
+    async def decide(self, gid: Gid) -> Decision:
+        """The decision of a transaction of which this branch is prepared.
+
+        Raises:
+            Unavailable.
+        """
+        try:
+            own = await self._box.read(gid.manager, gid.id, timeout=self._timeout)
+            if own is None:
+                own = await self.refuse(gid.manager, gid.id, ())
+            if not own.yes:
+                return refusal(gid.manager, own)
+            return await self.settle(gid.id, own.participants, {gid.manager: own})
+        except Trimmed:
+            return OVER
+
+    async def refuse(self, manager: str, txid: TxId, participants: tuple[str, ...]) -> Vote:
+        """Write no for a manager that has not voted; the vote that stands.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        gid = str(Gid(self._box.space, manager, txid))
+        vote = Vote(False, participants, gid, self._clock(), self._by, GAVE_UP)
+        return await self._box.refuse(manager, txid, vote, timeout=self._timeout)
+
+    async def finish(self, manager: ResourceManager, gid: Gid) -> Resolution:
+        """Decide a prepared branch and make the manager obey."""
+        try:
+            decision = await self.decide(gid)
+            if decision.committed:
+                await manager.commit(gid)
+            else:
+                await manager.abort(gid)
+        except WormError as e:
+            return Resolution(gid, None, str(e))
+        log.info("tx: %s at %s was %s", gid.id, gid.manager, decision.outcome)
+        return Resolution(gid, decision)
+
+    async def finish_all(self, branches: Iterable[tuple[ResourceManager, Gid]]) -> list[Resolution]:
+        """`finish` each of them, some at a time."""
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def one(manager: ResourceManager, gid: Gid) -> Resolution:
+            async with places:
+                return await self.finish(manager, gid)
+
+        return list(await asyncio.gather(*(one(manager, gid) for manager, gid in branches)))

@@ -1,0 +1,121 @@
+"""What a site does when another one asks: operations, votes, decisions, and driving a commit."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from wormspace.errors import UsageError, WormError
+from wormspace.tx import committing
+from wormspace.tx.deciding import Vote
+from wormspace.tx.errors import Conflict
+from wormspace.tx.managers import Branch
+from wormspace.tx.messages import (
+    Ask,
+    Begin,
+    Finish,
+    ListPrepared,
+    Operate,
+    Plan,
+    Rollback,
+    Said,
+    Tell,
+    decode_request,
+    encode,
+)
+from wormspace.tx.names import Gid
+
+if TYPE_CHECKING:
+    from wormspace.tx.site import Site
+
+
+class Servant(Protocol):
+    """A session that takes operations as bytes, from other processes."""
+
+    async def operate(self, body: bytes) -> bytes:
+        """Do one operation; its result."""
+
+
+class Handlers:
+    """The service of one site."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def on_request(self, body: bytes) -> bytes:
+        """Answer one request.
+
+        Raises:
+            WormError: it cannot be done; the caller is told.
+        """
+        try:
+            m = decode_request(body)
+        except msgspec.MsgspecError as e:
+            raise UsageError(f"not a request between sites: {e}") from e
+        match m:
+            case Operate():
+                return encode(await self._on_operate(m))
+            case Ask():
+                return encode(await self._on_ask(m))
+            case Begin():
+                decision = await committing.drive(self._site, m.plan)
+                return encode(decision) if decision is not None else b""
+            case Tell():
+                matter = self._site.matters.open.get(m.id)
+                if matter is not None:
+                    matter.decide(m.decision)
+            case Finish():
+                await self._on_finish(m)
+            case ListPrepared():
+                gids = await self._site.manager(m.manager).prepared()
+                return encode([str(gid) for gid in gids])
+            case Rollback():
+                branch = self._site.take(m.session, m.manager)
+                if branch is not None:
+                    await branch.rollback()
+        return b""
+
+    async def _on_operate(self, m: Operate) -> Said:
+        site = self._site
+        branch = site.held(m.session, m.manager)
+        if branch is None:
+            branch = await site.manager(m.manager).begin()
+            site.hold(m.session, m.manager, branch)
+        said = await self._operate(branch, m.body)
+        if m.last is not None:
+            self._vote(m.last, (m.manager,))
+        return said
+
+    async def _operate(self, branch: Branch, body: bytes) -> Said:
+        servant: Servant = branch.session
+        try:
+            return Said(await servant.operate(body))
+        except Conflict as e:
+            return Said(problem=str(e), conflict=True)
+        except WormError as e:
+            return Said(problem=str(e))
+
+    def _vote(self, plan: Plan, managers: tuple[str, ...]) -> None:
+        """Let managers here take part, and hear what they need to hear."""
+        committing.listen(self._site, plan)
+        for manager in managers:
+            self._site.manager(manager)
+            self._site.take_part(plan, manager)
+
+    async def _on_ask(self, m: Ask) -> list[Vote | None]:
+        matters = self._site.matters
+        matter = matters.join(m.plan.id, m.plan.participants)
+        try:
+            self._vote(m.plan, m.managers)
+            return [await matter.vote_of(manager) for manager in m.managers]
+        finally:
+            matters.leave(matter)
+
+    async def _on_finish(self, m: Finish) -> None:
+        gid = Gid.parse(m.gid)
+        if gid is None:
+            raise UsageError(f"{m.gid!r} is no branch")
+        manager = self._site.manager(gid.manager)
+        await asyncio.shield(manager.commit(gid) if m.commit else manager.abort(gid))

@@ -1,0 +1,342 @@
+"""A site: one process's part in transactions, with the resource managers it hosts.
+
+Every process that runs transactions or hosts resource managers has one per transaction space.  Each
+resource manager here goes through the same four steps as a task: prepare, vote, learn the decision,
+act on it.  `committing` says who sets that off, in six variants.  Beside them, the sweep looks for
+whatever is stuck, here or left behind by others, and resolves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from wormspace.errors import Trimmed, UsageError, WormError
+from wormspace.rpc import Caller, Service
+from wormspace.space import Client
+from wormspace.tx.box import Box
+from wormspace.tx.deciding import Decision, Vote
+from wormspace.tx.errors import CannotPrepare, Conflict
+from wormspace.tx.managers import Branch, ResourceManager
+from wormspace.tx.matters import Matter, Matters
+from wormspace.tx.messages import SERVICE, Plan, ToSite, encode
+from wormspace.tx.names import Gid, TxId, check_name
+from wormspace.tx.resolver import OVER, Resolution, Resolver
+from wormspace.tx.serving import Handlers
+from wormspace.tx.trimming import Finished
+from wormspace.tx.variants import VARIANTS
+
+log = logging.getLogger("wormspace.tx")
+
+PATIENCE_S = 5.0
+CALL_TIMEOUT_S = 5.0
+SESSION_IDLE_S = 30.0
+
+OnDecision = Callable[[TxId, str, Decision], None]
+
+
+class _Session:
+    """A branch held for a transaction that runs elsewhere, until it is asked to vote."""
+
+    __slots__ = ("branch", "used")
+
+    def __init__(self, branch: Branch, used: float) -> None:
+        self.branch = branch
+        self.used = used
+
+
+class Site:
+    """This process's part in the transactions of one transaction space.
+
+        site = Site(worm, managers=[store])
+        await site.start("0.0.0.0", 7100)      # for those who run transactions elsewhere
+
+    Args:
+        client: the connection to the address space.
+        space: the transaction space; all who share resource managers share it.
+        managers: what it hosts; their prepared branches are looked after from now on.
+        patience: seconds after which a transaction whose votes are not complete is resolved: who
+            has not voted by then has voted no.
+        clock: seconds since 1970, for people who read votes.
+        on_decision: told each decision that a resource manager here acts on, before it does.
+
+    Attributes:
+        initiator: the name under which this process starts transactions.
+        figures: counts since the start, for metrics.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        space: str = "tx",
+        managers: Iterable[ResourceManager] = (),
+        patience: float = PATIENCE_S,
+        clock: Callable[[], float] = time.time,
+        on_decision: OnDecision | None = None,
+    ) -> None:
+        self.client = client
+        self.space = check_name(space)
+        self.initiator = f"{client.rng.getrandbits(64):016x}"
+        self.matters = Matters()
+        self.box = Box(client, space, self.matters.learn)
+        self.clock = clock
+        self.patience = patience
+        self.address = ""
+        self.managers: dict[str, ResourceManager] = {}
+        self.figures: Counter[str] = Counter()
+        self.resolver = Resolver(self.box, f"resolver {self.initiator}", clock, CALL_TIMEOUT_S)
+        self.finished = Finished(self)
+        self._on_decision = on_decision
+        self._loop = asyncio.get_running_loop()
+        self._next = 0
+        self._next_session = 0
+        self._sessions: dict[tuple[str, str], _Session] = {}
+        self._callers: dict[str, Caller] = {}
+        self._service: Service | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._seen: dict[Gid, float] = {}
+        for manager in managers:
+            self.attach(manager)
+        self._sweeper = self._loop.create_task(self._sweep_for_ever())
+
+    async def start(self, host: str, port: int = 0, *, address: str = "") -> str:
+        """Serve the managers here to other processes; returns the address, HOST:PORT.
+
+        Args:
+            address: what others call it, if that differs from where it listens.
+        """
+        self._service = Service({SERVICE: Handlers(self).on_request})
+        chosen = await self._service.start(host, port)
+        self.address = address or f"{host}:{chosen}"
+        return self.address
+
+    async def close(self) -> None:
+        """End its part; what is undecided is resolved by others, or by its next life."""
+        self._sweeper.cancel()
+        if self._service is not None:
+            await self._service.stop()
+        for caller in self._callers.values():
+            await caller.close()
+        tasks = [self._sweeper, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.box.close()
+
+    def attach(self, manager: ResourceManager) -> None:
+        """Host a resource manager.
+
+        Raises:
+            UsageError: another one of that name is here.
+        """
+        name = check_name(manager.name)
+        if self.managers.setdefault(name, manager) is not manager:
+            raise UsageError(f"two resource managers are called {name!r}")
+
+    def manager(self, name: str) -> ResourceManager:
+        """The resource manager of that name here.
+
+        Raises:
+            UsageError: there is none.
+        """
+        manager = self.managers.get(name)
+        if manager is None:
+            raise UsageError(f"no resource manager {name!r} at this site")
+        return manager
+
+    # ------------------------------------------------------------ names and branches
+
+    def new_id(self) -> TxId:
+        """The next transaction of this initiator."""
+        self._next += 1
+        return TxId(self.initiator, self._next - 1)
+
+    def new_session(self) -> str:
+        """A name for the branches of a transaction that has not begun to commit."""
+        self._next_session += 1
+        return f"{self.initiator}.{self._next_session}"
+
+    def hold(self, session: str, manager: str, branch: Branch) -> None:
+        """Keep a branch until its vote is asked for."""
+        self._sessions[session, manager] = _Session(branch, self._loop.time())
+
+    def held(self, session: str, manager: str) -> Branch | None:
+        """A branch that is kept; being asked for keeps it alive."""
+        entry = self._sessions.get((session, manager))
+        if entry is None:
+            return None
+        entry.used = self._loop.time()
+        return entry.branch
+
+    def take(self, session: str, manager: str) -> Branch | None:
+        """A branch that is kept, which is kept no longer."""
+        entry = self._sessions.pop((session, manager), None)
+        return entry.branch if entry else None
+
+    # ------------------------------------------------------------ the four steps
+
+    def take_part(self, plan: Plan, manager: str) -> None:
+        """Let a resource manager here prepare, vote, learn and act; once per transaction."""
+        open_matter = self.matters.open.get(plan.id)
+        if open_matter is not None and manager in open_matter.parts:
+            return
+        matter = self.matters.join(plan.id, plan.participants)
+        branch = self.take(plan.session, manager)
+        task = self._loop.create_task(self._part(plan, matter, manager, branch))
+        matter.parts[manager] = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _part(self, plan: Plan, matter: Matter, name: str, branch: Branch | None) -> bool:
+        """The four steps; returns whether the manager has acted on the decision."""
+        manager = self.manager(name)
+        gid = Gid(self.space, name, plan.id)
+        try:
+            vote = await self._promise(plan, gid, branch)
+            matter.learn(name, await self._cast(plan, name, vote))
+            decision = await asyncio.shield(matter.decision)
+            if self._on_decision is not None:
+                self._on_decision(plan.id, name, decision)
+            await (manager.commit(gid) if decision.committed else manager.abort(gid))
+        except WormError as e:
+            log.warning("tx: %s at %s is left to the sweep: %s", plan.id, name, e)
+            self.figures["left_to_sweep"] += 1
+            return False
+        finally:
+            matter.answer(name, None)
+            self.matters.leave(matter)
+        return True
+
+    async def _promise(self, plan: Plan, gid: Gid, branch: Branch | None) -> Vote:
+        """Prepare; the vote that says how that went."""
+        reason, conflict = "", False
+        try:
+            if branch is None:
+                raise CannotPrepare("its work is not here (any more)")
+            async with asyncio.timeout(plan.timeout):
+                await branch.prepare(gid)
+        except Conflict as e:
+            reason, conflict = str(e), True
+        except TimeoutError:
+            reason = f"it did not prepare within {plan.timeout:g} s"
+        except WormError as e:
+            reason = str(e)
+        self.figures["votes_no" if reason else "votes_yes"] += 1
+        return Vote(
+            not reason, plan.participants, str(gid), self.clock(), gid.manager, reason, conflict
+        )
+
+    async def _cast(self, plan: Plan, name: str, vote: Vote) -> Vote:
+        """Vote; the vote that stands, whoever cast it."""
+        ahead = VARIANTS[plan.variant].ahead
+        try:
+            return await self.box.cast(name, plan.id, vote, ahead=ahead, timeout=plan.timeout)
+        except Trimmed:
+            # Nobody waited for this vote: it cannot have been committed.
+            return Vote(False, plan.participants, vote.gid, vote.at, "", OVER.reason)
+
+    # ------------------------------------------------------------ other sites
+
+    async def call(self, address: str, message: ToSite, timeout: float) -> bytes:
+        """Say something to another site.
+
+        Raises:
+            NoAnswer, Failure.
+        """
+        caller = self._callers.get(address)
+        if caller is None:
+            host, _, port = address.rpartition(":")
+            caller = self._callers[address] = Caller(host.strip("[]"), int(port))
+        return await caller.call(SERVICE, encode(message), timeout)
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do something that nobody waits for; a `WormError` of it is logged."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_spawned_done)
+
+    def _on_spawned_done(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, WormError):
+            log.info("tx: %s", error)
+        elif error is not None:
+            self._loop.call_exception_handler({"message": "in a site", "exception": error})
+
+    # ------------------------------------------------------------ the sweep
+
+    async def settle(self, txid: TxId, participants: Iterable[str]) -> Decision:
+        """The decision of a transaction, now: who has not voted yet has voted no.
+
+        Raises:
+            Trimmed: it is over, and what it was is forgotten.
+            Unavailable.
+        """
+        return await self.resolver.settle(txid, tuple(participants))
+
+    async def sweep(self, patience: float | None = None) -> list[Resolution]:
+        """Resolve whatever has been undecided, here or in a manager here, for `patience` seconds.
+
+        A branch counts from when a sweep of this site first saw it; so one sweep with patience 0
+        resolves all that is prepared.
+        """
+        patience = self.patience if patience is None else patience
+        now = self._loop.time()
+        for matter in list(self.matters.open.values()):
+            if not matter.decision.done() and now - matter.since >= patience:
+                await self._resolve_matter(matter)
+        await self._roll_back_idle(now)
+        prepared = await self._list_prepared(now)
+        old = [(m, gid) for m, gid in prepared if now - self._seen[gid] >= patience]
+        results = await self.resolver.finish_all(
+            (m, gid) for m, gid in old if gid.id not in self.matters.open
+        )
+        self.figures["resolved"] += sum(not r.problem for r in results)
+        await self.finished.trim()
+        return results
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.patience / 2)
+            try:
+                await self.sweep()
+            except WormError as e:
+                log.warning("tx: the sweep goes on later: %s", e)
+
+    async def _resolve_matter(self, matter: Matter) -> None:
+        try:
+            matter.decide(await self.resolver.settle(matter.id, matter.participants, matter.votes))
+        except Trimmed:
+            if matter.parts:
+                matter.decide(OVER)
+        except WormError as e:
+            log.warning("tx: %s cannot be resolved now: %s", matter.id, e)
+
+    async def _list_prepared(self, now: float) -> list[tuple[ResourceManager, Gid]]:
+        """What the managers here hold, with `_seen` brought up to date."""
+        found: list[tuple[ResourceManager, Gid]] = []
+        for manager in list(self.managers.values()):
+            try:
+                gids = await manager.prepared()
+            except WormError as e:
+                log.warning("tx: %s cannot be asked what it holds prepared: %s", manager.name, e)
+                continue
+            found += [
+                (manager, g) for g in gids if g.space == self.space and g.manager == manager.name
+            ]
+        self._seen = {gid: self._seen.get(gid, now) for _, gid in found}
+        self.figures["prepared"] = len(found)
+        return found
+
+    async def _roll_back_idle(self, now: float) -> None:
+        """Free what a client that died left behind before it was asked to vote."""
+        for key, entry in list(self._sessions.items()):
+            if now - entry.used >= SESSION_IDLE_S and key[0].split(".")[0] != self.initiator:
+                del self._sessions[key]
+                self.figures["sessions_expired"] += 1
+                await entry.branch.rollback()

@@ -1,0 +1,147 @@
+"""What the key-value store needs from a disk, and LMDB as one.
+
+A commit is all or nothing and done only when it is durable; readers see the last one that is done.
+The event loop gathers the changes, a thread applies and syncs them, so that a slow disk does not
+stop the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, cast
+
+import lmdb
+
+from wormspace.errors import StoreError, StoreLocked
+
+TABLES = ("data", "prepared", "identity")
+MAX_BYTES = 1 << 38
+
+
+class View(Protocol):
+    """The store as of its last commit."""
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """The value of `key`, if any."""
+
+    def scan(self, table: str, lo: bytes, hi: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The items with lo <= key < hi, in ascending order."""
+
+
+class Batch(Protocol):
+    """Changes to be committed together."""
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        """Set `key`."""
+
+    def delete(self, table: str, key: bytes) -> None:
+        """Forget `key`, if it is there."""
+
+
+class Engine(Protocol):
+    """An open store; at most one batch at a time is begun and not yet committed."""
+
+    @property
+    def view(self) -> View:
+        """The state as of the last commit that is done."""
+
+    def begin(self) -> Batch:
+        """Begin a batch."""
+
+    async def commit(self, batch: Batch) -> None:
+        """Make a batch durable.
+
+        Raises:
+            StoreError: nothing was changed.
+        """
+
+    def close(self) -> None:
+        """Close the store; nothing may be under way."""
+
+
+class _Changes:
+    def __init__(self) -> None:
+        self.list: list[tuple[str, bytes, bytes | None]] = []
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        self.list.append((table, key, value))
+
+    def delete(self, table: str, key: bytes) -> None:
+        self.list.append((table, key, None))
+
+
+class LmdbStore:
+    """A durable store in a directory of its own, for one process.
+
+    Raises:
+        StoreLocked: another process has it open.
+        StoreError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(path / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._env = lmdb.open(
+                str(path), map_size=MAX_BYTES, max_dbs=len(TABLES), readahead=False
+            )
+            self._dbs = {name: self._env.open_db(name.encode()) for name in TABLES}
+        except BlockingIOError as e:
+            os.close(self._lock)
+            raise StoreLocked(f"{path} is open in another process") from e
+        except lmdb.Error as e:
+            os.close(self._lock)
+            raise StoreError(f"{path}: {e}") from e
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="wormspace-kv")
+        self._snapshot = self._env.begin()
+
+    @property
+    def view(self) -> View:
+        return self
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """See View."""
+        return self._snapshot.get(key, db=self._dbs[table])
+
+    def scan(self, table: str, lo: bytes, hi: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """See View."""
+        with self._snapshot.cursor(db=self._dbs[table]) as cursor:
+            if not cursor.set_range(lo):
+                return
+            for key, value in cursor.iternext():
+                if key >= hi:
+                    return
+                yield key, value
+
+    def begin(self) -> Batch:
+        return _Changes()
+
+    async def commit(self, batch: Batch) -> None:
+        changes = cast(_Changes, batch).list
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._thread, self._apply, changes)
+        except (lmdb.Error, OSError) as e:
+            raise StoreError(str(e)) from e
+        self._snapshot.abort()
+        self._snapshot = self._env.begin()
+
+    def _apply(self, changes: list[tuple[str, bytes, bytes | None]]) -> None:
+        with self._env.begin(write=True) as txn:
+            for table, key, value in changes:
+                if value is None:
+                    txn.delete(key, db=self._dbs[table])
+                else:
+                    txn.put(key, value, db=self._dbs[table])
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        self._snapshot.abort()
+        self._env.close()
+        os.close(self._lock)

@@ -1,0 +1,215 @@
+"""When votes may be forgotten: once every resource manager has acted on them, and not before.
+
+A vote segment of initiator `j` is trimmed, in the spaces of all its resource managers, when
+
+1. every transaction in it is decided, and
+2. after that, no resource manager holds a branch of any of them prepared.
+
+A committed transaction has the yes of each participant, so each had prepared it before (1); what
+(2) does not find has been acted on, durably.  So a branch that is found later belongs to a
+transaction that was not committed: that is what a trimmed segment says to whoever asks.
+
+An initiator does this for its own segments.  For those of initiators that are gone, `retire` first
+decides whatever is not: it writes "no" into every register that is empty.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from wormspace.errors import CaptureLost, PartialWrite, Trimmed, WormError
+from wormspace.space import Client, Segment
+from wormspace.tx.deciding import Vote, decode, encode
+from wormspace.tx.managers import ResourceManager
+from wormspace.tx.messages import ListPrepared, decode_gids
+from wormspace.tx.names import VOTES, Gid, TxId, split_vote_space, vote_space
+from wormspace.tx.resolver import Resolver
+
+if TYPE_CHECKING:
+    from wormspace.tx.messages import Plan
+    from wormspace.tx.site import Site
+
+log = logging.getLogger("wormspace.tx")
+
+UNUSED = "its initiator is gone and the segment is retired"
+
+
+class _Segment:
+    """One segment of this initiator's numbers: how many are decided, and whose votes are there."""
+
+    __slots__ = ("decided", "managers")
+
+    def __init__(self) -> None:
+        self.decided = 0
+        self.managers: dict[str, str] = {}
+
+
+class Finished:
+    """The vote segments of this process's own transactions."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._segments: dict[int, _Segment] = {}
+
+    def add(self, plan: Plan) -> None:
+        """This transaction is decided."""
+        segment = self._segments.setdefault(plan.id.address.segment, _Segment())
+        segment.decided += 1
+        segment.managers.update(zip(plan.participants, plan.addresses, strict=True))
+
+    async def trim(self) -> None:
+        """Trim what may be trimmed by now."""
+        for number, segment in list(self._segments.items()):
+            if segment.decided < VOTES:
+                continue
+            try:
+                if not await self._is_prepared_anywhere(number, segment):
+                    await self._trim(number, segment)
+                    del self._segments[number]
+            except WormError as e:
+                log.info("tx: votes are trimmed later: %s", e)
+
+    async def _is_prepared_anywhere(self, number: int, segment: _Segment) -> bool:
+        site = self._site
+        for name, address in segment.managers.items():
+            if address in ("", site.address):
+                gids = await site.manager(name).prepared()
+            else:
+                raw = await site.call(address, ListPrepared(name), site.patience)
+                gids = [gid for text in decode_gids(raw) if (gid := Gid.parse(text))]
+            if _any_of(gids, site.space, site.initiator, number):
+                return True
+        return False
+
+    async def _trim(self, number: int, segment: _Segment) -> None:
+        site = self._site
+        for name in segment.managers:
+            space = site.client.space(vote_space(site.space, name, site.initiator))
+            await space.trim(number)
+            site.box.forget(name, site.initiator, number)
+            site.figures["segments_trimmed"] += 1
+
+
+def _any_of(gids: list[Gid], space: str, initiator: str, number: int) -> bool:
+    return any(
+        gid.space == space and gid.id.initiator == initiator and gid.id.address.segment == number
+        for gid in gids
+    )
+
+
+async def retire(
+    client: Client,
+    space: str,
+    resolver: Resolver,
+    managers: Mapping[str, ResourceManager],
+    *,
+    before: float,
+) -> list[str]:
+    """Trim the votes of initiators whose last vote is older than `before` (seconds since 1970).
+
+    An initiator that is only slow loses its capture, so that transactions it has under way are
+    aborted: that costs it time, never atomicity.
+
+    Returns:
+        What was trimmed, as SPACE/SEGMENT.
+
+    Raises:
+        Unavailable, ManagerDown.
+    """
+    initiators: dict[str, list[str]] = {}
+    for name in await client.spaces():
+        pair = split_vote_space(space, name)
+        if pair is not None:
+            initiators.setdefault(pair[1], []).append(pair[0])
+    trimmed: list[str] = []
+    for initiator, names in sorted(initiators.items()):
+        if not all(name in managers for name in names):
+            log.info("tx: votes of %s stay: not all of %s can be asked", initiator, names)
+            continue
+        segments = await _segments(client, space, initiator, names)
+        if segments and await _newest(segments) < before:
+            trimmed += await _retire_one(space, initiator, segments, resolver, managers)
+    return trimmed
+
+
+async def _segments(
+    client: Client, space: str, initiator: str, names: list[str]
+) -> list[tuple[str, Segment]]:
+    found = []
+    for name in names:
+        votes = client.space(vote_space(space, name, initiator))
+        for number in range(await votes.head(), await votes.tail()):
+            try:
+                found.append((name, await votes.segment(number)))
+            except Trimmed:
+                continue
+    return found
+
+
+async def _newest(segments: list[tuple[str, Segment]]) -> float:
+    """When the last of these votes was written; 0 if there is none."""
+    newest = 0.0
+    for _, segment in segments:
+        values = await segment.read_range()
+        newest = max([newest, *(decode(v).at for v in values if v is not None)])
+    return newest
+
+
+async def _retire_one(
+    space: str,
+    initiator: str,
+    segments: list[tuple[str, Segment]],
+    resolver: Resolver,
+    managers: Mapping[str, ResourceManager],
+) -> list[str]:
+    for name, segment in segments:
+        await _seal(space, initiator, name, segment)
+    branches: list[tuple[ResourceManager, Gid]] = []
+    for name in dict(segments):
+        prepared = await managers[name].prepared()
+        branches += [
+            (managers[name], gid)
+            for gid in prepared
+            if gid.space == space and gid.id.initiator == initiator
+        ]
+    failed = [r for r in await resolver.finish_all(branches) if r.problem]
+    if failed:
+        log.info("tx: votes of %s stay: %s", initiator, failed[0].problem)
+        return []
+    for _, segment in segments:
+        await segment.trim()
+    return [f"{segment.space.name}/{segment.number}" for _, segment in segments]
+
+
+async def _seal(space: str, initiator: str, manager: str, segment: Segment) -> None:
+    """Decide every register of a vote segment."""
+    while True:
+        token = (await segment.capture()).token
+        try:
+            for first, stop in _runs(list(token.free())):
+                votes = [
+                    encode(Vote(False, (), str(Gid(space, manager, txid)), 0.0, "", UNUSED))
+                    for txid in (
+                        TxId(initiator, segment.number * VOTES + offset)
+                        for offset in range(first, stop)
+                    )
+                ]
+                await segment.write_range(first, votes, token)
+        except PartialWrite as e:
+            if all(r is None or isinstance(r, CaptureLost) for r in e.results):
+                continue  # somebody votes or refuses at this very moment: take it all again
+            raise
+        return
+
+
+def _runs(offsets: list[int]) -> list[tuple[int, int]]:
+    """Ascending offsets as [first, stop) ranges."""
+    runs: list[tuple[int, int]] = []
+    for offset in offsets:
+        if runs and runs[-1][1] == offset:
+            runs[-1] = (runs[-1][0], offset + 1)
+        else:
+            runs.append((offset, offset + 1))
+    return runs
