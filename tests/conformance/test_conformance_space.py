@@ -273,9 +273,9 @@ async def test_inspect_shows_what_each_server_holds(door, segment):
     assert len(silent) == (door.kind == "one-down")
     views = [states for states in held.values() if states]
     assert len(views) * 2 > len(held) - len(silent)
-    for states in views:
-        (state,) = [s for s in states if s.offset == 3]
-        assert state.value == b"seen"
+    values = [s.value for states in views for s in states if s.offset == 3]
+    assert set(values) <= {b"seen", None}  # a server may not have taken it in yet
+    assert values.count(b"seen") * 2 > len(held) - 2 * len(silent)
 
 
 # ---------------------------------------------------------------------------- deadlines and close

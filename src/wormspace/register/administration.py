@@ -1,4 +1,4 @@
-"""Questions to single servers: who is there, what they hold.  For people and tools."""
+"""Questions to single servers: who is there, what they hold, what they have trimmed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from wormspace.paxos.quorum import majority
 from wormspace.paxos.ranges import ballot_at
 from wormspace.register.contract import ArrayName, RegisterState, ServerState
 from wormspace.register.partition import Partition
-from wormspace.wire.messages import Downward, Figures, SpaceNames, Spaces, Status, Upward
+from wormspace.wire.messages import (
+    Downward,
+    Figures,
+    Head,
+    SpaceNames,
+    Spaces,
+    Status,
+    TrimmedBelow,
+    Upward,
+)
 
 DOWN_S = 0.5
 """How long a server that cannot be reached is waited for: it may be on its way up."""
@@ -111,6 +120,19 @@ async def spaces(partitions: list[Partition], deadline: float) -> list[str]:
                 break
             after = min(ends)
     return sorted(names)
+
+
+async def trimmed_below(partition: Partition, space: str, deadline: float) -> int:
+    """A segment below which all are trimmed, as far as a majority has been told.
+
+    Raises:
+        Unavailable: too few servers answered.
+    """
+    answers = await ask_majority(partition, Head(space), deadline)
+    below = [a.segment for a in answers if isinstance(a, TrimmedBelow)]
+    if len(below) < majority(partition.size):
+        raise Unavailable(f"{len(below)} of {partition.size} servers said what they have trimmed")
+    return max(below)
 
 
 async def servers(partitions: list[Partition], deadline: float) -> list[ServerState]:

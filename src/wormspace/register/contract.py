@@ -159,6 +159,9 @@ class Registers(Protocol):
         it is delivered, each register once.  A later `Gap` says that a connection was lost.
         """
 
+    async def trimmed_below(self, space: str, deadline: float) -> int:
+        """An array number below which all arrays of the space are trimmed; there may be more."""
+
     async def spaces(self, deadline: float) -> list[str]:
         """The names of the spaces that hold something, in order."""
 

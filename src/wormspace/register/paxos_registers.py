@@ -429,6 +429,9 @@ class PaxosRegisters:
 
     # ------------------------------------------------------------ administration
 
+    async def trimmed_below(self, space: str, deadline: float) -> int:
+        return await administration.trimmed_below(self._at((space, 0)), space, deadline)
+
     async def spaces(self, deadline: float) -> list[str]:
         self._check_open()
         return await administration.spaces(self._partitions, deadline)

@@ -10,6 +10,7 @@ so that the conformance suite runs on the specification itself (`connect("spec:"
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping
 
 import msgspec
@@ -189,6 +190,10 @@ class SpecRegisters:
         self._listeners.append((space, first, stop, listening))
         listening.emit(Gap())
         return listening
+
+    async def trimmed_below(self, space: str, deadline: float) -> int:
+        trimmed = self._trimmed.get(space, ())
+        return next(number for number in itertools.count() if number not in trimmed)
 
     async def spaces(self, deadline: float) -> list[str]:
         self._check_open()

@@ -29,11 +29,13 @@ from wormspace.wire.messages import (
     Downward,
     Failed,
     Figures,
+    Head,
     Lagging,
     Listen,
     SpaceNames,
     Spaces,
     Status,
+    TrimmedBelow,
     Unlisten,
     Upward,
 )
@@ -157,6 +159,9 @@ class Node:
         elif isinstance(message, Spaces):
             names = tables.space_names(self._engine.view, message.after, NAMES_PAGE)
             port.answer(request_id, SpaceNames(names))
+        elif isinstance(message, Head):
+            below = tables.trimmed_below(self._engine.view, message.space)
+            port.answer(request_id, TrimmedBelow(below))
 
     def forget(self, port: Port) -> None:
         """The client behind `port` is gone: drop its subscriptions."""

@@ -144,23 +144,23 @@ class Space:
         return tail
 
     async def head(self, *, timeout: float | None = None) -> int:
-        """The first segment that a prefix trim has left, or the tail if it has left none.
+        """The first segment that is not trimmed: all below it are.
 
-        Where single segments beyond the prefix were trimmed as well, it is *a* segment that is
-        not trimmed and follows one that is, or 0.
+        It need not be allocated: when everything was trimmed, it is the tail.
         """
         deadline = self.client.deadline(timeout)
-
-        async def trimmed(number: int) -> bool:
-            try:
-                held = await self.client.registers.read_one((self.name, number), TRIM, deadline)
-            except Trimmed:
-                return True
-            return held is not None
-
-        head = await _gallop(self._known_head, trimmed)
-        self._known_head = max(self._known_head, head)
+        head = max(self._known_head, await self.client.registers.trimmed_below(self.name, deadline))
+        while await self._is_trimmed(head, deadline):
+            head += 1
+        self._known_head = head
         return head
+
+    async def _is_trimmed(self, number: int, deadline: float) -> bool:
+        try:
+            held = await self.client.registers.read_one((self.name, number), TRIM, deadline)
+        except Trimmed:
+            return True
+        return held is not None
 
     # ------------------------------------------------------------ trim
 

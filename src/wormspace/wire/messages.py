@@ -120,6 +120,18 @@ class SpaceNames(msgspec.Struct, frozen=True, array_like=True, tag="space-names"
     names: list[str]
 
 
+class Head(msgspec.Struct, frozen=True, array_like=True, tag="head"):
+    """Ask how far from 0 on the segments of the space have tombstones here."""
+
+    space: SpaceName
+
+
+class TrimmedBelow(msgspec.Struct, frozen=True, array_like=True, tag="trimmed-below"):
+    """All segments below `segment` have tombstones here; that one has none."""
+
+    segment: int
+
+
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     """The request was not carried out and changed nothing.
 
@@ -141,8 +153,10 @@ FULL, TOO_LARGE, BAD_REQUEST, STOPPING, INTERNAL = (
 ONE_WAY = 0
 """The request id of messages that get no answer."""
 
-Upward: TypeAlias = Request | Listen | Unlisten | Status | Spaces
-Downward: TypeAlias = Reply | Failed | Accepted | Discarded | Lagging | Figures | SpaceNames
+Upward: TypeAlias = Request | Listen | Unlisten | Status | Spaces | Head
+Downward: TypeAlias = (
+    Reply | Failed | Accepted | Discarded | Lagging | Figures | SpaceNames | TrimmedBelow
+)
 
 
 class ToServer(msgspec.Struct, frozen=True, array_like=True):

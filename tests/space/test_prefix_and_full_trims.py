@@ -1,4 +1,4 @@
-"""What runs under faults have shown not to hold yet.  Each must start to pass when it is mended."""
+"""Trims that the simulator once showed not to hold: holes in a prefix, and segments told whole."""
 
 import asyncio
 
@@ -7,10 +7,6 @@ import pytest
 import wormspace
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the head is searched for by halving, which takes the trimmed segments for a prefix",
-)
 def test_a_prefix_trim_leaves_nothing_below_it():
     """Single trims, or a prefix trim that failed half-way, leave segments between trimmed ones."""
 
