@@ -68,7 +68,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
             raise BadToken("not a capture token: the text is damaged")
         try:
             return msgspec.msgpack.decode(body, type=cls)
-        except msgspec.MsgspecError as e:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
             raise BadToken(f"not a capture token: {e}") from e
 
     @property
