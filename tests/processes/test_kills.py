@@ -271,3 +271,25 @@ async def test_listen_hears_each_write_once_and_in_order_across_deaths(cluster):
         await segment.trim()
         assert type(await asyncio.wait_for(extra, 10)).__name__ == "TrimmedAway"
         await source.aclose()
+
+
+@pytest.mark.parametrize("cluster", [3], indirect=True)
+async def test_a_server_that_hangs_is_passed_over(cluster):
+    """Stopped, not killed: its connections stay open and say nothing."""
+    async with wormspace.connect(cluster.url, timeout=10) as worm:
+        segment = await worm.space("s").alloc(size=100)
+        token = (await segment.capture()).token
+        await segment.write_range(0, [b"%d" % i for i in range(50)], token)
+        for name in cluster.names:
+            cluster.pause(name)
+            began = time.monotonic()
+            assert await segment.read_range(0, 50) == [b"%d" % i for i in range(50)]
+            values = await asyncio.gather(*(segment.read(i) for i in range(50)))
+            assert values == [b"%d" % i for i in range(50)]
+            token = (await segment.capture()).token
+            free = next(iter(token.free()))
+            await segment.write(free, name.encode(), token)
+            assert await segment.read(free) == name.encode()
+            await worm.space("s").alloc(size=1)
+            assert time.monotonic() - began < 9, "somebody waited for a deadline"
+            cluster.resume(name)

@@ -1,6 +1,7 @@
 """Tokens as text, and the sets behind them."""
 
 import base64
+import itertools
 import zlib
 
 import msgspec
@@ -40,7 +41,7 @@ def test_a_token_knows_what_is_free(taken):
 def test_spans_are_the_offsets_joined(offsets):
     spans = as_spans(sorted(offsets))
     assert {o for lo, hi in spans for o in range(lo, hi)} == offsets
-    for (_, a), (b, _) in zip(spans, spans[1:], strict=False):
+    for (_, a), (b, _) in itertools.pairwise(spans):
         assert a < b
 
 
