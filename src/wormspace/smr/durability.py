@@ -20,6 +20,9 @@ from wormspace.smr.seat import Proposer, Seat
 from wormspace.smr.snapshots import LocalSnapshots, Snapshot, SnapshotStore
 from wormspace.space import Address
 
+PACE_S = 0.001
+"""A piece of a snapshot takes about half of this to make."""
+
 log = logging.getLogger("wormspace.smr")
 
 
@@ -123,10 +126,10 @@ async def save(store: SnapshotStore, name: str, engine: Engine) -> Address:
 
 
 async def gently(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """The pieces, letting others run in between."""
+    """The pieces, leaving most of the time to others."""
     for piece in pieces:
         yield piece
-        await asyncio.sleep(0)
+        await asyncio.sleep(PACE_S)
 
 
 async def trim_behind(seat: Seat, proposer: Proposer, count: int, reached: list[Address]) -> None:

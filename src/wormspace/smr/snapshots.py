@@ -28,7 +28,7 @@ from wormspace.smr.sessions import SessionTable
 from wormspace.smr.table import FrozenTable
 from wormspace.space import Address
 
-PIECE_BYTES = 128 * 1024
+PIECE_BYTES = 64 * 1024
 ROWS_AT_ONCE = 256
 FORMAT = 1
 

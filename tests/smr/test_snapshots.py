@@ -1,0 +1,243 @@
+"""Snapshots: whole or refused, taken while commands go on, and the way back for who was away."""
+
+import asyncio
+import time
+
+import pytest
+from worlds import Group, Witness, run_faulty
+
+import wormspace
+from wormspace.errors import Trimmed
+from wormspace.sim import World
+from wormspace.smr import (
+    BadSnapshot,
+    KeyValue,
+    LocalSnapshots,
+    MemorySnapshots,
+    NoSnapshot,
+    StateMachine,
+    Sticky,
+    Table,
+    TrimBehindSnapshots,
+    TrimWhenApplied,
+    Tuning,
+    command,
+    replicate,
+)
+from wormspace.smr.durability import save
+from wormspace.smr.engine import Engine
+from wormspace.smr.snapshots import Snapshot, restore, state_digest
+
+
+class Rows(StateMachine):
+    rows: Table[int, bytes]
+    order: dict[str, int] = {}  # noqa: RUF012
+    count: int = 0
+
+    @command
+    def put(self, key: int, value: bytes) -> int:
+        self.rows[key] = value
+        self.count += 1
+        return self.count
+
+
+async def stream(pieces):
+    for piece in pieces:
+        yield piece
+
+
+def filled(rows, size=10):
+    engine = Engine(Rows())
+    for key in range(rows):
+        engine.machine.rows[key] = bytes(size)
+    engine.machine.order = {"z": 1, "a": 2}
+    return engine
+
+
+async def test_a_snapshot_brings_back_what_was_there_when_it_was_taken():
+    engine = filled(2000, 300)
+    digest = state_digest(engine)
+    snapshot = Snapshot(engine)
+    pieces = []
+    for piece in snapshot.pieces():
+        pieces.append(piece)
+        engine.machine.rows[len(pieces) * 100] = b"changed meanwhile"
+        engine.machine.count += 1
+    snapshot.close()
+    assert len(pieces) > 3
+    back = await restore(Rows, stream(pieces))
+    assert state_digest(back) == digest
+    assert list(back.machine.order) == ["z", "a"], "a dictionary keeps its order"
+
+
+async def test_a_snapshot_that_is_cut_short_or_damaged_is_refused():
+    pieces = list(Snapshot(filled(3000, 200)).pieces())
+    for some in (pieces[:-1], pieces[:1], [], pieces[1:], [*pieces[:1], *pieces[2:]]):
+        with pytest.raises(BadSnapshot):
+            await restore(Rows, stream(some))
+    with pytest.raises(BadSnapshot, match="Rows"):
+        await restore(KeyValue, stream(pieces))
+
+
+async def test_local_snapshots_survive_and_a_partial_one_is_never_seen(tmp_path):
+    store = LocalSnapshots(tmp_path)
+    assert [piece async for piece in store.load("a/b")] == []
+    engine = filled(100)
+    await save(store, "a/b", engine)
+
+    async def fails():
+        yield b"some"
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        await store.save("a/b", engine.position, fails())
+    back = await restore(Rows, store.load("a/b"))
+    assert state_digest(back) == state_digest(engine)
+    (file,) = tmp_path.glob("*.snapshot")
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(BadSnapshot, match="cut short"):
+        await restore(Rows, store.load("a/b"))
+
+
+async def test_state_that_was_not_declared_is_not_forgotten_in_silence():
+    engine = filled(1)
+    engine.machine.extra = 3
+    with pytest.raises(BadSnapshot, match="extra"):
+        Snapshot(engine)
+
+
+async def test_a_large_snapshot_does_not_stop_the_replica_from_serving():
+    async with wormspace.connect("memory:") as worm:
+        replica = await replicate(Rows, worm, "rows", tuning=Tuning(audit_s=0))
+        machine = replica._core.learner.engine.machine
+        for key in range(200_000):
+            machine.rows[key] = b"%0200d" % key
+        await replica.put(7, b"x")
+        waits = []
+        done = False
+
+        async def serve():
+            while not done:
+                began = time.perf_counter()
+                await replica.put(7, b"x")
+                waits.append(time.perf_counter() - began)
+
+        serving = asyncio.ensure_future(serve())
+        began = time.perf_counter()
+        await save(MemorySnapshots(), "rows", replica._core.learner.engine)
+        took = time.perf_counter() - began
+        done = True
+        await serving
+        assert len(waits) > 50
+        assert max(waits) < took / 5, (max(waits), took)
+        await replica.close()
+
+
+async def segments_left(worm, name):
+    space = worm.space(name)
+    return await space.head(), await space.tail()
+
+
+SMALL = Tuning(segment_size=8)
+
+
+async def test_a_replica_restarts_from_its_own_snapshot_and_the_rest_of_the_space(tmp_path):
+    durability = TrimBehindSnapshots(tmp_path, registers=4, copies=1, every_s=0.02)
+    async with wormspace.connect("memory:") as worm:
+        options = {"durability": durability, "tuning": SMALL, "leadership": Sticky(0.1)}
+        async with await replicate(Rows, worm, "rows", **options) as replica:
+            for key in range(100):
+                await replica.put(key, b"v")
+            await asyncio.sleep(0.2)
+        head, _ = await segments_left(worm, "rows")
+        assert head > 5
+        async with await replicate(Rows, worm, "rows", **options) as replica:
+            assert await replica.put(0, b"w") == 101
+
+
+async def test_a_replica_that_comes_late_gets_the_state_from_one_that_runs():
+    async with wormspace.connect("memory:") as worm:
+        options = {"durability": TrimWhenApplied(1, every_s=0.02), "tuning": SMALL}
+        async with await replicate(Rows, worm, "rows", **options) as first:
+            for key in range(100):
+                await first.put(key, b"v")
+            await asyncio.sleep(0.1)
+            assert (await segments_left(worm, "rows"))[0] > 5
+            async with await replicate(Rows, worm, "rows", **options) as second:
+                assert await second.put(0, b"w") == 101
+                await asyncio.sleep(0.1)
+                one, other = first._core.learner.engine, second._core.learner.engine
+                assert state_digest(one) == state_digest(other)
+
+
+async def test_without_any_snapshot_a_trimmed_beginning_is_an_error_and_no_empty_state(monkeypatch):
+    monkeypatch.setattr("wormspace.smr.serving.CATCH_UP_S", 0.5)
+    monkeypatch.setattr("wormspace.smr.serving.FETCH_TIMEOUT_S", 0.2)
+    async with wormspace.connect("memory:") as worm:
+        async with await replicate(Rows, worm, "rows", tuning=SMALL) as first:
+            for key in range(40):
+                await first.put(key, b"v")
+        await worm.space("rows").trim_prefix(3)
+        with pytest.raises(NoSnapshot, match="below 3"):
+            await replicate(Rows, worm, "rows")
+
+
+async def test_trimming_waits_for_as_many_replicas_as_it_was_told():
+    async with wormspace.connect("memory:") as worm:
+        options = {"durability": TrimWhenApplied(2, every_s=0.02), "tuning": SMALL}
+        async with await replicate(Rows, worm, "rows", replica="one", **options) as first:
+            for key in range(50):
+                await first.put(key, b"v")
+            await asyncio.sleep(0.1)
+            assert (await segments_left(worm, "rows"))[0] == 0
+            async with await replicate(Rows, worm, "rows", replica="two", **options):
+                await asyncio.sleep(0.6)
+                head, _ = await segments_left(worm, "rows")
+                assert head > 3
+                with pytest.raises(Trimmed):
+                    await worm.space("rows").segment(0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_worlds_in_which_the_beginning_is_trimmed_all_the_time(seed):
+    shared = MemorySnapshots()
+    strategies = [
+        TrimWhenApplied(2, every_s=0.1),
+        TrimBehindSnapshots(shared, registers=10, every_s=0.1),
+    ]
+    group = run_faulty(
+        seed, options=lambda name: {"durability": strategies[seed % 2]}, size=4, replicas=3
+    )
+    assert group.answered > 100
+
+
+def test_a_replica_that_was_away_for_long_catches_up_by_snapshot():
+    with World(5) as world, Witness() as witness:
+        options = {"durability": TrimWhenApplied(2, every_s=0.1), "leadership": Sticky(0.5)}
+        group = Group(world, options=lambda name: options, size=4)
+
+        async def drive():
+            group.start_servers()
+            group.start_replicas()
+            await group.all_started()
+            await asyncio.sleep(1)
+            leader = await group.leader()
+            away = next(name for name in group.names if name != leader)
+            cut = world.network.cut([away])
+
+            async def write():
+                for i in range(60):
+                    await group.replicas[leader].put("a", str(i))
+
+            await world.spawn(leader, write, name="write").wait()
+            await asyncio.sleep(1)
+            before = group.replicas[away].status().applied
+            world.network.heal(cut)
+            await asyncio.sleep(20)
+            after = group.replicas[away].status()
+            assert after.failed == ""
+            assert after.applied.segment > before.segment + 5
+            assert after.applied == group.replicas[leader].status().applied
+
+        world.run(drive(), deadline_s=100)
+        witness.check()
