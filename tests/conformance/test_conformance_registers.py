@@ -405,3 +405,15 @@ async def test_a_token_says_nothing_about_registers_it_does_not_cover(segment):
         await segment.holds(token, 2)
     with pytest.raises(BadAddress):
         await segment.holds(token, 8)
+
+
+async def test_what_fills_several_pages_is_read_and_captured_whole(segment, other):
+    """Reports are cut into pages of about a mebibyte; values half that size take several."""
+    values = [bytes([i]) * 600_000 for i in range(6)]
+    token = (await segment.capture()).token
+    await segment.write_range(0, values, token)
+    same = await other.space(segment.space.name).segment(segment.number)
+    assert await same.read_range() == [*values, None, None]
+    captured = await same.capture()
+    assert dict(captured.written) == dict(enumerate(values))
+    assert captured.token.taken == ((0, 6),)
