@@ -157,10 +157,9 @@ class Space:
         return self._background.call(lambda: self._twin.tail(timeout=timeout))
 
     def head(self, *, timeout: float | None = None) -> int:
-        """The first segment that a prefix trim has left, or the tail if it has left none.
+        """The first segment that is not trimmed: all below it are.
 
-        Where single segments beyond the prefix were trimmed as well, it is *a* segment that is
-        not trimmed and follows one that is, or 0.
+        It need not be allocated: when everything was trimmed, it is the tail.
         """
         return self._background.call(lambda: self._twin.head(timeout=timeout))
 
