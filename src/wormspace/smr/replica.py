@@ -14,7 +14,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -169,8 +169,8 @@ class Core(Generic[M]):
             await serving.restore_from(self, store)
         if await space.head() > self.learner.position.segment:
             await serving.catch_up(self, store)
-        self._spawn(self._guard(self.proposer.run()))
-        self._spawn(self._guard(self._durability.run(self.seat, self.proposer)))
+        self._spawn(self._guard(self.proposer.run))
+        self._spawn(self._guard(lambda: self._durability.run(self.seat, self.proposer)))
 
     async def close(self) -> None:
         """Stop everything."""
@@ -206,10 +206,10 @@ class Core(Generic[M]):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _guard(self, work: Any) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         """A replica whose engine room fails must say so, not fall silent."""
         try:
-            await work
+            await work()
         except Closed:
             pass
         except Exception as e:  # noqa: BLE001 - reported by every call from now on
