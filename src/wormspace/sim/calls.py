@@ -38,7 +38,6 @@ class Mix:
     """How often each call is drawn, relative to the others, and how large the world is.
 
     segments: live segments per space that the clients try to keep; size: registers in each.
-    trim_singly: the spaces whose segments are trimmed in any order; elsewhere prefixes are.
     """
 
     calls: dict[str, int] = field(
@@ -61,7 +60,6 @@ class Mix:
         }
     )
     spaces: tuple[str, ...] = ("north", "south")
-    trim_singly: tuple[str, ...] = ("south",)
     segments: int = 2
     size: int = 12
     pause_s: float = 0.02
@@ -407,10 +405,7 @@ class Calls:
                 pass
 
     async def on_trim(self, space: str) -> None:
-        """Make one segment garbage, in a space of which no prefix is trimmed."""
-        if space not in self.mix.trim_singly:
-            await self.on_trim_prefix(space)
-            return
+        """Make one segment garbage."""
         segment = await self._segment(space)
         entry = self.records.trim(space, segment.number, segment.number + 1)
         self.records.call()
@@ -419,11 +414,12 @@ class Calls:
         self._gone(space, segment.number)
 
     async def on_trim_prefix(self, space: str) -> None:
-        """Make all segments up to one garbage, in a space where none is trimmed out of order."""
-        if space in self.mix.trim_singly:
-            await self.on_trim(space)
-            return
+        """Make all segments up to one garbage."""
         tail = await self.tail(space)
         stop = max(0, tail - self.rng.randint(0, self.mix.segments))
+        entry = self.records.trim(space, 0, stop)
         self.records.call()
         await self.worm.space(space).trim_prefix(stop)
+        self.records.trimmed(entry)
+        for number in range(stop):
+            self._gone(space, number)

@@ -77,7 +77,7 @@ class Feed:
 
 @dataclass
 class Trimming:
-    """One call of `trim` on segments [first, stop)."""
+    """One call of `trim` or `trim_prefix` on segments [first, stop)."""
 
     space: str
     first: int
