@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup test lint types imports fmt demo soak prove prove-mutants clean
+.PHONY: help setup test lint types imports fmt demo soak prove prove-mutants databases clean
 
 help:
 	@echo "make demo    a story: three servers, a stolen capture, two kills, nothing lost"
@@ -24,8 +24,12 @@ $(READY): pyproject.toml requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(READY)
 
-test: $(READY)
+test: $(READY) databases
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
+
+# PostgreSQL and MariaDB for the tests of transactions; what cannot be installed is named and skipped.
+databases:
+	@sh tools/databases.sh
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -136,8 +136,8 @@ class KeyValueStore:
             await store._writer.write([("identity", _NAME, name.encode())])
         return store
 
-    async def begin(self) -> KvBranch:
-        return KvBranch(self)
+    async def begin(self, gid: Gid) -> KvBranch:
+        return KvBranch(self, gid)
 
     async def commit(self, gid: Gid) -> None:
         branch = self._prepared.get(gid)
@@ -203,8 +203,9 @@ class KvBranch:
     transaction's lock; the transaction is aborted then, and may be run again.
     """
 
-    def __init__(self, store: KeyValueStore) -> None:
+    def __init__(self, store: KeyValueStore, gid: Gid) -> None:
         self._store = store
+        self._gid = gid
         self._owner = Owner()
         self._writes: dict[bytes, bytes | None] = {}
         self._conflict: Conflict | None = None
@@ -250,7 +251,7 @@ class KvBranch:
             raise UsageError(f"a store has no {operation.kind!r}")
         return b""
 
-    async def prepare(self, gid: Gid) -> None:
+    async def prepare(self) -> None:
         if self._conflict is not None:
             await self.rollback()
             raise self._conflict
@@ -258,7 +259,7 @@ class KvBranch:
             raise CannotPrepare("its work was rolled back")
         self._over = True
         reads = [key for key, exclusive in self._owner.held.items() if not exclusive]
-        await self._store.promise(gid, self._owner, self._writes, reads)
+        await self._store.promise(self._gid, self._owner, self._writes, reads)
 
     async def rollback(self) -> None:
         self._over = True

@@ -19,8 +19,8 @@ class Branch(Protocol):
     def session(self) -> Any:
         """What the user works with: the database's own connection, or the store's session."""
 
-    async def prepare(self, gid: Gid) -> None:
-        """Make the work durable under `gid`, so that it can be committed even after a crash.
+    async def prepare(self) -> None:
+        """Make the work durable under its gid, so that it can be committed even after a crash.
 
         Raises:
             CannotPrepare: it cannot; the work is rolled back.
@@ -43,8 +43,8 @@ class ResourceManager(Protocol):
     def name(self) -> str:
         """See the class."""
 
-    async def begin(self) -> Branch:
-        """Begin a branch.
+    async def begin(self, gid: Gid) -> Branch:
+        """Begin a branch, which is to be prepared as `gid`.
 
         Raises:
             ManagerDown: it cannot be reached.

@@ -21,7 +21,6 @@ class Plan(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         participants: the resource managers' names.
         addresses: HOST:PORT of each one's site; "" for those in the initiator's own process.
-        session: the name under which the sites hold its branches.
         tm: HOST:PORT of the site that drives it, for variants that have one.
         timeout: seconds that a resource manager has for its vote.
     """
@@ -29,7 +28,6 @@ class Plan(msgspec.Struct, frozen=True, array_like=True):
     id: TxId
     participants: tuple[str, ...]
     addresses: tuple[str, ...]
-    session: str
     variant: str
     tm: str
     timeout: float
@@ -38,7 +36,7 @@ class Plan(msgspec.Struct, frozen=True, array_like=True):
 class Operate(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Work in a branch, which begins with its first operation; `last`: then vote, unasked."""
 
-    session: str
+    id: TxId
     manager: str
     body: bytes
     last: Plan | None = None
@@ -47,7 +45,7 @@ class Operate(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Rollback(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Undo a branch that was not asked to vote."""
 
-    session: str
+    id: TxId
     manager: str
 
 

@@ -20,7 +20,7 @@ from wormspace.tx.messages import (
     decode_said,
     encode,
 )
-from wormspace.tx.names import Gid, check_name
+from wormspace.tx.names import Gid, TxId, check_name
 from wormspace.tx.operations import DELETE, GET, PUT, Operation, decode_found
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ class RemoteStore:
         self.address = address
         self._caller = Caller(host.strip("[]"), int(port))
 
-    def session(self, site: Site, session: str, plan: Planner) -> RemoteSession:
+    def session(self, site: Site, txid: TxId, planner: Planner) -> RemoteSession:
         """A transaction's session there; it begins with its first operation."""
-        return RemoteSession(self, site, session, plan)
+        return RemoteSession(self, site, txid, planner)
 
     async def commit(self, gid: Gid) -> None:
         """See ResourceManager."""
@@ -69,7 +69,7 @@ class RemoteStore:
         raw = await self._call(ListPrepared(self.name))
         return [gid for text in decode_gids(raw) if (gid := Gid.parse(text))]
 
-    async def begin(self) -> Branch:
+    async def begin(self, gid: Gid) -> Branch:
         """Remote branches begin at their site, with the first operation of a session."""
         raise UsageError(f"{self.name!r} is elsewhere: work with its session")
 
@@ -91,10 +91,10 @@ class RemoteSession:
     operation is done (variant F2 only).
     """
 
-    def __init__(self, store: RemoteStore, site: Site, session: str, planner: Planner) -> None:
+    def __init__(self, store: RemoteStore, site: Site, txid: TxId, planner: Planner) -> None:
         self._store = store
         self._site = site
-        self._session = session
+        self._id = txid
         self._planner = planner
         self.used = False
 
@@ -113,14 +113,14 @@ class RemoteSession:
     def rollback(self) -> None:
         """Undo the work there, in the background."""
         if self.used:
-            message = Rollback(self._session, self._store.name)
+            message = Rollback(self._id, self._store.name)
             self._site.spawn(self._site.call(self._store.address, message, TIMEOUT_S))
 
     async def _do(self, operation: Operation, last: bool) -> bytes:
         self.used = True
         name = self._store.name
         plan = self._planner.plan_now(name) if last else None
-        message = Operate(self._session, name, encode(operation), plan)
+        message = Operate(self._id, name, encode(operation), plan)
         try:
             said = decode_said(await self._site.call(self._store.address, message, TIMEOUT_S))
         except NoAnswer as e:

@@ -72,17 +72,18 @@ class Handlers:
                 gids = await self._site.manager(m.manager).prepared()
                 return encode([str(gid) for gid in gids])
             case Rollback():
-                branch = self._site.take(m.session, m.manager)
+                branch = self._site.take(m.id, m.manager)
                 if branch is not None:
                     await branch.rollback()
         return b""
 
     async def _on_operate(self, m: Operate) -> Said:
         site = self._site
-        branch = site.held(m.session, m.manager)
+        branch = site.held(m.id, m.manager)
         if branch is None:
-            branch = await site.manager(m.manager).begin()
-            site.hold(m.session, m.manager, branch)
+            gid = Gid(site.space, m.manager, m.id)
+            branch = await site.manager(m.manager).begin(gid)
+            site.hold(m.id, m.manager, branch)
         said = await self._operate(branch, m.body)
         if m.last is not None:
             self._vote(m.last, (m.manager,))

@@ -94,8 +94,7 @@ class Site:
         self._on_decision = on_decision
         self._loop = asyncio.get_running_loop()
         self._next = 0
-        self._next_session = 0
-        self._sessions: dict[tuple[str, str], _Session] = {}
+        self._sessions: dict[tuple[TxId, str], _Session] = {}
         self._callers: dict[str, Caller] = {}
         self._service: Service | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -156,26 +155,21 @@ class Site:
         self._next += 1
         return TxId(self.initiator, self._next - 1)
 
-    def new_session(self) -> str:
-        """A name for the branches of a transaction that has not begun to commit."""
-        self._next_session += 1
-        return f"{self.initiator}.{self._next_session}"
-
-    def hold(self, session: str, manager: str, branch: Branch) -> None:
+    def hold(self, txid: TxId, manager: str, branch: Branch) -> None:
         """Keep a branch until its vote is asked for."""
-        self._sessions[session, manager] = _Session(branch, self._loop.time())
+        self._sessions[txid, manager] = _Session(branch, self._loop.time())
 
-    def held(self, session: str, manager: str) -> Branch | None:
+    def held(self, txid: TxId, manager: str) -> Branch | None:
         """A branch that is kept; being asked for keeps it alive."""
-        entry = self._sessions.get((session, manager))
+        entry = self._sessions.get((txid, manager))
         if entry is None:
             return None
         entry.used = self._loop.time()
         return entry.branch
 
-    def take(self, session: str, manager: str) -> Branch | None:
+    def take(self, txid: TxId, manager: str) -> Branch | None:
         """A branch that is kept, which is kept no longer."""
-        entry = self._sessions.pop((session, manager), None)
+        entry = self._sessions.pop((txid, manager), None)
         return entry.branch if entry else None
 
     # ------------------------------------------------------------ the four steps
@@ -186,7 +180,7 @@ class Site:
         if open_matter is not None and manager in open_matter.parts:
             return
         matter = self.matters.join(plan.id, plan.participants)
-        branch = self.take(plan.session, manager)
+        branch = self.take(plan.id, manager)
         task = self._loop.create_task(self._part(plan, matter, manager, branch))
         matter.parts[manager] = task
         self._tasks.add(task)
@@ -219,7 +213,7 @@ class Site:
             if branch is None:
                 raise CannotPrepare("its work is not here (any more)")
             async with asyncio.timeout(plan.timeout):
-                await branch.prepare(gid)
+                await branch.prepare()
         except Conflict as e:
             reason, conflict = str(e), True
         except TimeoutError:
@@ -336,7 +330,7 @@ class Site:
     async def _roll_back_idle(self, now: float) -> None:
         """Free what a client that died left behind before it was asked to vote."""
         for key, entry in list(self._sessions.items()):
-            if now - entry.used >= SESSION_IDLE_S and key[0].split(".")[0] != self.initiator:
+            if now - entry.used >= SESSION_IDLE_S and key[0].initiator != self.initiator:
                 del self._sessions[key]
                 self.figures["sessions_expired"] += 1
                 await entry.branch.rollback()

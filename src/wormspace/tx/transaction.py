@@ -27,7 +27,7 @@ from wormspace.tx.deciding import ALL_YES, Decision
 from wormspace.tx.errors import Aborted, Conflict
 from wormspace.tx.managers import Branch, ResourceManager
 from wormspace.tx.messages import Plan
-from wormspace.tx.names import TxId
+from wormspace.tx.names import Gid
 from wormspace.tx.remote import RemoteSession, RemoteStore
 from wormspace.tx.site import Site
 from wormspace.tx.variants import DEFAULT, find
@@ -46,7 +46,7 @@ class Transaction:
     """One transaction; get it from `worm.transaction` or `Site.transaction`.
 
     Attributes:
-        id: its name, once it has begun to commit.
+        id: its name.
         decision: its outcome, once it is known.
     """
 
@@ -64,13 +64,12 @@ class Transaction:
             raise UsageError("a transaction needs participants, each once and by a name of its own")
         if timeout <= 0:
             raise UsageError(f"a timeout is a positive number of seconds, not {timeout}")
-        self.id: TxId | None = None
+        self.id = site.new_id()
         self.decision: Decision | None = None
         self._site = site
         self._variant = find(variant)
         self._timeout = timeout
         self._tm = tm
-        self._session = site.new_session()
         self._participants = {m.name: m for m in participants}
         self._branches: dict[str, Branch] = {}
         self._remote: dict[str, RemoteSession] = {}
@@ -80,13 +79,15 @@ class Transaction:
     async def __aenter__(self) -> Self:
         for name, manager in self._participants.items():
             if isinstance(manager, RemoteStore):
-                self._remote[name] = manager.session(self._site, self._session, self)
+                self._remote[name] = manager.session(self._site, self.id, self)
             else:
                 self._site.attach(manager)
         local = [m for m in self._participants.values() if not isinstance(m, RemoteStore)]
         try:
-            for manager in local:
-                self._branches[manager.name] = await manager.begin()
+            # In one order, so that no two transactions wait for each other's connections.
+            for manager in sorted(local, key=lambda m: m.name):
+                gid = Gid(self._site.space, manager.name, self.id)
+                self._branches[manager.name] = await manager.begin(gid)
         except BaseException:
             await self.rollback()
             raise
@@ -121,8 +122,15 @@ class Transaction:
                 pass  # a database that cannot be reached rolls back by itself
         for session in self._remote.values():
             session.rollback()
-        if self._plan is not None:
-            self._site.spawn(self._site.settle(self._plan.id, self._plan.participants))
+        if self._plan is None:
+            self._site.finished.add(self.id, {})
+        else:
+            self._site.spawn(self._call_off(self._plan))
+
+    async def _call_off(self, plan: Plan) -> None:
+        """Decide what some stores have voted on already."""
+        await self._site.settle(plan.id, plan.participants)
+        self._site.finished.add(plan.id, _managers_of(plan))
 
     async def commit(self) -> Decision:
         """Vote, decide, and wait until the resource managers here have acted.
@@ -133,12 +141,13 @@ class Transaction:
         plan = self._plan or self._fix_plan()
         if not plan.participants:
             self.decision = ALL_YES
+            self._site.finished.add(self.id, {})
             return self.decision
         site = self._site
         for name, branch in self._branches.items():
-            site.hold(self._session, name, branch)
+            site.hold(self.id, name, branch)
         decision, acting = await committing.run(site, plan, frozenset(self._asked))
-        site.finished.add(plan)
+        site.finished.add(plan.id, _managers_of(plan))
         site.figures[decision.outcome] += 1
         pending = await _wait_for_acts(acting)
         if pending:
@@ -176,12 +185,10 @@ class Transaction:
             )
         if driven:
             addresses = [a or here for a in addresses]
-        self.id = self._site.new_id()
         return Plan(
             self.id,
             tuple(names),
             tuple(addresses),
-            self._session,
             self._variant.name,
             self._tm or next((a for a in addresses if a), ""),
             self._timeout,
@@ -189,6 +196,11 @@ class Transaction:
 
     def _takes_part(self, name: str) -> bool:
         return name in self._branches or self._remote[name].used
+
+
+def _managers_of(plan: Plan) -> dict[str, str]:
+    """The participants, each with its address."""
+    return dict(zip(plan.participants, plan.addresses, strict=True))
 
 
 async def _wait_for_acts(acting: dict[str, asyncio.Task[bool]]) -> tuple[str, ...]:

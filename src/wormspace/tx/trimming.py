@@ -28,7 +28,6 @@ from wormspace.tx.names import VOTES, Gid, TxId, split_vote_space, vote_space
 from wormspace.tx.resolver import Resolver
 
 if TYPE_CHECKING:
-    from wormspace.tx.messages import Plan
     from wormspace.tx.site import Site
 
 log = logging.getLogger("wormspace.tx")
@@ -53,11 +52,15 @@ class Finished:
         self._site = site
         self._segments: dict[int, _Segment] = {}
 
-    def add(self, plan: Plan) -> None:
-        """This transaction is decided."""
-        segment = self._segments.setdefault(plan.id.address.segment, _Segment())
+    def add(self, txid: TxId, managers: Mapping[str, str]) -> None:
+        """This transaction is decided, or nobody was asked to vote on it.
+
+        Args:
+            managers: who voted, or was to, with their addresses.
+        """
+        segment = self._segments.setdefault(txid.address.segment, _Segment())
         segment.decided += 1
-        segment.managers.update(zip(plan.participants, plan.addresses, strict=True))
+        segment.managers.update(managers)
 
     async def trim(self) -> None:
         """Trim what may be trimmed by now."""

@@ -1,0 +1,207 @@
+"""PostgreSQL and MariaDB as resource managers, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import psycopg
+import pymysql
+import pytest
+from tests.tx import databases
+from tests.tx.databases import MariaDbServer, PostgresServer
+
+import wormspace
+from wormspace import tx
+from wormspace.tx.mariadb import MariaDb
+from wormspace.tx.postgres import Postgres
+
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.xdist_group("databases"),
+]
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    if databases.INITDB is None:
+        pytest.skip(databases.NO_POSTGRES)
+    server = PostgresServer("orders", "billing")
+    for database in ("orders", "billing"):
+        server.query(
+            database, "CREATE TABLE account (id int PRIMARY KEY, money int CHECK (money >= 0))"
+        )
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def mariadb():
+    if databases.MARIADBD is None:
+        pytest.skip(databases.NO_MARIADB)
+    server = MariaDbServer()
+    server.query("CREATE TABLE bank.account (id int PRIMARY KEY, money int) ENGINE=InnoDB")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def accounts(postgres, mariadb):
+    for database in ("orders", "billing"):
+        postgres.query(database, "DELETE FROM account")
+        postgres.query(database, "INSERT INTO account VALUES (1, 100)")
+    mariadb.query("DELETE FROM bank.account")
+    mariadb.query("INSERT INTO bank.account VALUES (1, 100)")
+    return postgres, mariadb
+
+
+@contextlib.asynccontextmanager
+async def managers(postgres, mariadb):
+    a = Postgres("orders", postgres.url("orders"))
+    b = MariaDb("billing", mariadb.url)
+    try:
+        yield a, b
+    finally:
+        await a.close()
+        await b.close()
+
+
+def money(postgres, mariadb) -> tuple[int, int]:
+    return (
+        postgres.query("orders", "SELECT money FROM account WHERE id = 1")[0][0],
+        mariadb.query("SELECT money FROM bank.account WHERE id = 1")[0][0],
+    )
+
+
+async def move(transaction, a, b, amount=30):
+    await transaction[a].execute("UPDATE account SET money = money - %s WHERE id = 1", (amount,))
+    await transaction[b].execute("UPDATE account SET money = money + %s WHERE id = 1", (amount,))
+
+
+async def test_money_moves_between_postgresql_and_mariadb(accounts) -> None:
+    async with managers(*accounts) as (a, b), wormspace.connect("memory:") as worm:
+        async with worm.transaction([a, b]) as t:
+            await move(t, a, b)
+        assert t.decision == tx.Decision(tx.COMMITTED)
+        assert money(*accounts) == (70, 130)
+        assert await a.prepared() == await b.prepared() == []
+
+
+async def test_an_exception_in_the_block_rolls_both_back(accounts) -> None:
+    async with managers(*accounts) as (a, b), wormspace.connect("memory:") as worm:
+
+        async def work() -> None:
+            async with worm.transaction([a, b]) as t:
+                await move(t, a, b)
+                raise RuntimeError("changed my mind")
+
+        with pytest.raises(RuntimeError, match="changed my mind"):
+            await work()
+        assert money(*accounts) == (100, 100)
+
+
+async def test_a_prepare_that_silently_rolls_back_is_a_no(accounts) -> None:
+    async with managers(*accounts) as (a, b), wormspace.connect("memory:") as worm:
+
+        async def work() -> None:
+            async with worm.transaction([a, b]) as t:
+                await t[b].execute("UPDATE account SET money = 0 WHERE id = 1")
+                with contextlib.suppress(psycopg.errors.CheckViolation):
+                    await t[a].execute("UPDATE account SET money = -1 WHERE id = 1")
+
+        with pytest.raises(tx.Aborted, match="rolled it back") as caught:
+            await work()
+        assert caught.value.decision.culprit == caught.value.decision.by == "orders"
+        assert money(*accounts) == (100, 100)
+        assert await b.prepared() == []
+
+
+async def test_a_statement_that_mariadb_refuses_loses_the_branch(accounts) -> None:
+    async with managers(*accounts) as (a, b), wormspace.connect("memory:") as worm:
+
+        async def work() -> None:
+            async with worm.transaction([a, b]) as t:
+                await t[a].execute("UPDATE account SET money = 0 WHERE id = 1")
+                with contextlib.suppress(pymysql.Error):
+                    await t[b].execute("INSERT INTO account VALUES (1, 1)")
+
+        with pytest.raises(tx.Aborted, match="billing"):
+            await work()
+        assert money(*accounts) == (100, 100)
+        assert await a.prepared() == []
+
+
+@pytest.mark.parametrize("votes", [(), ("orders",), ("orders", "billing")])
+async def test_anybody_finishes_what_a_crash_left_prepared(accounts, votes) -> None:
+    """Prepared in both databases, with no vote, one, or both: then another process resolves it."""
+    async with wormspace.connect("memory:") as worm:
+        async with managers(*accounts) as (a, b):
+            dead = tx.Site(worm)
+            txid = dead.new_id()
+            gids = {m.name: tx.Gid("tx", m.name, txid) for m in (a, b)}
+            branches = {m.name: await m.begin(gids[m.name]) for m in (a, b)}
+            for name, change in (("orders", "- 30"), ("billing", "+ 30")):
+                await branches[name].session.execute(f"UPDATE account SET money = money {change}")
+                await branches[name].prepare()
+            for name in votes:
+                vote = tx.Vote(True, ("orders", "billing"), str(gids[name]), 0.0, name)
+                await dead.box.cast(name, txid, vote, ahead=True, timeout=5)
+            await dead.close()
+        async with managers(*accounts) as (a, b):
+            assert await a.prepared() == [gids["orders"]]
+            assert await b.prepared() == [gids["billing"]]
+            others = [tx.Site(worm, managers=[a, b]) for _ in range(3)]
+            results = await asyncio.gather(*(site.sweep(patience=0) for site in others))
+            for _ in range(5):  # those who met a branch that another one was finishing
+                results += await asyncio.gather(*(site.sweep(patience=0) for site in others))
+            assert await a.prepared() == await b.prepared() == []
+            for site in others:
+                await site.close()
+    whole = len(votes) == 2
+    assert money(*accounts) == ((70, 130) if whole else (100, 100))
+    outcomes = {r.decision.outcome for rs in results for r in rs if r.decision}
+    assert outcomes == {tx.COMMITTED if whole else tx.ABORTED}
+
+
+async def test_a_slow_participant_that_votes_after_the_abort_rolls_back(accounts) -> None:
+    class Slow(Postgres):
+        async def begin(self, gid):
+            branch = await super().begin(gid)
+            prepare = branch.prepare
+
+            async def late():
+                await asyncio.sleep(1.0)
+                await prepare()
+
+            branch.prepare = late
+            return branch
+
+    postgres, mariadb = accounts
+    async with managers(*accounts) as (_, b), wormspace.connect("memory:") as worm:
+        a = Slow("orders", postgres.url("orders"))
+        resolver = tx.Site(worm, managers=[MariaDb("billing", mariadb.url)])
+        transaction = tx.Transaction(worm.site(), [a, b], timeout=5.0)
+
+        async def resolve() -> None:
+            await asyncio.sleep(0.4)
+            # The connection that prepared at MariaDB lives, so only the votes can be decided here.
+            await resolver.settle(transaction.id, ("orders", "billing"))
+
+        resolving = asyncio.ensure_future(resolve())
+        with pytest.raises(tx.Aborted, match="resolver"):
+            async with transaction as t:
+                await move(t, a, b)
+        await resolving
+        assert money(*accounts) == (100, 100)
+        assert await a.prepared() == await b.prepared() == []
+        await resolver.close()
+        await a.close()
+
+
+async def test_a_database_that_cannot_be_reached_says_so(accounts) -> None:
+    async with managers(*accounts) as (_, b), wormspace.connect("memory:") as worm:
+        gone = Postgres("orders", "postgresql://worm@127.0.0.1:1/orders")
+        with pytest.raises(tx.ManagerDown):
+            async with worm.transaction([gone, b]):
+                raise AssertionError("never entered")
+        assert money(*accounts) == (100, 100)

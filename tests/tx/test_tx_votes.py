@@ -1,0 +1,221 @@
+"""Names, votes and when they are forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+
+import wormspace
+from wormspace import tx
+from wormspace.errors import Trimmed, UsageError
+from wormspace.tx import box as box_module
+from wormspace.tx import names, trimming
+from wormspace.tx.deciding import ABORTED, COMMITTED, MISSING, NO, UNDECIDED, YES, decode, encode
+from wormspace.tx.mariadb import parse_xid, xid
+from wormspace.tx.storage import LmdbStore
+from wormspace.tx.trimming import retire
+
+
+@pytest.mark.parametrize("votes", [*itertools.product([YES, NO, MISSING], repeat=3)])
+def test_the_decision_is_the_and_of_the_votes(votes) -> None:
+    expected = COMMITTED if set(votes) == {YES} else ABORTED if NO in votes else UNDECIDED
+    assert tx.outcome(votes) == expected
+
+
+@pytest.mark.parametrize("votes", [*itertools.product([YES, NO, MISSING], repeat=3)])
+def test_an_outcome_never_changes_when_missing_votes_come(votes) -> None:
+    before = tx.outcome(votes)
+    for more in itertools.product([YES, NO], repeat=3):
+        later = [new if old == MISSING else old for old, new in zip(votes, more, strict=True)]
+        assert before in (UNDECIDED, tx.outcome(later))
+
+
+def test_a_gid_says_where_the_vote_is_and_fits_into_databases() -> None:
+    longest = "a" * names.NAME_MAX
+    gid = tx.Gid(longest, longest, tx.TxId(longest, 10**18 - 1))
+    assert tx.Gid.parse(str(gid)) == gid
+    assert len(str(gid)) < 200
+    first, second = (half.strip("'") for half in xid(gid).split(","))
+    assert len(first) <= 64
+    assert len(second) <= 64
+    assert parse_xid(first, second) == gid
+    assert tx.TxId.parse(str(gid.id)) == gid.id
+
+
+def test_what_others_prepared_is_none_of_ours() -> None:
+    assert tx.Gid.parse("somebody else's") is None
+    assert tx.Gid.parse("worm:tx:a:") is None
+    assert parse_xid("1234", "") is None
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "a:b", "a-b", "x" * 21, "é"])
+def test_a_name_that_databases_could_not_carry_is_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        names.check_name(name)
+
+
+def test_a_vote_reads_back() -> None:
+    vote = tx.Vote(False, ("a", "b"), "worm:tx:a:j-1", 12.5, "a", "no room", True)
+    assert decode(encode(vote)) == vote
+    with pytest.raises(wormspace.ProtocolViolation):
+        decode(b"something else")
+
+
+@pytest.fixture
+def short_segments(monkeypatch):
+    """Vote segments of eight registers."""
+    for module in (names, box_module, trimming):
+        monkeypatch.setattr(module, "VOTES", 8)
+
+
+async def stores(tmp_path) -> list[tx.KeyValueStore]:
+    return [await tx.KeyValueStore.open(n, LmdbStore(tmp_path / n)) for n in ("a", "b")]
+
+
+async def put(worm, participants, value: bytes) -> tx.Transaction:
+    async with worm.transaction(participants) as t:
+        for p in participants:
+            await t[p].put(b"k", value)
+    return t
+
+
+async def test_votes_are_trimmed_once_everybody_has_acted_and_not_before(
+    tmp_path, short_segments
+) -> None:
+    async with wormspace.connect("memory:") as worm:
+        a, b = await stores(tmp_path)
+        site = worm.site()
+        done = [await put(worm, [a, b], b"%d" % n) for n in range(7)]
+        stuck = asyncio.Event()
+        commit = b.commit
+
+        async def hang(gid):
+            await stuck.wait()
+            await commit(gid)
+
+        b.commit = hang
+        last = asyncio.ensure_future(put(worm, [a, b], b"last"))
+        while not await b.prepared() or await a.prepared():  # noqa: ASYNC110 - stores have no event
+            await asyncio.sleep(0.01)
+        await site.sweep()
+        space = worm.space(f"tx/b/{site.initiator}")
+        assert await space.head() == 0
+        assert decode(await (await space.segment(0)).read(7)).yes
+        stuck.set()
+        done.append(await last)
+        await site.sweep()
+        for name in ("a", "b"):
+            assert await worm.space(f"tx/{name}/{site.initiator}").head() == 1
+        assert site.figures["segments_trimmed"] == 2
+        with pytest.raises(Trimmed):
+            await site.settle(done[0].id, ("a", "b"))
+        await put(worm, [a, b], b"next segment")
+        assert a.value(b"k") == b"next segment"
+        await site.close()
+        for store in (a, b):
+            await store.close()
+
+
+async def test_a_branch_found_after_its_votes_were_trimmed_was_not_committed(
+    tmp_path, short_segments
+) -> None:
+    async with wormspace.connect("memory:") as worm:
+        a, b = await stores(tmp_path)
+        gone = tx.Site(worm)
+        txid = gone.new_id()
+        branch = await a.begin(tx.Gid("tx", "a", txid))
+        await branch.put(b"k", b"late")
+        vote = tx.Vote(True, ("a", "b"), "", 1.0, "b")
+        await gone.box.cast("b", txid, vote, ahead=True, timeout=5)
+        await gone.close()
+        janitor = tx.Site(worm, managers=[a, b])
+        trimmed = await retire(worm, "tx", janitor.resolver, janitor.managers, before=2.0)
+        assert trimmed == [f"tx/b/{txid.initiator}/0"]
+        await branch.prepare()  # the slow participant prepares only now
+        assert len(await a.prepared()) == 1
+        await janitor.sweep(patience=0)
+        assert await a.prepared() == []
+        assert a.value(b"k") is None
+        await janitor.close()
+        for store in (a, b):
+            await store.close()
+
+
+async def test_retiring_decides_what_is_not_and_commits_what_is_committed(
+    tmp_path, short_segments
+) -> None:
+    async with wormspace.connect("memory:") as worm:
+        managers = await stores(tmp_path)
+        gone = tx.Site(worm)
+        for complete in (True, False):
+            txid = gone.new_id()
+            for m in managers if complete else managers[:1]:
+                gid = tx.Gid("tx", m.name, txid)
+                branch = await m.begin(gid)
+                await branch.put(b"%d" % complete, b"v")
+                await branch.prepare()
+                vote = tx.Vote(True, ("a", "b"), str(gid), 1.0, m.name)
+                await gone.box.cast(m.name, txid, vote, ahead=True, timeout=5)
+        await gone.close()
+        janitor = tx.Site(worm, managers=managers)
+        young = await retire(worm, "tx", janitor.resolver, janitor.managers, before=0.5)
+        assert young == []
+        await retire(worm, "tx", janitor.resolver, janitor.managers, before=2.0)
+        for m in managers:
+            assert m.items() == {b"1": b"v"}
+            assert await m.prepared() == []
+            with pytest.raises(Trimmed):
+                await worm.space(f"tx/{m.name}/{gone.initiator}").segment(0)
+        await janitor.close()
+        for store in managers:
+            await store.close()
+
+
+async def test_a_store_remembers_promises_and_locks_across_a_restart(tmp_path) -> None:
+    store = await tx.KeyValueStore.open("a", LmdbStore(tmp_path / "a"))
+    gid = tx.Gid("tx", "a", tx.TxId("j", 0))
+    branch = await store.begin(gid)
+    await branch.get(b"read")
+    await branch.put(b"written", b"v")
+    await branch.prepare()
+    await store.close()
+    store = await tx.KeyValueStore.open("a", LmdbStore(tmp_path / "a"))
+    assert await store.prepared() == [gid]
+    other = await store.begin(tx.Gid("tx", "a", tx.TxId("j", 1)))
+    with pytest.raises(tx.Conflict):
+        await other.put(b"read", b"x")
+    await store.commit(gid)
+    await store.commit(gid)
+    other = await store.begin(tx.Gid("tx", "a", tx.TxId("j", 2)))
+    assert await other.get(b"written") == b"v"
+    await store.close()
+    with pytest.raises(wormspace.WrongIdentity):
+        await tx.KeyValueStore.open("b", LmdbStore(tmp_path / "a"))
+
+
+async def test_a_conflict_restarts_at_once_and_says_whose_fault_it_was(tmp_path) -> None:
+    async with wormspace.connect("memory:") as worm:
+        a, b = await stores(tmp_path)
+        async with worm.transaction([a, b]) as first:
+            await first[a].put(b"k", b"1")
+            second = worm.transaction([a, b])
+            await second.__aenter__()
+            with pytest.raises(tx.Conflict):
+                await second[a].get(b"k")
+            with pytest.raises(tx.Aborted) as caught:
+                await second.commit()
+            assert caught.value.conflict
+        assert a.value(b"k") == b"1"
+
+        async def add(t) -> None:
+            await t[a].put(b"n", b"%d" % (int(await t[a].get(b"n") or 0) + 1))
+            await t[b].put(b"n", await t[a].get(b"n"))
+
+        runs = (tx.run_transaction(lambda: worm.transaction([a, b]), add) for _ in range(5))
+        await asyncio.gather(*runs)
+        assert a.value(b"n") == b.value(b"n") == b"5"
+        await worm.site().close()
+        for store in (a, b):
+            await store.close()
