@@ -57,16 +57,43 @@ class System:
 
         for name, claim in self.always(s).items():
             goal("the invariant", f"at the start: {name}", [*self.facts, self.start(s)], claim)
-        for action, (changed, step) in self.actions.items():
-            t = {k: (self.state("_after")[k] if k in changed else f) for k, f in s.items()}
-            given = [*here, *step(s, t)]
-            for name, claim in self.always(t).items():
-                if not claim.eq(self.always(s)[name]):
-                    goal("the invariant", f"kept by: {action}: {name}", given, claim)
+        for action in self.actions:
+            out += self.kept(action)
+            given = [*here, *self.step(action)[2]]
             goal("every action is possible", action, given, z3.BoolVal(True), possible=True)
         for name, claim in self.theorems(s).items():
             goal(name, "from the invariant", here, claim)
         return out
+
+    def step(self, action: str) -> tuple[Rel, Rel, list[z3.BoolRef]]:
+        """An action: before, after, and what it says of them."""
+        changed, step = self.actions[action]
+        s, after = self.state(""), self.state("_after")
+        t = {k: (after[k] if k in changed else f) for k, f in s.items()}
+        return s, t, list(step(s, t))
+
+    def guards(self, action: str) -> list[int]:
+        """Which parts of an action speak of the state before it only."""
+        parts = self.step(action)[2]
+        return [k for k, part in enumerate(parts) if "_after" not in part.sexpr()]
+
+    def kept(self, action: str, without: int | None = None) -> list[Goal]:
+        """That an action keeps the invariant; `without` one part of it, for mutation."""
+        s, t, parts = self.step(action)
+        here, after = self.always(s), self.always(t)
+        given = [part for k, part in enumerate(parts) if k != without]
+        return [
+            Goal(
+                f"{self.name}: the invariant",
+                f"kept by: {action}: {name}",
+                [*self.facts, *here.values(), *given],
+                claim,
+                MODEL,
+                second=True,
+            )
+            for name, claim in after.items()
+            if not claim.eq(here[name])  # else it speaks of nothing that changed
+        ]
 
 
 def write_once(at: z3.FuncDeclRef, at_: z3.FuncDeclRef, where: Any, what: Any) -> z3.BoolRef:
@@ -325,7 +352,7 @@ def log() -> System:
         }
 
     def write(what: Any) -> Step:
-        return lambda s, t: [what == what, write_once(s["at"], t["at"], K, what)]
+        return lambda s, t: [write_once(s["at"], t["at"], K, what)]
 
     return System(
         "log",

@@ -2,9 +2,9 @@
 
 `code()` mutates the syntax trees of every proved function: comparisons, branches, boolean
 operators, fields, arguments, results.  `specification()` does so to the register's, and `model()`
-leaves out every part of every guard of layer 2 in turn.  A mutant that the proof does not notice is
-a *survivor*, and has to be explained, by name, in survivors.txt; an explanation that no survivor
-needs is an error too.
+leaves out every part of every guard of layers 2 and 4 in turn.  A mutant that the proof does not
+notice is a *survivor*, and has to be explained, by name, in survivors.txt; an explanation that no
+survivor needs is an error too.
 
     python -m verification.mutants            all of them (`make prove-mutants`)
     python -m verification.mutants on_write   those whose name has this in it
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from verification import (
     acceptor,
+    applications,
     captures,
     proposer,
     protocol,
@@ -210,13 +211,19 @@ def killed_specification(text: str) -> str:
 
 
 def model() -> Iterator[tuple[str, list[Goal]]]:
-    """Layer 2's actions, each with one part of its guard left out: the goals it has to keep."""
+    """Actions with one part of the guard left out, and the goals that they have to keep."""
     engine = Engine(prover.INVARIANTS)
     ranges.prove(engine)
     for action in protocol.all_actions(engine):
         for k, part in enumerate(action.guard(protocol.State())):
             text = " ".join(str(part).split())[:90]
             yield f"guard of {action.name!r}, part {k}: {text}", protocol.kept(action, without=k)
+    for system in applications.systems():
+        for name in system.actions:
+            for k in system.guards(name):
+                text = " ".join(str(system.step(name)[2][k]).split())[:90]
+                title = f"guard of {system.name}, {name!r}, part {k}: {text}"
+                yield title, system.kept(name, without=k)
 
 
 def explained() -> dict[str, str]:
