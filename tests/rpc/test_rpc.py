@@ -102,3 +102,19 @@ def test_a_connection_that_fails_after_its_caller_gave_up_is_no_loose_end() -> N
         return loose
 
     assert asyncio.run(run()) == []
+
+
+def test_what_is_no_request_costs_only_its_own_connection() -> None:
+    async def run() -> None:
+        service, caller = await started()
+        port = int(str(caller).rpartition(":")[2])
+        for body in (b"\xc1", b"\x93\x01\xa1\xff\xc4\x00", b""):  # no msgpack, no UTF-8, nothing
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(len(body).to_bytes(4, "big") + body)
+            assert await reader.read() == b""
+            writer.close()
+        assert await caller.call("echo", b"still here", 5) == b"still here"
+        await caller.close()
+        await service.stop()
+
+    asyncio.run(run())

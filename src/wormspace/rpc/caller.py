@@ -134,7 +134,7 @@ class _Connection(asyncio.Protocol):
                     future.set_exception(Failure(answer.body.decode(errors="replace")))
                 else:
                     future.set_result(answer.body)
-        except (msgspec.MsgspecError, FrameTooLarge):
+        except (msgspec.MsgspecError, UnicodeDecodeError, FrameTooLarge):
             if self._transport is not None:
                 self._transport.abort()
 

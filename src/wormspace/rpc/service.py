@@ -78,7 +78,7 @@ class _Connection(asyncio.Protocol):
                 task = self._loop.create_task(self._serve(decode_request(body)))
                 self._tasks[task] = None
                 task.add_done_callback(lambda t: self._tasks.pop(t, None))
-        except (msgspec.MsgspecError, FrameTooLarge) as e:
+        except (msgspec.MsgspecError, UnicodeDecodeError, FrameTooLarge) as e:
             log.warning("malformed request: %s", e)
             if self._transport is not None:
                 self._transport.abort()

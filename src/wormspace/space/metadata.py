@@ -34,5 +34,5 @@ class Metadata(msgspec.Struct, frozen=True, array_like=True):
         """
         try:
             return msgspec.msgpack.decode(raw, type=cls)
-        except msgspec.MsgspecError as e:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
             raise ProtocolViolation(f"a metadata register holds something else: {e}") from e
