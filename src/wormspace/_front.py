@@ -35,7 +35,7 @@ from wormspace.server.memory_engine import MemoryEngine
 from wormspace.server.node import MAX_VALUE_BYTES, Node
 from wormspace.space.client import DEFAULT_TIMEOUT_S
 from wormspace.wire.link import Link, TcpLink
-from wormspace.wire.membership import Membership
+from wormspace.wire.membership import Membership, OneCluster
 
 EMBEDDED = Identity("embedded", "embedded")
 POLL_S = 0.005
@@ -189,8 +189,9 @@ def _dial(
     sets = [[_address(a) for a in part.split(",")] for part in rest[2:].rstrip("/").split("/")]
     client = f"{rng.getrandbits(64):016x}"
     partitions = []
+    cluster = OneCluster()
     for index, addresses in enumerate(sets):
-        membership = Membership(index, len(sets), len(addresses))
+        membership = Membership(index, len(sets), len(addresses), cluster)
         links: list[Link] = [
             TcpLink(
                 host,

@@ -10,7 +10,7 @@ from inprocess import IDENTITY, Raw, serving
 from wormspace import BadUrl, Refused, Unavailable
 from wormspace.server.listener import Limits, ServerIdentity
 from wormspace.wire import link as link_module
-from wormspace.wire.membership import Membership
+from wormspace.wire.membership import Membership, OneCluster
 from wormspace.wire.messages import Hello, Refusal, Status, ToServer, Welcome
 
 
@@ -233,6 +233,15 @@ async def test_a_server_that_comes_back_is_counted_as_before():
         for place, welcome in enumerate(welcomes):
             assert membership.check(place, f"h:{place}", welcome) == ""
     assert membership.check(1, "h:1", welcomes[0])
+
+
+async def test_partitions_of_two_clusters_are_not_one():
+    """Registers of a space would be spread over both, and half of them be gone another day."""
+    cluster = OneCluster()
+    one, other = (Membership(place, 2, 1, cluster) for place in range(2))
+    assert one.check(0, "h:0", Welcome(1, "c", "s0", 0, 2, 1, 1, 1)) == ""
+    assert "cluster 'd'" in other.check(0, "h:1", Welcome(1, "d", "s1", 1, 2, 1, 1, 1))
+    assert other.check(0, "h:1", Welcome(1, "c", "s1", 1, 2, 1, 1, 1)) == ""
 
 
 async def test_partitions_in_the_wrong_order_are_refused(stack):

@@ -10,14 +10,23 @@ from __future__ import annotations
 from wormspace.wire.messages import Welcome
 
 
+class OneCluster:
+    """What the partitions of one client have in common: the first greeting says which cluster."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+
 class Membership:
     """One replica set as a client was told of it: `size` addresses, at place `partition`."""
 
-    def __init__(self, partition: int, partitions: int, size: int) -> None:
+    def __init__(
+        self, partition: int, partitions: int, size: int, cluster: OneCluster | None = None
+    ) -> None:
         self._partition = partition
         self._partitions = partitions
         self._size = size
-        self._cluster = ""
+        self._cluster = cluster or OneCluster()
         self._names: dict[int, tuple[str, str]] = {}
 
     def check(self, place: int, address: str, welcome: Welcome) -> str:
@@ -39,8 +48,8 @@ class Membership:
         for other, (name, where) in self._names.items():
             if name == welcome.server and other != place:
                 return f"it is server {name!r}, and so is {where}: name each server once"
-        if self._cluster not in ("", welcome.cluster):
-            return f"it belongs to cluster {welcome.cluster!r}, others to {self._cluster!r}"
-        self._cluster = welcome.cluster
+        if self._cluster.name not in ("", welcome.cluster):
+            return f"it belongs to cluster {welcome.cluster!r}, others to {self._cluster.name!r}"
+        self._cluster.name = welcome.cluster
         self._names[place] = (welcome.server, address)
         return ""
