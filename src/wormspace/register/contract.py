@@ -149,8 +149,14 @@ class Registers(Protocol):
             Trimmed: the array is garbage.
         """
 
-    async def trim(self, array: ArrayName, stop: int, deadline: float) -> None:
-        """Make arrays [array's number, stop) garbage, for ever.  Their trim is decided first."""
+    async def trim(
+        self, array: ArrayName, stop: int, deadline: float, *, told_from: int | None = None
+    ) -> None:
+        """Make arrays [array's number, stop) garbage, for ever.  Their trim is decided first.
+
+        The trim of [told_from, array's number) was decided before, perhaps by somebody who could
+        not tell a majority of the servers: they are told again.
+        """
 
     def listen(self, space: str, first: int, stop: int) -> EventStream:
         """Events of arrays [first, stop) of the space, from now on.

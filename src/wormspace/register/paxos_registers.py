@@ -376,7 +376,9 @@ class PaxosRegisters:
 
     # ------------------------------------------------------------ trim
 
-    async def trim(self, array: ArrayName, stop: int, deadline: float) -> None:
+    async def trim(
+        self, array: ArrayName, stop: int, deadline: float, *, told_from: int | None = None
+    ) -> None:
         space, first = array
         for lo in range(first, stop, TRIM_AT_ONCE):
             hi = min(stop, lo + TRIM_AT_ONCE)
@@ -388,6 +390,7 @@ class PaxosRegisters:
             for result in results:
                 if result is not None and not isinstance(result, Trimmed):
                     raise result
+        first = first if told_from is None else min(first, told_from)
         await self._discard(space, first, stop, deadline)
         for key in [k for k in self._streams if k[0][0] == space and first <= k[0][1] < stop]:
             del self._streams[key]

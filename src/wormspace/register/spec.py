@@ -173,7 +173,9 @@ class SpecRegisters:
         cell = self._array(array).get(offset) or self._fresh(array, offset)
         return cell.holder <= token.ballot
 
-    async def trim(self, array: ArrayName, stop: int, deadline: float) -> None:
+    async def trim(
+        self, array: ArrayName, stop: int, deadline: float, *, told_from: int | None = None
+    ) -> None:
         self._check_open()
         space, first = array
         for number in range(first, stop):

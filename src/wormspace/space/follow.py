@@ -127,8 +127,9 @@ class Follower:
 
     def _drop(self, first: int, stop: int) -> list[Event]:
         """A trim, of which every server tells."""
-        news = any(number not in self._gone for number in range(first, stop))
-        for number in range(first, stop):
+        fresh = range(max(first, self._gone.below), stop)
+        news = any(number not in self._gone for number in fresh)
+        for number in fresh:
             self._gone.add(number)
             self._mark_done(number)
         self._tail = max(self._tail, stop)

@@ -45,6 +45,7 @@ class Space:
         self.name = check_name(name)
         self._known_tail = 0
         self._known_head = 0
+        self._told_below = 0
 
     def __repr__(self) -> str:
         return f"<Space {self.name!r}>"
@@ -189,9 +190,13 @@ class Space:
             raise NotAllocated(
                 f"space {self.name!r} has no {stop} segments yet, only {self._known_tail}"
             )
-        head = await self.head(timeout=timeout)
-        if head < stop:
-            await self._trim(head, stop, deadline)
+        if stop <= self._told_below:
+            return
+        # Whoever trimmed what lies below the head may have died before a majority was told.
+        head = min(stop, await self.head(timeout=timeout))
+        array = (self.name, head)
+        await self.client.registers.trim(array, stop, deadline, told_from=self._told_below)
+        self._told_below = max(self._told_below, stop)
 
     async def _trim(self, first: int, stop: int, deadline: float) -> None:
         await self.client.registers.trim((self.name, first), stop, deadline)
