@@ -29,10 +29,13 @@ from wormspace.smr.records import (
 )
 from wormspace.smr.sessions import SESSION_S
 
-UNDER_WAY = 4
+UNDER_WAY = 16
 """Packets of one client at once; beyond it, calls are gathered."""
 
+PACKET_CALLS = 256
 PACKET_BYTES = 256 * 1024
+"""A packet is no larger: while one is being decided, the next is made."""
+
 RENEW_S = SESSION_S / 4
 """A client that was idle for so long begins a new session."""
 
@@ -82,8 +85,8 @@ class Gatherer:
 
     def _flush(self) -> None:
         self._scheduled = False
-        if self._calls:
-            calls, self._calls = self._calls, []
+        while self._calls and len(self._tasks) < UNDER_WAY:
+            calls, self._calls = self._calls[:PACKET_CALLS], self._calls[PACKET_CALLS:]
             self._send(calls)
 
     def _send(self, calls: list[Call]) -> None:
