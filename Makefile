@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup test lint types imports fmt demo soak prove prove-mutants databases clean
+.PHONY: help setup test databases lint types imports fmt demo soak coq prove prove-mutants clean
 
 help:
 	@echo "make demo    a story: three servers, a stolen capture, two kills, nothing lost"
@@ -24,7 +24,7 @@ $(READY): pyproject.toml requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $(READY)
 
-test: $(READY) databases
+test: $(SOLVERS) databases
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
 
 # PostgreSQL and MariaDB for the tests of transactions; what cannot be installed is named and skipped.
@@ -42,20 +42,28 @@ imports: $(READY)
 	$(BIN)/lint-imports
 
 # The provers: two SMT solvers from requirements-prove.lock; Coq only where apt-get can install it.
-PROVERS := $(VENV)/.provers
+SOLVERS := $(VENV)/.solvers
 
-$(PROVERS): $(READY) requirements-prove.lock
+$(SOLVERS): $(READY) requirements-prove.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-prove.lock
+	@touch $(SOLVERS)
+
+coq:
 	@command -v coqc >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
 	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends coq >/dev/null; } \
 	  || echo "Coq is not installed: its part of the proof will be skipped"
-	@touch $(PROVERS)
 
-prove: $(PROVERS)
+prove: $(SOLVERS) coq
 	$(BIN)/python -m verification
 
-prove-mutants: $(PROVERS)
+prove-mutants: $(SOLVERS)
 	$(BIN)/python -m verification.mutants
+
+# The long campaigns: thousands of kills, half an hour of seeds, every mutant of the proved code.
+soak: $(SOLVERS) databases
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m soak
+	$(BIN)/wormspace sim --minutes 30
+	$(MAKE) prove-mutants
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
