@@ -36,6 +36,7 @@ from wormspace.errors import (
     WormError,
     WrongIdentity,
 )
+from wormspace.smr import StateMachine, command, query, replicate
 from wormspace.space import (
     Address,
     Allocated,
@@ -76,6 +77,7 @@ __all__ = [
     "ServerFull",
     "ServerState",
     "Space",
+    "StateMachine",
     "StoreError",
     "StoreFull",
     "StoreLocked",
@@ -89,5 +91,8 @@ __all__ = [
     "WormError",
     "Written",
     "WrongIdentity",
+    "command",
     "connect",
+    "query",
+    "replicate",
 ]

@@ -115,7 +115,7 @@ def test_an_exception_is_the_commands_result_and_can_be_raised_where_it_was_call
     applied, _ = engine.apply(register(packet(1, ("add", 101), ("add", 2))), SIZE)
     (outcome,) = outcomes(applied)
     assert outcome.values == [None, 2]
-    error = as_exception(outcome.faults[0], Account)
+    error = as_exception(outcome.faults[0], Account.declaration)
     assert type(error) is TooMuch
     assert error.args == (101, "pounds")
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wormspace.bench import registers
 from wormspace.bench.registers import Options, Result
 from wormspace.bench.report import plot, save, table
+from wormspace.bench.smr_command import smr_command
 
 
 def _windows(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
@@ -94,3 +95,6 @@ def _show(console: Console, result: Result, out: Path) -> None:
     save(out / "registers.json", result)
     plot(out / "registers.png", title, result.samples)
     console.print(f"plot: {out / 'registers.png'}   figures: {out / 'registers.json'}")
+
+
+bench_command.add_command(smr_command)

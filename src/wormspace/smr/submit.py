@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import random
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -151,7 +150,7 @@ class Gatherer:
                 continue
             fault = faults.get(index) if faults else None
             if fault is not None:
-                call.future.set_exception(as_exception(fault, self.declaration.owner))
+                call.future.set_exception(as_exception(fault, self.declaration))
             elif isinstance(value, msgspec.Raw):
                 call.future.set_result(call.method.decode(value))
             else:
@@ -220,14 +219,14 @@ def _fail(calls: list[Call], error: Exception) -> None:
             call.future.set_exception(error)
 
 
-def as_exception(fault: Fault, owner: type) -> Exception:
+def as_exception(fault: Fault, declaration: Declaration) -> Exception:
     """The exception that a command raised, as what it was, if its class can be seen from here.
 
-    That is: it is built in, or a name in the module of the state machine or one of its bases.
+    That is: it is built in, or a name in the module of one of the state machine's methods.
     """
-    modules = [sys.modules.get(base.__module__) for base in owner.__mro__]
-    for place in [*modules, builtins]:
-        kind = getattr(place, fault.kind, None)
+    seen_from = [method.function.__globals__ for method in declaration.methods.values()]
+    for names in [*seen_from, vars(builtins)]:
+        kind = names.get(fault.kind)
         if isinstance(kind, type) and issubclass(kind, Exception):
             try:
                 return kind(*(fault.arguments if fault.arguments is not None else [fault.text]))
