@@ -71,7 +71,7 @@ class Subscription:
                     for entry in self._deliver(values):
                         yield entry
                     if gap:
-                        await self._wait(self._next + gap, asyncio.sleep(POLL_S))
+                        await self._wait(self._next + gap, lambda: asyncio.sleep(POLL_S))
                     behind = bool(gap) or len(values) >= CAUGHT_UP
                 async for entry in self._live():
                     yield entry
@@ -86,7 +86,7 @@ class Subscription:
         self._next += len(values)
         return [decode_entry(raw, p) for p, raw in enumerate(values, start) if raw]
 
-    async def _wait(self, stop: int, pause: Awaitable[object]) -> None:
+    async def _wait(self, stop: int, pause: Callable[[], Awaitable[object]]) -> None:
         """The next position is empty, and `stop` is written: wait, or fill what is between."""
         now = self._loop.time()
         if self._stuck_at != self._next:
@@ -97,7 +97,7 @@ class Subscription:
         try:
             if left > 0:
                 async with asyncio.timeout(left):
-                    await pause
+                    await pause()
                 return
         except TimeoutError:
             pass
@@ -133,7 +133,7 @@ class Subscription:
                     continue
                 ear.check(self._next)
                 if ear.arrived:
-                    await self._wait(min(ear.arrived), ear.news())
+                    await self._wait(min(ear.arrived), ear.news)
                 else:
                     await ear.news()
         finally:

@@ -1,0 +1,142 @@
+"""Clusters in the simulator with logs on them, and what must hold of a log, whatever happened."""
+
+from __future__ import annotations
+
+import asyncio
+
+import wormspace
+from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.sim import History, World, check
+from wormspace.sim.linearizability import UNKNOWN, Operation, Outcome
+from wormspace.sim.models import AppendOnlyLog
+from wormspace.sim.world import current
+
+PORT = 7000
+
+
+class LogWorld:
+    """A world with a cluster of `servers`, and processes that use logs on it."""
+
+    def __init__(self, seed=0, servers=3, world=None, **options):
+        self.world = world or World(seed, **options)
+        self.servers = [f"s{i + 1}" for i in range(servers)]
+        self.url = "worm://" + ",".join(f"{name}:{PORT}" for name in self.servers)
+        for name in self.servers:
+            identity = ServerIdentity("cl", name, 0, 1, servers)
+            self.world.host(name).disk()
+            self.world.spawn(name, _serving(identity))
+        self._lives = {}
+
+    async def connect(self):
+        """A client, on the host of the running process."""
+        host = current().host
+        life = self._lives[host] = self._lives.get(host, 0) + 1
+        rng = self.world.random_for(f"{host}/{life}")
+        while True:
+            try:
+                return await wormspace.connect(self.url, rng=rng)
+            except wormspace.Unavailable:
+                pass
+
+    def spawn(self, host, work, **options):
+        """A process on `host` that runs `work(worm)` on a connection of its own."""
+
+        async def main():
+            worm = await self.connect()
+            try:
+                return await work(worm)
+            finally:
+                await worm.close()
+
+        return self.world.spawn(host, main, **options)
+
+    def run(self, driver, deadline_s=600.0):
+        with self.world as world:
+            return world.run(driver, deadline_s=deadline_s)
+
+
+def _serving(identity):
+    async def serve():
+        engine = current().world.host(current().host).disk().open()
+        server = Server(identity, engine, Limits())
+        await server.start("0.0.0.0", PORT)
+        raise await server.failed
+
+    return serve
+
+
+class Book:
+    """What appenders were told: calls and returns in their order, by a clock of its own."""
+
+    def __init__(self):
+        self.history = History()
+        self.acknowledged = {}
+        self.bodies = {}
+        self.number = 0
+
+    async def append(self, who, log, count=1, **options):
+        """Append one entry, or `count` of them at once; false if the outcome is unknown."""
+        bodies = []
+        for _ in range(count):
+            self.number += 1
+            bodies.append(f"{who}:{self.number}".encode())
+        calls = [self.history.call(who, ("append", body)) for body in bodies]
+        try:
+            if count == 1:
+                positions = [await log.append(bodies[0], **options)]
+            else:
+                positions = await log.append_many(bodies, **options)
+        except wormspace.Unavailable:
+            return False
+        for call, body, position in zip(calls, bodies, positions, strict=True):
+            self.history.ret(call, position)
+            assert position not in self.acknowledged, "one position was given to two entries"
+            self.acknowledged[position] = body
+        return True
+
+    async def tail(self, who, log):
+        call = self.history.call(who, ("tail",))
+        try:
+            self.history.ret(call, await log.tail())
+        except wormspace.Unavailable:
+            pass
+
+    def check(self, entries):
+        """Everything, given the log's entries as they were read at the end.
+
+        Positions are compared by their rank among the entries: holes do not count.
+        """
+        held = {entry.position: entry.body for entry in entries}
+        for position, body in self.acknowledged.items():
+            assert held.get(position) == body, f"{body} was acknowledged at {position}, and moved"
+        assert len(set(held.values())) == len(held), "an entry is in the log twice"
+        ranks = {position: rank for rank, position in enumerate(sorted(held))}
+        where = {body: ranks[position] for position, body in held.items()}
+        operations = []
+        for one in self.history.operations():
+            if one.input == ("tail",):
+                if one.returned is None:
+                    continue
+                output = sum(position < one.output for position in held)
+                operations.append(
+                    Operation(one.client, one.input, output, one.called, one.returned)
+                )
+                continue
+            body = one.input[1]
+            if body not in where:
+                assert one.output is UNKNOWN
+                continue
+            operations.append(
+                Operation(one.client, ("append", body), where[body], one.called, one.returned)
+            )
+        verdict = check(AppendOnlyLog(), operations)
+        assert verdict.outcome is Outcome.OK, verdict.explanation
+
+
+async def read_all(log):
+    """All entries up to the tail, when nothing is left undecided."""
+    while True:
+        try:
+            return await log.read_range(await log.first(), await log.tail())
+        except wormspace.Unavailable:
+            await asyncio.sleep(0.1)
