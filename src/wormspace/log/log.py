@@ -174,6 +174,16 @@ class Log:
         for cursor in self._cursors.values():
             await cursor.close()
 
+    async def stand_by(self) -> None:
+        """Be the log's sequencer whenever there is no other; without end.
+
+        Raises:
+            UsageError: this log was opened without a shared sequencer.
+        """
+        if not isinstance(self._desk, SharedDesk):
+            raise UsageError(f"log {self.name!r} has no sequencer that could be shared")
+        await self._desk.stand_by()
+
     # ------------------------------------------------------------ append
 
     async def append(

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from wormspace.errors import AlreadyWritten, CaptureLost, Trimmed, UsageError
+from wormspace.errors import Trimmed, UsageError
 from wormspace.log.errors import Deposed
 from wormspace.log.messages import (
     Answer,
@@ -25,10 +25,10 @@ from wormspace.log.messages import (
     Pong,
     Question,
 )
-from wormspace.log.records import HOLE, decode_record, encode
+from wormspace.log.records import decode_record, encode
 from wormspace.log.streams import StreamTable, look_up, rebuild
 from wormspace.log.tape import Tape
-from wormspace.log.tenure import Run, Tenure, write
+from wormspace.log.tenure import Run, Tenure
 
 log = logging.getLogger("wormspace.log")
 
@@ -158,29 +158,18 @@ class Sequencer:
     # ------------------------------------------------------------ the tenure
 
     async def _held(self, doubt: bytes | None = None) -> Tenure:
-        """The tenure; acquired if there is none, and tested if somebody doubts it."""
+        """The tenure; acquired if there is none, and tested if somebody doubts it.
+
+        One refused write does not tell: somebody may have filled just that register.
+        """
         tenure = self._tenure
         doubted = tenure is not None and doubt is not None and tenure.covers(doubt)
-        if tenure is not None and doubted and not await self._proved(tenure):
+        if tenure is not None and doubted and not await tenure.stands():
             await self._lose()
             tenure = None
         if tenure is None:
             tenure = await self._acquire()
         return tenure
-
-    async def _proved(self, tenure: Tenure) -> bool:
-        """Whether the capture still stands: spends one position on finding out.
-
-        One refused write does not tell: somebody may have filled just that register.
-        """
-        if self._may_renew is None or not tenure.left:
-            return False  # without announcements it is taken back rather than tested
-        [run] = tenure.take(1)
-        try:
-            await write(self._tape, run, run.start, HOLE)
-        except (CaptureLost, AlreadyWritten, Trimmed):
-            return False
-        return True
 
     async def _acquire(self) -> Tenure:
         if self._may_renew is not None and not await self._may_renew():
@@ -290,16 +279,10 @@ class Sequencer:
         Raises:
             Deposed, Unavailable.
         """
-        await self._held()
-        if self._sole:
-            return
-        if self._may_renew is None:
-            # Nobody announces himself: the only way to be sure is to take it (again).
+        tenure = await self._held()
+        if not self._sole and not await tenure.stands():
             await self._lose()
             await self._acquire()
-        elif not await self._may_renew():
-            await self._lose()
-            raise Deposed("another sequencer has taken over")
 
     async def _on_last(self, question: LastOf) -> Last:
         async with self._turn:

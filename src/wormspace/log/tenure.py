@@ -134,6 +134,25 @@ class Tenure:
         stretches = (self._now, self._next)
         return any(stretch is not None and stretch.ballot == ballot for stretch in stretches)
 
+    async def stands(self) -> bool:
+        """Whether nobody had acquired the tape at some moment of this call.
+
+        The seam tells: a successor captures it, and nobody who only fills a hole does.
+        """
+        stretch, tape = self._current(), self._tape
+        token = Run(stretch.number, tape.size, tape.size + 1, stretch.ballot).token(tape.space.name)
+        try:
+            if token is not None:
+                return await tape.segment(stretch.number).holds(token, tape.size)
+            if not self.left:
+                return False
+            # An unsafe ballot holds nothing that could be asked for: spend a position.
+            [run] = self.take(1)
+            await write(tape, run, run.start, HOLE)
+        except (CaptureLost, AlreadyWritten, Trimmed):
+            return False
+        return True
+
     def _current(self) -> _Stretch:
         if self._now is None:
             raise Deposed("this sequencer holds nothing")
