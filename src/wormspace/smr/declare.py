@@ -76,6 +76,7 @@ class Method:
 
     Attributes:
         message: the struct that carries the arguments.
+        run: calls the method on a state machine with a message's arguments.
         is_plain: whether results are immutable built-ins: safe to hand out as they are.
     """
 
@@ -85,7 +86,7 @@ class Method:
         self.function = function
         where = f"{owner.__name__}.{name}"
         hints = _hints(function, where)
-        fields, self._by_keyword = _parameters(function, hints, where)
+        fields, by_keyword = _parameters(function, hints, where)
         if "return" not in hints:
             raise DeclarationError(f"{where}: say what it returns: `-> None` if nothing")
         for field in fields:
@@ -97,18 +98,26 @@ class Method:
         self.decode: Callable[[Any], Any] = msgspec.msgpack.Decoder(hints["return"]).decode
         self.is_plain = all(t in _IMMUTABLE for t in _members(hints["return"]))
 
-    def run(self, machine: StateMachine, message: msgspec.Struct) -> Any:
-        """Call the method."""
-        if self._by_keyword:
-            return self.function(machine, **msgspec.structs.asdict(message))
-        return self.function(machine, *msgspec.structs.astuple(message))
+        self.run = _keyword_caller(function) if by_keyword else _caller(function)
+
+
+def _caller(function: Callable[..., Any]) -> Callable[[StateMachine, msgspec.Struct], Any]:
+    astuple = msgspec.structs.astuple
+    return lambda machine, message: function(machine, *astuple(message))
+
+
+def _keyword_caller(
+    function: Callable[..., Any],
+) -> Callable[[StateMachine, msgspec.Struct], Any]:
+    asdict = msgspec.structs.asdict
+    return lambda machine, message: function(machine, **asdict(message))
 
 
 class Declaration:
     """All that a state machine's class says.
 
     Attributes:
-        commands, queries: by the type of their message.
+        commands, queries: by the type of their message; `runs`: how to run the commands.
         methods: both, by name.
         plain: the state's attributes but for tables, and their types; `tables`: the rows' types.
     """
@@ -120,6 +129,9 @@ class Declaration:
             for name, function in _marked(owner)
         }
         self.commands = {m.message: m for m in self.methods.values() if m.kind == COMMAND}
+        self.runs: dict[Any, Callable[[StateMachine, Any], Any]] = {
+            message: method.run for message, method in self.commands.items()
+        }
         self.queries = {m.message: m for m in self.methods.values() if m.kind == QUERY}
         self.decode_commands = _decoder(owner, list(self.commands))
         self.decode_queries = _decoder(owner, list(self.queries))

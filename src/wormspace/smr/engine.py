@@ -178,14 +178,15 @@ class Engine:
 
     def _run(self, messages: Iterable[Any]) -> bytes:
         machine = self.machine
-        methods = self._declaration.commands
+        runs = self._declaration.runs
         values: list[Any] = []
         faults: dict[int, Fault] = {}
         for message in messages:
             try:
-                if isinstance(message, msgspec.ValidationError):
-                    raise TypeError(str(message))
-                value = methods[type(message)].run(machine, message)
+                run = runs.get(type(message))
+                if run is None:
+                    raise TypeError(str(message))  # a validation error, in the command's place
+                value = run(machine, message)
                 if type(value) not in _PLAIN:
                     # Now, for a later command may change what it refers to.
                     value = msgspec.Raw(encode_canonical(value))

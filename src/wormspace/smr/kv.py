@@ -139,10 +139,9 @@ class KeyValue(StateMachine):
         self.emit(Change(key, None, self.revision))
 
     def _forget_expiry(self, key: str) -> None:
-        if self.expiries:
-            entry = self.entries.get(key)
-            if entry is not None and entry.expires_ns:
-                del self.expiries[entry.expires_ns, key]
+        entry = self.entries.get(key)
+        if entry is not None and entry.expires_ns:
+            del self.expiries[entry.expires_ns, key]
 
 
 def prefix_stop(prefix: str) -> str | None:

@@ -297,7 +297,8 @@ class Core(Generic[M]):
         self, method: Method, message: msgspec.Struct, session: Session
     ) -> asyncio.Future[Any]:
         """See `views.Port`."""
-        self.require_sound()
+        if self._closed or self.failed is not None:
+            self.require_sound()
         return self._submitter.add(method, message, session)
 
     def query(

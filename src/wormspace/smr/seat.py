@@ -46,7 +46,7 @@ class Tuning(msgspec.Struct, frozen=True):
     """
 
     segment_size: int = 1024
-    batch_bytes: int = 32 * 1024
+    batch_bytes: int = 64 * 1024
     pipeline: int = 4
     audit_s: float = 30.0
 

@@ -28,10 +28,10 @@ from wormspace.smr.records import (
 )
 from wormspace.smr.sessions import SESSION_S
 
-UNDER_WAY = 16
+UNDER_WAY = 8
 """Packets of one client at once; beyond it, calls are gathered."""
 
-PACKET_CALLS = 256
+PACKET_CALLS = 512
 PACKET_BYTES = 256 * 1024
 """A packet is no larger: while one is being decided, the next is made."""
 

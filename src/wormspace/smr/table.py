@@ -55,7 +55,11 @@ class Table(MutableMapping[K, V]):
     def __setitem__(self, key: K, value: V) -> None:
         if self._frozen:
             self._put_aside(key)
-        self._rows[key] = value
+        rows = self._rows
+        if key in rows:
+            dict.__setitem__(rows, key, value)  # its place in the order stays
+        else:
+            rows[key] = value
 
     def __delitem__(self, key: K) -> None:
         if self._frozen and key in self._rows:

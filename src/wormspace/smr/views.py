@@ -58,16 +58,10 @@ class View(Generic[M]):
     def _bind(self, method: Method) -> Callable[..., Awaitable[Any]]:
         port, session, level, message = self._port, self._session, self._level, method.message
         if method.kind == QUERY:
-
-            def ask(*args: Any, **kwargs: Any) -> Awaitable[Any]:
-                return port.query(method, message(*args, **kwargs), level, session)
-
-            return ask
-
-        def do(*args: Any, **kwargs: Any) -> Awaitable[Any]:
-            return port.command(method, message(*args, **kwargs), session)
-
-        return do
+            query = port.query
+            return lambda *args, **kwargs: query(method, message(*args, **kwargs), level, session)
+        command = port.command
+        return lambda *args, **kwargs: command(method, message(*args, **kwargs), session)
 
     def call(
         self, method: Callable[Concatenate[M, P], R], *args: P.args, **kwargs: P.kwargs
