@@ -62,6 +62,7 @@ class Deployment:
             await self.connect(),
             managers=managers,
             patience=self.patience,
+            idle=4.0,
             clock=lambda: self.world.now,
             on_decision=lambda txid, name, d: self.decisions.append(
                 (self.world.now, name, txid, d.outcome)

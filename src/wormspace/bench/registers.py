@@ -82,8 +82,8 @@ def run(options: Options, progress: Callable[[str], None]) -> Result:
                 base / name, options.servers, partitions, options.durability
             )
             pids[name] = stack.enter_context(running(base / name, clusters[name], module))
-        sync_ms = _sync_ms(base / "sync", options.value_size)
-        return uvloop.run(_Run(options, clusters, pids, progress).all(sync_ms))
+        one_sync_ms = sync_ms(base / "sync", options.value_size)
+        return uvloop.run(_Run(options, clusters, pids, progress).all(one_sync_ms))
 
 
 def loops(options: Options) -> int:
@@ -181,7 +181,7 @@ class _Run:
         )
 
 
-def _sync_ms(path: Path, size: int) -> float:
+def sync_ms(path: Path, size: int) -> float:
     """The median time of one fdatasync after writing a page, in milliseconds."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     times = []

@@ -22,6 +22,7 @@ from wormspace.errors import WormError
 
 LATER = {
     "kv": ("wormspace.cli.kv", "kv"),
+    "tx": ("wormspace.cli.tx", "tx"),
     "log": ("wormspace.cli.log", "log"),
     "bench": ("wormspace.cli.bench", "bench_command"),
     "sim": ("wormspace.cli.sim", "sim_command"),
@@ -32,7 +33,7 @@ SECTIONS = (
     ("Clusters", ("up", "status", "cluster", "server")),
     ("Segments", ("alloc", "check", "tail", "head", "spaces", "trim", "trim-prefix")),
     ("Registers", ("capture", "holds", "write", "read", "settle", "listen")),
-    ("Applications", ("log", "kv")),
+    ("Applications", ("log", "kv", "tx")),
     ("Tools", ("bench", "sim")),
 )
 

@@ -12,6 +12,7 @@ from wormspace.bench import registers
 from wormspace.bench.registers import Options, Result
 from wormspace.bench.report import plot, save, table
 from wormspace.bench.smr_command import smr_command
+from wormspace.bench.tx_command import tx_command
 
 
 def _windows(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
@@ -98,3 +99,4 @@ def _show(console: Console, result: Result, out: Path) -> None:
 
 
 bench_command.add_command(smr_command)
+bench_command.add_command(tx_command)

@@ -8,7 +8,6 @@ is done.  Whatever goes wrong on the way, the initiator ends up reading the regi
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from wormspace.errors import Trimmed, Unavailable, WormError
@@ -47,16 +46,14 @@ def _follow(site: Site, plan: Plan) -> None:
             site.box.follow(manager, plan.id)
 
 
-async def run(
-    site: Site, plan: Plan, asked: frozenset[str]
-) -> tuple[Decision, dict[str, asyncio.Task[bool]]]:
+async def run(site: Site, plan: Plan, asked: frozenset[str]) -> tuple[Decision, tuple[str, ...]]:
     """The initiator's part: from "commit" to the decision.
 
     Args:
         asked: managers that have been told to vote with their last operation.
 
     Returns:
-        The decision, and for each manager here the task that acts on it.
+        The decision, and the managers here that have not acted on it in a reasonable time.
 
     Raises:
         OutcomeUnknown: the registers cannot be reached.
@@ -78,19 +75,17 @@ async def run(
             elif left:
                 site.spawn(_ask(site, plan, matter, address, left))
     try:
-        return await _await(site, plan, matter), matter.parts
+        decision = await _await(site, plan, matter)
+        return decision, await matter.acted()
     finally:
         site.matters.leave(matter)
 
 
 async def _await(site: Site, plan: Plan, matter: Matter) -> Decision:
+    """The decision; when the time for votes is over, that of those who have voted."""
+    matter.deadline = site.now() + plan.timeout
     try:
-        async with asyncio.timeout(plan.timeout):
-            return await asyncio.shield(matter.decision)
-    except TimeoutError:
-        pass
-    try:
-        matter.decide(await site.resolver.settle(plan.id, plan.participants, matter.votes))
+        return await matter.decided()
     except (Trimmed, Unavailable) as e:
         raise OutcomeUnknown(
             f"transaction {plan.id} ({', '.join(plan.participants)}) is committed or aborted, and "
@@ -98,7 +93,6 @@ async def _await(site: Site, plan: Plan, matter: Matter) -> Decision:
             plan.id,
             plan.participants,
         ) from e
-    return matter.decision.result()
 
 
 async def _ask(

@@ -1,8 +1,8 @@
 """The built-in resource manager: a transactional key-value store over durable local storage.
 
 Strict two-phase locking with immediate restart: a read takes a shared lock, a write an exclusive
-one, all are held until the outcome has taken effect, also across a crash (a prepared branch's
-record names its locks, read ones included).  Writes stay in the branch until it is prepared.  So
+one, all are held until the outcome takes effect, also across a crash (a prepared branch's record
+names its locks, read ones included).  Writes stay in the branch until it is prepared.  So
 transactions over any number of stores, on any number of nodes, are strictly serialisable.
 
 All changes that are ready when the disk is, prepares and outcomes alike, share one sync.
@@ -11,15 +11,19 @@ All changes that are ready when the disk is, prepares and outcomes alike, share 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 
 import msgspec
 
 from wormspace.errors import StoreError, UsageError, WrongIdentity
-from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
+from wormspace.tx.errors import CannotPrepare, Conflict
 from wormspace.tx.locks import Locks, Owner
 from wormspace.tx.names import Gid, check_name
 from wormspace.tx.operations import DELETE, GET, PUT, Found, decode_operation
 from wormspace.tx.storage import Engine
+
+log = logging.getLogger("wormspace.tx")
 
 _NAME = b"name"
 _TOP = b"\xff" * 128
@@ -38,30 +42,46 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Record).decode
 
 
+RETRY_S = 0.5
+
+_Entry = tuple[list[Change], "asyncio.Future[None] | None", "Callable[[], None] | None"]
+
+
 class _Writer:
-    """Group commit: whatever waits while the disk is busy is committed together."""
+    """Group commit: whatever waits while the disk is busy is committed together, in order.
+
+    A promise that the disk refuses fails.  An outcome must not, for what came after it builds on
+    it: it stays at the head of the queue until the disk takes it.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._queue: list[tuple[list[Change], asyncio.Future[None]]] = []
+        self._queue: list[_Entry] = []
         self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
 
-    def write(self, changes: list[Change]) -> asyncio.Future[None]:
-        """Done when the changes are durable; they are in the order of the calls."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        self._queue.append((changes, future))
-        if self._task is None:
-            self._task = loop.create_task(self._run())
+    def promise(self, changes: list[Change]) -> asyncio.Future[None]:
+        """Done when the changes are durable; `StoreError` if they are not, and will not be."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._queue.append((changes, future, None))
+        self._start()
         return future
+
+    def outcome(self, changes: list[Change], on_durable: Callable[[], None]) -> None:
+        """Changes that will be durable, however often it takes; then `on_durable` is called."""
+        self._queue.append((changes, None, on_durable))
+        self._start()
+
+    def _start(self) -> None:
+        if self._task is None:
+            self._task = self._loop.create_task(self._run())
 
     async def _run(self) -> None:
         while self._queue:
             queue, self._queue = self._queue, []
-            error: StoreError | None = None
             try:
                 batch = self._engine.begin()
-                for changes, _ in queue:
+                for changes, _, _ in queue:
                     for table, key, value in changes:
                         if value is None:
                             batch.delete(table, key)
@@ -69,14 +89,22 @@ class _Writer:
                             batch.put(table, key, value)
                 await self._engine.commit(batch)
             except StoreError as e:
-                error = e
-            for _, future in queue:
-                if not future.done():
-                    if error is None:
+                self._on_failed(queue, e)
+                await asyncio.sleep(RETRY_S)
+            else:
+                for _, future, on_durable in queue:
+                    if on_durable is not None:
+                        on_durable()
+                    elif future is not None and not future.done():
                         future.set_result(None)
-                    else:
-                        future.set_exception(error)
         self._task = None
+
+    def _on_failed(self, queue: list[_Entry], error: StoreError) -> None:
+        log.warning("tx: a store cannot be written: %s", error)
+        for _, future, _ in queue:
+            if future is not None and not future.done():
+                future.set_exception(error)
+        self._queue = [entry for entry in queue if entry[1] is None] + self._queue
 
     async def drain(self) -> None:
         """Until nothing is under way."""
@@ -85,14 +113,14 @@ class _Writer:
 
 
 class _Prepared:
-    """A branch that has promised, and the end of it once that is under way."""
+    """A branch that has promised; `ended`: its outcome is known, but not durable yet."""
 
-    __slots__ = ("ending", "owner", "writes")
+    __slots__ = ("ended", "owner", "writes")
 
     def __init__(self, owner: Owner, writes: dict[bytes, bytes | None]) -> None:
         self.owner = owner
         self.writes = writes
-        self.ending: asyncio.Future[None] | None = None
+        self.ended = False
 
 
 class KeyValueStore:
@@ -107,6 +135,7 @@ class KeyValueStore:
         self._engine = engine
         self._writer = _Writer(engine)
         self._prepared: dict[Gid, _Prepared] = {}
+        self._fresh: dict[bytes, tuple[Gid, bytes | None]] = {}
         for key, raw in engine.view.scan("prepared", b"", _TOP):
             gid = Gid.parse(key.decode())
             if gid is None:
@@ -133,22 +162,30 @@ class KeyValueStore:
             raise WrongIdentity(f"this is the store of {held.decode()!r}, not of {name!r}")
         store = cls(name, engine)
         if held is None:
-            await store._writer.write([("identity", _NAME, name.encode())])
+            await store._writer.promise([("identity", _NAME, name.encode())])
         return store
 
     async def begin(self, gid: Gid) -> KvBranch:
         return KvBranch(self, gid)
 
     async def commit(self, gid: Gid) -> None:
+        """See ResourceManager.
+
+        It takes effect at once; it is listed as prepared until that is durable, which needs not be
+        waited for: after a crash, the votes say again what it was.
+        """
         branch = self._prepared.get(gid)
-        if branch is not None:
-            changes: list[Change] = [("data", key, value) for key, value in branch.writes.items()]
-            await self._end(gid, branch, changes)
+        if branch is not None and not branch.ended:
+            changes: list[Change] = []
+            for key, value in branch.writes.items():
+                changes.append(("data", key, value))
+                self._fresh[key] = (gid, value)
+            self._end(gid, branch, changes)
 
     async def abort(self, gid: Gid) -> None:
         branch = self._prepared.get(gid)
-        if branch is not None:
-            await self._end(gid, branch, [])
+        if branch is not None and not branch.ended:
+            self._end(gid, branch, [])
 
     async def prepared(self) -> list[Gid]:
         return list(self._prepared)
@@ -159,23 +196,26 @@ class KeyValueStore:
 
     def value(self, key: bytes) -> bytes | None:
         """What is committed under `key`."""
+        if key in self._fresh:
+            return self._fresh[key][1]
         return self._engine.view.get("data", key)
 
     def items(self) -> dict[bytes, bytes]:
-        """All that is committed, without a transaction's guarantees; for people and checks."""
+        """All that is committed and durable, as of one moment; for people and checks."""
         return dict(self._engine.view.scan("data", b"", _TOP))
 
-    async def _end(self, gid: Gid, branch: _Prepared, changes: list[Change]) -> None:
-        """Make the outcome durable, then let the locks go; repeated, wait for the first."""
-        if branch.ending is None:
-            branch.ending = self._writer.write([*changes, ("prepared", str(gid).encode(), None)])
-        try:
-            await asyncio.shield(branch.ending)
-        except StoreError as e:
-            branch.ending = None
-            raise ManagerDown(f"store {self.name!r}: {e}") from e
-        if self._prepared.pop(gid, None) is not None:
-            self.locks.release(branch.owner)
+    def _end(self, gid: Gid, branch: _Prepared, changes: list[Change]) -> None:
+        """Let the locks go; whoever comes next is written to the disk after this."""
+
+        def on_durable() -> None:
+            del self._prepared[gid]
+            for key in branch.writes:
+                if key in self._fresh and self._fresh[key][0] == gid:
+                    del self._fresh[key]
+
+        branch.ended = True
+        self._writer.outcome([*changes, ("prepared", str(gid).encode(), None)], on_durable)
+        self.locks.release(branch.owner)
 
     async def promise(
         self, gid: Gid, owner: Owner, writes: dict[bytes, bytes | None], reads: list[bytes]
@@ -189,7 +229,7 @@ class KeyValueStore:
         self._prepared[gid] = _Prepared(owner, writes)
         record = _encode(_Record(writes, reads))
         try:
-            await self._writer.write([("prepared", str(gid).encode(), record)])
+            await self._writer.promise([("prepared", str(gid).encode(), record)])
         except StoreError as e:
             self._prepared.pop(gid, None)
             self.locks.release(owner)

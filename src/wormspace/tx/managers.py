@@ -51,21 +51,21 @@ class ResourceManager(Protocol):
         """
 
     async def commit(self, gid: Gid) -> None:
-        """Make a prepared branch take effect, durably; nothing to do if it is gone.
+        """Make a prepared branch take effect; nothing to do if it is gone.
 
         Raises:
             ManagerDown: it cannot be done now; say so again later.
         """
 
     async def abort(self, gid: Gid) -> None:
-        """Undo a prepared branch, durably; nothing to do if there is none.
+        """Undo a prepared branch; nothing to do if there is none.
 
         Raises:
             ManagerDown: it cannot be done now; say so again later.
         """
 
     async def prepared(self) -> list[Gid]:
-        """The branches that are prepared and neither committed nor aborted, durably.
+        """The branches that are prepared, and not yet committed or aborted *durably*.
 
         Raises:
             ManagerDown: it cannot be reached.

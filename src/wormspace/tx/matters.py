@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
+from wormspace.errors import WormError
 from wormspace.tx.deciding import MISSING, NO, UNDECIDED, YES, Decision, Vote, outcome
 from wormspace.tx.names import TxId
 from wormspace.tx.resolver import decision_of
@@ -20,33 +21,59 @@ EARLY = 4096
 class Matter:
     """A transaction under way.
 
+    Futures are made per waiter, and time limits are looked after by the site's clock work: a
+    shield and a timer for each step would cost more than the step.
+
     Attributes:
         votes: what stands in the registers, as far as it is known here.
-        decision: done when that is enough.
+        decision: None until that is enough.
         since: when this process first dealt with it, on its loop's clock.
-        parts: the tasks of the resource managers here, by name: prepare, vote, wait, act.
+        deadline: when its initiator, if that is here, stops waiting for votes.
+        parts: the tasks of the resource managers here, by name: prepare, vote, learn, act.
+        acting: the managers here that are still at it.
+        pending: those of them, and those that failed, that have not acted on the decision.
         users: how many pieces of work need it; see `Matters.join`.
     """
 
-    __slots__ = ("_waiting", "decision", "id", "participants", "parts", "since", "users", "votes")
+    __slots__ = (
+        "_acting",
+        "_deciding",
+        "_voting",
+        "acting",
+        "deadline",
+        "decision",
+        "id",
+        "participants",
+        "parts",
+        "pending",
+        "since",
+        "unknown",
+        "users",
+        "votes",
+    )
 
-    def __init__(
-        self, txid: TxId, participants: tuple[str, ...], loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, txid: TxId, participants: tuple[str, ...], now: float) -> None:
         self.id = txid
         self.participants = participants
         self.votes: dict[str, Vote] = {}
-        self.decision: asyncio.Future[Decision] = loop.create_future()
-        self.since = loop.time()
-        self.parts: dict[str, asyncio.Task[bool]] = {}
+        self.decision: Decision | None = None
+        self.unknown: WormError | None = None
+        self.since = now
+        self.deadline = float("inf")
+        self.parts: dict[str, asyncio.Task[None]] = {}
+        self.acting: set[str] = set()
+        self.pending: set[str] = set()
         self.users = 0
-        self._waiting: dict[str, list[asyncio.Future[Vote | None]]] = {}
+        self._deciding: list[asyncio.Future[Decision]] = []
+        self._voting: dict[str, list[asyncio.Future[Vote | None]]] = {}
+        self._acting: list[asyncio.Future[None]] = []
 
     def learn(self, manager: str, vote: Vote) -> None:
         """A vote that stands."""
         self.votes[manager] = vote
-        self.answer(manager, vote)
-        if self.decision.done():
+        if self._voting:
+            self.answer(manager, vote)
+        if self.decision is not None:
             return
         held = self.votes
         marks = [(YES if held[p].yes else NO) if p in held else MISSING for p in self.participants]
@@ -55,7 +82,7 @@ class Matter:
 
     def answer(self, manager: str, vote: Vote | None) -> None:
         """Let go of those who wait for this vote; None: nobody here knows what it is."""
-        for future in self._waiting.pop(manager, ()):
+        for future in self._voting.pop(manager, ()):
             if not future.done():
                 future.set_result(vote)
 
@@ -64,13 +91,59 @@ class Matter:
         if manager in self.votes:
             return self.votes[manager]
         future: asyncio.Future[Vote | None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(manager, []).append(future)
+        self._voting.setdefault(manager, []).append(future)
         return await future
 
     def decide(self, decision: Decision) -> None:
         """Somebody who has read the votes says so."""
-        if not self.decision.done():
-            self.decision.set_result(decision)
+        if self.decision is None:
+            self.decision = decision
+            for future in self._deciding:
+                if not future.done():
+                    future.set_result(decision)
+
+    def give_up(self, error: WormError) -> None:
+        """The votes could not be read in time: whoever waits here is told so."""
+        self.unknown = error
+        for future in self._deciding:
+            if not future.done():
+                future.set_exception(error)
+
+    async def decided(self) -> Decision:
+        """The decision, once it is known.
+
+        Raises:
+            WormError: it could not be learned in time; it stands, or will, all the same.
+        """
+        if self.decision is not None:
+            return self.decision
+        if self.unknown is not None:
+            raise self.unknown
+        future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self._deciding.append(future)
+        return await future
+
+    def on_part_done(self, manager: str, *, acted: bool) -> None:
+        """A manager here has acted, or cannot for now."""
+        self.acting.discard(manager)
+        if acted:
+            self.pending.discard(manager)
+        if not self.acting:
+            self.stop_waiting()
+
+    def stop_waiting(self) -> None:
+        """Nobody waits any longer for those who are pending."""
+        for future in self._acting:
+            if not future.done():
+                future.set_result(None)
+
+    async def acted(self) -> tuple[str, ...]:
+        """Who has not acted by the time nobody is about to, or waiting is over."""
+        if self.acting:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._acting.append(future)
+            await future
+        return tuple(sorted(self.pending))
 
 
 class Matters:
@@ -85,7 +158,7 @@ class Matters:
         """The matter, new or not, with whatever was heard of it before; to be left again."""
         matter = self.open.get(txid)
         if matter is None:
-            matter = self.open[txid] = Matter(txid, participants, self._loop)
+            matter = self.open[txid] = Matter(txid, participants, self._loop.time())
             for manager, vote in self._early.pop(txid, {}).items():
                 matter.learn(manager, vote)
         matter.users += 1

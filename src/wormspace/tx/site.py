@@ -35,6 +35,9 @@ log = logging.getLogger("wormspace.tx")
 PATIENCE_S = 5.0
 CALL_TIMEOUT_S = 5.0
 SESSION_IDLE_S = 30.0
+TICK_S = 0.05
+ACT_S = 5.0
+"""How long after its time limit a transaction waits for the managers here to act on it."""
 
 OnDecision = Callable[[TxId, str, Decision], None]
 
@@ -61,6 +64,8 @@ class Site:
         managers: what it hosts; their prepared branches are looked after from now on.
         patience: seconds after which a transaction whose votes are not complete is resolved: who
             has not voted by then has voted no.
+        idle: seconds after which work that somebody elsewhere began here, and neither goes on with
+            nor commits, is rolled back: its user may be dead, and it holds locks.
         clock: seconds since 1970, for people who read votes.
         on_decision: told each decision that a resource manager here acts on, before it does.
 
@@ -76,6 +81,7 @@ class Site:
         space: str = "tx",
         managers: Iterable[ResourceManager] = (),
         patience: float = PATIENCE_S,
+        idle: float = SESSION_IDLE_S,
         clock: Callable[[], float] = time.time,
         on_decision: OnDecision | None = None,
     ) -> None:
@@ -86,6 +92,7 @@ class Site:
         self.box = Box(client, space, self.matters.learn)
         self.clock = clock
         self.patience = patience
+        self.idle = idle
         self.address = ""
         self.managers: dict[str, ResourceManager] = {}
         self.figures: Counter[str] = Counter()
@@ -102,6 +109,7 @@ class Site:
         for manager in managers:
             self.attach(manager)
         self._sweeper = self._loop.create_task(self._sweep_for_ever())
+        self._clockwork = self._loop.create_task(self._tick_for_ever())
 
     async def start(self, host: str, port: int = 0, *, address: str = "") -> str:
         """Serve the managers here to other processes; returns the address, HOST:PORT.
@@ -116,12 +124,11 @@ class Site:
 
     async def close(self) -> None:
         """End its part; what is undecided is resolved by others, or by its next life."""
-        self._sweeper.cancel()
         if self._service is not None:
             await self._service.stop()
         for caller in self._callers.values():
             await caller.close()
-        tasks = [self._sweeper, *self._tasks]
+        tasks = [self._sweeper, self._clockwork, *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -149,6 +156,10 @@ class Site:
         return manager
 
     # ------------------------------------------------------------ names and branches
+
+    def now(self) -> float:
+        """Seconds on the loop's clock."""
+        return self._loop.time()
 
     def new_id(self) -> TxId:
         """The next transaction of this initiator."""
@@ -180,44 +191,47 @@ class Site:
         if open_matter is not None and manager in open_matter.parts:
             return
         matter = self.matters.join(plan.id, plan.participants)
+        matter.pending.add(manager)
+        matter.acting.add(manager)
         branch = self.take(plan.id, manager)
         task = self._loop.create_task(self._part(plan, matter, manager, branch))
         matter.parts[manager] = task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _part(self, plan: Plan, matter: Matter, name: str, branch: Branch | None) -> bool:
-        """The four steps; returns whether the manager has acted on the decision."""
+    async def _part(self, plan: Plan, matter: Matter, name: str, branch: Branch | None) -> None:
+        """The four steps of one resource manager."""
         manager = self.manager(name)
         gid = Gid(self.space, name, plan.id)
+        acted = False
         try:
             vote = await self._promise(plan, gid, branch)
             matter.learn(name, await self._cast(plan, name, vote))
-            decision = await asyncio.shield(matter.decision)
+            decision = matter.decision or await matter.decided()
             if self._on_decision is not None:
                 self._on_decision(plan.id, name, decision)
             await (manager.commit(gid) if decision.committed else manager.abort(gid))
+            acted = True
         except WormError as e:
             log.warning("tx: %s at %s is left to the sweep: %s", plan.id, name, e)
             self.figures["left_to_sweep"] += 1
-            return False
         finally:
             matter.answer(name, None)
+            matter.on_part_done(name, acted=acted)
             self.matters.leave(matter)
-        return True
 
     async def _promise(self, plan: Plan, gid: Gid, branch: Branch | None) -> Vote:
-        """Prepare; the vote that says how that went."""
+        """Prepare; the vote that says how that went.
+
+        However long that takes: whoever does not wait so long writes "no" in its place.
+        """
         reason, conflict = "", False
         try:
             if branch is None:
                 raise CannotPrepare("its work is not here (any more)")
-            async with asyncio.timeout(plan.timeout):
-                await branch.prepare()
+            await branch.prepare()
         except Conflict as e:
             reason, conflict = str(e), True
-        except TimeoutError:
-            reason = f"it did not prepare within {plan.timeout:g} s"
         except WormError as e:
             reason = str(e)
         self.figures["votes_no" if reason else "votes_yes"] += 1
@@ -262,6 +276,30 @@ class Site:
         elif error is not None:
             self._loop.call_exception_handler({"message": "in a site", "exception": error})
 
+    # ------------------------------------------------------------ time limits
+
+    async def _tick_for_ever(self) -> None:
+        """Look after the time limits of all transactions that are run or driven here."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = self._loop.time()
+            for matter in list(self.matters.open.values()):
+                if now >= matter.deadline:
+                    if matter.decision is None:
+                        matter.deadline = float("inf")
+                        self.spawn(self._settle_overdue(matter))
+                    elif now >= matter.deadline + ACT_S:
+                        matter.stop_waiting()
+
+    async def _settle_overdue(self, matter: Matter) -> None:
+        try:
+            decision = await self.resolver.settle(matter.id, matter.participants, matter.votes)
+        except WormError as e:
+            matter.give_up(e)
+        else:
+            matter.decide(decision)
+            matter.deadline = self._loop.time()
+
     # ------------------------------------------------------------ the sweep
 
     async def settle(self, txid: TxId, participants: Iterable[str]) -> Decision:
@@ -282,7 +320,7 @@ class Site:
         patience = self.patience if patience is None else patience
         now = self._loop.time()
         for matter in list(self.matters.open.values()):
-            if not matter.decision.done() and now - matter.since >= patience:
+            if matter.decision is None and now - matter.since >= patience:
                 await self._resolve_matter(matter)
         await self._roll_back_idle(now)
         prepared = await self._list_prepared(now)
@@ -330,7 +368,7 @@ class Site:
     async def _roll_back_idle(self, now: float) -> None:
         """Free what a client that died left behind before it was asked to vote."""
         for key, entry in list(self._sessions.items()):
-            if now - entry.used >= SESSION_IDLE_S and key[0].initiator != self.initiator:
+            if now - entry.used >= self.idle and key[0].initiator != self.initiator:
                 del self._sessions[key]
                 self.figures["sessions_expired"] += 1
                 await entry.branch.rollback()

@@ -1,8 +1,7 @@
 """What the key-value store needs from a disk, and LMDB as one.
 
 A commit is all or nothing and done only when it is durable; readers see the last one that is done.
-The event loop gathers the changes, a thread applies and syncs them, so that a slow disk does not
-stop the loop.
+The event loop makes the changes, in memory; a thread commits them, which waits for the disk.
 """
 
 from __future__ import annotations
@@ -65,18 +64,33 @@ class Engine(Protocol):
 
 
 class _Changes:
-    def __init__(self) -> None:
-        self.list: list[tuple[str, bytes, bytes | None]] = []
+    """A batch: LMDB's write transaction."""
+
+    def __init__(self, txn: lmdb.Transaction[bytes], dbs: dict[str, lmdb._Database]) -> None:
+        self.txn = txn
+        self._dbs = dbs
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
-        self.list.append((table, key, value))
+        try:
+            self.txn.put(key, value, db=self._dbs[table])
+        except lmdb.Error as e:
+            self.txn.abort()
+            raise StoreError(str(e)) from e
 
     def delete(self, table: str, key: bytes) -> None:
-        self.list.append((table, key, None))
+        try:
+            self.txn.delete(key, db=self._dbs[table])
+        except lmdb.Error as e:
+            self.txn.abort()
+            raise StoreError(str(e)) from e
 
 
 class LmdbStore:
     """A durable store in a directory of its own, for one process.
+
+    LMDB's own lock ties a write transaction to a thread, so it is off, and its two rules are kept
+    here: one process has the store open, and the one snapshot is renewed between a commit and the
+    next batch.
 
     Raises:
         StoreLocked: another process has it open.
@@ -89,7 +103,7 @@ class LmdbStore:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._env = lmdb.open(
-                str(path), map_size=MAX_BYTES, max_dbs=len(TABLES), readahead=False
+                str(path), map_size=MAX_BYTES, max_dbs=len(TABLES), readahead=False, lock=False
             )
             self._dbs = {name: self._env.open_db(name.encode()) for name in TABLES}
         except BlockingIOError as e:
@@ -120,25 +134,19 @@ class LmdbStore:
                 yield key, value
 
     def begin(self) -> Batch:
-        return _Changes()
+        try:
+            return _Changes(self._env.begin(write=True), self._dbs)
+        except lmdb.Error as e:
+            raise StoreError(str(e)) from e
 
     async def commit(self, batch: Batch) -> None:
-        changes = cast(_Changes, batch).list
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._thread, self._apply, changes)
+            await loop.run_in_executor(self._thread, cast(_Changes, batch).txn.commit)
         except (lmdb.Error, OSError) as e:
             raise StoreError(str(e)) from e
         self._snapshot.abort()
         self._snapshot = self._env.begin()
-
-    def _apply(self, changes: list[tuple[str, bytes, bytes | None]]) -> None:
-        with self._env.begin(write=True) as txn:
-            for table, key, value in changes:
-                if value is None:
-                    txn.delete(key, db=self._dbs[table])
-                else:
-                    txn.put(key, value, db=self._dbs[table])
 
     def close(self) -> None:
         self._thread.shutdown()

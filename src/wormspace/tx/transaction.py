@@ -35,9 +35,6 @@ from wormspace.tx.variants import DEFAULT, find
 T = TypeVar("T")
 
 TIMEOUT_S = 10.0
-ACT_S = 5.0
-"""How long a committed transaction waits for its resource managers to act on it."""
-
 RESTART_MIN_S = 0.001
 RESTART_MAX_S = 0.1
 
@@ -146,10 +143,9 @@ class Transaction:
         site = self._site
         for name, branch in self._branches.items():
             site.hold(self.id, name, branch)
-        decision, acting = await committing.run(site, plan, frozenset(self._asked))
+        decision, pending = await committing.run(site, plan, frozenset(self._asked))
         site.finished.add(plan.id, _managers_of(plan))
         site.figures[decision.outcome] += 1
-        pending = await _wait_for_acts(acting)
         if pending:
             decision = Decision(
                 decision.outcome, decision.culprit, decision.by, decision.reason,
@@ -201,18 +197,6 @@ class Transaction:
 def _managers_of(plan: Plan) -> dict[str, str]:
     """The participants, each with its address."""
     return dict(zip(plan.participants, plan.addresses, strict=True))
-
-
-async def _wait_for_acts(acting: dict[str, asyncio.Task[bool]]) -> tuple[str, ...]:
-    """Who of these has not acted on the decision in a reasonable time."""
-    if not acting:
-        return ()
-    done, _ = await asyncio.wait(acting.values(), timeout=ACT_S)
-    return tuple(
-        name
-        for name, task in acting.items()
-        if task not in done or task.cancelled() or not task.result()
-    )
 
 
 async def run_transaction(

@@ -1,0 +1,77 @@
+"""`wormspace tx`, as a person or a script would run it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from tests.cli.command import Command, in_file
+
+import wormspace
+from wormspace import tx
+
+
+@pytest.fixture
+def worm(tmp_path: Path) -> Command:
+    return in_file(tmp_path)
+
+
+def prepare(url: str, votes: dict[str, bool]) -> tx.TxId:
+    """A transaction over a, b and c with these votes."""
+
+    async def work() -> tx.TxId:
+        async with wormspace.connect(url) as client:
+            site = tx.Site(client, clock=lambda: 1000.0)
+            txid = site.new_id()
+            for name, yes in votes.items():
+                gid = str(tx.Gid("tx", name, txid))
+                vote = tx.Vote(yes, ("a", "b", "c"), gid, 1000.0, name, "" if yes else "no room")
+                await site.box.cast(name, txid, vote, ahead=True, timeout=5)
+            await site.close()
+            return txid
+
+    return asyncio.run(work())
+
+
+def test_list_shows_what_is_undecided_and_what_is_missing(worm: Command) -> None:
+    stuck = prepare(worm.url, {"a": True, "b": True})
+    done = prepare(worm.url, {"a": True, "b": False})
+    lines = [json.loads(line) for line in worm.ok("--json", "tx", "list").splitlines()]
+    assert [(x["id"], x["outcome"], x["missing"]) for x in lines] == [
+        (str(stuck), "undecided", ["c"])
+    ]
+    everything = worm.ok("tx", "list", "--all")
+    assert str(done) in everything
+    assert "aborted" in everything
+
+
+def test_show_tells_who_voted_what_when_and_why(worm: Command) -> None:
+    txid = prepare(worm.url, {"a": True, "b": False})
+    text = worm.ok("tx", "show", str(txid))
+    assert "aborted" in text
+    assert "no room" in text
+    assert "1970-01-01 00:16:40Z" in text
+    assert "missing" in text
+    shown = worm.json("tx", "show", str(txid))
+    assert shown["votes"]["b"]["vote"] == "no"
+    assert shown["missing"] == ["c"]
+
+
+def test_a_transaction_nobody_knows_is_an_error(worm: Command) -> None:
+    assert worm("tx", "show", "0123-4").exit_code == 5
+    assert worm("tx", "show", "nonsense").exit_code == 2
+
+
+def test_variants_are_measured(worm: Command, tmp_path: Path) -> None:
+    text = worm.ok("--json", "tx", "variants", "--transactions", "3", "--out", str(tmp_path))
+    measured = [json.loads(line) for line in text.splitlines()]
+    assert [m["delays"] for m in measured] == [8, 6, 5, 4, 3, 2]
+    assert all(m["decided_ms"] > 0 for m in measured)
+    assert (tmp_path / "tx-variants.png").stat().st_size > 1000
+
+
+def test_a_manager_that_is_none_is_misuse(worm: Command) -> None:
+    assert worm("tx", "resolve", "--manager", "orders").exit_code == 2
+    assert worm("tx", "resolve", "--manager", "orders=ftp://x").exit_code == 2
