@@ -151,3 +151,18 @@ def test_a_replica_ends_well_when_it_is_told_to(cluster, replicas):
     process = replicas.processes["r3"]
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
+
+
+def test_the_command_needs_no_servers_where_the_space_is_a_directory(tmp_path):
+    def run(*arguments):
+        return subprocess.run(
+            [
+                sys.executable, "-m", "wormspace.cli", "kv", *arguments,
+                "--url", f"file:{tmp_path / 'store'}",
+            ],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+
+    assert run("put", "colour", "green").returncode == 0
+    assert run("get", "colour").stdout == "green"
+    assert json.loads(run("get", "colour", "--json").stdout)["revision"] == 1

@@ -16,7 +16,7 @@ import msgspec
 
 from wormspace.errors import Closed, NotAllocated, RaceLost, Trimmed, Unavailable, WormError
 from wormspace.smr.records import Member, Packet
-from wormspace.smr.seat import Proposer, Seat
+from wormspace.smr.seat import NotLeading, Proposer, Seat, answer_all
 from wormspace.space import Address, Segment
 
 log = logging.getLogger("wormspace.smr")
@@ -57,6 +57,12 @@ class Equal:
         self._queue.append(packet)
         self._wake.set()
 
+    def end(self) -> None:
+        """Take no further part."""
+        if self._asker is not None:
+            self._asker.cancel()
+        answer_all(self._asking, NotLeading("the replica was closed"))
+
     async def confirm(self) -> None:
         future: asyncio.Future[None] = self._seat.loop.create_future()
         self._asking.append(future)
@@ -69,18 +75,14 @@ class Equal:
             while self._asking:
                 await asyncio.sleep(0)  # let the questions of this turn come together
                 asking, self._asking = self._asking, []
-                error: WormError | None = None
+                error: WormError | None = NotLeading("the replica was closed")
                 try:
                     await self._see_emptiness()
+                    error = None
                 except WormError as e:
                     error = e
-                for future in asking:
-                    if future.done():
-                        continue
-                    if error is None:
-                        future.set_result(None)
-                    else:
-                        future.set_exception(error)
+                finally:
+                    answer_all(asking, error)
         finally:
             self._asker = None
 
@@ -124,16 +126,18 @@ class LeaderlessProposer(Equal):
     async def run(self) -> None:
         seat = self._seat
         seat.learner.listen()
-        while True:
-            try:
-                async with asyncio.timeout(TICK_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                if not seat.is_due():
-                    continue
-            self._wake.clear()
-            while self._queue or seat.is_due():
-                await self._write(seat.batch(seat.take(self._queue)))
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(TICK_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+                self._wake.clear()
+                while self._queue or seat.is_due():
+                    await self._write(seat.batch(seat.take(self._queue)))
+        finally:
+            self.end()
 
     async def _write(self, raw: bytes) -> None:
         """Get a batch into some register."""

@@ -93,6 +93,7 @@ class RotatingProposer(Equal):
                     log.info("%s: trying again: %s", seat.member, e)
                     await asyncio.sleep(RETRY_S)
         finally:
+            self.end()
             pinging.cancel()
             for task in list(self._writes):
                 task.cancel()

@@ -27,6 +27,17 @@ class NotLeading(WormError):
     """This replica cannot propose, or cannot vouch for its state, now; another one may."""
 
 
+def answer_all(asking: list[asyncio.Future[None]], error: Exception | None) -> None:
+    """Tell all who ask that it is so, or why it cannot be said."""
+    for future in asking:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
 class Peer(msgspec.Struct, frozen=True):
     """Another replica: who it is, what it has applied, how far a snapshot goes that it keeps."""
 

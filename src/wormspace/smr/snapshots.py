@@ -30,6 +30,7 @@ from wormspace.space import Address
 
 PIECE_BYTES = 64 * 1024
 ROWS_AT_ONCE = 256
+PIECES_PER_WRITE = 16
 FORMAT = 1
 
 
@@ -253,10 +254,13 @@ class LocalSnapshots:
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._path(name)
         partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with partial.open("wb", buffering=0) as file:
+            held: list[bytes] = []
             async for piece in pieces:
-                file.write(len(piece).to_bytes(4, "big") + piece)
-            file.flush()
+                held += (len(piece).to_bytes(4, "big"), piece)
+                if len(held) >= 2 * PIECES_PER_WRITE:
+                    held = await asyncio.to_thread(_write_all, file.fileno(), held)
+            await asyncio.to_thread(_write_all, file.fileno(), held)
             await asyncio.to_thread(os.fsync, file.fileno())
         partial.replace(path)
         directory = os.open(self._directory, os.O_RDONLY)
@@ -277,6 +281,14 @@ class LocalSnapshots:
                 if len(header) < 4 or len(piece) < size:
                     raise BadSnapshot(f"{file.name} is cut short")
                 yield piece
+
+
+def _write_all(fd: int, pieces: list[bytes]) -> list[bytes]:
+    """Write in a thread: a disk that is busy may hold it up.  Returns what is left: nothing."""
+    rest = memoryview(b"".join(pieces))
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+    return []
 
 
 class MemorySnapshots:

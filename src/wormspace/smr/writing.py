@@ -20,7 +20,7 @@ from collections.abc import Callable
 from wormspace.errors import RaceLost, Trimmed, Unavailable
 from wormspace.smr.learner import Learner
 from wormspace.smr.records import NOOP, SEAL, Packet
-from wormspace.smr.seat import NotLeading, Seat
+from wormspace.smr.seat import NotLeading, Seat, answer_all
 from wormspace.space import Address, Segment, Space, Token
 
 log = logging.getLogger("wormspace.smr")
@@ -147,7 +147,7 @@ class Reign:
         for task in (*self._writes, self._extending, self._asker):
             if task is not None:
                 task.cancel()
-        _answer(self._asking, NotLeading("the leader has lost its place"))
+        answer_all(self._asking, NotLeading("the leader has lost its place"))
 
     async def _hold(self, held: Held) -> None:
         held.token, held.next, sealed = await complete(self._seat.learner, held.segment)
@@ -318,7 +318,7 @@ class Reign:
                 error = NotLeading("the leader has lost its place")
                 raise
             finally:
-                _answer(asking, error)
+                answer_all(asking, error)
         self._asker = None
 
     async def _stands(self) -> bool:
@@ -332,16 +332,6 @@ class Reign:
             return True
         self._trouble.set()
         return False
-
-
-def _answer(asking: list[asyncio.Future[None]], error: Exception | None) -> None:
-    for future in asking:
-        if future.done():
-            continue
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
 
 
 _NO_TOKEN = Token("-", 0, 0, 0, bytes(16))
