@@ -74,7 +74,7 @@ class Worm(Client):
         participants: Sequence[ResourceManager],
         *,
         variant: str = "E3",
-        timeout: float = 10.0,
+        timeout: float = 5.0,
         space: str = "tx",
     ) -> Transaction:
         """A transaction over several resource managers: all of it takes effect, or nothing.

@@ -8,11 +8,11 @@ import contextlib
 import psycopg
 import pymysql
 import pytest
-from tests.tx import databases
-from tests.tx.databases import MariaDbServer, PostgresServer
 
 import wormspace
 from wormspace import tx
+from wormspace.bench import databases
+from wormspace.bench.databases import MariaDbServer, PostgresServer
 from wormspace.tx.mariadb import MariaDb
 from wormspace.tx.postgres import Postgres
 

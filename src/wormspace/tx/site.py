@@ -32,7 +32,9 @@ from wormspace.tx.variants import VARIANTS
 
 log = logging.getLogger("wormspace.tx")
 
-PATIENCE_S = 5.0
+PATIENCE_S = 10.0
+"""More than a transaction's time limit, so that those that are only slow are left alone."""
+
 CALL_TIMEOUT_S = 5.0
 SESSION_IDLE_S = 30.0
 TICK_S = 0.05
@@ -320,7 +322,9 @@ class Site:
         patience = self.patience if patience is None else patience
         now = self._loop.time()
         for matter in list(self.matters.open.values()):
-            if matter.decision is None and now - matter.since >= patience:
+            # Until its time limit, a transaction that is run here is its initiator's own.
+            is_own = now < matter.deadline < float("inf")
+            if matter.decision is None and not is_own and now - matter.since >= patience:
                 await self._resolve_matter(matter)
         await self._roll_back_idle(now)
         prepared = await self._list_prepared(now)

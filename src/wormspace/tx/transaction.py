@@ -34,7 +34,7 @@ from wormspace.tx.variants import DEFAULT, find
 
 T = TypeVar("T")
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 5.0
 RESTART_MIN_S = 0.001
 RESTART_MAX_S = 0.1
 
