@@ -137,6 +137,7 @@ class RotatingProposer(Equal):
         seat, learner = self._seat, self._seat.learner
         highest = learner.highest
         if await seat.space.tail() > highest + 1:
+            await asyncio.sleep(RETRY_S)
             return  # there are segments that this replica has not learned of yet
         charter = learner.charter(highest)
         now = seat.loop.time()
@@ -172,8 +173,7 @@ class RotatingProposer(Equal):
         furthest = max(ahead, default=-1)
         while turns.next < min(furthest, turns.segment.size):
             if len(self._writes) >= REGISTERS_IN_FLIGHT:
-                self._wake.set()
-                return
+                return  # goes on when one is written
             if self._queue:
                 packets = self._seat.take(self._queue)
                 self._written[self._write(turns, self._seat.batch(packets))] = packets
