@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from wormspace.bench import registers
+from wormspace.bench.log_command import log_command
 from wormspace.bench.registers import Options, Result
 from wormspace.bench.report import plot, save, table
 from wormspace.bench.smr_command import smr_command
@@ -98,5 +99,6 @@ def _show(console: Console, result: Result, out: Path) -> None:
     console.print(f"plot: {out / 'registers.png'}   figures: {out / 'registers.json'}")
 
 
+bench_command.add_command(log_command)
 bench_command.add_command(smr_command)
 bench_command.add_command(tx_command)

@@ -11,8 +11,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import msgspec
-
 from wormspace.errors import (
     AlreadyWritten,
     CaptureLost,
@@ -25,7 +23,7 @@ from wormspace.log.desk import Desk
 from wormspace.log.messages import Ask, Given
 from wormspace.log.records import Record, encode, payload_size
 from wormspace.log.tape import Tape
-from wormspace.log.tenure import Run, write, write_run
+from wormspace.log.tenure import Held, Run
 
 LOST = (CaptureLost, AlreadyWritten)
 ASK_AT_MOST = 16_384
@@ -38,20 +36,12 @@ STREAM_BYTES = 64
 NO_LINKS: dict[str, tuple[int, ...]] = {}
 
 Headers: TypeAlias = Mapping[str, str]
+_Place: TypeAlias = tuple[Held, int, int, dict[str, tuple[int, ...]]]
 Named: TypeAlias = tuple[tuple[int, tuple[str, ...]], ...]
 
 
-class _Place(msgspec.Struct, gc=False):
-    """Where an entry goes: the sequencer's answer, as far as it concerns one entry."""
-
-    run: Run
-    offset: int
-    before: int
-    links: dict[str, tuple[int, ...]]
-
-
 class _Wish:
-    """An entry that waits for a place."""
+    """An entry that waits for a place: a run, an offset in it, the bytes before, and its links."""
 
     __slots__ = ("future", "size", "streams")
 
@@ -77,6 +67,7 @@ class Appender:
         self._writer = writer
         self._clock = clock
         self._serial = 0
+        self._small = tape.space.client.registers.max_value - ENTRY_BYTES
         self._loop = asyncio.get_running_loop()
         self._wishes: list[_Wish] = []
         self._deadline = 0.0
@@ -99,26 +90,26 @@ class Appender:
             Unavailable: not in time; the entry may be in the log all the same.
             ValueTooLarge.
         """
-        self._check_size((body,), headers, streams)
+        size = payload_size(body, headers) if headers else len(body)
+        if size > self._small or streams:
+            self._check_size((body,), headers, streams)
         deadline = self._tape.space.client.deadline(timeout)
         future: asyncio.Future[_Place] = self._loop.create_future()
         if not self._wishes:
             self._loop.call_soon(self._flush)
-        self._wishes.append(_Wish(payload_size(body, headers), streams, future))
+        self._wishes.append(_Wish(size, streams, future))
         if deadline > self._deadline:
             self._deadline = deadline
-        place = await future
-        run = place.run
-        position = run.segment * self._tape.size + place.offset
-        time_ms = int(self._clock() * 1000)
-        raw = self._encode(body, headers, time_ms, place.before, place.links)
+        held, offset, before, links = await future
+        raw = self._encode(body, headers, int(self._clock() * 1000), before, links)
+        position = held.first + offset
         try:
-            await write(self._tape, run, place.offset, raw, timeout)
+            await held.write(offset, raw, timeout)
         except LOST:
             if not await self._tape.settle(position, raw):
                 self.lost += 1
                 await asyncio.sleep(self._pause(PAUSE_MIN_S))
-                return (await self._insist((body,), headers, streams, run.ballot, deadline))[0]
+                return (await self._insist((body,), headers, streams, held.ballot, deadline))[0]
         return position
 
     def _encode(
@@ -130,9 +121,7 @@ class Appender:
         links: dict[str, tuple[int, ...]],
     ) -> bytes:
         self._serial += 1
-        return encode(
-            Record(body, self._writer, self._serial, time_ms, before, dict(headers), links)
-        )
+        return encode(Record(body, self._writer, self._serial, time_ms, before, headers, links))
 
     def _check_size(
         self, bodies: Sequence[bytes], headers: Headers, streams: tuple[str, ...]
@@ -160,7 +149,7 @@ class Appender:
             ask = Ask(len(some), sum([wish.size for wish in some]), named)
             given = self._desk.give_now(ask)
             if given is not None:
-                _hand_out(some, named, given)
+                self._hand_out(some, named, given)
             else:
                 self._spawn(self._fetch(some, ask, deadline))
 
@@ -172,7 +161,20 @@ class Appender:
                 if not wish.future.done():
                     wish.future.set_exception(e)
         else:
-            _hand_out(wishes, ask.named, given)
+            self._hand_out(wishes, ask.named, given)
+
+    def _hand_out(self, wishes: list[_Wish], named: Named, given: Given) -> None:
+        """Tell each appender its place."""
+        links = {i: given.links[k] for k, (i, _) in enumerate(named)}
+        before, at = given.before, 0
+        for run in given.runs:
+            held = Held(self._tape, run)
+            for offset in range(run.start, run.stop):
+                wish = wishes[at]
+                if not wish.future.done():  # an append that was given up leaves a hole
+                    wish.future.set_result((held, offset, before, links.get(at, NO_LINKS)))
+                before += wish.size
+                at += 1
 
     async def _ask(self, ask: Ask, deadline: float) -> Given:
         answer = self._desk.give_now(ask) or await self._desk.ask(ask, deadline)
@@ -237,7 +239,7 @@ class Appender:
             if left <= 0:
                 raise Unavailable("append: there was no time left to write the entries")
             written = await self._write_all(
-                [bodies[i] for i in pending], head, dict(headers), given, left
+                [bodies[i] for i in pending], head, headers, given, left
             )
             lost = []
             for i, position in zip(pending, written, strict=True):
@@ -254,7 +256,7 @@ class Appender:
             longest = min(PAUSE_MAX_S, 2 * longest)
 
     async def _write_all(
-        self, bodies: Sequence[bytes], head: int, headers: dict[str, str], given: Given, left: float
+        self, bodies: Sequence[bytes], head: int, headers: Headers, given: Given, left: float
     ) -> list[int | None]:
         """Write entries to the positions given; returns where each is, None if nowhere."""
         time_ms, before, at = int(self._clock() * 1000), given.before, 0
@@ -273,7 +275,7 @@ class Appender:
         first = run.segment * self._tape.size + run.start
         places: list[int | None] = list(range(first, first + len(values)))
         try:
-            await write_run(self._tape, run, values, left)
+            await Held(self._tape, run).write_all(values, left)
         except PartialWrite as e:
             for i, error in enumerate(e.results):
                 if isinstance(error, LOST):
@@ -286,16 +288,3 @@ class Appender:
 
 def _count(given: Given) -> int:
     return sum([run.stop - run.start for run in given.runs])
-
-
-def _hand_out(wishes: list[_Wish], named: Named, given: Given) -> None:
-    """Tell each appender its place."""
-    links = {i: given.links[k] for k, (i, _) in enumerate(named)}
-    before, at = given.before, 0
-    for run in given.runs:
-        for offset in range(run.start, run.stop):
-            wish = wishes[at]
-            if not wish.future.done():  # an append that was given up leaves a hole
-                wish.future.set_result(_Place(run, offset, before, links.get(at, NO_LINKS)))
-            before += wish.size
-            at += 1

@@ -13,7 +13,7 @@ import msgspec
 from wormspace.errors import AlreadyWritten, CaptureLost, Trimmed
 from wormspace.log.errors import Deposed
 from wormspace.log.tape import Tape
-from wormspace.log.tenure import Tenure, write
+from wormspace.log.tenure import Held, Tenure
 from wormspace.space import Space
 
 MARK_SIZE = 256
@@ -103,7 +103,7 @@ class Mark:
         [run] = tenure.take(1)
         position = run.segment * self._tape.size + run.start
         try:
-            await write(self._tape, run, run.start, raw)
+            await Held(self._tape, run).write(run.start, raw)
         except (CaptureLost, AlreadyWritten):
             if not await self._tape.settle(position, raw):
                 return None

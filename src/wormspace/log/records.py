@@ -37,7 +37,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     serial: int
     time_ms: int
     before: int
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     links: dict[str, tuple[int, ...]]
 
     @property

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 
 import msgspec
 
@@ -148,7 +148,7 @@ class Tenure:
                 return False
             # An unsafe ballot holds nothing that could be asked for: spend a position.
             [run] = self.take(1)
-            await write(tape, run, run.start, HOLE)
+            await Held(tape, run).write(run.start, HOLE)
         except (CaptureLost, AlreadyWritten, Trimmed):
             return False
         return True
@@ -280,7 +280,7 @@ class Tenure:
             stretch.seam = await self._seal()
         run = Run(stretch.number, tape.size, tape.size + 1, stretch.ballot)
         try:
-            await write(tape, run, tape.size, stretch.seam)
+            await Held(tape, run).write(tape.size, stretch.seam)
         except (CaptureLost, AlreadyWritten, Trimmed) as e:
             raise Deposed(f"{tape.space.name}: another sequencer has taken over") from e
 
@@ -297,42 +297,50 @@ class Tenure:
         return False
 
 
-async def write(
-    tape: Tape, run: Run, offset: int, value: bytes, timeout: float | None = None
-) -> None:
-    """Write one register that was handed out.
+class Held:
+    """A run with what it takes to write it.
 
-    Raises:
-        CaptureLost, AlreadyWritten: it was taken away; the outcome is unknown.
-        Trimmed, Unavailable, ValueTooLarge.
+    Attributes:
+        first: the position of offset 0 of its segment.
+        ballot: the run's.
     """
-    token = run.token(tape.space.name)
-    segment = tape.segment(run.segment)
-    if token is None:
-        await segment.unsafe_write(offset, value, timeout=timeout)
-    else:
-        await segment.write(offset, value, token, timeout=timeout)
 
+    __slots__ = ("_segment", "_start", "_token", "ballot", "first")
 
-async def write_run(tape: Tape, run: Run, values: list[bytes], timeout: float) -> None:
-    """Write all the registers of a run, in as few messages as there can be.
+    def __init__(self, tape: Tape, run: Run) -> None:
+        self.first = run.segment * tape.size
+        self.ballot = run.ballot
+        self._start = run.start
+        self._token = run.token(tape.space.name)
+        self._segment = tape.segment(run.segment)
 
-    Raises:
-        PartialWrite: some failed.
-    """
-    token = run.token(tape.space.name)
-    segment = tape.segment(run.segment)
-    if token is not None:
-        await segment.write_range(run.start, values, token, timeout=timeout)
-        return
-    unsafe = (
-        segment.unsafe_write(run.start + i, value, timeout=timeout)
-        for i, value in enumerate(values)
-    )
-    results: list[WormError | None] = []
-    for result in await asyncio.gather(*unsafe, return_exceptions=True):
-        if isinstance(result, BaseException) and not isinstance(result, WormError):
-            raise result
-        results.append(result)
-    if any(results):
-        raise PartialWrite(f"{tape.space.name}: writes did not succeed", results)
+    def write(
+        self, offset: int, value: bytes, timeout: float | None = None
+    ) -> Coroutine[object, object, None]:
+        """Write one register.
+
+        Raises (when awaited):
+            CaptureLost, AlreadyWritten: it was taken away; the outcome is unknown.
+            Trimmed, Unavailable, ValueTooLarge.
+        """
+        if self._token is None:
+            return self._segment.unsafe_write(offset, value, timeout=timeout)
+        return self._segment.write(offset, value, self._token, timeout=timeout)
+
+    async def write_all(self, values: list[bytes], timeout: float) -> None:
+        """Write all registers of the run, in as few messages as there can be.
+
+        Raises:
+            PartialWrite: some failed.
+        """
+        if self._token is not None:
+            await self._segment.write_range(self._start, values, self._token, timeout=timeout)
+            return
+        writes = (self.write(self._start + i, value, timeout) for i, value in enumerate(values))
+        results: list[WormError | None] = []
+        for result in await asyncio.gather(*writes, return_exceptions=True):
+            if isinstance(result, BaseException) and not isinstance(result, WormError):
+                raise result
+            results.append(result)
+        if any(results):
+            raise PartialWrite(f"{self._segment!r}: some writes did not succeed", results)
