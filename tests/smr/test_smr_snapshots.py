@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import pytest
-from worlds import Group, Witness, run_faulty
+from smr_worlds import Group, Witness, run_faulty
 
 import wormspace
 from wormspace.errors import Trimmed

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from worlds import TIMEOUT_S, Group, StatesDiffer, Witness, run_faulty
+from smr_worlds import TIMEOUT_S, Group, StatesDiffer, Witness, run_faulty
 
 from wormspace.errors import WormError
 from wormspace.sim import World

@@ -8,7 +8,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
-from worlds import Group, Witness
+from smr_worlds import Group, Witness
 
 from wormspace.errors import WormError
 from wormspace.sim import FaultPlan, FaultSchedule, World
