@@ -294,13 +294,17 @@ class Segment:
         """The values of [start, stop), None where empty; `stop` defaults to the segment's end."""
         return self._background.call(lambda: self._twin.read_range(start, stop, timeout=timeout))
 
-    def settle(self, offset: int, *, timeout: float | None = None) -> bytes | None:
-        """Decide the fate of writes whose outcome is unknown.
+    def settle(self, offset: int, otherwise: bytes = b"", *, timeout: float | None = None) -> bytes:
+        """Decide the register, one way or the other, and return its value.
 
-        Returns the register's value, or None if it is empty: then no write issued under an earlier
-        capture can succeed any more.
+        For writes whose outcome is unknown: what one of them left half-written is completed; if
+        none is met, `otherwise` is written.  Only a value ends them all: of a register that is
+        merely found empty and captured, a later captor may still meet what a minority accepted.
+
+        Raises:
+            Unavailable: no majority in time; the register may have been decided all the same.
         """
-        return self._background.call(lambda: self._twin.settle(offset, timeout=timeout))
+        return self._background.call(lambda: self._twin.settle(offset, otherwise, timeout=timeout))
 
     def holds(self, token: Token, offset: int, *, timeout: float | None = None) -> bool:
         """Whether nobody captured register `offset` since the token's capture.

@@ -97,11 +97,12 @@ def test_capture_in_json_says_what_is_written(worm: Command, segment: str) -> No
     worm.ok("write", segment, "0", "x", "--token", captured["token"])
 
 
-def test_settle_decides_an_empty_register_as_empty(worm: Command, segment: str) -> None:
+def test_settle_decides_a_register_one_way_or_the_other(worm: Command, segment: str) -> None:
     token = worm.token(segment)
     worm.ok("write", segment, "0", "done", "--token", token)
     assert worm.ok("settle", segment, "0") == "done"
-    assert worm.json("settle", segment, "1")["value"] is None
+    assert worm.ok("settle", segment, "1", "nobody came") == "nobody came"
+    assert worm.json("settle", segment, "1")["value"] == {"text": "nobody came"}
     assert worm("write", segment, "1", "late", "--token", token).exit_code == 3
 
 

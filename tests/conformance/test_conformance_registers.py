@@ -293,7 +293,7 @@ async def test_an_unsafe_write_to_a_captured_register_is_refused(segment):
     await segment.capture(0)
     with pytest.raises(CaptureLost):
         await segment.unsafe_write(0, b"v")
-    assert await segment.settle(0) is None
+    assert await segment.settle(0, b"settled") == b"settled"
 
 
 async def test_a_second_unsafe_value_is_refused(segment):
@@ -328,19 +328,20 @@ async def test_many_writes_at_once_all_arrive(segment, space):
 # ---------------------------------------------------------------------------- settle
 
 
-async def test_settling_an_empty_register_ends_every_earlier_write(segment):
+async def test_settling_an_empty_register_decides_it(segment):
     token = (await segment.capture()).token
-    assert await segment.settle(0) is None
+    assert await segment.settle(0, b"nobody came") == b"nobody came"
     with pytest.raises(CaptureLost):
         await segment.write(0, b"late", token)
-    assert await segment.read(0) is None
+    assert await segment.read(0) == b"nobody came"
+    assert await segment.settle(1) == b""
 
 
 async def test_settling_a_written_register_says_what_it_holds(segment):
     await segment.write(0, b"v", (await segment.capture(0)).token)
     assert await segment.settle(0) == b"v"
     await segment.unsafe_write(1, b"")
-    assert await segment.settle(1) == b""
+    assert await segment.settle(1, b"other") == b""
 
 
 # ---------------------------------------------------------------------------- tokens

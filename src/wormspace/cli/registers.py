@@ -194,18 +194,19 @@ def read(settings: Settings, segment: tuple[str, int], registers: tuple[int, int
 @click.command()
 @segment_argument
 @click.argument("offset", type=OFFSET)
+@click.argument("otherwise", default="")
 @common
-def settle(settings: Settings, segment: tuple[str, int], offset: int) -> None:
-    """Find out what became of an uncertain write.
+def settle(settings: Settings, segment: tuple[str, int], offset: int, otherwise: str) -> None:
+    """Find out what became of an uncertain write, by deciding the register.
 
-    Prints the register's value; or says that it is empty, and that no write under an earlier
-    capture can succeed any more.
+    Prints the register's value, for ever: what was half-written, or else OTHERWISE, which is
+    written if nothing is met.
     """
     space, number = segment
 
-    async def work(worm: Client) -> bytes | None:
+    async def work(worm: Client) -> bytes:
         found = await worm.space(space).segment(number)
-        return await found.settle(offset)
+        return await found.settle(offset, otherwise.encode())
 
     value = settings.run(work)
     if settings.json:

@@ -63,6 +63,9 @@ def write(cell: Cell, ballot: bytes, value: bytes) -> tuple[Cell, str]:
     Returns:
         WRITTEN: it holds `value` now (a replay says so again); LOST: somebody captured it
         since; OTHER: it holds another value.  Only WRITTEN on an empty cell changes it.
+
+    To whom LOST is said, the outcome is unknown: an implementation that had half-written the value
+    may meet it later and, while the register is empty, write it under the ballot that holds it.
     """
     if ballot < cell.holder:
         return cell, LOST

@@ -83,8 +83,6 @@ class Plan:
         attempts: how often each proposer may try, with a higher ballot each time.
         unsafe: the registers that somebody writes unsafely, once.
         reader: the span that a reader reads, once, at any time.
-        settler: whether the last proposer writes nothing: it settles, and what it found empty must
-            never take a value issued under an earlier ballot.
         marks: whether writers tell the servers what is decided.
     """
 
@@ -92,7 +90,6 @@ class Plan:
     attempts: int = 2
     unsafe: tuple[int, ...] = ()
     reader: tuple[int, int] | None = (0, 1)
-    settler: bool = False
     marks: bool = True
 
 
@@ -141,7 +138,7 @@ class Begun(NamedTuple):
         wish: the request under way.
         met: what its capture or read met and what it will make of it, by offset.
         claims: (offset, value): what it takes to be decided.
-        empty: (offset, ballot): registers it found empty; ballot of the settle, if it was one.
+        empty: the registers that a reader found empty.
         required: what was decided when its read began.
     """
 
@@ -150,7 +147,7 @@ class Begun(NamedTuple):
     wish: Wish | None = None
     met: tuple[Row, ...] = ()
     claims: frozenset[tuple[int, bytes]] = frozenset()
-    empty: tuple[tuple[int, bytes], ...] = ()
+    empty: tuple[int, ...] = ()
     required: frozenset[tuple[int, bytes]] = frozenset()
 
 
@@ -189,18 +186,12 @@ class Base:
         for offset, value in sorted(state.claims):
             if (offset, value) not in values:
                 return f"{self.name} takes {offset}={value.decode()} for decided: it is not"
-        for offset, ballot in state.empty:
+        for offset in state.empty:
             for where, value in sorted(state.required):
                 if where == offset:
                     return (
                         f"{self.name} read register {offset} as empty; when the read began, it "
                         f"was decided as {value.decode()}"
-                    )
-            for where, _, value in sorted(chosen):
-                if ballot and where == offset and _origin(value) < ballot:
-                    return (
-                        f"{self.name} settled register {offset} as empty at {show_ballot(ballot)}; "
-                        f"{value.decode()}, issued at {show_ballot(_origin(value))}, is decided"
                     )
         return ""
 
@@ -261,22 +252,12 @@ class Base:
         return ((None, Wish("decided", wish.ballot, 0, 0, values)),)
 
 
-def _origin(value: bytes) -> bytes:
-    """The ballot under which a value was first issued; it is part of the value."""
-    name, attempt = value[:1], int(value[1:])
-    ballot = UNSAFE
-    for _ in range(attempt):
-        ballot = above(ballot, name * 8)
-    return ballot
-
-
 class Proposer(Base):
     """Captures a span, completes what it meets, writes a value of its own to what is free."""
 
-    def __init__(self, name: str, span: tuple[int, int], plan: Plan, settles: bool) -> None:
+    def __init__(self, name: str, span: tuple[int, int], plan: Plan) -> None:
         super().__init__(name, plan)
         self.span = span
-        self.settles = settles
 
     def moves(
         self, state: Begun, replies: tuple[Replies, Replies, Replies], chosen: frozenset[Any]
@@ -310,10 +291,6 @@ class Proposer(Base):
         """The capture is done: write what is free."""
         taken = {row.offset for row in state.met}
         free = [offset for offset in range(*self.span) if offset not in taken]
-        if self.settles:
-            empty = tuple((offset, ballot) for offset in free)
-            after = state._replace(phase="over", wish=None, empty=empty)
-            return Move(f"{self.name} has captured; it found {free} empty", after)
         if not free:
             after = state._replace(phase="over", wish=None)
             return Move(f"{self.name} has captured; nothing is free", after)
@@ -421,7 +398,7 @@ class Reader(Base):
                 claims.add((found.row.offset, found.row.value))
             else:
                 half.append(found.row)
-        empty = tuple((o, NOTHING) for o in range(*self.span) if o not in known)
+        empty = tuple(o for o in range(*self.span) if o not in known)
         state = state._replace(claims=frozenset(claims), empty=empty, met=tuple(half))
         return self._help_next(state)
 

@@ -317,14 +317,14 @@ class Calls:
         await self._settle(segment, self.rng.randrange(segment.size))
 
     async def _settle(self, segment: Segment, offset: int) -> None:
-        called = self.records.call()
+        where = (segment.space.name, segment.number, offset)
+        entry = self.records.settle(where, self.name)
         try:
-            value = await segment.settle(offset)
+            value = await segment.settle(offset, entry.input[1])
         except Trimmed:
             self._gone(segment.space.name, segment.number)
             raise
-        where = (segment.space.name, segment.number, offset)
-        self.records.settled(where, self.name, called, value)
+        self.records.settled(entry, value)
 
     # ------------------------------------------------------------ reads
 

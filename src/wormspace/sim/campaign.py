@@ -64,7 +64,6 @@ class Shape:
         That is more than TCP allows and the protocol must bear it, but a listener relies on its
         stream: with it, listeners may miss events and are only checked for what they are told.
     page_bytes: the size of a page of a report; small ones exercise paging.
-    final: the calls after which earlier writes must not take effect; see `checks`.
     """
 
     servers: int = 3
@@ -79,7 +78,6 @@ class Shape:
     mix: Mix = field(default_factory=Mix)
     faults: FaultPlan = field(default_factory=lambda: FaultPlan(every_s=(0.02, 0.6)))
     network: NetworkOptions = field(default_factory=NetworkOptions)
-    final: frozenset[str] = frozenset()
 
     @classmethod
     def draw(cls, world_seed: int) -> Shape:
@@ -207,7 +205,7 @@ class Run:
         """
         for watch in self.watches:
             watch.check()
-        check_records(self.records, final=self.shape.final)
+        check_records(self.records)
 
     # ------------------------------------------------------------ clients die
 

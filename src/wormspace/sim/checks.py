@@ -17,24 +17,23 @@ from wormspace.sim.linearizability import UNKNOWN, Operation, Outcome, check
 from wormspace.sim.records import Feed, Records, Register, Violation
 from wormspace.space.events import Allocated, TrimmedAway, Written
 
-__all__ = ["FINAL", "SpecifiedRegister", "check_records", "values_of"]
+__all__ = ["SpecifiedRegister", "check_records", "values_of"]
 
-FINAL = frozenset(("capture", "settle"))
+
+WRITES = ("write", "settle")
+"""The calls whose last argument may end up in the register."""
 
 
 class SpecifiedRegister:
     """One register as `register.spec` defines it, for the linearizability checker.
 
     Inputs and outputs: ("write", ballot, value) -> "ok" or ("lost", the value it holds);
-    ("capture", ballot), ("settle",) and ("read",) -> the value, or None while it is empty.
+    ("settle", otherwise) -> the value; ("capture", ballot) and ("read",) -> the value, or None
+    while it is empty.
 
-    `final`: the calls that end all writes under earlier captures.  In the specification both
-    "capture" and "settle" do.  Where one is left out, a write of unknown outcome may still take
-    effect after it found the register empty.
+    A write of unknown outcome may take effect as long as the register is empty, whoever captured
+    it meanwhile: a later captor may meet it at a server that nobody else had asked.
     """
-
-    def __init__(self, final: frozenset[str] = FINAL) -> None:
-        self._final = final
 
     def initial(self) -> spec.Cell:
         """An empty register that nobody holds."""
@@ -51,12 +50,9 @@ class SpecifiedRegister:
                 # A replay of what is written succeeds even after the capture was stolen.
                 return outcome == spec.WRITTEN or spec.read(cell) == (True, asked[2]), after
             return cell.written and output == ("lost", cell.value), cell
-        if kind in self._final:
-            # A settle is a capture whose ballot nobody is told: just above all that were granted.
-            ballot = asked[1] if kind == "capture" else cell.holder + b"\0"
-            cell, granted = spec.capture(cell, ballot)
-            if not granted:
-                return False, cell
+        if kind == "settle":
+            cell, _ = spec.write(cell, cell.holder, asked[1])
+            return output is UNKNOWN or output == cell.value, cell
         written, value = spec.read(cell)
         return output == (value if written else None), cell
 
@@ -65,14 +61,14 @@ class SpecifiedRegister:
         return [history]
 
 
-def check_records(records: Records, *, final: frozenset[str] = FINAL) -> None:
+def check_records(records: Records) -> None:
     """Check everything.
 
     Raises:
         Violation: a claim does not hold.
     """
     for where in records.registers():
-        check_register(records, where, final)
+        check_register(records, where)
     values = values_of(records)
     check_trimmed(records)
     check_allocations(records)
@@ -90,14 +86,14 @@ def evidence(records: Records, where: Register) -> str:
     return "\n".join(f"  {one}" for one in records.history(where))
 
 
-def check_register(records: Records, where: Register, final: frozenset[str]) -> None:
+def check_register(records: Records, where: Register) -> None:
     """One register against the specification.
 
     Raises:
         Violation: no order of its calls is a run of the specification.
     """
     history = records.history(where)
-    tried = {one.input[2] for one in history if one.input[0] == "write"}
+    tried = {one.input[-1] for one in history if one.input[0] in WRITES}
     for one in history:
         for value in _observed(one):
             if value not in tried:
@@ -105,7 +101,7 @@ def check_register(records: Records, where: Register, final: frozenset[str]) -> 
                     f"validity: {show(where)} returned {value!r}, which nobody wrote",
                     evidence(records, where),
                 )
-    verdict = check(SpecifiedRegister(final), history)
+    verdict = check(SpecifiedRegister(), history)
     if verdict.outcome is not Outcome.OK:
         raise Violation(
             f"register {show(where)} is {verdict.outcome.value} as a write-once register",
@@ -157,7 +153,7 @@ def check_trimmed(records: Records) -> None:
         if end is None:
             continue
         history = records.history(where)
-        before = {one.input[2] for one in history if one.called < end and one.input[0] == "write"}
+        before = {one.input[-1] for one in history if one.called < end and one.input[0] in WRITES}
         for one in history:
             if one.called < end or one.output is UNKNOWN:
                 continue
@@ -253,7 +249,7 @@ def _check_written(
         )
     if tuple(event.address) < feed.first:
         raise Violation(f"listener {feed.name} was told of what it did not ask for", repr(event))
-    tried = [w.input[2] for w in records.writes.get(where, ())]
+    tried = [w.input[-1] for w in records.writes.get(where, ())]
     if event.value not in tried:
         raise Violation(f"listener {feed.name} was told a value nobody wrote", repr(event))
 

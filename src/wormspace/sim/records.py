@@ -32,7 +32,7 @@ class Violation(Exception):
 
 
 class WriteCall:
-    """A write under way: closed by `done`, `lost` or `refused`; else its outcome is unknown."""
+    """A write or settle under way: until something closes it, its outcome is unknown."""
 
     __slots__ = ("called", "client", "input", "output", "returned", "valid")
 
@@ -125,6 +125,17 @@ class Records:
         self.writes.setdefault(where, []).append(entry)
         return entry
 
+    def settle(self, where: Register, client: str) -> WriteCall:
+        """A settle is called; what it writes if it meets nothing is its own."""
+        called = self.tick()
+        entry = WriteCall(client, ("settle", f"settled:{client}:{called}".encode()), called)
+        self.writes.setdefault(where, []).append(entry)
+        return entry
+
+    def settled(self, entry: WriteCall, value: bytes) -> None:
+        """The register was settled, and this is its value."""
+        entry.output, entry.returned = value, self.tick()
+
     def done(self, entry: WriteCall) -> None:
         """The write was acknowledged."""
         entry.output, entry.returned = "ok", self.tick()
@@ -162,10 +173,6 @@ class Records:
             asked = ("capture", ballot)
             answer = Operation(client, asked, written.get(offset), called, self.tick())
             self._see((*array, offset), answer)
-
-    def settled(self, where: Register, client: str, called: int, value: bytes | None) -> None:
-        """A register was settled."""
-        self._see(where, Operation(client, ("settle",), value, called, self.tick()))
 
     def _see(self, where: Register, operation: Operation) -> None:
         self.seen.setdefault(where, []).append(operation)

@@ -41,8 +41,7 @@ class Paxos:
     def __init__(self, plan: Plan) -> None:
         self.actors: list[Actor] = []
         for i, span in enumerate(plan.spans):
-            settles = plan.settler and i == len(plan.spans) - 1
-            self.actors.append(Proposer(chr(ord("A") + i), span, plan, settles))
+            self.actors.append(Proposer(chr(ord("A") + i), span, plan))
         if plan.unsafe:
             self.actors.append(UnsafeWriter(plan))
         if plan.reader is not None:

@@ -6,11 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
-from wormspace.errors import BadAddress, PartialWrite, WormError
+from wormspace.errors import BadAddress, CaptureLost, PartialWrite, WormError
 from wormspace.register.contract import Captured, RegisterState
 from wormspace.register.token import Token
 from wormspace.space.address import Address
 from wormspace.space.events import Event
+
+RACE_PAUSE_MIN_S = 0.002
+RACE_PAUSE_MAX_S = 0.5
+"""How long a random pause after a lost race is, at first and at most."""
 
 if TYPE_CHECKING:
     from wormspace.space.space import Space
@@ -135,14 +139,34 @@ class Segment:
         found = await self._registers.read(self._array, [(start, stop)], self._deadline(timeout))
         return [found.get(offset) for offset in range(start, stop)]
 
-    async def settle(self, offset: int, *, timeout: float | None = None) -> bytes | None:
-        """Decide the fate of writes whose outcome is unknown.
+    async def settle(
+        self, offset: int, otherwise: bytes = b"", *, timeout: float | None = None
+    ) -> bytes:
+        """Decide the register, one way or the other, and return its value.
 
-        Returns the register's value, or None if it is empty: then no write issued under an earlier
-        capture can succeed any more.
+        For writes whose outcome is unknown: what one of them left half-written is completed; if
+        none is met, `otherwise` is written.  Only a value ends them all: of a register that is
+        merely found empty and captured, a later captor may still meet what a minority accepted.
+
+        Raises:
+            Unavailable: no majority in time; the register may have been decided all the same.
         """
-        captured = await self.capture(offset, timeout=timeout)
-        return captured.written.get(offset)
+        self._check(offset, offset + 1)
+        deadline = self._deadline(timeout)
+        pause = RACE_PAUSE_MIN_S
+        while True:
+            captured = await self._registers.capture(self._array, offset, offset + 1, deadline)
+            if captured.written:
+                return captured.written[offset]
+            try:
+                await self._registers.write(
+                    self._array, captured.token, offset, otherwise, deadline
+                )
+            except CaptureLost:
+                await asyncio.sleep(self.space.client.rng.uniform(0, pause))
+                pause = min(RACE_PAUSE_MAX_S, pause * 2)
+            else:
+                return otherwise
 
     async def holds(self, token: Token, offset: int, *, timeout: float | None = None) -> bool:
         """Whether nobody captured register `offset` since the token's capture.

@@ -20,7 +20,7 @@ from wormspace.space.address import Address, check_name
 from wormspace.space.events import Event
 from wormspace.space.follow import Follower
 from wormspace.space.metadata import Metadata
-from wormspace.space.segment import Segment
+from wormspace.space.segment import RACE_PAUSE_MAX_S, RACE_PAUSE_MIN_S, Segment
 
 if TYPE_CHECKING:
     from wormspace.space.client import Client
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 DEFAULT_SIZE = 1024
 MAX_HANDLES = 4096
 NO_STOP = (1 << 62) - 1
-RACE_PAUSE_MIN_S = 0.002
-RACE_PAUSE_MAX_S = 0.5
 
 
 class Space:
