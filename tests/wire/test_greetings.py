@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 
 import pytest
 
@@ -277,3 +278,15 @@ async def pour(writer):
         while True:
             writer.write(bytes(1 << 16))
             await writer.drain()
+
+
+async def test_both_ends_of_a_connection_notice_a_peer_that_died_silently(stack):
+    servers = await trio(stack)
+    async with wormspace.connect(url(*servers)) as worm:
+        (partition,) = worm.registers._partitions
+        ends = [link._transport for link in partition.links]
+        ends += [c._transport for s in servers for c in s.connections]
+        assert len(ends) >= 6
+        for transport in ends:
+            sock = transport.get_extra_info("socket")
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

@@ -19,6 +19,7 @@ from wormspace.server.engine import Engine
 from wormspace.server.node import Node
 from wormspace.wire import codec
 from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, FrameTooLarge
+from wormspace.wire.keepalive import keep_alive
 from wormspace.wire.messages import (
     BAD_REQUEST,
     ONE_WAY,
@@ -172,6 +173,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        keep_alive(transport)
         self._transport.set_write_buffer_limits(high=self._server.limits.max_unsent // 4)
         if len(self._server.connections) >= self._server.limits.max_connections:
             self._refuse("busy", "the server has as many connections as it allows")

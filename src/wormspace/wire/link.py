@@ -16,6 +16,7 @@ from typing import Protocol, cast
 from wormspace.errors import Refused
 from wormspace.wire import codec
 from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, FrameTooLarge
+from wormspace.wire.keepalive import keep_alive
 from wormspace.wire.membership import Membership
 from wormspace.wire.messages import (
     PROTOCOL_VERSIONS,
@@ -217,6 +218,7 @@ class TcpLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)
+        keep_alive(transport)
         self._transport = transport
         self._decoder = FrameDecoder()
         self._out, self._out_bytes = [], 0
