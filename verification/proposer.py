@@ -449,6 +449,22 @@ def _votes(e: Engine) -> None:
             bit.z == z3.SetAdd(NOBODY, server),
         ],
     )
+    settled = bool_term(found.row.decided)
+    higher = z3.Or(bool_term(row.decided), th.blt(found.row.ballot.z, row.ballot.z))
+    again = z3.SetUnion(found.voters.z, bit.z)
+    alike = found.row.ballot.z == row.ballot.z
+    e.each(
+        "reading.count_step: every vote for the row is counted",
+        e.paths("reading.count_step", found, row, bit),
+        lambda out: (
+            out.voters.z
+            == z3.If(
+                settled,
+                found.voters.z,
+                z3.If(higher, bit.z, z3.If(alike, again, found.voters.z)),
+            )
+        ),
+    )
     e.each(
         "reading.is_known: iff decided by one server's word or by a quorum's votes",
         e.paths("reading.is_known", found, SymInt(N)),

@@ -328,6 +328,19 @@ def prove(e: Engine) -> None:
         ),
         given=wf,
     )
+
+    def absorbed(out: Any) -> z3.BoolRef:
+        apart = z3.Or(r.hi.z < grown.lo.z, grown.hi.z < r.lo.z)
+        grows = z3.And(r.ballot.z == grown.ballot.z, z3.Not(apart))
+        lo = z3.If(z3.And(grows, r.lo.z < grown.lo.z), r.lo.z, grown.lo.z)
+        hi = z3.If(z3.And(grows, r.hi.z > grown.hi.z), r.hi.z, grown.hi.z)
+        return z3.And(out.lo.z == lo, out.hi.z == hi, out.ballot.z == grown.ballot.z)
+
+    e.each(
+        "ranges.absorb_step: grows by what touches it, iff it has the same ballot",
+        e.paths("ranges.absorb_step", grown, r),
+        absorbed,
+    )
     rs = Ranges.any()
     top = e.establish("ranges.ballot_at", rs, x)
     e.each(
