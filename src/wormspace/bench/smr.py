@@ -28,7 +28,7 @@ from wormspace.bench.load import Sample, closed_loop
 from wormspace.bench.processes import ServersFailed, free_ports, make_cluster, running
 from wormspace.errors import WormError
 from wormspace.server.config import ClusterConfig
-from wormspace.smr import KeyValue, Replica, Sticky, attach, replicate
+from wormspace.smr import KeyValue, Replica, Sticky, attach, collect_seldom, replicate
 
 NAME = "bench"
 SEGMENT_SIZE = 1 << 22
@@ -78,6 +78,7 @@ class Result(msgspec.Struct, frozen=True):
 
 async def _replica(url: str, name: str, port: int) -> None:
     """A replica of its own process; also measures lone commands when told to by a line."""
+    collect_seldom()
     async with wormspace.connect(url, timeout=30) as worm:
         kv = await replicate(
             KeyValue, worm, NAME, replica=name, port=port, leadership=Sticky(ELECTION_S)

@@ -40,6 +40,7 @@ from wormspace.smr import (
     View,
     addresses_of,
     attach,
+    collect_seldom,
     replicate,
 )
 from wormspace.smr.kv import SCAN_LIMIT, prefix_stop
@@ -170,6 +171,7 @@ def serve(
 ) -> None:
     """Run a replica of the store, until Ctrl-C or SIGTERM."""
     log_to_stderr("info")
+    collect_seldom()
     durability: Durability = NeverTrim()
     if snapshots is not None:
         durability = TrimBehindSnapshots(snapshots, copies=copies)

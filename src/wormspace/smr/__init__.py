@@ -39,6 +39,7 @@ from wormspace.smr.errors import (
 from wormspace.smr.kv import Change, Entry, KeyValue
 from wormspace.smr.leaderless import Leaderless
 from wormspace.smr.leadership import Fixed, Sticky
+from wormspace.smr.process import collect_seldom
 from wormspace.smr.remote import Remote, addresses_of, attach
 from wormspace.smr.replica import Replica, Status, replicate
 from wormspace.smr.rotating import Rotating
@@ -106,6 +107,7 @@ __all__ = [
     "View",
     "addresses_of",
     "attach",
+    "collect_seldom",
     "command",
     "holding",
     "query",
