@@ -14,6 +14,7 @@ from wormspace.server.lmdb_engine import LmdbEngine
 from wormspace.server.memory_engine import MemoryEngine
 from wormspace.server.node import Node
 from wormspace.wire.messages import (
+    BAD_REQUEST,
     INTERNAL,
     STOPPING,
     Accepted,
@@ -277,6 +278,23 @@ async def test_a_backlog_above_its_limit_pauses_its_clients_and_loses_nothing():
             answers = [await raw.reply() for _ in range(count)]
         assert [a.id for a in answers] == [i + 1 for i in range(count)]
         assert all(a.message == Written([]) for a in answers)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "values"),
+    [([3, 3], [b"one", b"two"]), ([3], []), ([], []), ([1, 2], [b"only one"])],
+    ids=["an offset twice", "no value", "nothing", "too few values"],
+)
+async def test_a_write_that_could_mean_two_values_under_one_ballot_is_refused(offsets, values):
+    """A batch looks its rows up before it writes: the second value would not see the first."""
+    node, port = Node(MemoryEngine()), Port()
+    node.submit(port, 1, Write("s", 0, B1, offsets, values))
+    ((_, answer),) = port.answers
+    assert isinstance(answer, Failed)
+    assert answer.code == BAD_REQUEST
+    node.submit(port, 2, Read("s", 0, [(0, 10)]))
+    assert port.answers[1][1].rows == []
+    await node.stop()
 
 
 async def test_figures_count_what_happened():
