@@ -8,6 +8,7 @@ import contextlib
 import psycopg
 import pymysql
 import pytest
+from tests.cli.command import in_file
 
 import wormspace
 from wormspace import tx
@@ -205,3 +206,30 @@ async def test_a_database_that_cannot_be_reached_says_so(accounts) -> None:
             async with worm.transaction([gone, b]):
                 raise AssertionError("never entered")
         assert money(*accounts) == (100, 100)
+
+
+async def test_the_command_resolves_what_a_crash_left_in_both(accounts, tmp_path) -> None:
+    postgres, mariadb = accounts
+    command = in_file(tmp_path)
+    async with managers(*accounts) as (a, b):
+        async with wormspace.connect(command.url) as worm:
+            dead = tx.Site(worm)
+            txid = dead.new_id()
+            for m, change in ((a, "- 30"), (b, "+ 30")):
+                gid = tx.Gid("tx", m.name, txid)
+                branch = await m.begin(gid)
+                await branch.session.execute(f"UPDATE account SET money = money {change}")
+                await branch.prepare()
+                vote = tx.Vote(True, ("orders", "billing"), str(gid), 1.0, m.name)
+                await dead.box.cast(m.name, txid, vote, ahead=True, timeout=5)
+            await dead.close()
+        await b.close()  # MariaDB sees the connection end
+        words = [
+            *("tx", "resolve", "--patience", "0", "--trim-after", "0"),
+            *("--manager", f"orders={postgres.url('orders')}"),
+            *("--manager", f"billing={mariadb.url}"),
+        ]
+        output = await asyncio.to_thread(command.ok, *words)
+    assert output.count("committed") == 2
+    assert output.count("trimmed") == 2
+    assert money(*accounts) == (70, 130)

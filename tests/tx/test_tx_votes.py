@@ -223,3 +223,50 @@ async def test_a_conflict_restarts_at_once_and_says_whose_fault_it_was(tmp_path)
         await worm.site().close()
         for store in (a, b):
             await store.close()
+
+
+@pytest.mark.parametrize("variant", tx.VARIANTS)
+async def test_a_store_here_and_one_elsewhere_commit_together(tmp_path, variant) -> None:
+    async with wormspace.connect("memory:") as worm:
+        a, b = await stores(tmp_path)
+        there = tx.Site(worm, managers=[b])
+        remote = tx.RemoteStore("b", await there.start("127.0.0.1"))
+        here = tx.Site(worm, managers=[a])
+        await here.start("127.0.0.1")
+        for n in range(3):
+            async with tx.Transaction(here, [a, remote], variant=variant) as t:
+                await t[a].put(b"k", b"%d" % n)
+                await t[remote].put(b"k", b"%d" % n)
+                assert await t[remote].get(b"k") == b"%d" % n
+            assert t.decision.committed
+            while b.value(b"k") != b"%d" % n:  # noqa: ASYNC110 - b learns it by itself
+                await asyncio.sleep(0.001)
+            assert a.value(b"k") == b"%d" % n
+        for site in (here, there):
+            assert not site.matters.open
+            await site.close()
+        await remote.close()
+        for store in (a, b):
+            await store.close()
+
+
+async def test_a_manager_that_is_gone_aborts_at_once(tmp_path) -> None:
+    async with wormspace.connect("memory:") as worm:
+        a, b = await stores(tmp_path)
+        there = tx.Site(worm, managers=[b])
+        remote = tx.RemoteStore("b", await there.start("127.0.0.1"))
+        here = tx.Site(worm, managers=[a])
+        t = tx.Transaction(here, [a, remote], timeout=20.0)
+        await t.__aenter__()
+        await t[a].put(b"k", b"v")
+        await t[remote].put(b"k", b"v")
+        await there.close()
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(tx.Aborted) as caught:
+            await t.commit()
+        assert asyncio.get_running_loop().time() - began < 10
+        assert caught.value.decision.culprit == "b"
+        assert a.value(b"k") is None
+        await here.close()
+        for store in (a, b):
+            await store.close()

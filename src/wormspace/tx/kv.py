@@ -43,6 +43,7 @@ _decode = msgspec.msgpack.Decoder(_Record).decode
 
 
 RETRY_S = 0.5
+LAZY_S = 0.02
 
 _Entry = tuple[list[Change], "asyncio.Future[None] | None", "Callable[[], None] | None"]
 
@@ -58,6 +59,7 @@ class _Writer:
         self._engine = engine
         self._queue: list[_Entry] = []
         self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     def promise(self, changes: list[Change]) -> asyncio.Future[None]:
@@ -68,11 +70,18 @@ class _Writer:
         return future
 
     def outcome(self, changes: list[Change], on_durable: Callable[[], None]) -> None:
-        """Changes that will be durable, however often it takes; then `on_durable` is called."""
+        """Changes that will be durable, however often it takes; then `on_durable` is called.
+
+        Nobody waits for them, so they wait a moment for a promise to share its sync.
+        """
         self._queue.append((changes, None, on_durable))
-        self._start()
+        if self._task is None and self._timer is None:
+            self._timer = self._loop.call_later(LAZY_S, self._start)
 
     def _start(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._task is None:
             self._task = self._loop.create_task(self._run())
 
@@ -108,8 +117,10 @@ class _Writer:
 
     async def drain(self) -> None:
         """Until nothing is under way."""
-        while self._task is not None:
-            await asyncio.wait([self._task])
+        while self._queue or self._task is not None:
+            self._start()
+            if self._task is not None:
+                await asyncio.wait([self._task])
 
 
 class _Prepared:

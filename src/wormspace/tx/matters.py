@@ -30,6 +30,7 @@ class Matter:
         since: when this process first dealt with it, on its loop's clock.
         deadline: when its initiator, if that is here, stops waiting for votes.
         parts: the tasks of the resource managers here, by name: prepare, vote, learn, act.
+        unpromised: the managers here that do not know yet how they vote.
         acting: the managers here that are still at it.
         pending: those of them, and those that failed, that have not acted on the decision.
         users: how many pieces of work need it; see `Matters.join`.
@@ -38,6 +39,7 @@ class Matter:
     __slots__ = (
         "_acting",
         "_deciding",
+        "_promising",
         "_voting",
         "acting",
         "deadline",
@@ -48,6 +50,7 @@ class Matter:
         "pending",
         "since",
         "unknown",
+        "unpromised",
         "users",
         "votes",
     )
@@ -61,11 +64,13 @@ class Matter:
         self.since = now
         self.deadline = float("inf")
         self.parts: dict[str, asyncio.Task[None]] = {}
+        self.unpromised: set[str] = set()
         self.acting: set[str] = set()
         self.pending: set[str] = set()
         self.users = 0
         self._deciding: list[asyncio.Future[Decision]] = []
         self._voting: dict[str, list[asyncio.Future[Vote | None]]] = {}
+        self._promising: list[asyncio.Future[None]] = []
         self._acting: list[asyncio.Future[None]] = []
 
     def learn(self, manager: str, vote: Vote) -> None:
@@ -122,6 +127,22 @@ class Matter:
         future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         self._deciding.append(future)
         return await future
+
+    async def promised(self, manager: str, *, yes: bool) -> None:
+        """A manager here knows how it votes; a yes waits for the other managers here.
+
+        Nothing is decided before they vote too, and votes that leave together share a message and
+        a sync at every server.
+        """
+        self.unpromised.discard(manager)
+        if not self.unpromised or not yes:
+            for future in self._promising:
+                if not future.done():
+                    future.set_result(None)
+        else:
+            future = asyncio.get_running_loop().create_future()
+            self._promising.append(future)
+            await future
 
     def on_part_done(self, manager: str, *, acted: bool) -> None:
         """A manager here has acted, or cannot for now."""

@@ -193,6 +193,7 @@ class Site:
         if open_matter is not None and manager in open_matter.parts:
             return
         matter = self.matters.join(plan.id, plan.participants)
+        matter.unpromised.add(manager)
         matter.pending.add(manager)
         matter.acting.add(manager)
         branch = self.take(plan.id, manager)
@@ -208,6 +209,7 @@ class Site:
         acted = False
         try:
             vote = await self._promise(plan, gid, branch)
+            await matter.promised(name, yes=vote.yes)
             matter.learn(name, await self._cast(plan, name, vote))
             decision = matter.decision or await matter.decided()
             if self._on_decision is not None:
@@ -219,6 +221,7 @@ class Site:
             self.figures["left_to_sweep"] += 1
         finally:
             matter.answer(name, None)
+            matter.unpromised.discard(name)
             matter.on_part_done(name, acted=acted)
             self.matters.leave(matter)
 
