@@ -270,3 +270,44 @@ async def test_a_manager_that_is_gone_aborts_at_once(tmp_path) -> None:
         await here.close()
         for store in (a, b):
             await store.close()
+
+
+@pytest.mark.parametrize("variant", tx.VARIANTS)
+async def test_a_participant_that_votes_after_the_abort_learns_so_and_rolls_back(
+    tmp_path, variant
+) -> None:
+    async with wormspace.connect("memory:") as worm:
+        a, b = await stores(tmp_path)
+        slow = asyncio.Event()
+        promise = b.promise
+
+        async def late(*arguments) -> None:
+            await promise(*arguments)
+            await slow.wait()
+
+        b.promise = late
+        sites = [tx.Site(worm, managers=[store]) for store in (a, b)]
+        remotes = [
+            tx.RemoteStore(name, await site.start("127.0.0.1"))
+            for name, site in zip(("a", "b"), sites, strict=True)
+        ]
+        app = tx.Site(worm)
+        transaction = tx.Transaction(app, remotes, variant=variant, timeout=0.5)
+
+        async def work() -> None:
+            async with transaction as t:
+                for remote in remotes:
+                    await t[remote].put(b"k", b"v")
+
+        with pytest.raises(tx.Aborted) as caught:
+            await work()
+        assert caught.value.decision.culprit == "b"
+        slow.set()
+        while await a.prepared() or await b.prepared():
+            await asyncio.sleep(0.01)
+            await asyncio.gather(*(site.sweep(patience=0.2) for site in sites))
+        assert a.value(b"k") is b.value(b"k") is None
+        for site in (app, *sites):
+            await site.close()
+        for store in (a, b):
+            await store.close()
