@@ -60,6 +60,10 @@ async def run(site: Site, plan: Plan, asked: frozenset[str]) -> tuple[Decision, 
     """
     variant = find(plan.variant)
     matter = site.matters.join(plan.id, plan.participants)
+    if not any(plan.addresses):
+        for manager in plan.participants:
+            site.take_part(plan, manager)
+        return await _end(site, plan, matter)
     sites = sites_of(plan)
     driven = variant.driven and any(not is_here(site, address) for address in sites)
     if not driven or variant.listening:
@@ -74,6 +78,11 @@ async def run(site: Site, plan: Plan, asked: frozenset[str]) -> tuple[Decision, 
                     site.take_part(plan, manager)
             elif left:
                 site.spawn(_ask(site, plan, matter, address, left))
+    return await _end(site, plan, matter)
+
+
+async def _end(site: Site, plan: Plan, matter: Matter) -> tuple[Decision, tuple[str, ...]]:
+    """What `run` returns, once it is there."""
     try:
         decision = await _await(site, plan, matter)
         return decision, await matter.acted()

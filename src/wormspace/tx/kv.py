@@ -126,9 +126,10 @@ class _Writer:
 class _Prepared:
     """A branch that has promised; `ended`: its outcome is known, but not durable yet."""
 
-    __slots__ = ("ended", "owner", "writes")
+    __slots__ = ("ended", "key", "owner", "writes")
 
-    def __init__(self, owner: Owner, writes: dict[bytes, bytes | None]) -> None:
+    def __init__(self, key: bytes, owner: Owner, writes: dict[bytes, bytes | None]) -> None:
+        self.key = key
         self.owner = owner
         self.writes = writes
         self.ended = False
@@ -158,7 +159,7 @@ class KeyValueStore:
                 self.locks.take(owner, read, exclusive=False)
             for written in record.writes:
                 self.locks.take(owner, written, exclusive=True)
-            self._prepared[gid] = _Prepared(owner, record.writes)
+            self._prepared[gid] = _Prepared(key, owner, record.writes)
 
     @classmethod
     async def open(cls, name: str, engine: Engine) -> KeyValueStore:
@@ -225,7 +226,7 @@ class KeyValueStore:
                     del self._fresh[key]
 
         branch.ended = True
-        self._writer.outcome([*changes, ("prepared", str(gid).encode(), None)], on_durable)
+        self._writer.outcome([*changes, ("prepared", branch.key, None)], on_durable)
         self.locks.release(branch.owner)
 
     async def promise(
@@ -237,10 +238,11 @@ class KeyValueStore:
             CannotPrepare: the disk refuses.
         """
         owner.prepared = True
-        self._prepared[gid] = _Prepared(owner, writes)
+        key = str(gid).encode()
+        self._prepared[gid] = _Prepared(key, owner, writes)
         record = _encode(_Record(writes, reads))
         try:
-            await self._writer.promise([("prepared", str(gid).encode(), record)])
+            await self._writer.promise([("prepared", key, record)])
         except StoreError as e:
             self._prepared.pop(gid, None)
             self.locks.release(owner)

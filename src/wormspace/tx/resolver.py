@@ -21,6 +21,7 @@ from wormspace.tx.box import Box
 from wormspace.tx.deciding import (
     ABORTED,
     ALL_YES,
+    COMMITTED,
     NO,
     YES,
     Decision,
@@ -41,10 +42,10 @@ OVER = Decision(ABORTED, reason="its vote segment is trimmed, so it was not comm
 
 def decision_of(votes: dict[str, Vote]) -> Decision:
     """The decision that a full set of standing votes means, or any set that has a no."""
-    for manager, vote in votes.items():
-        if outcome([YES if vote.yes else NO]) == ABORTED:
-            return refusal(manager, vote)
-    return ALL_YES
+    if outcome(YES if vote.yes else NO for vote in votes.values()) == COMMITTED:
+        return ALL_YES
+    culprit = next(manager for manager, vote in votes.items() if not vote.yes)
+    return refusal(culprit, votes[culprit])
 
 
 class Resolution(msgspec.Struct, frozen=True):
