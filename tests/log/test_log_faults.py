@@ -125,7 +125,7 @@ class Campaign:
         while any(left > 0 for left in self.left.values()):  # noqa: ASYNC110
             await asyncio.sleep(0.2)
         schedule.stop()
-        self.kill_every_s = None
+        self.kill_every_s = self.usurp_every_s = None
         self.world.network.loss = None
         await asyncio.sleep(5)
         await self.cluster.spawn("last", self.last_look).wait()

@@ -1,0 +1,155 @@
+"""How the right to hand out positions passes on, step by step."""
+
+import pytest
+
+import wormspace
+from wormspace.log.errors import Deposed
+from wormspace.log.tape import Tape
+from wormspace.log.tenure import Held, Tenure
+
+
+@pytest.fixture
+def worm(runner):
+    async def connect():
+        return await wormspace.connect("memory:")
+
+    client = runner.run(connect())
+    yield client
+    runner.run(client.close())
+
+
+@pytest.fixture
+def holders(worm):
+    """Makes holders of the same tape, each with a view of its own."""
+
+    def make(**options):
+        tape = Tape(worm.space("tape"), 8)
+        return tape, Tenure(tape, **options)
+
+    return make
+
+
+async def put(tape, tenure, count, value=b"entry"):
+    """Write the next positions; returns the runs."""
+    runs = tenure.take(count)
+    for run in runs:
+        await Held(tape, run).write_all([value] * (run.stop - run.start), 5)
+    return runs
+
+
+@pytest.mark.parametrize("unsafe", [False, True])
+async def test_a_successor_goes_on_above_what_is_written_and_fills_below(holders, unsafe):
+    tape, old = holders(unsafe=unsafe)
+    await old.acquire()
+    await put(tape, old, 2)
+    [skipped] = old.take(1)
+    await put(tape, old, 1)
+    _, new = holders(unsafe=unsafe)
+    await new.acquire()
+    assert new.at == 4
+    assert await tape.read(0, 5) == [b"entry", b"entry", b"", b"entry", None]
+    with pytest.raises(wormspace.RaceLost):
+        await Held(tape, skipped).write(skipped.start, b"late")
+
+
+@pytest.mark.parametrize("unsafe", [False, True])
+async def test_the_deposed_can_neither_write_nor_go_on(holders, unsafe):
+    tape, old = holders(unsafe=unsafe)
+    await old.acquire()
+    await old.extend()
+    old.take(8)  # into the second segment, which an unsafe holder has not captured
+    await put(tape, old, 1)
+    [run] = old.take(1)
+    assert await old.stands()
+    _, new = holders(unsafe=unsafe)
+    await new.acquire()
+    assert new.at == (11 if unsafe else 9), "to ask an unsafe ballot takes a position"
+    assert not await old.stands()
+    with pytest.raises(wormspace.CaptureLost):
+        await Held(tape, run).write(run.start, b"late")
+    with pytest.raises(Deposed):
+        await old.extend()
+
+
+async def test_a_segment_that_was_left_is_filled_and_never_handed_out_again(holders):
+    tape, old = holders()
+    await old.acquire()
+    await put(tape, old, 3)
+    await old.extend()
+    [run] = old.take(1)
+    _, new = holders()
+    await new.acquire()
+    assert new.at == 8
+    assert await tape.read(0, 8) == [b"entry"] * 3 + [b""] * 5
+    with pytest.raises(wormspace.RaceLost):
+        await Held(tape, run).write(run.start, b"late")
+
+
+async def test_a_segment_allocated_and_never_reached_is_adopted(holders, worm):
+    tape, old = holders()
+    await old.acquire()
+    await put(tape, old, 5)
+    await worm.space("tape").alloc(b"by one who died before the seam", 9)
+    _, new = holders()
+    await new.acquire()
+    assert new.at == 5
+    await new.extend()
+    runs = await put(tape, new, 11)
+    assert [(run.segment, run.start, run.stop) for run in runs] == [(0, 5, 8), (1, 0, 8)]
+    assert await tape.end() == 16
+    assert await worm.space("tape").tail() == 2
+
+
+async def test_of_two_who_acquire_at_once_only_the_last_captor_goes_on(holders):
+    tape, one = holders()
+    _, two = holders()
+    await one.acquire()
+    await two.acquire()
+    with pytest.raises(Deposed):
+        await one.extend()
+    await two.extend()
+    assert await tape.is_closed(0)
+
+
+async def test_the_end_is_found_beyond_gaps_and_by_newcomers(holders):
+    tape, tenure = holders()
+    await tenure.acquire()
+    assert await tape.end() == 0
+    await put(tape, tenure, 1)
+    tenure.take(5)
+    await put(tape, tenure, 1)
+    fresh, _ = holders()
+    assert await fresh.end() == await tape.end() == 7
+
+
+async def test_an_entry_that_a_captor_completed_is_in_the_log_once(worm, monkeypatch):
+    log = await worm.log("orders")
+    await log.append(b"a")
+    write = Held.write
+
+    async def completed_by_a_captor(self, offset, value, timeout=None):
+        await write(self, offset, value, timeout)
+        raise wormspace.CaptureLost("the outcome is unknown")
+
+    monkeypatch.setattr(Held, "write", completed_by_a_captor)
+    assert await log.append(b"b") == 1
+    monkeypatch.undo()
+    assert [entry.body for entry in await log.read_range(0)] == [b"a", b"b"]
+
+
+async def test_an_entry_that_lost_its_position_can_never_appear_there(worm, monkeypatch):
+    log = await worm.log("orders")
+    await log.append(b"a")
+    lost = []
+
+    async def refused(self, offset, value, timeout=None):
+        lost.append(offset)
+        monkeypatch.undo()
+        raise wormspace.CaptureLost("the outcome is unknown")
+
+    monkeypatch.setattr(Held, "write", refused)
+    position = await log.append(b"b")
+    assert lost == [1]
+    assert position > 1
+    assert await log.read(1) is None
+    assert [entry.body for entry in await log.read_range(0)] == [b"a", b"b"]
