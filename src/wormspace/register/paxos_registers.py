@@ -53,7 +53,7 @@ from wormspace.register.token import Token, as_spans
 
 BACKOFF_MIN_S = 0.002
 BACKOFF_MAX_S = 0.5
-READS_AT_ONCE = 256
+READS_AT_ONCE = 128
 MAX_STREAMS = 4096
 """Ballots under which this client remembers, register by register, what it has written."""
 
