@@ -171,7 +171,9 @@ def answer_before_the_commit() -> list[Patch]:
         try:
             await shipped(self, queued)
         finally:
-            del self._handle, self._settle
+            # A commit that retries within itself has taken them off already.
+            vars(self).pop("_handle", None)
+            vars(self).pop("_settle", None)
 
     shipped, shipped_settle = Node._commit, Node._settle
     return [(Node, "_commit", commit)]

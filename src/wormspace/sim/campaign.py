@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from wormspace.errors import Unavailable
+from wormspace.errors import ProtocolViolation, Unavailable
 from wormspace.server import acceptors
 from wormspace.server.listener import Limits, Server, ServerIdentity
 from wormspace.sim._handles import Stuck
@@ -335,9 +335,13 @@ def run(seed: int, shape: Shape | None = None, *, max_steps: int = 5_000_000) ->
 def _tell(report: Report, error: Exception, world: World) -> None:
     violation = _find(error, Violation)
     stuck = _find(error, Stuck)
+    contradiction = _find(error, ProtocolViolation)
     if violation is not None:
         report.result, report.claim = Result.WRONG, violation.claim
         detail = violation.detail
+    elif contradiction is not None:
+        report.result, report.claim = Result.WRONG, f"contradiction: {contradiction}"
+        detail = "the product itself met what can never be"
     elif stuck is not None:
         report.result, report.claim = Result.STUCK, str(stuck)
         detail = ""
