@@ -11,7 +11,6 @@ from wormspace.paxos.ballot import (
     UNSAFE,
     above,
     ballot,
-    is_ballot,
     round_of,
     show,
 )
@@ -29,9 +28,6 @@ def test_bytes_compare_as_round_then_proposer(n1, p1, n2, p2):
 @given(rounds, proposers)
 def test_nothing_is_below_unsafe_is_below_every_ballot(n, p):
     assert NOTHING < UNSAFE < ballot(n, p)
-    assert is_ballot(UNSAFE)
-    assert is_ballot(ballot(n, p))
-    assert not is_ballot(NOTHING)
 
 
 @given(st.integers(1, MAX_ROUND - 1), proposers, proposers)

@@ -42,11 +42,6 @@ def above(seen: bytes, proposer: bytes) -> bytes:
     return ballot(round_of(seen) + 1, proposer)
 
 
-def is_ballot(raw: bytes) -> bool:
-    """Whether `raw` can stand in a message: a full ballot, the unsafe one included."""
-    return len(raw) == BALLOT_BYTES
-
-
 def show(ballot_: bytes) -> str:
     """A ballot for people: round and the first four digits of the proposer."""
     if ballot_ == NOTHING:
