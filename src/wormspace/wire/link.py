@@ -35,7 +35,7 @@ FLUSH_BYTES = 8 * 1024
 """So much is sent at once, so that servers begin while the client still prepares the rest."""
 
 RETRY_MIN_S = 0.02
-RETRY_MAX_S = 1.0
+RETRY_MAX_S = 0.25
 
 FOR_GOOD = ("version", "cluster", "malformed")
 """Refusals that a later attempt would meet again."""
