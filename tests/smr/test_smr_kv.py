@@ -85,6 +85,18 @@ async def test_a_key_ends_with_its_time_to_live_and_a_new_value_has_a_new_one():
             await one.put("never", b"", -1)
 
 
+async def test_a_put_that_is_refused_changes_nothing():
+    clock = Clock()
+    async with stores(clock=clock) as (one, other):
+        await one.put("short", b"1", 10)
+        with pytest.raises(ValueError, match="positive"):
+            await one.put("short", b"2", 0)
+        assert await one.put("short", b"3", 20) == 2
+        clock.now += 15
+        await one.put("other", b"")
+        assert await other.get("short") == b"3"
+
+
 async def test_watchers_on_every_replica_see_the_same_changes_with_the_same_numbers():
     async with stores() as (one, other):
         seen = {}

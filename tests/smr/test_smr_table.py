@@ -3,6 +3,7 @@
 import random
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from wormspace.smr import Table
@@ -24,6 +25,16 @@ def test_it_is_a_mapping_in_the_order_of_keys():
     assert (2 in table, len(table), table.get(9)) == (False, 2, None)
     assert list(table.scan(2)) == [(3, "3")]
     assert list(table.scan(None, 3)) == [(1, "1")]
+    assert table.setdefault(0, "0") == table[0]
+    table |= {2: "two", 4: "4"}
+    assert list(table) == [0, 1, 2, 3, 4]
+    assert list(table.keys()) == list(reversed(list(reversed(table))))
+    assert list(table.values()) == ["0", "1", "two", "3", "4"]
+    assert table.popitem() == (0, "0")
+    table.clear()
+    assert list(table.items()) == []
+    with pytest.raises(KeyError):
+        table.pop(1)
 
 
 @given(
@@ -52,6 +63,27 @@ def test_a_frozen_table_shows_what_was_there_however_it_changes_meanwhile(
     frozen.close()
     assert seen == sorted(rows.items())
     assert dict(table.items()) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.clear(),
+        lambda table: table.popitem(),
+        lambda table: table.pop(1),
+        lambda table: table.update({1: "new", 0: "new"}),
+        lambda table: table.setdefault(0, "new"),
+        lambda table: table.__ior__({2: "new"}),
+        lambda table: table.__delitem__(2),
+    ],
+)
+def test_no_way_to_change_a_table_is_missed_by_its_frozen_image(change):
+    table = Table()
+    table.update({1: "a", 2: "b"})
+    frozen = table.freeze()
+    change(table)
+    assert dict(table.items()) != {1: "a", 2: "b"}
+    assert taken(frozen, 10) == [(1, "a"), (2, "b")]
 
 
 def test_two_frozen_tables_are_of_their_own_moments():

@@ -17,6 +17,7 @@ three in the morning on two replicas of three.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import random
 import typing
@@ -76,14 +77,13 @@ class Method:
 
     Attributes:
         message: the struct that carries the arguments.
-        run: calls the method on a state machine with a message's arguments.
+        function: takes a state machine and the message's fields in their order.
         is_plain: whether results are immutable built-ins: safe to hand out as they are.
     """
 
     def __init__(self, owner: type, name: str, function: Callable[..., Any], kind: str) -> None:
         self.name = name
         self.kind = kind
-        self.function = function
         where = f"{owner.__name__}.{name}"
         hints = _hints(function, where)
         fields, by_keyword = _parameters(function, hints, where)
@@ -93,31 +93,38 @@ class Method:
             check_encodable(field[1], f"{where}: argument {field[0]!r}")
         check_encodable(hints["return"], f"{where}: its result")
         self.message: type[msgspec.Struct] = msgspec.defstruct(
-            f"{owner.__name__}_{name}", fields, array_like=True, tag=name, module=owner.__module__
+            f"{owner.__name__}_{name}",
+            fields,
+            array_like=True,
+            tag=name,
+            module=owner.__module__,
+            gc=False,  # what comes from the network has no cycles
         )
         self.decode: Callable[[Any], Any] = msgspec.msgpack.Decoder(hints["return"]).decode
         self.is_plain = all(t in _IMMUTABLE for t in _members(hints["return"]))
+        self.function = _by_position(function) if by_keyword else function
 
-        self.run = _keyword_caller(function) if by_keyword else _caller(function)
-
-
-def _caller(function: Callable[..., Any]) -> Callable[[StateMachine, msgspec.Struct], Any]:
-    astuple = msgspec.structs.astuple
-    return lambda machine, message: function(machine, *astuple(message))
+    def run(self, machine: StateMachine, message: msgspec.Struct) -> Any:
+        """Call the method on a state machine with a message's arguments."""
+        return self.function(machine, *msgspec.structs.astuple(message))
 
 
-def _keyword_caller(
-    function: Callable[..., Any],
-) -> Callable[[StateMachine, msgspec.Struct], Any]:
-    asdict = msgspec.structs.asdict
-    return lambda machine, message: function(machine, **asdict(message))
+def _by_position(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function for a caller that names no argument."""
+    names = list(inspect.signature(function).parameters)[1:]
+
+    @functools.wraps(function)
+    def called(machine: StateMachine, *arguments: Any) -> Any:
+        return function(machine, **dict(zip(names, arguments, strict=True)))
+
+    return called
 
 
 class Declaration:
     """All that a state machine's class says.
 
     Attributes:
-        commands, queries: by the type of their message; `runs`: how to run the commands.
+        commands, queries: by the type of their message; `functions`: those of the commands.
         methods: both, by name.
         plain: the state's attributes but for tables, and their types; `tables`: the rows' types.
     """
@@ -129,8 +136,8 @@ class Declaration:
             for name, function in _marked(owner)
         }
         self.commands = {m.message: m for m in self.methods.values() if m.kind == COMMAND}
-        self.runs: dict[Any, Callable[[StateMachine, Any], Any]] = {
-            message: method.run for message, method in self.commands.items()
+        self.functions: dict[Any, Callable[..., Any]] = {
+            message: method.function for message, method in self.commands.items()
         }
         self.queries = {m.message: m for m in self.methods.values() if m.kind == QUERY}
         self.decode_commands = _decoder(owner, list(self.commands))

@@ -178,15 +178,15 @@ class Engine:
 
     def _run(self, messages: Iterable[Any]) -> bytes:
         machine = self.machine
-        runs = self._declaration.runs
+        functions, arguments = self._declaration.functions, msgspec.structs.astuple
         values: list[Any] = []
         faults: dict[int, Fault] = {}
         for message in messages:
             try:
-                run = runs.get(type(message))
-                if run is None:
+                function = functions.get(type(message))
+                if function is None:
                     raise TypeError(str(message))  # a validation error, in the command's place
-                value = run(machine, message)
+                value = function(machine, *arguments(message))
                 if type(value) not in _PLAIN:
                     # Now, for a later command may change what it refers to.
                     value = msgspec.Raw(encode_canonical(value))

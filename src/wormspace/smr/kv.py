@@ -19,7 +19,7 @@ from wormspace.smr.table import Table
 SCAN_LIMIT = 1000
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a key holds.
 
     Attributes:
@@ -32,7 +32,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     expires_ns: int = 0
 
 
-class Change(msgspec.Struct, frozen=True, array_like=True):
+class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a watcher is told: the key's new value, or None when it is gone."""
 
     key: str
@@ -85,8 +85,7 @@ class KeyValue(StateMachine):
     @query
     def entry(self, key: str) -> Entry | None:
         """The value of a key, with its revision and its end."""
-        found: Entry | None = self.entries.get(key)
-        return found
+        return self.entries.get(key)
 
     @query
     def scan(
@@ -120,28 +119,28 @@ class KeyValue(StateMachine):
             self._remove(key)
 
     def _set(self, key: str, value: bytes, ttl_s: float | None) -> int:
-        self._forget_expiry(key)
-        self.revision += 1
         expires_ns = 0
         if ttl_s is not None:
             if not ttl_s > 0:
                 raise ValueError("a time to live is positive")
             expires_ns = self._moment.time_ns + int(ttl_s * 1e9)
+        entries = self.entries
+        old = entries.get(key)
+        if old is not None and old.expires_ns:
+            del self.expiries[old.expires_ns, key]
+        if expires_ns:
             self.expiries[expires_ns, key] = None
-        self.entries[key] = Entry(value, self.revision, expires_ns)
-        self.emit(Change(key, value, self.revision))
-        return self.revision
+        self.revision = revision = self.revision + 1
+        entries[key] = Entry(value, revision, expires_ns)
+        self.emit(Change(key, value, revision))
+        return revision
 
     def _remove(self, key: str) -> None:
-        self._forget_expiry(key)
+        old = self.entries.pop(key)
+        if old.expires_ns:
+            del self.expiries[old.expires_ns, key]
         self.revision += 1
-        del self.entries[key]
         self.emit(Change(key, None, self.revision))
-
-    def _forget_expiry(self, key: str) -> None:
-        entry = self.entries.get(key)
-        if entry is not None and entry.expires_ns:
-            del self.expiries[entry.expires_ns, key]
 
 
 def prefix_stop(prefix: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import inspect
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -224,7 +225,8 @@ def as_exception(fault: Fault, declaration: Declaration) -> Exception:
 
     That is: it is built in, or a name in the module of one of the state machine's methods.
     """
-    seen_from = [method.function.__globals__ for method in declaration.methods.values()]
+    functions = (inspect.unwrap(method.function) for method in declaration.methods.values())
+    seen_from = [function.__globals__ for function in functions]
     for names in [*seen_from, vars(builtins)]:
         kind = names.get(fault.kind)
         if isinstance(kind, type) and issubclass(kind, Exception):

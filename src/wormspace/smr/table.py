@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedDict, SortedList
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -22,55 +22,71 @@ V = TypeVar("V")
 _ABSENT: Any = object()
 
 
-class Table(MutableMapping[K, V]):
+class Table(dict[K, V]):
     """A mapping in the order of its keys, for state of any size.
 
     class Inventory(StateMachine):
         stock: Table[str, int]
     """
 
-    __slots__ = ("_frozen", "_rows")
+    # Looking up is a dict's own, at its speed; the order is kept beside it.  Whatever else
+    # iterates or changes goes through __iter__, __setitem__ and __delitem__.
+
+    __slots__ = ("_frozen", "_keys")
 
     def __init__(self) -> None:
-        self._rows: Any = SortedDict()
+        super().__init__()
+        self._keys: SortedList[K] = SortedList()
         self._frozen: list[FrozenTable[K, V]] = []
 
-    def __getitem__(self, key: K) -> V:
-        value: V = self._rows[key]
-        return value
-
-    def get(self, key: K, default: Any = None) -> Any:
-        """The value at `key`, or `default`."""
-        return self._rows.get(key, default)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def __iter__(self) -> Iterator[K]:
-        return iter(self._rows)
+        keys: Iterator[K] = iter(self._keys)
+        return keys
+
+    def __reversed__(self) -> Iterator[K]:
+        keys: Iterator[K] = reversed(self._keys)
+        return keys
 
     def __setitem__(self, key: K, value: V) -> None:
         if self._frozen:
             self._put_aside(key)
-        rows = self._rows
-        if key in rows:
-            dict.__setitem__(rows, key, value)  # its place in the order stays
-        else:
-            rows[key] = value
+        if key not in self:
+            self._keys.add(key)
+        dict.__setitem__(self, key, value)
 
     def __delitem__(self, key: K) -> None:
-        if self._frozen and key in self._rows:
+        if self._frozen and key in self:
             self._put_aside(key)
-        del self._rows[key]
+        dict.__delitem__(self, key)
+        self._keys.remove(key)
+
+    keys = MutableMapping.keys  # type: ignore[assignment]
+    values = MutableMapping.values  # type: ignore[assignment]
+    items = MutableMapping.items  # type: ignore[assignment]
+    popitem = MutableMapping.popitem
+    clear = MutableMapping.clear
+    update = MutableMapping.update
+    setdefault = MutableMapping.setdefault
+
+    def pop(self, key: K, default: Any = _ABSENT) -> V | Any:
+        """Remove a row; its value, or `default` if one is given and there is no such row."""
+        value = self.get(key, _ABSENT)
+        if value is not _ABSENT:
+            del self[key]
+        elif default is _ABSENT:
+            raise KeyError(key)
+        else:
+            value = default
+        return value
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
 
     def scan(self, start: K | None = None, stop: K | None = None) -> Iterator[tuple[K, V]]:
         """The rows of [start, stop) in order; None is no bound.  Change nothing meanwhile."""
-        rows = self._rows
-        for key in rows.irange(start, stop, inclusive=(True, False)):
-            yield key, rows[key]
+        for key in self._keys.irange(start, stop, inclusive=(True, False)):
+            yield key, self[key]
 
     def freeze(self) -> FrozenTable[K, V]:
         """The table as it is now, to be read while it changes.  `close` it in the end."""
@@ -79,7 +95,7 @@ class Table(MutableMapping[K, V]):
         return frozen
 
     def _put_aside(self, key: K) -> None:
-        old = self._rows.get(key, _ABSENT)
+        old = self.get(key, _ABSENT)
         for frozen in self._frozen:
             frozen.save(key, old)
 
@@ -101,9 +117,9 @@ class FrozenTable(Generic[K, V]):
     def take(self, limit: int) -> list[tuple[K, V]]:
         """The next rows, about `limit` of them; empty when there are no more."""
         while True:
-            rows = self._table._rows
+            rows = self._table
             bound = () if self._cursor is _ABSENT else (self._cursor,)
-            keys = list(islice(rows.irange(*bound, inclusive=(not bound, True)), limit))
+            keys = list(islice(rows._keys.irange(*bound, inclusive=(not bound, True)), limit))
             old = self._saved
             saved = list(old if len(keys) < limit else old.irange(None, keys[-1]))
             if not keys and not saved:
