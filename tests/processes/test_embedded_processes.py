@@ -101,8 +101,8 @@ async def furnish(path, registers):
         batch.put_many(
             tables.ROWS,
             [
-                (tables.row_key(prefix, offset), b + bytes(100))
-                for offset in range(min(10_000, registers - first))
+                (key, b + bytes(100))
+                for key in tables.row_keys(prefix, list(range(min(10_000, registers - first))))
             ],
         )
         await engine.commit(batch)

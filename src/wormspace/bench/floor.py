@@ -34,13 +34,9 @@ class FloorNode(Node):
         for _, _, m, _ in queued:
             if isinstance(m, Write):
                 prefix = tables.segment_key(b"\0\0\0\0", m.segment)
-                batch.put_many(
-                    tables.ROWS,
-                    [
-                        (tables.row_key(prefix, offset), m.ballot + value)
-                        for offset, value in zip(m.offsets, m.values, strict=True)
-                    ],
-                )
+                keys = tables.row_keys(prefix, m.offsets)
+                held = [m.ballot + value for value in m.values]
+                batch.put_many(tables.ROWS, zip(keys, held, strict=True))
             answers.append(Written([]))
         return answers, []
 

@@ -1,6 +1,7 @@
 """Single-register writes and reads against their floor, interleaved in one run.
 
-Per window: the floor's writes, the product's writes, and reads of what was decided.  One disk sync
+Per window: the floor's writes, the product's writes, and reads of what was decided, one register a
+call: in the order in which they were written, and at random over all of them.  One disk sync
 and one round trip over the same transport are measured beside them: a lone write cannot cost less
 than these.
 """
@@ -88,7 +89,7 @@ def run(options: Options, progress: Callable[[str], None]) -> Result:
 
 def loops(options: Options) -> int:
     """How many times `run` tells its progress."""
-    return 3 * len(options.windows) + 1
+    return 4 * len(options.windows) + 1
 
 
 class _Run:
@@ -153,14 +154,22 @@ class _Run:
 
         wrote = await self._loop("write", write, window, positions)
         written = next(positions)
-        draw = self._rng.randrange
 
-        def read(n: int) -> Awaitable[object]:
-            at = draw(written)
+        def read(at: int) -> Awaitable[object]:
             return held[at % spread][0].read(at // spread)
 
+        draw = self._rng.random
         await asyncio.sleep(0.1)  # the last decided marks arrive
-        return [wrote, await self._loop("read", read, window, itertools.count())]
+        return [
+            wrote,
+            await self._loop("read", lambda n: read(n % written), window, itertools.count()),
+            await self._loop(
+                "read random",
+                lambda _: read(int(draw() * written)),  # randrange costs as much as a read
+                window,
+                itertools.count(),
+            ),
+        ]
 
     async def _loop(
         self,

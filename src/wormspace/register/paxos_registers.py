@@ -266,10 +266,10 @@ class PaxosRegisters:
     def read_one(
         self, array: ArrayName, offset: int, deadline: float
     ) -> asyncio.Future[bytes | None]:
-        self._at(array)
         future: asyncio.Future[bytes | None] = self._loop.create_future()
         waiting = self._reads.get(array)
         if waiting is None:
+            self._check_open()
             waiting = self._reads[array] = []
             self._loop.call_soon(self._flush_reads, array)
         waiting.append((offset, future, deadline))

@@ -105,7 +105,7 @@ def write(batch: Batch, m: Write) -> tuple[Written | Gone, Write | None]:
     if tables.is_trimmed(batch, space, m.segment):
         return Gone(), None
     prefix = tables.segment_key(space, m.segment)
-    keys = [prefix + offset.to_bytes(4, "big") for offset in m.offsets]
+    keys = tables.row_keys(prefix, m.offsets)
     stored = batch.get_many(tables.ROWS, keys)
     promises = held = tables.load_slice(
         batch, tables.PROMISES, prefix, min(m.offsets), max(m.offsets) + 1
@@ -116,7 +116,7 @@ def write(batch: Batch, m: Write) -> tuple[Written | Gone, Write | None]:
     replayed: list[int] = []
     items: list[Item] = []
     for offset, value, key, found in zip(m.offsets, m.values, keys, stored, strict=True):
-        row = UNWRITTEN if found is None else tables.load_row(offset, found)
+        row = UNWRITTEN if found is None else Row(offset, *tables.split_row(found))
         if narrow:
             promises = held = tables.load_slice(batch, tables.PROMISES, prefix, offset, offset + 1)
         promises, new, verdict = on_write(promises, row, offset, ballot, value)
@@ -213,21 +213,20 @@ def _page(view: View, marks: Marks, prefix: bytes, spans: list[Span]) -> tuple[l
     narrow = len(stored) > FEW
     starts = [mark.lo for mark in stored] if narrow else []
     known = stored + pending
-    for row in _rows(view, prefix, spans):
+    for offset, held in _accepted(view, prefix, spans):
         if room <= 0:
-            return rows, row.offset
-        room -= len(row.value) + 32
+            return rows, offset
+        room -= len(held) + 16
         if narrow:
-            at = bisect_right(starts, row.offset)
+            at = bisect_right(starts, offset)
             known = stored[max(0, at - 1) : at] + pending
-        if is_decided(known, row.offset, row.ballot):
-            row = Row(row.offset, row.ballot, row.value, True)
-        rows.append(row)
+        ballot, value = tables.split_row(held)
+        rows.append(Row(offset, ballot, value, is_decided(known, offset, ballot)))
     return rows, COMPLETE
 
 
-def _rows(view: View, prefix: bytes, spans: list[Span]) -> Iterator[Row]:
-    """The accepted rows of the spans, in order; runs of single registers in one look-up."""
+def _accepted(view: View, prefix: bytes, spans: list[Span]) -> Iterator[tuple[int, bytes]]:
+    """Offset and stored row of what was accepted, in order; runs of single registers at once."""
     singles: list[int] = []
     for lo, hi in spans:
         if hi - lo == 1:
@@ -239,11 +238,8 @@ def _rows(view: View, prefix: bytes, spans: list[Span]) -> Iterator[Row]:
     yield from _singles(view, prefix, singles)
 
 
-def _singles(view: View, prefix: bytes, offsets: list[int]) -> list[Row]:
-    keys = [tables.row_key(prefix, offset) for offset in offsets]
-    found = view.get_many(tables.ROWS, keys) if keys else []
-    return [
-        tables.load_row(offset, stored)
-        for offset, stored in zip(offsets, found, strict=True)
-        if stored is not None
-    ]
+def _singles(view: View, prefix: bytes, offsets: list[int]) -> list[tuple[int, bytes]]:
+    if not offsets:
+        return []
+    found = view.get_many(tables.ROWS, tables.row_keys(prefix, offsets))
+    return [(offset, held) for offset, held in zip(offsets, found, strict=True) if held is not None]

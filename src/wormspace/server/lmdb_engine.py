@@ -216,8 +216,8 @@ class _Txn:
 
     def get_many(self, table: str, keys: list[bytes]) -> list[bytes | None]:
         with self.txn.cursor(db=self._dbs[table]) as cursor:
-            found = dict(cursor.getmulti(keys))
-        return [found.get(key) for key in keys]
+            get = cursor.get
+            return [get(key) for key in keys]
 
     def scan(self, table: str, lo: bytes, hi: bytes) -> Iterator[Item]:
         with self.txn.cursor(db=self._dbs[table]) as cursor:

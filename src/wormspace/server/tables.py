@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from wormspace.paxos.ballot import BALLOT_BYTES
-from wormspace.paxos.messages import Row
 from wormspace.paxos.ranges import Range
 from wormspace.server.engine import Batch, View
 
@@ -62,25 +61,23 @@ def segment_key(space: bytes, segment: int) -> bytes:
     return space + segment.to_bytes(8, "big")
 
 
-def row_key(prefix: bytes, offset: int) -> bytes:
-    """The key of a register's row."""
-    return prefix + offset.to_bytes(4, "big")
+def row_keys(prefix: bytes, offsets: list[int]) -> list[bytes]:
+    """The keys of registers' rows."""
+    return [prefix + offset.to_bytes(4, "big") for offset in offsets]
 
 
-def load_row(offset: int, stored: bytes | None) -> Row:
-    """A row as it was stored; ballot `NOTHING` if it was not."""
-    if stored is None:
-        return Row(offset)
-    return Row(offset, stored[:BALLOT_BYTES], stored[BALLOT_BYTES:])
+def split_row(stored: bytes) -> tuple[bytes, bytes]:
+    """Ballot and value of a row as it was stored."""
+    return stored[:BALLOT_BYTES], stored[BALLOT_BYTES:]
 
 
-def scan_rows(view: View, prefix: bytes, lo: int, hi: int) -> Iterator[Row]:
-    """The accepted rows of [lo, hi), by offset."""
+def scan_rows(view: View, prefix: bytes, lo: int, hi: int) -> Iterator[tuple[int, bytes]]:
+    """Offset and stored row of what was accepted in [lo, hi), by offset."""
     if lo >= hi:
         return
-    end = prefix + b"\xff\xff\xff\xff\xff" if hi >= MAX_OFFSET else row_key(prefix, hi)
-    for key, stored in view.scan(ROWS, row_key(prefix, lo), end):
-        yield load_row(int.from_bytes(key[12:], "big"), stored)
+    first, last = row_keys(prefix, [lo, min(hi, MAX_OFFSET) - 1])
+    for key, stored in view.scan(ROWS, first, last + b"\0"):
+        yield int.from_bytes(key[12:], "big"), stored
 
 
 # ------------------------------------------------------------------ maps of ranges
