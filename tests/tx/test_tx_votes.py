@@ -12,7 +12,18 @@ from wormspace import tx
 from wormspace.errors import Trimmed, UsageError
 from wormspace.tx import box as box_module
 from wormspace.tx import names, trimming
-from wormspace.tx.deciding import ABORTED, COMMITTED, MISSING, NO, UNDECIDED, YES, decode, encode
+from wormspace.tx.deciding import (
+    ABORTED,
+    COMMITTED,
+    MISSING,
+    NO,
+    UNDECIDED,
+    YES,
+    Vote,
+    decode,
+    encode,
+    judge,
+)
 from wormspace.tx.mariadb import parse_xid, xid
 from wormspace.tx.storage import LmdbStore
 from wormspace.tx.trimming import retire
@@ -30,6 +41,17 @@ def test_an_outcome_never_changes_when_missing_votes_come(votes) -> None:
     for more in itertools.product([YES, NO], repeat=3):
         later = [new if old == MISSING else old for old, new in zip(votes, more, strict=True)]
         assert before in (UNDECIDED, tx.outcome(later))
+
+
+def test_a_no_in_a_register_that_nobody_needed_decides_nothing() -> None:
+    def vote(manager: str, yes: bool) -> Vote:
+        return Vote(yes, ("a", "b"), "", 0.0, manager)
+
+    votes = {"c": vote("c", False), "a": vote("a", True)}
+    assert judge(("a", "b"), votes) is None
+    decision = judge(("a", "b"), {**votes, "b": vote("b", True)})
+    assert decision is not None
+    assert decision.committed
 
 
 def test_a_gid_says_where_the_vote_is_and_fits_into_databases() -> None:

@@ -8,7 +8,7 @@ never changes either, whoever computes it and whenever.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -113,3 +113,24 @@ ALL_YES = Decision(COMMITTED)
 def refusal(manager: str, vote: Vote) -> Decision:
     """The abort that a no in the manager's register means."""
     return Decision(ABORTED, manager, vote.by, vote.reason, vote.conflict)
+
+
+def said(vote: Vote | None) -> str:
+    """What a register says: `MISSING` if it is empty."""
+    if vote is None:
+        return MISSING
+    return YES if vote.yes else NO
+
+
+def judge(participants: Iterable[str], votes: Mapping[str, Vote]) -> Decision | None:
+    """The decision that standing votes mean; None while one is missing and none is no.
+
+    Only the participants' registers count: `retire` writes no into those that nobody needed.
+    """
+    so_far = COMMITTED
+    for manager in participants:
+        vote = votes.get(manager)
+        so_far = after(so_far, said(vote))
+        if vote is not None and so_far == ABORTED:
+            return refusal(manager, vote)
+    return ALL_YES if so_far == COMMITTED else None

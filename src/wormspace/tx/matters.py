@@ -10,9 +10,8 @@ import asyncio
 from collections import OrderedDict
 
 from wormspace.errors import WormError
-from wormspace.tx.deciding import MISSING, NO, UNDECIDED, YES, Decision, Vote, outcome
+from wormspace.tx.deciding import Decision, Vote, judge
 from wormspace.tx.names import TxId
-from wormspace.tx.resolver import decision_of
 
 EARLY = 4096
 """Transactions of which votes are remembered although nobody here has asked about them yet."""
@@ -80,10 +79,9 @@ class Matter:
             self.answer(manager, vote)
         if self.decision is not None:
             return
-        held = self.votes
-        marks = [(YES if held[p].yes else NO) if p in held else MISSING for p in self.participants]
-        if outcome(marks) != UNDECIDED:
-            self.decide(decision_of(held))
+        decision = judge(self.participants, self.votes)
+        if decision is not None:
+            self.decide(decision)
 
     def answer(self, manager: str, vote: Vote | None) -> None:
         """Let go of those who wait for this vote; None: nobody here knows what it is."""

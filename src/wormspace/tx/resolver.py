@@ -18,17 +18,7 @@ import msgspec
 
 from wormspace.errors import Trimmed, WormError
 from wormspace.tx.box import Box
-from wormspace.tx.deciding import (
-    ABORTED,
-    ALL_YES,
-    COMMITTED,
-    NO,
-    YES,
-    Decision,
-    Vote,
-    outcome,
-    refusal,
-)
+from wormspace.tx.deciding import ABORTED, Decision, Vote, judge, refusal
 from wormspace.tx.managers import ResourceManager
 from wormspace.tx.names import Gid, TxId
 
@@ -38,14 +28,6 @@ AT_ONCE = 32
 
 GAVE_UP = "it had not voted when somebody stopped waiting for it"
 OVER = Decision(ABORTED, reason="its vote segment is trimmed, so it was not committed")
-
-
-def decision_of(votes: dict[str, Vote]) -> Decision:
-    """The decision that a full set of standing votes means, or any set that has a no."""
-    if outcome(YES if vote.yes else NO for vote in votes.values()) == COMMITTED:
-        return ALL_YES
-    culprit = next(manager for manager, vote in votes.items() if not vote.yes)
-    return refusal(culprit, votes[culprit])
 
 
 class Resolution(msgspec.Struct, frozen=True):
@@ -88,12 +70,10 @@ class Resolver:
             *(self._box.read(p, txid, timeout=self._timeout) for p in missing)
         )
         votes.update({p: v for p, v in zip(missing, read, strict=True) if v is not None})
-        for manager in participants:
-            if not decision_of(votes).committed:
-                break
-            if manager not in votes:
-                votes[manager] = await self.refuse(manager, txid, participants)
-        return decision_of(votes)
+        while (decision := judge(participants, votes)) is None:
+            manager = next(p for p in participants if p not in votes)
+            votes[manager] = await self.refuse(manager, txid, participants)
+        return decision
 
     async def decide(self, gid: Gid) -> Decision:
         """The decision of a transaction of which this branch is prepared.

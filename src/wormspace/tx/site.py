@@ -230,18 +230,19 @@ class Site:
 
         However long that takes: whoever does not wait so long writes "no" in its place.
         """
-        reason, conflict = "", False
+        prepared, reason, conflict = False, "", False
         try:
             if branch is None:
                 raise CannotPrepare("its work is not here (any more)")
             await branch.prepare()
+            prepared = True
         except Conflict as e:
             reason, conflict = str(e), True
         except WormError as e:
             reason = str(e)
-        self.figures["votes_no" if reason else "votes_yes"] += 1
+        self.figures["votes_yes" if prepared else "votes_no"] += 1
         return Vote(
-            not reason, plan.participants, str(gid), self.clock(), gid.manager, reason, conflict
+            prepared, plan.participants, str(gid), self.clock(), gid.manager, reason, conflict
         )
 
     async def _cast(self, plan: Plan, name: str, vote: Vote) -> Vote:
