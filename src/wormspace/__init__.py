@@ -12,6 +12,7 @@
 """
 
 from wormspace._front import Connection, connect
+from wormspace.collector import collect_seldom
 from wormspace.errors import (
     AlreadyWritten,
     BadAddress,
@@ -91,6 +92,7 @@ __all__ = [
     "WormError",
     "Written",
     "WrongIdentity",
+    "collect_seldom",
     "command",
     "connect",
     "query",

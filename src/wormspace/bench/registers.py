@@ -25,6 +25,7 @@ import wormspace
 from wormspace.bench.floor import FloorClient
 from wormspace.bench.load import Sample, closed_loop
 from wormspace.bench.processes import make_cluster, running
+from wormspace.collector import collect_seldom
 from wormspace.server.config import ClusterConfig
 from wormspace.space import Segment, Token
 from wormspace.wire.link import Link, TcpLink
@@ -83,6 +84,7 @@ def run(options: Options, progress: Callable[[str], None]) -> Result:
                 base / name, options.servers, partitions, options.durability
             )
             pids[name] = stack.enter_context(running(base / name, clusters[name], module))
+        collect_seldom()
         one_sync_ms = sync_ms(base / "sync", options.value_size)
         return uvloop.run(_Run(options, clusters, pids, progress).all(one_sync_ms))
 

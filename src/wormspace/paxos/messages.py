@@ -26,7 +26,7 @@ COMPLETE = -1
 """As the `next` of a report: there is no further page."""
 
 
-class Row(msgspec.Struct, frozen=True, array_like=True):
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What an acceptor accepted for one register, and whether it knows it to be decided."""
 
     offset: int
@@ -35,7 +35,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     decided: bool = False
 
 
-class Refusal(msgspec.Struct, frozen=True, array_like=True):
+class Refusal(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A write that was refused: the register has promised `promised`.
 
     When `promised` equals the write's own ballot, another value was accepted under it.

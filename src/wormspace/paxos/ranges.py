@@ -19,7 +19,7 @@ import msgspec
 from wormspace.paxos.ballot import UNSAFE
 
 
-class Range(msgspec.Struct, frozen=True, array_like=True):
+class Range(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`ballot` on every offset of [lo, hi)."""
 
     lo: int

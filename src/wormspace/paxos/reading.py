@@ -20,7 +20,7 @@ from wormspace.paxos.quorum import is_quorum
 ASKING_ONE, ASKING_ALL, ANSWERED = "asking one", "asking all", "answered"
 
 
-class Found(msgspec.Struct, frozen=True):
+class Found(msgspec.Struct, frozen=True, gc=False):
     """The best row reported for a register, and the servers that accepted just that."""
 
     row: Row

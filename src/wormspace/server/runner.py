@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from wormspace.collector import collect_seldom
 from wormspace.errors import StoreError, WrongIdentity
 from wormspace.server import identity
 from wormspace.server.config import ClusterConfig, ServerConfig
@@ -111,6 +112,7 @@ async def serve(
     """
     engine = open_engine(config, server, base)
     running = Server(config.identity(server), engine, config.limits, node_type)
+    collect_seldom()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
