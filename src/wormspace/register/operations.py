@@ -7,7 +7,7 @@ future.  Nothing here decides anything about registers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from typing import Protocol
 
 from wormspace.errors import (
     CaptureLost,
@@ -282,6 +282,16 @@ class TellOperation(Base):
             self.done.set_exception(error)
 
 
+class Owner(Protocol):
+    """What a write tells whoever issued it, beside each register's fate."""
+
+    def on_gone(self, array: ArrayName) -> None:
+        """The array is trimmed."""
+
+    def on_refused(self, promised: bytes) -> None:
+        """A server has promised this ballot to somebody."""
+
+
 class WriteOperation(Base):
     """Runs a `Writing` for many callers at once, each waiting for a register of its own.
 
@@ -295,13 +305,13 @@ class WriteOperation(Base):
         array: ArrayName,
         ballot: bytes,
         issued: Issued,
-        on_gone: Callable[[ArrayName], None],
+        owner: Owner,
     ) -> None:
         super().__init__(partition, f"write to {array[0]}/{array[1]}", 0.0)
         self.array = array
         self.ballot = ballot
         self.issued = issued
-        self.on_gone = on_gone
+        self.owner = owner
         self.values: dict[int, bytes] = {}
         self.size = 0
         self.waiting: dict[int, Waiter] = {}
@@ -347,7 +357,7 @@ class WriteOperation(Base):
 
     def on_reply(self, server: int, message: Downward) -> None:
         if isinstance(message, Gone):
-            self.on_gone(self.array)
+            self.owner.on_gone(self.array)
             self.cancel(gone(self.array))
             return
         if not isinstance(message, Written) or self.machine is None:
@@ -355,15 +365,13 @@ class WriteOperation(Base):
         machine = self.machine = writing.on_written(self.machine, server, message.refused)
         if not is_quorum(machine.answered, machine.servers):
             return
-        undecided: set[int] = set()
-        for tally in machine.refusals:
-            fate = writing.verdict(machine.servers, machine.answered, tally.by)
-            if fate != writing.DECIDED:
-                undecided.add(tally.offset)
-            if fate == writing.LOST:
-                self._lose(tally)
-        self._decide(undecided)
-        if undecided and self.is_everyone_heard:
+        lost, still_open = writing.lost(machine), writing.contested(machine)
+        if machine.refusals:
+            self.owner.on_refused(writing.obstacle(machine))
+        for tally in lost:
+            self._lose(tally)
+        self._decide({tally.offset for tally in (*lost, *still_open)})
+        if still_open and self.is_everyone_heard:
             self.give_up()
         if writing.finished(machine):
             self.leave()

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import random
 import zlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from wormspace.errors import (
@@ -43,6 +43,7 @@ from wormspace.register.contract import (
 from wormspace.register.issued import Issued
 from wormspace.register.operations import (
     CaptureOperation,
+    Owner,
     ReadOperation,
     TellOperation,
     WriteOperation,
@@ -84,11 +85,9 @@ class _Stream:
         self.issued = Issued()
         self.gathering: WriteOperation | None = None
 
-    def gather(self, on_gone: Callable[[ArrayName], None]) -> WriteOperation:
+    def gather(self, owner: Owner) -> WriteOperation:
         """A fresh operation for the writes to come."""
-        self.gathering = WriteOperation(
-            self.partition, self.array, self.ballot, self.issued, on_gone
-        )
+        self.gathering = WriteOperation(self.partition, self.array, self.ballot, self.issued, owner)
         return self.gathering
 
     def flush(self) -> None:
@@ -156,7 +155,7 @@ class PaxosRegisters:
             try:
                 machine = await self._finish(operation.done, operation, array)
             except Trimmed:
-                self._on_gone(array)
+                self.on_gone(array)
                 raise
             if machine.phase == capturing.PROMISED and await self._complete(machine, deadline):
                 break
@@ -240,11 +239,11 @@ class PaxosRegisters:
             )
         operation = stream.gathering
         if operation is None:
-            operation = stream.gather(self._on_gone)
+            operation = stream.gather(self)
             self._loop.call_soon(stream.flush)
         elif operation.is_full:
             operation.begin()
-            operation = stream.gather(self._on_gone)
+            operation = stream.gather(self)
         return operation.add(offset, value, deadline)
 
     async def _compare_first(
@@ -314,7 +313,7 @@ class PaxosRegisters:
         try:
             machine = await self._finish(operation.done, operation, array)
         except Trimmed:
-            self._on_gone(array)
+            self.on_gone(array)
             raise
         values: dict[int, bytes] = {}
         half: dict[bytes, dict[int, bytes]] = {}
@@ -361,7 +360,7 @@ class PaxosRegisters:
         operation: WriteOperation | None = None
         for offset, value in rows.items():
             if operation is None or operation.is_full:
-                operation = WriteOperation(partition, array, ballot, Issued(), self._on_gone)
+                operation = WriteOperation(partition, array, ballot, Issued(), self)
                 self._loop.call_soon(operation.begin)
             futures[offset] = operation.add(offset, value, deadline)
         results = await asyncio.gather(*futures.values(), return_exceptions=True)
@@ -373,6 +372,19 @@ class PaxosRegisters:
         operation = StandingOperation(partition, array, offset, token.ballot, deadline)
         operation.begin()
         return bool(await self._finish(operation.done, operation, array))
+
+    # ------------------------------------------------------------ operations.Owner
+
+    def on_gone(self, array: ArrayName) -> None:
+        """A server says that the array is trimmed; help the others to know."""
+        if array not in self._trimmed_told and not self._closed:
+            self._trimmed_told.add(array)
+            deadline = self._loop.time() + HELP_S
+            self._spawn(self._discard_quietly(*array, array[1] + 1, deadline))
+
+    def on_refused(self, promised: bytes) -> None:
+        """Somebody captured what was written to: the next capture begins above."""
+        self._seen = max(self._seen, promised)
 
     # ------------------------------------------------------------ trim
 
@@ -408,13 +420,6 @@ class PaxosRegisters:
             await self._finish(operation.done, operation, (space, first))
 
         await asyncio.gather(*(tell(partition) for partition in self._partitions))
-
-    def _on_gone(self, array: ArrayName) -> None:
-        """A server says that the array is trimmed; help the others to know."""
-        if array not in self._trimmed_told and not self._closed:
-            self._trimmed_told.add(array)
-            deadline = self._loop.time() + HELP_S
-            self._spawn(self._discard_quietly(*array, array[1] + 1, deadline))
 
     # ------------------------------------------------------------ listen
 
