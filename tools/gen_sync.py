@@ -3,8 +3,9 @@
     python tools/gen_sync.py            write it
     python tools/gen_sync.py --check    exit 1 if it is not up to date
 
-Every public `async def` of Client, Space and Segment becomes a `def` with the same signature and
-docstring that runs it on the connection's background loop; public attributes become properties.
+Every public `async def` of Client, Space, Segment, Log and Cursor becomes a `def` with the same
+signature and docstring that runs it on the connection's background loop; public attributes become
+properties.
 """
 
 from __future__ import annotations
@@ -20,9 +21,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "wormspace"
 TARGET = PACKAGE / "sync.py"
 
-CLASSES = (("Client", "client.py"), ("Space", "space.py"), ("Segment", "segment.py"))
-INTERNAL = {"Client": {"deadline", "nonce"}}
+CLASSES = {
+    "Client": "space/client.py",
+    "Space": "space/space.py",
+    "Segment": "space/segment.py",
+    "Log": "log/log.py",
+    "Cursor": "log/cursors.py",
+}
+INTERNAL = {"Client": {"deadline", "nonce"}, "Log": {"open"}, "Cursor": {"close"}}
 """Public by name, because the layers use them among themselves, but not calls for users."""
+
+APPLICATIONS = ("log",)
+"""The calls of `_worm.Worm` that have a twin.  A transaction has none: what it gives its user are
+the participants' own asynchronous sessions."""
 
 ATTRIBUTES = {
     "Client": (),
@@ -32,11 +43,19 @@ ATTRIBUTES = {
         ("size", "int", "How many registers it has."),
         ("metadata", "bytes", "What its allocator said it is for."),
     ),
+    "Log": (
+        ("name", "str", "The log's."),
+        ("segment_size", "int", "Registers per segment; trimming frees whole segments."),
+    ),
+    "Cursor": (("name", "str", "The consumer's."),),
 }
 PARENT = {
     "Space": ("client", "Client", "The connection it belongs to."),
     "Segment": ("space", "Space", "The space it belongs to."),
+    "Log": ("client", "Client", "The connection it belongs to."),
+    "Cursor": ("log", "Log", "The log it belongs to."),
 }
+FEEDS = ("AsyncIterator[Event]", "AsyncIterator[Entry]")
 
 HEADER = '''\
 """WormSpace without asyncio: the same calls, for plain and threaded programs.
@@ -57,22 +76,27 @@ Made by tools/gen_sync.py from the asynchronous classes; do not edit.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 import wormspace._front as _front
-import wormspace.space.client as _client
+import wormspace.log.cursors as _cursor
+import wormspace.log.log as _log
 import wormspace.space.segment as _segment
 import wormspace.space.space as _space
-from wormspace._sync_runtime import Background, Events
+from wormspace._sync_runtime import Background, Feed
+from wormspace._worm import Worm
+from wormspace.log import Entry, Info, SequencerChoice
+from wormspace.log.log import NO_HEADERS
 from wormspace.register.contract import Captured, RegisterState, ServerState
 from wormspace.register.token import Token
 from wormspace.space.address import Address
 from wormspace.space.client import DEFAULT_TIMEOUT_S
+from wormspace.space.events import Event
 from wormspace.space.space import DEFAULT_SIZE
 
-__all__ = ["Client", "Events", "Segment", "Space", "connect"]
+__all__ = ["Client", "Cursor", "Feed", "Log", "Segment", "Space", "connect"]
 
 
 def connect(
@@ -82,7 +106,7 @@ def connect(
 
 CONNECT_BODY = """\
 
-    async def opening() -> _client.Client:
+    async def opening() -> Worm:
         return await _front.connect(url, timeout=timeout, rng=rng)
 
     return Client(Background.connect(opening))
@@ -92,7 +116,9 @@ CLIENT_LIFE = """
     def __init__(self, background: Background) -> None:
         self._background = background
         self._twin = background.client
+"""
 
+WITH = """
     def __enter__(self) -> Self:
         return self
 
@@ -124,13 +150,37 @@ PART_LIFE = '''
 def generate() -> str:
     """The text of the twin."""
     out = [HEADER, _connect_doc(), CONNECT_BODY]
-    for name, file in CLASSES:
-        tree = ast.parse((PACKAGE / "space" / file).read_text())
-        node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
-        out.append(_class(node))
+    for name, file in CLASSES.items():
+        out.append(_class(_find(file, name)))
     text = "".join(out)
     ruff = [sys.executable, "-m", "ruff", "format", "--quiet", "--stdin-filename", str(TARGET), "-"]
     return subprocess.run(ruff, input=text, text=True, capture_output=True, check=True).stdout
+
+
+def _find(file: str, name: str) -> ast.ClassDef:
+    tree = ast.parse((PACKAGE / file).read_text())
+    return next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+
+
+def _calls(name: str, node: ast.ClassDef) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The public methods of a class that are for users."""
+    hidden = INTERNAL.get(name, ())
+    found = [
+        item
+        for item in node.body
+        if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)
+        and not item.name.startswith("_")
+        and item.name not in hidden
+    ]
+    if name == "Client":
+        worm = _find("_worm.py", "Worm").body
+        found += [
+            item
+            for item in worm
+            if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)
+            and item.name in APPLICATIONS
+        ]
+    return found
 
 
 def _connect_doc() -> str:
@@ -145,7 +195,7 @@ def _class(node: ast.ClassDef) -> str:
     name = node.name
     doc = (ast.get_docstring(node) or "").split("\n\n")
     kept = [part for part in doc if not part.startswith("Attributes:")]
-    text = "\n\n".join(kept).replace("`wormspace.connect`", "`wormspace.sync.connect`")
+    text = _plain("\n\n".join(kept)).replace("`wormspace.connect`", "`wormspace.sync.connect`")
     out = [f"\n\nclass {name}:\n", _docstring(text, "    ")]
     if name in PARENT:
         parent, parent_class, parent_doc = PARENT[name]
@@ -159,27 +209,25 @@ def _class(node: ast.ClassDef) -> str:
         )
     else:
         out.append(CLIENT_LIFE)
+    calls = _calls(name, node)
+    if any(item.name == "close" for item in calls):
+        out.append(WITH)
     for attribute, kind, about in ATTRIBUTES[name]:
         out.append(
             f"\n    @property\n    def {attribute}(self) -> {kind}:\n"
             f'        """{about}"""\n        return self._twin.{attribute}\n'
         )
-    for item in node.body:
-        if not isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if item.name.startswith("_") or item.name in INTERNAL.get(name, ()):
-            continue
-        out.append(_method(name, item))
+    out += [_method(name, item) for item in calls]
     return "".join(out)
 
 
 def _method(owner: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     returns = ast.unparse(node.returns) if node.returns else "None"
-    shown = returns.replace("AsyncIterator[Event]", "Events")
+    shown = returns.replace("AsyncIterator[", "Feed[")
     head = f"    def {node.name}({_arguments(node.args)}) -> {shown}:\n"
     if len(head) > 101:
         head = f"    def {node.name}(\n        {_arguments(node.args)}\n    ) -> {shown}:\n"
-    doc = re.sub(r"\bawait ", "", ast.get_docstring(node) or "")
+    doc = _plain(ast.get_docstring(node) or "")
     call = f"self._twin.{node.name}({_passed(node.args)})"
     if owner == "Client" and node.name == "close":
         body = "        self._background.close()\n"
@@ -191,17 +239,22 @@ def _method(owner: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
             run = f"self._background.call(\n            lambda: {call}\n        )"
         if returns == "None":
             body = f"        {run}\n"
-        elif returns == "Segment":
+        elif returns in PARENT:
             body = f"        twin = {run}\n        return {_wrapped(owner, returns, 'twin')}\n"
         else:
             body = f"        return {run}\n"
     return "\n" + head + _docstring(doc, "        ") + body
 
 
+def _plain(doc: str) -> str:
+    """A docstring without the words of asyncio."""
+    return re.sub(r"\b(await |async (?=for|with))", "", doc)
+
+
 def _wrapped(owner: str, returns: str, twin: str) -> str:
-    if returns == "AsyncIterator[Event]":
-        return f"Events(self._background, {twin})"
-    if returns in ("Space", "Segment"):
+    if returns in FEEDS:
+        return f"Feed(self._background, {twin})"
+    if returns in PARENT:
         return f"{returns}(self._background, self, {twin})"
     raise SystemExit(f"{owner}: no rule for a plain method that returns {returns}")
 

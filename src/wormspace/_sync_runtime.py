@@ -12,11 +12,10 @@ import concurrent.futures
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
+from wormspace._worm import Worm
 from wormspace.errors import Closed
-from wormspace.space.client import Client
-from wormspace.space.events import Event
 
 T = TypeVar("T")
 
@@ -24,7 +23,7 @@ T = TypeVar("T")
 class Background:
     """An event loop in a daemon thread, and the client that lives on it."""
 
-    client: Client
+    client: Worm
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -34,7 +33,7 @@ class Background:
         self._thread.start()
 
     @classmethod
-    def connect(cls, connecting: Callable[[], Coroutine[Any, Any, Client]]) -> Background:
+    def connect(cls, connecting: Callable[[], Coroutine[Any, Any, Worm]]) -> Background:
         """A background whose client is what `connecting` makes; nothing is left if it raises."""
         background = cls()
         try:
@@ -111,19 +110,19 @@ class Background:
         await self._loop.shutdown_asyncgens()
 
 
-class Events(Iterator[Event]):
-    """The events of a `listen`, one after another, without end; close it, or use it in a `with`.
+class Feed(Iterator[T], Generic[T]):
+    """What a `listen` or a `subscribe` delivers, one after another, without end.
 
-    Waiting for the next event can be given up (with Ctrl-C, or with `next_event`'s timeout) and
-    taken up again: no event is lost.  `close` may be called from another thread; the iteration
-    ends then.
+    Close it, or use it in a `with`.  Waiting for the next item can be given up (with Ctrl-C, or
+    with the timeout of `wait`) and taken up again: none is lost.  `close` may be called from
+    another thread; the iteration ends then.
     """
 
-    def __init__(self, background: Background, source: AsyncIterator[Event]) -> None:
+    def __init__(self, background: Background, source: AsyncIterator[T]) -> None:
         self._background = background
         self._source = source
         self._turn = threading.Lock()
-        self._pending: concurrent.futures.Future[Event] | None = None
+        self._pending: concurrent.futures.Future[T] | None = None
         self._over = False
 
     def __enter__(self) -> Self:
@@ -140,17 +139,17 @@ class Events(Iterator[Event]):
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Event:
+    def __next__(self) -> T:
         return self._next(None)
 
-    def next_event(self, timeout: float) -> Event | None:
-        """The next event, or None if there is none within `timeout` seconds."""
+    def wait(self, timeout: float) -> T | None:
+        """The next item, or None if there is none within `timeout` seconds."""
         try:
             return self._next(timeout)
         except TimeoutError:
             return None
 
-    def _next(self, timeout: float | None) -> Event:
+    def _next(self, timeout: float | None) -> T:
         with self._turn:
             if self._over:
                 raise StopIteration
@@ -158,7 +157,7 @@ class Events(Iterator[Event]):
                 self._pending = self._background.submit(self._pull)
             pending = self._pending
             try:
-                event = pending.result(timeout)
+                item = pending.result(timeout)
             except concurrent.futures.CancelledError:
                 self._over = True
                 raise StopIteration from None
@@ -170,9 +169,9 @@ class Events(Iterator[Event]):
                     self._pending = None
                 raise
             self._pending = None
-            return event
+            return item
 
-    async def _pull(self) -> Event:
+    async def _pull(self) -> T:
         return await anext(self._source)
 
     def close(self) -> None:

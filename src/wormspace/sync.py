@@ -16,22 +16,27 @@ Made by tools/gen_sync.py from the asynchronous classes; do not edit.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 import wormspace._front as _front
-import wormspace.space.client as _client
+import wormspace.log.cursors as _cursor
+import wormspace.log.log as _log
 import wormspace.space.segment as _segment
 import wormspace.space.space as _space
-from wormspace._sync_runtime import Background, Events
+from wormspace._sync_runtime import Background, Feed
+from wormspace._worm import Worm
+from wormspace.log import Entry, Info, SequencerChoice
+from wormspace.log.log import NO_HEADERS
 from wormspace.register.contract import Captured, RegisterState, ServerState
 from wormspace.register.token import Token
 from wormspace.space.address import Address
 from wormspace.space.client import DEFAULT_TIMEOUT_S
+from wormspace.space.events import Event
 from wormspace.space.space import DEFAULT_SIZE
 
-__all__ = ["Client", "Events", "Segment", "Space", "connect"]
+__all__ = ["Client", "Cursor", "Feed", "Log", "Segment", "Space", "connect"]
 
 
 def connect(
@@ -55,7 +60,7 @@ def connect(
         StoreError: the directory cannot be used: it is open elsewhere, or not an embedded one.
     """
 
-    async def opening() -> _client.Client:
+    async def opening() -> Worm:
         return await _front.connect(url, timeout=timeout, rng=rng)
 
     return Client(Background.connect(opening))
@@ -98,6 +103,48 @@ class Client:
     def close(self) -> None:
         """Give up what is under way (`Closed`) and disconnect; harmless the second time."""
         self._background.close()
+
+    def log(
+        self,
+        name: str,
+        *,
+        sequencer: SequencerChoice = "auto",
+        capture_ahead: bool = True,
+        segment_size: int | None = None,
+        patience: float = 0.5,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> Log:
+        """The log of that name; it is made if there is none.
+
+        Args:
+            sequencer: who hands out positions. "auto": the log's sequencer, wherever it is, and
+                if there is none, this process becomes it; "elsewhere": the same, but this process
+                never does; "none": appenders capture for themselves, which is good for one
+                appender at a time.
+            capture_ahead: whether a sequencer here captures segments before they are needed, or
+                leaves them to the unsafe write.
+            segment_size: positions per segment, fixed when the log is made (default 4096).
+            patience: seconds that a position may stay empty before a reader makes it a hole.
+            host, port: where a sequencer in this process can be reached by the others; the port
+                is chosen by the system if it is 0.
+
+        Raises:
+            UsageError: the log was made with another segment size.
+            Unavailable.
+        """
+        twin = self._background.call(
+            lambda: self._twin.log(
+                name,
+                sequencer=sequencer,
+                capture_ahead=capture_ahead,
+                segment_size=segment_size,
+                patience=patience,
+                host=host,
+                port=port,
+            )
+        )
+        return Log(self._background, self, twin)
 
 
 class Space:
@@ -181,7 +228,7 @@ class Space:
         """
         self._background.call(lambda: self._twin.trim_prefix(stop, timeout=timeout))
 
-    def listen(self, start: Address | int = 0, *, stop: int | None = None) -> Events:
+    def listen(self, start: Address | int = 0, *, stop: int | None = None) -> Feed[Event]:
         """What happens in the space from `start` on: history first, then live, without end.
 
         Each write, allocation and trim is delivered once.  What is there already comes in the order
@@ -193,7 +240,7 @@ class Space:
             start: a register, or a segment's number.
             stop: the segment to stop before.
         """
-        return Events(self._background, self._twin.listen(start, stop=stop))
+        return Feed(self._background, self._twin.listen(start, stop=stop))
 
 
 class Segment:
@@ -322,12 +369,270 @@ class Segment:
         """Make the segment garbage, by consensus and for ever."""
         self._background.call(lambda: self._twin.trim(timeout=timeout))
 
-    def listen(self, start: int = 0) -> Events:
+    def listen(self, start: int = 0) -> Feed[Event]:
         """Writes to this segment from offset `start` on, past and to come; see `Space.listen`."""
-        return Events(self._background, self._twin.listen(start))
+        return Feed(self._background, self._twin.listen(start))
 
     def inspect(
         self, start: int = 0, stop: int | None = None, *, timeout: float | None = None
     ) -> dict[str, list[RegisterState] | None]:
         """What each server holds of [start, stop), for people: None if it did not answer."""
         return self._background.call(lambda: self._twin.inspect(start, stop, timeout=timeout))
+
+
+class Log:
+    """A shared, totally ordered log of entries, in the style of CORFU (NSDI 2012).
+
+        log = worm.log("orders")
+        position = log.append(b"four chairs")
+        for entry in log.subscribe(from_=position):
+            ...
+
+    Positions count from 0.  Each below the tail holds an entry or is a hole, for ever; holes are
+    what crashed appenders leave, and readers pass over them.  Get a log from `worm.log`; calls take
+    a `timeout` in seconds (default: the client's).
+    """
+
+    def __init__(self, background: Background, client: Client, twin: _log.Log) -> None:
+        self._background = background
+        self._client = client
+        self._twin = twin
+
+    def __repr__(self) -> str:
+        return repr(self._twin)
+
+    @property
+    def client(self) -> Client:
+        """The connection it belongs to."""
+        return self._client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        """The log's."""
+        return self._twin.name
+
+    @property
+    def segment_size(self) -> int:
+        """Registers per segment; trimming frees whole segments."""
+        return self._twin.segment_size
+
+    def close(self) -> None:
+        """Stop appending, and say so if the sequencer was in this process."""
+        self._background.call(lambda: self._twin.close())
+
+    def stand_by(self) -> None:
+        """Be the log's sequencer whenever there is no other; without end.
+
+        Raises:
+            UsageError: this log was opened without a shared sequencer.
+        """
+        self._background.call(lambda: self._twin.stand_by())
+
+    def append(
+        self,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        streams: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> int:
+        """Append an entry; returns its position when it is there for ever.
+
+        Appends are linearizable: one that begins after another has returned gets a higher position.
+        Two round trips: the sequencer, and the write.
+
+        Args:
+            headers: key/value pairs that go with it.
+            streams: the streams it belongs to, by name.
+
+        Raises:
+            Unavailable: not in time; the entry may be in the log, now or later.
+            ValueTooLarge.
+        """
+        return self._background.call(
+            lambda: self._twin.append(body, headers=headers, streams=streams, timeout=timeout)
+        )
+
+    def append_many(
+        self,
+        bodies: Sequence[bytes],
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        streams: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> list[int]:
+        """Append entries, which share headers and streams; returns the position of each.
+
+        One question to the sequencer, and a few messages to the servers, for all of them.  Their
+        positions ascend, but need not be consecutive; when the sequencer is replaced in the middle
+        of it, one of them may also come after those that follow it.
+
+        Raises:
+            Unavailable: not in time; some of the entries may be in the log, now or later.
+            ValueTooLarge: one of them is; nothing was appended.
+        """
+        return self._background.call(
+            lambda: self._twin.append_many(
+                bodies, headers=headers, streams=streams, timeout=timeout
+            )
+        )
+
+    def read(self, position: int, *, timeout: float | None = None) -> Entry | None:
+        """The entry at a position; None if there is a hole.
+
+        Raises:
+            NotWritten: neither is there yet.
+            LogTrimmed: it is behind the trim point.
+        """
+        return self._background.call(lambda: self._twin.read(position, timeout=timeout))
+
+    def read_range(
+        self, start: int, stop: int | None = None, *, timeout: float | None = None
+    ) -> list[Entry]:
+        """The entries at [start, stop), without the holes; `stop` is the tail if it is above it.
+
+        A position below the tail that stays empty for longer than the log's patience becomes a
+        hole: its appender has died.
+
+        Raises:
+            LogTrimmed: `start` is behind the trim point.
+            Unavailable: not in time.
+        """
+        return self._background.call(lambda: self._twin.read_range(start, stop, timeout=timeout))
+
+    def tail(self, *, timeout: float | None = None) -> int:
+        """One past the last position that is written.
+
+        Linearizable, and a fact rather than a hint: it is found in the registers, and asks no
+        sequencer.  Positions below it may still be empty for a moment.
+        """
+        return self._background.call(lambda: self._twin.tail(timeout=timeout))
+
+    def first(self, *, timeout: float | None = None) -> int:
+        """The first position that is not trimmed."""
+        return self._background.call(lambda: self._twin.first(timeout=timeout))
+
+    def fill(self, position: int, *, timeout: float | None = None) -> Entry | None:
+        """Decide a position now: its entry, or None because it is a hole from now on.
+
+        For a position below the tail whose appender seems to be gone.
+
+        Raises:
+            NotWritten: it is not below the tail.
+            LogTrimmed.
+        """
+        return self._background.call(lambda: self._twin.fill(position, timeout=timeout))
+
+    def subscribe(self, from_: int | None = None, *, stream: str | None = None) -> Feed[Entry]:
+        """Every entry from a position on, once, in order: history, then live, without end.
+
+        What blocks it longer than the log's patience is filled.
+
+        Args:
+            from_: the first position; by default, the first that is still there.
+            stream: only the entries of this stream.
+
+        Raises (while iterating):
+            LogTrimmed: the next position was trimmed before it was delivered.
+        """
+        return Feed(self._background, self._twin.subscribe(from_, stream=stream))
+
+    def read_stream(
+        self, name: str, start: int = 0, *, timeout: float | None = None
+    ) -> list[Entry]:
+        """The entries of a stream at `start` and above, in order.
+
+        Costs reads in proportion to these entries, whatever else is in the log.
+
+        Raises:
+            Unavailable: not in time.
+        """
+        return self._background.call(lambda: self._twin.read_stream(name, start, timeout=timeout))
+
+    def streams(self, *, timeout: float | None = None) -> dict[str, int]:
+        """The names of the log's streams, each with the last position handed out for it."""
+        return self._background.call(lambda: self._twin.streams(timeout=timeout))
+
+    def cursor(self, name: str) -> Cursor:
+        """The durable cursor of the consumer of this name; it needs no creation."""
+        return Cursor(self._background, self, self._twin.cursor(name))
+
+    def trim(self, position: int, *, timeout: float | None = None) -> int:
+        """Forget all entries below `position`; returns the first position still there.
+
+        Readers get `LogTrimmed` for what is below as soon as they learn of it, and at the latest
+        when its segment is gone: the servers free whole segments.
+
+        Raises:
+            NotWritten: it is above the tail; nothing was trimmed.
+        """
+        return self._background.call(lambda: self._twin.trim(position, timeout=timeout))
+
+    def trim_older(self, seconds: float, *, timeout: float | None = None) -> int:
+        """Forget the entries appended longer than this ago, by their appenders' clocks.
+
+        Returns the first position still there.
+        """
+        return self._background.call(lambda: self._twin.trim_older(seconds, timeout=timeout))
+
+    def trim_larger(self, size: int, *, timeout: float | None = None) -> int:
+        """Forget the oldest entries, so that those which remain have at most `size` bytes.
+
+        Returns the first position still there.
+        """
+        return self._background.call(lambda: self._twin.trim_larger(size, timeout=timeout))
+
+    def info(self, *, timeout: float | None = None) -> Info:
+        """The log at a glance."""
+        return self._background.call(lambda: self._twin.info(timeout=timeout))
+
+
+class Cursor:
+    """One consumer's place in one log; get it from `Log.cursor`."""
+
+    def __init__(self, background: Background, log: Log, twin: _cursor.Cursor) -> None:
+        self._background = background
+        self._log = log
+        self._twin = twin
+
+    def __repr__(self) -> str:
+        return repr(self._twin)
+
+    @property
+    def log(self) -> Log:
+        """The log it belongs to."""
+        return self._log
+
+    @property
+    def name(self) -> str:
+        """The consumer's."""
+        return self._twin.name
+
+    def load(self) -> int:
+        """The first position that is not committed; 0 if nothing ever was.
+
+        Linearizable: it sees every commit that was acknowledged before the call.
+        """
+        return self._background.call(lambda: self._twin.load())
+
+    def commit(self, position: int) -> None:
+        """All below `position` is done with; it is where a later run begins.
+
+        The last commit counts, even if it goes back.  A consumer that commits alone pays one round
+        trip.
+
+        Raises:
+            Unavailable: the outcome is unknown; commit again.
+        """
+        self._background.call(lambda: self._twin.commit(position))

@@ -67,13 +67,13 @@ class Asynchronous:
 def _wrapped(result):
     if isinstance(result, wormspace.sync.Space | wormspace.sync.Segment):
         return Asynchronous(result)
-    return _stream(result) if isinstance(result, wormspace.sync.Events) else result
+    return _stream(result) if isinstance(result, wormspace.sync.Feed) else result
 
 
 async def _stream(events):
     try:
         while True:
-            event = await asyncio.to_thread(events.next_event, 0.05)
+            event = await asyncio.to_thread(events.wait, 0.05)
             if event is not None:
                 yield event
     except RuntimeError:  # a StopIteration in a coroutine

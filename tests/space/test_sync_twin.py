@@ -19,8 +19,14 @@ PAIRS = [
     (wormspace.Client, wormspace.sync.Client),
     (wormspace.Space, wormspace.sync.Space),
     (wormspace.Segment, wormspace.sync.Segment),
+    (wormspace.log.Log, wormspace.sync.Log),
+    (wormspace.log.Cursor, wormspace.sync.Cursor),
 ]
-NOT_FOR_USERS = {"deadline", "nonce"}
+NOT_FOR_USERS = {
+    wormspace.Client: {"deadline", "nonce"},
+    wormspace.log.Log: {"open"},
+    wormspace.log.Cursor: {"close"},
+}
 
 
 def test_the_checked_in_twin_is_what_the_generator_makes():
@@ -30,12 +36,12 @@ def test_the_checked_in_twin_is_what_the_generator_makes():
     assert check.returncode == 0, check.stdout + check.stderr
 
 
-@pytest.mark.parametrize(("asynchronous", "twin"), PAIRS, ids=lambda c: c.__module__)
+@pytest.mark.parametrize(("asynchronous", "twin"), PAIRS, ids=lambda c: c.__name__)
 def test_every_public_method_has_a_twin_with_the_same_parameters(asynchronous, twin):
     methods = {
         name: method
         for name, method in inspect.getmembers(asynchronous, inspect.isfunction)
-        if not name.startswith("_") and name not in NOT_FOR_USERS
+        if not name.startswith("_") and name not in NOT_FOR_USERS.get(asynchronous, ())
     }
     assert methods
     for name, method in methods.items():
@@ -44,6 +50,26 @@ def test_every_public_method_has_a_twin_with_the_same_parameters(asynchronous, t
         assert theirs.parameters == ours.parameters, name
         assert not inspect.iscoroutinefunction(getattr(twin, name)), name
         assert getattr(twin, name).__doc__, name
+
+
+def test_a_log_without_asyncio(tmp_path):
+    url = f"file:{tmp_path / 'store'}"
+    with wormspace.sync.connect(url) as worm, worm.log("orders") as log:
+        assert log.client is worm
+        assert log.append(b"first") == 0
+        assert log.append_many([b"second", b"third"], streams=["late"]) == [1, 2]
+        assert log.read(1).body == b"second"
+        with log.subscribe() as entries:
+            assert [next(entries).body for _ in range(3)] == [b"first", b"second", b"third"]
+            assert entries.wait(0.05) is None
+            log.append(b"fourth")
+            assert next(entries).position == 3
+        assert [e.position for e in log.read_stream("late")] == [1, 2]
+        log.cursor("billing").commit(2)
+    with wormspace.sync.connect(url) as worm:
+        log = worm.log("orders")
+        assert log.cursor("billing").load() == 2
+        assert (log.tail(), log.info().tail) == (4, 4)
 
 
 def test_a_program_without_asyncio_writes_and_reads(tmp_path):
@@ -135,7 +161,7 @@ def test_listen_is_an_iterator_that_can_be_closed():
         with space.listen() as events:
             segment = space.alloc(b"m", size=2)
             assert next(events) == Allocated(0, 2, b"m")
-            assert events.next_event(0.05) is None
+            assert events.wait(0.05) is None
             segment.unsafe_write(1, b"v")
             assert next(events) == Written(wormspace.Address(0, 1), b"v")
         with pytest.raises(StopIteration):

@@ -1,0 +1,94 @@
+"""What the disk adds to a lone write: `python benchmarks/commits.py [DIRECTORY]`.
+
+One small commit of LMDB waits for the disk twice (pages, then the root that names them), and three
+servers on one machine do it at the same time.  Beside it: one write and one fdatasync, alone and
+three at once, which is what a journal would cost.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.synchronize
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+
+COMMITS = 800
+ROWS = 20_000
+VALUE = bytes(110)
+
+
+def lmdb_commit(path: Path) -> Callable[[int], None]:
+    """One row more in a store of some size."""
+    env = lmdb.open(str(path), map_size=1 << 30, lock=False)
+    with env.begin(write=True) as txn:
+        for i in range(ROWS):
+            txn.put(b"%016d" % i, VALUE)
+
+    def commit(i: int) -> None:
+        with env.begin(write=True) as txn:
+            txn.put(b"%016d" % (ROWS + i), VALUE)
+
+    return commit
+
+
+def fdatasync(path: Path) -> Callable[[int], None]:
+    """One write into space that is there already."""
+    path.mkdir()
+    fd = os.open(path / "journal", os.O_RDWR | os.O_CREAT, 0o600)
+    os.pwrite(fd, bytes(1 << 20), 0)
+    os.fsync(fd)
+
+    def commit(i: int) -> None:
+        os.pwrite(fd, VALUE, i * len(VALUE))
+        os.fdatasync(fd)
+
+    return commit
+
+
+def measure(
+    make: Callable[[Path], Callable[[int], None]],
+    path: Path,
+    barrier: multiprocessing.synchronize.Barrier,
+    results: multiprocessing.SimpleQueue[float],
+) -> None:
+    """Commit in step with the others; the median time, in milliseconds."""
+    commit = make(path)
+    times = []
+    for i in range(COMMITS):
+        barrier.wait()
+        began = time.perf_counter()
+        commit(i)
+        times.append(time.perf_counter() - began)
+    results.put(statistics.median(times) * 1e3)
+
+
+def main(directory: str) -> None:
+    """Print a line per kind and number of processes."""
+    for make in (fdatasync, lmdb_commit):
+        for processes in (1, 3):
+            with tempfile.TemporaryDirectory(dir=directory) as base:
+                barrier = multiprocessing.Barrier(processes)
+                results: multiprocessing.SimpleQueue[float] = multiprocessing.SimpleQueue()
+                running = [
+                    multiprocessing.Process(
+                        target=measure, args=(make, Path(base) / str(i), barrier, results)
+                    )
+                    for i in range(processes)
+                ]
+                for p in running:
+                    p.start()
+                slowest = max(results.get() for _ in running)
+                for p in running:
+                    p.join()
+            print(f"{make.__name__:12} {processes} at once: {slowest:.3f} ms")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else ".")
