@@ -154,13 +154,18 @@ def _over(e: Engine, c: Any, server: Any, p: Any, r: Any) -> None:
             phase,
             *[getattr(c, name) for name in c.__struct_fields__[7:]],
         )
-        theorem = "a capture that is over does not change"
-        for path in e.paths("capturing.on_promise", done, server, p):
-            e.each(theorem, [path], lambda out, d=done: z3.BoolVal(out[0] is d and not out[1]))
-        for path in e.paths("capturing.on_report", done, server, r):
-            e.each(theorem, [path], lambda out, d=done: z3.BoolVal(out[0] is d and not out[1]))
-        for path in e.paths("capturing.on_reject", done, server, c.ballot):
-            e.each(theorem, [path], lambda out, d=done: z3.BoolVal(out is d))
+        _unchanged(e, done, "on_promise", server, p)
+        _unchanged(e, done, "on_report", server, r)
+        _unchanged(e, done, "on_reject", server, c.ballot)
+
+
+def _unchanged(e: Engine, done: Any, handler: str, *args: Any) -> None:
+    def same(out: Any) -> z3.BoolRef:
+        state, sends = out if isinstance(out, tuple) else (out, ())
+        return z3.BoolVal(state is done and not sends)
+
+    paths = e.paths(f"capturing.{handler}", done, *args)
+    e.each("a capture that is over does not change", paths, same)
 
 
 def _refused(core: Core, c: Any, new: Any, bit: Any, named: Any = None) -> Claims:

@@ -131,7 +131,7 @@ def ask_cvc5(text: str, want: str) -> str:
         command = parser.nextCommand()
         if command.isNull():
             return answer
-        said = command.invoke(solver, symbols).strip()
+        said = str(command.invoke(solver, symbols)).strip()
         if said in ("sat", "unsat", "unknown"):
             answer = said
         elif said:

@@ -23,7 +23,12 @@ REFUSED = (
 )  # fmt: skip
 BUILTINS = {"tuple", "list", "sorted", "all"}
 METHODS = {"bit_count", "get"}
+REFLECTION = {"id", "hash", "type", "getattr", "vars", "repr"}
 LIBRARY = {"msgspec.structs.replace"}
+
+
+class LintError(Exception):
+    """A proved function does what symbolic values cannot see."""
 
 
 @dataclass
@@ -36,8 +41,8 @@ class Module:
     submodules: dict[str, str] = field(default_factory=dict)
 
 
-def index(sources: Mapping[str, str]) -> dict[str, Module]:
-    """The top level of every module."""
+def index(sources: Mapping[str, str], shipped: str = SHIPPED) -> dict[str, Module]:
+    """The top level of every module of a package."""
     modules: dict[str, Module] = {}
     for name, text in sources.items():
         module = modules[name] = Module()
@@ -46,26 +51,28 @@ def index(sources: Mapping[str, str]) -> dict[str, Module]:
                 module.functions[node.name] = node
             elif isinstance(node, ast.ClassDef):
                 module.classes[node.name] = node
-            elif isinstance(node, ast.ImportFrom) and node.module == SHIPPED:
+            elif isinstance(node, ast.ImportFrom) and node.module == shipped:
                 for alias in node.names:
                     module.submodules[alias.asname or alias.name] = alias.name
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(SHIPPED + "."):
-                source = (node.module or "").removeprefix(SHIPPED + ".")
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(shipped + "."):
+                source = (node.module or "").removeprefix(shipped + ".")
                 for alias in node.names:
                     module.imported[alias.asname or alias.name] = (source, alias.name)
     return modules
 
 
-def closure(sources: Mapping[str, str], roots: Iterable[str]) -> tuple[set[str], list[str]]:
+def closure(
+    sources: Mapping[str, str], roots: Iterable[str], shipped: str = SHIPPED
+) -> tuple[set[str], list[str]]:
     """Every function that the roots ("module.function") can reach, and what is wrong in them."""
-    modules = index(sources)
+    modules = index(sources, shipped)
     todo, seen, faults = list(roots), set[str](), list[str]()
     while todo:
         qualified = todo.pop()
         if qualified in seen:
             continue
         seen.add(qualified)
-        module, name = qualified.split(".")
+        module, name = qualified.rsplit(".", 1)
         function = modules[module].functions.get(name)
         if function is None:
             faults.append(f"{qualified}: there is no such function")
@@ -85,6 +92,53 @@ def closure(sources: Mapping[str, str], roots: Iterable[str]) -> tuple[set[str],
         if function.decorator_list:
             faults.append(f"{qualified}: decorated")
     return seen, sorted(set(faults))
+
+
+def procedures(sources: Mapping[str, str], names: Iterable[str]) -> list[str]:
+    """What is wrong in functions ("module.name" or "module.Class.name") that await registers.
+
+    They may do more than the core: what they meet is a symbolic value, which refuses loudly, or a
+    concrete thing.  But they must not swallow the refusal, nor look at identity.
+    """
+    faults = []
+    for qualified in names:
+        function = find(sources, qualified)
+        for node in ast.walk(function):
+            where = f"{qualified}, line {getattr(node, 'lineno', function.lineno)}"
+            if isinstance(node, ast.ExceptHandler):
+                kind = "" if node.type is None else ast.unparse(node.type)
+                if kind in ("", "Exception", "BaseException"):
+                    faults.append(f"{where}: except {kind}")
+            if isinstance(node, ast.Compare) and not _identity_of_none(node):
+                faults.append(f"{where}: {ast.unparse(node)}")
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in REFLECTION:
+                faults.append(f"{where}: {ast.unparse(node)}")
+    return sorted(set(faults))
+
+
+def find(
+    sources: Mapping[str, str], qualified: str, tree: ast.Module | None = None
+) -> ast.FunctionDef | ast.AsyncFunctionDef:
+    """A function or method in the syntax tree of its module (or in `tree`)."""
+    module = max((m for m in sources if qualified.startswith(m + ".")), key=len)
+    node: ast.AST = tree or ast.parse(sources[module])
+    for name in qualified.removeprefix(module + ".").split("."):
+        body: list[ast.stmt] = getattr(node, "body", [])
+        found = [n for n in body if getattr(n, "name", "") == name]
+        if not found:
+            raise LookupError(f"{qualified}: there is no such function")
+        node = found[0]
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    return node
+
+
+def _identity_of_none(node: ast.Compare) -> bool:
+    pairs = zip(node.ops, node.comparators, strict=True)
+    return all(
+        not isinstance(op, ast.Is | ast.IsNot)
+        or (isinstance(right, ast.Constant) and right.value is None)
+        for op, right in pairs
+    )
 
 
 def _may_compare(node: ast.Compare) -> bool:
@@ -126,7 +180,8 @@ def _class_fault(node: ast.ClassDef) -> str:
     """Plain structs construct without code of their own; an exception may keep its arguments."""
     bases = {ast.unparse(base) for base in node.bases}
     if "msgspec.Struct" in bases:
-        own = [n.name for n in node.body if isinstance(n, ast.FunctionDef)]
+        functions = [n.name for n in node.body if isinstance(n, ast.FunctionDef)]
+        own = [name for name in functions if name.startswith("__")]
         return f"constructs {node.name}, which defines {', '.join(own)}" if own else ""
     if bases == {"Exception"}:
         return ""

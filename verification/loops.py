@@ -24,7 +24,7 @@ import z3
 
 from verification import theory as th
 from verification.goals import Goal
-from verification.source import Core, load
+from verification.source import CORE, Core, Package, load
 from verification.symex import Path, SymBool, Unsupported, current, explore
 
 Facts = list[z3.BoolRef]
@@ -87,10 +87,13 @@ class Engine:
     """Executes the core symbolically and collects what remains to be shown."""
 
     def __init__(
-        self, invariants: Mapping[str, Invariant], changed: Mapping[str, str] | None = None
+        self,
+        invariants: Mapping[str, Invariant],
+        changed: Mapping[str, str] | None = None,
+        package: Package = CORE,
     ) -> None:
         self.invariants = dict(invariants)
-        self.core = load(self.loop, changed)
+        self.core = load(self.loop, changed, package)
         self.established: set[str] = set()
         self.goals: list[Goal] = []
         self._now = ""
@@ -100,7 +103,7 @@ class Engine:
 
     def paths(self, function: str, *args: Any, assume: Sequence[z3.BoolRef] = ()) -> list[Path]:
         """Every path through a function of the core, "module.name"."""
-        module, name = function.split(".")
+        module, name = function.rsplit(".", 1)
         return explore(getattr(self.core.modules[module], name), *args, assume=assume)
 
     def establish(self, function: str, *args: Any, assume: Sequence[z3.BoolRef] = ()) -> list[Path]:

@@ -1,9 +1,9 @@
 """The proof of the proof: what is proved must stop being provable when the code is made wrong.
 
-`code()` mutates the syntax trees of every proved function: comparisons, branches, boolean
-operators, fields, arguments, results.  `specification()` does so to the register's, and `model()`
-leaves out every part of every guard of layers 2 and 4 in turn.  A mutant that the proof does not
-notice is a *survivor*, and has to be explained, by name, in survivors.txt.
+`code()` and `procedures()` mutate the syntax trees of every proved function: comparisons, branches,
+boolean operators, fields, arguments, results.  `specification()` does so to the register's, and
+`model()` leaves out every part of every guard of layers 2 and 4 in turn.  A mutant that the proof
+does not notice is a *survivor*, and has to be explained, by name, in survivors.txt.
 
     python -m verification.mutants            all of them (`make prove-mutants`)
     python -m verification.mutants on_write   those whose name has this in it
@@ -15,24 +15,33 @@ import ast
 import copy
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 from verification import (
     acceptor,
     applications,
     captures,
+    commit,
+    leading,
+    lint,
     proposer,
     protocol,
     prover,
     ranges,
     register,
+    replicas,
     tallies,
+    tape,
+    voting,
 )
 from verification.goals import Goal, check
 from verification.loops import Engine
 from verification.register import SPEC
 from verification.source import shipped
+from verification.state import State
+from verification.system import contract
 
 SURVIVORS = Path(__file__).resolve().parent / "survivors.txt"
 COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
@@ -46,18 +55,19 @@ FIELDS = {
     "answered": [],
     "offset": [],
 }
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 LIMIT_MS = 3000
 """A goal that a mutant makes hard is not proved: that is a kill, and quick."""
 
 
-def _annotations(function: ast.FunctionDef) -> Iterator[ast.AST]:
+def _annotations(function: Function) -> Iterator[ast.AST]:
     for node in ast.walk(function):
         for hint in (getattr(node, "annotation", None), getattr(node, "returns", None)):
             if isinstance(hint, ast.AST):
                 yield hint
 
 
-def _sites(function: ast.FunctionDef) -> Iterator[tuple[int, str, object]]:
+def _sites(function: Function) -> Iterator[tuple[int, str, object]]:
     """Every place in a function that can be changed, and how."""
     types = {id(node) for hint in _annotations(function) for node in ast.walk(hint)}
     for i, node in enumerate(ast.walk(function)):
@@ -88,26 +98,26 @@ def _sites(function: ast.FunctionDef) -> Iterator[tuple[int, str, object]]:
             yield i, "shorten", None
 
 
-def _change(node: ast.AST, kind: str, how: object) -> ast.AST | None:
+def _change(node: Any, kind: str, how: Any) -> ast.AST | None:
     """Change a node in place; or say what to put in its place."""
     if kind == "compare":
-        node.ops[0] = how()  # type: ignore[attr-defined,operator]
+        node.ops[0] = how()
     elif kind == "and/or":
-        node.op = ast.And() if isinstance(node.op, ast.Or) else ast.Or()  # type: ignore[attr-defined]
+        node.op = ast.And() if isinstance(node.op, ast.Or) else ast.Or()
     elif kind == "if":
-        node.test = ast.Constant(how)  # type: ignore[attr-defined]
+        node.test = ast.Constant(how)
     elif kind == "field":
-        node.attr = how  # type: ignore[attr-defined]
+        node.attr = how
     elif kind == "swap":
-        args = node.args  # type: ignore[attr-defined]
-        args[how], args[how + 1] = args[how + 1], args[how]  # type: ignore[index,operator]
+        args = node.args
+        args[how], args[how + 1] = args[how + 1], args[how]
     elif kind == "operator":
         other = {ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.Add: ast.Sub, ast.Sub: ast.Add}
-        node.op = other[type(node.op)]()  # type: ignore[attr-defined]
+        node.op = other[type(node.op)]()
     elif kind == "drop":
-        return node.operand  # type: ignore[attr-defined,no-any-return]
+        return cast(ast.AST, node.operand)
     elif kind == "shorten":
-        return ast.Tuple(node.elts[:-1], ast.Load())  # type: ignore[attr-defined]
+        return ast.Tuple(node.elts[:-1], ast.Load())
     return None
 
 
@@ -120,25 +130,37 @@ class _Replace(ast.NodeTransformer):
 
 
 def of_function(module: str, name: str, text: str) -> Iterator[tuple[str, str]]:
-    """The mutants of one function: a name, and the module's text."""
+    """The mutants of one function or "Class.method": a name, and the module's text."""
     tree = ast.parse(text)
-    at = next(i for i, f in enumerate(tree.body) if getattr(f, "name", "") == name)
-    function = tree.body[at]
-    assert isinstance(function, ast.FunctionDef)
+    function = lint.find({module: text}, f"{module}.{name}", tree)
+    paced = _paced(function)
     seen = {ast.unparse(tree)}
     for number, kind, how in list(_sites(function)):
         mutant = copy.deepcopy(tree)
-        node = list(ast.walk(mutant.body[at]))[number]
+        where = lint.find({module: text}, f"{module}.{name}", mutant)
+        node = list(ast.walk(where))[number]
+        if getattr(node, "lineno", 0) in paced:
+            continue
         before = ast.unparse(node).splitlines()[0]
         new = _change(node, kind, how)
         if new is not None:
-            mutant.body[at] = _Replace(node, new).visit(mutant.body[at])
+            _Replace(node, new).visit(where)
         after = ast.unparse(new or node).splitlines()[0]
         result = ast.unparse(ast.fix_missing_locations(mutant))
         if result not in seen:
             seen.add(result)
             line = getattr(node, "lineno", 0) - function.lineno
             yield f"{module}.{name} +{line}: {before} -> {after}", result
+
+
+def _paced(function: ast.AST) -> set[int]:
+    """The lines that only say how long to wait, or what to tell people."""
+    lines: set[int] = set()
+    for node in ast.walk(function):
+        text = ast.unparse(node) if isinstance(node, ast.Assign | ast.Expr | ast.Raise) else ""
+        if text.startswith(("await asyncio.sleep(", "pause = ", "deadline = ", "log.", "raise ")):
+            lines |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))  # type: ignore[attr-defined]
+    return lines
 
 
 def code() -> Iterator[tuple[str, dict[str, str]]]:
@@ -150,6 +172,50 @@ def code() -> Iterator[tuple[str, dict[str, str]]]:
             continue  # who is sent what: safe whatever it is
         for title, text in of_function(module, name, sources[module]):
             yield title, {module: text}
+
+
+SECTIONS: dict[str, tuple[Callable[[Engine], None], ...]] = {
+    "space.space": (tape.allocating,),
+    "log.tape": (tape.filling,),
+    "log.tenure": (tape.handing_out,),
+    "smr.sessions": (replicas.applying,),
+    "smr.engine": (replicas.applying,),
+    "smr.writing": (leading.completing, leading.proposing),
+    "smr.leaderless": (leading.proposing,),
+    "tx.deciding": (commit.judging, voting.settling),
+    "tx.box": (voting.casting,),
+    "tx.site": (voting.obeying,),
+    "tx.resolver": (voting.settling,),
+}
+"""Which part of layer 4 executes a module of the applications."""
+
+
+def procedures() -> Iterator[tuple[str, dict[str, str]]]:
+    """Mutants of every function of the applications that is executed."""
+    sources = shipped(applications.PACKAGE)
+    names = sorted({*applications.check_lint(), *applications.PROCEDURES})
+    for qualified in names:
+        module = max((m for m in sources if qualified.startswith(m + ".")), key=len)
+        name = qualified.removeprefix(module + ".")
+        for title, text in of_function(module, name, sources[module]):
+            yield title, {module: text}
+
+
+def killed_application(changed: dict[str, str]) -> str:
+    """Why layer 4 fails for this code; empty if it does not."""
+    try:
+        e = applications.engine(changed)
+        done = 0
+        for module in changed or SECTIONS:
+            for section in SECTIONS[module]:
+                section(e)
+                for goal in e.goals[done:]:
+                    if not check(goal, second=False).proved:
+                        return f"{goal.theorem}: {goal.name}"
+                done = len(e.goals)
+    except Exception as e:  # noqa: BLE001 - whatever stops the proof is a kill
+        return f"{type(e).__name__}: {e}".splitlines()[0]
+    return ""
 
 
 def specification() -> Iterator[tuple[str, str]]:
@@ -201,7 +267,7 @@ def killed_specification(text: str) -> str:
     try:
         engine = Engine(prover.INVARIANTS)
         ranges.prove(engine)
-        for goal in [*applications.contract(text), *register.goals(engine, text)]:
+        for goal in [*contract(text), *register.goals(engine, text)]:
             if not check(goal, second=False).proved:
                 return f"{goal.theorem}: {goal.name}"
     except Exception as e:  # noqa: BLE001 - whatever stops the proof is a kill
@@ -214,10 +280,10 @@ def model() -> Iterator[tuple[str, list[Goal]]]:
     engine = Engine(prover.INVARIANTS)
     ranges.prove(engine)
     for action in protocol.all_actions(engine):
-        for k, part in enumerate(action.guard(protocol.State())):
+        for k, part in enumerate(action.guard(State())):
             text = " ".join(str(part).split())[:90]
             yield f"guard of {action.name!r}, part {k}: {text}", protocol.kept(action, without=k)
-    for system in applications.systems():
+    for system in applications.systems(applications.engine()):
         for name in system.actions:
             for k in system.guards(name):
                 text = " ".join(str(system.step(name)[2][k]).split())[:90]
@@ -255,6 +321,9 @@ def main() -> int:
                 faults += 1
                 print(f"SURVIVED, not explained: {name}", flush=True)
 
+    if why := killed_application({}):
+        print(f"the proof fails for what ships: {why}")
+        return 1
     for module in PARTS:  # a proof that fails anyway would kill them all
         why = killed({module: shipped()[module] + "\n"})
         if why:
@@ -263,6 +332,9 @@ def main() -> int:
     for name, changed in code():
         if only in name:
             judge(name, killed(changed))
+    for name, changed in procedures():
+        if only in name:
+            judge(name, killed_application(changed))
     for name, text in specification():
         if only in name:
             judge(name, killed_specification(text))

@@ -74,13 +74,13 @@ def in_a_server() -> tuple[float, float]:
 
     def handle(handler: Any) -> Callable[[], Any]:
         def run() -> None:
-            acceptors.on_write = handler
+            vars(acceptors)["on_write"] = handler
             acceptors.write(engine.begin(), message)
 
         return run
 
     one, two = in_turn(handle(on_write), handle(inlined), 200)
-    acceptors.on_write = on_write
+    vars(acceptors)["on_write"] = on_write
     return one / registers, two / registers
 
 

@@ -34,15 +34,11 @@ ROOTS = (
 INVARIANTS = {**ranges.INVARIANTS, **tallies.INVARIANTS, **proposer.INVARIANTS}
 
 
-class LintError(Exception):
-    """A proved function does what symbolic values cannot see."""
-
-
 def check_lint(changed: Mapping[str, str] | None = None) -> set[str]:
     """The functions that are proved or called by those; raises if one may not be."""
     closure, faults = lint.closure(shipped() | dict(changed or {}), ROOTS)
     if faults:
-        raise LintError("\n".join(faults))
+        raise lint.LintError("\n".join(faults))
     return closure
 
 
@@ -68,5 +64,5 @@ def layers(
         "1 the shipped functions": local,
         "2 the protocol": protocol.goals(engine),
         "3 the register's specification": register.goals(engine, spec),
-        "4 above the register": applications.goals(),
+        "4 above the register": applications.goals(changed, spec),
     }

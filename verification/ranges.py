@@ -100,8 +100,17 @@ def says(ranges: Any) -> Says:
         if isinstance(r, Splice):
             parts.append(r.sequence.says)
         else:
-            parts.append(lambda x, y, r=r: z3.And(covers(r, x), y == ballot_term(r.ballot)))
+            parts.append(_says_one(r))
     return lambda x, y: z3.Or(*[part(x, y) for part in parts])
+
+
+def _says_one(r: Any) -> Says:
+    return lambda x, y: z3.And(covers(r, x), y == ballot_term(r.ballot))
+
+
+def either(f: Says, g: Says) -> Says:
+    """What one relation or the other says."""
+    return lambda x, y: z3.Or(f(x, y), g(x, y))
 
 
 def count(ranges: Any, x: z3.ExprRef) -> z3.ExprRef:
@@ -413,11 +422,9 @@ def _slices(e: Engine, rs: Ranges, new: Any, wf: Facts, laid: Any) -> None:
     """A store hands over what overlaps or touches; what it left out changes nothing."""
     left_out = Ranges.any("left_out")
     apart = z3.ForAll([o, b], z3.Implies(left_out.says(o, b), z3.Not(covers(new, o))))
-    whole: Says = lambda x, y: z3.Or(rs.says(x, y), left_out.says(x, y))  # noqa: E731
-    as_map = Ranges(whole, None, None)
+    as_map = Ranges(either(rs.says, left_out.says), None, None)
     for path in laid:
-        out = says(path.result)
-        both = Ranges(lambda x, y, f=out: z3.Or(f(x, y), left_out.says(x, y)), None, None)
+        both = Ranges(either(says(path.result), left_out.says), None, None)
         for clause, formula in exact(as_map, new, both).items():
             e.claim(
                 "ranges.overlay of a slice is overlay of the whole map",

@@ -93,7 +93,10 @@ def _reads() -> list[Goal]:
     here = [*th.AXIOMS, *invariant(s).values(), *invariant(t).values()]
     reports = Reports(s, t)
     given = [*here, *reports.facts]
-    every = lambda f: z3.ForAll([n], z3.Implies(th.member(n, Q), f))  # noqa: E731
+
+    def every(f: z3.BoolRef) -> z3.BoolRef:
+        return z3.ForAll([n], z3.Implies(th.member(n, Q), f))
+
     nothing = every(reports.ballot(n) == th.NOTHING)
     same = every(z3.And(reports.ballot(n) == MB, reports.value(n) == VAL))
 
@@ -172,7 +175,7 @@ def load_spec(e: Engine, path: Path = SPEC, text: str | None = None) -> Any:
     """The pure part of the specification: `Cell` and the functions on it, as they ship."""
     tree = ast.parse(path.read_text() if text is None else text)
     wanted = {"Cell", "capture", "write", "read"}
-    body = [
+    body: list[ast.stmt] = [
         node
         for node in tree.body
         if (isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in wanted)

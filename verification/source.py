@@ -22,16 +22,38 @@ import ast
 import sys
 import types
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-PAXOS = Path(__file__).resolve().parent.parent / "src" / "wormspace" / "paxos"
+WORMSPACE = Path(__file__).resolve().parent.parent / "src" / "wormspace"
+PAXOS = WORMSPACE / "paxos"
 MODULES = [
     *("ballot", "ranges", "messages", "acceptor", "quorum"),
     *("effects", "writing", "capturing", "reading", "telling"),
 ]
 SHIPPED = "wormspace.paxos"
+
+
+@dataclass(frozen=True)
+class Package:
+    """Modules that are loaded together.
+
+    Attributes:
+        name: of the package.
+        folder: where its source is.
+        modules: "a.b" is `name`.a.b; each after those that it imports.
+        folds: the functions whose loops are rewritten; None: all.
+    """
+
+    name: str
+    folder: Path
+    modules: tuple[str, ...]
+    folds: frozenset[str] | None = None
+
+
+CORE = Package(SHIPPED, PAXOS, tuple(MODULES))
 
 _copies = count()
 
@@ -54,21 +76,28 @@ class Core:
             raise AttributeError(name) from None
 
 
-def shipped() -> dict[str, str]:
-    """The source text of the protocol core, by module."""
-    return {name: (PAXOS / f"{name}.py").read_text() for name in MODULES}
+def shipped(package: Package = CORE) -> dict[str, str]:
+    """The source text of a package, by module; by default of the protocol core."""
+    return {
+        name: (package.folder / f"{name.replace('.', '/')}.py").read_text()
+        for name in package.modules
+    }
 
 
-def load(loop: Callable[..., Any], changed: Mapping[str, str] | None = None) -> Core:
-    """The core with its loops handed to `loop`; `changed` replaces the text of some modules."""
-    sources = shipped() | dict(changed or {})
+def load(
+    loop: Callable[..., Any],
+    changed: Mapping[str, str] | None = None,
+    package: Package = CORE,
+) -> Core:
+    """The modules with their loops handed to `loop`; `changed` replaces the text of some."""
+    sources = shipped(package) | dict(changed or {})
     prefix = f"_proved_{next(_copies)}"
     sys.modules[prefix] = types.ModuleType(prefix)
-    sys.modules[prefix].__path__ = []  # type: ignore[attr-defined]
+    sys.modules[prefix].__path__ = []
     modules: dict[str, types.ModuleType] = {}
     try:
-        for name in MODULES:
-            tree = _Rewrite(prefix, name).visit(ast.parse(sources[name]))
+        for name in package.modules:
+            tree = _Rewrite(package, prefix, name).visit(ast.parse(sources[name]))
             module = types.ModuleType(f"{prefix}.{name}")
             module.__dict__["__loop__"] = loop
             sys.modules[module.__name__] = modules[name] = module
@@ -82,17 +111,22 @@ def load(loop: Callable[..., Any], changed: Mapping[str, str] | None = None) -> 
 
 
 class _Rewrite(ast.NodeTransformer):
-    def __init__(self, prefix: str, module: str) -> None:
+    def __init__(self, package: Package, prefix: str, module: str) -> None:
+        self.package = package
         self.prefix = prefix
         self.module = module
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
-        if node.module and (node.module + ".").startswith(SHIPPED + "."):
-            node.module = self.prefix + node.module.removeprefix(SHIPPED)
+        package = self.package.name
+        within = {package, *(f"{package}.{name}" for name in self.package.modules)}
+        if node.module in within and (node.module != package or package == SHIPPED):
+            node.module = self.prefix + (node.module or "").removeprefix(package)
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        _Loops(f"{self.module}.{node.name}", node).run()
+        name = f"{self.module}.{node.name}"
+        if self.package.folds is None or name in self.package.folds:
+            _Loops(name, node).run()
         return node
 
 

@@ -38,7 +38,7 @@ class Path:
     conditions: list[z3.BoolRef]
     facts: list[z3.BoolRef]
     result: Any = None
-    error: Exception | None = None
+    error: Any = None
 
     @property
     def hypotheses(self) -> list[z3.BoolRef]:
@@ -220,17 +220,26 @@ class SymInt(Sym):
         return SymBool(self.z >= self.lift(other))
 
     def __add__(self, other: object) -> SymInt:
-        return SymInt(self.z + self.lift(other))
+        return type(self)(self.z + self.lift(other))
 
     __radd__ = __add__
 
     def __sub__(self, other: object) -> SymInt:
-        return SymInt(self.z - self.lift(other))
+        return type(self)(self.z - self.lift(other))
 
     def __floordiv__(self, other: object) -> SymInt:
         if type(other) is int and other > 0:
             return SymInt(self.z / other)  # on integers z3 rounds down, as Python does
         raise Unsupported(f"division of a SymInt by {other!r}")
+
+
+class SymCount(SymInt):
+    """A number of which code asks whether it is zero."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return current().decide(self.z != 0)
 
 
 card = z3.Function("card", z3.SetSort(th.Node), z3.IntSort())
@@ -277,6 +286,33 @@ class SymServer(Sym):
         if one != 1:
             raise Unsupported(f"{one!r} << server")
         return SymMask(z3.SetAdd(z3.EmptySet(th.Node), self.z))
+
+
+_words: dict[str | bytes, int] = {}
+
+
+def word_term(word: Any) -> z3.ExprRef:
+    """The term for a word, or for the bytes of a value: a number for each."""
+    if isinstance(word, SymWord):
+        return word.z
+    if type(word) is str or type(word) is bytes:
+        return z3.IntVal(_words.setdefault(word, len(_words)))
+    raise Unsupported(f"not a word: {word!r}")
+
+
+class SymWord(Sym):
+    """A word by which code names outcomes ("yes"), or a value: compared for equality only."""
+
+    __slots__ = ()
+
+    def lift(self, other: Any) -> z3.ExprRef:
+        return word_term(other)
+
+    def __eq__(self, other: object) -> SymBool:  # type: ignore[override]
+        return SymBool(z3.BoolVal(False)) if other is None else super().__eq__(other)
+
+    def __ne__(self, other: object) -> SymBool:  # type: ignore[override]
+        return SymBool(z3.BoolVal(True)) if other is None else super().__ne__(other)
 
 
 def ballot_term(ballot: Any) -> z3.ExprRef:
