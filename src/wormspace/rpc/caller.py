@@ -69,10 +69,14 @@ class Caller:
     async def _connect(self) -> _Connection:
         if self._closed:
             raise NoAnswer(f"{self}: this caller is closed")
-        if self._connecting is None:
-            self._connecting = self._loop.create_task(self._dial())
-            self._connecting.add_done_callback(_look_at)
-        return await asyncio.shield(self._connecting)
+        connecting = self._connecting
+        if connecting is None:
+            connecting = self._connecting = self._loop.create_task(self._dial())
+            connecting.add_done_callback(_look_at)
+        await asyncio.wait([connecting])
+        if connecting.cancelled():
+            raise NoAnswer(f"{self}: this caller was closed")
+        return connecting.result()
 
     async def _dial(self) -> _Connection:
         try:
