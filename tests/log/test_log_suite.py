@@ -244,18 +244,16 @@ async def test_a_second_opening_must_agree_about_the_segments(make, worm, name):
     assert (await worm.log(name)).segment_size == log.segment_size
 
 
-async def leave_a_hole(log):
-    """A position is handed out, and its appender dies."""
-    appending = asyncio.create_task(log.append(b"never written"))
-    hand_out = log._appender._hand_out
+async def leave_a_hole(log, bodies=(b"never written",)):
+    """Positions are handed out, and their appender dies; returns the first of them."""
     holes = []
 
-    def deaf(wishes, named, given):
-        holes.extend(run.segment * log.segment_size + run.start for run in given.runs)
-        appending.cancel()
+    async def die(parcels, given, left):
+        holes.append(given.first)
+        raise wormspace.Unavailable("the appender died")
 
-    log._appender._hand_out = deaf
-    with pytest.raises(asyncio.CancelledError):
-        await appending
-    log._appender._hand_out = hand_out
+    log._appender._write_all = die
+    with pytest.raises(wormspace.Unavailable):
+        await log.append_many(bodies)
+    del log._appender._write_all
     return holes[0]

@@ -125,13 +125,13 @@ async def test_the_end_is_found_beyond_gaps_and_by_newcomers(holders):
 async def test_an_entry_that_a_captor_completed_is_in_the_log_once(worm, monkeypatch):
     log = await worm.log("orders")
     await log.append(b"a")
-    write = Held.write
+    write_all = Held.write_all
 
-    async def completed_by_a_captor(self, offset, value, timeout=None):
-        await write(self, offset, value, timeout)
-        raise wormspace.CaptureLost("the outcome is unknown")
+    async def completed_by_a_captor(self, values, timeout):
+        await write_all(self, values, timeout)
+        raise refusal()
 
-    monkeypatch.setattr(Held, "write", completed_by_a_captor)
+    monkeypatch.setattr(Held, "write_all", completed_by_a_captor)
     assert await log.append(b"b") == 1
     monkeypatch.undo()
     assert [entry.body for entry in await log.read_range(0)] == [b"a", b"b"]
@@ -142,14 +142,18 @@ async def test_an_entry_that_lost_its_position_can_never_appear_there(worm, monk
     await log.append(b"a")
     lost = []
 
-    async def refused(self, offset, value, timeout=None):
-        lost.append(offset)
+    async def refused(self, values, timeout):
+        lost.extend(values)
         monkeypatch.undo()
-        raise wormspace.CaptureLost("the outcome is unknown")
+        raise refusal()
 
-    monkeypatch.setattr(Held, "write", refused)
+    monkeypatch.setattr(Held, "write_all", refused)
     position = await log.append(b"b")
-    assert lost == [1]
+    assert len(lost) == 1
     assert position > 1
     assert await log.read(1) is None
     assert [entry.body for entry in await log.read_range(0)] == [b"a", b"b"]
+
+
+def refusal():
+    return wormspace.PartialWrite("", [wormspace.CaptureLost("the outcome is unknown")])

@@ -1,8 +1,8 @@
-"""Appending: positions asked for together, entries written, and what was lost found again.
+"""Appending: what is appended in one turn of the event loop goes into one register.
 
-Appends of one turn of the event loop share one question to the sequencer; what was in flight while
-the answer was on its way makes up the next.  A lone append is two round trips: the question, and
-the write.
+Appends of one turn share a question to the sequencer and, up to some size, a pack: one write
+decides them all.  What comes while they are under way makes up the next.  A lone append is two
+round trips: the question, and the write.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from typing import Any, TypeAlias
 from wormspace.errors import (
     AlreadyWritten,
     CaptureLost,
+    Closed,
     PartialWrite,
     Unavailable,
     UsageError,
     ValueTooLarge,
+    WormError,
 )
 from wormspace.log.desk import Desk
 from wormspace.log.messages import Ask, Given
-from wormspace.log.records import Record, encode, payload_size
+from wormspace.log.records import Group, Pack, encode, payload_size
 from wormspace.log.tape import Tape
 from wormspace.log.tenure import Held, Run
 
@@ -29,33 +31,143 @@ LOST = (CaptureLost, AlreadyWritten)
 ASK_AT_MOST = 16_384
 PAUSE_MIN_S = 0.002
 PAUSE_MAX_S = 0.2
-ENTRY_BYTES = 96
+
+PACK_BYTES = 32 * 1024
+PACK_ENTRIES = 1024
+"""A pack has no more entries, and no more bytes unless it has only one entry: readers of any of
+them get all."""
+
+OVERHEAD_BYTES = 96
+ENTRY_BYTES = 5
 STREAM_BYTES = 64
-"""What an entry takes at most beside body, headers and names: for itself, and for each stream."""
+"""What a pack takes at most beside bodies, headers and names; and for each entry, and stream."""
 
 NO_LINKS: dict[str, tuple[int, ...]] = {}
 
 Headers: TypeAlias = Mapping[str, str]
-_Place: TypeAlias = tuple[Held, int, int, dict[str, tuple[int, ...]]]
-Named: TypeAlias = tuple[tuple[int, tuple[str, ...]], ...]
 
 
 class _Wish:
-    """An entry that waits for a place: a run, an offset in it, the bytes before, and its links."""
+    """Entries that wait for places: those of one call."""
 
-    __slots__ = ("future", "size", "streams")
+    __slots__ = ("bodies", "extra", "future", "headers", "missing", "positions", "streams")
 
-    def __init__(self, size: int, streams: tuple[str, ...], future: asyncio.Future[_Place]) -> None:
-        self.size = size
+    def __init__(
+        self,
+        bodies: Sequence[bytes],
+        headers: Headers,
+        streams: tuple[str, ...],
+        extra: int,
+        future: asyncio.Future[list[int]],
+    ) -> None:
+        self.bodies = bodies
+        self.headers = headers
         self.streams = streams
+        self.extra = extra  # bytes that headers and streams take in a pack
         self.future = future
+        self.positions = [0] * len(bodies)
+        self.missing = len(bodies)
+
+    def placed(self, start: int, stop: int, position: int) -> None:
+        """Entries [start, stop) of it are in the log, from `position` on."""
+        self.positions[start:stop] = range(position, position + stop - start)
+        self.missing -= stop - start
+        if not self.missing and not self.future.done():
+            self.future.set_result(self.positions)
+
+
+_Part: TypeAlias = tuple[_Wish, int, int]
+"""Entries [start, stop) of a wish."""
+
+
+class _Parcel:
+    """What goes into one pack.
+
+    Attributes:
+        parts: entries of wishes, in order.
+        count: how many entries.
+        size: by how many bytes they make the log larger.
+        room: how many more bytes it may take.
+        first: the position of its first entry, when that is known.
+        raw: the pack itself, from then on.
+    """
+
+    __slots__ = ("count", "first", "parts", "raw", "room", "size")
+
+    def __init__(self) -> None:
+        self.parts: list[_Part] = []
+        self.count = 0
+        self.size = 0
+        self.room = PACK_BYTES
+        self.first = 0
+        self.raw = b""
+
+    def add(self, wish: _Wish, start: int, stop: int) -> None:
+        """Entries [start, stop) of a wish are the next."""
+        self.parts.append((wish, start, stop))
+        if wish.headers:
+            self.size += (stop - start) * payload_size(b"", wish.headers)
+
+    def last_of_streams(self) -> dict[str, int]:
+        """For each stream, which of its entries is the last that belongs to it."""
+        found: dict[str, int] = {}
+        end = 0
+        for wish, start, stop in self.parts:
+            end += stop - start
+            if wish.streams:
+                found.update(dict.fromkeys(wish.streams, end - 1))
+        return found
+
+    def bodies(self) -> list[bytes]:
+        """Those of its entries."""
+        bodies: list[bytes] = []
+        for wish, start, stop in self.parts:
+            bodies += wish.bodies[start:stop]
+        return bodies
+
+    def groups(self) -> tuple[Group, ...]:
+        """Their headers and streams; none at all if no entry has any."""
+        if not any(wish.extra for wish, _, _ in self.parts):
+            return ()
+        return tuple(
+            [Group(stop - start, wish.headers, wish.streams) for wish, start, stop in self.parts]
+        )
+
+    def placed(self) -> None:
+        """It is in the log, where it was to go."""
+        position = self.first
+        for wish, start, stop in self.parts:
+            wish.placed(start, stop, position)
+            position += stop - start
+
+
+def _parcels(parts: Sequence[_Part]) -> list[_Parcel]:
+    """Entries in their order, as many to a pack as may be."""
+    parcel = _Parcel()
+    parcels = [parcel]
+    for wish, start, stop in parts:
+        parcel.room -= wish.extra
+        begin = start
+        for i in range(start, stop):
+            size = len(wish.bodies[i])
+            if parcel.count and (parcel.room < size + ENTRY_BYTES or parcel.count >= PACK_ENTRIES):
+                if i > begin:
+                    parcel.add(wish, begin, i)
+                parcel, begin = _Parcel(), i
+                parcel.room -= wish.extra
+                parcels.append(parcel)
+            parcel.count += 1
+            parcel.size += size
+            parcel.room -= size + ENTRY_BYTES
+        parcel.add(wish, begin, stop)
+    return parcels
 
 
 class Appender:
     """What appends to one log.
 
     Args:
-        tape: the log's entries.
+        tape: the log's slots.
         desk: where positions come from.
         writer: eight bytes that no other appender has.
         clock: the time, in seconds since 1970.
@@ -67,224 +179,171 @@ class Appender:
         self._writer = writer
         self._clock = clock
         self._serial = 0
-        self._small = tape.space.client.registers.max_value - ENTRY_BYTES
+        self._largest = tape.space.client.registers.max_value - OVERHEAD_BYTES - ENTRY_BYTES
         self._loop = asyncio.get_running_loop()
-        self._wishes: list[_Wish] = []
-        self._deadline = 0.0
-        self._asking: set[asyncio.Task[None]] = set()
+        self._wishes: dict[float | None, list[_Wish]] = {}
+        self._working: set[asyncio.Task[None]] = set()
         self.lost = 0
-        """How many positions were taken away by others, so that an entry went elsewhere."""
+        """How many packs lost their slots to others, so that their entries went elsewhere."""
 
-    # ------------------------------------------------------------ one
+    # ------------------------------------------------------------ what is wished for
 
-    async def append(
-        self,
-        body: bytes,
-        headers: Headers,
-        streams: tuple[str, ...],
-        timeout: float | None,
-    ) -> int:
-        """Append one entry; returns its position.
-
-        Raises:
-            Unavailable: not in time; the entry may be in the log all the same.
-            ValueTooLarge.
-        """
-        size = payload_size(body, headers) if headers else len(body)
-        if size > self._small or streams:
-            self._check_size((body,), headers, streams)
-        deadline = self._tape.space.client.deadline(timeout)
-        future: asyncio.Future[_Place] = self._loop.create_future()
-        if not self._wishes:
-            self._loop.call_soon(self._flush)
-        self._wishes.append(_Wish(size, streams, future))
-        if deadline > self._deadline:
-            self._deadline = deadline
-        held, offset, before, links = await future
-        raw = self._encode(body, headers, int(self._clock() * 1000), before, links)
-        position = held.first + offset
-        try:
-            await held.write(offset, raw, timeout)
-        except LOST:
-            if not await self._tape.settle(position, raw):
-                self.lost += 1
-                await asyncio.sleep(self._pause(PAUSE_MIN_S))
-                return (await self._insist((body,), headers, streams, held.ballot, deadline))[0]
-        return position
-
-    def _encode(
-        self,
-        body: bytes,
-        headers: Headers,
-        time_ms: int,
-        before: int,
-        links: dict[str, tuple[int, ...]],
-    ) -> bytes:
-        self._serial += 1
-        return encode(Record(body, self._writer, self._serial, time_ms, before, headers, links))
-
-    def _check_size(
-        self, bodies: Sequence[bytes], headers: Headers, streams: tuple[str, ...]
-    ) -> None:
-        limit = self._tape.space.client.registers.max_value - ENTRY_BYTES
-        limit -= payload_size(b"", headers)
-        for name in streams:
-            limit -= STREAM_BYTES + len(name.encode())
-        for body in bodies:
-            if len(body) > limit:
-                raise ValueTooLarge(f"an entry of {len(body)} bytes; the servers take {limit}")
-
-    def _pause(self, longest: float) -> float:
-        return self._tape.space.client.rng.uniform(0, longest)
-
-    # ------------------------------------------------------------ asking
-
-    def _flush(self) -> None:
-        """The turn of the loop is over: ask for all places that were wished for in it."""
-        wishes, self._wishes = self._wishes, []
-        deadline, self._deadline = self._deadline, 0.0
-        for i in range(0, len(wishes), ASK_AT_MOST):
-            some = wishes[i : i + ASK_AT_MOST]
-            named = tuple((i, wish.streams) for i, wish in enumerate(some) if wish.streams)
-            ask = Ask(len(some), sum([wish.size for wish in some]), named)
-            given = self._desk.give_now(ask)
-            if given is not None:
-                self._hand_out(some, named, given)
-            else:
-                self._spawn(self._fetch(some, ask, deadline))
-
-    async def _fetch(self, wishes: list[_Wish], ask: Ask, deadline: float) -> None:
-        try:
-            given = await self._ask(ask, deadline)
-        except Exception as e:  # noqa: BLE001 - whatever it is, it is the appenders' to handle
-            for wish in wishes:
-                if not wish.future.done():
-                    wish.future.set_exception(e)
-        else:
-            self._hand_out(wishes, ask.named, given)
-
-    def _hand_out(self, wishes: list[_Wish], named: Named, given: Given) -> None:
-        """Tell each appender its place."""
-        links = {i: given.links[k] for k, (i, _) in enumerate(named)}
-        before, at = given.before, 0
-        for run in given.runs:
-            held = Held(self._tape, run)
-            for offset in range(run.start, run.stop):
-                wish = wishes[at]
-                if not wish.future.done():  # an append that was given up leaves a hole
-                    wish.future.set_result((held, offset, before, links.get(at, NO_LINKS)))
-                before += wish.size
-                at += 1
-
-    async def _ask(self, ask: Ask, deadline: float) -> Given:
-        answer = self._desk.give_now(ask) or await self._desk.ask(ask, deadline)
-        if not isinstance(answer, Given) or _count(answer) != ask.count:
-            raise Unavailable("the sequencer answered something else than positions")
-        return answer
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
-
-    async def close(self) -> None:
-        """Give up what is under way."""
-        for task in self._asking:
-            task.cancel()
-        if self._asking:
-            await asyncio.wait(self._asking)
-
-    # ------------------------------------------------------------ many
-
-    async def append_many(
+    def append(
         self,
         bodies: Sequence[bytes],
         headers: Headers,
         streams: tuple[str, ...],
         timeout: float | None,
-    ) -> list[int]:
-        """Append entries with one question to the sequencer, and few messages to the servers.
+    ) -> asyncio.Future[list[int]]:
+        """Append some entries; the result is the position of each.
+
+        Raises (when awaited):
+            Unavailable: not in time; any of the entries may be in the log all the same.
 
         Raises:
-            Unavailable: not in time; any of the entries may be in the log all the same.
             ValueTooLarge: one of them is; nothing was appended.
             UsageError: too many at a time.
         """
-        if not bodies:
-            return []
         if len(bodies) > ASK_AT_MOST:
             raise UsageError(f"at most {ASK_AT_MOST} entries at a time, not {len(bodies)}")
-        self._check_size(bodies, headers, streams)
-        deadline = self._tape.space.client.deadline(timeout)
-        return await self._insist(bodies, headers, streams, None, deadline)
+        extra = 0
+        if headers or streams:
+            extra = len(encode((headers, streams, streams))) + STREAM_BYTES * len(streams)
+        largest = max(map(len, bodies))
+        if largest > self._largest - extra:
+            limit = self._largest - extra
+            raise ValueTooLarge(f"an entry of {largest} bytes; the servers take {limit}")
+        future: asyncio.Future[list[int]] = self._loop.create_future()
+        if not self._wishes:
+            self._loop.call_soon(self._flush)
+        wish = _Wish(bodies, headers, streams, extra, future)
+        self._wishes.setdefault(timeout, []).append(wish)
+        return future
 
-    async def _insist(
-        self,
-        bodies: Sequence[bytes],
-        headers: Headers,
-        streams: tuple[str, ...],
-        doubt: bytes | None,
-        deadline: float,
-    ) -> list[int]:
-        """Write entries to new positions, until each of them has one for good."""
-        head = payload_size(b"", headers)
-        positions = [0] * len(bodies)
-        pending: Sequence[int] = range(len(bodies))
+    def _flush(self) -> None:
+        """The turn of the loop is over: append what was wished for in it."""
+        by_timeout, self._wishes = self._wishes, {}
+        for timeout, wishes in by_timeout.items():
+            deadline = self._tape.space.client.deadline(timeout)
+            some: list[_Wish] = []
+            count = 0
+            for wish in wishes:
+                if count + len(wish.bodies) > ASK_AT_MOST:
+                    self._spawn(self._fulfil(some, deadline))
+                    some, count = [], 0
+                some.append(wish)
+                count += len(wish.bodies)
+            self._spawn(self._fulfil(some, deadline))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        for task in self._working:
+            task.cancel()
+        if self._working:
+            await asyncio.wait(self._working)
+
+    # ------------------------------------------------------------ places, and writing there
+
+    async def _fulfil(self, wishes: list[_Wish], deadline: float) -> None:
+        """Put entries into the log, or tell why not."""
+        error: BaseException = Closed("the log was closed; the entries may be in it all the same")
+        try:
+            await self._insist([(wish, 0, len(wish.bodies)) for wish in wishes], deadline)
+        except Exception as e:  # noqa: BLE001 - whatever it is, it is the appenders' to handle
+            error = e
+        finally:
+            for wish in wishes:
+                if not wish.future.done():
+                    wish.future.set_exception(error)
+
+    async def _insist(self, parts: Sequence[_Part], deadline: float) -> None:
+        """Write entries to new places, until each of them has one for good."""
+        doubt = None
         longest = PAUSE_MIN_S
         while True:
-            named = tuple((i, streams) for i in range(len(pending))) if streams else ()
-            size = sum([len(bodies[i]) for i in pending]) + head * len(pending)
-            given = await self._ask(Ask(len(pending), size, named, doubt), deadline)
+            parcels = _parcels(parts)
+            given = await self._ask(parcels, doubt, deadline)
             left = deadline - self._loop.time()
             if left <= 0:
                 raise Unavailable("append: there was no time left to write the entries")
-            written = await self._write_all(
-                [bodies[i] for i in pending], head, headers, given, left
-            )
-            lost = []
-            for i, position in zip(pending, written, strict=True):
-                if position is None:
-                    lost.append(i)
-                else:
-                    positions[i] = position
+            lost = await self._write_all(parcels, given, left)
             if not lost:
-                return positions
-            pending = lost
+                return
             self.lost += len(lost)
+            parts = [part for parcel in lost for part in parcel.parts]
             doubt = given.runs[0].ballot
-            await asyncio.sleep(self._pause(longest))
+            await asyncio.sleep(self._tape.space.client.rng.uniform(0, longest))
             longest = min(PAUSE_MAX_S, 2 * longest)
 
-    async def _write_all(
-        self, bodies: Sequence[bytes], head: int, headers: Headers, given: Given, left: float
-    ) -> list[int | None]:
-        """Write entries to the positions given; returns where each is, None if nowhere."""
-        time_ms, before, at = int(self._clock() * 1000), given.before, 0
-        writing = []
+    async def _ask(self, parcels: list[_Parcel], doubt: bytes | None, deadline: float) -> Given:
+        """Places for packs, which are encoded accordingly."""
+        ask = Ask(
+            tuple([parcel.count for parcel in parcels]),
+            sum([parcel.size for parcel in parcels]),
+            tuple([(i, named) for i, p in enumerate(parcels) if (named := p.last_of_streams())]),
+            doubt,
+        )
+        given = self._desk.give_now(ask) or await self._desk.ask(ask, deadline)
+        if (
+            not isinstance(given, Given)
+            or sum([run.stop - run.start for run in given.runs]) != len(parcels)
+            or len(given.links) != len(ask.named)
+        ):
+            raise Unavailable("the sequencer answered something else than positions")
+        links = {i: before for (i, _), before in zip(ask.named, given.links, strict=True)}
+        time_ms = int(self._clock() * 1000)
+        position, before = given.first, given.before
+        for i, parcel in enumerate(parcels):
+            self._serial += 1
+            parcel.first = position
+            parcel.raw = encode(
+                Pack(
+                    position,
+                    before,
+                    self._writer,
+                    self._serial,
+                    time_ms,
+                    parcel.bodies(),
+                    parcel.groups(),
+                    links.get(i, NO_LINKS),
+                )
+            )
+            position += parcel.count
+            before += parcel.size
+        return given
+
+    async def _write_all(self, parcels: list[_Parcel], given: Given, left: float) -> list[_Parcel]:
+        """Write packs into the slots given; returns those that are not in the log."""
+        writing, at = [], 0
         for run in given.runs:
-            values = []
-            for body in bodies[at : at + run.stop - run.start]:
-                links = given.links[at] if given.links else NO_LINKS
-                values.append(self._encode(body, headers, time_ms, before, links))
-                before += len(body) + head
-                at += 1
-            writing.append(self._write_run(run, values, left))
-        return [place for places in await asyncio.gather(*writing) for place in places]
+            writing.append(self._write_run(run, parcels[at : at + run.stop - run.start], left))
+            at += run.stop - run.start
+        return [parcel for lost in await asyncio.gather(*writing) for parcel in lost]
 
-    async def _write_run(self, run: Run, values: list[bytes], left: float) -> list[int | None]:
-        first = run.segment * self._tape.size + run.start
-        places: list[int | None] = list(range(first, first + len(values)))
+    async def _write_run(self, run: Run, parcels: list[_Parcel], left: float) -> list[_Parcel]:
+        errors: Sequence[WormError | None] = [None] * len(parcels)
         try:
-            await Held(self._tape, run).write_all(values, left)
+            await Held(self._tape, run).write_all([parcel.raw for parcel in parcels], left)
         except PartialWrite as e:
-            for i, error in enumerate(e.results):
-                if isinstance(error, LOST):
-                    if not await self._tape.settle(first + i, values[i]):
-                        places[i] = None
-                elif error is not None:
-                    raise error from e
-        return places
-
-
-def _count(given: Given) -> int:
-    return sum([run.stop - run.start for run in given.runs])
+            errors = e.results
+        lost: list[_Parcel] = []
+        trouble: WormError | None = None
+        for slot, (parcel, error) in enumerate(
+            zip(parcels, errors, strict=True), run.segment * self._tape.size + run.start
+        ):
+            if error is None:
+                parcel.placed()
+            elif not isinstance(error, LOST):
+                trouble = error
+            elif await self._tape.settle(slot, parcel.raw):
+                parcel.placed()
+            else:
+                lost.append(parcel)
+        if trouble is not None:
+            raise trouble
+        return lost

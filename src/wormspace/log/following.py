@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Iterable
 
 from wormspace.errors import Trimmed, Unavailable
 from wormspace.log.desk import Desk
 from wormspace.log.messages import Last, LastOf, Names, NamesOf
-from wormspace.log.records import Entry, Record, decode_record
+from wormspace.log.reading import POLL_S, Reader
+from wormspace.log.records import Entry, Pack, decode_pack
 from wormspace.log.streams import Walk
-from wormspace.log.tape import Tape
 from wormspace.space import Client
 
-POLL_MIN_S = 0.01
 POLL_MAX_S = 0.2
 
 
@@ -21,23 +20,13 @@ class StreamReader:
     """Reads the streams of one log.
 
     Args:
-        find_first: tells the trim point.
-        patience_s: as for `Subscription`.
+        reader: of the log itself.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        tape: Tape,
-        desk: Desk,
-        find_first: Callable[[], Awaitable[int]],
-        patience_s: float,
-    ) -> None:
+    def __init__(self, client: Client, reader: Reader, desk: Desk) -> None:
         self._client = client
-        self._tape = tape
+        self._reader = reader
         self._desk = desk
-        self._find_first = find_first
-        self._patience_s = patience_s
         self._loop = asyncio.get_running_loop()
 
     async def names(self, deadline: float) -> dict[str, int]:
@@ -45,25 +34,30 @@ class StreamReader:
         answer = await self._desk.ask(NamesOf(), deadline)
         if not isinstance(answer, Names):
             raise Unavailable("the sequencer answered something else than streams")
-        return {name: positions[0] for name, positions in sorted(answer.streams.items())}
+        return {name: latest.position for name, latest in sorted(answer.streams.items())}
 
     async def read(self, name: str, start: int, deadline: float) -> list[Entry]:
         """The stream's entries from `start` on."""
         answer = await self._desk.ask(LastOf(name), deadline)
         if not isinstance(answer, Last):
-            raise Unavailable("the sequencer answered something else than positions")
+            raise Unavailable("the sequencer answered something else than slots")
         while True:
-            lowest = max(start, await self._find_first())
+            first = await self._reader.beginning.find()
+            start = max(start, first.position)
+            if answer.latest.position < start:
+                return []
             try:
-                walk = Walk(name, self._records, self._scan)
-                records = await walk.back(answer.positions, lowest)
+                walk = Walk(name, self._packs)
+                packs = await walk.back(answer.latest.slots, first.slot, start)
             except Trimmed:
                 continue
-            return [record.entry(position) for position, record in records.items()]
+            return [
+                entry for pack in packs for entry in pack.entries(start) if name in entry.streams
+            ]
 
     async def follow(self, name: str, start: int) -> AsyncIterator[Entry]:
         """The stream's entries from `start` on, for ever."""
-        pause = POLL_MIN_S
+        pause = POLL_S
         while True:
             try:
                 entries = await self.read(name, start, self._client.deadline(None))
@@ -73,33 +67,29 @@ class StreamReader:
                 start = entry.position + 1
                 yield entry
             if entries:
-                pause = POLL_MIN_S
+                pause = POLL_S
             await asyncio.sleep(pause)
             pause = min(POLL_MAX_S, 2 * pause)
 
-    async def _records(self, positions: list[int]) -> dict[int, Record | None]:
-        """What is at these positions; what stays empty is filled, for its appender has died."""
-        give_up = self._loop.time() + self._patience_s
-        records: dict[int, Record | None] = {}
-        while True:
-            size = self._tape.size
-            places = [divmod(position, size) for position in positions]
-            values = await asyncio.gather(*(self._tape.segment(n).read(o) for n, o in places))
+    async def _packs(self, slots: Iterable[int]) -> dict[int, Pack | None]:
+        """What is in these slots; what stays empty is filled, for its appender has died."""
+        tape = self._reader.tape
+        give_up = self._loop.time() + self._reader.patience_s
+        packs: dict[int, Pack | None] = {}
+        wanted = list(slots)
+        while wanted:
+            places = [divmod(slot, tape.size) for slot in wanted]
+            values = await asyncio.gather(*(tape.segment(n).read(o) for n, o in places))
             empty = []
-            for position, raw in zip(positions, values, strict=True):
+            for slot, raw in zip(wanted, values, strict=True):
                 if raw is None:
-                    empty.append(position)
+                    empty.append(slot)
                 else:
-                    records[position] = decode_record(raw, position) if raw else None
-            if not empty:
-                return records
-            if self._loop.time() >= give_up:
-                for position in empty:
-                    await self._tape.fill(position, position + 1)
-            else:
-                await asyncio.sleep(POLL_MIN_S)
-            positions = empty
-
-    async def _scan(self, start: int, stop: int) -> dict[int, Record]:
-        records = await self._records(list(range(start, stop)))
-        return {position: record for position, record in records.items() if record is not None}
+                    packs[slot] = decode_pack(raw, slot) if raw else None
+            if empty and self._loop.time() >= give_up:
+                for slot in empty:
+                    await tape.fill(slot, slot + 1)
+            elif empty:
+                await asyncio.sleep(POLL_S)
+            wanted = empty
+        return packs

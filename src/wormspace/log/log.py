@@ -12,14 +12,16 @@ import msgspec
 
 from wormspace.errors import NotAllocated, Trimmed, Unavailable, UsageError
 from wormspace.log.appending import Appender
+from wormspace.log.beginning import Beginning
 from wormspace.log.cursors import Cursor
 from wormspace.log.desk import Desk, PrivateDesk, SharedDesk
 from wormspace.log.errors import LogTrimmed, NotWritten
 from wormspace.log.following import StreamReader
 from wormspace.log.marks import Mark
-from wormspace.log.records import Entry, Record, decode_entry
+from wormspace.log.reading import Reader
+from wormspace.log.records import Entry
 from wormspace.log.sequencer import Sequencer
-from wormspace.log.subscribing import POLL_S, Subscription
+from wormspace.log.subscribing import Subscription
 from wormspace.log.tape import Tape
 from wormspace.log.trimming import Trimmer
 from wormspace.space import Client
@@ -27,6 +29,9 @@ from wormspace.space import Client
 SEGMENT_SIZE = 4096
 MIN_SEGMENT_SIZE = 4
 PATIENCE_S = 0.5
+
+VERSION = 2
+"""Of what registers hold: with 1, a register had one entry."""
 
 T = TypeVar("T")
 
@@ -39,7 +44,7 @@ class Config(msgspec.Struct, frozen=True, array_like=True):
     """What is fixed when a log is made: the payload of the first segment of `<log>/config`."""
 
     segment_size: int
-    version: int = 1
+    version: int = VERSION
 
 
 class Info(msgspec.Struct, frozen=True):
@@ -76,7 +81,7 @@ class Log:
     Attributes:
         name: the log's; its entries are in the space of this name, what belongs to it in spaces
             whose names begin with it and a slash.
-        segment_size: positions per segment; trimming frees whole segments.
+        segment_size: registers per segment; trimming frees whole segments.
     """
 
     def __init__(
@@ -92,10 +97,10 @@ class Log:
         self.segment_size = segment_size
         self._client = client
         self._tape = Tape(client.space(name), segment_size)
-        self._patience = patience
         self._clock = clock
-        self._mark = Mark(client.space(f"{name}/trim"))
-        self._trimmer = Trimmer(self._tape, self._mark)
+        self._beginning = Beginning(Mark(client.space(f"{name}/trim")))
+        self._reader = Reader(self._tape, self._beginning, patience)
+        self._trimmer = Trimmer(self._reader, self._beginning)
         self._cursors: dict[str, Cursor] = {}
         self._desk: Desk
         self._appender: Appender
@@ -127,7 +132,7 @@ class Log:
         log = cls(client, name, config.segment_size, patience=patience, clock=clock)
         log._desk = log._make_desk(sequencer, sole, capture_ahead, host, port)
         log._appender = Appender(log._tape, log._desk, client.nonce()[:8], clock)
-        log._streams = StreamReader(client, log._tape, log._desk, log._trimmer.find_first, patience)
+        log._streams = StreamReader(client, log._reader, log._desk)
         await log.first()
         return log
 
@@ -139,14 +144,10 @@ class Log:
             raise UsageError(f"a sequencer is one of {get_args(SequencerChoice)}")
         unsafe = not capture_ahead
         if sole or sequencer == "none":
-            return PrivateDesk(
-                Sequencer(self._tape, self._trimmer.find_first, unsafe=unsafe, sole=sole)
-            )
+            return PrivateDesk(Sequencer(self._reader, unsafe=unsafe, sole=sole))
 
         def make(may_renew: Callable[[], Awaitable[bool]]) -> Sequencer:
-            return Sequencer(
-                self._tape, self._trimmer.find_first, unsafe=unsafe, may_renew=may_renew
-            )
+            return Sequencer(self._reader, unsafe=unsafe, may_renew=may_renew)
 
         mark = Mark(self._client.space(f"{self.name}/sequencer"))
         may_become = sequencer == "auto"
@@ -170,7 +171,7 @@ class Log:
         """Stop appending, and say so if the sequencer was in this process."""
         await self._appender.close()
         await self._desk.close()
-        await self._mark.close()
+        await self._beginning.close()
         for cursor in self._cursors.values():
             await cursor.close()
 
@@ -207,7 +208,7 @@ class Log:
             Unavailable: not in time; the entry may be in the log, now or later.
             ValueTooLarge.
         """
-        return await self._appender.append(body, headers, tuple(streams), timeout)
+        return (await self._appender.append((body,), headers, tuple(streams), timeout))[0]
 
     async def append_many(
         self,
@@ -219,15 +220,17 @@ class Log:
     ) -> list[int]:
         """Append entries, which share headers and streams; returns the position of each.
 
-        One question to the sequencer, and a few messages to the servers, for all of them.  Their
+        One question to the sequencer for all of them, and as few registers as may be.  Their
         positions ascend, but need not be consecutive; when the sequencer is replaced in the middle
-        of it, one of them may also come after those that follow it.
+        of it, some of them may also come after those that follow them.
 
         Raises:
             Unavailable: not in time; some of the entries may be in the log, now or later.
             ValueTooLarge: one of them is; nothing was appended.
         """
-        return await self._appender.append_many(bodies, headers, tuple(streams), timeout)
+        if not bodies:
+            return []
+        return await self._appender.append(tuple(bodies), headers, tuple(streams), timeout)
 
     # ------------------------------------------------------------ read
 
@@ -239,14 +242,10 @@ class Log:
             LogTrimmed: it is behind the trim point.
         """
         self._check(position)
-        number, offset = divmod(position, self.segment_size)
-        try:
-            raw = await self._tape.segment(number).read(offset, timeout=timeout)
-        except Trimmed as e:
-            raise await self._gone(position) from e
-        if raw is None:
+        decided, entry = await self._read(position, "read", self._reader.read, timeout)
+        if not decided:
             raise NotWritten(f"nothing is at position {position} of log {self.name!r} yet")
-        return decode_entry(raw, position) if raw else None
+        return entry
 
     async def read_range(
         self, start: int, stop: int | None = None, *, timeout: float | None = None
@@ -261,34 +260,10 @@ class Log:
             Unavailable: not in time.
         """
         self._check(start)
-        if stop is None:
-            stop = await self.tail()
-        try:
-            values = await self._timed("read_range", self._settled(start, stop), timeout)
-        except Trimmed as e:
-            raise await self._gone(start) from e
-        return [decode_entry(raw, position) for position, raw in enumerate(values, start) if raw]
-
-    async def _settled(self, start: int, stop: int) -> list[bytes]:
-        """What is at [start, stop), as far as it lies below the tail, when all of it is decided."""
-        values: list[bytes] = []
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._patience
-        while start < stop:
-            for value in await self._tape.read(start, stop):
-                if value is None:
-                    break
-                values.append(value)
-                start += 1
-            else:
-                break
-            stop = min(stop, await self._tape.end())
-            if start < stop:
-                if loop.time() >= give_up:
-                    await self._tape.fill(start, stop)
-                else:
-                    await asyncio.sleep(POLL_S)
-        return values
+        until = await self.tail() if stop is None else stop
+        return await self._read(
+            start, "read_range", lambda start: self._reader.read_range(start, until), timeout
+        )
 
     async def tail(self, *, timeout: float | None = None) -> int:
         """One past the last position that is written.
@@ -296,11 +271,11 @@ class Log:
         Linearizable, and a fact rather than a hint: it is found in the registers, and asks no
         sequencer.  Positions below it may still be empty for a moment.
         """
-        return await self._timed("tail", self._tape.end(), timeout)
+        return await self._timed("tail", self._reader.tail(), timeout)
 
     async def first(self, *, timeout: float | None = None) -> int:
         """The first position that is not trimmed."""
-        return await self._timed("first", self._trimmer.find_first(), timeout)
+        return (await self._timed("first", self._beginning.find(), timeout)).position
 
     async def fill(self, position: int, *, timeout: float | None = None) -> Entry | None:
         """Decide a position now: its entry, or None because it is a hole from now on.
@@ -314,11 +289,7 @@ class Log:
         self._check(position)
         if position >= await self.tail(timeout=timeout):
             raise NotWritten(f"position {position} of log {self.name!r} is not below the tail")
-        try:
-            await self._timed("fill", self._tape.fill(position, position + 1), timeout)
-        except Trimmed as e:
-            raise await self._gone(position) from e
-        return await self.read(position, timeout=timeout)
+        return await self._read(position, "fill", self._reader.fill, timeout)
 
     def subscribe(
         self, from_: int | None = None, *, stream: str | None = None
@@ -342,9 +313,9 @@ class Log:
         first = await self.first()
         start = first if from_ is None else from_
         if start < first:
-            raise await self._gone(start)
+            raise self._gone(start)
         if stream is None:
-            source = Subscription(self._tape, start, self._patience, self._gone).entries()
+            source = Subscription(self._reader, start, self._gone).entries()
         else:
             source = self._streams.follow(stream, start)
         async for entry in source:
@@ -398,7 +369,7 @@ class Log:
         Returns the first position still there.
         """
         cutoff_ms = int((self._clock() - seconds) * 1000)
-        return await self._trim_until(lambda record: record.time_ms >= cutoff_ms, timeout)
+        return await self._trim_until(lambda time_ms, before: time_ms >= cutoff_ms, timeout)
 
     async def trim_larger(self, size: int, *, timeout: float | None = None) -> int:
         """Forget the oldest entries, so that those which remain have at most `size` bytes.
@@ -406,9 +377,9 @@ class Log:
         Returns the first position still there.
         """
         total = await self._timed("trim", self._trimmer.total(), timeout)
-        return await self._trim_until(lambda record: total - record.before <= size, timeout)
+        return await self._trim_until(lambda time_ms, before: total - before <= size, timeout)
 
-    async def _trim_until(self, keeps: Callable[[Record], bool], timeout: float | None) -> int:
+    async def _trim_until(self, keeps: Callable[[int, int], bool], timeout: float | None) -> int:
         keep = await self._timed("trim", self._trimmer.search(keeps), timeout)
         return await self.trim(keep, timeout=timeout)
 
@@ -417,19 +388,20 @@ class Log:
         return await self._timed("info", self._info(), timeout)
 
     async def _info(self) -> Info:
-        first, tail = await self._trimmer.find_first(), await self._tape.end()
-        oldest = await self._trimmer.entry_from(first, tail)
-        newest = await self._trimmer.last_entry()
+        first, tail = (await self._beginning.find()).position, await self._reader.tail()
+        oldest = await self._reader.first_pack(first)
+        newest = await self._reader.last_pack(await self._tape.end())
         size = 0
         if oldest and newest:
-            size = newest[1].before + newest[1].size - oldest[1].before
+            begin = next(before for position, before in oldest.befores() if position >= first)
+            size = newest[1].before + newest[1].size - begin
         return Info(
             self.name,
             first,
             tail,
             size,
             self.segment_size,
-            oldest[1].time_ms / 1000.0 if oldest else None,
+            oldest.time_ms / 1000.0 if oldest else None,
             newest[1].time_ms / 1000.0 if newest else None,
         )
 
@@ -438,16 +410,33 @@ class Log:
     def _check(self, position: int) -> None:
         if position < 0:
             raise UsageError(f"a position is 0 or more, not {position}")
-        if position < self._trimmer.first:
-            raise self._gone_error(position)
+        if position < self._beginning.at.position:
+            raise self._gone(position)
 
-    async def _gone(self, position: int) -> LogTrimmed:
-        """The error for a position whose segment is gone."""
-        await self._trimmer.find_first()
-        return self._gone_error(position)
+    async def _read(
+        self,
+        position: int,
+        what: str,
+        read: Callable[[int], Awaitable[T]],
+        timeout: float | None,
+    ) -> T:
+        """Read at a position, again if what was trimmed meanwhile lies below it.
 
-    def _gone_error(self, position: int) -> LogTrimmed:
-        first = self._trimmer.first
+        Raises:
+            LogTrimmed: the position itself was trimmed.
+        """
+        while True:
+            known = self._beginning.at
+            try:
+                return await self._timed(what, read(position), timeout)
+            except Trimmed as e:
+                found = await self._beginning.find()
+                if position < found.position or found == known:
+                    raise self._gone(position) from e
+
+    def _gone(self, position: int) -> LogTrimmed:
+        """The error for a position that was trimmed."""
+        first = self._beginning.at.position
         what = f"position {position} of log {self.name!r} was trimmed; the first is now {first}"
         return LogTrimmed(what, first)
 
@@ -466,7 +455,7 @@ async def _configure(client: Client, name: str, segment_size: int | None) -> Con
     """What the log was made with; makes it if there is none of this name."""
     space = client.space(f"{name}/config")
     if segment_size is not None and segment_size < MIN_SEGMENT_SIZE:
-        raise UsageError(f"a log's segments have at least {MIN_SEGMENT_SIZE} positions")
+        raise UsageError(f"a log's segments have at least {MIN_SEGMENT_SIZE} registers")
     try:
         raw = await space.check(0)
     except NotAllocated:
@@ -475,8 +464,12 @@ async def _configure(client: Client, name: str, segment_size: int | None) -> Con
         if made.number != 0:  # somebody else made it at the same time
             raw = await space.check(0)
     config = msgspec.msgpack.decode(raw, type=Config)
+    if config.version != VERSION:
+        raise UsageError(
+            f"log {name!r} is of version {config.version}, this program reads {VERSION}"
+        )
     if segment_size is not None and segment_size != config.segment_size:
         raise UsageError(
-            f"log {name!r} has segments of {config.segment_size} positions, not {segment_size}"
+            f"log {name!r} has segments of {config.segment_size} registers, not {segment_size}"
         )
     return config

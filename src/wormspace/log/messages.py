@@ -6,33 +6,38 @@ from typing import TypeAlias
 
 import msgspec
 
+from wormspace.log.records import Latest
 from wormspace.log.tenure import Run
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
-    """Give me the next `count` positions.
+    """Give me the next `len(counts)` slots, and positions for what I shall put into them.
 
     Attributes:
-        size: bytes of all the entries that will go there.
-        named: (index, streams) for those of the entries that name streams.
+        counts: how many entries each of the packs will have.
+        size: bytes of all the entries.
+        named: (index, streams) for those of the packs that name streams; with each stream, which
+            entry of the pack is the last that belongs to it.
         doubt: a ballot under which a write was refused, if there was one.
     """
 
-    count: int
+    counts: tuple[int, ...]
     size: int
-    named: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    named: tuple[tuple[int, dict[str, int]], ...] = ()
     doubt: bytes | None = None
 
 
 class Given(msgspec.Struct, frozen=True, array_like=True, tag="given"):
-    """The positions, ascending.
+    """The slots, ascending, one for each pack.
 
     Attributes:
-        before: bytes of all the entries before the first of these.
-        links: for each of the `named`, the last positions of each of its streams.
+        first: the position of the first entry of the first pack; the others follow.
+        before: bytes of all the entries before it.
+        links: for each of the `named`, the last slots of each of its streams.
     """
 
     runs: tuple[Run, ...]
+    first: int
     before: int
     links: tuple[dict[str, tuple[int, ...]], ...] = ()
 
@@ -51,10 +56,10 @@ class LastOf(msgspec.Struct, frozen=True, array_like=True, tag="last"):
     stream: str
 
 
-class Last(msgspec.Struct, frozen=True, array_like=True, tag="positions"):
-    """There: its last positions, descending, some of which may have become holes."""
+class Last(msgspec.Struct, frozen=True, array_like=True, tag="slots"):
+    """There; what was to go there may have become holes."""
 
-    positions: tuple[int, ...]
+    latest: Latest
 
 
 class NamesOf(msgspec.Struct, frozen=True, array_like=True, tag="names"):
@@ -62,9 +67,9 @@ class NamesOf(msgspec.Struct, frozen=True, array_like=True, tag="names"):
 
 
 class Names(msgspec.Struct, frozen=True, array_like=True, tag="streams"):
-    """These, each with its last positions."""
+    """These, each with where it was appended to last."""
 
-    streams: dict[str, tuple[int, ...]]
+    streams: dict[str, Latest]
 
 
 Question: TypeAlias = Ask | Ping | LastOf | NamesOf

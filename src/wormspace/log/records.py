@@ -1,53 +1,101 @@
-"""What the registers of a log hold: entries, holes and seams.
+"""What the registers of a log hold: packs of entries, holes and seams.
 
-An entry is a msgpack array.  The empty value is a hole, so whoever fills one needs to know nothing
-about the log, and no entry can look like one.  A seam is the register behind the last position of
-a segment: once it is written, the log goes on in the next segment.
+A pack is a msgpack array: one entry or several, which were appended together, and the position of
+the first.  The empty value is a hole, so whoever fills one needs to know nothing about the log, and
+no pack can look like one.  A seam is the last register of a segment: once it is written, the log
+goes on in the next segment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from wormspace.errors import ProtocolViolation
 
 HOLE = b""
-"""The value of a position that no entry will ever have: CORFU's junk."""
+"""The value of a register that will never hold an entry: CORFU's junk."""
 
 BACKPOINTERS = 4
-"""How many earlier positions of each of its streams an entry names (Tango has four as well)."""
+"""How many earlier packs of each of its streams a pack names (Tango's entries have four too)."""
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An entry as it is written.
+class Group(msgspec.Struct, frozen=True, array_like=True):
+    """So many consecutive entries of a pack have these headers and streams in common."""
+
+    count: int
+    headers: Mapping[str, str]
+    streams: tuple[str, ...]
+
+
+class Pack(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Entries that share a register.
 
     Attributes:
-        writer, serial: who appended it, and its how many-eth; no two entries have both in common,
+        first: the position of the first of them; the others follow.
+        before: bytes of all entries handed out before this pack since the log began, as far as the
+            sequencer knew; differences are what trimming by size goes by.
+        writer, serial: who appended it, and its how many-eth; no two packs have both in common,
             so an appender that lost touch recognises its own.
         time_ms: the appender's clock, milliseconds since 1970.
-        before: bytes of all entries handed out before this one since the log began, as far as the
-            sequencer knew; differences are what trimming by size goes by.
-        links: the entry's streams, each with its last positions before this one, descending.
+        bodies: of the entries; at least one.
+        groups: their headers and streams; none at all if no entry has any.
+        links: for each stream of the pack, the slots of its last packs before this one, descending.
     """
 
-    body: bytes
+    first: int
+    before: int
     writer: bytes
     serial: int
     time_ms: int
-    before: int
-    headers: Mapping[str, str]
-    links: dict[str, tuple[int, ...]]
+    bodies: Sequence[bytes]
+    groups: tuple[Group, ...]
+    links: Mapping[str, tuple[int, ...]]
+
+    @property
+    def end(self) -> int:
+        """One past the position of the last entry."""
+        return self.first + len(self.bodies)
 
     @property
     def size(self) -> int:
         """Its share of the log's total size, in bytes."""
-        return payload_size(self.body, self.headers)
+        size = sum(map(len, self.bodies))
+        for group in self.groups:
+            size += group.count * payload_size(b"", group.headers)
+        return size
 
-    def entry(self, position: int) -> Entry:
-        """As its readers get it."""
-        return Entry(position, self.body, self.headers, tuple(self.links), self.time_ms / 1000.0)
+    def entries(self, start: int = 0) -> list[Entry]:
+        """The entries at `start` and above, as their readers get them."""
+        time = self.time_ms / 1000.0
+        if not self.groups:
+            found = [Entry(p, body, {}, (), time) for p, body in enumerate(self.bodies, self.first)]
+        else:
+            found = []
+            position = self.first
+            for group in self.groups:
+                at = position - self.first
+                for body in self.bodies[at : at + group.count]:
+                    found.append(Entry(position, body, group.headers, group.streams, time))
+                    position += 1
+        return found[start - self.first :] if start > self.first else found
+
+    def befores(self) -> Iterator[tuple[int, int]]:
+        """The position of each entry, and the bytes of all entries before it."""
+        before = self.before
+        for entry in self.entries():
+            yield entry.position, before
+            before += payload_size(entry.body, entry.headers)
+
+    def last_of_streams(self) -> dict[str, int]:
+        """The position of the last entry of each stream."""
+        found: dict[str, int] = {}
+        position = self.first
+        for group in self.groups:
+            position += group.count
+            found.update(dict.fromkeys(group.streams, position - 1))
+        return found
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -68,22 +116,34 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     time: float
 
 
+class Latest(msgspec.Struct, frozen=True, array_like=True):
+    """Where a stream was appended to last.
+
+    Attributes:
+        position: the last that was handed out for it; -1 if there is none.
+        slots: the slots of its last packs, descending.
+    """
+
+    position: int
+    slots: tuple[int, ...]
+
+
 class Seam(msgspec.Struct, frozen=True, array_like=True):
     """The last register of a segment: the streams as they stood when the next one was opened.
 
     Attributes:
-        upto: the table covers all positions below this one.
-        streams: the last positions of each stream, descending.
+        upto: the table covers all slots below this one.
+        streams: where each was appended to last.
         complete: whether no stream had to be left out for want of room.
     """
 
     upto: int
-    streams: dict[str, tuple[int, ...]]
+    streams: dict[str, Latest]
     complete: bool = True
 
 
 encode = msgspec.msgpack.Encoder().encode
-_decode_record = msgspec.msgpack.Decoder(Record).decode
+_decode_pack = msgspec.msgpack.Decoder(Pack).decode
 _decode_seam = msgspec.msgpack.Decoder(Seam).decode
 
 
@@ -95,25 +155,16 @@ def payload_size(body: bytes, headers: Mapping[str, str]) -> int:
     return size
 
 
-def decode_record(raw: bytes, position: int) -> Record:
-    """The record in a register that is written and no hole.
+def decode_pack(raw: bytes, slot: int) -> Pack:
+    """The pack in a register that is written and no hole.
 
     Raises:
         ProtocolViolation: something else was written there, by no log of this kind.
     """
     try:
-        return _decode_record(raw)
+        return _decode_pack(raw)
     except msgspec.MsgspecError as e:
-        raise ProtocolViolation(f"position {position} holds no log entry: {e}") from e
-
-
-def decode_entry(raw: bytes, position: int) -> Entry:
-    """The entry in a register that is written and no hole.
-
-    Raises:
-        ProtocolViolation: as `decode_record`.
-    """
-    return decode_record(raw, position).entry(position)
+        raise ProtocolViolation(f"slot {slot} holds no log entries: {e}") from e
 
 
 def decode_seam(raw: bytes) -> Seam:

@@ -1,15 +1,18 @@
-"""The sequencer: hands out the next positions, with the right to write them.
+"""The sequencer: hands out the next positions, with slots for them and the right to write these.
 
-Soft state.  What it knows is the tape's tenure, the last positions of each stream and a running
-byte count, all of which its successor finds in the registers.  It may die at any moment; positions
-it handed out and nobody wrote become holes.
+Soft state.  What it knows is the tape's tenure, the next position, where each stream was appended
+to last, and a running byte count, all of which its successor finds in the registers.  It may die at
+any moment; what it handed out and nobody wrote become holes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
+
+import msgspec
 
 from wormspace.errors import Trimmed, UsageError
 from wormspace.log.errors import Deposed
@@ -25,25 +28,22 @@ from wormspace.log.messages import (
     Pong,
     Question,
 )
-from wormspace.log.records import decode_record, encode
+from wormspace.log.reading import Reader
+from wormspace.log.records import Latest, encode
 from wormspace.log.streams import StreamTable, look_up, rebuild
-from wormspace.log.tape import Tape
 from wormspace.log.tenure import Run, Tenure
 
 log = logging.getLogger("wormspace.log")
 
 MAX_COUNT = 100_000
-"""Positions handed out for one request."""
-
-PAGE = 64
+"""Positions handed out for one request, at most."""
 
 
 class Sequencer:
     """Hands out the positions of one log, while it holds the tenure of its tape.
 
     Args:
-        tape: the log's entries.
-        first: tells the first position that is not trimmed.
+        reader: of the log.
         unsafe: hand out positions without a capture where that is right; see `Tenure`.
         may_renew: whether no successor has announced itself; None where nobody announces himself,
             and who loses the tenure just takes it back.
@@ -52,22 +52,23 @@ class Sequencer:
 
     def __init__(
         self,
-        tape: Tape,
-        first: Callable[[], Awaitable[int]],
+        reader: Reader,
         *,
         unsafe: bool = False,
         may_renew: Callable[[], Awaitable[bool]] | None = None,
         sole: bool = False,
     ) -> None:
-        self._tape = tape
-        self._first = first
+        self._reader = reader
+        self._tape = reader.tape
+        self._beginning = reader.beginning
         self._unsafe = unsafe
         self._may_renew = may_renew
         self._sole = sole
         self._tenure: Tenure | None = None
-        self._before = 0
-        self._began = 0  # where the tenure began: the table is rebuilt from what is below
-        self._linked: int | None = None  # the table may lack positions from here on
+        self._next = 0  # the next position
+        self._before = 0  # the bytes of all entries below it
+        self._began = 0  # the slot where the tenure began: the table is rebuilt from those below
+        self._linked: int | None = None  # the table may lack slots from here on
         self._table: asyncio.Task[StreamTable] | None = None
         self._turn = asyncio.Lock()
         self._answers: dict[type, Callable[..., Awaitable[Answer]]] = {
@@ -94,14 +95,13 @@ class Sequencer:
         if tenure is None or ask.named or ask.doubt is not None or self._turn.locked():
             return None
         try:
-            if tenure.left < ask.count:
+            if tenure.left < len(ask.counts):
                 return None
-            given = Given(tuple(tenure.take(ask.count)), self._before)
+            runs = tenure.take(len(ask.counts))
             tenure.look_ahead()
         except Deposed:
             return None
-        self._before += ask.size
-        return given
+        return self._number(ask, runs)
 
     async def give(self, ask: Ask) -> Given:
         """The next positions.
@@ -109,8 +109,8 @@ class Sequencer:
         Raises:
             Deposed, Unavailable.
         """
-        if not 0 < ask.count <= MAX_COUNT:
-            raise UsageError(f"1 to {MAX_COUNT} positions at a time, not {ask.count}")
+        if not ask.counts or min(ask.counts) < 1 or sum(ask.counts) > MAX_COUNT:
+            raise UsageError(f"1 to {MAX_COUNT} positions at a time, and some for each slot")
         given = self.give_now(ask)
         if given is not None:
             return given
@@ -120,11 +120,20 @@ class Sequencer:
             if table is not None:
                 await self._recall(table, ask)
             self._linked = tenure.at
-            runs = await self._take(tenure, ask.count)
-            links = self._link(table, ask, runs) if table is not None else ()
+            runs = await self._take(tenure, len(ask.counts))
+            given = self._number(ask, runs)
+            if table is not None:
+                given = msgspec.structs.replace(given, links=self._link(table, ask, given))
             self._linked = None
-            before, self._before = self._before, self._before + ask.size
-            return Given(tuple(runs), before, links)
+            return given
+
+    def _number(self, ask: Ask, runs: list[Run]) -> Given:
+        """Positions for what goes into some slots: above all others, and not below the slots."""
+        first = max(self._next, runs[0].segment * self._tape.size + runs[0].start)
+        before = self._before
+        self._next = first + sum(ask.counts)
+        self._before = before + ask.size
+        return Given(tuple(runs), first, before)
 
     async def _take(self, tenure: Tenure, count: int) -> list[Run]:
         runs: list[Run] = []
@@ -142,17 +151,18 @@ class Sequencer:
             raise
 
     def _link(
-        self, table: StreamTable, ask: Ask, runs: list[Run]
+        self, table: StreamTable, ask: Ask, given: Given
     ) -> tuple[dict[str, tuple[int, ...]], ...]:
-        """Note the positions of the streams, and say what came before."""
-        positions = [
+        """Note where the streams go on, and say what came before."""
+        slots = [
             run.segment * self._tape.size + offset
-            for run in runs
+            for run in given.runs
             for offset in range(run.start, run.stop)
         ]
+        firsts = list(itertools.accumulate(ask.counts, initial=given.first))
         return tuple(
-            {name: table.push(name, positions[index]) for name in names}
-            for index, names in ask.named
+            {name: table.push(name, slots[i], firsts[i] + last) for name, last in names.items()}
+            for i, names in ask.named
         )
 
     # ------------------------------------------------------------ the tenure
@@ -176,13 +186,23 @@ class Sequencer:
             raise Deposed("another sequencer has taken over")
         tenure = Tenure(self._tape, unsafe=self._unsafe, seal=self._seal)
         await tenure.acquire()
-        self._before = await self._bytes_below(tenure.at)
-        self._began = tenure.at
+        await self._go_on_at(tenure.at)
         self._linked = None
         self._table = self._begin_to_rebuild()
         self._tenure = tenure
-        log.info("%s: handing out from position %d on", self._tape.space.name, tenure.at)
+        log.info("%s: handing out from position %d on", self._tape.space.name, self._next)
         return tenure
+
+    async def _go_on_at(self, slot: int) -> None:
+        """Find the next position, which is above all that any slot below `slot` will ever hold.
+
+        What is empty between the last pack and `slot` is filled first: a pack that was handed out
+        for it by an earlier sequencer, and came late, would have positions that are given again.
+        """
+        last = await self._reader.last_pack(slot, fill=True)
+        self._began = slot
+        self._next = max(slot, self._beginning.at.position, last[1].end if last else 0)
+        self._before = last[1].before + last[1].size if last else 0
 
     async def _lose(self) -> None:
         tenure, self._tenure = self._tenure, None
@@ -207,23 +227,6 @@ class Sequencer:
 
     # ------------------------------------------------------------ what is recovered
 
-    async def _bytes_below(self, position: int) -> int:
-        """The running byte count, from the last entry below `position`."""
-        lowest = await self._first()
-        while position > lowest:
-            start = max(lowest, position - PAGE)
-            try:
-                values = await self._tape.read(start, position)
-            except Trimmed:
-                return 0
-            for i in range(len(values) - 1, -1, -1):
-                raw = values[i]
-                if raw:
-                    record = decode_record(raw, start + i)
-                    return record.before + record.size
-            position = start
-        return 0
-
     def _begin_to_rebuild(self) -> asyncio.Task[StreamTable]:
         task = asyncio.get_running_loop().create_task(self._rebuild())
         task.add_done_callback(_note_failure)
@@ -232,7 +235,8 @@ class Sequencer:
     async def _rebuild(self) -> StreamTable:
         while True:
             try:
-                return await rebuild(self._tape, self._began, await self._first())
+                first = await self._beginning.find()
+                return await rebuild(self._tape, self._began, first.slot)
             except Trimmed:
                 continue
 
@@ -244,7 +248,10 @@ class Sequencer:
                 raise Deposed("this sequencer was deposed")
             # Nothing that names a stream was handed out meanwhile: that would have waited here.
             task = self._table = self._begin_to_rebuild()
-        return await asyncio.shield(task)
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise Deposed("this sequencer was deposed")
+        return task.result()
 
     async def _recall(self, table: StreamTable, ask: Ask) -> None:
         """Look up streams that the table has left out."""
@@ -253,20 +260,20 @@ class Sequencer:
         for name in {name for _, names in ask.named for name in names}:
             await self._find(table, name)
 
-    async def _find(self, table: StreamTable, name: str) -> tuple[int, ...]:
+    async def _find(self, table: StreamTable, name: str) -> Latest:
         if name not in table and not table.complete and self._tenure is not None:
-            below = self._tenure.at
-            table.put(name, await look_up(self._tape, name, below, await self._first()))
-        return table.last(name)
+            first = await self._beginning.find()
+            table.put(name, await look_up(self._tape, name, self._tenure.at, first.slot))
+        return table.latest(name)
 
     async def _seal(self) -> bytes:
         table = await self._streams()
         tenure = self._tenure
         if tenure is None:
             raise Deposed("this sequencer was deposed")
-        first = await self._first()
+        first = await self._beginning.find()
         upto = tenure.at if self._linked is None else min(self._linked, tenure.at)
-        return encode(table.seam(upto, first))
+        return encode(table.seam(upto, first.slot))
 
     # ------------------------------------------------------------ other questions
 

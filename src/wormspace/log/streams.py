@@ -1,9 +1,9 @@
 """Streams: many sequences of entries within one log, as in Tango (SOSP 2013).
 
-An entry carries, for each of its streams, the last few positions that were handed out for that
-stream before.  Who knows a stream's last positions can therefore walk it backwards, several entries
-a round trip, without a look at the rest of the log.  The sequencer knows them; it writes its table
-into the seam of each segment, so that its successor has to look only at what came after.
+A pack carries, for each stream of its entries, the slots of the last few packs that were handed out
+for that stream before.  Who knows a stream's last slots can therefore walk it backwards, several
+packs a round trip, without a look at the rest of the log.  The sequencer knows them; it writes its
+table into the seam of each segment, so that its successor has to look only at what came after.
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 
-from wormspace.log.records import BACKPOINTERS, Record, Seam, decode_record, decode_seam, encode
+from wormspace.log.records import (
+    BACKPOINTERS,
+    Latest,
+    Pack,
+    Seam,
+    decode_pack,
+    decode_seam,
+    encode,
+)
 from wormspace.log.tape import Tape
 
 TABLE_BYTES = 256 * 1024
@@ -19,49 +27,53 @@ TABLE_BYTES = 256 * 1024
 
 PAGE = 512
 
+NOWHERE = Latest(-1, ())
+
 
 class StreamTable:
-    """The last positions of each stream, descending; the stream appended to last comes last."""
+    """Where each stream was appended to last; the stream appended to last comes last."""
 
     def __init__(self) -> None:
         self.complete = True
-        self._last: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._latest: OrderedDict[str, Latest] = OrderedDict()
 
     def load(self, seam: Seam) -> None:
         """Begin where an earlier table stopped."""
-        self._last = OrderedDict(seam.streams)
+        self._latest = OrderedDict(seam.streams)
         self.complete = seam.complete
 
-    def push(self, name: str, position: int) -> tuple[int, ...]:
-        """The stream goes on at `position`; returns its last positions before."""
-        known = self._last.get(name, ())
-        if known and position <= known[0]:  # seen already, when an overlap is read again
-            known = tuple(p for p in known if p < position)
-            self.put(name, (position, *self._last[name]))
-            return known
-        self._last[name] = (position, *known[: BACKPOINTERS - 1])
-        self._last.move_to_end(name)
-        return known
+    def push(self, name: str, slot: int, position: int) -> tuple[int, ...]:
+        """The stream goes on in `slot`, up to `position`; returns its last slots before."""
+        latest = self._latest.get(name, NOWHERE)
+        before = tuple(known for known in latest.slots if known < slot)
+        if len(before) < len(latest.slots):  # seen already, where tables overlap
+            merged = tuple(sorted({slot, *latest.slots}, reverse=True)[:BACKPOINTERS])
+            self._latest[name] = Latest(max(position, latest.position), merged)
+            return before
+        self._latest[name] = Latest(position, (slot, *before[: BACKPOINTERS - 1]))
+        self._latest.move_to_end(name)
+        return before
 
-    def put(self, name: str, positions: Iterable[int]) -> None:
-        """These are positions of the stream, perhaps among others."""
-        every = {*positions, *self._last.get(name, ())}
-        self._last[name] = tuple(sorted(every, reverse=True)[:BACKPOINTERS])
+    def put(self, name: str, latest: Latest) -> None:
+        """This is where a stream was appended to last, which the table does not know."""
+        self._latest[name] = latest
 
     def __contains__(self, name: str) -> bool:
-        return name in self._last
+        return name in self._latest
 
-    def last(self, name: str) -> tuple[int, ...]:
-        """The stream's last positions, descending."""
-        return self._last.get(name, ())
+    def latest(self, name: str) -> Latest:
+        """Where a stream was appended to last."""
+        return self._latest.get(name, NOWHERE)
 
-    def all(self) -> dict[str, tuple[int, ...]]:
+    def all(self) -> dict[str, Latest]:
         """Every stream known here."""
-        return dict(self._last)
+        return dict(self._latest)
 
     def seam(self, upto: int, first: int) -> Seam:
-        """The table as a seam; without streams of which all is trimmed (is below `first`)."""
-        kept = {name: last for name, last in self._last.items() if last[0] >= first}
+        """The table as a seam; without streams that have nothing at slot `first` or above."""
+        kept = {
+            name: latest for name, latest in self._latest.items() if latest.slots[:1] >= (first,)
+        }
         seam = Seam(upto, kept, self.complete)
         while len(encode(seam)) > TABLE_BYTES:
             kept = dict(list(kept.items())[len(kept) // 4 + 1 :])
@@ -70,9 +82,9 @@ class StreamTable:
 
 
 async def rebuild(tape: Tape, stop: int, first: int) -> StreamTable:
-    """The table of all streams below `stop`: the last seam, and what was appended since.
+    """The table of all streams below slot `stop`: the last seam, and what was appended since.
 
-    What is not written there is filled: an entry that appeared later would be missing.
+    What is not written there is filled: a pack that appeared later would be missing.
 
     Raises:
         Unavailable.
@@ -93,16 +105,16 @@ async def rebuild(tape: Tape, stop: int, first: int) -> StreamTable:
         if None in values:
             await tape.fill(start, until)
             continue
-        for position, raw in enumerate(values, start):
+        for slot, raw in enumerate(values, start):
             if raw:
-                for name in decode_record(raw, position).links:
-                    table.push(name, position)
+                for name, position in decode_pack(raw, slot).last_of_streams().items():
+                    table.push(name, slot, position)
         start = until
     return table
 
 
-async def look_up(tape: Tape, name: str, below: int, first: int) -> tuple[int, ...]:
-    """The last positions of a stream that was left out of the newest seams, from older ones."""
+async def look_up(tape: Tape, name: str, below: int, first: int) -> Latest:
+    """Where a stream that was left out of the newest seams was appended to last."""
     number = below // tape.size - 1
     while number >= 0 and (number + 1) * tape.size > first:
         raw = await tape.seam(number)
@@ -114,52 +126,59 @@ async def look_up(tape: Tape, name: str, below: int, first: int) -> tuple[int, .
         if seam.complete:
             break
         number -= 1
-    return ()
+    return NOWHERE
 
 
 class Walk:
-    """Finds the positions of a stream's entries, from the newest back to a lower bound.
+    """Finds a stream's packs, from the newest back to a lower bound.
 
     Args:
-        read: the records at some positions, by position; None where there is a hole.
-        scan: the records of the log in [start, stop), by position.
+        read: the packs in some slots, by slot; None where there is a hole.
     """
 
     def __init__(
-        self,
-        name: str,
-        read: Callable[[list[int]], Awaitable[dict[int, Record | None]]],
-        scan: Callable[[int, int], Awaitable[dict[int, Record]]],
+        self, name: str, read: Callable[[Iterable[int]], Awaitable[dict[int, Pack | None]]]
     ) -> None:
         self._name = name
         self._read = read
-        self._scan = scan
 
-    async def back(self, last: Iterable[int], lowest: int) -> dict[int, Record]:
-        """All of the stream's records from `lowest` on, given its last positions; ascending."""
-        found: dict[int, Record] = {}
+    async def back(self, last: Iterable[int], lowest: int, start: int) -> list[Pack]:
+        """The stream's packs in slot `lowest` and above, and with positions from `start` on.
+
+        Args:
+            last: the slots it was appended to last.
+
+        Returns them ascending.
+        """
+        found: dict[int, Pack] = {}
         seen: set[int] = set()
-        wanted = [p for p in last if p >= lowest]
+        wanted = [slot for slot in last if slot >= lowest]
         while wanted:
             bottom = min(wanted)
             seen.update(wanted)
-            records = await self._read(wanted)
-            mine = {p: r for p, r in records.items() if r is not None and self._name in r.links}
+            mine = self._mine(await self._read(wanted))
             if not mine:
-                # All of them are holes, of an appender that died: look for the next one below.
+                # All of them are holes, of appenders that died: look for the next one below.
                 mine = await self._search(bottom, lowest)
             found.update(mine)
-            links = {p for record in mine.values() for p in record.links[self._name]}
-            wanted = sorted(p for p in links - seen if p >= lowest)
-        return dict(sorted(found.items()))
+            links = {
+                slot
+                for pack in mine.values()
+                if pack.first > start
+                for slot in pack.links[self._name]
+            }
+            wanted = sorted(slot for slot in links - seen if slot >= lowest)
+        return [pack for _, pack in sorted(found.items()) if pack.end > start]
 
-    async def _search(self, stop: int, lowest: int) -> dict[int, Record]:
-        """The newest record of the stream below `stop`."""
+    def _mine(self, packs: dict[int, Pack | None]) -> dict[int, Pack]:
+        return {s: pack for s, pack in packs.items() if pack and self._name in pack.links}
+
+    async def _search(self, stop: int, lowest: int) -> dict[int, Pack]:
+        """The newest pack of the stream in a slot below `stop`."""
         while stop > lowest:
             start = max(lowest, stop - PAGE)
-            records = await self._scan(start, stop)
-            for position in sorted(records, reverse=True):
-                if self._name in records[position].links:
-                    return {position: records[position]}
+            mine = self._mine(await self._read(range(start, stop)))
+            if mine:
+                return {max(mine): mine[max(mine)]}
             stop = start
         return {}

@@ -3,8 +3,8 @@
 Two ways to learn what is new, and the subscription takes the one that is cheaper at the moment.
 When it is behind it reads pages of registers: one message to one server brings hundreds, so a
 reader is several times as fast as any number of appenders.  When it has caught up it listens, and
-learns of an entry at the moment its appender does.  The position decides what is delivered, so
-changing over loses nothing and repeats nothing.
+learns of an entry at the moment its appender does.  One head goes over the slots in order, whoever
+brings what is in them, so changing over loses nothing and repeats nothing.
 """
 
 from __future__ import annotations
@@ -13,20 +13,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from wormspace.errors import Trimmed, Unavailable
-from wormspace.log.records import Entry, decode_entry
+from wormspace.log.reading import POLL_S, Head, Reader
+from wormspace.log.records import Entry
 from wormspace.log.tape import Tape
 from wormspace.space import Address, TrimmedAway, Written
 
-PAGE = 1024
-"""Positions read at a time by one who is behind."""
+BEHIND = 256
+"""With more slots than this arrived and not consumed, it is cheaper to read than to listen."""
 
-CAUGHT_UP = 64
-"""A page that brings fewer entries than this shows that there is no more to read for now."""
-
-BEHIND = 1024
-"""With more entries than this arrived and not consumed, it is cheaper to read than to listen."""
-
-POLL_S = 0.01
 RETRY_S = 0.1
 
 
@@ -34,25 +28,18 @@ class Subscription:
     """One pass over a log from a position on.
 
     Args:
-        tape: the log's entries.
+        reader: of the log.
         start: the first position to deliver.
-        patience_s: how long a position may stay empty, while later ones are written, before it is
-            made a hole.
         gone: makes the error for a position that was trimmed.
     """
 
-    def __init__(
-        self,
-        tape: Tape,
-        start: int,
-        patience_s: float,
-        gone: Callable[[int], Awaitable[Exception]],
-    ) -> None:
-        self._tape = tape
-        self._next = start
-        self._patience_s = patience_s
+    def __init__(self, reader: Reader, start: int, gone: Callable[[int], Exception]) -> None:
+        self._reader = reader
+        self._tape = reader.tape
+        self._start = start
+        self._head: Head | None = None
         self._gone = gone
-        self._rng = tape.space.client.rng
+        self._rng = self._tape.space.client.rng
         self._loop = asyncio.get_running_loop()
         self._stuck_at = -1
         self._stuck_until = 0.0
@@ -65,34 +52,32 @@ class Subscription:
         """
         while True:
             try:
-                behind = True
-                while behind:
-                    values, gap = await self._page()
-                    for entry in self._deliver(values):
-                        yield entry
-                    if gap:
-                        await self._wait(self._next + gap, lambda: asyncio.sleep(POLL_S))
-                    behind = bool(gap) or len(values) >= CAUGHT_UP
-                async for entry in self._live():
+                if self._head is None:
+                    self._head = await self._reader.head(self._start)
+                async for entry in self._history(self._head):
+                    yield entry
+                async for entry in self._live(self._head):
                     yield entry
             except Trimmed as e:
-                raise await self._gone(self._next) from e
+                await self._lose_head(e)
             except Unavailable:
                 await asyncio.sleep(RETRY_S)
 
-    def _deliver(self, values: list[bytes]) -> list[Entry]:
-        """The entries among the next values."""
-        start = self._next
-        self._next += len(values)
-        return [decode_entry(raw, p) for p, raw in enumerate(values, start) if raw]
+    async def _lose_head(self, error: Trimmed) -> None:
+        """Its slot was trimmed: begin anew, unless the position was trimmed with it."""
+        head, self._head = self._head, None
+        found = await self._reader.beginning.find()
+        if head is None or head.position < found.position or head.slot >= found.slot:
+            raise self._gone(head.position if head else self._start) from error
+        self._start = head.position
 
-    async def _wait(self, stop: int, pause: Callable[[], Awaitable[object]]) -> None:
-        """The next position is empty, and `stop` is written: wait, or fill what is between."""
+    async def _wait(self, slot: int, stop: int, pause: Callable[[], Awaitable[object]]) -> None:
+        """A slot is empty, and `stop` is written: wait, or fill what is between."""
         now = self._loop.time()
-        if self._stuck_at != self._next:
-            self._stuck_at = self._next
+        if self._stuck_at != slot:
+            self._stuck_at = slot
             # Not all readers at once: they would take the registers from each other.
-            self._stuck_until = now + self._patience_s * self._rng.uniform(1.0, 1.2)
+            self._stuck_until = now + self._reader.patience_s * self._rng.uniform(1.0, 1.2)
         left = self._stuck_until - now
         try:
             if left > 0:
@@ -101,39 +86,42 @@ class Subscription:
                 return
         except TimeoutError:
             pass
-        await self._tape.fill(self._next, stop)
+        await self._tape.fill(slot, stop)
 
     # ------------------------------------------------------------ behind: read
 
-    async def _page(self) -> tuple[list[bytes], int]:
-        """The values from the next position on, and the width of a gap that follows them."""
-        size = self._tape.size
-        stop = self._next + min(PAGE, size - self._next % size)
-        found = await self._tape.read(self._next, stop)
-        values: list[bytes] = []
-        for i, value in enumerate(found):
-            if value is None:
-                return values, next((k for k, v in enumerate(found[i:]) if v is not None), 0)
-            values.append(value)
-        return values, 0
+    async def _history(self, head: Head) -> AsyncIterator[Entry]:
+        """What is there, until a page is not full."""
+        while True:
+            start = head.slot
+            values = await self._reader.page(head)
+            for entry in head.take(values):
+                yield entry
+            left = values[head.slot - start :]
+            if not left:
+                continue
+            gap = next((k for k, value in enumerate(left) if value is not None), 0)
+            if not gap:
+                return
+            await self._wait(head.slot, head.slot + gap, lambda: asyncio.sleep(POLL_S))
 
     # ------------------------------------------------------------ caught up: listen
 
-    async def _live(self) -> AsyncIterator[Entry]:
-        """Entries as they are decided, until too many wait."""
-        ear = _Ear(self._tape, self._next)
+    async def _live(self, head: Head) -> AsyncIterator[Entry]:
+        """What is decided from now on, until too much of it waits."""
+        ear = _Ear(self._tape, head.slot)
         try:
-            while len(ear.arrived) <= BEHIND:
+            while not ear.has_overflowed:
                 values: list[bytes] = []
-                while (value := ear.arrived.pop(self._next + len(values), None)) is not None:
+                while (value := ear.arrived.pop(head.slot + len(values), None)) is not None:
                     values.append(value)
-                for entry in self._deliver(values):
+                for entry in head.take(values):
                     yield entry
-                if self._next in ear.arrived:
+                if head.slot in ear.arrived:
                     continue
-                ear.check(self._next)
+                ear.check(head.slot)
                 if ear.arrived:
-                    await self._wait(min(ear.arrived), ear.news)
+                    await self._wait(head.slot, min(ear.arrived), ear.news)
                 else:
                     await ear.news()
         finally:
@@ -144,11 +132,13 @@ class _Ear:
     """Listens to the tape, and keeps what was written until it is asked for.
 
     Attributes:
-        arrived: values by position.
+        arrived: values by slot.
+        has_overflowed: whether so much arrived that it has stopped listening.
     """
 
     def __init__(self, tape: Tape, start: int) -> None:
         self.arrived: dict[int, bytes] = {}
+        self.has_overflowed = False
         self._tape = tape
         self._dropped = 0
         self._news = asyncio.Event()
@@ -165,15 +155,18 @@ class _Ear:
                 elif isinstance(event, TrimmedAway):
                     self._dropped = max(self._dropped, event.stop * size)
                     self._news.set()
+                if len(self.arrived) > BEHIND:
+                    self.has_overflowed = True
+                    return
         finally:
             self._news.set()
 
-    def check(self, position: int) -> None:
-        """Raise what ended the listening, or `Trimmed` if this position can never arrive."""
+    def check(self, slot: int) -> None:
+        """Raise what ended the listening, or `Trimmed` if this slot can never arrive."""
         if self._task.done():
             self._task.result()
-        if position < self._dropped:
-            raise Trimmed(f"position {position} was trimmed")
+        if slot < self._dropped:
+            raise Trimmed(f"slot {slot} was trimmed")
 
     async def news(self) -> None:
         """Wait until something arrives."""

@@ -1,10 +1,10 @@
-"""A tape: positions 0, 1, 2, ... laid over the segments of a space.
+"""A tape: slots 0, 1, 2, ... laid over the segments of a space.
 
-A segment of the tape has `size` positions and one register more, the seam.  Segments are used in
+A segment of the tape has `size` slots and one register more, the seam.  Segments are used in
 order, and the seam of one is written when the next is ready to be used, so the closed segments are
 a prefix and the first without a seam is the open one.
 
-The end of the tape, one past the last position that is written, is found by reading registers and
+The end of the tape, one past the last slot that is written, is found by reading registers and
 nothing else: it is the truth, whatever a sequencer believes.
 """
 
@@ -27,11 +27,11 @@ STEAL_PAUSE_S = 0.005
 
 
 class Tape:
-    """Positions over a space.
+    """Slots over a space.
 
     Attributes:
         space: where the segments are.
-        size: positions per segment.
+        size: slots per segment.
     """
 
     def __init__(self, space: Space, size: int) -> None:
@@ -39,7 +39,7 @@ class Tape:
         self.size = size
         self._segments: dict[int, Segment] = {}
         self._open = 0  # all segments below are closed
-        self._end = 0  # some position just below is written, or it is 0
+        self._end = 0  # some slot just below is written, or it is 0
 
     def segment(self, number: int) -> Segment:
         """A segment's handle, without asking whether there is such a segment.
@@ -99,9 +99,9 @@ class Tape:
         return number
 
     async def end(self) -> int:
-        """One past the last position that is written; 0 if none is.
+        """One past the last slot that is written; 0 if none is.
 
-        Linearizable: it is above every position written before the call began.
+        Linearizable: it is above every slot written before the call began.
         """
         number = await self.open_segment()
         while True:
@@ -166,9 +166,9 @@ class Tape:
             self.saw(first + low - 1)
         return low
 
-    def saw(self, position: int) -> int:
-        """Remember that this position is written; returns the end as far as is known now."""
-        self._end = max(self._end, position + 1)
+    def saw(self, slot: int) -> int:
+        """Remember that this slot is written; returns the end as far as is known now."""
+        self._end = max(self._end, slot + 1)
         return self._end
 
     # ------------------------------------------------------------ holes
@@ -177,7 +177,7 @@ class Tape:
         """Decide all of [start, stop): what is not written becomes a hole.
 
         The capture steals the registers from whoever was given them, so an appender that was slow
-        finds its position taken, and appends again.
+        finds its slot taken, and appends again.
 
         Raises:
             Trimmed, Unavailable.
@@ -199,15 +199,15 @@ class Tape:
                 raise result
         return True
 
-    async def settle(self, position: int, mine: bytes) -> bool:
-        """Whether `mine`, whose write had an unknown outcome, is what the position holds for ever.
+    async def settle(self, slot: int, mine: bytes) -> bool:
+        """Whether `mine`, whose write had an unknown outcome, is what the slot holds for ever.
 
         Raises:
             Trimmed, Unavailable.
         """
-        number, offset = divmod(position, self.size)
+        number, offset = divmod(slot, self.size)
         value = await self.segment(number).read(offset)
         if value is None:
-            await self.fill(position, position + 1)
+            await self.fill(slot, slot + 1)
             value = await self.segment(number).read(offset)
         return value == mine

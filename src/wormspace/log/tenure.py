@@ -1,4 +1,4 @@
-"""The right to hand out the positions of a tape, and how it passes from one holder to the next.
+"""The right to hand out the slots of a tape, and how it passes from one holder to the next.
 
 It is nothing but a capture: whoever captured the unwritten rest of the open segment last is the
 holder, for nobody else's token writes there any more.  Before a segment is used up the holder
@@ -8,11 +8,11 @@ to the next segment undivided; if it fails, the holder has been deposed and neve
 
 A new holder therefore captures the rest of the open segment (and of the one before, where the old
 holder may still be handing out what lies in front of the seam) before it hands out anything.  It
-goes on one past the last position that is written, and fills what was left empty below.  Hence:
+goes on one past the last slot that is written, and fills what was left empty below.  Hence:
 
-* no position goes to two entries, because a register is written once;
-* positions handed out later are higher than all that were acknowledged before, whoever handed
-  them out, because the tokens of those below are dead or their registers written.
+* nothing is put into a slot twice, because a register is written once;
+* slots handed out later are higher than all in which a write was acknowledged before, whoever
+  handed them out, because the tokens of those below are dead or their registers written.
 
 Who the holder is need not be agreed on anywhere else: sequencers announce themselves only so that
 appenders find them.
@@ -45,7 +45,7 @@ MARGIN = 4
 """The next segment is made ready when less than 1/MARGIN of the current one is left."""
 
 UNSAFE = b""
-"""The ballot of positions that are written without a capture."""
+"""The ballot of slots that are written without a capture."""
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
@@ -96,7 +96,7 @@ class Tenure:
     """One holder's right over a tape, from `acquire` until somebody else acquires.
 
     Args:
-        tape: whose positions are handed out.
+        tape: whose slots are handed out.
         unsafe: do not capture segments that this holder has allocated itself: they are written
             with the unsafe write, which is right because nobody else hands them out.  Whoever
             takes over captures them, and no unsafe write succeeds any more.
@@ -119,18 +119,18 @@ class Tenure:
 
     @property
     def at(self) -> int:
-        """The position that will be handed out next."""
+        """The slot that will be handed out next."""
         stretch = self._current()
         return stretch.number * self._tape.size + stretch.at
 
     @property
     def left(self) -> int:
-        """How many positions can be handed out at once."""
+        """How many slots can be handed out at once."""
         stretch = self._current()
         return stretch.left + (self._next.left if self._next else 0)
 
     def covers(self, ballot: bytes) -> bool:
-        """Whether positions under this ballot are (still) handed out here."""
+        """Whether slots under this ballot are (still) handed out here."""
         stretches = (self._now, self._next)
         return any(stretch is not None and stretch.ballot == ballot for stretch in stretches)
 
@@ -146,7 +146,7 @@ class Tenure:
                 return await tape.segment(stretch.number).holds(token, tape.size)
             if not self.left:
                 return False
-            # An unsafe ballot holds nothing that could be asked for: spend a position.
+            # An unsafe ballot holds nothing that could be asked for: spend a slot.
             [run] = self.take(1)
             await Held(tape, run).write(run.start, HOLE)
         except (CaptureLost, AlreadyWritten, Trimmed):
@@ -161,7 +161,7 @@ class Tenure:
     # ------------------------------------------------------------ taking
 
     def take(self, count: int) -> list[Run]:
-        """Hand out `count` positions, or as many as there are."""
+        """Hand out `count` slots, or as many as there are."""
         runs = []
         while count:
             stretch = self._current()
@@ -188,7 +188,11 @@ class Tenure:
             Unavailable: not in time; it may be tried again.
         """
         if self._next is None:
-            await asyncio.shield(self._extend())
+            extending = self._extend()
+            await asyncio.wait([extending])
+            if extending.cancelled():
+                raise Deposed(f"{self._tape.space.name}: this right was given up")
+            extending.result()
 
     def _extend(self) -> asyncio.Task[None]:
         if self._extending is None:
@@ -210,7 +214,7 @@ class Tenure:
     # ------------------------------------------------------------ acquiring
 
     async def acquire(self) -> None:
-        """Become the holder: from now on nobody else's positions can be written.
+        """Become the holder: from now on nobody else's slots can be written.
 
         Raises:
             Unavailable: not in time.
@@ -290,7 +294,7 @@ class Tenure:
         try:
             await space.segment(number)
         except NotAllocated:
-            made = await space.alloc(f"{self._tape.size} positions".encode(), self._tape.size + 1)
+            made = await space.alloc(f"{self._tape.size} slots".encode(), self._tape.size + 1)
             return made.number == number
         except Trimmed:
             pass
@@ -301,7 +305,7 @@ class Held:
     """A run with what it takes to write it.
 
     Attributes:
-        first: the position of offset 0 of its segment.
+        first: the slot at offset 0 of its segment.
         ballot: the run's.
     """
 

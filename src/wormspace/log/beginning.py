@@ -1,0 +1,60 @@
+"""Where a log begins: the trim point, which only rises.
+
+It is a mark, `<log>/trim`, and is set before anything below it is trimmed: what is gone is never
+above it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from wormspace.log.marks import ABSENT, Mark
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """A position, and a slot below which there is nothing at it or above."""
+
+    position: int
+    slot: int
+
+
+class Beginning:
+    """The trim point of one log.
+
+    Attributes:
+        at: the trim point, as far as it is known here.
+    """
+
+    def __init__(self, mark: Mark) -> None:
+        self._mark = mark
+        self.at = Place(0, 0)
+
+    async def find(self) -> Place:
+        """The trim point, linearizably."""
+        await self._look()
+        return self.at
+
+    async def _look(self) -> int:
+        """Find the trim point; returns the number of its mark."""
+        found = await self._mark.get()
+        if found is None:
+            return ABSENT
+        self._saw(msgspec.msgpack.decode(found[1], type=Place))
+        return found[0]
+
+    def _saw(self, place: Place) -> None:
+        if place.position > self.at.position:
+            self.at = place
+
+    async def move(self, place: Place) -> None:
+        """Let the log begin at `place`, unless it begins above that already."""
+        while True:
+            number = await self._look()
+            if self.at.position >= place.position:
+                return
+            if await self._mark.replace(number, msgspec.msgpack.encode(place)) is not None:
+                self._saw(place)
+
+    async def close(self) -> None:
+        """Stop what is under way in the background."""
+        await self._mark.close()

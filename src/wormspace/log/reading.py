@@ -1,0 +1,357 @@
+"""From positions to slots and back: finding entries, the tail, and reading in order.
+
+A slot is a register of the tape; it holds a pack, which is one entry or more, or is a hole.  Packs
+say which positions they hold, and two things are so in every log (the sequencer sees to them):
+
+* of two packs, the one in the higher slot has the higher positions, and
+* no pack has a position below the number of its slot.
+
+So a position is found by a search among the slots up to its own number.  Where each pack has one
+entry, slot and position are the same and the first look finds it; where they have many, the search
+goes by what was seen of other packs.  Between two packs with nothing but holes between them, the
+positions that neither has are holes, for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from wormspace.errors import ProtocolViolation, Trimmed
+from wormspace.log.beginning import Beginning
+from wormspace.log.records import Entry, Pack, decode_pack
+from wormspace.log.tape import Tape
+
+REMEMBERED = 4096
+"""Packs whose place is remembered; when there are more, every second one is forgotten."""
+
+LOOK_BACK = 64
+"""Slots read at a time, at most, in search of the last pack below a slot."""
+
+PAGE_SLOTS = 1024
+PAGE_BYTES = 1 << 20
+"""Slots read at a time by one who reads on: so many, or fewer where these have more bytes."""
+
+FIRST_SLOTS = 64
+"""Slots read before it is known how large they are."""
+
+POLL_S = 0.01
+
+
+class _Seen:
+    """Where some packs are: first position, slot and end, ascending."""
+
+    def __init__(self) -> None:
+        self.firsts: list[int] = []
+        self.slots: list[int] = []
+        self.ends: list[int] = []
+
+    def add(self, slot: int, pack: Pack) -> None:
+        """A pack was read."""
+        i = bisect_right(self.slots, slot)
+        if i and self.slots[i - 1] == slot:
+            return
+        self.firsts.insert(i, pack.first)
+        self.slots.insert(i, slot)
+        self.ends.insert(i, pack.end)
+        if len(self.slots) > REMEMBERED:
+            del self.firsts[::2], self.slots[::2], self.ends[::2]
+
+    def last_upto(self, position: int) -> int:
+        """The index of the last known pack that begins at `position` or below; -1 if none does."""
+        return bisect_right(self.firsts, position) - 1
+
+
+class _Bounds:
+    """A position's slot is `low` or above it, and below `high`; perhaps it is `guess`."""
+
+    __slots__ = ("guess", "high", "low")
+
+    def __init__(self, low: int, high: int, guess: int) -> None:
+        self.low = low
+        self.high = high
+        self.guess = max(low, min(high - 1, guess))
+
+    def probes(self) -> list[int]:
+        """Where to look: the guess, and from `low` on at twice the distance each time."""
+        found = {self.guess}
+        distance = 0
+        while self.low + distance < self.high:
+            found.add(self.low + distance)
+            distance = 2 * distance + 1
+        return sorted(found)
+
+
+class _Pace:
+    """How much a slot holds on average, going by what was read last."""
+
+    def __init__(self) -> None:
+        self._entries = 1.0
+        self._bytes = PAGE_BYTES / FIRST_SLOTS
+
+    def saw(self, slots: int, entries: int, size: int) -> None:
+        """So many slots were read."""
+        self._entries = max(1.0, entries / slots)
+        self._bytes = size / slots
+
+    def slots(self, entries: int) -> int:
+        """How many slots may have so many entries, and no more than a page."""
+        wanted = 1 + math.ceil((entries - 1) / self._entries)
+        return min(wanted, PAGE_SLOTS, max(1, int(PAGE_BYTES / self._bytes)))
+
+
+class Head:
+    """A place in a log, as of the head that reads a tape.
+
+    Attributes:
+        slot: the next to be read.
+        position: the next that is wanted: all below was read, or never asked for.
+    """
+
+    def __init__(self, slot: int, position: int, pace: _Pace) -> None:
+        self.slot = slot
+        self.position = position
+        self._above = 0
+        self._pace = pace
+
+    def take(self, values: Sequence[bytes | None]) -> list[Entry]:
+        """Move over the next slots, up to one that is not written; returns what they hold.
+
+        Raises:
+            ProtocolViolation: one position was given to two entries, or something else was written.
+        """
+        entries: list[Entry] = []
+        began, size = self.slot, 0
+        for raw in values:
+            if raw is None:
+                break
+            if raw:
+                pack = decode_pack(raw, self.slot)
+                if pack.first < max(self._above, self.slot):
+                    raise ProtocolViolation(f"slot {self.slot} has no right to {pack.first}")
+                self._above = pack.end
+                size += len(raw)
+                if pack.end > self.position:
+                    entries += pack.entries(self.position)
+                    self.position = pack.end
+            self.slot += 1
+            self.position = max(self.position, self.slot)
+        if size:
+            self._pace.saw(self.slot - began, len(entries), size)
+        return entries
+
+
+class Reader:
+    """Finds and reads the entries of one log.
+
+    Args:
+        patience_s: how long a slot may stay empty, while later ones are written, before it is made
+            a hole.
+
+    Attributes:
+        tape: its slots.
+        beginning: its trim point.
+    """
+
+    def __init__(self, tape: Tape, beginning: Beginning, patience_s: float) -> None:
+        self.tape = tape
+        self.beginning = beginning
+        self.patience_s = patience_s
+        self._seen = _Seen()
+        self._pace = _Pace()
+        self._loop = asyncio.get_running_loop()
+
+    # ------------------------------------------------------------ finding
+
+    async def head(self, position: int) -> Head:
+        """A head at a position: at the slot that holds it, or a little before.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        return Head((await self.find(position))[0], position, self._pace)
+
+    async def find(self, position: int) -> tuple[int, Pack | None]:
+        """A slot below which there is nothing at `position` or above; mostly the one it is in.
+
+        With it comes the pack in that slot, if it was read on the way.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        while True:
+            known = self.beginning.at
+            try:
+                return await self._search(position)
+            except Trimmed:
+                if await self.beginning.find() == known:
+                    raise
+
+    async def _search(self, position: int) -> tuple[int, Pack | None]:
+        read: dict[int, Pack] = {}
+        widely = False
+        while True:
+            bounds = self._bounds(position)
+            if bounds.low >= bounds.high:
+                return bounds.low, read.get(bounds.low)
+            slots = bounds.probes() if widely else [bounds.guess]
+            size = self.tape.size
+            probes = (self.tape.segment(slot // size).read(slot % size) for slot in slots)
+            values = zip(slots, await asyncio.gather(*probes), strict=True)
+            news = {slot: decode_pack(raw, slot) for slot, raw in values if raw}
+            for slot, pack in news.items():
+                self._seen.add(slot, pack)
+            if not news and (widely or bounds.high - bounds.low == 1):
+                return bounds.low, None  # holes, or nothing yet: that must be read in order
+            read.update(news)
+            widely = True
+
+    def _bounds(self, position: int) -> _Bounds:
+        """Where to search, by what was seen."""
+        seen, begin = self._seen, self.beginning.at
+        low, at, pace = begin.slot, begin.position, 1
+        high, until = position + 1, 0
+        i = seen.last_upto(position)
+        if i >= 0 and seen.slots[i] >= low:
+            if seen.ends[i] > position:
+                return _Bounds(seen.slots[i], seen.slots[i], 0)
+            low, at, pace = seen.slots[i] + 1, seen.ends[i], seen.ends[i] - seen.firsts[i]
+        if i + 1 < len(seen.slots):
+            high, until = seen.slots[i + 1], seen.firsts[i + 1]
+        ahead = max(0, position - at)
+        if until > at:
+            return _Bounds(low, high, low + ahead * (high - low) // (until - at))
+        return _Bounds(low, high, low + ahead // pace)
+
+    # ------------------------------------------------------------ the end
+
+    async def tail(self) -> int:
+        """One past the last position that is written, or was never to be.
+
+        Linearizable: it is above every position written before the call began.
+
+        Raises:
+            Unavailable.
+        """
+        end = await self.tape.end()
+        last = await self.last_pack(end)
+        return max(end, self.beginning.at.position, last[1].end if last else 0)
+
+    async def last_pack(self, below: int, *, fill: bool = False) -> tuple[int, Pack] | None:
+        """The last pack in a slot below `below`, and its slot; None if all of it is trimmed.
+
+        Args:
+            fill: make holes of the slots above it that are empty, so that it is the last for ever.
+
+        Raises:
+            Unavailable.
+        """
+        width = 1
+        while below > (lowest := self.beginning.at.slot):
+            start = max(lowest, below - width)
+            try:
+                values = await self.tape.read(start, below)
+                last = max((i for i, raw in enumerate(values) if raw), default=-1)
+                if fill and None in values[last + 1 :]:
+                    await self.tape.fill(start + last + 1, below)
+                    continue
+            except Trimmed:
+                if (await self.beginning.find()).slot == lowest:
+                    return None
+                continue
+            raw = values[last] if last >= 0 else None
+            if raw:
+                return start + last, decode_pack(raw, start + last)
+            below, width = start, min(LOOK_BACK, 2 * width)
+        return None
+
+    # ------------------------------------------------------------ reading on
+
+    async def page(self, head: Head, entries: int = PAGE_BYTES) -> list[bytes | None]:
+        """What is in the next slots: a page, or fewer if they have about so many entries."""
+        return await self.tape.read(head.slot, self._stop(head, entries))
+
+    def _stop(self, head: Head, entries: int) -> int:
+        size = self.tape.size
+        return min(head.slot + self._pace.slots(entries), (head.slot // size + 1) * size)
+
+    async def read(self, position: int) -> tuple[bool, Entry | None]:
+        """Whether a position is decided, and its entry if it has one.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        slot, pack = await self.find(position)
+        if pack is not None and pack.first <= position < pack.end:
+            return True, pack.entries(position)[0]
+        head, wanted = Head(slot, position, self._pace), 1
+        while head.position <= position:
+            values = await self.page(head, wanted)
+            entries = head.take(values)
+            if entries:
+                return True, entries[0] if entries[0].position == position else None
+            if None in values:
+                return False, None
+            wanted *= 2
+        return True, None
+
+    async def fill(self, position: int) -> Entry | None:
+        """Decide a position below the tail: its entry, or None because it is a hole from now on.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        head = await self.head(position)
+        while head.position <= position:
+            values = await self.page(head, 1)
+            entries = head.take(values)
+            if entries:
+                return entries[0] if entries[0].position == position else None
+            if None in values:
+                await self.tape.fill(head.slot, head.slot + 1)
+        return None
+
+    async def read_range(self, start: int, stop: int) -> list[Entry]:
+        """The entries at [start, stop), as far as it lies below the tail, when all is decided.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        head = await self.head(start)
+        entries: list[Entry] = []
+        give_up = self._loop.time() + self.patience_s
+        while head.position < stop:
+            until = self._stop(head, stop - head.position)
+            values = await self.tape.read(head.slot, until)
+            entries += head.take(values)
+            if head.slot == until or head.position >= stop:
+                continue
+            stop = min(stop, await self.tail())
+            if head.position < stop:
+                if self._loop.time() < give_up:
+                    await asyncio.sleep(POLL_S)
+                else:
+                    await self.tape.fill(head.slot, min(until, await self.tape.end()))
+        while entries and entries[-1].position >= stop:
+            entries.pop()
+        return entries
+
+    async def first_pack(self, position: int) -> Pack | None:
+        """The pack with the entry at `position`, or if there is none, the next that is written.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        slot, pack = await self.find(position)
+        if pack is not None:
+            return pack
+        end, size, width = await self.tape.end(), self.tape.size, 1
+        while slot < end:
+            stop = min(end, slot + width, (slot // size + 1) * size)
+            for at, raw in enumerate(await self.tape.read(slot, stop), slot):
+                if raw and (pack := decode_pack(raw, at)).end > position:
+                    return pack
+            slot, width = stop, min(LOOK_BACK, 2 * width)
+        return None
