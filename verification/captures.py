@@ -8,9 +8,9 @@ import z3
 
 from verification import theory as th
 from verification.loops import Claims, Engine, Facts
-from verification.proposer import Rows, any_row, b, d, merged, once, v
+from verification.proposer import Rows, b, d, merged, once, v
 from verification.source import Core
-from verification.symex import SymBallot, SymInt, SymServer, ballot_term, bool_term
+from verification.symex import SymBallot, SymInt, SymServer, ballot_term
 from verification.tallies import EVERYONE, NOBODY, N, any_mask, is_quorum, sizes
 
 
@@ -113,18 +113,6 @@ def prove(e: Engine) -> None:
         ),
         given=facts,
     )
-    for size in range(4):
-        some = tuple(any_row(core)[0] for _ in range(size))
-        e.each(
-            "capturing.half: the rows that are not decided (up to three)",
-            e.paths("capturing.half", any_capturing(core, some)),
-            lambda out, some=some: z3.And(
-                *[
-                    z3.BoolVal(any(row is x for x in out)) == z3.Not(bool_term(row.decided))
-                    for row in some
-                ]
-            ),
-        )
 
 
 def _asks(core: Core, c: Any, out: Any, server: Any, after: Any, more: z3.BoolRef) -> z3.BoolRef:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from verification.source import SHIPPED
@@ -21,8 +21,8 @@ REFUSED = (
     ast.YieldFrom, ast.Await, ast.Match, ast.NamedExpr, ast.Assert, ast.Set, ast.SetComp,
     ast.JoinedStr, ast.Delete, ast.AsyncFor, ast.AsyncFunctionDef,
 )  # fmt: skip
-BUILTINS = {"tuple", "list", "sorted", "all"}
-METHODS = {"bit_count", "get"}
+BUILTINS = {"tuple", "list", "sorted", "all", "max", "range"}
+METHODS = {"bit_count", "bit_length", "get"}
 REFLECTION = {"id", "hash", "type", "getattr", "vars", "repr"}
 LIBRARY = {"msgspec.structs.replace"}
 
@@ -62,9 +62,15 @@ def index(sources: Mapping[str, str], shipped: str = SHIPPED) -> dict[str, Modul
 
 
 def closure(
-    sources: Mapping[str, str], roots: Iterable[str], shipped: str = SHIPPED
+    sources: Mapping[str, str],
+    roots: Iterable[str],
+    shipped: str = SHIPPED,
+    apart: Collection[str] = (),
 ) -> tuple[set[str], list[str]]:
-    """Every function that the roots ("module.function") can reach, and what is wrong in them."""
+    """Every function that the roots ("module.function") can reach, and what is wrong in them.
+
+    Those that stand `apart` are looked at by `procedures` instead.
+    """
     modules = index(sources, shipped)
     todo, seen, faults = list(roots), set[str](), list[str]()
     while todo:
@@ -85,7 +91,7 @@ def closure(
                 faults.append(f"{where}: {ast.unparse(node)}")
             if isinstance(node, ast.Call):
                 callee, fault = _resolve(node.func, modules, module)
-                if callee:
+                if callee and callee not in apart:
                     todo.append(callee)
                 if fault:
                     faults.append(f"{where}: {fault}")

@@ -22,6 +22,7 @@ from typing import Any, cast
 from verification import (
     acceptor,
     applications,
+    asking,
     captures,
     commit,
     leading,
@@ -228,10 +229,11 @@ def specification() -> Iterator[tuple[str, str]]:
 PARTS = {
     "ranges": (ranges, acceptor),
     "acceptor": (ranges, acceptor),
-    "quorum": (tallies, proposer, captures),
-    "writing": (tallies,),
-    "capturing": (proposer, captures),
-    "reading": (proposer,),
+    "quorum": (tallies, proposer, captures, asking),
+    "writing": (tallies, asking),
+    "capturing": (proposer, captures, asking),
+    "reading": (proposer, asking),
+    "telling": (asking,),
 }
 """Which part of layer 1 speaks of a module, or of something that calls it, in order."""
 

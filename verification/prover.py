@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from verification import (
     acceptor,
     applications,
+    asking,
     captures,
     lint,
     proposer,
@@ -24,22 +25,29 @@ ROOTS = (
     *("ranges.ballot_at", "ranges.highest", "ranges.overlay", "ranges.covers", "ranges.within"),
     *("quorum.majority", "quorum.is_quorum", "quorum.out_of_reach"),
     *("writing.verdict", "writing.on_written", "writing.finished", "writing.lost"),
-    *("writing.refuse_step", "writing.obstacle"),
+    *("writing.refuse_step", "writing.obstacle", "writing.contested", "writing.begin"),
     *("capturing.better", "capturing.clash", "capturing.merge", "capturing.half"),
-    *("capturing.on_promise", "capturing.on_report", "capturing.on_reject"),
+    *("capturing.on_promise", "capturing.on_report", "capturing.on_reject", "capturing.begin"),
     *("reading.count_step", "reading.is_known", "reading._merge"),
+    *("reading.on_report", "reading.begin", "reading.widen"),
+    *("telling.begin", "telling.on_done", "telling.finished"),
 )
 """The functions of the core that are executed symbolically."""
+
+BOUNDED = ("reading.without",)
+"""Those that are executed for a few elements only: with a `while`, and `len`."""
 
 INVARIANTS = {**ranges.INVARIANTS, **tallies.INVARIANTS, **proposer.INVARIANTS}
 
 
 def check_lint(changed: Mapping[str, str] | None = None) -> set[str]:
     """The functions that are proved or called by those; raises if one may not be."""
-    closure, faults = lint.closure(shipped() | dict(changed or {}), ROOTS)
+    sources = shipped() | dict(changed or {})
+    closure, faults = lint.closure(sources, ROOTS, apart=BOUNDED)
+    faults += lint.procedures(sources, BOUNDED)
     if faults:
         raise lint.LintError("\n".join(faults))
-    return closure
+    return closure | set(BOUNDED)
 
 
 def layer1(changed: Mapping[str, str] | None = None) -> Engine:
@@ -51,6 +59,7 @@ def layer1(changed: Mapping[str, str] | None = None) -> Engine:
     tallies.prove(engine)
     proposer.prove(engine)
     captures.prove(engine)
+    asking.prove(engine)
     return engine
 
 

@@ -329,41 +329,11 @@ def _answers(e: Engine) -> None:
     )
 
 
-def _ends(e: Engine) -> None:
-    """`finished` and `lost` filter the tallies one by one: here up to two of them."""
-    undecided = "writing.finished and lost agree with verdict (up to two refused registers)"
-    for size in range(3):
-        refusals = tuple(any_tally(e.core)[0] for _ in range(size))
-        w = any_writing(e.core, refusals)
-        sets = [z3.SetIntersect(w.answered.z, z3.SetComplement(t.by.z)) for t in refusals]
-        facts = sizes(w.answered.z, *sets, *[t.by.z for t in refusals])
-        fates = [(is_quorum(s), z3.Not(is_quorum(z3.SetDifference(EVERYONE, t.by.z))))
-                 for s, t in zip(sets, refusals, strict=True)]  # fmt: skip
-        over = z3.And(is_quorum(w.answered.z), *[z3.Or(d, lost) for d, lost in fates])
-        e.each(
-            undecided,
-            e.paths("writing.finished", w),
-            lambda t, over=over: bool_term(t) == over,
-            given=facts,
-        )
-
-        def lost_ones(out: Any, refusals: Any = refusals, fates: Any = fates) -> z3.BoolRef:
-            return z3.And(
-                *[
-                    z3.BoolVal(any(t is x for x in out)) == z3.And(z3.Not(d), lost)
-                    for t, (d, lost) in zip(refusals, fates, strict=True)
-                ]
-            )
-
-        e.each(undecided, e.paths("writing.lost", w), lost_ones, given=facts)
-
-
 def prove(e: Engine) -> None:
     """Quorums, verdicts, and the bookkeeping between them."""
     _quorums(e)
     _verdicts(e)
     _answers(e)
-    _ends(e)
 
 
 __all__ = ["INVARIANTS", "F", "N", "Path", "any_mask", "is_quorum", "prove", "sizes"]
