@@ -22,6 +22,7 @@ from verification.source import shipped
 
 ROOTS = (
     *("acceptor.on_capture", "acceptor.on_write", "acceptor.on_decided", "acceptor.is_decided"),
+    "acceptor.on_trim",
     *("ranges.ballot_at", "ranges.highest", "ranges.overlay", "ranges.covers", "ranges.within"),
     *("quorum.majority", "quorum.is_quorum", "quorum.out_of_reach"),
     *("writing.verdict", "writing.on_written", "writing.finished", "writing.lost"),

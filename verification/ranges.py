@@ -451,3 +451,12 @@ def _marks(e: Engine) -> None:
         lambda out: exact(marks, new, out),
         given=[lo.z < hi.z],
     )
+    stones = Ranges.any("stones")
+    only = z3.ForAll([o, b], z3.Implies(stones.says(o, b), b == th.UNSAFE))
+    trimmed = z3.Or(inside(lo, hi, o), stones.says(o, th.UNSAFE))
+    e.each(
+        "acceptor.on_trim: tombstones on exactly the segments named, and on those that had one",
+        e.paths("acceptor.on_trim", stones, lo, hi),
+        lambda out: z3.ForAll([o, b], says(out)(o, b) == z3.And(b == th.UNSAFE, trimmed)),
+        given=[lo.z < hi.z, only],
+    )

@@ -10,6 +10,7 @@ from the start) and the row it has accepted (`NOTHING` if none).  Always row.bal
 
 from __future__ import annotations
 
+from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.messages import Row
 from wormspace.paxos.ranges import Range, ballot_at, covers, highest, overlay
 
@@ -91,3 +92,12 @@ def on_decided(marks: tuple[Range, ...], lo: int, hi: int, ballot: bytes) -> tup
     A mark is a hint that saves readers a quorum; forgetting one is safe.
     """
     return overlay(marks, Range(lo, hi, ballot))
+
+
+def on_trim(tombstones: tuple[Range, ...], lo: int, hi: int) -> tuple[Range, ...]:
+    """Put a tombstone on the segments [lo, hi): from now on all access to them is answered `Gone`.
+
+    Args:
+        tombstones: every tombstone that overlaps or touches [lo, hi); their ballot is `UNSAFE`.
+    """
+    return overlay(tombstones, Range(lo, hi, UNSAFE))

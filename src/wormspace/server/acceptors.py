@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from wormspace.paxos.acceptor import ACCEPTED, is_decided, on_capture, on_decided, on_write
+from wormspace.paxos.acceptor import ACCEPTED, is_decided, on_capture, on_decided, on_trim, on_write
 from wormspace.paxos.messages import (
     COMPLETE,
     Capture,
@@ -27,7 +27,7 @@ from wormspace.paxos.messages import (
     Write,
     Written,
 )
-from wormspace.paxos.ranges import Range, overlay
+from wormspace.paxos.ranges import Range
 from wormspace.server import tables
 from wormspace.server.engine import Batch, Item, View
 
@@ -164,7 +164,7 @@ def trim(batch: Batch, m: Trim) -> tuple[Done, bool]:
     """Put tombstones on [m.segment, m.stop); also returns whether that is news."""
     space = tables.intern_space(batch, m.space)
     old = tables.trimmed_ranges(batch, space, m.segment, m.stop)
-    new = overlay(old, tables.tombstone(m.segment, m.stop))
+    new = on_trim(old, m.segment, m.stop)
     if set(new) == set(old):
         return Done(), False
     tables.store_slice(batch, tables.TRIMMED, space, old, new)

@@ -123,8 +123,6 @@ def _load_range(key: bytes, stored: bytes) -> Range:
 
 # ------------------------------------------------------------------ trimmed segments
 
-_TOMBSTONE = bytes(BALLOT_BYTES)
-
 
 def is_trimmed(view: View, space: bytes, segment: int) -> bool:
     """Whether the segment has a tombstone here."""
@@ -146,8 +144,3 @@ def trimmed_below(view: View, name: str) -> int:
 def trimmed_ranges(view: View, space: bytes, lo: int, hi: int) -> tuple[Range, ...]:
     """The tombstones that overlap or touch segments [lo, hi]."""
     return load_slice(view, TRIMMED, space, lo, hi)
-
-
-def tombstone(lo: int, hi: int) -> Range:
-    """The tombstone of segments [lo, hi)."""
-    return Range(lo, hi, _TOMBSTONE)
