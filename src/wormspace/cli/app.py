@@ -26,11 +26,12 @@ LATER = {
     "log": ("wormspace.cli.log", "log"),
     "bench": ("wormspace.cli.bench", "bench_command"),
     "sim": ("wormspace.cli.sim", "sim_command"),
+    "exporter": ("wormspace.cli.exporter", "exporter"),
 }
 """Commands whose modules are heavy: imported when they are called for."""
 
 SECTIONS = (
-    ("Clusters", ("up", "status", "cluster", "server")),
+    ("Clusters", ("up", "status", "cluster", "server", "exporter")),
     ("Segments", ("alloc", "check", "tail", "head", "spaces", "trim", "trim-prefix")),
     ("Registers", ("capture", "holds", "write", "read", "settle", "listen")),
     ("Applications", ("log", "kv", "tx")),

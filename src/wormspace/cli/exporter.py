@@ -1,0 +1,109 @@
+"""`wormspace exporter`: the servers' figures for Prometheus.
+
+One exporter serves a whole cluster.  It asks the servers when it is asked, so there is nothing to
+tune, and a server that does not answer is shown as down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+
+import click
+import msgspec
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from wormspace._front import survey
+from wormspace.cli.settings import Settings, common
+from wormspace.cli.show import note
+from wormspace.errors import WormError
+from wormspace.register.contract import ServerState
+from wormspace.server.node import Counters
+from wormspace.space.client import Client
+
+ANSWER_S = 2.0
+"""How long a scrape waits for a silent server."""
+
+COUNTERS = frozenset(
+    {f.name for f in msgspec.structs.fields(Counters)}
+    | {"connections_refused", "malformed", "store_commits"}
+)
+"""The figures that only rise while a server runs; the others are gauges."""
+
+LABELS = ("server", "partition")
+
+
+def families(servers: list[ServerState]) -> Iterator[Metric]:
+    """The figures of some servers as Prometheus sees them, and whether each server answers."""
+    up = GaugeMetricFamily("wormspace_server_up", "Whether the server answers.", labels=LABELS)
+    found: dict[str, Metric] = {}
+    for state in servers:
+        labels = (state.server, str(state.partition))
+        up.add_metric(labels, float(state.reachable))
+        for name, value in state.figures.items():
+            family = found.get(name)
+            if family is None:
+                kind = CounterMetricFamily if name in COUNTERS else GaugeMetricFamily
+                about = f"`{name}` in docs/operations.md."
+                family = found[name] = kind(f"wormspace_{name}", about, labels=LABELS)
+            family.add_sample(
+                family.name + ("_total" if family.type == "counter" else ""),
+                dict(zip(LABELS, labels, strict=True)),
+                value,
+            )
+    yield up
+    yield from found.values()
+
+
+class Figures(Collector):
+    """Asks the servers at each scrape; scrapes come from threads of their own."""
+
+    def __init__(self, worm: Client, loop: asyncio.AbstractEventLoop) -> None:
+        self._worm = worm
+        self._loop = loop
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing is known before a server was asked."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """See `families`."""
+        asked = asyncio.run_coroutine_threadsafe(self._worm.servers(timeout=ANSWER_S), self._loop)
+        return families(asked.result(2 * ANSWER_S))
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", default=9464, show_default=True, help="0: any free port.")
+@common
+def exporter(settings: Settings, host: str, port: int) -> None:
+    """Serve the figures of all servers to Prometheus, until interrupted.
+
+    Needs no majority: a server that does not answer is `wormspace_server_up 0`.
+    """
+    asyncio.run(_serve(settings, host, port))
+
+
+async def _serve(settings: Settings, host: str, port: int) -> None:
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, over.set)
+    worm = await survey(settings.target(), timeout=settings.timeout)
+    registry = CollectorRegistry()
+    try:
+        http, _ = start_http_server(port, host, registry)
+    except OSError as e:
+        await worm.close()
+        raise WormError(f"cannot listen on {host}:{port}: {e.strerror}; choose a --port") from e
+    registry.register(Figures(worm, loop))
+    note(f"figures on http://{host}:{http.server_port}/metrics")
+    try:
+        await over.wait()
+    finally:
+        await asyncio.to_thread(http.shutdown)
+        http.server_close()
+        await worm.close()
