@@ -132,7 +132,7 @@ class KeyValue(StateMachine):
             self.expiries[expires_ns, key] = None
         self.revision = revision = self.revision + 1
         entries[key] = Entry(value, revision, expires_ns)
-        self.emit(Change(key, value, revision))
+        self._events.append(Change(key, value, revision))  # `emit`, without the call
         return revision
 
     def _remove(self, key: str) -> None:

@@ -109,14 +109,16 @@ class Line:
         self, method: Method, message: msgspec.Struct, session: Session
     ) -> asyncio.Future[Any]:
         """See `views.Port`."""
-        self._require_open()
+        if self._closed:
+            self._require_open()
         return self._submitter.add(method, message, session)
 
     def query(
         self, method: Method, message: msgspec.Struct, level: Consistency, session: Session
     ) -> asyncio.Future[Any]:
         """See `views.Port`."""
-        self._require_open()
+        if self._closed:
+            self._require_open()
         if isinstance(level, Linearizable):
             return self._asker.add(method, message, session)
         return self._near[not isinstance(level, Eventual)].add(method, message, session)

@@ -43,13 +43,36 @@ MAX_COMMAND_BYTES = 1_000_000
 """A command is no larger: it must go into one register."""
 
 
-class Call(msgspec.Struct):
-    """One call that waits to be sent, or for its result."""
+class Calls:
+    """Calls that wait to be sent, or for their results: a column for each of their parts."""
 
-    method: Method
-    message: msgspec.Struct
-    session: Session
-    future: asyncio.Future[Any]
+    __slots__ = ("futures", "messages", "methods", "sessions")
+
+    def __init__(
+        self,
+        methods: list[Method],
+        messages: list[msgspec.Struct],
+        sessions: list[Session],
+        futures: list[asyncio.Future[Any]],
+    ) -> None:
+        self.methods = methods
+        self.messages = messages
+        self.sessions = sessions
+        self.futures = futures
+
+    def __getitem__(self, part: slice) -> Calls:
+        return Calls(
+            self.methods[part], self.messages[part], self.sessions[part], self.futures[part]
+        )
+
+    def __len__(self) -> int:
+        return len(self.futures)
+
+    def fail(self, error: Exception) -> None:
+        """None of them has a result."""
+        for future in self.futures:
+            if not future.done():
+                future.set_exception(error)
 
 
 class Gatherer:
@@ -63,14 +86,18 @@ class Gatherer:
         self.declaration = declaration
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
-        self._calls: list[Call] = []
+        self._calls = Calls([], [], [], [])
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._scheduled = False
 
     def add(self, method: Method, message: msgspec.Struct, session: Session) -> asyncio.Future[Any]:
         """One more call; the future has its result."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._calls.append(Call(method, message, session, future))
+        calls = self._calls
+        calls.methods.append(method)
+        calls.messages.append(message)
+        calls.sessions.append(session)
+        calls.futures.append(future)
         if not self._scheduled and len(self._tasks) < UNDER_WAY:
             self._scheduled = True
             self._loop.call_soon(self._flush)
@@ -80,8 +107,8 @@ class Gatherer:
         """Give up what is under way."""
         for task in list(self._tasks):
             task.cancel()
-        calls, self._calls = self._calls, []
-        _fail(calls, SessionExpired("closed before the call was sent"))
+        calls, self._calls = self._calls, Calls([], [], [], [])
+        calls.fail(SessionExpired("closed before the call was sent"))
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -89,10 +116,10 @@ class Gatherer:
             calls, self._calls = self._calls[:PACKET_CALLS], self._calls[PACKET_CALLS:]
             self._send(calls)
 
-    def _send(self, calls: list[Call]) -> None:
+    def _send(self, calls: Calls) -> None:
         """Encode, in parts if it is too much, and start."""
         try:
-            raw = encode([call.message for call in calls])
+            raw = encode(calls.messages)
         except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as e:
             self._split(calls, e)
             return
@@ -103,9 +130,9 @@ class Gatherer:
         self._tasks[task] = None
         task.add_done_callback(self._on_done)
 
-    def _split(self, calls: list[Call], error: Exception) -> None:
+    def _split(self, calls: Calls, error: Exception) -> None:
         if len(calls) == 1:
-            _fail(calls, error)
+            calls.fail(error)
             return
         middle = len(calls) // 2
         self._send(calls[:middle])
@@ -117,45 +144,39 @@ class Gatherer:
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
-    async def _travel(self, calls: list[Call], raw: bytes) -> None:
+    async def _travel(self, calls: Calls, raw: bytes) -> None:
         """Bring the calls to where they are answered, and the answers back."""
         try:
             reply = await self._carry(calls, raw, self._loop.time() + self._timeout_s)
         except WormError as e:
-            _fail(calls, e)
+            calls.fail(e)
         except asyncio.CancelledError:
-            _fail(calls, SessionExpired("closed while the call was under way"))
+            calls.fail(SessionExpired("closed while the call was under way"))
             raise
         else:
-            for call in calls:
-                call.session.saw(reply.position)
+            for session in dict.fromkeys(calls.sessions):
+                session.saw(reply.position)
             self._settle(calls, reply.body or b"")
 
-    async def _carry(self, calls: list[Call], raw: bytes, deadline: float) -> Reply:
+    async def _carry(self, calls: Calls, raw: bytes, deadline: float) -> Reply:
         raise NotImplementedError
 
-    def _settle(self, calls: list[Call], body: bytes) -> None:
+    def _settle(self, calls: Calls, body: bytes) -> None:
         """Give each call its result."""
-        if all(call.method.is_plain for call in calls):
-            outcome = decode_plain_outcome(body)
-            values: Sequence[Any] = outcome.values
-            faults, refused = outcome.faults, outcome.refused
-        else:
-            raw = decode_outcome(body)
-            values, faults, refused = raw.values, raw.faults, raw.refused
-        if refused:
-            _fail(calls, SessionExpired(f"nobody knows whether it was applied: {refused}"))
+        is_plain = all(method.is_plain for method in dict.fromkeys(calls.methods))
+        outcome = decode_plain_outcome(body) if is_plain else decode_outcome(body)
+        if outcome.refused:
+            error = f"nobody knows whether it was applied: {outcome.refused}"
+            calls.fail(SessionExpired(error))
             return
-        for index, (call, value) in enumerate(zip(calls, values, strict=True)):
-            if call.future.done():
-                continue
-            fault = faults.get(index) if faults else None
-            if fault is not None:
-                call.future.set_exception(as_exception(fault, self.declaration))
-            elif isinstance(value, msgspec.Raw):
-                call.future.set_result(call.method.decode(value))
-            else:
-                call.future.set_result(value)
+        values: Sequence[Any] = outcome.values
+        for index, fault in outcome.faults.items():
+            future = calls.futures[index]
+            if not future.done():
+                future.set_exception(as_exception(fault, self.declaration))
+        for method, future, value in zip(calls.methods, calls.futures, values, strict=True):
+            if not future.done():
+                future.set_result(value if is_plain else method.decode(value))
 
 
 class Submitter(Gatherer):
@@ -180,7 +201,7 @@ class Submitter(Gatherer):
         self._open: dict[int, None] = {}
         self._settled_at: float | None = None
 
-    async def _carry(self, calls: list[Call], raw: bytes, deadline: float) -> Reply:
+    async def _carry(self, calls: Calls, raw: bytes, deadline: float) -> Reply:
         idle_since = self._settled_at
         if not self._open and idle_since is not None and self._loop.time() - idle_since > RENEW_S:
             self._begin()  # before the replicas forget this one
@@ -209,15 +230,9 @@ class Asker(Gatherer):
         super().__init__(declaration, timeout_s)
         self._deliver = carry
 
-    async def _carry(self, calls: list[Call], raw: bytes, deadline: float) -> Reply:
-        latest = max((call.session for call in calls), key=lambda session: session.seen)
+    async def _carry(self, calls: Calls, raw: bytes, deadline: float) -> Reply:
+        latest = max(dict.fromkeys(calls.sessions), key=lambda session: session.seen)
         return await self._deliver(raw, latest, deadline)
-
-
-def _fail(calls: list[Call], error: Exception) -> None:
-    for call in calls:
-        if not call.future.done():
-            call.future.set_exception(error)
 
 
 def as_exception(fault: Fault, declaration: Declaration) -> Exception:
