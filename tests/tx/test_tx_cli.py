@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.command import Command, in_file
+from tests.tx.casting import cast
 
 import wormspace
 from wormspace import tx
@@ -28,7 +29,7 @@ def prepare(url: str, votes: dict[str, bool]) -> tx.TxId:
             for name, yes in votes.items():
                 gid = str(tx.Gid("tx", name, txid))
                 vote = tx.Vote(yes, ("a", "b", "c"), gid, 1000.0, name, "" if yes else "no room")
-                await site.box.cast(name, txid, vote, ahead=True, timeout=5)
+                await cast(site, name, txid, vote)
             await site.close()
             return txid
 

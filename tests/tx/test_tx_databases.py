@@ -9,6 +9,7 @@ import psycopg
 import pymysql
 import pytest
 from tests.cli.command import in_file
+from tests.tx.casting import cast
 
 import wormspace
 from wormspace import tx
@@ -146,7 +147,7 @@ async def test_anybody_finishes_what_a_crash_left_prepared(accounts, votes) -> N
                 await branches[name].prepare()
             for name in votes:
                 vote = tx.Vote(True, ("orders", "billing"), str(gids[name]), 0.0, name)
-                await dead.box.cast(name, txid, vote, ahead=True, timeout=5)
+                await cast(dead, name, txid, vote)
             await dead.close()
         async with managers(*accounts) as (a, b):
             assert await a.prepared() == [gids["orders"]]
@@ -221,7 +222,7 @@ async def test_the_command_resolves_what_a_crash_left_in_both(accounts, tmp_path
                 await branch.session.execute(f"UPDATE account SET money = money {change}")
                 await branch.prepare()
                 vote = tx.Vote(True, ("orders", "billing"), str(gid), 1.0, m.name)
-                await dead.box.cast(m.name, txid, vote, ahead=True, timeout=5)
+                await cast(dead, m.name, txid, vote)
             await dead.close()
         await b.close()  # MariaDB sees the connection end
         words = [

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 
 import pytest
+from tests.tx.casting import cast
 
 import wormspace
 from wormspace import tx
@@ -152,7 +153,7 @@ async def test_a_branch_found_after_its_votes_were_trimmed_was_not_committed(
         branch = await a.begin(tx.Gid("tx", "a", txid))
         await branch.put(b"k", b"late")
         vote = tx.Vote(True, ("a", "b"), "", 1.0, "b")
-        await gone.box.cast("b", txid, vote, ahead=True, timeout=5)
+        await cast(gone, "b", txid, vote)
         await gone.close()
         janitor = tx.Site(worm, managers=[a, b])
         trimmed = await retire(worm, "tx", janitor.resolver, janitor.managers, before=2.0)
@@ -182,7 +183,7 @@ async def test_retiring_decides_what_is_not_and_commits_what_is_committed(
                 await branch.put(b"%d" % complete, b"v")
                 await branch.prepare()
                 vote = tx.Vote(True, ("a", "b"), str(gid), 1.0, m.name)
-                await gone.box.cast(m.name, txid, vote, ahead=True, timeout=5)
+                await cast(gone, m.name, txid, vote)
         await gone.close()
         janitor = tx.Site(worm, managers=managers)
         young = await retire(worm, "tx", janitor.resolver, janitor.managers, before=0.5)

@@ -11,12 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from wormspace.errors import (
     AlreadyWritten,
     CaptureLost,
     NotAllocated,
+    PartialWrite,
     ProtocolViolation,
     TokenReused,
     Trimmed,
@@ -39,14 +42,33 @@ RETRY_MIN_S = 0.002
 RETRY_MAX_S = 0.25
 
 
-class _Held:
-    """A vote segment that this process captured."""
+OnStands = Callable[[Vote | None, WormError | None], None]
+"""Told the vote that stands, or why nobody knows which."""
 
-    __slots__ = ("segment", "token")
+
+class _Ballot(NamedTuple):
+    """A vote on its way into its register."""
+
+    offset: int
+    manager: str
+    txid: TxId
+    vote: Vote
+    timeout: float
+    on_stands: OnStands
+
+
+_offset = attrgetter("offset")
+
+
+class _Held:
+    """A vote segment that this process captured, and the votes of this turn that go into it."""
+
+    __slots__ = ("ballots", "segment", "token")
 
     def __init__(self, segment: Segment, token: Token) -> None:
         self.segment = segment
         self.token = token
+        self.ballots: list[_Ballot] = []
 
 
 class Box:
@@ -66,36 +88,92 @@ class Box:
         self._known: OrderedDict[tuple[str, str, int], Segment] = OrderedDict()
         self._capturing: dict[tuple[str, str, int], asyncio.Task[_Held]] = {}
         self._followed: OrderedDict[tuple[str, str], asyncio.Task[None]] = OrderedDict()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop = asyncio.get_running_loop()
 
     # ------------------------------------------------------------ voting
 
-    async def cast(
-        self, manager: str, txid: TxId, vote: Vote, *, ahead: bool, timeout: float
-    ) -> Vote:
-        """Vote in the manager's own register; returns the vote that stands there.
+    def cast(
+        self,
+        manager: str,
+        txid: TxId,
+        vote: Vote,
+        on_stands: OnStands,
+        *,
+        ahead: bool,
+        timeout: float,
+    ) -> None:
+        """Vote in the manager's own register.
+
+        Votes of one turn of the event loop that stand side by side are written together.
 
         Args:
+            on_stands: told the vote that stands in the end, or the error: `Trimmed` if the
+                transaction is over, which was not committed if this is the first vote;
+                `Unavailable` if the vote may stand or not.
             ahead: write under the capture of the whole segment, made ahead; otherwise capture
                 the register now, which costs another round trip.
-
-        Raises:
-            Trimmed: the transaction is over; it was not committed if this is the first vote.
-            Unavailable: the vote may stand or not.
         """
-        if not ahead:
-            return await self.refuse(manager, txid, vote, timeout=timeout)
-        number, offset = txid.address
-        key = (manager, txid.initiator, number)
+        number, offset = divmod(txid.number, VOTES)
+        ballot = _Ballot(offset, manager, txid, vote, timeout, on_stands)
+        held = self._held.get((manager, txid.initiator, number)) if ahead else None
+        if held is None or not held.token.is_free(offset):
+            self._spawn(self._cast_alone(ballot, ahead and held is None))
+            return
+        if 2 * offset >= VOTES:
+            self.prepare_segment(manager, txid.initiator, number + 1)
+        if not held.ballots:
+            self._loop.call_soon(self._send, held)
+        held.ballots.append(ballot)
+
+    async def _cast_alone(self, ballot: _Ballot, ahead: bool) -> None:
+        """Vote where the segment is not captured (`ahead`: yet), or somebody was quicker."""
+        _, manager, txid, vote, timeout, on_stands = ballot
         try:
-            held = self._held.get(key) or await self._capture(key, timeout)
-            if 2 * offset >= VOTES:
-                self.prepare_segment(manager, txid.initiator, number + 1)
-            if held.token.is_free(offset):
-                await held.segment.write(offset, encode(vote), held.token, timeout=timeout)
-                return vote
-        except (CaptureLost, AlreadyWritten, TokenReused):
-            pass  # somebody gave up waiting for this vote, or is about to; or it was cast before
-        return await self.refuse(manager, txid, vote, timeout=timeout)
+            if ahead:
+                await self._capture((manager, txid.initiator, txid.number // VOTES), timeout)
+                self.cast(manager, txid, vote, on_stands, ahead=True, timeout=timeout)
+                return
+            stands = await self.refuse(manager, txid, vote, timeout=timeout)
+        except WormError as e:
+            on_stands(None, e)
+        else:
+            on_stands(stands, None)
+
+    def _send(self, held: _Held) -> None:
+        """The turn of the loop is over: write what was cast, neighbours together."""
+        ballots, held.ballots = sorted(held.ballots, key=_offset), []
+        run: list[_Ballot] = []
+        for ballot in ballots:
+            if run and ballot.offset != run[-1].offset + 1:
+                self._spawn(self._write(held, run))
+                run = []
+            run.append(ballot)
+        self._spawn(self._write(held, run))
+
+    async def _write(self, held: _Held, run: list[_Ballot]) -> None:
+        votes = [encode(ballot.vote) for ballot in run]
+        timeout = max(ballot.timeout for ballot in run)
+        failures: Sequence[WormError | None] = [None] * len(run)
+        try:
+            await held.segment.write_range(run[0].offset, votes, held.token, timeout=timeout)
+        except PartialWrite as e:
+            failures = e.results
+        except WormError as e:
+            failures = [e] * len(run)
+        for ballot, failure in zip(run, failures, strict=True):
+            if failure is None:
+                ballot.on_stands(ballot.vote, None)
+            elif isinstance(failure, CaptureLost | AlreadyWritten | TokenReused):
+                # Somebody gave up waiting for it, or is about to; or it was cast before.
+                self._spawn(self._cast_alone(ballot, False))
+            else:
+                ballot.on_stands(None, failure)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def refuse(self, manager: str, txid: TxId, vote: Vote, *, timeout: float) -> Vote:
         """Capture the register and write `vote` if it is empty; returns the vote that stands.
@@ -230,7 +308,7 @@ class Box:
 
     async def close(self) -> None:
         """Stop listening and capturing."""
-        tasks = [*self._followed.values(), *self._capturing.values()]
+        tasks = [*self._followed.values(), *self._capturing.values(), *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -8,6 +8,7 @@ is done.  Whatever goes wrong on the way, the initiator ends up reading the regi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from wormspace.errors import Trimmed, Unavailable, WormError
@@ -17,6 +18,7 @@ from wormspace.tx.messages import Ask, Begin, Plan, Tell, decode_decision, decod
 from wormspace.tx.variants import LISTENS, find
 
 if TYPE_CHECKING:
+    from wormspace.tx.managers import Branch
     from wormspace.tx.matters import Matter
     from wormspace.tx.site import Site
 
@@ -46,10 +48,13 @@ def _follow(site: Site, plan: Plan) -> None:
             site.box.follow(manager, plan.id)
 
 
-async def run(site: Site, plan: Plan, asked: frozenset[str]) -> tuple[Decision, tuple[str, ...]]:
+async def run(
+    site: Site, plan: Plan, branches: Mapping[str, Branch], asked: frozenset[str]
+) -> tuple[Decision, tuple[str, ...]]:
     """The initiator's part: from "commit" to the decision.
 
     Args:
+        branches: the work of the managers in this process, by name.
         asked: managers that have been told to vote with their last operation.
 
     Returns:
@@ -58,50 +63,48 @@ async def run(site: Site, plan: Plan, asked: frozenset[str]) -> tuple[Decision, 
     Raises:
         OutcomeUnknown: the registers cannot be reached.
     """
-    variant = find(plan.variant)
     matter = site.matters.join(plan.id, plan.participants)
-    if not any(plan.addresses):
-        for manager in plan.participants:
-            site.take_part(plan, manager)
-        return await _end(site, plan, matter)
+    matter.deadline = site.now() + plan.timeout
+    if any(plan.addresses):
+        for name, branch in branches.items():
+            site.hold(plan.id, name, branch)
+        _set_off(site, plan, matter, asked)
+    else:
+        site.take_part(plan, branches)
+    try:
+        decision = await matter.ended()
+    except (Trimmed, Unavailable) as e:
+        raise _unknown(plan, e) from e
+    finally:
+        site.matters.leave(matter)
+    return decision, matter.pending
+
+
+def _set_off(site: Site, plan: Plan, matter: Matter, asked: frozenset[str]) -> None:
+    """Let everybody vote, some of them elsewhere, as the variant has it."""
+    variant = find(plan.variant)
     sites = sites_of(plan)
     driven = variant.driven and any(not is_here(site, address) for address in sites)
     if not driven or variant.listening:
         _follow(site, plan)
     if driven:
         site.spawn(_start(site, plan, matter))
-    else:
-        for address, managers in sites.items():
-            left = tuple(m for m in managers if m not in asked)
-            if is_here(site, address):
-                for manager in left:
-                    site.take_part(plan, manager)
-            elif left:
-                site.spawn(_ask(site, plan, matter, address, left))
-    return await _end(site, plan, matter)
+        return
+    for address, managers in sites.items():
+        left = tuple(m for m in managers if m not in asked)
+        if is_here(site, address):
+            site.take_part(plan, dict.fromkeys(left))
+        elif left:
+            site.spawn(_ask(site, plan, matter, address, left))
 
 
-async def _end(site: Site, plan: Plan, matter: Matter) -> tuple[Decision, tuple[str, ...]]:
-    """What `run` returns, once it is there."""
-    try:
-        decision = await _await(site, plan, matter)
-        return decision, await matter.acted()
-    finally:
-        site.matters.leave(matter)
-
-
-async def _await(site: Site, plan: Plan, matter: Matter) -> Decision:
-    """The decision; when the time for votes is over, that of those who have voted."""
-    matter.deadline = site.now() + plan.timeout
-    try:
-        return await matter.decided()
-    except (Trimmed, Unavailable) as e:
-        raise OutcomeUnknown(
-            f"transaction {plan.id} ({', '.join(plan.participants)}) is committed or aborted, and "
-            f"which of them is unknown here: {e}; `wormspace tx show {plan.id}` tells",
-            plan.id,
-            plan.participants,
-        ) from e
+def _unknown(plan: Plan, e: WormError) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        f"transaction {plan.id} ({', '.join(plan.participants)}) is committed or aborted, and "
+        f"which of them is unknown here: {e}; `wormspace tx show {plan.id}` tells",
+        plan.id,
+        plan.participants,
+    )
 
 
 async def _ask(
@@ -145,14 +148,16 @@ async def drive(site: Site, plan: Plan) -> Decision | None:
     for address, managers in sites.items():
         if is_here(site, address):
             listen(site, plan)
-            for manager in managers:
-                site.take_part(plan, manager)
+            site.take_part(plan, dict.fromkeys(managers))
         else:
             site.spawn(_ask(site, plan, matter, address, managers))
     if matter is None:
         return None
+    matter.deadline = site.now() + plan.timeout
     try:
-        decision = await _await(site, plan, matter)
+        decision = await matter.decided()
+    except (Trimmed, Unavailable) as e:
+        raise _unknown(plan, e) from e
     finally:
         site.matters.leave(matter)
     for address in sites:

@@ -37,7 +37,7 @@ def outcome(votes: Iterable[str]) -> str:
     return so_far
 
 
-class Vote(msgspec.Struct, frozen=True, array_like=True):
+class Vote(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a vote register holds.
 
     Attributes:
@@ -81,7 +81,7 @@ def decode(raw: bytes) -> Vote:
         raise ProtocolViolation(f"a vote register holds something else: {e}") from e
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """How a transaction ended.
 
     Attributes:

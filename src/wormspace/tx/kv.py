@@ -12,26 +12,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from wormspace.errors import StoreError, UsageError, WrongIdentity
+from wormspace.errors import StoreError, UsageError, WormError, WrongIdentity
 from wormspace.tx.errors import CannotPrepare, Conflict
 from wormspace.tx.locks import Locks, Owner
 from wormspace.tx.names import Gid, check_name
 from wormspace.tx.operations import DELETE, GET, PUT, Found, decode_operation
-from wormspace.tx.storage import Engine
+from wormspace.tx.storage import Batch, Engine
 
 log = logging.getLogger("wormspace.tx")
 
 _NAME = b"name"
 _TOP = b"\xff" * 128
 
-Change = tuple[str, bytes, bytes | None]
 
-
-class _Record(msgspec.Struct, frozen=True, array_like=True):
+class _Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A prepared branch on disk: what it writes, and the keys it only read."""
 
     writes: dict[bytes, bytes | None]
@@ -45,36 +43,61 @@ _decode = msgspec.msgpack.Decoder(_Record).decode
 RETRY_S = 0.5
 LAZY_S = 0.02
 
-_Entry = tuple[list[Change], "asyncio.Future[None] | None", "Callable[[], None] | None"]
+_Promise = tuple["KvBranch", bytes, "asyncio.Future[None]"]
 
 
 class _Writer:
-    """Group commit: whatever waits while the disk is busy is committed together, in order.
+    """Group commit: whatever waits while the disk is busy is committed together.
 
     A promise that the disk refuses fails.  An outcome must not, for what came after it builds on
-    it: it stays at the head of the queue until the disk takes it.
+    it: it is tried again until the disk takes it.
+
+    Args:
+        on_refused: told of promises that will never be durable.
+        on_durable: told of outcomes that are.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        on_refused: Callable[[KvBranch], None],
+        on_durable: Callable[[KvBranch], None],
+    ) -> None:
         self._engine = engine
-        self._queue: list[_Entry] = []
+        self._on_refused = on_refused
+        self._on_durable = on_durable
+        self._promises: list[_Promise] = []
+        self._ended: list[KvBranch] = []
+        self._data: dict[bytes, bytes | None] = {}
+        self._leaving: dict[bytes, bytes | None] = {}
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
-    def promise(self, changes: list[Change]) -> asyncio.Future[None]:
-        """Done when the changes are durable; `StoreError` if they are not, and will not be."""
+    def get(self, key: bytes) -> bytes | None:
+        """What is committed under `key`, durable or not."""
+        if key in self._data:
+            return self._data[key]
+        if key in self._leaving:
+            return self._leaving[key]
+        return self._engine.view.get("data", key)
+
+    def promise(self, branch: KvBranch, record: bytes) -> asyncio.Future[None]:
+        """Done when the branch is durable; `StoreError` if it is not, and will not be."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self._queue.append((changes, future, None))
-        self._start()
+        self._promises.append((branch, record, future))
+        if self._task is None:
+            self._start()
         return future
 
-    def outcome(self, changes: list[Change], on_durable: Callable[[], None]) -> None:
-        """Changes that will be durable, however often it takes; then `on_durable` is called.
+    def end(self, branch: KvBranch, *, commit: bool) -> None:
+        """The branch is committed or aborted; that will be durable, however often it takes.
 
-        Nobody waits for them, so they wait a moment for a promise to share its sync.
+        Nobody waits for it, so it waits a moment for a promise to share its sync.
         """
-        self._queue.append((changes, None, on_durable))
+        if commit:
+            self._data.update(branch.writes)
+        self._ended.append(branch)
         if self._task is None and self._timer is None:
             self._timer = self._loop.call_later(LAZY_S, self._start)
 
@@ -86,53 +109,52 @@ class _Writer:
             self._task = self._loop.create_task(self._run())
 
     async def _run(self) -> None:
-        while self._queue:
-            queue, self._queue = self._queue, []
+        while self._promises or self._ended:
+            promises, self._promises = self._promises, []
+            ended, self._ended = self._ended, []
+            self._leaving, self._data = self._data, {}
             try:
-                batch = self._engine.begin()
-                for changes, _, _ in queue:
-                    for table, key, value in changes:
-                        if value is None:
-                            batch.delete(table, key)
-                        else:
-                            batch.put(table, key, value)
-                await self._engine.commit(batch)
+                await self._engine.commit(self._batch(promises, ended))
             except StoreError as e:
-                self._on_failed(queue, e)
+                self._ended = ended + self._ended
+                self._data = self._leaving | self._data
+                self._leaving = {}
+                self._refuse(promises, e)
                 await asyncio.sleep(RETRY_S)
             else:
-                for _, future, on_durable in queue:
-                    if on_durable is not None:
-                        on_durable()
-                    elif future is not None and not future.done():
+                self._leaving = {}
+                for branch in ended:
+                    self._on_durable(branch)
+                for _, _, future in promises:
+                    if not future.done():
                         future.set_result(None)
         self._task = None
 
-    def _on_failed(self, queue: list[_Entry], error: StoreError) -> None:
+    def _batch(self, promises: list[_Promise], ended: list[KvBranch]) -> Batch:
+        batch = self._engine.begin()
+        data = self._leaving
+        batch.put_many("prepared", [(branch.key, record) for branch, record, _ in promises])
+        batch.put_many("data", [(k, v) for k, v in data.items() if v is not None])
+        for key, value in data.items():
+            if value is None:
+                batch.delete("data", key)
+        for branch in ended:
+            batch.delete("prepared", branch.key)
+        return batch
+
+    def _refuse(self, promises: list[_Promise], error: StoreError) -> None:
         log.warning("tx: a store cannot be written: %s", error)
-        for _, future, _ in queue:
-            if future is not None and not future.done():
-                future.set_exception(error)
-        self._queue = [entry for entry in queue if entry[1] is None] + self._queue
+        for branch, _, future in promises:
+            self._on_refused(branch)
+            if not future.done():
+                future.set_exception(CannotPrepare(str(error)))
 
     async def drain(self) -> None:
         """Until nothing is under way."""
-        while self._queue or self._task is not None:
+        while self._promises or self._ended or self._task is not None:
             self._start()
             if self._task is not None:
                 await asyncio.wait([self._task])
-
-
-class _Prepared:
-    """A branch that has promised; `ended`: its outcome is known, but not durable yet."""
-
-    __slots__ = ("ended", "key", "owner", "writes")
-
-    def __init__(self, key: bytes, owner: Owner, writes: dict[bytes, bytes | None]) -> None:
-        self.key = key
-        self.owner = owner
-        self.writes = writes
-        self.ended = False
 
 
 class KeyValueStore:
@@ -145,21 +167,15 @@ class KeyValueStore:
         self.name = check_name(name)
         self.locks = Locks()
         self._engine = engine
-        self._writer = _Writer(engine)
-        self._prepared: dict[Gid, _Prepared] = {}
-        self._fresh: dict[bytes, tuple[Gid, bytes | None]] = {}
+        self._writer = _Writer(engine, self._on_refused, self._on_durable)
+        self._prepared: dict[Gid, KvBranch] = {}
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._done.set_result(None)
         for key, raw in engine.view.scan("prepared", b"", _TOP):
             gid = Gid.parse(key.decode())
             if gid is None:
                 raise StoreError(f"store {name!r} holds a branch of nobody: {key!r}")
-            record = _decode(raw)
-            owner = Owner()
-            owner.prepared = True
-            for read in record.reads:
-                self.locks.take(owner, read, exclusive=False)
-            for written in record.writes:
-                self.locks.take(owner, written, exclusive=True)
-            self._prepared[gid] = _Prepared(key, owner, record.writes)
+            self._prepared[gid] = KvBranch(self, gid, _decode(raw))
 
     @classmethod
     async def open(cls, name: str, engine: Engine) -> KeyValueStore:
@@ -174,30 +190,25 @@ class KeyValueStore:
             raise WrongIdentity(f"this is the store of {held.decode()!r}, not of {name!r}")
         store = cls(name, engine)
         if held is None:
-            await store._writer.promise([("identity", _NAME, name.encode())])
+            batch = engine.begin()
+            batch.put_many("identity", [(_NAME, name.encode())])
+            await engine.commit(batch)
         return store
 
     async def begin(self, gid: Gid) -> KvBranch:
         return KvBranch(self, gid)
 
-    async def commit(self, gid: Gid) -> None:
+    def commit(self, gid: Gid) -> asyncio.Future[None]:
         """See ResourceManager.
 
         It takes effect at once; it is listed as prepared until that is durable, which needs not be
         waited for: after a crash, the votes say again what it was.
         """
-        branch = self._prepared.get(gid)
-        if branch is not None and not branch.ended:
-            changes: list[Change] = []
-            for key, value in branch.writes.items():
-                changes.append(("data", key, value))
-                self._fresh[key] = (gid, value)
-            self._end(gid, branch, changes)
+        return self._end(gid, commit=True)
 
-    async def abort(self, gid: Gid) -> None:
-        branch = self._prepared.get(gid)
-        if branch is not None and not branch.ended:
-            self._end(gid, branch, [])
+    def abort(self, gid: Gid) -> asyncio.Future[None]:
+        """See `commit`."""
+        return self._end(gid, commit=False)
 
     async def prepared(self) -> list[Gid]:
         return list(self._prepared)
@@ -208,61 +219,73 @@ class KeyValueStore:
 
     def value(self, key: bytes) -> bytes | None:
         """What is committed under `key`."""
-        if key in self._fresh:
-            return self._fresh[key][1]
-        return self._engine.view.get("data", key)
+        return self._writer.get(key)
 
     def items(self) -> dict[bytes, bytes]:
         """All that is committed and durable, as of one moment; for people and checks."""
         return dict(self._engine.view.scan("data", b"", _TOP))
 
-    def _end(self, gid: Gid, branch: _Prepared, changes: list[Change]) -> None:
-        """Let the locks go; whoever comes next is written to the disk after this."""
+    def promise(self, branch: KvBranch, record: _Record) -> Awaitable[None]:
+        """Make a branch durable; its locks stay until it has ended.
 
-        def on_durable() -> None:
-            del self._prepared[gid]
-            for key in branch.writes:
-                if key in self._fresh and self._fresh[key][0] == gid:
-                    del self._fresh[key]
-
-        branch.ended = True
-        self._writer.outcome([*changes, ("prepared", branch.key, None)], on_durable)
-        self.locks.release(branch.owner)
-
-    async def promise(
-        self, gid: Gid, owner: Owner, writes: dict[bytes, bytes | None], reads: list[bytes]
-    ) -> None:
-        """Make a branch durable.
-
-        Raises:
+        Raises (from what is returned):
             CannotPrepare: the disk refuses.
         """
-        owner.prepared = True
-        key = str(gid).encode()
-        self._prepared[gid] = _Prepared(key, owner, writes)
-        record = _encode(_Record(writes, reads))
-        try:
-            await self._writer.promise([("prepared", key, record)])
-        except StoreError as e:
-            self._prepared.pop(gid, None)
-            self.locks.release(owner)
-            raise CannotPrepare(f"store {self.name!r}: {e}") from e
+        self._prepared[branch.gid] = branch
+        return self._writer.promise(branch, _encode(record))
+
+    def _end(self, gid: Gid, *, commit: bool) -> asyncio.Future[None]:
+        """Let the locks go; whoever comes next is written to the disk after this."""
+        branch = self._prepared.get(gid)
+        if branch is not None and not branch.ended:
+            branch.ended = True
+            self._writer.end(branch, commit=commit)
+            self.locks.release(branch)
+        return self._done
+
+    def _on_refused(self, branch: KvBranch) -> None:
+        self._prepared.pop(branch.gid, None)
+        self.locks.release(branch)
+
+    def _on_durable(self, branch: KvBranch) -> None:
+        self._prepared.pop(branch.gid, None)
 
 
-class KvBranch:
-    """One transaction's work in one store; it is its own session.
+class KvBranch(Owner):
+    """One transaction's work in one store; it is its own session, and the owner of its locks.
 
     Keys are 1 to 127 bytes, values bytes.  Every operation raises `Conflict` when it meets another
     transaction's lock; the transaction is aborted then, and may be run again.
+
+    Attributes:
+        gid: as which it is prepared.
+        key: the same, as the disk has it.
+        writes: what it writes; None deletes.
+        ended: whether its outcome is known, durable or not.
     """
 
-    def __init__(self, store: KeyValueStore, gid: Gid) -> None:
+    __slots__ = ("_conflict", "_over", "_store", "ended", "gid", "key", "writes")
+
+    def __init__(self, store: KeyValueStore, gid: Gid, promised: _Record | None = None) -> None:
+        super().__init__()
         self._store = store
-        self._gid = gid
-        self._owner = Owner()
-        self._writes: dict[bytes, bytes | None] = {}
         self._conflict: Conflict | None = None
         self._over = False
+        self.gid = gid
+        self.key = str(gid).encode()
+        self.writes: dict[bytes, bytes | None] = {}
+        self.ended = False
+        if promised is not None:
+            self._restore(promised)
+
+    def _restore(self, promised: _Record) -> None:
+        """Take up what a former life has promised."""
+        self.prepared = self._over = True
+        self.writes = promised.writes
+        for key in promised.reads:
+            self._store.locks.take(self, key, exclusive=False)
+        for key in promised.writes:
+            self._store.locks.take(self, key, exclusive=True)
 
     @property
     def session(self) -> KvBranch:
@@ -270,22 +293,25 @@ class KvBranch:
 
     async def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None; nobody else writes it until this transaction is over."""
-        await self._lock(key, exclusive=False)
-        if key in self._writes:
-            return self._writes[key]
+        if not self._lock(key, exclusive=False):
+            await self._wait_for(key, exclusive=False)
+        if key in self.writes:
+            return self.writes[key]
         return self._store.value(key)
 
     async def put(self, key: bytes, value: bytes) -> None:
         """Set `key`."""
         if type(value) is not bytes:
             raise UsageError(f"a value is bytes, not {type(value).__name__}")
-        await self._lock(key, exclusive=True)
-        self._writes[key] = value
+        if not self._lock(key, exclusive=True):
+            await self._wait_for(key, exclusive=True)
+        self.writes[key] = value
 
     async def delete(self, key: bytes) -> None:
         """Forget `key`."""
-        await self._lock(key, exclusive=True)
-        self._writes[key] = None
+        if not self._lock(key, exclusive=True):
+            await self._wait_for(key, exclusive=True)
+        self.writes[key] = None
 
     async def operate(self, body: bytes) -> bytes:
         """Do an operation that another process asks for; see `remote`.
@@ -304,34 +330,45 @@ class KvBranch:
             raise UsageError(f"a store has no {operation.kind!r}")
         return b""
 
-    async def prepare(self) -> None:
-        if self._conflict is not None:
-            await self.rollback()
-            raise self._conflict
-        if self._over:
-            raise CannotPrepare("its work was rolled back")
+    def prepare(self) -> Awaitable[None]:
+        """See Branch."""
+        error: WormError | None = self._conflict
+        if error is None and self._over:
+            error = CannotPrepare("its work was rolled back")
+        if error is not None:
+            return self._refuse(error)
         self._over = True
-        reads = [key for key, exclusive in self._owner.held.items() if not exclusive]
-        await self._store.promise(self._gid, self._owner, self._writes, reads)
+        self.prepared = True
+        reads = [key for key, exclusive in self.held.items() if not exclusive]
+        return self._store.promise(self, _Record(self.writes, reads))
+
+    async def _refuse(self, error: WormError) -> None:
+        await self.rollback()
+        raise error
 
     async def rollback(self) -> None:
         self._over = True
-        if not self._owner.prepared:
-            self._store.locks.release(self._owner)
+        if not self.prepared:
+            self._store.locks.release(self)
 
-    async def _lock(self, key: bytes, *, exclusive: bool) -> None:
+    def _lock(self, key: bytes, *, exclusive: bool) -> bool:
+        """Take a lock; false if somebody is in the way."""
         if type(key) is not bytes or not 0 < len(key) <= 127:
             raise UsageError(f"a key is 1 to 127 bytes, not {key!r}")
         if self._over:
             raise UsageError("this branch is over")
-        held = self._owner.held.get(key)
+        held = self.held.get(key)
         if held is not None and held >= exclusive:
-            return
+            return True
+        return not self._store.locks.in_the_way(self, key, exclusive)
+
+    async def _wait_for(self, key: bytes, *, exclusive: bool) -> None:
+        """Take a lock once whoever has it lets go, if that is about to happen."""
         try:
-            await self._store.locks.acquire(self._owner, key, exclusive=exclusive)
+            await self._store.locks.acquire(self, key, exclusive=exclusive)
         except Conflict as e:
             self._conflict = e
             raise
         if self._over:  # rolled back while it waited
-            self._store.locks.release(self._owner)
+            self._store.locks.release(self)
             raise UsageError("this branch is over")

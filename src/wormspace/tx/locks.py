@@ -48,7 +48,7 @@ class Locks:
         Raises:
             Conflict: another branch holds it.
         """
-        others = self._try(owner, key, exclusive)
+        others = self.in_the_way(owner, key, exclusive)
         if others and all(other.prepared for other in others):
             loop = asyncio.get_running_loop()
             deadline = loop.time() + PREPARED_WAIT_S
@@ -56,16 +56,16 @@ class Locks:
                 await asyncio.wait(
                     [other.gone() for other in others], timeout=deadline - loop.time()
                 )
-                others = self._try(owner, key, exclusive)
+                others = self.in_the_way(owner, key, exclusive)
         if others:
             raise Conflict(f"key {key!r} is locked by another transaction")
 
     def take(self, owner: Owner, key: bytes, *, exclusive: bool) -> None:
         """Give a branch found after a restart a lock it had; nobody else can have it."""
-        self._try(owner, key, exclusive)
+        self.in_the_way(owner, key, exclusive)
 
-    def _try(self, owner: Owner, key: bytes, exclusive: bool) -> list[Owner]:
-        """Take it if possible; returns who is in the way."""
+    def in_the_way(self, owner: Owner, key: bytes, exclusive: bool) -> list[Owner]:
+        """Take a lock if nobody is in the way; returns who is."""
         holders = self._holders.get(key)
         if holders is None:
             self._holders[key] = [owner]

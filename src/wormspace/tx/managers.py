@@ -3,10 +3,14 @@
 A branch is the work of one transaction at one resource manager.  `prepare` makes it durable and
 keeps its locks; from then on only the votes decide, and the manager obeys `commit` or `abort` of
 whoever has read them.  Both are harmless when repeated, and when the branch is gone.
+
+These three may be plain functions that return a future, or `async def`: whoever calls them lets
+those of several managers run at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from wormspace.tx.names import Gid
@@ -19,7 +23,7 @@ class Branch(Protocol):
     def session(self) -> Any:
         """What the user works with: the database's own connection, or the store's session."""
 
-    async def prepare(self) -> None:
+    def prepare(self) -> Awaitable[None]:
         """Make the work durable under its gid, so that it can be committed even after a crash.
 
         Raises:
@@ -50,14 +54,14 @@ class ResourceManager(Protocol):
             ManagerDown: it cannot be reached.
         """
 
-    async def commit(self, gid: Gid) -> None:
+    def commit(self, gid: Gid) -> Awaitable[None]:
         """Make a prepared branch take effect; nothing to do if it is gone.
 
         Raises:
             ManagerDown: it cannot be done now; say so again later.
         """
 
-    async def abort(self, gid: Gid) -> None:
+    def abort(self, gid: Gid) -> Awaitable[None]:
         """Undo a prepared branch; nothing to do if there is none.
 
         Raises:

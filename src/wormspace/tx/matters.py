@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from wormspace.errors import WormError
+from wormspace.errors import Unavailable, WormError
 from wormspace.tx.deciding import Decision, Vote, judge
 from wormspace.tx.names import TxId
+
+if TYPE_CHECKING:
+    from wormspace.tx.parts import Part
 
 EARLY = 4096
 """Transactions of which votes are remembered although nobody here has asked about them yet."""
@@ -28,28 +33,24 @@ class Matter:
         decision: None until that is enough.
         since: when this process first dealt with it, on its loop's clock.
         deadline: when its initiator, if that is here, stops waiting for votes.
-        parts: the tasks of the resource managers here, by name: prepare, vote, learn, act.
-        unpromised: the managers here that do not know yet how they vote.
-        acting: the managers here that are still at it.
-        pending: those of them, and those that failed, that have not acted on the decision.
+        parts: those of the resource managers here, by name.
         users: how many pieces of work need it; see `Matters.join`.
     """
 
     __slots__ = (
         "_acting",
         "_deciding",
-        "_promising",
+        "_ending",
+        "_promised",
+        "_unknown",
+        "_unpromised",
         "_voting",
-        "acting",
         "deadline",
         "decision",
         "id",
         "participants",
         "parts",
-        "pending",
         "since",
-        "unknown",
-        "unpromised",
         "users",
         "votes",
     )
@@ -59,58 +60,62 @@ class Matter:
         self.participants = participants
         self.votes: dict[str, Vote] = {}
         self.decision: Decision | None = None
-        self.unknown: WormError | None = None
         self.since = now
         self.deadline = float("inf")
-        self.parts: dict[str, asyncio.Task[None]] = {}
-        self.unpromised: set[str] = set()
-        self.acting: set[str] = set()
-        self.pending: set[str] = set()
+        self.parts: dict[str, Part] = {}
         self.users = 0
-        self._deciding: list[asyncio.Future[Decision]] = []
-        self._voting: dict[str, list[asyncio.Future[Vote | None]]] = {}
-        self._promising: list[asyncio.Future[None]] = []
-        self._acting: list[asyncio.Future[None]] = []
+        self._unknown: WormError | None = None
+        self._unpromised = 0
+        self._acting = 0
+        self._promised: list[tuple[Part, Vote]] = []
+        self._voting: dict[str, list[asyncio.Future[Vote | None]]] | None = None
+        self._deciding: tuple[asyncio.Future[None], ...] = ()
+        self._ending: tuple[asyncio.Future[None], ...] = ()
+
+    # ------------------------------------------------------------ votes
 
     def learn(self, manager: str, vote: Vote) -> None:
         """A vote that stands."""
         self.votes[manager] = vote
-        if self._voting:
-            self.answer(manager, vote)
-        if self.decision is not None:
-            return
-        decision = judge(self.participants, self.votes)
-        if decision is not None:
-            self.decide(decision)
-
-    def answer(self, manager: str, vote: Vote | None) -> None:
-        """Let go of those who wait for this vote; None: nobody here knows what it is."""
-        for future in self._voting.pop(manager, ()):
-            if not future.done():
-                future.set_result(vote)
+        if self._voting is not None:
+            self._answer(manager, vote)
+        if self.decision is None and (not vote.yes or len(self.votes) >= len(self.participants)):
+            decision = judge(self.participants, self.votes)
+            if decision is not None:
+                self.decide(decision)
 
     async def vote_of(self, manager: str) -> Vote | None:
         """The manager's vote, once it stands; None if that cannot be said here."""
         if manager in self.votes:
             return self.votes[manager]
         future: asyncio.Future[Vote | None] = asyncio.get_running_loop().create_future()
+        if self._voting is None:
+            self._voting = {}
         self._voting.setdefault(manager, []).append(future)
         return await future
+
+    def _answer(self, manager: str, vote: Vote | None) -> None:
+        for future in (self._voting or {}).pop(manager, ()):
+            if not future.done():
+                future.set_result(vote)
+
+    # ------------------------------------------------------------ the decision
 
     def decide(self, decision: Decision) -> None:
         """Somebody who has read the votes says so."""
         if self.decision is None:
             self.decision = decision
-            for future in self._deciding:
-                if not future.done():
-                    future.set_result(decision)
+            for part in self.parts.values():
+                part.act()
+            _let_go(self._deciding)
+            if not self._acting:
+                _let_go(self._ending)
 
     def give_up(self, error: WormError) -> None:
         """The votes could not be read in time: whoever waits here is told so."""
-        self.unknown = error
-        for future in self._deciding:
-            if not future.done():
-                future.set_exception(error)
+        self._unknown = error
+        _let_go(self._deciding)
+        _let_go(self._ending)
 
     async def decided(self) -> Decision:
         """The decision, once it is known.
@@ -118,51 +123,68 @@ class Matter:
         Raises:
             WormError: it could not be learned in time; it stands, or will, all the same.
         """
-        if self.decision is not None:
-            return self.decision
-        if self.unknown is not None:
-            raise self.unknown
-        future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-        self._deciding.append(future)
-        return await future
-
-    async def promised(self, manager: str, *, yes: bool) -> None:
-        """A manager here knows how it votes; a yes waits for the other managers here.
-
-        Nothing is decided before they vote too, and votes that leave together share a message and
-        a sync at every server.
-        """
-        self.unpromised.discard(manager)
-        if not self.unpromised or not yes:
-            for future in self._promising:
-                if not future.done():
-                    future.set_result(None)
-        else:
-            future = asyncio.get_running_loop().create_future()
-            self._promising.append(future)
+        if self.decision is None and self._unknown is None:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._deciding += (future,)
             await future
+        return self._known()
 
-    def on_part_done(self, manager: str, *, acted: bool) -> None:
-        """A manager here has acted, or cannot for now."""
-        self.acting.discard(manager)
-        if acted:
-            self.pending.discard(manager)
-        if not self.acting:
-            self.stop_waiting()
+    async def ended(self) -> Decision:
+        """The decision, once the managers here have acted on it, or nobody waits for them longer.
+
+        Raises:
+            WormError: it could not be learned in time; it stands, or will, all the same.
+        """
+        if self._unknown is None and (self._acting or self.decision is None):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._ending += (future,)
+            await future
+        return self._known()
+
+    def _known(self) -> Decision:
+        if self.decision is None:
+            raise self._unknown or Unavailable(f"transaction {self.id} is not decided yet")
+        return self.decision
 
     def stop_waiting(self) -> None:
-        """Nobody waits any longer for those who are pending."""
-        for future in self._acting:
-            if not future.done():
-                future.set_result(None)
+        """Nobody waits any longer for those who have not acted."""
+        _let_go(self._ending)
 
-    async def acted(self) -> tuple[str, ...]:
-        """Who has not acted by the time nobody is about to, or waiting is over."""
-        if self.acting:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._acting.append(future)
-            await future
-        return tuple(sorted(self.pending))
+    # ------------------------------------------------------------ the managers here
+
+    def add(self, part: Part) -> None:
+        """A manager here takes part."""
+        self.parts[part.manager] = part
+        self._unpromised += 1
+        self._acting += 1
+
+    def promised(self, part: Part, vote: Vote) -> None:
+        """A manager here knows how it votes; a yes waits for the other managers here."""
+        self._unpromised -= 1
+        self._promised.append((part, vote))
+        if not self._unpromised or not vote.yes:
+            promised, self._promised = self._promised, []
+            for each, its in promised:
+                each.cast(its)
+
+    def on_part_over(self, manager: str) -> None:
+        """A manager here has acted, or leaves that to the sweep."""
+        self._acting -= 1
+        if self._voting is not None:
+            self._answer(manager, None)
+        if not self._acting and self.decision is not None:
+            _let_go(self._ending)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The managers here that have not acted on the decision."""
+        return tuple(sorted([name for name, part in self.parts.items() if not part.acted]))
+
+
+def _let_go(waiting: Iterable[asyncio.Future[None]]) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(None)
 
 
 class Matters:

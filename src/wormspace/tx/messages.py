@@ -15,7 +15,7 @@ from wormspace.tx.names import TxId
 SERVICE = "tx"
 
 
-class Plan(msgspec.Struct, frozen=True, array_like=True):
+class Plan(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A transaction that is to be committed.
 
     Attributes:

@@ -71,7 +71,7 @@ class TxId(NamedTuple):
         return Address.of(self.number, VOTES)
 
 
-class Gid(msgspec.Struct, frozen=True):
+class Gid(msgspec.Struct, frozen=True, gc=False):
     """One resource manager's branch of a transaction, as a database's global identifier."""
 
     space: str
@@ -80,7 +80,7 @@ class Gid(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """At most 86 bytes: PostgreSQL takes 199, and XA 64 for each of its two halves."""
-        return f"worm:{self.space}:{self.manager}:{self.id}"
+        return f"worm:{self.space}:{self.manager}:{self.id.initiator}-{self.id.number}"
 
     @classmethod
     def parse(cls, text: str) -> Gid | None:

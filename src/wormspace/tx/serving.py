@@ -103,7 +103,7 @@ class Handlers:
         committing.listen(self._site, plan)
         for manager in managers:
             self._site.manager(manager)
-            self._site.take_part(plan, manager)
+        self._site.take_part(plan, dict.fromkeys(managers))
 
     async def _on_ask(self, m: Ask) -> list[Vote | None]:
         matters = self._site.matters

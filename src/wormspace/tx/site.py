@@ -1,8 +1,8 @@
 """A site: one process's part in transactions, with the resource managers it hosts.
 
 Every process that runs transactions or hosts resource managers has one per transaction space.  Each
-resource manager here goes through the same four steps as a task: prepare, vote, learn the decision,
-act on it.  `committing` says who sets that off, in six variants.  Beside them, the sweep looks for
+resource manager here goes through four steps (see `parts`): prepare, vote, learn the decision, act
+on it.  `committing` says who sets that off, in six variants.  Beside them, the sweep looks for
 whatever is stuck, here or left behind by others, and resolves it.
 """
 
@@ -12,23 +12,22 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from wormspace.errors import Trimmed, UsageError, WormError
 from wormspace.rpc import Caller, Service
 from wormspace.space import Client
 from wormspace.tx.box import Box
-from wormspace.tx.deciding import Decision, Vote
-from wormspace.tx.errors import CannotPrepare, Conflict
+from wormspace.tx.deciding import Decision
 from wormspace.tx.managers import Branch, ResourceManager
 from wormspace.tx.matters import Matter, Matters
 from wormspace.tx.messages import SERVICE, Plan, ToSite, encode
 from wormspace.tx.names import Gid, TxId, check_name
+from wormspace.tx.parts import Part
 from wormspace.tx.resolver import OVER, Resolution, Resolver
 from wormspace.tx.serving import Handlers
 from wormspace.tx.trimming import Finished
-from wormspace.tx.variants import VARIANTS
 
 log = logging.getLogger("wormspace.tx")
 
@@ -73,6 +72,7 @@ class Site:
 
     Attributes:
         initiator: the name under which this process starts transactions.
+        closed: whether `close` was called.
         figures: counts since the start, for metrics.
     """
 
@@ -100,8 +100,9 @@ class Site:
         self.figures: Counter[str] = Counter()
         self.resolver = Resolver(self.box, f"resolver {self.initiator}", clock, CALL_TIMEOUT_S)
         self.finished = Finished(self)
-        self._on_decision = on_decision
-        self._loop = asyncio.get_running_loop()
+        self.on_decision = on_decision
+        self.loop = asyncio.get_running_loop()
+        self.closed = False
         self._next = 0
         self._sessions: dict[tuple[TxId, str], _Session] = {}
         self._callers: dict[str, Caller] = {}
@@ -110,8 +111,8 @@ class Site:
         self._seen: dict[Gid, float] = {}
         for manager in managers:
             self.attach(manager)
-        self._sweeper = self._loop.create_task(self._sweep_for_ever())
-        self._clockwork = self._loop.create_task(self._tick_for_ever())
+        self._sweeper = self.loop.create_task(self._sweep_for_ever())
+        self._clockwork = self.loop.create_task(self._tick_for_ever())
 
     async def start(self, host: str, port: int = 0, *, address: str = "") -> str:
         """Serve the managers here to other processes; returns the address, HOST:PORT.
@@ -126,11 +127,14 @@ class Site:
 
     async def close(self) -> None:
         """End its part; what is undecided is resolved by others, or by its next life."""
+        self.closed = True
         if self._service is not None:
             await self._service.stop()
         for caller in self._callers.values():
             await caller.close()
+        parts = [part for m in self.matters.open.values() for part in m.parts.values()]
         tasks = [self._sweeper, self._clockwork, *self._tasks]
+        tasks += [part.task for part in parts if part.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -142,6 +146,8 @@ class Site:
         Raises:
             UsageError: another one of that name is here.
         """
+        if self.managers.get(manager.name) is manager:
+            return
         name = check_name(manager.name)
         if self.managers.setdefault(name, manager) is not manager:
             raise UsageError(f"two resource managers are called {name!r}")
@@ -161,7 +167,7 @@ class Site:
 
     def now(self) -> float:
         """Seconds on the loop's clock."""
-        return self._loop.time()
+        return self.loop.time()
 
     def new_id(self) -> TxId:
         """The next transaction of this initiator."""
@@ -170,14 +176,14 @@ class Site:
 
     def hold(self, txid: TxId, manager: str, branch: Branch) -> None:
         """Keep a branch until its vote is asked for."""
-        self._sessions[txid, manager] = _Session(branch, self._loop.time())
+        self._sessions[txid, manager] = _Session(branch, self.loop.time())
 
     def held(self, txid: TxId, manager: str) -> Branch | None:
         """A branch that is kept; being asked for keeps it alive."""
         entry = self._sessions.get((txid, manager))
         if entry is None:
             return None
-        entry.used = self._loop.time()
+        entry.used = self.loop.time()
         return entry.branch
 
     def take(self, txid: TxId, manager: str) -> Branch | None:
@@ -185,74 +191,24 @@ class Site:
         entry = self._sessions.pop((txid, manager), None)
         return entry.branch if entry else None
 
-    # ------------------------------------------------------------ the four steps
+    def take_part(self, plan: Plan, branches: Mapping[str, Branch | None]) -> None:
+        """Let resource managers here prepare, vote, learn and act; once per transaction.
 
-    def take_part(self, plan: Plan, manager: str) -> None:
-        """Let a resource manager here prepare, vote, learn and act; once per transaction."""
-        open_matter = self.matters.open.get(plan.id)
-        if open_matter is not None and manager in open_matter.parts:
-            return
-        matter = self.matters.join(plan.id, plan.participants)
-        matter.unpromised.add(manager)
-        matter.pending.add(manager)
-        matter.acting.add(manager)
-        branch = self.take(plan.id, manager)
-        task = self._loop.create_task(self._part(plan, matter, manager, branch))
-        matter.parts[manager] = task
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _part(self, plan: Plan, matter: Matter, name: str, branch: Branch | None) -> None:
-        """The four steps of one resource manager."""
-        manager = self.manager(name)
-        gid = Gid(self.space, name, plan.id)
-        acted = False
-        try:
-            vote = await self._promise(plan, gid, branch)
-            await matter.promised(name, yes=vote.yes)
-            matter.learn(name, await self._cast(plan, name, vote))
-            decision = matter.decision or await matter.decided()
-            if self._on_decision is not None:
-                self._on_decision(plan.id, name, decision)
-            await (manager.commit(gid) if decision.committed else manager.abort(gid))
-            acted = True
-        except WormError as e:
-            log.warning("tx: %s at %s is left to the sweep: %s", plan.id, name, e)
-            self.figures["left_to_sweep"] += 1
-        finally:
-            matter.answer(name, None)
-            matter.unpromised.discard(name)
-            matter.on_part_done(name, acted=acted)
-            self.matters.leave(matter)
-
-    async def _promise(self, plan: Plan, gid: Gid, branch: Branch | None) -> Vote:
-        """Prepare; the vote that says how that went.
-
-        However long that takes: whoever does not wait so long writes "no" in its place.
+        Args:
+            branches: their work, by name; None where it is kept here, or is not here at all.
         """
-        prepared, reason, conflict = False, "", False
-        try:
-            if branch is None:
-                raise CannotPrepare("its work is not here (any more)")
-            await branch.prepare()
-            prepared = True
-        except Conflict as e:
-            reason, conflict = str(e), True
-        except WormError as e:
-            reason = str(e)
-        self.figures["votes_yes" if prepared else "votes_no"] += 1
-        return Vote(
-            prepared, plan.participants, str(gid), self.clock(), gid.manager, reason, conflict
-        )
-
-    async def _cast(self, plan: Plan, name: str, vote: Vote) -> Vote:
-        """Vote; the vote that stands, whoever cast it."""
-        ahead = VARIANTS[plan.variant].ahead
-        try:
-            return await self.box.cast(name, plan.id, vote, ahead=ahead, timeout=plan.timeout)
-        except Trimmed:
-            # Nobody waited for this vote: it cannot have been committed.
-            return Vote(False, plan.participants, vote.gid, vote.at, "", OVER.reason)
+        matter = self.matters.join(plan.id, plan.participants)
+        parts = [
+            Part(self, matter, plan, name, branch or self.take(plan.id, name))
+            for name, branch in branches.items()
+            if name not in matter.parts
+        ]
+        for part in parts:
+            matter.add(part)
+            matter.users += 1
+        for part in parts:
+            part.prepare()
+        self.matters.leave(matter)
 
     # ------------------------------------------------------------ other sites
 
@@ -270,7 +226,7 @@ class Site:
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Do something that nobody waits for; a `WormError` of it is logged."""
-        task = self._loop.create_task(work)
+        task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_spawned_done)
 
@@ -280,7 +236,7 @@ class Site:
         if isinstance(error, WormError):
             log.info("tx: %s", error)
         elif error is not None:
-            self._loop.call_exception_handler({"message": "in a site", "exception": error})
+            self.loop.call_exception_handler({"message": "in a site", "exception": error})
 
     # ------------------------------------------------------------ time limits
 
@@ -288,7 +244,7 @@ class Site:
         """Look after the time limits of all transactions that are run or driven here."""
         while True:
             await asyncio.sleep(TICK_S)
-            now = self._loop.time()
+            now = self.loop.time()
             for matter in list(self.matters.open.values()):
                 if now >= matter.deadline:
                     if matter.decision is None:
@@ -304,7 +260,7 @@ class Site:
             matter.give_up(e)
         else:
             matter.decide(decision)
-            matter.deadline = self._loop.time()
+            matter.deadline = self.loop.time()
 
     # ------------------------------------------------------------ the sweep
 
@@ -324,7 +280,7 @@ class Site:
         resolves all that is prepared.
         """
         patience = self.patience if patience is None else patience
-        now = self._loop.time()
+        now = self.loop.time()
         for matter in list(self.matters.open.values()):
             # Until its time limit, a transaction that is run here is its initiator's own.
             is_own = now < matter.deadline < float("inf")

@@ -56,8 +56,8 @@ class Transaction:
         timeout: float = TIMEOUT_S,
         tm: str = "",
     ) -> None:
-        names = [m.name for m in participants]
-        if not names or len(set(names)) != len(names):
+        by_name = {m.name: m for m in participants}
+        if not by_name or len(by_name) != len(participants):
             raise UsageError("a transaction needs participants, each once and by a name of its own")
         if timeout <= 0:
             raise UsageError(f"a timeout is a positive number of seconds, not {timeout}")
@@ -67,24 +67,27 @@ class Transaction:
         self._variant = find(variant)
         self._timeout = timeout
         self._tm = tm
-        self._participants = {m.name: m for m in participants}
+        self._participants = by_name
         self._branches: dict[str, Branch] = {}
         self._remote: dict[str, RemoteSession] = {}
-        self._asked: set[str] = set()
+        self._asked: frozenset[str] = frozenset()
         self._plan: Plan | None = None
 
     async def __aenter__(self) -> Self:
+        site = self._site
+        local: list[str] = []
         for name, manager in self._participants.items():
             if isinstance(manager, RemoteStore):
-                self._remote[name] = manager.session(self._site, self.id, self)
+                self._remote[name] = manager.session(site, self.id, self)
             else:
-                self._site.attach(manager)
-        local = [m for m in self._participants.values() if not isinstance(m, RemoteStore)]
+                site.attach(manager)
+                local.append(name)
+        # In one order, so that no two transactions wait for each other's connections.
+        local.sort()
         try:
-            # In one order, so that no two transactions wait for each other's connections.
-            for manager in sorted(local, key=lambda m: m.name):
-                gid = Gid(self._site.space, manager.name, self.id)
-                self._branches[manager.name] = await manager.begin(gid)
+            for name in local:
+                gid = Gid(site.space, name, self.id)
+                self._branches[name] = await self._participants[name].begin(gid)
         except BaseException:
             await self.rollback()
             raise
@@ -93,11 +96,12 @@ class Transaction:
     def __getitem__(self, participant: ResourceManager) -> Any:
         """The participant's own session in this transaction."""
         name = participant.name
-        if name in self._remote:
-            return self._remote[name]
-        if name not in self._branches:
+        branch = self._branches.get(name)
+        if branch is not None:
+            return branch.session
+        if name not in self._remote:
             raise UsageError(f"{name!r} takes no part in this transaction")
-        return self._branches[name].session
+        return self._remote[name]
 
     async def __aexit__(
         self,
@@ -120,14 +124,14 @@ class Transaction:
         for session in self._remote.values():
             session.rollback()
         if self._plan is None:
-            self._site.finished.add(self.id, {})
+            self._site.finished.add(self.id)
         else:
             self._site.spawn(self._call_off(self._plan))
 
     async def _call_off(self, plan: Plan) -> None:
         """Decide what some stores have voted on already."""
         await self._site.settle(plan.id, plan.participants)
-        self._site.finished.add(plan.id, _managers_of(plan))
+        self._site.finished.add(plan.id, plan)
 
     async def commit(self) -> Decision:
         """Vote, decide, and wait until the resource managers here have acted.
@@ -138,13 +142,11 @@ class Transaction:
         plan = self._plan or self._fix_plan()
         if not plan.participants:
             self.decision = ALL_YES
-            self._site.finished.add(self.id, {})
+            self._site.finished.add(self.id)
             return self.decision
         site = self._site
-        for name, branch in self._branches.items():
-            site.hold(self.id, name, branch)
-        decision, pending = await committing.run(site, plan, frozenset(self._asked))
-        site.finished.add(plan.id, _managers_of(plan))
+        decision, pending = await committing.run(site, plan, self._branches, self._asked)
+        site.finished.add(plan.id, plan)
         site.figures[decision.outcome] += 1
         if pending:
             decision = Decision(
@@ -165,22 +167,26 @@ class Transaction:
             raise UsageError("only in variant F2 do stores vote unasked")
         if self._plan is None:
             self._plan = self._fix_plan(everybody=True)
-        self._asked.add(manager)
+        self._asked |= {manager}
         return self._plan
 
     def _fix_plan(self, *, everybody: bool = False) -> Plan:
         """Number the transaction; stores elsewhere that were not used take no part in it."""
+        if not self._remote:
+            here = ("",) * len(self._participants)
+            everyone = tuple(self._participants)
+            return Plan(self.id, everyone, here, self._variant.name, "", self._timeout)
         names = [n for n in self._participants if everybody or self._takes_part(n)]
         addresses = [getattr(self._participants[n], "address", "") for n in names]
-        here = self._site.address
+        serving_at = self._site.address
         driven = self._variant.driven and any(addresses)
-        if driven and not all(addresses) and not here:
+        if driven and not all(addresses) and not serving_at:
             raise UsageError(
                 f"in variant {self._variant.name} a TM calls the resource managers, but some of "
                 "them are in this process, which does not serve: start its site"
             )
         if driven:
-            addresses = [a or here for a in addresses]
+            addresses = [a or serving_at for a in addresses]
         return Plan(
             self.id,
             tuple(names),
@@ -192,11 +198,6 @@ class Transaction:
 
     def _takes_part(self, name: str) -> bool:
         return name in self._branches or self._remote[name].used
-
-
-def _managers_of(plan: Plan) -> dict[str, str]:
-    """The participants, each with its address."""
-    return dict(zip(plan.participants, plan.addresses, strict=True))
 
 
 async def run_transaction(

@@ -23,7 +23,7 @@ from wormspace.errors import CaptureLost, PartialWrite, Trimmed, WormError
 from wormspace.space import Client, Segment
 from wormspace.tx.deciding import Vote, decode, encode
 from wormspace.tx.managers import ResourceManager
-from wormspace.tx.messages import ListPrepared, decode_gids
+from wormspace.tx.messages import ListPrepared, Plan, decode_gids
 from wormspace.tx.names import VOTES, Gid, TxId, split_vote_space, vote_space
 from wormspace.tx.resolver import Resolver
 
@@ -38,11 +38,20 @@ UNUSED = "its initiator is gone and the segment is retired"
 class _Segment:
     """One segment of this initiator's numbers: how many are decided, and whose votes are there."""
 
-    __slots__ = ("decided", "managers")
+    __slots__ = ("decided", "voters")
 
     def __init__(self) -> None:
         self.decided = 0
-        self.managers: dict[str, str] = {}
+        self.voters: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
+
+    @property
+    def managers(self) -> dict[str, str]:
+        """Who voted, or was to, with their addresses."""
+        return {
+            name: address
+            for names, addresses in self.voters
+            for name, address in zip(names, addresses, strict=True)
+        }
 
 
 class Finished:
@@ -52,15 +61,15 @@ class Finished:
         self._site = site
         self._segments: dict[int, _Segment] = {}
 
-    def add(self, txid: TxId, managers: Mapping[str, str]) -> None:
-        """This transaction is decided, or nobody was asked to vote on it.
-
-        Args:
-            managers: who voted, or was to, with their addresses.
-        """
-        segment = self._segments.setdefault(txid.address.segment, _Segment())
+    def add(self, txid: TxId, plan: Plan | None = None) -> None:
+        """This transaction is decided; without a plan: nobody was asked to vote on it."""
+        number = txid.number // VOTES
+        segment = self._segments.get(number)
+        if segment is None:
+            segment = self._segments[number] = _Segment()
         segment.decided += 1
-        segment.managers.update(managers)
+        if plan is not None:
+            segment.voters.add((plan.participants, plan.addresses))
 
     async def trim(self) -> None:
         """Trim what may be trimmed by now."""

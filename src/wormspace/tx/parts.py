@@ -1,0 +1,164 @@
+"""One resource manager's part in one transaction, at the site that hosts it: four steps.
+
+1. *prepare*: its work is made durable, or cannot be; that is how it votes;
+2. *vote*: a yes waits for the other managers here, for nothing is decided before they vote too, and
+   votes that leave together share a message and a sync at every server;
+3. *learn*: its vote stands, its own or what somebody else wrote there, and so does the decision;
+4. *act*: commit or abort.
+
+What comes in drives them, and only the vote is a task: thousands of parts are under way at a time,
+and a task that sleeps through all four steps would cost more than the steps do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from wormspace.errors import Trimmed, WormError
+from wormspace.tx.deciding import Vote
+from wormspace.tx.errors import CannotPrepare, Conflict
+from wormspace.tx.managers import Branch
+from wormspace.tx.messages import Plan
+from wormspace.tx.names import Gid
+from wormspace.tx.resolver import OVER
+from wormspace.tx.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from wormspace.tx.matters import Matter
+    from wormspace.tx.site import Site
+
+log = logging.getLogger("wormspace.tx")
+
+
+class Part:
+    """See the module.
+
+    Attributes:
+        manager: the resource manager's name.
+        acted: whether it has acted on the decision.
+    """
+
+    __slots__ = (
+        "_branch",
+        "_matter",
+        "_plan",
+        "_site",
+        "_stands",
+        "_work",
+        "acted",
+        "manager",
+    )
+
+    def __init__(
+        self, site: Site, matter: Matter, plan: Plan, manager: str, branch: Branch | None
+    ) -> None:
+        self._site = site
+        self._matter = matter
+        self._plan = plan
+        self._branch = branch
+        self._work: asyncio.Future[None] | None = None
+        self._stands = False
+        self.manager = manager
+        self.acted = False
+
+    def prepare(self) -> None:
+        """The first step.
+
+        However long it takes: whoever does not wait so long writes "no" in its place.
+        """
+        branch, self._branch = self._branch, None
+        if branch is None:
+            self._promise(CannotPrepare("its work is not here (any more)"))
+        else:
+            self._do(branch.prepare(), self._on_prepared)
+
+    def _on_prepared(self, done: asyncio.Future[None]) -> None:
+        if done.cancelled() or self._site.closed:
+            self._end()
+        else:
+            self._promise(done.exception())
+
+    def _promise(self, error: BaseException | None) -> None:
+        """It is prepared, or not; after an error, the sweep looks whether it is all the same."""
+        site, plan = self._site, self._plan
+        yes = error is None
+        site.figures["votes_yes" if yes else "votes_no"] += 1
+        vote = Vote(
+            yes,
+            plan.participants,
+            str(Gid(site.space, self.manager, plan.id)),
+            site.clock(),
+            self.manager,
+            "" if yes else str(error),
+            isinstance(error, Conflict),
+        )
+        self._matter.promised(self, vote)
+
+    def cast(self, vote: Vote) -> None:
+        """The second step."""
+        plan = self._plan
+        self._site.box.cast(
+            self.manager,
+            plan.id,
+            vote,
+            self._on_stands,
+            ahead=VARIANTS[plan.variant].ahead,
+            timeout=plan.timeout,
+        )
+
+    def _on_stands(self, vote: Vote | None, error: WormError | None) -> None:
+        """The third step: it is known which vote stands."""
+        if isinstance(error, Trimmed):
+            # Nobody waited for this vote: it cannot have been committed.
+            vote = Vote(False, self._plan.participants, "", 0.0, "", OVER.reason)
+        if vote is None:
+            self._fail(error)
+            return
+        self._stands = True
+        self._matter.learn(self.manager, vote)
+        self.act()
+
+    def act(self) -> None:
+        """The last two steps: once its vote stands and the decision is known."""
+        decision = self._matter.decision
+        if decision is None or not self._stands:
+            return
+        self._stands = False
+        site, txid = self._site, self._plan.id
+        if site.on_decision is not None:
+            site.on_decision(txid, self.manager, decision)
+        manager, gid = site.manager(self.manager), Gid(site.space, self.manager, txid)
+        self._do(manager.commit(gid) if decision.committed else manager.abort(gid), self._on_acted)
+
+    def _on_acted(self, done: asyncio.Future[None]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            self._fail(error)
+        else:
+            self.acted = not done.cancelled()
+            self._end()
+
+    def _do(self, work: Awaitable[None], then: Callable[[asyncio.Future[None]], None]) -> None:
+        future = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
+        self._work = future
+        if future.done():
+            then(future)
+        else:
+            future.add_done_callback(then)
+
+    def _fail(self, error: BaseException | None) -> None:
+        log.warning("tx: %s at %s is left to the sweep: %s", self._plan.id, self.manager, error)
+        self._site.figures["left_to_sweep"] += 1
+        self._end()
+
+    def _end(self) -> None:
+        self._matter.on_part_over(self.manager)
+        self._site.matters.leave(self._matter)
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """What is under way in a task of its own, as a database's prepare is."""
+        return self._work if isinstance(self._work, asyncio.Task) else None
