@@ -42,7 +42,7 @@ def subscribe(events, size=3, values=None):
     async def read_one(array, offset):
         return b"%d" % offset
 
-    subscription = Subscription(Silent(size), "s", 0, 10, read_one, events.append)
+    subscription = Subscription(Silent(size), "s", 0, 10, read_one, events.append, pytest.fail)
     for server in range(size):
         subscription.on_message(server, Done())
     return subscription

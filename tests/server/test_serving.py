@@ -5,6 +5,7 @@ import contextlib
 
 import pytest
 
+import wormspace
 from inprocess import Raw, serving
 from wormspace.errors import StoreError, StoreFull
 from wormspace.paxos.ballot import ballot
@@ -16,7 +17,9 @@ from wormspace.server.node import Node
 from wormspace.wire.messages import (
     BAD_REQUEST,
     INTERNAL,
+    ONE_WAY,
     STOPPING,
+    TOO_MANY,
     Accepted,
     Failed,
     Lagging,
@@ -190,6 +193,34 @@ async def test_a_listener_that_reads_too_slowly_is_told_and_dropped():
     assert node.figures()["listeners"] == 0
     assert node.counters.listeners_dropped == 1
     await node.stop()
+
+
+async def test_a_client_has_as_many_subscriptions_as_the_limit_allows():
+    async with serving(limits=Limits(max_listeners=2)) as server:
+        raw, other = await Raw.connect(server.port), await Raw.connect(server.port)
+        assert await raw.call(Listen("s", 0, 5)) == Done()
+        assert await raw.call(Listen("t", 0, 5)) == Done()
+        refused = await raw.call(Listen("s", 5, 6))
+        assert isinstance(refused, Failed)
+        assert refused.code == TOO_MANY
+        assert await other.call(Listen("s", 0, 5)) == Done()
+        raw.send(ToServer(ONE_WAY, Unlisten(1)))
+        assert await raw.call(Listen("s", 5, 6)) == Done()
+        await raw.close()
+        await other.close()
+
+
+async def test_a_listener_too_many_is_told_so_and_does_not_wait_for_ever():
+    async with serving(limits=Limits(max_listeners=1)) as server:
+        async with wormspace.connect(f"worm://127.0.0.1:{server.port}") as worm:
+            await worm.space("s").alloc(size=2)
+            first, second = worm.space("s").listen(), worm.space("s").listen()
+            assert isinstance(await anext(first), wormspace.Allocated)
+            with pytest.raises(wormspace.Refused, match="at most 1 subscription"):
+                async with asyncio.timeout(5):
+                    await anext(second)
+            await first.aclose()
+            await second.aclose()
 
 
 async def test_a_client_that_goes_takes_its_listeners_with_it():

@@ -24,9 +24,9 @@ from typing import Self, TypeAlias
 
 import msgspec
 
-from wormspace.errors import Trimmed, WormError
+from wormspace.errors import Refused, Trimmed, WormError
 from wormspace.paxos.messages import Done
-from wormspace.paxos.quorum import everyone, is_quorum
+from wormspace.paxos.quorum import everyone, is_quorum, out_of_reach
 from wormspace.register.contract import ArrayName, Dropped, Event, Gap, Wrote
 from wormspace.register.issued import OffsetSet
 from wormspace.register.partition import Partition
@@ -86,14 +86,17 @@ class Subscription:
         stop: int,
         read_one: ReadOne,
         emit: Callable[[Event], None],
+        fail: Callable[[Exception], None],
     ) -> None:
         self._partition = partition
         self._message = Listen(space, first, stop)
         self._read_one = read_one
         self._emit = emit
+        self._fail = fail
         self._loop = asyncio.get_running_loop()
         self._id = partition.enter(self)
         self._streams = 0
+        self._refused = 0
         self._whole = False
         self._gap_at = 0.0
         self._votes: dict[tuple[int, int], _Votes] = {}
@@ -138,6 +141,7 @@ class Subscription:
         if isinstance(message, Accepted):
             self._on_accepted(server, message)
         elif isinstance(message, Done):
+            self._refused &= ~(1 << server)
             is_back = not self._streams >> server & 1
             self._streams |= 1 << server
             if self._whole and is_back:
@@ -150,7 +154,16 @@ class Subscription:
             self.on_down(server)
             self.on_up(server)
         elif isinstance(message, Failed):
-            log.warning("listen: %s", message.text)
+            self._on_failed(server, message)
+
+    def _on_failed(self, server: int, failed: Failed) -> None:
+        """A server does not take the subscription; without a majority nothing would ever come."""
+        self._refused |= 1 << server
+        if out_of_reach(self._refused, self._partition.size):
+            link = self._partition.links[server].name
+            self._fail(
+                Refused(f"listen on {self._message.space!r}: {link}: {failed.text}", failed.code)
+            )
 
     # ------------------------------------------------------------ counting
 

@@ -431,7 +431,11 @@ class PaxosRegisters:
 
         events = listening.Listening(on_close=lambda ended: self._listenings.pop(ended, None))
         for partition in self._partitions:
-            events.add(listening.Subscription(partition, space, first, stop, read_one, events.emit))
+            events.add(
+                listening.Subscription(
+                    partition, space, first, stop, read_one, events.emit, events.fail
+                )
+            )
         self._listenings[events] = None
         return events
 

@@ -47,6 +47,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_frame: int = MAX_FRAME_BYTES
     max_value: int = 1 << 20
     max_connections: int = 4096
+    max_listeners: int = 1024
     max_backlog: int = 64 << 20
     max_unsent: int = 4 << 20
     greeting_timeout_s: float = 5.0
@@ -80,7 +81,12 @@ class Server:
         self.identity = identity
         self.limits = limits
         self.failed: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
-        self.node = node_type(engine, max_value=limits.max_value, on_fatal=self._on_fatal)
+        self.node = node_type(
+            engine,
+            max_value=limits.max_value,
+            max_listeners=limits.max_listeners,
+            on_fatal=self._on_fatal,
+        )
         self.node.more_figures = self.figures
         self.connections: dict[_Connection, None] = {}  # in order, so that runs repeat
         self.refused = 0

@@ -24,6 +24,7 @@ from wormspace.wire.messages import (
     INTERNAL,
     STOPPING,
     TOO_LARGE,
+    TOO_MANY,
     Accepted,
     Discarded,
     Downward,
@@ -43,6 +44,7 @@ from wormspace.wire.messages import (
 log = logging.getLogger("wormspace.node")
 
 MAX_VALUE_BYTES = 1 << 20
+MAX_LISTENERS = 1024
 MARKS_SAVE_S = 1.0
 MARKS_MAX = 10_000
 SWEEP_KEYS = 2_000
@@ -96,6 +98,7 @@ class Node:
     Args:
         engine: the store; the node closes it.
         max_value: the largest value accepted, in bytes.
+        max_listeners: the most subscriptions of one client.
         on_fatal: called once if the store fails for another reason than being full; the node
             then answers nothing but failures, since what it has on disk is no longer certain.
     """
@@ -105,10 +108,12 @@ class Node:
         engine: Engine,
         *,
         max_value: int = MAX_VALUE_BYTES,
+        max_listeners: int = MAX_LISTENERS,
         on_fatal: Callable[[StoreError], None] | None = None,
     ) -> None:
         self._engine = engine
         self.max_value = max_value
+        self._max_listeners = max_listeners
         self._on_fatal = on_fatal
         self._marks = acceptors.Marks()
         self._queue: list[Queued] = []
@@ -148,10 +153,7 @@ class Node:
 
     def _other(self, port: Port, request_id: int, message: Upward) -> None:
         if isinstance(message, Listen):
-            self._listeners.setdefault(message.space, []).append(
-                _Listener(port, request_id, message.segment, message.stop)
-            )
-            port.answer(request_id, Done())
+            port.answer(request_id, self._listen(port, request_id, message))
         elif isinstance(message, Unlisten):
             self._unlisten(lambda x: x.port is port and x.id == message.listener)
         elif isinstance(message, Status):
@@ -162,6 +164,14 @@ class Node:
         elif isinstance(message, Head):
             below = tables.trimmed_below(self._engine.view, message.space)
             port.answer(request_id, TrimmedBelow(below))
+
+    def _listen(self, port: Port, request_id: int, m: Listen) -> Done | Failed:
+        held = sum(x.port is port for some in self._listeners.values() for x in some)
+        if held >= self._max_listeners:
+            return Failed(TOO_MANY, f"a connection has at most {held} subscriptions")
+        listener = _Listener(port, request_id, m.segment, m.stop)
+        self._listeners.setdefault(m.space, []).append(listener)
+        return Done()
 
     def forget(self, port: Port) -> None:
         """The client behind `port` is gone: drop its subscriptions."""

@@ -135,16 +135,17 @@ class TrimmedBelow(msgspec.Struct, frozen=True, array_like=True, tag="trimmed-be
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     """The request was not carried out and changed nothing.
 
-    `code` is one of `FULL`, `TOO_LARGE`, `BAD_REQUEST`, `STOPPING`, `INTERNAL`.
+    `code` is one of `FULL`, `TOO_LARGE`, `TOO_MANY`, `BAD_REQUEST`, `STOPPING`, `INTERNAL`.
     """
 
     code: str
     text: str
 
 
-FULL, TOO_LARGE, BAD_REQUEST, STOPPING, INTERNAL = (
+FULL, TOO_LARGE, TOO_MANY, BAD_REQUEST, STOPPING, INTERNAL = (
     "full",
     "too-large",
+    "too-many",
     "bad-request",
     "stopping",
     "internal",
