@@ -211,16 +211,19 @@ async def test_a_client_has_as_many_subscriptions_as_the_limit_allows():
 
 
 async def test_a_listener_too_many_is_told_so_and_does_not_wait_for_ever():
-    async with serving(limits=Limits(max_listeners=1)) as server:
-        async with wormspace.connect(f"worm://127.0.0.1:{server.port}") as worm:
-            await worm.space("s").alloc(size=2)
-            first, second = worm.space("s").listen(), worm.space("s").listen()
-            assert isinstance(await anext(first), wormspace.Allocated)
-            with pytest.raises(wormspace.Refused, match="at most 1 subscription"):
-                async with asyncio.timeout(5):
-                    await anext(second)
-            await first.aclose()
-            await second.aclose()
+    limits = Limits(max_listeners=1)
+    async with (
+        serving(limits=limits) as server,
+        wormspace.connect(f"worm://127.0.0.1:{server.port}") as worm,
+    ):
+        await worm.space("s").alloc(size=2)
+        first, second = worm.space("s").listen(), worm.space("s").listen()
+        assert isinstance(await anext(first), wormspace.Allocated)
+        with pytest.raises(wormspace.Refused, match="at most 1 subscription"):
+            async with asyncio.timeout(5):
+                await anext(second)
+        await first.aclose()
+        await second.aclose()
 
 
 async def test_a_client_that_goes_takes_its_listeners_with_it():
