@@ -47,7 +47,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_frame: int = MAX_FRAME_BYTES
     max_value: int = 1 << 20
     max_connections: int = 4096
-    max_listeners: int = 1024
+    max_listeners: int = 16384
     max_backlog: int = 64 << 20
     max_unsent: int = 4 << 20
     greeting_timeout_s: float = 5.0

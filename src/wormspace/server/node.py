@@ -44,7 +44,7 @@ from wormspace.wire.messages import (
 log = logging.getLogger("wormspace.node")
 
 MAX_VALUE_BYTES = 1 << 20
-MAX_LISTENERS = 1024
+MAX_LISTENERS = 16384
 MARKS_SAVE_S = 1.0
 MARKS_MAX = 10_000
 SWEEP_KEYS = 2_000
