@@ -1,6 +1,8 @@
 """Snapshots: whole or refused, taken while commands go on, and the way back for who was away."""
 
 import asyncio
+import os
+import threading
 import time
 
 import pytest
@@ -97,6 +99,25 @@ async def test_local_snapshots_survive_and_a_partial_one_is_never_seen(tmp_path)
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(BadSnapshot, match="cut short"):
         await restore(Rows, store.load("a/b"))
+
+
+async def test_the_event_loop_waits_for_no_disk_while_a_snapshot_is_kept(tmp_path, monkeypatch):
+    called = []
+
+    def note(name, system):
+        def noted(*arguments):
+            called.append((name, threading.current_thread() is threading.main_thread()))
+            return system(*arguments)
+
+        monkeypatch.setattr(os, name, noted)
+
+    for name in ("write", "fsync", "replace"):
+        note(name, getattr(os, name))
+    store = LocalSnapshots(tmp_path)
+    for _ in range(2):  # the second one replaces the first
+        await save(store, "a", filled(3000, 300))
+    assert {name for name, _ in called} == {"write", "fsync", "replace"}
+    assert not [name for name, in_the_loop in called if in_the_loop]
 
 
 async def test_state_that_was_not_declared_is_not_forgotten_in_silence():

@@ -261,13 +261,7 @@ class LocalSnapshots:
                 if len(held) >= 2 * PIECES_PER_WRITE:
                     held = await asyncio.to_thread(_write_all, file.fileno(), held)
             await asyncio.to_thread(_write_all, file.fileno(), held)
-            await asyncio.to_thread(os.fsync, file.fileno())
-        partial.replace(path)
-        directory = os.open(self._directory, os.O_RDONLY)
-        try:
-            await asyncio.to_thread(os.fsync, directory)
-        finally:
-            os.close(directory)
+            await asyncio.to_thread(_put_in_place, file.fileno(), partial, path)
 
     async def load(self, name: str) -> AsyncIterator[bytes]:
         try:
@@ -289,6 +283,20 @@ def _write_all(fd: int, pieces: list[bytes]) -> list[bytes]:
     while rest:
         rest = rest[os.write(fd, rest) :]
     return []
+
+
+def _put_in_place(fd: int, partial: Path, path: Path) -> None:
+    """Make a file durable, and then the one that counts.
+
+    In a thread: the file system frees the blocks of the one before, 0.15 s for a gigabyte.
+    """
+    os.fsync(fd)
+    partial.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 class MemorySnapshots:
