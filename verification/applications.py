@@ -16,7 +16,7 @@ PACKAGE = Package(
     (
         *("space.space", "log.tape", "log.tenure"),
         *("smr.sessions", "smr.engine", "smr.writing", "smr.leaderless"),
-        *("tx.variants", "tx.deciding", "tx.box", "tx.resolver", "tx.matters", "tx.site"),
+        *("tx.variants", "tx.deciding", "tx.box", "tx.resolver", "tx.parts", "tx.matters"),
     ),
     frozenset({"tx.deciding.outcome", "tx.deciding.judge"}),
 )
@@ -34,7 +34,10 @@ PROCEDURES = (
     *(f"smr.engine.Engine.{name}" for name in ("apply", "_move", "_apply_packet")),
     *("smr.writing.complete", "smr.writing.close", "smr.writing.Reign._insist"),
     "smr.leaderless.LeaderlessProposer._attempt",
-    *("tx.box.Box.cast", "tx.box.Box.refuse", "tx.site.Site._promise", "tx.site.Site._part"),
+    *(f"tx.box.Box.{name}" for name in ("cast", "_cast_alone", "_send", "_write", "refuse")),
+    *(f"tx.parts.Part.{name}" for name in ("prepare", "_on_prepared", "_promise", "_on_stands")),
+    *(f"tx.parts.Part.{name}" for name in ("act", "_on_acted", "_do")),
+    "tx.matters.Matter.learn",
     *("tx.resolver.Resolver.settle", "tx.resolver.Resolver.refuse"),
 )
 """What is executed between its calls of registers."""

@@ -185,7 +185,8 @@ SECTIONS: dict[str, tuple[Callable[[Engine], None], ...]] = {
     "smr.leaderless": (leading.proposing,),
     "tx.deciding": (commit.judging, voting.settling),
     "tx.box": (voting.casting,),
-    "tx.site": (voting.obeying,),
+    "tx.parts": (voting.obeying,),
+    "tx.matters": (voting.obeying,),
     "tx.resolver": (voting.settling,),
 }
 """Which part of layer 4 executes a module of the applications."""

@@ -29,7 +29,7 @@ from verification.procedures import (
     procedure,
     replying,
 )
-from verification.symex import SymCount, SymInt, SymWord, bool_term, current, word_term
+from verification.symex import SymCount, SymInt, SymWord, bool_term, current, int_term, word_term
 from verification.system import (
     I,
     K,
@@ -196,7 +196,7 @@ def allocating(e: Engine) -> None:
         register = Register(METADATA, (CaptureLost("taken"), Trimmed("trimmed")))
         raw = _word("raw")
         registers = Thing(
-            capture=register.capture,
+            capture=lambda array, start, stop, deadline: register.capture(start, stop),
             write=lambda array, token, offset, value, deadline: register.write(offset, value),
         )
         me = Thing(name="s", client=Thing(registers=registers, rng=paced().rng))
@@ -227,7 +227,7 @@ def filling(e: Engine) -> None:
     def fills() -> Any:
         register = Register(SymInt(th.fresh("at", I)))
         me = Thing(space=Thing(client=paced()))
-        return tape.Tape._fill_piece(me, register, 0, 8), register
+        return tape.Tape._fill_piece(me, register, 2, 8), register
 
     def filled(done: Done) -> Claims:
         register = done.met
@@ -235,8 +235,9 @@ def filling(e: Engine) -> None:
         claims["writes only holes"] = z3.And(*[a == hole for a in register.attempts])
         claims["and only where nothing is"] = z3.BoolVal(all(register.after_capture))
         if done.error is None:
-            claims["true: the register is decided"] = z3.Or(
-                z3.Not(bool_term(done.result)), register.written
+            asked = z3.And(int_term(register.at) >= 2, int_term(register.at) < 8)
+            claims["true: every register of the piece is decided"] = z3.Implies(
+                z3.And(bool_term(done.result), asked), register.written
             )
         return claims
 
@@ -246,7 +247,7 @@ def filling(e: Engine) -> None:
         register, mine = Register(0), _word("mine")
         current().facts.append(mine.z != hole)
         me = Thing(size=8, segment=lambda number: register, space=Thing(client=paced()))
-        me.pieces = lambda start, stop: [(0, start, stop)]
+        me.pieces = lambda start, stop: [(0, start, stop)] if start < stop else []
         me._fill_piece = lambda *args: tape.Tape._fill_piece(me, *args)
         me.fill = lambda *args: tape.Tape.fill(me, *args)
         return tape.Tape.settle(me, 0, mine), Thing(register=register, mine=mine)
@@ -335,6 +336,7 @@ def _taking_over(e: Engine, tenure: Any) -> None:
         low, at = (SymInt(th.fresh(name, I)) for name in ("low", "offset"))
         size = Size(th.fresh("size", I))
         fresh["at"] = at
+        met = Thing(captured=None, saw=[], allocated=[], number=0 if choose("first") else 3)
         offsets = [SymInt(th.fresh("written", I)) for _ in range(2) if choose("another")]
         current().facts += [low.z >= 0, low.z <= size.z, size.z > 0]
         current().facts += [z3.And(low.z <= o.z, o.z <= size.z) for o in offsets]
@@ -343,22 +345,22 @@ def _taking_over(e: Engine, tenure: Any) -> None:
 
         def capture(start: Any, stop: Any) -> Thing:
             fails(Trimmed("trimmed"))
-            current().facts += [start.z == low.z, stop.z == size.z + 1]
+            met.captured = z3.And(start.z == low.z, stop.z == size.z + 1)
             return Thing(written=Pairs([(o, b"entry") for o in offsets]), token=token)
 
         tape = Thing(
             size=size,
             written_offset=replying(lambda number: low),
             segment=lambda number: Thing(capture=replying(capture)),
-            saw=lambda slot: None,
+            saw=lambda slot: met.saw.append(slot.z),
         )
         me = Thing(
             _tape=tape,
-            _allocated=replying(lambda number: True),
+            _allocated=replying(lambda number: met.allocated.append(number)),
             _fill=replying(lambda segment, empty, token: filled.extend(empty)),
         )
-        met = Thing(low=low.z, size=size.z, at=at.z, offsets=offsets, filled=filled)
-        return tenure.Tenure._take_over(me, 0), met
+        met.__dict__.update(low=low.z, size=size.z, at=at.z, offsets=offsets, filled=filled)
+        return tenure.Tenure._take_over(me, met.number), met
 
     tenure.__dict__["range"] = lambda start, stop: focus_range(fresh["at"])(start, stop)
 
@@ -367,20 +369,37 @@ def _taking_over(e: Engine, tenure: Any) -> None:
         here = z3.Or(*[o.z == m.at for o in m.offsets])
         filled = z3.BoolVal(bool(m.filled))
         closed = z3.Or(*[o.z == m.size for o in m.offsets])
-        claims = {"never over what is written": z3.Not(z3.And(filled, here))}
+        base = m.number * m.size
+        claims = {
+            "never over what is written": z3.Not(z3.And(filled, here)),
+            "the first segment is there": z3.BoolVal(m.allocated == [0][m.number :]),
+        }
+        if m.captured is None:
+            return claims | {"trimmed: the tape goes on": z3.BoolVal(done.result is None)}
+        claims |= {
+            "it captures all that is left, with the seam": m.captured,
+            "it notes the last written slot": z3.And(
+                *[z3.Or(*[s == base + o.z for o in m.offsets]) for s in m.saw],
+                *[z3.Or(o.z >= m.size, *[base + o.z <= s for s in m.saw]) for o in m.offsets],
+                *[s < base + m.size for s in m.saw],
+            ),
+        }
+        below = m.size if done.result is None else done.result.at.z
+        claims["what was left empty below becomes holes"] = z3.Implies(
+            z3.And(m.low <= m.at, m.at < below, z3.Not(here)), filled
+        )
         if done.result is None:
-            return claims
+            return claims | {"the tape goes on where it was closed": closed}
         s = done.result
+        last = z3.Or(s.at.z == m.low, *[s.at.z == o.z + 1 for o in m.offsets])
         return claims | {
             "it holds what it captured": z3.BoolVal(s.ballot == b"captured"),
+            "and that segment": z3.BoolVal(s.number == m.number),
             "not a segment that was closed": z3.Not(closed),
-            "it goes on above all that is written": z3.And(
-                m.low <= s.at.z, *[o.z < s.at.z for o in m.offsets]
+            "it goes on right above all that is written": z3.And(
+                last, m.low <= s.at.z, *[o.z < s.at.z for o in m.offsets]
             ),
             "and up to the seam": s.stop.z == m.size,
-            "what was left empty below becomes holes": z3.Implies(
-                z3.And(m.low <= m.at, m.at < s.at.z, z3.Not(here)), filled
-            ),
         }
 
     title = "log.Tenure._take_over: goes on above what is written (up to two written registers)"
@@ -405,8 +424,17 @@ def _moving_on(e: Engine, tenure: Any) -> None:
         me._unsafe = met.unsafe
         me._seal = replying(lambda: b"seam")
         me._allocated = replying(lambda number: met.mine)
-        tenure.__dict__["Held"] = lambda tape, run: seam
-        met.me = me
+        if choose("tried before"):
+            me._now.seam = b"earlier"
+        met.me, met.seal = me, me._now.seam or b"seam"
+        met.runs = []
+
+        def hold(tape: Any, run: Any) -> Register:
+            right = (run.segment, run.start, run.stop, run.ballot) == (0, 8, 9, b"ballot")
+            met.runs.append(right and tape is me._tape)
+            return seam
+
+        tenure.__dict__["Held"] = hold
         return tenure.Tenure._make_next(me), met
 
     def moved(done: Done) -> Claims:
@@ -414,17 +442,24 @@ def _moving_on(e: Engine, tenure: Any) -> None:
         moved_on = m.me._next is not None
         claims = {
             "writes nothing but the seam": z3.And(
-                *[a == word_term(b"seam") for a in m.seam.attempts]
+                *[a == word_term(m.seal) for a in m.seam.attempts]
             ),
+            "under the token of this segment": z3.BoolVal(all(m.runs)),
             "moves on iff it ends well": z3.BoolVal(moved_on == (done.error is None)),
         }
         if not moved_on:
-            deposed = isinstance(done.error, tenure.Deposed | Unavailable)
-            return claims | {"else it is deposed, or may try again": z3.BoolVal(deposed)}
+            again = isinstance(done.error, Unavailable)
+            deposed = isinstance(done.error, tenure.Deposed)
+            taken = bool(m.seam.attempts) or not m.empty
+            return claims | {
+                "else it may try again, or somebody else has taken over": z3.BoolVal(
+                    again or (deposed and taken)
+                )
+            }
         following = m.me._next
         unsafe = following.ballot == tenure.UNSAFE
         return claims | {
-            "its seam stands": m.seam.stands(b"seam"),
+            "its seam stands": m.seam.stands(m.seal),
             "unsafe only in a segment of its own": z3.BoolVal(not unsafe or (m.mine and m.unsafe)),
             "else captured, and nothing was written there": z3.BoolVal(unsafe or m.empty),
             "from the next segment's first register on": z3.BoolVal(

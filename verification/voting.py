@@ -1,8 +1,8 @@
 """Layer 4: atomic commit, by the code that votes, refuses, obeys and settles.
 
-`Box.cast`, `Box.refuse`, `Site._promise`, `Site._part` and `Resolver.settle` are executed between
-their calls of registers: what they write are the two actions of the model that vote, what they
-return stands, and what was decided is done.
+`Box.cast`, `Box.refuse`, `Part`, `Matter.learn` and `Resolver.settle` are executed between their
+calls of registers: what they write are the two actions of the model that vote, what they tell
+stands, and what was decided is done.
 """
 
 from __future__ import annotations
@@ -22,15 +22,22 @@ from verification.procedures import (
     choose,
     clock,
     fails,
+    finish,
     paced,
     procedure,
     replying,
 )
 from verification.source import Core
 from verification.symex import SymBool, SymWord, bool_term, current, word_term
-from wormspace.errors import CaptureLost, TokenReused, Trimmed, Unavailable, WormError
+from wormspace.errors import (
+    CaptureLost,
+    PartialWrite,
+    TokenReused,
+    Trimmed,
+    Unavailable,
+    WormError,
+)
 from wormspace.tx import deciding
-from wormspace.tx.errors import Conflict
 
 says_yes = z3.Function("says_yes", z3.IntSort(), th.Bool)
 """What a vote register's value says."""
@@ -69,41 +76,36 @@ class Codec:
 
 
 @dataclass
-class Ballot:
-    """A vote to be written, and its register."""
+class Cast:
+    """A vote to be written, its register, and what its voter is told."""
 
     register: Register
     mine: Any
     codec: Codec
+    told: list[tuple[Any, Any]]
 
 
-def _a_vote(e: Engine, **attributes: Any) -> tuple[Thing, Ballot]:
+def _a_vote(e: Engine) -> tuple[Thing, Cast]:
     """A `Box`, a vote to be cast in it, and the one register that this is about."""
     codec = Codec(e.core)
     register = Register(errors=(CaptureLost("taken"), TokenReused("used"), Trimmed("over")))
-    me = Thing(client=paced(), _segment=replying(lambda *_: register), **attributes)
-    return me, Ballot(register, codec.any("mine"), codec)
+    me = Thing(client=paced(), _segment=replying(lambda *_: register))
+    return me, Cast(register, codec.any("mine"), codec, [])
 
 
-TXID = Thing(address=(0, 0), initiator="i")
+def _txid(number: int) -> Thing:
+    return Thing(number=number, address=(0, number), initiator="i")
 
 
-def _standing(done: Done) -> Claims:
-    """What is returned stands; and only the vote that was given is ever written."""
-    it: Ballot = done.met
+def _written(it: Cast) -> Claims:
+    """Only the vote that was given is ever written, and only where none is."""
     value = it.codec.encode(it.mine)
     claims = {
         f"write {k}: the vote that was given": attempt == value.z
         for k, attempt in enumerate(it.register.attempts)
     }
     found_empty = all(it.register.after_capture)
-    claims["written only where a capture found nothing"] = z3.BoolVal(found_empty)
-    if done.error is None:
-        claims["what is returned stands"] = it.register.stands(it.codec.encode(done.result))
-    elif not isinstance(done.error, Again):
-        right = isinstance(done.error, Unavailable | Trimmed | TokenReused)
-        claims["fails only if its outcome is unknown"] = z3.BoolVal(right)
-    return claims
+    return claims | {"written only where a capture found nothing": z3.BoolVal(found_empty)}
 
 
 def prove(e: Engine) -> None:
@@ -111,6 +113,10 @@ def prove(e: Engine) -> None:
     casting(e)
     obeying(e)
     settling(e)
+
+
+UNKNOWN = Unavailable | Trimmed | TokenReused
+"""What may be said of a vote of which it is not known whether it stands."""
 
 
 def casting(e: Engine) -> None:
@@ -124,99 +130,256 @@ def casting(e: Engine) -> None:
 
     def refuses() -> Any:
         me, it = _a_vote(e)
-        return box.Box.refuse(me, "m", TXID, it.mine, timeout=1), it
+        return box.Box.refuse(me, "m", _txid(0), it.mine, timeout=1), it
 
-    stands = "the vote it returns stands; it writes only where none is"
-    procedure(e, f"tx.Box.refuse: {stands}", refuses, _standing)
+    def refused(done: Done) -> Claims:
+        it, claims = done.met, _written(done.met)
+        if done.error is None:
+            stands = it.register.stands(it.codec.encode(done.result))
+            return claims | {"what is returned stands": stands}
+        right = isinstance(done.error, Again | UNKNOWN)
+        return claims | {"fails only if its outcome is unknown": z3.BoolVal(right)}
 
-    def casts() -> Any:
-        me, it = _a_vote(e, prepare_segment=lambda *_: None)
+    stands = "the vote that it tells stands; it writes only where none is"
+    procedure(e, f"tx.Box.refuse: {stands}", refuses, refused)
+    procedure(e, f"tx.Box.cast: {stands}", lambda: _casts(e, box), _told)
 
-        def is_free(offset: int) -> bool:
-            it.register.said_empty = choose("free")
-            return it.register.said_empty
 
-        held = box._Held(it.register, Thing(is_free=is_free))
-        me._held = Thing(get=lambda key: held if choose("held") else None)
-        me._capture = replying(lambda *_: held)
-        me.refuse = lambda *args, **more: box.Box.refuse(me, *args, **more)
+def _casts(e: Engine, box: Any) -> Any:
+    """A vote is cast, perhaps with a neighbour; then the turn of the loop is over."""
+    me, it = _a_vote(e)
+    register = it.register
+    pending: list[Any] = []
+
+    def is_free(offset: int) -> bool:
+        free = choose("free")
+        if offset == 0:
+            register.said_empty = free
+        return free
+
+    async def write_range(first: int, votes: Any, token: Any, timeout: Any) -> None:
+        fails(Unavailable("no majority"))
+        results: list[Any] = []
+        for offset, vote in enumerate(votes, first):
+            try:
+                await register.write(offset, vote)
+            except WormError as error:
+                results.append(error)
+            else:
+                results.append(None)
+        if any(results):
+            raise PartialWrite("some failed", results)
+
+    held = box._Held(Thing(write_range=write_range), Thing(is_free=is_free))
+    captured = choose("captured")
+    me._held = Thing(get=lambda key: held if captured or me.now else None)
+    me.now = False
+
+    def capture(*_: Any) -> None:
+        fails(Unavailable("no majority"))
+        me.now = True
+
+    me._capture = replying(capture)
+    me._loop = Thing(call_soon=lambda then, *args: pending.append((then, args)))
+    me._spawn = lambda work: finish(work)
+    me.prepare_segment = lambda *_: None
+    for name in ("cast", "_cast_alone", "_send", "_write"):
+        setattr(me, name, getattr(box.Box, name).__get__(me))
+
+    async def refuse(manager: str, txid: Any, vote: Any, *, timeout: Any) -> Any:
+        mine = txid.number == 0
+        return await box.Box.refuse(me, manager, txid, vote, timeout=timeout) if mine else vote
+
+    me.refuse = refuse
+
+    async def cast() -> None:
         ahead = choose("ahead")
-        return box.Box.cast(me, "m", TXID, it.mine, ahead=ahead, timeout=1), it
+        tell = lambda vote, error: it.told.append((vote, error))  # noqa: E731
+        me.cast("m", _txid(0), it.mine, tell, ahead=ahead, timeout=1)
+        if pending and choose("another"):
+            other = it.codec.any("other")
+            at = 1 if choose("next to it") else 5
+            held.ballots.append(box._Ballot(at, "m", _txid(at), other, 1, lambda vote, error: None))
+        for then, args in pending:
+            then(*args)
 
-    procedure(e, f"tx.Box.cast: {stands}", casts, _standing)
+    return cast(), it
+
+
+def _told(done: Done) -> Claims:
+    it, claims = done.met, _written(done.met)
+    if done.error is not None:
+        return claims | {"nothing is raised": z3.BoolVal(isinstance(done.error, Again))}
+    claims["the voter is told, once"] = z3.BoolVal(len(it.told) == 1)
+    for vote, error in it.told:
+        if vote is not None:
+            claims["what is told stands"] = it.register.stands(it.codec.encode(vote))
+        else:
+            right = isinstance(error, UNKNOWN)
+            claims["an error only if its outcome is unknown"] = z3.BoolVal(right)
+    return claims
+
+
+# ------------------------------------------------------------------ obeying
+
+
+class Work:
+    """A resource manager's work, as a future: it is over by now, or by the next look at it."""
+
+    def __init__(self) -> None:
+        self.ended = choose("cancelled")
+        self.error = None
+        if not self.ended:
+            self.error = WormError("") if choose("fails") else None
+
+    def cancelled(self) -> bool:
+        """Whether nobody knows what came of it."""
+        return self.ended
+
+    def exception(self) -> Exception | None:
+        """What went wrong, if anything."""
+        return self.error
+
+    def done(self) -> bool:
+        """Whether it is over."""
+        return choose("done")
+
+    def add_done_callback(self, then: Any) -> None:
+        """Tell it later; or never: the process may end."""
+        if choose("later"):
+            then(self)
 
 
 def obeying(e: Engine) -> None:
     """A resource manager's four steps."""
-    site = e.core.modules["tx.site"]
-    site.__dict__["log"] = Thing(warning=lambda *_: None, info=lambda *_: None)
+    parts = e.core.modules["tx.parts"]
+    parts.__dict__["log"] = Thing(warning=lambda *_: None)
+    parts.__dict__["asyncio"] = Thing(Future=Work)
 
-    def promises() -> Any:
-        done: list[str] = []
-
-        def prepare() -> None:
-            fails(Conflict(""), WormError(""))
-            done.append("prepared")
-
-        branch = Thing(prepare=replying(prepare)) if choose("here") else None
-        me = Thing(figures={"votes_yes": 0, "votes_no": 0}, clock=lambda: 0.0)
-        plan = Thing(participants=("a", "b"))
-        return site.Site._promise(me, plan, Thing(manager="m"), branch), done
-
-    def promised(done: Done) -> Claims:
-        right = done.error is None and done.result.yes == bool(done.met)
-        return {"": z3.BoolVal(right)}
-
-    procedure(e, "tx.Site._promise: a yes iff the branch is prepared", promises, promised)
-
-    def takes_part() -> Any:
-        codec = Codec(e.core)
-        stands = codec.any("stands")
-        decision = deciding.Decision(SymWord(th.fresh("outcome", z3.IntSort())))  # type: ignore[arg-type]
-        it = Thing(did=[], learned=[], stands=stands, decision=decision)
-
-        def act(what: str) -> Any:
-            def now(gid: Any) -> None:
-                fails(WormError("down"))
-                it.did.append(what)
-
-            return replying(now)
-
-        matter = Thing(
-            promised=replying(lambda name, *, yes: None),
-            learn=lambda name, vote: it.learned.append(vote),
-            decision=decision if choose("known") else None,
-            decided=replying(lambda: decision),
-            answer=lambda *_: None,
-            unpromised=set(),
-            on_part_done=lambda name, *, acted: it.did.append("acted" if acted else "left"),
-        )
-        me = Thing(
-            manager=lambda name: Thing(commit=act("commit"), abort=act("abort")),
+    def a_part(it: Thing, decision: Any) -> Any:
+        manager = Thing(commit=lambda gid: it.work("commit"), abort=lambda gid: it.work("abort"))
+        site = Thing(
+            figures={"votes_yes": 0, "votes_no": 0, "left_to_sweep": 0},
+            clock=lambda: 0.0,
             space="s",
-            figures={"left_to_sweep": 0},
+            closed=it.closed,
+            manager=lambda name: manager,
+            on_decision=None,
             matters=Thing(leave=lambda matter: None),
-            _promise=replying(lambda *_: codec.any("mine")),
-            _cast=replying(lambda *_: stands),
-            _on_decision=None,
         )
-        return site.Site._part(me, Thing(id="t"), matter, "m", None), it
+        matter = Thing(
+            promised=lambda part, vote: it.votes.append(vote),
+            learn=lambda name, vote: it.learned.append(vote),
+            on_part_over=lambda name: it.did.append("over"),
+            decision=decision,
+        )
+        plan = Thing(id=_txid(0), participants=("a", "b"))
+        return parts.Part(site, matter, plan, "a", None)
 
-    def obeyed(done: Done) -> Claims:
+    def scene() -> Thing:
+        it = Thing(did=[], votes=[], learned=[], works=[], closed=choose("closed"))
+
+        def work(what: str) -> Work:
+            it.did.append(what)
+            begun = Work()
+            it.works.append(begun)
+            return begun
+
+        it.work = work
+        return it
+
+    async def calling(*calls: Any) -> None:
+        for call in calls:
+            call()
+
+    def prepares() -> Any:
+        it = scene()
+        part = a_part(it, None)
+        if choose("here"):
+            part._branch = Thing(prepare=lambda: it.work("prepare"))
+        return calling(part.prepare), it
+
+    def prepared(done: Done) -> Claims:
         it = done.met
-        committed = word_term(it.decision.outcome) == word_term(deciding.COMMITTED)
+        ok = bool(it.works) and not it.works[0].cancelled() and it.works[0].error is None
         return {
-            "it fails for nobody": z3.BoolVal(done.error is None),
-            "commits only what is committed": z3.Or(z3.BoolVal("commit" not in it.did), committed),
-            "aborts only what is not": z3.Or(z3.BoolVal("abort" not in it.did), z3.Not(committed)),
-            "it has acted iff it obeyed": z3.BoolVal(
-                ("acted" in it.did) == bool({"commit", "abort"} & set(it.did))
-            ),
-            "learns the vote that stands": z3.BoolVal(all(v is it.stands for v in it.learned)),
+            "yes iff it is prepared": z3.BoolVal(all(vote.yes is ok for vote in it.votes)),
+            "one vote, or none": z3.BoolVal(done.error is None and len(it.votes) <= 1),
         }
 
-    title = "tx.Site._part: a resource manager does what was decided"
-    procedure(e, title, takes_part, obeyed)
+    procedure(e, "tx.Part.prepare: a yes iff the branch is prepared", prepares, prepared)
+
+    def acts() -> Any:
+        it = scene()
+        outcome = deciding.Decision(SymWord(th.fresh("outcome", z3.IntSort())))  # type: ignore[arg-type]
+        codec = Codec(e.core)
+        it.stands, it.outcome = codec.any("stands"), outcome
+        part = a_part(it, outcome if choose("known") else None)
+        it.part, it.error = part, None
+        if choose("error"):
+            it.error = Trimmed("over") if choose("trimmed") else Unavailable("no majority")
+        it.heard = choose("heard")
+
+        def stands() -> None:
+            part._on_stands(None if it.error else it.stands, it.error)
+
+        return calling(part.act, *[stands] * it.heard, part.act), it
+
+    def acted(done: Done) -> Claims:
+        it = done.met
+        committed = word_term(it.outcome.outcome) == word_term(deciding.COMMITTED)
+        did = [what for what in it.did if what != "over"]
+        known = isinstance(it.error, Trimmed) or it.error is None
+        stood = it.heard and known
+        right = [vote is it.stands or (it.error and not vote.yes) for vote in it.learned]
+        obeyed = bool(it.works) and not it.works[0].cancelled() and it.works[0].error is None
+        return {
+            "commits only what is committed": z3.Or(z3.BoolVal("commit" not in did), committed),
+            "aborts only what is not": z3.Or(z3.BoolVal("abort" not in did), z3.Not(committed)),
+            "once, and only when its vote stands": z3.BoolVal(len(did) <= 1 and (not did or stood)),
+            "acts when it knows": z3.BoolVal(
+                bool(did) or not stood or it.part._matter.decision is None
+            ),
+            "learns the vote that stands": z3.BoolVal(
+                done.error is None and len(right) == stood and all(right)
+            ),
+            "it has acted only if it obeyed": z3.BoolVal(not it.part.acted or obeyed),
+        }
+
+    procedure(e, "tx.Part.act: a resource manager does what was decided", acts, acted)
+    _learning(e)
+
+
+def _learning(e: Engine) -> None:
+    matters = e.core.modules["tx.matters"]
+
+    def learns() -> Any:
+        codec = Codec(e.core)
+        matter = matters.Matter(_txid(0), ("a", "b"), 0.0)
+        heard = {name: codec.any(name) for name in ("a", "c", "b") if choose("heard")}
+
+        async def learn() -> None:
+            for name, vote in heard.items():
+                matter.learn(name, vote)
+
+        return learn(), Thing(matter=matter, heard=heard)
+
+    def learned(done: Done) -> Claims:
+        it = done.met
+        votes = {name: bool_term(vote.yes) for name, vote in it.heard.items() if name != "c"}
+        no = z3.Or(*[z3.Not(yes) for yes in votes.values()])
+        decision = it.matter.decision
+        if decision is None:
+            return {"open: one is missing, and none is no": z3.And(len(votes) < 2, z3.Not(no))}
+        if decision.committed:
+            return {"committed: both are yes": z3.And(len(votes) == 2, z3.Not(no))}
+        return {"aborted: one is no": no}
+
+    title = "tx.Matter.learn: decides what judge decides, at once (up to two participants)"
+    procedure(e, title, learns, learned)
+
+
+# ------------------------------------------------------------------ settling
 
 
 def settling(e: Engine) -> None:
