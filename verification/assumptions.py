@@ -18,8 +18,43 @@ ASSUMPTIONS = {
     "pages first": "A captor has all reports it counts before it writes under its ballot.",
     "register": "Only the register's specification: a write changes an empty register or nothing; "
     "a read returns the register's content at a moment between call and return.",
-    "two": "Executed for up to two or three elements only; the code treats them one by one.",
+    "names": "No two allocators write equal metadata, no two appends equal values (nonces; writer "
+    "and serial).",
+    "codec": "Decoding is the inverse of encoding.",
+    "retries": "A retry was followed twice, and begins with the variables of the first attempt, "
+    "but for those that pace it (checked); so it goes on like that.",
+    "sessions": "No packet of a client that was forgotten is applied unless it says that the "
+    "client has had an outcome: a first packet is not under way for an hour and 4,096 batches.",
+    "each": "A comprehension treats the elements of a sequence one by one: followed for one "
+    "arbitrary element and one other.",
+    "two": "Executed for as many elements as the theorem's name says; each may be any.",
 }
+
+_PROCEDURES = {
+    "space.": "register, names, retries",
+    "log.Tape": "register, names, retries",
+    "log.Tenure": "register",
+    "smr.Engine._apply": "sessions, each",
+    "smr.Engine.apply": "",
+    "smr.": "register, retries",
+    "tx.deciding": "",
+    "tx.Box": "register, codec, retries",
+    "tx.Resolver": "register, codec",
+    "tx.": "",
+    "loop": "",
+    "segments": "register, names",
+    "log:": "register, names",
+    "the specification": "",
+}
+"""Of layer 4, by how a theorem's name begins; the first that fits."""
+
+_ONE_BY_ONE = (
+    "capturing.half",
+    "writing.finished",
+    "writing.lost",
+    "writing.contested",
+    "reading.on",
+)
 
 _BY_THEOREM = {
     "agreement": "wire, store, ballots, one value, one issuer",
@@ -35,12 +70,14 @@ _BY_THEOREM = {
 
 def assumed(layer: str, theorem: str) -> str:
     """The names of the assumptions that a theorem rests on, beside `python`."""
-    if "(up to" in theorem:
-        return "two"
+    two = ", two" if "(up to" in theorem else ""
     if layer.startswith("4"):
-        return "register"
+        fits = (names for start, names in _PROCEDURES.items() if theorem.startswith(start))
+        return (next(fits, "register") + two).removeprefix(", ")
     if layer.startswith("1"):
-        return "wire" if theorem.startswith("acceptor.on_") else ""
+        if theorem.startswith(_ONE_BY_ONE):
+            return "each"
+        return "wire" if theorem.startswith("acceptor.on_") else two.removeprefix(", ")
     for start, names in _BY_THEOREM.items():
         if theorem.startswith(start):
             return names

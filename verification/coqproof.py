@@ -16,8 +16,12 @@ THEOREMS = (
     "validity",
     "immutability",
     "empty_read",
+    "marked_read",
+    "trimmed_read",
+    "trimmed_by_decision",
     "captured_write_possible",
     "unsafe_write_possible",
+    "trim_possible",
 )
 CLOSED = "Closed under the global context"
 LIMIT_S = 240

@@ -1,5 +1,5 @@
 (** The theorems are not empty: with one acceptor, values really are chosen, by a captor under
-    ballot 1 and by an unsafe write under ballot 0. *)
+    ballot 1 and by an unsafe write under ballot 0; and a segment is trimmed. *)
 Require Import Register Arith Lia.
 
 Definition Q (P : unit -> Prop) := P tt.
@@ -38,8 +38,13 @@ Ltac ballots := repeat match goal with
   | H : Promise _ _ _ _ _ _ = _ |- _ => injection H; clear H; intros; subst
   end; lia.
 
+Definition mark : M := Mark unit unit bool tt 0.
+Definition gone : M := Gone unit unit bool tt.
+Definition u3 : state unit unit bool := fun m => u2 m \/ mark = m.
+Definition u4 : state unit unit bool := fun m => u3 m \/ gone = m.
+
 Theorem captured_write_possible :
-  exists s, reachable unit unit bool Q s /\ chosen unit unit bool Q s tt true.
+  exists s, reachable unit unit bool Q tt s /\ chosen unit unit bool Q s tt true.
 Proof.
   exists s5. split.
   - apply AfterStep with s4. apply AfterStep with s3. apply AfterStep with s2.
@@ -48,8 +53,10 @@ Proof.
     + apply DoPromise with tt 1 (fun _ => True); unfold sends; intros; try reflexivity.
       * right; reflexivity.
       * look.
+      * look.
     + apply DoReport with tt tt 1 None.
       * right. exists tt; auto.
+      * look.
       * simpl; intros; look.
       * intro; reflexivity.
     + apply DoWrite with tt 1 true (fun _ => True); unfold sends; intros; try reflexivity.
@@ -58,12 +65,13 @@ Proof.
       * left. intros a row _ H. look.
     + apply DoAccept with tt tt 1 true; unfold sends; intros; try reflexivity.
       * right; reflexivity.
+      * look.
       * look; ballots.
   - exists 1, (fun _ => True). split; [exact I | intros [] _]. right; reflexivity.
 Qed.
 
 Theorem unsafe_write_possible :
-  exists s, reachable unit unit bool Q s /\ chosen unit unit bool Q s tt true.
+  exists s, reachable unit unit bool Q tt s /\ chosen unit unit bool Q s tt true.
 Proof.
   exists u2. split.
   - apply AfterStep with u1. apply AfterStep with S0. apply AtStart.
@@ -71,8 +79,31 @@ Proof.
     + apply DoAccept with tt tt 0 true; unfold sends; intros; try reflexivity.
       * right; reflexivity.
       * look.
+      * look.
   - exists 0, (fun _ => True). split; [exact I | intros [] _]. right; reflexivity.
+Qed.
+
+(** The one register is the trim register here: once it is decided, the segment may go. *)
+Theorem trim_possible :
+  exists s, reachable unit unit bool Q tt s /\ trimmed unit unit bool Q s /\ s mark.
+Proof.
+  assert (C : chosen_at unit unit bool Q u2 tt 0 true).
+  { exists (fun _ => True). split; [exact I | intros [] _]. right; reflexivity. }
+  exists u4. split; [| split].
+  - apply AfterStep with u3. apply AfterStep with u2. apply AfterStep with u1.
+    apply AfterStep with S0. apply AtStart.
+    + apply DoUnsafe with tt true; [intros v H; look | intro; reflexivity].
+    + apply DoAccept with tt tt 0 true; unfold sends; intros; try reflexivity.
+      * right; reflexivity.
+      * look.
+      * look.
+    + apply DoMark with tt 0 true; [exact C | intro; reflexivity].
+    + apply DoTrim with tt true; [| intro; reflexivity].
+      exists 0. destruct C as (P & HP & HV). exists P. split; auto. intros a Ha. left; auto.
+  - exists (fun _ => True). split; [exact I | intros [] _]. right; reflexivity.
+  - left; right; reflexivity.
 Qed.
 
 Print Assumptions captured_write_possible.
 Print Assumptions unsafe_write_possible.
+Print Assumptions trim_possible.

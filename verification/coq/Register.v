@@ -9,7 +9,9 @@
 
     Covered: captures of ranges, granted whole or not at all; reports that come with the promise or
     in later pages, from the quorum and from others; completion; a free choice where nothing was
-    reported; helping (the same message again); unsafe writes, under ballot 0 and with one value. *)
+    reported; helping (the same message again); unsafe writes, under ballot 0 and with one value;
+    marks, which say that a register was decided at a ballot; trim, after which an acceptor says
+    [Gone], accepts nothing any more and may have forgotten all. *)
 
 Require Import Arith Lia.
 
@@ -24,7 +26,9 @@ Inductive message :=
 | Promise (a : Acceptor) (r : Reg) (b : nat)
 | Report (a : Acceptor) (r : Reg) (b : nat) (row : option (nat * Value))
 | Write (r : Reg) (b : nat) (v : Value)
-| Accepted (a : Acceptor) (r : Reg) (b : nat) (v : Value).
+| Accepted (a : Acceptor) (r : Reg) (b : nat) (v : Value)
+| Mark (r : Reg) (b : nat)
+| Gone (a : Acceptor).
 
 Definition state := message -> Prop.
 Definition start : state := fun _ => False.
@@ -40,16 +44,23 @@ Definition is_row (s : state) a r (row : option (nat * Value)) :=
   | Some (rb, rv) => s (Accepted a r rb rv) /\ forall b v, s (Accepted a r b v) -> b <= rb
   end.
 
+(** A quorum has accepted [v] under [b]. *)
+Definition chosen_at (s : state) r b v := exists Q, quorum Q /\ forall a, Q a -> s (Accepted a r b v).
+Definition chosen (s : state) r v := exists b, chosen_at s r b v.
+
+(** The register whose decision trims the segment. *)
+Variable trim : Reg.
+
 Definition sends (s s' : state) (new : message -> Prop) := forall m, s' m <-> s m \/ new m.
 
 Inductive step (s s' : state) : Prop :=
 | DoCapture b range : sends s s' (eq (Capture b range)) -> step s s'
 | DoPromise a b range :
-    s (Capture b range) ->
+    s (Capture b range) -> ~ s (Gone a) ->
     (forall r, range r -> ~ promised s a r b) ->
     sends s s' (fun m => exists r, range r /\ m = Promise a r b) -> step s s'
 | DoReport a r b row :
-    s (Promise a r b) -> is_row s a r row ->
+    s (Promise a r b) -> ~ s (Gone a) -> is_row s a r row ->
     sends s s' (eq (Report a r b row)) -> step s s'
 | DoWrite r b v Q :
     quorum Q -> (forall v', ~ s (Write r b v')) ->              (* one value per ballot *)
@@ -62,15 +73,14 @@ Inductive step (s s' : state) : Prop :=
     (forall v', s (Write r 0 v') -> v' = v) ->                  (* the issuer's promise *)
     sends s s' (eq (Write r 0 v)) -> step s s'
 | DoAccept a r b v :
-    s (Write r b v) -> ~ promised s a r (S b) ->
-    sends s s' (eq (Accepted a r b v)) -> step s s'.
+    s (Write r b v) -> ~ s (Gone a) -> ~ promised s a r (S b) ->
+    sends s s' (eq (Accepted a r b v)) -> step s s'
+| DoMark r b v : chosen_at s r b v -> sends s s' (eq (Mark r b)) -> step s s'
+| DoTrim a v : chosen s trim v -> sends s s' (eq (Gone a)) -> step s s'.
 
 Inductive reachable : state -> Prop :=
 | AtStart : reachable start
 | AfterStep s s' : reachable s -> step s s' -> reachable s'.
-
-Definition chosen (s : state) r v :=
-  exists b Q, quorum Q /\ forall a, Q a -> s (Accepted a r b v).
 
 (** ** The invariant *)
 
@@ -206,8 +216,9 @@ Qed.
 
 Theorem inv_step s s' : Inv s -> step s s' -> Inv s'.
 Proof.
-  intros I [b range A | a b range HC NP A | a r b row HP HR A | r b v Q HQ U HR HC A
-           | r v U A | a r b v HW NP A].
+  intros I [b range A | a b range HC HG NP A | a r b row HP HG HR A | r b v Q HQ U HR HC A
+           | r v U A | a r b v HW HG NP A | r b v HC A | a v HC A];
+    [| | | | | | eapply quiet_step; eauto; discriminate | eapply quiet_step; eauto; discriminate].
   - eapply quiet_step; eauto; discriminate.
   - eapply quiet_step; eauto; intros; intros (? & _ & X); discriminate.
   - (* DoReport *) split.
@@ -283,9 +294,76 @@ Proof.
   exact (HN a Ha b v (H a Ha')).
 Qed.
 
+(** A mark is true, and a tombstone is preceded by the decision to trim. *)
+Lemma told_truly s : reachable s ->
+  (forall r b, s (Mark r b) -> exists v, chosen_at s r b v) /\
+  (forall a, s (Gone a) -> exists v, chosen s trim v).
+Proof.
+  induction 1 as [| s s' R [IM IG] St]; [split; unfold start; intros; contradiction |].
+  assert (G : forall m, s m -> s' m).
+  { destruct St; match goal with H : sends _ _ _ |- _ => intros; apply H; left; auto end. }
+  assert (C : forall r b v, chosen_at s r b v -> chosen_at s' r b v).
+  { intros r b v (Q & HQ & HV). exists Q; split; auto. }
+  assert (N : forall m, s' m -> s m \/ (forall r b, m <> Mark r b) /\ (forall a, m <> Gone a)
+     \/ (exists r b v, m = Mark r b /\ chosen_at s r b v)
+     \/ (exists a v, m = Gone a /\ chosen s trim v)).
+  { intros m Hm. destruct St; match goal with H : sends _ _ _ |- _ => apply H in Hm end;
+      destruct Hm as [Hm | Hm]; auto;
+      try (right; left; split; intros; subst; (congruence || (destruct Hm as (? & _ & ->); congruence))).
+    - right; right; left; exists r, b, v; subst; auto.
+    - right; right; right; exists a, v; subst; auto. }
+  split.
+  - intros r b Hm. destruct (N _ Hm) as [Ho | [[Hx _] | [(r' & b' & v & E & Hc) | (a & v & E & _)]]].
+    + destruct (IM _ _ Ho) as (v & Hv). exists v; auto.
+    + destruct (Hx r b eq_refl).
+    + injection E as -> ->. exists v; auto.
+    + discriminate E.
+  - intros a Hm. destruct (N _ Hm) as [Ho | [[_ Hx] | [(r' & b' & v & E & _) | (a' & v & E & b & Hc)]]].
+    + destruct (IG _ Ho) as (v & b & Hv). exists v, b; auto.
+    + destruct (Hx a eq_refl).
+    + discriminate E.
+    + exists v, b; auto.
+Qed.
+
+(** What one acceptor holds at the ballot of a mark, or above, is the chosen value. *)
+Theorem marked_read s r b b' a v :
+  reachable s -> s (Mark r b) -> s (Accepted a r b' v) -> b <= b' -> chosen s r v.
+Proof.
+  intros R HM HA Hle. pose proof (inv_reachable s R) as I.
+  destruct (proj1 (told_truly s R) _ _ HM) as (w & Q & HQ & HW).
+  assert (w = v) as ->; [| exists b, Q; auto].
+  destruct (quorums_meet Q Q HQ HQ) as (a1 & Ha1 & _).
+  destruct (Nat.eq_dec b b') as [<- | NE].
+  - eapply (inv_unique s I); eapply (inv_accepted s I); eauto.
+  - assert (Lt : b < b') by lia.
+    destruct (inv_safe s I r b' v (inv_accepted s I _ _ _ _ HA) b Lt) as (Q2 & HQ2 & H2).
+    destruct (quorums_meet Q Q2 HQ HQ2) as (a2 & Ha & Ha2).
+    destruct (H2 a2 Ha2) as [Hv | [Hn _]].
+    + eapply (inv_unique s I); eapply (inv_accepted s I); eauto.
+    + destruct (Hn w (HW a2 Ha)).
+Qed.
+
+(** A trim has returned when a quorum says [Gone]; what read needs a quorum then meets one of them. *)
+Definition trimmed (s : state) := exists Q, quorum Q /\ forall a, Q a -> s (Gone a).
+
+Theorem trimmed_read s Q : trimmed s -> quorum Q -> ~ (forall a, Q a -> ~ s (Gone a)).
+Proof.
+  intros (Q' & HQ' & HG) HQ HN. destruct (quorums_meet Q Q' HQ HQ') as (a & Ha & Ha').
+  exact (HN a Ha (HG a Ha')).
+Qed.
+
+Theorem trimmed_by_decision s : reachable s -> trimmed s -> exists v, chosen s trim v.
+Proof.
+  intros R (Q & HQ & HG). destruct (quorums_meet Q Q HQ HQ) as (a & Ha & _).
+  exact (proj2 (told_truly s R) a (HG a Ha)).
+Qed.
+
 End Register.
 
 Print Assumptions agreement.
 Print Assumptions validity.
 Print Assumptions immutability.
 Print Assumptions empty_read.
+Print Assumptions marked_read.
+Print Assumptions trimmed_read.
+Print Assumptions trimmed_by_decision.
