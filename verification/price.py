@@ -3,25 +3,36 @@
     python -m verification.price
 
 The fast one has the lookup and the comparison in one function, without steps, and makes a new tuple
-only when it has to.  Two ratios of times, rounds taken in turn: of the function alone, and of what
-a server does with a write of 128 registers on a store in memory (no decoding, no network, no sync:
-so the price in throughput is lower still).
+only when it has to.  Three ratios, rounds taken in turn: of the function alone; of what a server
+does with a write of 128 registers on a store in memory; and of whole writes, by a client and three
+servers in one process: CPU time per register, with the client's `writing` by hand, too.  There is
+no coding, network or sync in any of it, so that the price in throughput is lower still.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
+import time
 import timeit
 from collections.abc import Callable
 from typing import Any
 
+from wormspace.paxos import writing
 from wormspace.paxos.acceptor import ACCEPTED, on_write
 from wormspace.paxos.ballot import NOTHING, UNSAFE, ballot
-from wormspace.paxos.messages import Capture, Row, Write
+from wormspace.paxos.effects import Send
+from wormspace.paxos.messages import Capture, Refusal, Row, Write
 from wormspace.paxos.ranges import Range, overlay
+from wormspace.paxos.writing import Writing
+from wormspace.register.partition import Partition
+from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.server import acceptors
+from wormspace.server.local import LocalLink
 from wormspace.server.memory_engine import MemoryEngine
+from wormspace.server.node import Node
+from wormspace.wire.link import Link
 
 ROUNDS = 7
 
@@ -44,9 +55,11 @@ def inlined(
 
 
 def in_turn(one: Callable[[], Any], two: Callable[[], Any], calls: int) -> tuple[float, float]:
-    """Seconds per call of each: the best of several rounds, taken in turn."""
-    rounds = [(timeit.timeit(one, number=calls), timeit.timeit(two, number=calls))
-              for _ in range(ROUNDS)]  # fmt: skip
+    """CPU seconds per call of each: the best of several rounds, taken in turn."""
+    rounds = [
+        [timeit.timeit(each, timer=time.process_time, number=calls) for each in (one, two)]
+        for _ in range(ROUNDS)
+    ]
     return min(r[0] for r in rounds) / calls, min(r[1] for r in rounds) / calls
 
 
@@ -84,12 +97,87 @@ def in_a_server() -> tuple[float, float]:
     return one / registers, two / registers
 
 
+_NAMES = ("begin", "on_written", "finished", "lost", "contested")
+_SHIPPED: dict[str, Any] = {name: getattr(writing, name) for name in _NAMES}
+
+
+def _on_written(w: Writing, server: int, refused: list[Refusal]) -> Writing:
+    """`writing.on_written`, by hand, for the common case."""
+    if refused or w.answered >> server & 1:
+        done: Writing = _SHIPPED["on_written"](w, server, refused)
+        return done
+    return Writing(
+        w.servers, w.space, w.segment, w.ballot, w.offsets, w.values, w.answered | 1 << server,
+        w.refusals,
+    )  # fmt: skip
+
+
+BY_HAND: dict[str, Any] = {
+    "begin": lambda w: _SHIPPED["begin"](w) if w.answered else _first(w),
+    "on_written": _on_written,
+    "finished": lambda w: (
+        _SHIPPED["finished"](w) if w.refusals else 2 * w.answered.bit_count() > w.servers
+    ),
+    "lost": lambda w: _SHIPPED["lost"](w) if w.refusals else (),
+    "contested": lambda w: _SHIPPED["contested"](w) if w.refusals else (),
+}
+
+
+def _first(w: Writing) -> tuple[Send, ...]:
+    message = Write(w.space, w.segment, w.ballot, list(w.offsets), list(w.values))
+    return tuple([Send(i, message) for i in range(w.servers)])
+
+
+async def _write_segments(registers: PaxosRegisters, first: int, segments: int) -> float:
+    """CPU seconds per register: segments captured, and then written 128 registers at a time."""
+    spent, value, size = 0.0, bytes(100), 1024
+    for number in range(first, first + segments):
+        captured = await registers.capture(("space", number), 0, size, _later())
+        began = time.process_time()
+        for start in range(0, size, 128):
+            await asyncio.gather(
+                *[
+                    registers.write(("space", number), captured.token, offset, value, _later())
+                    for offset in range(start, start + 128)
+                ]
+            )
+        spent += time.process_time() - began
+    return spent / (segments * size)
+
+
+def _later() -> float:
+    return asyncio.get_running_loop().time() + 60
+
+
+async def _whole() -> tuple[float, float]:
+    links: list[Link] = [LocalLink(Node(MemoryEngine()), f"server {i}") for i in range(3)]
+    registers = PaxosRegisters([Partition(0, links)], random.Random(1))
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    try:
+        for k in range(2 * ROUNDS):
+            shipped = k % 2 == 0
+            vars(acceptors)["on_write"] = on_write if shipped else inlined
+            vars(writing).update(_SHIPPED if shipped else BY_HAND)
+            seconds[shipped].append(await _write_segments(registers, 4 * k, 4))
+    finally:
+        vars(acceptors)["on_write"] = on_write
+        vars(writing).update(_SHIPPED)
+        await registers.close()
+    return min(seconds[True]), min(seconds[False])
+
+
+def whole() -> tuple[float, float]:
+    """Per register of whole writes, by one client and three servers in this process."""
+    return asyncio.run(_whole())
+
+
 def main() -> int:
     """Print the ratios."""
     for what, (shipped, fast) in {
         "on_write, one range": alone(1),
         "on_write, four ranges": alone(4),
         "a server's handling of a write": in_a_server(),
+        "a whole write, client and three servers": whole(),
     }.items():
         print(
             f"{what}: {shipped * 1e9:.0f} ns as shipped, {fast * 1e9:.0f} ns by hand, "

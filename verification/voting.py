@@ -186,11 +186,17 @@ def _casts(e: Engine, box: Any) -> Any:
     for name in ("cast", "_cast_alone", "_send", "_write"):
         setattr(me, name, getattr(box.Box, name).__get__(me))
 
-    async def refuse(manager: str, txid: Any, vote: Any, *, timeout: Any) -> Any:
-        mine = txid.number == 0
-        return await box.Box.refuse(me, manager, txid, vote, timeout=timeout) if mine else vote
+    def refuse(manager: str, txid: Any, vote: Any, *, timeout: Any) -> Any:
+        """What was proved of `refuse`."""
+        fails(Unavailable("no majority"), Trimmed("over"), TokenReused("used"))
+        if txid.number == 0:
+            register.attempts.append(it.codec.encode(vote).z)
+            current().facts.append(register.later())
+            register.after_capture.append(True)
+            return it.codec.decode(register.held)
+        return vote
 
-    me.refuse = refuse
+    me.refuse = replying(refuse)
 
     async def cast() -> None:
         ahead = choose("ahead")
