@@ -6,6 +6,7 @@ import asyncio
 import itertools
 
 import pytest
+from prometheus_client import CollectorRegistry
 from tests.tx.casting import cast
 
 import wormspace
@@ -26,6 +27,7 @@ from wormspace.tx.deciding import (
     judge,
 )
 from wormspace.tx.mariadb import parse_xid, xid
+from wormspace.tx.metrics import SiteFigures
 from wormspace.tx.storage import LmdbStore
 from wormspace.tx.trimming import retire
 
@@ -331,6 +333,59 @@ async def test_a_participant_that_votes_after_the_abort_learns_so_and_rolls_back
             await asyncio.gather(*(site.sweep(patience=0.2) for site in sites))
         assert a.value(b"k") is b.value(b"k") is None
         for site in (app, *sites):
+            await site.close()
+        for store in (a, b):
+            await store.close()
+
+
+async def test_a_site_shows_its_figures_to_prometheus(tmp_path) -> None:
+    async with wormspace.connect("memory:") as worm:
+        a, b = await stores(tmp_path)
+        await put(worm, [a, b], b"v")
+        abandoned = await a.begin(tx.Gid("tx", "a", tx.TxId("gone", 0)))
+        await abandoned.put(b"other", b"v")
+        await abandoned.prepare()
+        site = worm.site()
+        while len(await a.prepared()) > 1 or await b.prepared():  # noqa: ASYNC110 - durable soon
+            await asyncio.sleep(0.01)
+        await site.sweep(patience=1000)
+        registry = CollectorRegistry()
+        registry.register(SiteFigures(site))
+        label = {"space": "tx"}
+
+        def figure(name: str) -> float | None:
+            return registry.get_sample_value(f"wormspace_tx_{name}", label)
+
+        assert figure("committed_total") == 1
+        assert figure("votes_yes_total") == 2
+        assert figure("votes_no_total") == figure("left_to_sweep_total") == 0
+        assert figure("prepared") == 1
+        assert figure("under_way") == 0
+        await site.sweep(patience=0)
+        assert figure("resolved_total") == 1
+        await site.close()
+        for store in (a, b):
+            await store.close()
+
+
+async def test_a_store_that_was_told_to_vote_takes_no_more_work(tmp_path) -> None:
+    async with wormspace.connect("memory:") as worm:
+        a, b = await stores(tmp_path)
+        there = tx.Site(worm, managers=[a, b])
+        address = await there.start("127.0.0.1")
+        remotes = [tx.RemoteStore(name, address) for name in ("a", "b")]
+        app = tx.Site(worm)
+        async with tx.Transaction(app, remotes, variant="F2") as t:
+            for remote in remotes:
+                await t[remote].put(b"k", b"v", last=True)
+            with pytest.raises(UsageError, match="nothing more comes"):
+                await t[remotes[0]].put(b"k", b"lost")
+        assert t.decision.committed
+        async with tx.Transaction(app, remotes) as t:
+            with pytest.raises(UsageError, match="variant='F2'"):
+                await t[remotes[0]].put(b"k", b"v", last=True)
+            assert await t[remotes[0]].get(b"k") == b"v"
+        for site in (app, there):
             await site.close()
         for store in (a, b):
             await store.close()

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import os
 import tempfile
@@ -24,6 +23,7 @@ from wormspace._worm import Worm
 from wormspace.bench.load import Sample, closed_loop
 from wormspace.bench.processes import make_cluster, running
 from wormspace.bench.registers import sync_ms
+from wormspace.collector import collect_seldom
 from wormspace.server.config import ClusterConfig
 from wormspace.tx import Gid, KeyValueStore, LmdbStore, ResourceManager, Transaction, TxId
 
@@ -73,13 +73,6 @@ def run(options: Options, progress: Callable[[str], None]) -> Result:
             return uvloop.run(_Run(options, base, cluster, pids, progress).all(one_sync))
 
 
-def settle_garbage_collector() -> None:
-    """The setting of docs/tx.md for processes that run many transactions at a time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-
-
 def loops(options: Options) -> int:
     """How many times `run` tells its progress."""
     return (4 if options.postgres else 2) * len(options.windows)
@@ -107,7 +100,7 @@ class _Run:
             stores = [
                 await KeyValueStore.open(name, LmdbStore(self._base / name)) for name in ("a", "b")
             ]
-            settle_garbage_collector()
+            collect_seldom()
             for window in self._options.windows:
                 await self._writes(worm, window)
                 await self._store(worm, stores, window)

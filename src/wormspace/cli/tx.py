@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from prometheus_client import CollectorRegistry, start_http_server
 
 from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import cell, emit, note, print_table, say, table
-from wormspace.errors import Trimmed
+from wormspace.collector import collect_seldom
+from wormspace.errors import Trimmed, WormError
 from wormspace.space.client import Client
 from wormspace.tx import (
     UNDECIDED,
@@ -23,6 +25,7 @@ from wormspace.tx import (
     Site,
     TxId,
 )
+from wormspace.tx.metrics import SiteFigures
 from wormspace.tx.opening import open_manager
 from wormspace.tx.site import PATIENCE_S
 from wormspace.tx.trimming import retire
@@ -45,6 +48,14 @@ def _managers(
 
 space_option = click.option(
     "--space", default="tx", show_default=True, help="The transaction space."
+)
+
+
+metrics_option = click.option(
+    "--metrics",
+    type=click.IntRange(min=0),
+    metavar="PORT",
+    help="Serve figures to Prometheus there (0: any free port).",
 )
 
 
@@ -169,6 +180,7 @@ def show(settings: Settings, id: str, space: str) -> None:  # noqa: A002 - the a
     help="Also trim the votes of initiators that have not voted for so long.",
 )
 @click.option("--watch", is_flag=True, help="Go on until Ctrl-C.")
+@metrics_option
 @space_option
 @common
 def resolve(
@@ -177,6 +189,7 @@ def resolve(
     patience: float,
     trim_after: float | None,
     watch: bool,
+    metrics: int | None,
     space: str,
 ) -> None:
     """Finish what a crash left prepared: read the votes, vote no where one is missing, obey.
@@ -190,6 +203,7 @@ def resolve(
         site = Site(worm, space=space, managers=opened, patience=max(patience, 0.1))
         problems = 0
         try:
+            _serve_metrics(site, "127.0.0.1", metrics)
             await site.sweep(patience=float("inf"))
             while True:
                 await asyncio.sleep(patience)
@@ -287,6 +301,23 @@ def variants(settings: Settings, transactions: int, out: Path | None) -> None:
         note(f"plot: {out / 'tx-variants.png'}")
 
 
+def _serve_metrics(site: Site, host: str, port: int | None) -> None:
+    """Let Prometheus ask for the site's figures, from a thread that ends with the process.
+
+    Raises:
+        WormError: nobody can listen there.
+    """
+    if port is None:
+        return
+    registry = CollectorRegistry()
+    registry.register(SiteFigures(site))
+    try:
+        http, _ = start_http_server(port, host, registry)
+    except OSError as e:
+        raise WormError(f"cannot listen on {host}:{port}: {e.strerror}; choose --metrics") from e
+    note(f"figures on http://{host}:{http.server_port}/metrics")
+
+
 @tx.command()
 @click.argument("name")
 @click.option(
@@ -294,16 +325,27 @@ def variants(settings: Settings, transactions: int, out: Path | None) -> None:
 )
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(min=0), default=0, help="Default: chosen.")
+@metrics_option
 @space_option
 @common
-def serve(settings: Settings, name: str, data: Path, host: str, port: int, space: str) -> None:
+def serve(
+    settings: Settings,
+    name: str,
+    data: Path,
+    host: str,
+    port: int,
+    metrics: int | None,
+    space: str,
+) -> None:
     """Serve a key-value store that takes part in transactions, until Ctrl-C."""
 
     async def work(worm: Client) -> None:
         store = await KeyValueStore.open(name, LmdbStore(data))
         site = Site(worm, space=space, managers=[store])
         try:
+            _serve_metrics(site, host, metrics)
             address = await site.start(host, port)
+            collect_seldom()
             if settings.json:
                 emit({"manager": name, "address": address})
             else:

@@ -73,7 +73,7 @@ class Site:
     Attributes:
         initiator: the name under which this process starts transactions.
         closed: whether `close` was called.
-        figures: counts since the start, for metrics.
+        figures: counts since the start; see `metrics`.
     """
 
     def __init__(
@@ -326,8 +326,17 @@ class Site:
                 (manager, g) for g in gids if g.space == self.space and g.manager == manager.name
             ]
         self._seen = {gid: self._seen.get(gid, now) for _, gid in found}
-        self.figures["prepared"] = len(found)
         return found
+
+    def gauges(self) -> dict[str, float]:
+        """Figures that rise and fall; see `metrics`."""
+        seen = self._seen
+        oldest = min(seen.values(), default=None)
+        return {
+            "under_way": len(self.matters.open),
+            "prepared": len(seen),
+            "prepared_longest_seconds": 0.0 if oldest is None else self.loop.time() - oldest,
+        }
 
     async def _roll_back_idle(self, now: float) -> None:
         """Free what a client that died left behind before it was asked to vote."""

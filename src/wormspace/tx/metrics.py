@@ -1,0 +1,53 @@
+"""A site's figures for Prometheus (needs prometheus-client, which `wormspace[cli]` brings).
+
+from prometheus_client import REGISTRY
+REGISTRY.register(SiteFigures(worm.site()))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from wormspace.tx.site import Site
+
+COUNTERS = {
+    "votes_yes": "Branches here that prepared.",
+    "votes_no": "Branches here that could not prepare.",
+    "committed": "Transactions of this process that were committed.",
+    "aborted": "Transactions of this process that were aborted.",
+    "resolved": "Branches that somebody else left prepared, and that this site finished.",
+    "left_to_sweep": "Branches here that could not vote or act at once.",
+    "sessions_expired": "Work begun here from elsewhere, and abandoned.",
+    "segments_trimmed": "Vote segments that this site trimmed.",
+}
+GAUGES = {
+    "under_way": "Transactions that this site deals with.",
+    "prepared": "Branches that the resource managers here held prepared at the last sweep.",
+    "prepared_longest_seconds": "How long the oldest of them has been seen so.",
+}
+
+
+class SiteFigures(Collector):
+    """See the module; every metric is labelled with the transaction space."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def describe(self) -> Iterator[Metric]:
+        """Names alone, which registering asks for."""
+        return self.collect()
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures as they are now; from any thread."""
+        site, space = self._site, [self._site.space]
+        for name, about in COUNTERS.items():
+            counter = CounterMetricFamily(f"wormspace_tx_{name}", about, labels=["space"])
+            counter.add_metric(space, site.figures[name])
+            yield counter
+        for name, about in GAUGES.items():
+            gauge = GaugeMetricFamily(f"wormspace_tx_{name}", about, labels=["space"])
+            gauge.add_metric(space, site.gauges()[name])
+            yield gauge
