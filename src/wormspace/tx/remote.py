@@ -96,6 +96,7 @@ class RemoteSession:
         self._site = site
         self._id = txid
         self._planner = planner
+        self._over = False
         self.used = False
 
     async def get(self, key: bytes, *, last: bool = False) -> bytes | None:
@@ -117,9 +118,15 @@ class RemoteSession:
             self._site.spawn(self._site.call(self._store.address, message, TIMEOUT_S))
 
     async def _do(self, operation: Operation, last: bool) -> bytes:
-        self.used = True
         name = self._store.name
+        if self._over:
+            raise UsageError(
+                f"store {name!r} was told with last=True that nothing more comes, and has voted: "
+                "give last=True with its last operation only"
+            )
+        self.used = True
         plan = self._planner.plan_now(name) if last else None
+        self._over = last
         message = Operate(self._id, name, encode(operation), plan)
         try:
             said = decode_said(await self._site.call(self._store.address, message, TIMEOUT_S))

@@ -164,7 +164,10 @@ class Transaction:
     def plan_now(self, manager: str) -> Plan:
         """See `remote.Planner`."""
         if not self._variant.spontaneous:
-            raise UsageError("only in variant F2 do stores vote unasked")
+            raise UsageError(
+                "last=True lets a store vote unasked, and only variant F2 does that, not "
+                f"{self._variant.name}: use variant='F2', or leave last=True out"
+            )
         if self._plan is None:
             self._plan = self._fix_plan(everybody=True)
         self._asked |= {manager}
