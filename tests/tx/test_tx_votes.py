@@ -254,9 +254,9 @@ async def test_a_conflict_restarts_at_once_and_says_whose_fault_it_was(tmp_path)
 async def test_a_store_here_and_one_elsewhere_commit_together(tmp_path, variant) -> None:
     async with wormspace.connect("memory:") as worm:
         a, b = await stores(tmp_path)
-        there = tx.Site(worm, managers=[b])
+        there = tx.Site(worm, managers=[b], patience=1000.0)  # nobody is helped by a sweep
         remote = tx.RemoteStore("b", await there.start("127.0.0.1"))
-        here = tx.Site(worm, managers=[a])
+        here = tx.Site(worm, managers=[a], patience=1000.0)
         await here.start("127.0.0.1")
         for n in range(3):
             async with tx.Transaction(here, [a, remote], variant=variant) as t:
@@ -264,8 +264,9 @@ async def test_a_store_here_and_one_elsewhere_commit_together(tmp_path, variant)
                 await t[remote].put(b"k", b"%d" % n)
                 assert await t[remote].get(b"k") == b"%d" % n
             assert t.decision.committed
-            while b.value(b"k") != b"%d" % n:  # noqa: ASYNC110 - b learns it by itself
-                await asyncio.sleep(0.001)
+            async with asyncio.timeout(10):
+                while b.value(b"k") != b"%d" % n:  # noqa: ASYNC110 - b learns it by itself
+                    await asyncio.sleep(0.001)
             assert a.value(b"k") == b"%d" % n
         for site in (here, there):
             assert not site.matters.open

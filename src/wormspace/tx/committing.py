@@ -31,9 +31,11 @@ def sites_of(plan: Plan) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def is_here(site: Site, address: str) -> bool:
-    """Whether that address in a plan is this site."""
-    return address in ("", site.address)
+def is_here(site: Site, plan: Plan, address: str) -> bool:
+    """Whether that address in the plan is this site; "" is that of its initiator."""
+    if not address:
+        return plan.id.initiator == site.initiator
+    return address == site.address
 
 
 def listen(site: Site, plan: Plan) -> None:
@@ -44,7 +46,7 @@ def listen(site: Site, plan: Plan) -> None:
 
 def _follow(site: Site, plan: Plan) -> None:
     for manager, address in zip(plan.participants, plan.addresses, strict=True):
-        if not is_here(site, address):
+        if not is_here(site, plan, address):
             site.box.follow(manager, plan.id)
 
 
@@ -84,7 +86,7 @@ def _set_off(site: Site, plan: Plan, matter: Matter, asked: frozenset[str]) -> N
     """Let everybody vote, some of them elsewhere, as the variant has it."""
     variant = find(plan.variant)
     sites = sites_of(plan)
-    driven = variant.driven and any(not is_here(site, address) for address in sites)
+    driven = variant.driven and any(not is_here(site, plan, address) for address in sites)
     if not driven or variant.listening:
         _follow(site, plan)
     if driven:
@@ -92,7 +94,7 @@ def _set_off(site: Site, plan: Plan, matter: Matter, asked: frozenset[str]) -> N
         return
     for address, managers in sites.items():
         left = tuple(m for m in managers if m not in asked)
-        if is_here(site, address):
+        if is_here(site, plan, address):
             site.take_part(plan, dict.fromkeys(left))
         elif left:
             site.spawn(_ask(site, plan, matter, address, left))
@@ -125,7 +127,7 @@ async def _ask(
 
 async def _start(site: Site, plan: Plan, matter: Matter) -> None:
     """Start the TM; if it does not answer, the transaction's own time limit settles it."""
-    if is_here(site, plan.tm):
+    if is_here(site, plan, plan.tm):
         decision = await drive(site, plan)
     else:
         raw = await site.call(plan.tm, Begin(plan), plan.timeout)
@@ -146,7 +148,7 @@ async def drive(site: Site, plan: Plan) -> Decision | None:
     if variant.tm == LISTENS:
         _follow(site, plan)
     for address, managers in sites.items():
-        if is_here(site, address):
+        if is_here(site, plan, address):
             listen(site, plan)
             site.take_part(plan, dict.fromkeys(managers))
         else:
@@ -161,6 +163,6 @@ async def drive(site: Site, plan: Plan) -> Decision | None:
     finally:
         site.matters.leave(matter)
     for address in sites:
-        if not is_here(site, address):
+        if not is_here(site, plan, address):
             site.spawn(site.call(address, Tell(plan.id, decision), plan.timeout))
     return decision
