@@ -2,12 +2,13 @@
 
 import asyncio
 
+import msgspec
 import pytest
-from smr_worlds import TIMEOUT_S, Group, StatesDiffer, Witness, run_faulty
+from smr_worlds import SMR_PORT, TIMEOUT_S, Cells, Group, StatesDiffer, Witness, run_faulty
 
 from wormspace.errors import WormError
 from wormspace.sim import World
-from wormspace.smr import Fixed, Leaderless, NoLeader, Rotating, Sticky
+from wormspace.smr import Fixed, Leaderless, NoLeader, OtherStrategy, Rotating, Sticky, replicate
 
 STRATEGIES = {
     "sticky": Sticky(TIMEOUT_S),
@@ -185,3 +186,55 @@ def test_a_replica_whose_state_differs_is_detected_even_if_no_outcome_shows_it()
 
     with pytest.raises(StatesDiffer):
         in_world(4, drive)
+
+
+@pytest.mark.parametrize("other", [Rotating(), Leaderless(), Fixed("r1"), Fixed("r2")], ids=repr)
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_a_replica_that_was_told_another_leadership_is_refused(other, trimmed):
+    mine = Fixed("r1", TIMEOUT_S) if other == Fixed("r2") else Sticky(TIMEOUT_S)
+
+    async def drive(world, group):
+        await on(world, group, "r1", lambda replica: replica.put("a", "1"))
+        if trimmed:
+            for i in range(4 * group.size):
+                await on(world, group, "r1", lambda replica, i=i: replica.put("a", str(i)))
+            await on(world, group, "r1", lambda replica: replica._core.seat.space.trim_prefix(2))
+
+        async def join(replica):
+            worm = replica._core.worm
+            with pytest.raises(OtherStrategy, match=mine.strategy) as refusal:
+                await replicate(
+                    Cells, worm, "cells", replica="x", port=SMR_PORT + 1, leadership=other
+                )
+            assert other.strategy in str(refusal.value)
+            again = msgspec.structs.replace(mine, timeout_s=3.0)  # time-outs may differ
+            alike = await replicate(
+                Cells, worm, "cells", replica="y", host="r1", port=SMR_PORT + 1, leadership=again
+            )
+            await alike.close()
+
+        await on(world, group, "r1", join)
+
+    in_world(5, drive, options=lambda name: {"leadership": mine})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_two_replicas_that_begin_an_object_differently_at_once_one_goes_on(seed):
+    told = {"r1": Sticky(0.5), "r2": Rotating(0.5), "r3": Leaderless()}
+
+    async def drive(world, group):
+        works, refused = [], []
+        for name in group.names:
+            try:
+                async with asyncio.timeout(20):
+                    await on(world, group, name, lambda replica: replica.put("a", "1"))
+                works.append(name)
+            except OtherStrategy as e:
+                refused.append(str(e))
+        assert len(works) == 1
+        assert len(refused) == 2
+        assert all(told[works[0]].strategy in text for text in refused)
+        async with asyncio.timeout(20):
+            assert await on(world, group, works[0], lambda replica: replica.get("a")) == "1"
+
+    in_world(seed, drive, options=lambda name: {"leadership": told[name]})

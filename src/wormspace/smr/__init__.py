@@ -33,6 +33,7 @@ from wormspace.smr.errors import (
     Diverged,
     NoLeader,
     NoSnapshot,
+    OtherStrategy,
     SessionExpired,
     Stopped,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "NeverTrim",
     "NoLeader",
     "NoSnapshot",
+    "OtherStrategy",
     "Queue",
     "Remote",
     "Replica",

@@ -33,6 +33,10 @@ class Stopped(WormError):
     """This replica has stopped, for the reason that is its cause."""
 
 
+class OtherStrategy(UsageError):
+    """This replica was given another leadership strategy than the object was begun with."""
+
+
 class NoLeader(Unavailable):
     """No replica that leads could be reached in time; whether a command was applied is unknown."""
 

@@ -31,6 +31,10 @@ TICK_S = 0.1
 class Leaderless(msgspec.Struct, frozen=True):
     """Every replica proposes, register by register, under a capture of its own."""
 
+    @property
+    def strategy(self) -> str:
+        return "leaderless"
+
     def take_seat(self, seat: Seat) -> Proposer:
         return LeaderlessProposer(seat)
 

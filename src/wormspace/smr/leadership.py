@@ -37,6 +37,10 @@ class Sticky(msgspec.Struct, frozen=True):
 
     timeout_s: float = 1.0
 
+    @property
+    def strategy(self) -> str:
+        return "sticky"
+
     def take_seat(self, seat: Seat) -> Proposer:
         if self.timeout_s <= 0:
             raise UsageError("an election time-out is positive")
@@ -51,6 +55,10 @@ class Fixed(msgspec.Struct, frozen=True):
 
     leader: str
     timeout_s: float = 1.0
+
+    @property
+    def strategy(self) -> str:
+        return f"fixed: {self.leader}"
 
     def take_seat(self, seat: Seat) -> Proposer:
         return StickyProposer(seat, self.timeout_s, may_lead=seat.member.name == self.leader)

@@ -12,8 +12,9 @@ import itertools
 import logging
 from collections.abc import Callable
 
-from wormspace.errors import Closed, WormError
+from wormspace.errors import Closed, NotAllocated, Trimmed, WormError
 from wormspace.smr.engine import Applied, Engine
+from wormspace.smr.errors import OtherStrategy
 from wormspace.smr.records import Batch, Charter, Member, decode_charter
 from wormspace.space import Address, Allocated, Space, TrimmedAway, Written
 
@@ -26,6 +27,7 @@ class Learner:
     """Feeds an engine.
 
     Args:
+        strategy: how it is decided who proposes, as this replica was told.
         on_applied: called with what became of a register's packets, and the batch, if it was one.
         on_missing: called when registers that were not applied yet have been trimmed away.
         on_failed: called when the engine cannot go on.
@@ -41,12 +43,14 @@ class Learner:
         self,
         space: Space,
         engine: Engine,
+        strategy: str,
         on_applied: Callable[[list[Applied], Batch | None], None],
         on_missing: Callable[[], None],
         on_failed: Callable[[Exception], None],
     ) -> None:
         self.space = space
         self.engine = engine
+        self.strategy = strategy
         self.highest = -1
         self.heard_at = 0.0
         self.on_change: Callable[[], None] | None = None
@@ -78,13 +82,44 @@ class Learner:
         """A segment's metadata, if the segment is known and not yet behind."""
         return self._charters.get(number)
 
+    async def require_strategy(self) -> None:
+        """Refuse to take part in a space that was begun with another leadership strategy.
+
+        Raises:
+            OtherStrategy, Unavailable.
+        """
+        while True:
+            try:
+                raw = await self.space.check(await self.space.head())
+            except NotAllocated:
+                return  # the first segment tells, once it is there
+            except Trimmed:
+                continue
+            self._check_strategy(decode_charter(raw))
+            return
+
+    def _check_strategy(self, charter: Charter) -> None:
+        if charter.strategy != self.strategy:
+            raise OtherStrategy(
+                f"{self.space.name!r} was begun by {charter.leader} with the leadership "
+                f"{charter.strategy!r}, and this replica was told {self.strategy!r}: pass the same "
+                "to all replicas, or use another name"
+            )
+
     # ------------------------------------------------------------ what comes in
 
     def allocated(self, number: int, size: int, metadata: bytes) -> None:
         """A segment is there."""
         if number in self._sizes:
             return
-        self._charters[number] = decode_charter(metadata)
+        charter = decode_charter(metadata)
+        if number == 0:
+            try:
+                self._check_strategy(charter)
+            except OtherStrategy as e:
+                self._fail(e)
+                return
+        self._charters[number] = charter
         self._sizes[number] = size
         if number > self.highest:
             behind, self.highest = self.highest, number
@@ -135,9 +170,12 @@ class Learner:
                     self._forget(number)
                 self._on_applied(applied, batch)
         except Exception as e:  # noqa: BLE001 - whatever it is, the state cannot be trusted further
-            self._failed = True
-            self._on_failed(e)
+            self._fail(e)
         self._wake()
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = True
+        self._on_failed(error)
 
     def _forget(self, number: int) -> None:
         self._pending.pop(number, None)

@@ -114,11 +114,13 @@ class Charter(msgspec.Struct, frozen=True, array_like=True, tag="smr"):
 
     Attributes:
         owners: where turns rotate, whose turn each register is, in order.
+        strategy: how it is decided who proposes, as its allocator was told.
     """
 
     leader: Member
     members: list[Member] = []
     owners: list[Member] = []
+    strategy: str = ""
 
 
 _decode_charter = msgspec.msgpack.Decoder(Charter).decode

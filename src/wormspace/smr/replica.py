@@ -29,7 +29,15 @@ from wormspace.smr.engine import Applied, Engine
 from wormspace.smr.errors import Behind, Diverged, NoLeader, Stopped
 from wormspace.smr.leadership import Sticky
 from wormspace.smr.learner import Learner
-from wormspace.smr.records import Batch, Mark, Member, Packet, Reply, decoder, encode
+from wormspace.smr.records import (
+    Batch,
+    Mark,
+    Member,
+    Packet,
+    Reply,
+    decoder,
+    encode,
+)
 from wormspace.smr.seat import Leadership, NotLeading, Seat, Tuning
 from wormspace.smr.snapshots import Audit
 from wormspace.smr.submit import Asker, Submitter
@@ -147,6 +155,7 @@ class Core(Generic[M]):
         self.learner = Learner(
             worm.space(name),
             Engine(machine_type()),
+            leadership.strategy,
             self._on_applied,
             self._on_missing,
             self._on_failed,
@@ -164,6 +173,7 @@ class Core(Generic[M]):
             f"smr/{self.name}", space, member, self.learner, self._clock, self._rng, self._tuning
         )
         self.proposer = self._leadership.take_seat(self.seat)
+        await self.learner.require_strategy()
         store = self._durability.store
         if store is not None:
             await serving.restore_from(self, store)
@@ -280,9 +290,8 @@ class Core(Generic[M]):
         log.critical("%s: replica %s has stopped: %s", self.name, self.seat.member, error)
         self.learner.deafen()
         self.seat.fail_waiting(NotLeading(f"the replica has stopped: {error}"))
-        for task in list(self._tasks):
-            if task is not asyncio.current_task():
-                task.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     def require_sound(self) -> None:
         """Raise what stopped this replica, if something did."""
@@ -451,7 +460,7 @@ async def replicate(
         worm: the connection; the object's commands are registers of its space `name`.
         replica: this replica's name, unlike any other's; by default its host and port.
         host, port: where the other replicas reach this one; the system chooses port 0.
-        leadership: `Sticky()` by default; the same on every replica.
+        leadership: `Sticky()` by default; the same on every replica (time-outs may differ).
         durability: `NeverTrim()` by default; the same on every replica.
         consistency: of queries, unless a call says otherwise; `Linearizable()` by default.
         tuning: sizes of segments and batches.
@@ -460,6 +469,7 @@ async def replicate(
         rng: where ids, seeds and time-outs come from; by default the system.
 
     Raises:
+        OtherStrategy: the object was begun with another leadership.
         NoSnapshot: the space's beginning was trimmed and nobody who can be reached has the state.
         BadSnapshot: the snapshot that was found does not fit the state machine.
         Unavailable.

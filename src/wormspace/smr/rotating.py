@@ -42,6 +42,10 @@ class Rotating(msgspec.Struct, frozen=True):
 
     timeout_s: float = 1.0
 
+    @property
+    def strategy(self) -> str:
+        return "rotating"
+
     def take_seat(self, seat: Seat) -> Proposer:
         if self.timeout_s <= 0:
             raise UsageError("a time-out is positive")

@@ -100,7 +100,7 @@ class Seat:
     def charter(self, owners: list[Member] | None = None) -> bytes:
         """What to allocate a segment with, in this replica's name."""
         others = [one.member for one in self.members.values()]
-        return encode(Charter(self.member, others, owners or []))
+        return encode(Charter(self.member, others, owners or [], self.learner.strategy))
 
     def batch(self, packets: list[Packet]) -> bytes:
         """Packets as they are written, with the time, the dice and claims that can be compared."""
@@ -199,6 +199,10 @@ class Proposer(Protocol):
 
 class Leadership(Protocol):
     """Who proposes, and when: a strategy that a user passes to `replicate`."""
+
+    @property
+    def strategy(self) -> str:
+        """What all replicas must have been told alike, in a word or two; it is in the metadata."""
 
     def take_seat(self, seat: Seat) -> Proposer:
         """Begin at this seat; `run` is awaited afterwards."""
