@@ -28,7 +28,17 @@ from wormspace.bench.load import Sample, closed_loop
 from wormspace.bench.processes import ServersFailed, free_ports, make_cluster, running
 from wormspace.errors import WormError
 from wormspace.server.config import ClusterConfig
-from wormspace.smr import KeyValue, Replica, Sticky, attach, collect_seldom, replicate
+from wormspace.smr import (
+    KeyValue,
+    Leaderless,
+    Leadership,
+    Replica,
+    Rotating,
+    Sticky,
+    attach,
+    collect_seldom,
+    replicate,
+)
 
 NAME = "bench"
 SEGMENT_SIZE = 1 << 22
@@ -38,6 +48,12 @@ ELECTION_S = 1.0
 PROBE_S = 0.005
 SETTLE_S = 4.0
 
+LEADERSHIPS: dict[str, Leadership] = {
+    "sticky": Sticky(ELECTION_S),
+    "rotating": Rotating(ELECTION_S),
+    "leaderless": Leaderless(),
+}
+
 
 class Options(msgspec.Struct, frozen=True):
     """What to measure.
@@ -46,6 +62,7 @@ class Options(msgspec.Struct, frozen=True):
         windows: commands outstanding, one closed loop each.
         seconds: how long each loop counts, after a warm-up of a quarter of it.
         value_size: bytes per command and per register.
+        leadership: one of `LEADERSHIPS`.
     """
 
     windows: tuple[int, ...] = (1, 256, 2000)
@@ -53,6 +70,7 @@ class Options(msgspec.Struct, frozen=True):
     value_size: int = 100
     durability: str = "sync"
     kills: int = KILLS
+    leadership: str = "sticky"
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -76,13 +94,11 @@ class Result(msgspec.Struct, frozen=True):
 # ------------------------------------------------------------------ the replica process
 
 
-async def _replica(url: str, name: str, port: int) -> None:
+async def _replica(url: str, name: str, port: int, leadership: Leadership) -> None:
     """A replica of its own process; also measures lone commands when told to by a line."""
     collect_seldom()
     async with wormspace.connect(url, timeout=30) as worm:
-        kv = await replicate(
-            KeyValue, worm, NAME, replica=name, port=port, leadership=Sticky(ELECTION_S)
-        )
+        kv = await replicate(KeyValue, worm, NAME, replica=name, port=port, leadership=leadership)
         print(json.dumps({"port": port}), flush=True)
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
@@ -118,12 +134,12 @@ async def _lone(worm: wormspace.Client, kv: Replica[KeyValue], request: dict[str
 class _Replica:
     """A replica's process."""
 
-    def __init__(self, url: str, name: str, port: int, log: Path) -> None:
+    def __init__(self, url: str, name: str, port: int, leadership: str, log: Path) -> None:
         self.name = name
         self.port = port
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "wormspace.bench.smr", url, name, str(port)],
+                [sys.executable, "-m", "wormspace.bench.smr", url, name, str(port), leadership],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=out,
@@ -152,10 +168,11 @@ class _Replica:
 
 
 @contextmanager
-def _replicas(url: str, base: Path) -> Iterator[list[_Replica]]:
+def _replicas(url: str, base: Path, leadership: str) -> Iterator[list[_Replica]]:
     ports = free_ports(3)
     replicas = [
-        _Replica(url, f"r{i + 1}", port, base / f"r{i + 1}.log") for i, port in enumerate(ports)
+        _Replica(url, f"r{i + 1}", port, leadership, base / f"r{i + 1}.log")
+        for i, port in enumerate(ports)
     ]
     try:
         for replica in replicas:
@@ -180,7 +197,7 @@ def run(options: Options, progress: Callable[[str], None]) -> Result:
         base = Path(d)
         cluster = make_cluster(base, 3, 1, options.durability)
         servers = stack.enter_context(running(base, cluster, "wormspace.server"))
-        replicas = stack.enter_context(_replicas(cluster.url, base))
+        replicas = stack.enter_context(_replicas(cluster.url, base, options.leadership))
         return uvloop.run(_Run(options, cluster, servers, replicas, base, progress).all())
 
 
@@ -304,9 +321,9 @@ class _Run:
         running_ = False
         await probing
         at = self._replicas.index(leader)
-        again = _Replica(
-            self._cluster.url, leader.name, leader.port, self._base / f"{leader.name}.log"
-        )
+        log = self._base / f"{leader.name}.log"
+        strategy = self._options.leadership
+        again = _Replica(self._cluster.url, leader.name, leader.port, strategy, log)
         self._replicas[at] = again
         await asyncio.to_thread(again.answer)
         await asyncio.sleep(1)
@@ -319,4 +336,4 @@ def loops(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    uvloop.run(_replica(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    uvloop.run(_replica(sys.argv[1], sys.argv[2], int(sys.argv[3]), LEADERSHIPS[sys.argv[4]]))

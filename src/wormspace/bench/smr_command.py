@@ -18,6 +18,13 @@ from wormspace.bench.report import plot, save, table
 @click.option("--durability", type=click.Choice(["sync", "os", "memory"]), default="sync")
 @click.option("--kills", default=smr.KILLS, show_default=True, help="How often to kill the leader.")
 @click.option(
+    "--leadership",
+    type=click.Choice(list(smr.LEADERSHIPS)),
+    default="sticky",
+    show_default=True,
+    help="Who proposes.",
+)
+@click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("bench-results"),
@@ -25,7 +32,13 @@ from wormspace.bench.report import plot, save, table
     help="Where the plot and the raw figures go.",
 )
 def smr_command(
-    windows: str, seconds: float, value_size: int, durability: str, kills: int, out: Path
+    windows: str,
+    seconds: float,
+    value_size: int,
+    durability: str,
+    kills: int,
+    leadership: str,
+    out: Path,
 ) -> None:
     """Measure a replicated key-value store against single-register writes.
 
@@ -36,10 +49,10 @@ def smr_command(
     except ValueError as e:
         raise click.BadParameter("windows are numbers, separated by commas") from e
     console = Console()
-    options = smr.Options(sizes, seconds, value_size, durability, kills)
+    options = smr.Options(sizes, seconds, value_size, durability, kills, leadership)
     with console.status("starting servers and replicas") as status:
         result = smr.run(options, status.update)
-    title = f"smr: 3 servers, 3 replicas, {value_size} bytes, durability {durability}"
+    title = f"smr: 3 servers, 3 replicas, {leadership}, {value_size} bytes, durability {durability}"
     console.print(table(title, result.samples, "register write"))
     by_name = {s.name: s for s in result.samples}
     lone, register = by_name["lone command"], by_name["lone register write"]
