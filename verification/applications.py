@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from verification import commit, leading, lint, replicas, tape, voting
+from verification import commit, leading, lint, replicas, tape, tenure, voting
 from verification.goals import Goal
 from verification.loops import Engine
 from verification.source import WORMSPACE, Package, shipped
@@ -26,7 +26,7 @@ FUNCTIONS = ("tx.deciding.judge", "tx.deciding.outcome")
 """Pure functions, executed whole; what they call is looked at by the lint, too."""
 
 PROCEDURES = (
-    "space.space.Space._try_alloc",
+    *("space.space.Space.alloc", "space.space.Space._try_alloc"),
     *(f"log.tape.Tape.{name}" for name in ("fill", "_fill_piece", "settle")),
     *(f"log.tenure.Tenure.{name}" for name in ("take", "_take_over", "_make_next", "_close")),
     "log.tenure._Stretch.run",
@@ -42,7 +42,7 @@ PROCEDURES = (
 )
 """What is executed between its calls of registers."""
 
-PARTS = (tape, replicas, leading, commit, voting)
+PARTS = (tape, tenure, replicas, leading, commit, voting)
 
 
 def check_lint(changed: Mapping[str, str] | None = None) -> set[str]:

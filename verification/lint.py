@@ -23,7 +23,7 @@ REFUSED = (
 )  # fmt: skip
 BUILTINS = {"tuple", "list", "sorted", "all", "max", "range"}
 METHODS = {"bit_count", "bit_length", "get"}
-REFLECTION = {"id", "hash", "type", "getattr", "vars", "repr"}
+REFLECTION = {"id", "hash", "getattr", "vars", "repr"}
 LIBRARY = {"msgspec.structs.replace"}
 
 

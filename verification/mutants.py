@@ -35,6 +35,7 @@ from verification import (
     replicas,
     tallies,
     tape,
+    tenure,
     voting,
 )
 from verification.goals import Goal, check
@@ -178,7 +179,7 @@ def code() -> Iterator[tuple[str, dict[str, str]]]:
 SECTIONS: dict[str, tuple[Callable[[Engine], None], ...]] = {
     "space.space": (tape.allocating,),
     "log.tape": (tape.filling,),
-    "log.tenure": (tape.handing_out,),
+    "log.tenure": (tenure.handing_out,),
     "smr.sessions": (replicas.applying,),
     "smr.engine": (replicas.applying,),
     "smr.writing": (leading.completing, leading.proposing),

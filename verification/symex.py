@@ -20,6 +20,10 @@ import z3
 from verification import theory as th
 
 
+MAX_DECISIONS = 60
+"""On one path; the longest through what ships has about twenty."""
+
+
 class Unsupported(Exception):
     """The function does something that a symbolic value cannot follow."""
 
@@ -66,6 +70,8 @@ class Run:
             return False
         if len(self.trail) < len(self.forced):
             choice = self.forced[len(self.trail)]
+        elif len(self.trail) >= MAX_DECISIONS:
+            raise Unsupported("a loop that does not seem to end")
         else:  # what the solver does not know counts as possible
             choice = self.solver.check(condition) != z3.unsat
             if choice and self.solver.check(z3.Not(condition)) != z3.unsat:
