@@ -1,7 +1,8 @@
 """Sequencers killed, frozen and cut off, two of them at once, servers in trouble: the log holds.
 
 Each run checks that acknowledged appends stay where they are, that no entry is there twice, that
-appends and tails are linearizable, and that subscribers got the log, each entry once, in order.
+appends and tails are linearizable, that subscribers got the log, each entry once, in order, that
+positions read alone and streams read alone agree with the whole, and what may be trimmed meanwhile.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import pytest
 from log_worlds import Book, LogWorld, read_all
 
 import wormspace
+from wormspace.log import LogTrimmed, NotWritten
 from wormspace.sim import FaultPlan, FaultSchedule, Loss, NetworkOptions
 from wormspace.sim.world import State
 
@@ -31,6 +33,8 @@ class Campaign:
         faults=True,
         kill_every_s=0.7,
         usurp_every_s=None,
+        fill_every_s=0.5,
+        trim_every_s=None,
         options=None,
     ):
         self.cluster = LogWorld(seed, network=network)
@@ -43,6 +47,8 @@ class Campaign:
         self.faults = faults
         self.kill_every_s = kill_every_s
         self.usurp_every_s = usurp_every_s
+        self.fill_every_s = fill_every_s
+        self.trim_every_s = trim_every_s
         self.random = self.world.random_for("campaign")
         self.heard = []
         self.left = dict.fromkeys(self.names, appenders * entries)
@@ -58,7 +64,8 @@ class Campaign:
     def client(self, name):
         async def live(worm):
             log = await self.log_of(worm, name)
-            beside = [asyncio.create_task(self.listen(log)), asyncio.create_task(self.usurp(log))]
+            others = (self.listen(log), self.usurp(log), self.fill(log), self.trim(log))
+            beside = [asyncio.create_task(other) for other in others]
             async with asyncio.TaskGroup() as group:
                 for i in range(self.appenders):
                     group.create_task(self.append(name, f"{name}.{i}", log))
@@ -78,21 +85,50 @@ class Campaign:
                 except wormspace.Unavailable:
                     pass
 
+    async def fill(self, log):
+        """Make holes of positions near the tail, whoever is about to write there."""
+        while self.fill_every_s is not None:
+            await asyncio.sleep(self.random.expovariate(1 / self.fill_every_s))
+            try:
+                await log.fill(max(0, await log.tail() - self.random.randint(1, 20)))
+            except (wormspace.Unavailable, LogTrimmed, NotWritten):
+                pass
+
+    async def trim(self, log):
+        """Trim to anywhere, in the middle of a pack as well."""
+        while self.trim_every_s is not None:
+            await asyncio.sleep(self.random.expovariate(1 / self.trim_every_s))
+            try:
+                await log.trim(self.random.randint(await log.first(), await log.tail()))
+            except wormspace.Unavailable:
+                pass
+
     async def append(self, name, who, log):
         who = f"{who}@{self.world.now:.3f}"
         while self.left[name] > 0:
             self.left[name] -= 1
-            count = 1 if self.random.random() < 0.8 else self.random.randint(2, 12)
-            await self.book.append(who, log, count)
+            at_once = [self.one(f"{who}/{i}", log) for i in range(self.random.choice((1, 1, 1, 4)))]
+            await asyncio.gather(*at_once)
             if self.random.random() < 0.2:
                 await self.book.tail(who, log)
             await asyncio.sleep(self.random.random() * 0.2)
 
+    def one(self, who, log):
+        """One call, of one entry or of many, which may name a stream."""
+        count = 1 if self.random.random() < 0.8 else self.random.randint(2, 40)
+        streams = [self.random.choice("abc")] if self.random.random() < 0.3 else []
+        return self.book.append(who, log, count, streams=streams)
+
     async def listen(self, log):
-        heard = []
-        self.heard.append(heard)
-        async for entry in log.subscribe(0):
-            heard.append(entry)  # noqa: PERF401 - it must be there when the listener is killed
+        start = 0
+        while True:
+            heard = []
+            self.heard.append(heard)
+            try:
+                async for entry in log.subscribe(start):
+                    heard.append(entry)  # noqa: PERF401 - it must be there when this is killed
+            except LogTrimmed as e:
+                start = e.first
 
     def kill(self):
         if self.kill_every_s is None:
@@ -125,7 +161,7 @@ class Campaign:
         while any(left > 0 for left in self.left.values()):  # noqa: ASYNC110
             await asyncio.sleep(0.2)
         schedule.stop()
-        self.kill_every_s = self.usurp_every_s = None
+        self.kill_every_s = self.usurp_every_s = self.fill_every_s = self.trim_every_s = None
         self.world.network.loss = None
         await asyncio.sleep(5)
         await self.cluster.spawn("last", self.last_look).wait()
@@ -134,15 +170,43 @@ class Campaign:
         log = await self.log_of(worm, "last")
         assert await self.book.append("last", log), "appends go on when the faults are over"
         entries = await read_all(log)
-        self.book.check(entries)
+        first = await log.first()
+        if not first:
+            self.book.check(entries)
         again = []
-        async for entry in log.subscribe(0):
+        async for entry in log.subscribe(first):
             again.append(entry)
             if len(again) == len(entries):
                 break
         assert again == entries
+        self.check_heard(entries)
+        await self.check_parts(await self.log_of(worm, "last"), entries)
+
+    def check_heard(self, entries):
+        """What subscribers got, and what is there at the end, are the same log."""
+        held = {entry.position: entry for entry in entries}
         for heard in self.heard:
-            assert heard == entries[: len(heard)], "a subscriber missed something, or saw it twice"
+            held.update({entry.position: entry for entry in heard})
+        for position, body in self.book.acknowledged.items():
+            if position in held:  # else it was trimmed, and nobody was quick enough
+                assert held[position].body == body, f"{body} was at {position}, and moved"
+        everything = [held[position] for position in sorted(held)]
+        for heard in [*self.heard, entries]:
+            if heard:
+                at = everything.index(heard[0])
+                part = everything[at : at + len(heard)]
+                assert heard == part, "a subscriber missed something, or saw it twice"
+
+    async def check_parts(self, log, entries):
+        """Positions and streams, read by one who knows nothing yet, in any order."""
+        held = {entry.position: entry for entry in entries}
+        positions = list(range(await log.first(), await log.tail()))
+        self.random.shuffle(positions)
+        for position in positions[:200]:
+            assert await log.read(position) == held.get(position)
+        for stream in "abc":
+            mine = [entry for entry in entries if stream in entry.streams]
+            assert await log.read_stream(stream) == mine
 
     def run(self):
         self.cluster.run(self.drive())
@@ -170,9 +234,21 @@ def test_without_a_sequencer(seed):
     Campaign(seed, appenders=1, entries=15, options={"sequencer": "none"}).run()
 
 
-@pytest.mark.parametrize("seed", range(400, 404))
+def usurped(seed):
+    """Sequencers take over from each other all the time, and slots are filled in front of them."""
+    return Campaign(
+        seed, entries=12, faults=False, kill_every_s=None, usurp_every_s=0.05, fill_every_s=0.1
+    )
+
+
+@pytest.mark.parametrize("seed", range(400, 406))
 def test_with_several_sequencers_at_once(seed):
-    Campaign(seed, entries=8, faults=False, kill_every_s=None, usurp_every_s=0.05).run()
+    usurped(seed).run()
+
+
+@pytest.mark.parametrize("seed", range(500, 504))
+def test_with_the_log_trimmed_meanwhile(seed):
+    Campaign(seed, trim_every_s=0.5, options={"segment_size": 8}).run()
 
 
 def test_appends_of_64_clients_at_once_are_linearizable():

@@ -70,7 +70,10 @@ class _Wish:
 
     def placed(self, start: int, stop: int, position: int) -> None:
         """Entries [start, stop) of it are in the log, from `position` on."""
-        self.positions[start:stop] = range(position, position + stop - start)
+        if stop - start == 1:
+            self.positions[start] = position
+        else:
+            self.positions[start:stop] = range(position, position + stop - start)
         self.missing -= stop - start
         if not self.missing and not self.future.done():
             self.future.set_result(self.positions)

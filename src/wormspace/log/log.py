@@ -26,7 +26,7 @@ from wormspace.log.tape import Tape
 from wormspace.log.trimming import Trimmer
 from wormspace.space import Client
 
-SEGMENT_SIZE = 4096
+SEGMENT_SIZE = 1024
 MIN_SEGMENT_SIZE = 4
 PATIENCE_S = 0.5
 

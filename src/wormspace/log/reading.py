@@ -1,15 +1,11 @@
 """From positions to slots and back: finding entries, the tail, and reading in order.
 
 A slot is a register of the tape; it holds a pack, which is one entry or more, or is a hole.  Packs
-say which positions they hold, and two things are so in every log (the sequencer sees to them):
-
-* of two packs, the one in the higher slot has the higher positions, and
-* no pack has a position below the number of its slot.
-
-So a position is found by a search among the slots up to its own number.  Where each pack has one
-entry, slot and position are the same and the first look finds it; where they have many, the search
-goes by what was seen of other packs.  Between two packs with nothing but holes between them, the
-positions that neither has are holes, for ever.
+say which positions they hold, and of two packs the one in the higher slot has the higher positions
+(the sequencers see to that).  So a position is found by a search among the slots, which goes by what
+was seen of other packs.  Where each pack has one entry, slots and positions run in step and the
+first look finds it.  Between two packs with nothing but holes between them, the positions that
+neither has are holes, for ever.
 """
 
 from __future__ import annotations
@@ -20,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from wormspace.errors import ProtocolViolation, Trimmed
-from wormspace.log.beginning import Beginning
+from wormspace.log.beginning import Beginning, Place
 from wormspace.log.records import Entry, Pack, decode_pack
 from wormspace.log.tape import Tape
 
@@ -33,6 +29,9 @@ LOOK_BACK = 64
 PAGE_SLOTS = 1024
 PAGE_BYTES = 1 << 20
 """Slots read at a time by one who reads on: so many, or fewer where these have more bytes."""
+
+BEYOND = 1 << 62
+"""More slots than there are."""
 
 FIRST_SLOTS = 64
 """Slots read before it is known how large they are."""
@@ -129,15 +128,14 @@ class Head:
                 break
             if raw:
                 pack = decode_pack(raw, self.slot)
-                if pack.first < max(self._above, self.slot):
-                    raise ProtocolViolation(f"slot {self.slot} has no right to {pack.first}")
+                if pack.first < self._above:
+                    raise ProtocolViolation(f"slot {self.slot} repeats position {pack.first}")
                 self._above = pack.end
                 size += len(raw)
                 if pack.end > self.position:
                     entries += pack.entries(self.position)
                     self.position = pack.end
             self.slot += 1
-            self.position = max(self.position, self.slot)
         if size:
             self._pace.saw(self.slot - began, len(entries), size)
         return entries
@@ -161,6 +159,7 @@ class Reader:
         self.patience_s = patience_s
         self._seen = _Seen()
         self._pace = _Pace()
+        self._end = Place(0, 0)  # one past the last pack, as it was once
         self._loop = asyncio.get_running_loop()
 
     # ------------------------------------------------------------ finding
@@ -194,6 +193,11 @@ class Reader:
         widely = False
         while True:
             bounds = self._bounds(position)
+            if widely and bounds.high == BEYOND:
+                await self.tail()
+                if position >= self._end.position:
+                    return max(self._end.slot, bounds.low), None
+                continue
             if bounds.low >= bounds.high:
                 return bounds.low, read.get(bounds.low)
             slots = bounds.probes() if widely else [bounds.guess]
@@ -212,7 +216,7 @@ class Reader:
         """Where to search, by what was seen."""
         seen, begin = self._seen, self.beginning.at
         low, at, pace = begin.slot, begin.position, 1
-        high, until = position + 1, 0
+        high, until = BEYOND, 0
         i = seen.last_upto(position)
         if i >= 0 and seen.slots[i] >= low:
             if seen.ends[i] > position:
@@ -220,6 +224,8 @@ class Reader:
             low, at, pace = seen.slots[i] + 1, seen.ends[i], seen.ends[i] - seen.firsts[i]
         if i + 1 < len(seen.slots):
             high, until = seen.slots[i + 1], seen.firsts[i + 1]
+        elif position < self._end.position:
+            high, until = self._end.slot, self._end.position
         ahead = max(0, position - at)
         if until > at:
             return _Bounds(low, high, low + ahead * (high - low) // (until - at))
@@ -228,7 +234,7 @@ class Reader:
     # ------------------------------------------------------------ the end
 
     async def tail(self) -> int:
-        """One past the last position that is written, or was never to be.
+        """One past the last position that is written.
 
         Linearizable: it is above every position written before the call began.
 
@@ -237,7 +243,12 @@ class Reader:
         """
         end = await self.tape.end()
         last = await self.last_pack(end)
-        return max(end, self.beginning.at.position, last[1].end if last else 0)
+        if last is None:
+            return self.beginning.at.position
+        slot, pack = last
+        if slot >= self._end.slot:
+            self._end = Place(pack.end, slot + 1)
+        return pack.end
 
     async def last_pack(self, below: int, *, fill: bool = False) -> tuple[int, Pack] | None:
         """The last pack in a slot below `below`, and its slot; None if all of it is trimmed.
@@ -284,8 +295,11 @@ class Reader:
             Trimmed, Unavailable.
         """
         slot, pack = await self.find(position)
+        if pack is None:
+            [raw] = await self.tape.read(slot, slot + 1)
+            pack = decode_pack(raw, slot) if raw else None
         if pack is not None and pack.first <= position < pack.end:
-            return True, pack.entries(position)[0]
+            return True, pack.entries(position, position + 1)[0]
         head, wanted = Head(slot, position, self._pace), 1
         while head.position <= position:
             values = await self.page(head, wanted)

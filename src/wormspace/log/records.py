@@ -66,20 +66,25 @@ class Pack(msgspec.Struct, frozen=True, array_like=True, gc=False):
             size += group.count * payload_size(b"", group.headers)
         return size
 
-    def entries(self, start: int = 0) -> list[Entry]:
-        """The entries at `start` and above, as their readers get them."""
-        time = self.time_ms / 1000.0
+    def entries(self, start: int = 0, stop: int | None = None) -> list[Entry]:
+        """The entries at [start, stop), as their readers get them; by default, all."""
+        first, time = self.first, self.time_ms / 1000.0
+        start = max(start, first)
+        stop = self.end if stop is None else min(stop, self.end)
         if not self.groups:
-            found = [Entry(p, body, {}, (), time) for p, body in enumerate(self.bodies, self.first)]
-        else:
-            found = []
-            position = self.first
-            for group in self.groups:
-                at = position - self.first
-                for body in self.bodies[at : at + group.count]:
-                    found.append(Entry(position, body, group.headers, group.streams, time))
-                    position += 1
-        return found[start - self.first :] if start > self.first else found
+            bodies = self.bodies[start - first : stop - first]
+            return [
+                Entry(position, body, {}, (), time) for position, body in enumerate(bodies, start)
+            ]
+        found: list[Entry] = []
+        begin = first
+        for group in self.groups:
+            end = begin + group.count
+            for position in range(max(start, begin), min(stop, end)):
+                body = self.bodies[position - first]
+                found.append(Entry(position, body, group.headers, group.streams, time))
+            begin = end
+        return found
 
     def befores(self) -> Iterator[tuple[int, int]]:
         """The position of each entry, and the bytes of all entries before it."""

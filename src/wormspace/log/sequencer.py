@@ -128,11 +128,9 @@ class Sequencer:
             return given
 
     def _number(self, ask: Ask, runs: list[Run]) -> Given:
-        """Positions for what goes into some slots: above all others, and not below the slots."""
-        first = max(self._next, runs[0].segment * self._tape.size + runs[0].start)
-        before = self._before
-        self._next = first + sum(ask.counts)
-        self._before = before + ask.size
+        """The next positions, for what goes into the next slots."""
+        first, self._next = self._next, self._next + sum(ask.counts)
+        before, self._before = self._before, self._before + ask.size
         return Given(tuple(runs), first, before)
 
     async def _take(self, tenure: Tenure, count: int) -> list[Run]:
@@ -184,7 +182,7 @@ class Sequencer:
     async def _acquire(self) -> Tenure:
         if self._may_renew is not None and not await self._may_renew():
             raise Deposed("another sequencer has taken over")
-        tenure = Tenure(self._tape, unsafe=self._unsafe, seal=self._seal)
+        tenure = Tenure(self._tape, unsafe=self._unsafe, mixed=self._sole, seal=self._seal)
         await tenure.acquire()
         await self._go_on_at(tenure.at)
         self._linked = None
@@ -196,12 +194,12 @@ class Sequencer:
     async def _go_on_at(self, slot: int) -> None:
         """Find the next position, which is above all that any slot below `slot` will ever hold.
 
-        What is empty between the last pack and `slot` is filled first: a pack that was handed out
-        for it by an earlier sequencer, and came late, would have positions that are given again.
+        What is empty between the last pack and `slot` is filled first: a pack for which an earlier
+        sequencer handed it out would have positions that are given again.
         """
         last = await self._reader.last_pack(slot, fill=True)
         self._began = slot
-        self._next = max(slot, self._beginning.at.position, last[1].end if last else 0)
+        self._next = max(self._beginning.at.position, last[1].end if last else 0)
         self._before = last[1].before + last[1].size if last else 0
 
     async def _lose(self) -> None:

@@ -7,8 +7,11 @@ one*.  If that write succeeds, nobody had captured this segment until then, so t
 to the next segment undivided; if it fails, the holder has been deposed and never uses the next.
 
 A new holder therefore captures the rest of the open segment (and of the one before, where the old
-holder may still be handing out what lies in front of the seam) before it hands out anything.  It
-goes on one past the last slot that is written, and fills what was left empty below.  Hence:
+holder may still be handing out what lies in front of the seam) before it hands out anything, and
+fills what was left empty there.  It goes on in the next segment, of which nobody has handed out a
+slot; or, where it does no harm that the values of two holders are mixed, one past the last slot
+that is written.  Mixed they may be: a value that was written to a minority of servers before the
+capture can be met by a later captor of its slot, who completes it.  Hence:
 
 * nothing is put into a slot twice, because a register is written once;
 * slots handed out later are higher than all in which a write was acknowledged before, whoever
@@ -100,6 +103,7 @@ class Tenure:
         unsafe: do not capture segments that this holder has allocated itself: they are written
             with the unsafe write, which is right because nobody else hands them out.  Whoever
             takes over captures them, and no unsafe write succeeds any more.
+        mixed: go on in a segment of which another holder has handed out slots.
         seal: what to write into the seam of a segment that is left; never the empty value.
     """
 
@@ -108,10 +112,12 @@ class Tenure:
         tape: Tape,
         *,
         unsafe: bool = False,
+        mixed: bool = True,
         seal: Callable[[], Awaitable[bytes]] = _nothing,
     ) -> None:
         self._tape = tape
         self._unsafe = unsafe
+        self._mixed = mixed
         self._seal = seal
         self._now: _Stretch | None = None
         self._next: _Stretch | None = None
@@ -233,8 +239,7 @@ class Tenure:
     async def _take_over(self, number: int) -> _Stretch | None:
         """Capture what is left of a segment; None if the tape goes on in the next."""
         tape = self._tape
-        if number == 0:
-            await self._allocated(0)
+        own = number == 0 and await self._allocated(0)
         try:
             low = await tape.written_offset(number)
             captured = await tape.segment(number).capture(low, tape.size + 1)
@@ -245,12 +250,15 @@ class Tenure:
         last = max((offset for offset in written if offset < tape.size), default=low - 1)
         if last >= low:
             tape.saw(number * tape.size + last)
-        stop = tape.size if closed else last + 1
+        # Who has allocated a segment 0 in which nothing is written is the first ever to hold it:
+        # others would not have handed out its slots.
+        goes_on = self._mixed or (own and last < 0)
+        stop = last + 1 if goes_on and not closed else tape.size
         left_empty = [offset for offset in range(low, stop) if offset not in written]
         await self._fill(tape.segment(number), left_empty, captured.token)
         if closed:
             return None
-        return _Stretch(number, last + 1, tape.size, captured.token.ballot)
+        return _Stretch(number, stop, tape.size, captured.token.ballot)
 
     async def _fill(self, segment: Segment, offsets: list[int], token: Token) -> None:
         """Make holes of what the last holder handed out and nobody wrote."""

@@ -1,0 +1,78 @@
+"""A pack that only a minority of servers accepted, and what becomes of it under a new sequencer."""
+
+import asyncio
+
+from log_worlds import LogWorld
+
+import wormspace
+
+
+def read_after_a_takeover():
+    """One sequencer's appender reaches one server of three, then another sequencer takes over.
+
+    What the second one was told must be what the log holds when everybody is back.
+    """
+    cluster = LogWorld()
+    network = cluster.world.network
+    told = {}
+
+    async def opened(worm, host):
+        return await worm.log("orders", host=host, segment_size=8, patience=0.1)
+
+    async def first(worm):
+        log = await opened(worm, "a")
+        told[await log.append(b"before")] = b"before"
+        hand_out = log._desk.give_now
+        given = []
+
+        def noting(ask):
+            given.append(hand_out(ask))
+            network.cut(["a"], ["s1", "s2"])
+            return given[-1]
+
+        log._desk.give_now = noting
+        try:
+            await log.append_many([b"half 1", b"half 2", b"half 3"], timeout=1)
+        except wormspace.Unavailable:
+            pass
+        assert given[0] is not None
+        network.cut(["a"], ["s3", "b", "c"])
+
+    async def second(worm):
+        away = network.cut(["b"], ["s3"])
+        log = await opened(worm, "b")
+        write_all = log._appender._write_all
+
+        async def die(parcels, given, left):
+            log._appender._write_all = write_all
+            raise wormspace.Unavailable("this appender died")
+
+        log._appender._write_all = die
+        try:
+            await log.append(b"never written", timeout=60)
+        except wormspace.Unavailable:
+            pass
+        for body in (b"after 1", b"after 2"):
+            told[await log.append(body, timeout=60)] = body
+        network.heal(away)
+
+    async def third(worm):
+        away = network.cut(["c"], ["s1"])
+        log = await opened(worm, "c")
+        await log.read_range(0)  # decides what is empty, by those who may have accepted it
+        network.heal(away)
+        log = await opened(worm, "c")
+        return {entry.position: entry.body for entry in await log.read_range(0)}
+
+    async def drive():
+        await cluster.spawn("a", first).wait()
+        await cluster.spawn("b", second).wait()
+        return await cluster.spawn("c", third).wait()
+
+    held = cluster.run(drive())
+    assert len(told) == 3
+    assert {position: held.get(position) for position in told} == told
+
+
+def test_it_gets_no_position_that_was_given_to_another():
+    read_after_a_takeover()
