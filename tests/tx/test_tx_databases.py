@@ -200,6 +200,33 @@ async def test_a_slow_participant_that_votes_after_the_abort_rolls_back(accounts
         await a.close()
 
 
+async def test_a_transaction_sends_no_statement_that_bare_two_phase_commit_does_not(
+    accounts, monkeypatch
+) -> None:
+    postgres, _ = accounts
+    sent: list[str] = []
+    execute = psycopg.AsyncConnection.execute
+
+    async def record(self, query, *arguments, **options):
+        sent.append(query if isinstance(query, str) else query.as_string())
+        return await execute(self, query, *arguments, **options)
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "execute", record)
+    pair = [Postgres(name, postgres.url(name)) for name in ("orders", "billing")]
+    async with wormspace.connect("memory:") as worm:
+        async with worm.transaction(pair) as t:
+            for manager in pair:
+                await t[manager].execute("UPDATE account SET money = money WHERE id = 1")
+        gids = [f"worm:tx:{manager.name}:{t.id}" for manager in pair]
+        assert sorted(sent) == sorted(
+            2 * ["BEGIN", "UPDATE account SET money = money WHERE id = 1"]
+            + [f"PREPARE TRANSACTION '{gid}'" for gid in gids]
+            + [f"COMMIT PREPARED '{gid}'" for gid in gids]
+        )
+    for manager in pair:
+        await manager.close()
+
+
 async def test_a_database_that_cannot_be_reached_says_so(accounts) -> None:
     async with managers(*accounts) as (_, b), wormspace.connect("memory:") as worm:
         gone = Postgres("orders", "postgresql://worm@127.0.0.1:1/orders")
