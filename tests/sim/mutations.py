@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from unittest import mock
 
 from wormspace.errors import CaptureLost
-from wormspace.paxos import acceptor, capturing, quorum, reading, writing
+from wormspace.paxos import acceptor, capturing, quorum, reading, telling, writing
 from wormspace.paxos.acceptor import ACCEPTED
 from wormspace.paxos.ballot import above
 from wormspace.paxos.messages import Row
@@ -22,7 +22,7 @@ from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.register.token import Token
 from wormspace.server import acceptors, tables
 from wormspace.server.node import Node
-from wormspace.sim._actors import Reader
+from wormspace.sim._actors import Begun, Reader, Trimmer, Wish
 from wormspace.sim.calls import Mix
 from wormspace.sim.campaign import Shape
 from wormspace.sim.network import Loss, NetworkOptions
@@ -58,7 +58,7 @@ def accept_below_the_promise() -> list[Patch]:
             return promises, row, row.ballot
         return promises, Row(offset, ballot, value), ACCEPTED
 
-    return [(acceptor, "on_write", on_write)]
+    return [(acceptors, "on_write", on_write)]
 
 
 def accepting_does_not_raise_the_promise() -> list[Patch]:
@@ -68,11 +68,16 @@ def accepting_does_not_raise_the_promise() -> list[Patch]:
         _, row, verdict = shipped(promises, row, offset, ballot, value)
         return promises, row, verdict
 
-    return [(acceptor, "on_write", on_write)]
+    return [(acceptors, "on_write", on_write)]
 
 
 def forget_promises_on_restart() -> list[Patch]:
-    return [(Paxos, "restart", lambda self, disk: disk._replace(promises=(), marks=()))]
+    shipped = Paxos.restart
+
+    def restart(self, store):
+        return tuple(item for item in shipped(self, store) if item[0] != tables.PROMISES)
+
+    return [(Paxos, "restart", restart)]
 
 
 def grant_a_capture_on_part_of_its_range() -> list[Patch]:
@@ -82,14 +87,14 @@ def grant_a_capture_on_part_of_its_range() -> list[Patch]:
             return overlay(promises, Range(lo, hi, ballot)), top
         return promises, top
 
-    return [(acceptor, "on_capture", on_capture)]
+    return [(acceptors, "on_capture", on_capture)]
 
 
 def grant_a_capture_at_the_promised_ballot_or_below() -> list[Patch]:
     def on_capture(promises, lo, hi, ballot):
         return overlay(promises, Range(lo, hi, ballot)), acceptor.highest(promises, lo, hi)
 
-    return [(acceptor, "on_capture", on_capture)]
+    return [(acceptors, "on_capture", on_capture)]
 
 
 def believe_a_decided_mark_for_lower_ballots() -> list[Patch]:
@@ -137,15 +142,23 @@ def read_empty_from_one_server() -> list[Patch]:
 
 
 def help_with_a_different_ballot() -> list[Patch]:
-    def help_next(self, state):
-        if state.phase == "reading" and state.met:
-            row, *others = state.met
-            raised = Row(row.offset, above(row.ballot, self.id), row.value)
-            state = state._replace(met=(raised, *others))
-        return shipped(self, state)
+    return [(Reader, "helping", lambda self, row: above(row.ballot, self.id))]
 
-    shipped = Reader._help_next
-    return [(Reader, "_help_next", help_next)]
+
+def tell_of_a_trim_before_it_is_decided() -> list[Patch]:
+    shipped = Trimmer.begins
+
+    def begins(self, state, chosen):
+        return [
+            self.ask(Begun(phase="telling"), "begins", Wish("trim"))
+            for _ in shipped(self, state, chosen)
+        ]
+
+    return [(Trimmer, "begins", begins)]
+
+
+def a_trim_returns_when_one_server_knows() -> list[Patch]:
+    return [(telling, "is_quorum", lambda mask, servers: mask != 0)]
 
 
 # ------------------------------------------------------------------ the whole system
@@ -257,6 +270,7 @@ def both_allocators_win() -> list[Patch]:
 
 ONE_REGISTER = Plan(reader=None, marks=False)
 READ = Plan(attempts=1, marks=False)
+TRIM = Plan(((0, 1),), attempts=1, trims=True)
 
 SMALL = {
     "accept below the promise": Mutation(accept_below_the_promise, ONE_REGISTER),
@@ -284,6 +298,10 @@ SMALL = {
     "help with a different ballot": Mutation(help_with_a_different_ballot, READ),
     "a read trusts one server's undecided word": Mutation(trust_one_servers_undecided_word, READ),
     "a read takes one server for a majority": Mutation(read_empty_from_one_server, READ),
+    "tell of a trim before it is decided": Mutation(tell_of_a_trim_before_it_is_decided, TRIM),
+    "a trim returns when one server knows": Mutation(a_trim_returns_when_one_server_knows, TRIM),
+    "a trimmed segment answers as empty": Mutation(answer_a_trimmed_segment_as_empty, TRIM),
+    "a trimmed segment comes back": Mutation(let_a_trimmed_segment_come_back, TRIM),
 }
 
 _BUSY = Shape(duration_s=4.0, client_crash_every_s=1.0)

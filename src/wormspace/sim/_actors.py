@@ -1,26 +1,29 @@
-"""Who uses the registers of a small world: the shipped proposer machines, fed with every reply.
+"""Who uses the registers of a small world: the shipped proposer machines, fed with replies.
 
 A proposer captures a span, completes what it meets, and writes a value of its own to what is free,
 as `PaxosRegisters` does, with the very machines of `paxos.capturing` and `paxos.writing`; a reader
-reads, helps and, where it must, captures (`paxos.reading`).  Each attempt of a proposer has a
-ballot and a value of its own, and may be given up at any moment: by a crash, a time-out or a
-preemption.
+reads, helps and, where it must, captures (`paxos.reading`); a trimmer decides the trim register
+and then tells everybody (`paxos.telling`).  Each attempt of a proposer has a ballot and a value of
+its own, and may be given up at any moment: by a crash, a time-out or a preemption.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from wormspace.paxos import capturing, reading, writing
+from wormspace.paxos import capturing, reading, telling, writing
 from wormspace.paxos.ballot import NOTHING, UNSAFE, above, round_of, show
 from wormspace.paxos.capturing import Capturing, ClashingReports
-from wormspace.paxos.messages import COMPLETE, Promise, Refusal, Report, Row
+from wormspace.paxos.messages import COMPLETE, Promise, Refusal, Report, Row, Trim
 from wormspace.paxos.quorum import is_quorum
 from wormspace.paxos.reading import Reading
+from wormspace.paxos.telling import Telling
 from wormspace.paxos.writing import Writing
-from wormspace.sim.explore import ACCEPTORS, Move, Replies
+from wormspace.register.contract import TRIM
+from wormspace.register.paxos_registers import TRIM_VALUE
+from wormspace.sim._steps import ACCEPTORS, Move, Replies
 
 SPACE, SEGMENT = "s", 0
 
@@ -31,15 +34,15 @@ class Wish(NamedTuple):
     """A request: messages are not hashable, for their lists, but this is."""
 
     kind: str
-    ballot: bytes
-    start: int
-    stop: int
+    ballot: bytes = NOTHING
+    start: int = 0
+    stop: int = 0
     values: tuple[tuple[int, bytes], ...] = ()
 
     def __str__(self) -> str:
-        what = ", ".join(f"{offset}={value.decode()}" for offset, value in self.values)
+        what = ", ".join(map(show_fact, self.values))
         where = what or f"[{self.start}, {self.stop})"
-        at = "" if self.kind == "read" else f" at {show_ballot(self.ballot)}"
+        at = "" if self.kind in ("read", "trim") else f" at {show_ballot(self.ballot)}"
         return f"{self.kind} {where}{at}"
 
 
@@ -58,6 +61,8 @@ class Answer(NamedTuple):
         if self.kind == "written":
             no = ", ".join(f"{r.offset} for {show_ballot(r.promised)}" for r in self.refused)
             return f"refused {no}" if no else "accepted"
+        if self.kind in ("done", "gone"):
+            return self.kind
         return f"{self.kind}: {rows}"
 
 
@@ -68,10 +73,16 @@ def show_ballot(ballot: bytes) -> str:
     return f"{round_of(ballot)}.{ballot[-1:].decode()}"
 
 
+def show_fact(fact: tuple[int, bytes]) -> str:
+    """An offset and its value, for people."""
+    offset, value = fact
+    return f"{'trim register' if offset == TRIM else offset}={value.decode()}"
+
+
 def show_row(row: Row) -> str:
     """An accepted value, for people."""
     mark = ", decided" if row.decided else ""
-    return f"{row.offset}={row.value.decode()} at {show_ballot(row.ballot)}{mark}"
+    return f"{show_fact((row.offset, row.value))} at {show_ballot(row.ballot)}{mark}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,7 @@ class Plan:
         spans: what each proposer captures.
         attempts: how often each proposer may try, with a higher ballot each time.
         unsafe: the registers that somebody writes unsafely, once.
+        trims: whether somebody trims the segment, at any time.
         reader: the span that a reader reads, once, at any time.
         marks: whether writers tell the servers what is decided.
     """
@@ -89,6 +101,7 @@ class Plan:
     spans: tuple[tuple[int, int], ...] = ((0, 1), (0, 1))
     attempts: int = 2
     unsafe: tuple[int, ...] = ()
+    trims: bool = False
     reader: tuple[int, int] | None = (0, 1)
     marks: bool = True
 
@@ -98,7 +111,7 @@ class Plan:
 
 def _reached(
     first: Iterable[_M],
-    replies: tuple[Replies, Replies, Replies],
+    replies: Replies,
     feed: Callable[[_M, int, Any], _M],
 ) -> list[_M]:
     """Every state of a machine that some sequence of the replies leads to."""
@@ -106,8 +119,8 @@ def _reached(
     todo = list(seen)
     while todo:
         machine = todo.pop()
-        for server, given in enumerate(replies):
-            for reply in given:
+        for server, reply in enumerate(replies):
+            if reply is not None:
                 after = feed(machine, server, reply)
                 if after not in seen:
                     seen[after] = None
@@ -126,33 +139,44 @@ def _feed_write(machine: Writing, server: int, reply: Answer) -> Writing:
     return writing.on_written(machine, server, list(reply.refused))
 
 
-def _feed_read(machine: Reading, server: int, reply: Answer) -> Reading:
-    return reading.on_report(machine, server, Report(list(reply.rows), COMPLETE))[0]
+def _feed_telling(machine: Telling, server: int, reply: Answer) -> Telling:
+    return telling.on_done(machine, server)
+
+
+Fact: TypeAlias = tuple[int, bytes]
+"""That a register (by offset) is decided, as this value."""
+
+Facts: TypeAlias = frozenset[Fact]
+
+TRIM_DECIDED: Facts = frozenset({(TRIM, TRIM_VALUE)})
+TRIM_RETURNED: Facts = frozenset({(-1, b"trimmed")})
+"""Not a register's value, but as true for ever."""
 
 
 class Begun(NamedTuple):
-    """An actor's state: what it waits for, and what it is certain of.
+    """An actor's state: what it waits for, and what it needs to remember.
 
     Attributes:
-        phase: idle, capturing, completing, writing, reading, helping, over, or clash.
+        phase: idle, capturing, completing, writing, reading, helping, telling or over.
         wish: the request under way.
-        met: what its capture or read met and what it will make of it, by offset.
-        claims: (offset, value): what it takes to be decided.
-        empty: the registers that a reader found empty.
-        required: what was decided when its read began.
+        rest: of a proposer: offsets that its capture found free; of a reader: rows to help later.
+        known: what of its write under way is decided.
+        required: what was so when a read began.
     """
 
     attempt: int = 0
     phase: str = "idle"
     wish: Wish | None = None
-    met: tuple[Row, ...] = ()
-    claims: frozenset[tuple[int, bytes]] = frozenset()
-    empty: tuple[int, ...] = ()
-    required: frozenset[tuple[int, bytes]] = frozenset()
+    rest: tuple[Any, ...] = ()
+    known: Facts = frozenset()
+    required: Facts = frozenset()
+
+
+OVER = Begun(phase="over")
 
 
 class Base:
-    """What proposers and readers have in common: claims must be true."""
+    """What all actors have in common."""
 
     def __init__(self, name: str, plan: Plan) -> None:
         self.name = name
@@ -178,65 +202,65 @@ class Base:
             ballot = above(ballot, self.id)
         return ballot
 
-    def problem(self, state: Begun, chosen: frozenset[Any]) -> str:
-        """What it is certain of must be so."""
-        if state.phase == "clash":
-            return f"{self.name} was told of two values under one ballot, or two decided ones"
-        values = {(offset, value) for offset, _, value in chosen}
-        for offset, value in sorted(state.claims):
-            if (offset, value) not in values:
-                return f"{self.name} takes {offset}={value.decode()} for decided: it is not"
-        for offset in state.empty:
-            for where, value in sorted(state.required):
-                if where == offset:
-                    return (
-                        f"{self.name} read register {offset} as empty; when the read began, it "
-                        f"was decided as {value.decode()}"
-                    )
-        return ""
-
     # ------------------------------------------------------------ steps
 
-    def ask(self, state: Begun, label: str, phase: str, wish: Wish, **changes: Any) -> Move:
+    def moves(self, state: Begun, replies: Replies, chosen: Facts) -> list[Move]:
+        """See `Actor`."""
+        moves = self.begins(state, chosen)
+        if state.wish is None:
+            return moves
+        if any(reply is not None and reply.kind == "gone" for reply in replies):
+            moves += self.on_gone(state)
+        a, b, c = (r if r is None or r.kind != "gone" else None for r in replies)
+        try:
+            return moves + self.on_replies(state, state.wish, (a, b, c))
+        except ClashingReports:
+            text = f"{self.name} was told of two values under one ballot, or two decided ones"
+            return [Move(f"{self.name} met a contradiction", OVER, problem=text)]
+
+    def begins(self, state: Begun, chosen: Facts) -> list[Move]:
+        """What it may do without any reply."""
+        raise NotImplementedError
+
+    def on_replies(self, state: Begun, wish: Wish, replies: Replies) -> list[Move]:
+        """What it may do with these replies to its request."""
+        raise NotImplementedError
+
+    def on_gone(self, state: Begun) -> list[Move]:
+        """A server says that the segment is trimmed."""
+        return [Move(f"{self.name} is told of the trim", OVER, claims=TRIM_DECIDED)]
+
+    def ask(
+        self,
+        after: Begun,
+        label: str,
+        wish: Wish,
+        sends: tuple[Any, ...] = (),
+        claims: Facts = frozenset(),
+    ) -> Move:
         """Send a request to everybody and wait for the answers."""
-        after = state._replace(phase=phase, wish=wish, **changes)
-        return Move(f"{self.name} {label}: {wish}", after, (((self.name, wish), wish),))
+        sends = (*sends, ((self.name, wish), wish))
+        return Move(f"{self.name} {label}: {wish}", after._replace(wish=wish), sends, claims=claims)
 
-    def start_capture(self, state: Begun, span: tuple[int, int]) -> Move:
-        """A new attempt, as after a crash: nothing of the one before is remembered."""
-        attempt = state.attempt + 1
-        wish = Wish("capture", self.ballot(attempt), *span)
-        fresh = Begun(attempt, claims=state.claims, required=state.required)
-        return self.ask(fresh, "begins" if attempt == 1 else "tries again", "capturing", wish)
-
-    def promises(self, state: Begun, replies: tuple[Replies, Replies, Replies]) -> list[Any]:
-        """What the capture under way can have met, if it can be promised."""
-        wish = state.wish
-        if wish is None:
-            return []
+    def promises(self, wish: Wish, replies: Replies) -> list[Capturing]:
+        """What a capture can have met, if it can be promised."""
         machine = Capturing(ACCEPTORS, SPACE, SEGMENT, wish.start, wish.stop, wish.ballot)
         reached = _reached([machine], replies, _feed_capture)
         return [m for m in reached if m.phase == capturing.PROMISED]
 
-    def fates(
-        self, state: Begun, replies: tuple[Replies, Replies, Replies]
-    ) -> list[tuple[frozenset[tuple[int, bytes]], frozenset[int]]]:
-        """What the write under way can have come to: registers decided, registers lost."""
-        wish = state.wish
-        if wish is None:
-            return []
+    def fates(self, wish: Wish, replies: Replies) -> list[tuple[Facts, frozenset[int]]]:
+        """What a write can have come to: what of it is decided, offsets that are lost."""
         offsets = tuple(offset for offset, _ in wish.values)
         values = tuple(value for _, value in wish.values)
         machine = Writing(ACCEPTORS, SPACE, SEGMENT, wish.ballot, offsets, values)
-        fates: dict[tuple[frozenset[tuple[int, bytes]], frozenset[int]], None] = {}
+        fates: dict[tuple[Facts, frozenset[int]], None] = {}
         for reached in _reached([machine], replies, _feed_write):
+            if not is_quorum(reached.answered, ACCEPTORS):
+                continue
             decided, lost = set(), set()
             refusals = {t.offset: t.by for t in reached.refusals}
             for offset, value in wish.values:
-                if not is_quorum(reached.answered, ACCEPTORS):
-                    continue
-                by = refusals.get(offset, 0)
-                fate = writing.verdict(ACCEPTORS, reached.answered, by)
+                fate = writing.verdict(ACCEPTORS, reached.answered, refusals.get(offset, 0))
                 if fate == writing.DECIDED:
                     decided.add((offset, value))
                 elif fate == writing.LOST:
@@ -244,12 +268,15 @@ class Base:
             fates[frozenset(decided), frozenset(lost)] = None
         return list(fates)
 
-    def mark(self, wish: Wish, decided: frozenset[tuple[int, bytes]]) -> tuple[Any, ...]:
+    def mark(self, wish: Wish, decided: Facts) -> tuple[Any, ...]:
         """Tell the servers what is decided."""
         if not self.plan.marks or not decided:
             return ()
-        values = tuple(sorted(decided))
-        return ((None, Wish("decided", wish.ballot, 0, 0, values)),)
+        return ((None, Wish("decided", wish.ballot, 0, 0, tuple(sorted(decided)))),)
+
+
+def _texts(facts: Iterable[Fact]) -> str:
+    return ", ".join(show_fact(fact) for fact in sorted(facts))
 
 
 class Proposer(Base):
@@ -259,121 +286,135 @@ class Proposer(Base):
         super().__init__(name, plan)
         self.span = span
 
-    def moves(
-        self, state: Begun, replies: tuple[Replies, Replies, Replies], chosen: frozenset[Any]
-    ) -> list[Move]:
-        """See `Actor`."""
-        moves = []
-        if state.attempt < self.plan.attempts and state.phase != "over":
-            moves.append(self.start_capture(state, self.span))
-        try:
-            if state.phase == "capturing":
-                moves.extend(self._on_promised(state, m) for m in self.promises(state, replies))
-            elif state.phase in ("completing", "writing"):
-                for decided, _ in self.fates(state, replies):
-                    if not decided <= state.claims:
-                        moves.append(self._on_decided(state, decided))
-        except ClashingReports:
-            return [Move(f"{self.name} met a contradiction", state._replace(phase="clash"))]
-        return moves
+    def begins(self, state: Begun, chosen: Facts) -> list[Move]:
+        """A new attempt, as after a crash: nothing of the one before is remembered."""
+        if state.attempt == self.plan.attempts or state.phase == "over":
+            return []
+        attempt = state.attempt + 1
+        wish = Wish("capture", self.ballot(attempt), *self.span)
+        label = "begins" if attempt == 1 else "tries again"
+        return [self.ask(Begun(attempt, "capturing"), label, wish)]
+
+    def on_replies(self, state: Begun, wish: Wish, replies: Replies) -> list[Move]:
+        """See `Base`."""
+        if state.phase == "capturing":
+            return [self._on_promised(state, m) for m in self.promises(wish, replies)]
+        fates = self.fates(wish, replies)
+        return [
+            self._on_decided(state, wish, decided)
+            for decided in dict.fromkeys(decided for decided, _ in fates)
+            if not decided <= state.known
+        ]
 
     def _on_promised(self, state: Begun, machine: Capturing) -> Move:
         half = capturing.half(machine)
-        claims = state.claims | {(r.offset, r.value) for r in machine.best if r.decided}
-        state = state._replace(met=machine.best, claims=claims)
-        if half:
-            values = tuple((row.offset, row.value) for row in half)
-            wish = Wish("write", machine.ballot, 0, 0, values)
-            return self.ask(state, "is promised and completes", "completing", wish)
-        return self._write_own(state, machine.ballot)
+        claims = frozenset((r.offset, r.value) for r in machine.best if r.decided)
+        taken = {row.offset for row in machine.best}
+        free = tuple(offset for offset in range(*self.span) if offset not in taken)
+        after = Begun(state.attempt, "completing", rest=free)
+        if not half:
+            return self._write_own(after, machine.ballot, "has captured", (), claims)
+        values = tuple((row.offset, row.value) for row in half)
+        wish = Wish("write", machine.ballot, 0, 0, values)
+        return self.ask(after, "is promised and completes", wish, claims=claims)
 
-    def _write_own(self, state: Begun, ballot: bytes) -> Move:
+    def _write_own(
+        self, state: Begun, ballot: bytes, label: str, sends: tuple[Any, ...], claims: Facts
+    ) -> Move:
         """The capture is done: write what is free."""
-        taken = {row.offset for row in state.met}
-        free = [offset for offset in range(*self.span) if offset not in taken]
-        if not free:
-            after = state._replace(phase="over", wish=None)
-            return Move(f"{self.name} has captured; nothing is free", after)
+        if not state.rest:
+            return Move(f"{self.name} {label}; nothing is free", OVER, sends, claims=claims)
         value = f"{self.name}{state.attempt}".encode()
-        wish = Wish("write", ballot, 0, 0, tuple((offset, value) for offset in free))
-        return self.ask(state, "has captured and writes", "writing", wish)
+        wish = Wish("write", ballot, 0, 0, tuple((offset, value) for offset in state.rest))
+        after = Begun(state.attempt, "writing")
+        return self.ask(after, f"{label} and writes", wish, sends, claims)
 
-    def _on_decided(self, state: Begun, decided: frozenset[tuple[int, bytes]]) -> Move:
-        wish = state.wish
-        if wish is None:
-            raise RuntimeError("no write is under way")
-        claims = state.claims | decided
-        after = state._replace(claims=claims)
-        news = decided - state.claims
+    def _on_decided(self, state: Begun, wish: Wish, decided: Facts) -> Move:
+        news = decided - state.known
+        known = state.known | decided
         sends = self.mark(wish, news)
-        text = ", ".join(f"{o}={v.decode()}" for o, v in sorted(news))
-        if len(decided) < len(wish.values):
-            return Move(f"{self.name} learns that {text}", after, sends, ends=False)
+        text = _texts(news)
+        if len(known) < len(wish.values):
+            after = state._replace(known=known)
+            label = f"{self.name} learns that {text}"
+            return Move(label, after, sends, ends=False, claims=news)
         if state.phase == "writing":
-            after = after._replace(phase="over", wish=None)
-            return Move(f"{self.name} has written {text}", after, sends)
-        move = self._write_own(after, wish.ballot)
-        label = f"{self.name} completed {text}; {move.label}"
-        return Move(label, move.after, (*sends, *move.sends))
+            return Move(f"{self.name} has written {text}", OVER, sends, claims=news)
+        return self._write_own(state, wish.ballot, f"has completed {text}", sends, news)
 
 
 class UnsafeWriter(Base):
     """Writes some registers once, without a capture."""
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__("U", plan)
+    def begins(self, state: Begun, chosen: Facts) -> list[Move]:
+        """See `Base`."""
+        if state.phase != "idle":
+            return []
+        values = tuple((offset, b"U0") for offset in self.plan.unsafe)
+        return [self.ask(Begun(phase="writing"), "begins", Wish("write", UNSAFE, 0, 0, values))]
 
-    def moves(
-        self, state: Begun, replies: tuple[Replies, Replies, Replies], chosen: frozenset[Any]
-    ) -> list[Move]:
-        """See `Actor`."""
-        if state.phase == "idle":
-            values = tuple((offset, b"U0") for offset in self.plan.unsafe)
-            return [self.ask(state, "begins", "writing", Wish("write", UNSAFE, 0, 0, values))]
-        moves = []
-        if state.phase == "writing" and state.wish is not None:
-            for decided, _ in self.fates(state, replies):
-                if len(decided) == len(state.wish.values):
-                    after = state._replace(phase="over", wish=None, claims=decided)
-                    moves.append(
-                        Move(f"{self.name} has written", after, self.mark(state.wish, decided))
-                    )
-        return moves
+    def on_replies(self, state: Begun, wish: Wish, replies: Replies) -> list[Move]:
+        """See `Base`."""
+        return [
+            Move(f"{self.name} has written", OVER, self.mark(wish, decided), claims=decided)
+            for decided, _ in self.fates(wish, replies)
+            if len(decided) == len(wish.values)
+        ]
+
+
+class Trimmer(Base):
+    """Writes the trim register, and when that is decided, tells everybody to delete."""
+
+    def begins(self, state: Begun, chosen: Facts) -> list[Move]:
+        """See `Base`."""
+        if state.phase != "idle":
+            return []
+        wish = Wish("write", UNSAFE, 0, 0, tuple(TRIM_DECIDED))
+        return [self.ask(Begun(phase="writing"), "begins", wish)]
+
+    def on_replies(self, state: Begun, wish: Wish, replies: Replies) -> list[Move]:
+        """See `Base`."""
+        if state.phase == "telling":
+            message = Trim(SPACE, SEGMENT, SEGMENT + 1)
+            machines = _reached([Telling(ACCEPTORS, message)], replies, _feed_telling)
+            if any(telling.finished(machine) for machine in machines):
+                return [Move(f"{self.name} has trimmed", OVER, facts=TRIM_RETURNED)]
+            return []
+        return [
+            self.ask(Begun(phase="telling"), "has decided the trim", Wish("trim"), claims=decided)
+            for decided, _ in self.fates(wish, replies)
+            if decided
+        ]
 
 
 class Reader(Base):
     """Reads a span once; helps what is half-written, and captures it where that is refused."""
 
-    def __init__(self, span: tuple[int, int], plan: Plan) -> None:
-        super().__init__("R", plan)
+    def __init__(self, name: str, span: tuple[int, int], plan: Plan) -> None:
+        super().__init__(name, plan)
         self.span = span
 
     def sees_chosen(self, state: Begun) -> bool:
         """What was decided when the read began must be seen."""
         return state.phase == "idle"
 
-    def moves(
-        self, state: Begun, replies: tuple[Replies, Replies, Replies], chosen: frozenset[Any]
-    ) -> list[Move]:
-        """See `Actor`."""
-        if state.phase == "idle":
-            required = frozenset((offset, value) for offset, _, value in chosen)
-            state = state._replace(required=required)
-            return [self.ask(state, "begins", "reading", Wish("read", NOTHING, *self.span))]
-        try:
-            if state.phase == "reading":
-                return list(dict.fromkeys(self._answers(replies, state)))
-            if state.phase == "helping":
-                return [
-                    self._on_fate(state, *fate) for fate in self.fates(state, replies) if any(fate)
-                ]
-            if state.phase == "capturing":
-                return [self._on_promised(state, m) for m in self.promises(state, replies)]
-        except ClashingReports:
-            return [Move(f"{self.name} met a contradiction", state._replace(phase="clash"))]
-        return []
+    def begins(self, state: Begun, chosen: Facts) -> list[Move]:
+        """See `Base`."""
+        if state.phase != "idle":
+            return []
+        after = Begun(phase="reading", required=chosen)
+        return [self.ask(after, "begins", Wish("read", NOTHING, *self.span))]
 
-    def _answers(self, replies: tuple[Replies, Replies, Replies], state: Begun) -> Iterable[Move]:
+    def on_replies(self, state: Begun, wish: Wish, replies: Replies) -> list[Move]:
+        """See `Base`."""
+        if state.phase == "reading":
+            return list(dict.fromkeys(self._answers(state, replies)))
+        if state.phase == "helping":
+            fates = self.fates(wish, replies)
+            return [self._on_fate(state, wish, *fate) for fate in fates if any(fate)]
+        return [self._on_promised(state, m) for m in self.promises(wish, replies)]
+
+    def _answers(self, state: Begun, replies: Replies) -> Iterable[Move]:
         """Whoever is asked first, and whether or not it is slow."""
         machines = []
         for first in range(ACCEPTORS):
@@ -388,48 +429,58 @@ class Reader(Base):
     def _hear(machine: Reading, server: int, reply: Answer) -> Reading:
         if machine.phase == reading.ASKING_ONE and server != machine.first:
             return machine
-        return _feed_read(machine, server, reply)
+        return reading.on_report(machine, server, Report(list(reply.rows), COMPLETE))[0]
 
     def _on_answered(self, state: Begun, machine: Reading) -> Move:
-        known = {f.row.offset: f for f in machine.found}
         claims, half = set(), []
         for found in machine.found:
             if reading.is_known(found, machine.servers):
                 claims.add((found.row.offset, found.row.value))
             else:
                 half.append(found.row)
-        empty = tuple(o for o in range(*self.span) if o not in known)
-        state = state._replace(claims=frozenset(claims), empty=empty, met=tuple(half))
-        return self._help_next(state)
+        met = {found.row.offset for found in machine.found}
+        empty = [offset for offset in range(*self.span) if offset not in met]
+        problem = self._missed(empty, state.required)
+        move = self._help_next(tuple(half), 0, frozenset(claims))
+        return replace(move, problem=problem) if problem else move
 
-    def _help_next(self, state: Begun) -> Move:
+    def _missed(self, empty: list[int], required: Facts) -> str:
+        for fact in sorted(required):
+            if fact[0] in empty:
+                what = f"{show_fact(fact)} was decided when the read began"
+                return f"{self.name} read register {fact[0]} as empty; {what}"
+        if empty and required >= TRIM_RETURNED:
+            return f"{self.name} read register {empty[0]} as empty after the trim"
+        return ""
+
+    def _help_next(self, half: tuple[Row, ...], attempt: int, claims: Facts) -> Move:
         """Help the half-written registers one by one."""
-        if not state.met:
-            values = ", ".join(f"{o}={v.decode()}" for o, v in sorted(state.claims))
-            after = state._replace(phase="over", wish=None)
-            return Move(f"{self.name} returns {values or 'empty'}", after)
-        row = state.met[0]
-        wish = Wish("write", row.ballot, 0, 0, ((row.offset, row.value),))
-        return self.ask(state, "helps", "helping", wish)
+        if not half:
+            return Move(f"{self.name} returns; {_texts(claims) or 'empty'}", OVER, claims=claims)
+        row, *later = half
+        after = Begun(attempt, "helping", rest=tuple(later))
+        wish = Wish("write", self.helping(row), 0, 0, ((row.offset, row.value),))
+        return self.ask(after, "helps", wish, claims=claims)
 
-    def _on_fate(
-        self, state: Begun, decided: frozenset[tuple[int, bytes]], lost: frozenset[int]
-    ) -> Move:
+    def helping(self, row: Row) -> bytes:
+        """The ballot to help a half-written register with: its own."""
+        return row.ballot
+
+    def _on_fate(self, state: Begun, wish: Wish, decided: Facts, lost: frozenset[int]) -> Move:
         if decided:
-            met = state.met[1:]
-            return self._help_next(state._replace(claims=state.claims | decided, met=met))
-        offset = state.met[0].offset
-        attempt = self.plan.attempts + 1 + state.attempt
-        wish = Wish("capture", self.ballot(attempt), offset, offset + 1)
-        state = state._replace(attempt=state.attempt + 1)
-        return self.ask(state, "was refused and captures", "capturing", wish)
+            return self._help_next(state.rest, state.attempt, decided)
+        offset = wish.values[0][0]
+        attempt = state.attempt + 1
+        after = Begun(attempt, "capturing", rest=state.rest)
+        ballot = self.ballot(self.plan.attempts + attempt)
+        wish = Wish("capture", ballot, offset, offset + 1)
+        return self.ask(after, "was refused and captures", wish)
 
     def _on_promised(self, state: Begun, machine: Capturing) -> Move:
         half = capturing.half(machine)
-        decided = frozenset((r.offset, r.value) for r in machine.best if r.decided)
-        if half:
-            wish = Wish("write", machine.ballot, 0, 0, ((half[0].offset, half[0].value),))
-            met = (Row(half[0].offset, machine.ballot, half[0].value), *state.met[1:])
-            return self.ask(state._replace(met=met), "is promised and completes", "helping", wish)
-        state = state._replace(claims=state.claims | decided, met=state.met[1:])
-        return self._help_next(state)
+        claims = frozenset((r.offset, r.value) for r in machine.best if r.decided)
+        if not half:
+            return self._help_next(state.rest, state.attempt, claims)
+        wish = Wish("write", machine.ballot, 0, 0, ((half[0].offset, half[0].value),))
+        after = Begun(state.attempt, "helping", rest=state.rest)
+        return self.ask(after, "is promised and completes", wish)

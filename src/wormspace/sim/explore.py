@@ -1,99 +1,64 @@
-"""Every interleaving of a small world, breadth first, on the shipped acceptor and proposer code.
+"""Every interleaving of a small world, on the shipped acceptor and proposer code.
 
-A world is three acceptors and a few actors (`small_world`).  Its state has one *column* per
-acceptor: what it has on disk and in memory, which writes it ever accepted, and the replies it gave
-to operations that still listen.  Requests and replies stay in the network for ever, so losing,
-repeating, delaying and reordering them needs no steps of its own: a message that is never delivered
-is lost, one that is delivered again is a duplicate.  An acceptor may crash and restart between any
-two messages; actors may give up at any moment.
+A world is three acceptors and a few actors (`small_world`).  Requests stay in the network for ever,
+so losing, repeating, delaying and reordering them needs no steps of its own: a message that is
+never delivered is lost, one that is delivered again is a duplicate.  An acceptor may crash and
+restart between any two messages; actors may give up at any moment.  `tests/sim/every_step.py`
+searches just that, step by step.  Here the same is found with some hundred times fewer states:
 
-Columns are alike, so states that differ in their order only are one (symmetry).  The replies to an
-operation have no effect until one of them completes it, so an actor takes in, in one step, any
-sequence of them that does (they stay in the network, so nothing is lost by waiting).  Of several
-replies of one acceptor to one operation a machine heeds the first it is given, so one is kept, any
-one: the others count as lost.  Columns, requests and actors are interned as small integers and
-their steps are computed once; most of the search is then look-ups.
+*Acceptors act when somebody needs it.*  What an acceptor does touches nothing but its own column
+(`_columns`), and what it did stays possible later.  So of every execution there is one with the
+same steps of the actors, in the same order, in which each acceptor's steps come as late as they
+can: in batches, each ending with the reply that the actor's next step takes in.  A state is what
+is there after an actor's step.  Claims are checked at that step.  They cannot become true by being
+made earlier, relative to what acceptors do, so none that is false is missed.  Two values can be
+decided by what acceptors do last of all; so in every state it is asked what they still can do.
+What a reader must see is decided when it begins, and for that, too, acceptors act in batches.
+
+*A reply that changes nothing is there for the taking.*  A delivery that leaves the acceptor as it
+was may have happened, or not, at any moment; so an operation is offered all such replies, and may
+take one of each acceptor when it completes by that (a machine heeds the first; to it the others
+are lost).  Replies that no actor can tell apart are one.
+
+*What can matter no more is forgotten.*  An acceptor only becomes stricter: what it refuses now, or
+has taken in already, it will never take in (again).  So a request is dropped if it changes nothing
+at any acceptor and nobody listens to it; a vote, if what it votes for is decided, or nobody else
+can cast the same any more; a claim that was true stays true.  Decided marks are forgotten after
+each batch: a restart may take them, and the messages that brought them are still under way.
+
+*Columns are alike*, so states that differ in their order only are one.
+
+States are visited in the order of the number of deliveries, crashes and steps of actors that lead
+to them.  So the first counterexample is a shortest one (but for marks that are learnt twice).
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
 
-__all__ = ["Actor", "Found", "Move", "SmallWorld", "explore"]
+from wormspace.sim._columns import CRASH, Batch
+from wormspace.sim._steps import (
+    ACCEPTORS,
+    CHOSEN,
+    FIRST,
+    NETWORK,
+    Explorer,
+    Moved,
+    SmallWorld,
+    State,
+    Step,
+)
 
-Replies: TypeAlias = tuple[Hashable, ...]
-State: TypeAlias = tuple[int, ...]
-"""Three columns, ascending; the requests in the network; one entry per actor."""
-
-ACCEPTORS = 3
-
-
-@dataclass(frozen=True)
-class Move:
-    """One step of an actor: what it is for people, its state after it, and what it sends to all.
-
-    ends: whether it stops listening for replies to the operation it waited for.
-    """
-
-    label: str
-    after: Hashable
-    sends: tuple[tuple[Hashable, Any], ...] = ()
-    ends: bool = True
-
-
-class Actor(Protocol):
-    """A proposer, a reader, ...: a pure function from its state and the replies to its moves."""
-
-    def initial(self) -> Hashable:
-        """The state it begins in."""
-
-    def listens(self, state: Any) -> Hashable | None:
-        """The operation whose replies it waits for."""
-
-    def moves(
-        self, state: Any, replies: tuple[Replies, Replies, Replies], chosen: frozenset[Any]
-    ) -> list[Move]:
-        """What it may do; `chosen` is what is decided in the whole world, for claims about it."""
-
-    def sees_chosen(self, state: Any) -> bool:
-        """Whether its moves depend on `chosen`."""
-
-    def problem(self, state: Any, chosen: frozenset[Any]) -> str:
-        """Why this state contradicts what is decided; empty if it does not."""
-
-
-class SmallWorld(Protocol):
-    """What is explored."""
-
-    actors: list[Actor]
-
-    def acceptor(self) -> Hashable:
-        """An acceptor's state at the start."""
-
-    def handle(self, acceptor: Any, message: Any) -> tuple[Hashable, Any | None]:
-        """An acceptor takes in a message: its state after it, and its reply."""
-
-    def restart(self, acceptor: Any) -> Hashable:
-        """What is left of an acceptor's state after a crash."""
-
-    def votes(self, message: Any, reply: Any) -> frozenset[Any]:
-        """What the acceptor accepted with this reply: (offset, ballot, value) each."""
-
-    def conflict(self, chosen: frozenset[Any]) -> str:
-        """Why these cannot all be decided; empty if they can."""
-
-    def show(self, acceptor: Any) -> str:
-        """An acceptor's state, for people."""
+__all__ = ["Found", "Search", "SmallWorld", "explore"]
 
 
 @dataclass
 class Found:
     """What an exploration found; `transcript` is a shortest way to the `problem`, if there is one.
 
+    states: states after an actor's step.  seconds: of CPU.
     complete: whether every reachable state was seen.
     """
 
@@ -105,16 +70,11 @@ class Found:
     problem: str = ""
     transcript: list[str] = field(default_factory=list)
 
-    @property
-    def rate(self) -> float:
-        """States per second."""
-        return self.states / max(self.seconds, 1e-9)
-
     def __str__(self) -> str:
         text = (
             f"{self.states} states, {self.transitions} transitions, depth {self.depth}, "
-            f"{self.seconds:.1f} s, {self.rate:.0f} states/s, "
-            + ("complete" if self.complete else "not complete")
+            f"{self.seconds:.1f} s, {self.transitions / max(self.seconds, 1e-9):.0f} "
+            f"transitions/s, " + ("complete" if self.complete else "not complete")
         )
         if self.problem:
             steps = "\n".join(f"{i:3}. {line}" for i, line in enumerate(self.transcript, 1))
@@ -122,286 +82,143 @@ class Found:
         return text
 
 
-class _Interned:
-    """Values as small integers."""
+@dataclass
+class _End:
+    """A problem: what it costs to come to it, from which state, by which step or last batches."""
 
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-        self._numbers: dict[Any, int] = {}
-
-    def __call__(self, value: Any) -> int:
-        number = self._numbers.get(value)
-        if number is None:
-            number = self._numbers[value] = len(self.values)
-            self.values.append(value)
-        return number
+    cost: int
+    problem: str
+    state: State
+    step: Step | None = None
+    moved: Moved = ()
 
 
-_Column: TypeAlias = tuple[Any, frozenset[Any], frozenset[tuple[Any, Any]]]
-"""The acceptor, all it ever accepted, and the replies under way as (operation, reply)."""
+class Search:
+    """A search by cost: Dijkstra, over the steps of actors with what acceptors do for them."""
 
-
-class _Explorer:
     def __init__(self, world: SmallWorld) -> None:
-        self.world = world
-        self.actors = world.actors
-        self.columns = _Interned()
-        self.networks = _Interned()
-        self.states = _Interned()
-        self._column_moves: dict[tuple[int, int], list[tuple[str, int]]] = {}
-        self._actor_moves: dict[Any, list[tuple[Move, int]]] = {}
-        self._restricted: dict[tuple[int, Any], Replies] = {}
-        self._listens: dict[tuple[int, int], Any] = {}
-        self._sees: dict[tuple[int, int], bool] = {}
-        self._pruned: dict[tuple[int, Any], int] = {}
-        self._sent: dict[Any, int] = {}
-        self._chosen: dict[tuple[int, int, int], frozenset[Any]] = {}
-        self._conflicts: dict[frozenset[Any], str] = {}
-        self._problems: dict[Any, str] = {}
+        self.explorer = Explorer(world)
+        first = self.explorer.initial()
+        self.reached: dict[State, tuple[int, State]] = {first: (0, first)}
+        self.waiting: dict[int, list[State]] = {0: [first]}
+        self.found = Found()
+        self.end: _End | None = None
 
-    def initial(self) -> State:
-        """The state at the start."""
-        column = self.columns((self.world.acceptor(), frozenset(), frozenset()))
-        network = self.networks(frozenset())
-        first = (self.states(actor.initial()) for actor in self.actors)
-        return (column,) * ACCEPTORS + (network, *first)
+    def run(self, max_states: int) -> None:
+        """Visit the states by what they cost."""
+        while self.waiting and len(self.reached) < max_states:
+            cost = self.found.depth = min(self.waiting)
+            if self.end is not None and self.end.cost <= cost:
+                return
+            for state in self.waiting.pop(cost):
+                if self.reached[state][0] == cost:
+                    self._visit(state, cost)
+        self.found.complete = not self.waiting
 
-    # ------------------------------------------------------------ steps of acceptors
+    def _visit(self, state: State, cost: int) -> None:
+        problem, moved = self.explorer.conflict(state)
+        if problem:
+            more = sum(batch.cost for _, batch in moved)
+            self._wrong(_End(cost + more, problem, state, moved=moved))
+            return
+        reached, found = self.reached, self.found
+        for step in self.explorer.successors(state):
+            found.transitions += 1
+            total, after, problem = cost + step[0], step[1], step[2]
+            if problem:
+                self._wrong(_End(total, problem, state, step))
+                continue
+            known = reached.get(after)
+            if known is None or total < known[0]:
+                reached[after] = (total, state)
+                self.waiting.setdefault(total, []).append(after)
 
-    def column_moves(self, column: int, network: int) -> list[tuple[str, int]]:
-        """An acceptor takes in one message, or crashes and restarts."""
-        key = (column, network)
-        found = self._column_moves.get(key)
-        if found is None:
-            found = self._column_moves[key] = list(self._deliveries(column, network))
-        return found
+    def _wrong(self, end: _End) -> None:
+        if self.end is None or end.cost < self.end.cost:
+            self.end = end
 
-    def _deliveries(self, column: int, network: int) -> Iterator[tuple[str, int]]:
-        world = self.world
-        acceptor, accepted, replies = self.columns.values[column]
-        seen = {column}
-        requests = sorted(self.networks.values[network], key=repr)
-        for operation, message, is_live in requests:
-            after, reply = world.handle(acceptor, message)
-            options = [replies]
-            votes = accepted
-            if reply is not None:
-                votes = accepted | world.votes(message, reply)
-                if is_live:
-                    others = frozenset(one for one in replies if one[0] != operation)
-                    heard = others | {(operation, reply)}
-                    options = [heard] if others == replies else [heard, replies]
-            for kept in options:
-                number = self.columns((after, votes, kept))
-                if number not in seen:
-                    seen.add(number)
-                    yield f"{message} -> {_text(reply)}; {world.show(after)}", number
-        after = world.restart(acceptor)
-        number = self.columns((after, accepted, replies))
-        if number not in seen:
-            yield f"crashes and restarts; {world.show(after)}", number
+    # ------------------------------------------------------------ for people
 
-    # ------------------------------------------------------------ steps of actors
+    def transcript(self, end: _End) -> list[str]:
+        """The way to the end in words; servers keep their names although columns are sorted."""
+        path = [end.state]
+        while path[-1] != self.reached[path[-1]][1]:
+            path.append(self.reached[path[-1]][1])
+        path.reverse()
+        held = list(path[0][:ACCEPTORS])
+        lines: list[str] = []
+        for before, after in itertools.pairwise(path):
+            steps = (step for step in self.explorer.successors(before) if step[1] == after)
+            lines += self._told(before, min(steps, key=lambda step: step[0]), held)
+        if end.step is not None:
+            return lines + self._told(end.state, end.step, held)
+        return lines + self._acted(end.state, end.moved, held)
 
-    def actor_moves(self, state: State, which: int) -> list[tuple[Move, int]]:
-        """What an actor may do, with its state after it."""
-        own = state[ACCEPTORS + 1 + which]
-        at = (which, own)
-        if at not in self._listens:
-            actor, value = self.actors[which], self.states.values[own]
-            self._listens[at] = actor.listens(value)
-            self._sees[at] = actor.sees_chosen(value)
-        operation = self._listens[at]
-        chosen = self.chosen(state) if self._sees[at] else None
-        if operation is None:
-            key: Any = (which, own, chosen)
-        else:
-            key = (
-                which,
-                own,
-                self._replies(state[0], operation),
-                self._replies(state[1], operation),
-                self._replies(state[2], operation),
-                chosen,
+    def _told(self, before: State, step: Step, held: list[int]) -> list[str]:
+        """A step in words; `held` becomes the columns after it, server by server."""
+        _, _, _, which, way, moved = step
+        lines = self._acted(before, moved, held)
+        explorer = self.explorer
+        operation = explorer.listens(which, before[FIRST + which])[0]
+        sent, network = explorer.sent((held[0], held[1], held[2]), before[NETWORK], operation, way)
+        held[:] = explorer.settled(sent, network, before[CHOSEN] | way.facts)[0]
+        return [*lines, way.move.label]
+
+    def _acted(self, before: State, moved: Moved, held: list[int]) -> list[str]:
+        """The batches of some acceptors in words."""
+        lines = []
+        free = list(range(ACCEPTORS))
+        places = {}
+        for place, column in enumerate(before[:ACCEPTORS]):
+            places[place] = next(server for server in free if held[server] == column)
+            free.remove(places[place])
+        for place, batch in moved:
+            server = places[place]
+            told = self._batch(held[server], before[NETWORK], batch)
+            lines += [f"server {server + 1}: {line}" for line in told]
+            held[server] = batch.column
+        return lines
+
+    def _batch(self, column: int, network: int, batch: Batch) -> list[str]:
+        acceptors = self.explorer.acceptors
+        values = acceptors.columns.values
+        found = acceptors.reach(column, network).found
+
+        def show(acceptor: int) -> str:
+            return acceptors.world.show(acceptors.stores.values[acceptor])
+
+        lines = []
+        last = batch.last
+        if batch.offer is not None:
+            operation = batch.offer.operation
+            message = next(
+                r.message for r in acceptors.networks.values[network] if r.operation == operation
             )
-        found = self._actor_moves.get(key)
-        if found is None:
-            replies = key[2:5] if operation is not None else ((), (), ())
-            moves = self.actors[which].moves(
-                self.states.values[own], replies, chosen or frozenset()
-            )
-            found = self._actor_moves[key] = [(move, self.states(move.after)) for move in moves]
-        return found
-
-    def _replies(self, column: int, operation: Any) -> Replies:
-        key = (column, operation)
-        found = self._restricted.get(key)
-        if found is None:
-            mine = [r for of, r in self.columns.values[column][2] if of == operation]
-            found = self._restricted[key] = tuple(sorted(mine, key=repr))
-        return found
-
-    def apply(self, state: State, which: int, move: Move, after: int) -> State:
-        """The state after an actor's move."""
-        columns = state[:ACCEPTORS]
-        operation = self._listens[which, state[ACCEPTORS + 1 + which]] if move.ends else None
-        if operation is not None:
-            columns = tuple(sorted(self._prune(column, operation) for column in columns))
-        network = state[ACCEPTORS]
-        if operation is not None or move.sends:
-            network = self._send(network, move.sends, operation)
-        at = ACCEPTORS + 1 + which
-        return (*columns, network, *state[ACCEPTORS + 1 : at], after, *state[at + 1 :])
-
-    def _prune(self, column: int, operation: Any) -> int:
-        """A column without the replies to an operation that is over."""
-        key = (column, operation)
-        found = self._pruned.get(key)
-        if found is None:
-            acceptor, accepted, replies = self.columns.values[column]
-            kept = frozenset(one for one in replies if one[0] != operation)
-            found = self._pruned[key] = self.columns((acceptor, accepted, kept))
-        return found
-
-    def _send(self, network: int, sends: Any, over: Any) -> int:
-        key = (network, sends, over)
-        found = self._sent.get(key)
-        if found is None:
-            requests = {
-                (None, message, False) if operation == over and over is not None else one
-                for one in self.networks.values[network]
-                for operation, message, _ in (one,)
-            }
-            requests.update((operation, m, operation is not None) for operation, m in sends)
-            found = self._sent[key] = self.networks(frozenset(requests))
-        return found
-
-    # ------------------------------------------------------------ what must hold
-
-    def chosen(self, state: State) -> frozenset[Any]:
-        """What a majority ever accepted: (offset, ballot, value) each."""
-        a, b, c = state[0], state[1], state[2]
-        key = (a, b, c)
-        found = self._chosen.get(key)
-        if found is None:
-            x, y, z = (self.columns.values[column][1] for column in key)
-            found = self._chosen[key] = (x & y) | (x & z) | (y & z)
-        return found
-
-    def problem(self, state: State) -> str:
-        """What is wrong with a state; empty if nothing is."""
-        chosen = self.chosen(state)
-        found = self._conflicts.get(chosen)
-        if found is None:
-            found = self._conflicts[chosen] = self.world.conflict(chosen)
-        if found:
-            return found
-        for which, actor in enumerate(self.actors):
-            own = state[ACCEPTORS + 1 + which]
-            key = (which, own, chosen)
-            found = self._problems.get(key)
-            if found is None:
-                found = self._problems[key] = actor.problem(self.states.values[own], chosen)
-            if found:
-                return found
-        return ""
-
-    def successors(self, state: State) -> Iterator[tuple[str, State]]:
-        """All steps from a state, with words for each."""
-        a, b, c, network = state[:4]
-        rest = state[3:]
-        for label, after in self.column_moves(a, network):
-            yield label, (*_sorted(after, b, c), *rest)
-        if b != a:
-            for label, after in self.column_moves(b, network):
-                yield label, (*_sorted(a, after, c), *rest)
-        if c != b:
-            for label, after in self.column_moves(c, network):
-                yield label, (*_sorted(a, b, after), *rest)
-        for which in range(len(self.actors)):
-            for move, own in self.actor_moves(state, which):
-                yield move.label, self.apply(state, which, move, own)
-
-
-def _sorted(a: int, b: int, c: int) -> tuple[int, int, int]:
-    if a > b:
-        a, b = b, a
-    if b > c:
-        b, c = c, b
-        if a > b:
-            a, b = b, a
-    return a, b, c
+            acceptor = values[last].acceptor
+            reply = acceptors.replies.values[batch.offer.reply]
+            lines.append(f"{acceptors.messages.values[message]} -> {reply}; {show(acceptor)}")
+        while last != column:
+            _, before, message = found[last]
+            now = show(values[last].acceptor)
+            if message == CRASH:
+                lines.append(f"crashes and restarts; {now}")
+            else:
+                reply = acceptors.answer(values[before].acceptor, message)[1]
+                text = "nothing" if reply is None else str(reply)
+                lines.append(f"{acceptors.messages.values[message]} -> {text}; {now}")
+            last = before
+        return lines[::-1]
 
 
 def explore(world: SmallWorld, max_states: int = 5_000_000) -> Found:
     """Search until something is wrong, everything was seen, or there are too many states."""
-    explorer = _Explorer(world)
-    found = Found()
-    began = time.perf_counter()
-    first = explorer.initial()
-    parents: dict[State, State | None] = {first: None}
-    frontier = [first]
-    wrong: State | None = None
-    problem = explorer.problem
-    while frontier and wrong is None and len(parents) < max_states:
-        following: list[State] = []
-        for state in frontier:
-            for _, after in explorer.successors(state):
-                found.transitions += 1
-                if after in parents:
-                    continue
-                parents[after] = state
-                following.append(after)
-                if problem(after):
-                    wrong = after
-                    break
-            if wrong is not None:
-                break
-        frontier = following
-        found.depth += 1
-    found.seconds = time.perf_counter() - began
-    found.states = len(parents)
-    found.complete = not frontier
-    if wrong is not None:
-        found.problem = problem(wrong)
-        found.transcript = _transcript(explorer, parents, wrong)
+    began = time.process_time()
+    search = Search(world)
+    search.run(max_states)
+    found = search.found
+    found.states = len(search.reached)
+    if search.end is not None:
+        found.problem = search.end.problem
+        found.transcript = search.transcript(search.end)
+    found.seconds = time.process_time() - began
     return found
-
-
-def _transcript(explorer: _Explorer, parents: dict[State, State | None], last: State) -> list[str]:
-    """The way to a state in words; servers keep their names although columns are sorted."""
-    path = [last]
-    while (before := parents[path[-1]]) is not None:
-        path.append(before)
-    path.reverse()
-    names = list(path[0][:ACCEPTORS])
-    lines = []
-    for before, after in itertools.pairwise(path):
-        label = next(text for text, one in explorer.successors(before) if one == after)
-        gone = _less(before[:ACCEPTORS], after[:ACCEPTORS])
-        if len(gone) == 1 and before[ACCEPTORS:] == after[ACCEPTORS:]:
-            server = names.index(gone[0])
-            names[server] = _less(after[:ACCEPTORS], before[:ACCEPTORS])[0]
-            lines.append(f"server {server + 1}: {label}")
-            continue
-        which = next(
-            i for i, (x, y) in enumerate(zip(before, after, strict=True)) if i > 3 and x != y
-        )
-        operation = explorer._listens[which - 4, before[which]]
-        if operation is not None and sorted(names) != list(after[:ACCEPTORS]):
-            names = [explorer._prune(column, operation) for column in names]
-        lines.append(label)
-    return lines
-
-
-def _less(some: tuple[int, ...], others: tuple[int, ...]) -> list[int]:
-    """`some` without `others`, each as often as it occurs."""
-    left = list(some)
-    for one in others:
-        if one in left:
-            left.remove(one)
-    return left
-
-
-def _text(message: Any) -> str:
-    return "nothing" if message is None else str(message)

@@ -1,38 +1,61 @@
-"""Small worlds to explore: the shipped acceptor handlers, and who uses them (`_actors`).
+"""Small worlds to explore: the shipped acceptors on a store in memory, and their users (`_actors`).
 
-An acceptor here is `paxos.acceptor` on the whole of its state: what the store finds for a message
-in the server is here everything there is.
+An acceptor here is what the server has in its store for one segment; each message is handled as
+the server does, as one batch, by `server.acceptors`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
-from wormspace.paxos import acceptor
-from wormspace.paxos.messages import Refusal, Row
-from wormspace.paxos.ranges import Range
+from wormspace.paxos.messages import (
+    Capture,
+    Decided,
+    Done,
+    Promise,
+    Read,
+    Refusal,
+    Reject,
+    Report,
+    Trim,
+    Write,
+    Written,
+)
 from wormspace.register.token import as_spans
+from wormspace.server import acceptors, tables
+from wormspace.server.engine import Batch
+from wormspace.server.memory_engine import MemoryEngine
 from wormspace.sim._actors import (
+    SEGMENT,
+    SPACE,
     Answer,
     Plan,
     Proposer,
     Reader,
+    Trimmer,
     UnsafeWriter,
     Wish,
     show_ballot,
+    show_fact,
     show_row,
 )
-from wormspace.sim.explore import Actor
+from wormspace.sim._steps import Actor
 
-__all__ = ["Paxos", "Plan"]
+__all__ = ["Paxos", "Plan", "Store"]
 
+Store: TypeAlias = tuple[tuple[str, bytes, bytes], ...]
+"""An acceptor's state: table, key and value of all it holds, in order."""
 
-class Disk(NamedTuple):
-    """An acceptor's state.  `marks` are in memory: the store saves them when it likes."""
-
-    promises: tuple[Range, ...] = ()
-    rows: tuple[Row, ...] = ()
-    marks: tuple[Range, ...] = ()
+TABLES = (
+    tables.DECIDED,
+    tables.GARBAGE,
+    tables.PROMISES,
+    tables.ROWS,
+    tables.SPACES,
+    tables.TRIMMED,
+)
+EVERYTHING = (b"", b"\xff" * 32)
+SWEEP_KEYS = 64
 
 
 class Paxos:
@@ -43,81 +66,120 @@ class Paxos:
         for i, span in enumerate(plan.spans):
             self.actors.append(Proposer(chr(ord("A") + i), span, plan))
         if plan.unsafe:
-            self.actors.append(UnsafeWriter(plan))
+            self.actors.append(UnsafeWriter("U", plan))
+        if plan.trims:
+            self.actors.append(Trimmer("T", plan))
         if plan.reader is not None:
-            self.actors.append(Reader(plan.reader, plan))
+            self.actors.append(Reader("R", plan.reader, plan))
 
-    def acceptor(self) -> Disk:
-        """An empty one."""
-        return Disk()
+    def acceptor(self) -> Store:
+        """One that knows the space and nothing else."""
+        batch = _opened(())
+        tables.intern_space(batch, SPACE)
+        return _held(batch)
 
-    def handle(self, disk: Disk, wish: Wish) -> tuple[Disk, Answer | None]:
-        """See `SmallWorld`; the shipped handlers, on all there is."""
+    def handle(self, store: Store, wish: Wish) -> tuple[Store, Answer | None]:
+        """See `Acceptors`."""
+        batch = _opened(store)
+        answer = self._handle(batch, wish)
+        return _held(batch), answer
+
+    def _handle(self, batch: Batch, wish: Wish) -> Answer | None:
+        marks = acceptors.Marks()
+        reply: object
         if wish.kind == "capture":
-            promises, top = acceptor.on_capture(disk.promises, wish.start, wish.stop, wish.ballot)
-            if promises is disk.promises:
-                return disk, Answer("reject", top)
-            disk = disk._replace(promises=_ordered(promises))
-            return disk, Answer("promise", rows=self._report(disk, wish))
-        if wish.kind == "write":
-            return self._write(disk, wish)
-        if wish.kind == "decided":
-            marks = disk.marks
-            for lo, hi in as_spans([offset for offset, _ in wish.values]):
-                marks = acceptor.on_decided(marks, lo, hi, wish.ballot)
-            return disk._replace(marks=_ordered(marks)), None
-        return disk, Answer("report", rows=self._report(disk, wish))
+            message = Capture(SPACE, SEGMENT, wish.start, wish.stop, wish.ballot)
+            reply = acceptors.capture(batch, marks, message)
+        elif wish.kind == "write":
+            offsets = [offset for offset, _ in wish.values]
+            values = [value for _, value in wish.values]
+            reply, _ = acceptors.write(batch, Write(SPACE, SEGMENT, wish.ballot, offsets, values))
+        elif wish.kind == "read":
+            reply = acceptors.read(batch, marks, Read(SPACE, SEGMENT, [(wish.start, wish.stop)]))
+        elif wish.kind == "trim":
+            reply, _ = acceptors.trim(batch, Trim(SPACE, SEGMENT, SEGMENT + 1))
+            acceptors.sweep(batch, SWEEP_KEYS)
+        else:
+            spans = list(as_spans([offset for offset, _ in wish.values]))
+            marks.learn(batch, Decided(SPACE, SEGMENT, wish.ballot, spans))
+            marks.save(batch)
+            return None
+        return _answer(reply)
 
-    def _write(self, disk: Disk, wish: Wish) -> tuple[Disk, Answer]:
-        promises = disk.promises
-        rows = {row.offset: row for row in disk.rows}
-        refused = []
-        for offset, value in wish.values:
-            row = rows.get(offset, Row(offset))
-            promises, row, verdict = acceptor.on_write(promises, row, offset, wish.ballot, value)
-            if verdict == acceptor.ACCEPTED:
-                rows[offset] = row
-            else:
-                refused.append(Refusal(offset, verdict))
-        kept = tuple(rows[offset] for offset in sorted(rows))
-        return Disk(_ordered(promises), kept, disk.marks), Answer("written", refused=tuple(refused))
+    def restart(self, store: Store) -> Store:
+        """Decided marks are in memory until the server finds the time to save them."""
+        return tuple(item for item in store if item[0] != tables.DECIDED)
 
-    def _report(self, disk: Disk, wish: Wish) -> tuple[Row, ...]:
-        return tuple(
-            Row(r.offset, r.ballot, r.value, acceptor.is_decided(disk.marks, r.offset, r.ballot))
-            for r in disk.rows
-            if wish.start <= r.offset < wish.stop
-        )
+    rest = restart
 
-    def restart(self, disk: Disk) -> Disk:
-        """Promises and rows are on disk; marks that were not saved yet are gone."""
-        return disk._replace(marks=())
+    def heard(self, wish: Wish, answer: Answer) -> Answer | None:
+        """A rejected capture is given up, as it may be at any time; why a write is refused does
+        not matter here."""
+        if answer.kind == "reject":
+            return None
+        refused = tuple(Refusal(r.offset, b"") for r in answer.refused)
+        return answer._replace(refused=refused)
 
-    def votes(self, wish: Wish, answer: Answer) -> frozenset[Any]:
-        """See `SmallWorld`."""
-        if wish.kind != "write":
-            return frozenset()
+    def votes(self, wish: Wish, answer: Answer) -> list[tuple[int, bytes, bytes]]:
+        """Offset, ballot and value of what was accepted."""
+        if answer.kind != "written":
+            return []
         refused = {r.offset for r in answer.refused}
-        return frozenset((o, wish.ballot, v) for o, v in wish.values if o not in refused)
+        return [(o, wish.ballot, v) for o, v in wish.values if o not in refused]
+
+    def decides(self, vote: tuple[int, bytes, bytes]) -> tuple[int, bytes]:
+        """Offset and value."""
+        offset, _, value = vote
+        return offset, value
 
     def conflict(self, chosen: frozenset[Any]) -> str:
         """Immutability: one value per register."""
         values: dict[int, bytes] = {}
-        for offset, ballot, value in sorted(chosen):
+        for offset, value in sorted(chosen):
             if values.setdefault(offset, value) != value:
-                return (
-                    f"immutability: register {offset} is decided as {values[offset].decode()} "
-                    f"and, at {show_ballot(ballot)}, as {value.decode()}"
-                )
+                one, other = show_fact((offset, values[offset])), show_fact((offset, value))
+                return f"immutability: {one} is decided, and {other}"
         return ""
 
-    def show(self, disk: Disk) -> str:
+    def refute(self, claims: frozenset[Any]) -> str:
+        """See `SmallWorld`."""
+        return f"{show_fact(min(claims))} is taken for decided: it is not"
+
+    def show(self, store: Store) -> str:
         """For transcripts."""
-        promises = ", ".join(f"[{r.lo}, {r.hi}) {show_ballot(r.ballot)}" for r in disk.promises)
-        rows = ", ".join(show_row(row) for row in disk.rows)
+        view = _opened(store)
+        space = tables.intern_space(view, SPACE)
+        if tables.is_trimmed(view, space, SEGMENT):
+            return "has trimmed it"
+        prefix = tables.segment_key(space, SEGMENT)
+        held = tables.load_slice(view, tables.PROMISES, prefix, 0, tables.MAX_OFFSET)
+        promises = ", ".join(f"[{r.lo}, {r.hi}) {show_ballot(r.ballot)}" for r in held)
+        whole = Read(SPACE, SEGMENT, [(0, tables.MAX_OFFSET)])
+        report = acceptors.read(view, acceptors.Marks(), whole)
+        kept = report.rows if isinstance(report, Report) else []
+        rows = ", ".join(show_row(row) for row in kept)
         return f"has promised {promises or 'nothing'}, accepted {rows or 'nothing'}"
 
 
-def _ordered(ranges: tuple[Range, ...]) -> tuple[Range, ...]:
-    """As the store would give them back."""
-    return tuple(sorted(ranges, key=lambda r: r.lo))
+def _opened(store: Store) -> Batch:
+    batch = MemoryEngine().begin()
+    for item in store:
+        batch.put(*item)
+    return batch
+
+
+def _held(batch: Batch) -> Store:
+    return tuple((table, *item) for table in TABLES for item in batch.scan(table, *EVERYTHING))
+
+
+def _answer(reply: object) -> Answer:
+    """A reply, hashable."""
+    if isinstance(reply, Promise):
+        return Answer("promise", rows=tuple(reply.rows))
+    if isinstance(reply, Reject):
+        return Answer("reject", reply.promised)
+    if isinstance(reply, Written):
+        return Answer("written", refused=tuple(reply.refused))
+    if isinstance(reply, Report):
+        return Answer("report", rows=tuple(reply.rows))
+    return Answer("done" if isinstance(reply, Done) else "gone")
