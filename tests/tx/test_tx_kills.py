@@ -108,3 +108,54 @@ def test_a_kill_at_any_step_leaves_all_or_nothing(variant: str, victim: str) -> 
     ends = {run(variant, victim, step * STEP_S) for step in range(steps)}
     if victim in ("app", "a", "b"):
         assert len({end.split(",")[0] for end in ends}) == 2, "the kills hit before and after"
+
+
+def run_here(delay_s: float) -> str:
+    """The same where the application has both stores in its own process, and is killed."""
+    network = NetworkOptions(latency=constant(UNIT_S), own_latency=constant(UNIT_S))
+    disk = DiskOptions(commit_s=constant(UNIT_S / 4))
+    with World(1, network=network, disk=disk) as world:
+        deployment = Deployment(world, (), patience=PATIENCE_S)
+        disks = [world.host("app").disk(name) for name in ("a", "b")]
+        told: list[str] = []
+        lives: list[None] = []
+
+        async def app() -> None:
+            lives.append(None)
+            stores = [
+                await tx.KeyValueStore.open(d, disk.open())
+                for d, disk in zip("ab", disks, strict=True)
+            ]
+            site = await deployment.site("app", stores)
+            if len(lives) > 1:
+                await asyncio.Event().wait()
+            for amount in (0, 0, 30):
+                if amount:
+                    world.after(delay_s, strike)
+                async with tx.Transaction(site, stores, timeout=1.0) as t:
+                    for store, key, start, sign in zip(
+                        stores, (b"a", b"b"), (100, 0), (-1, 1), strict=True
+                    ):
+                        have = int(await t[store].get(key) or start)
+                        await t[store].put(key, b"%d" % (have + sign * amount))
+                await asyncio.sleep(0.1)
+            told.append(tx.COMMITTED)
+            await asyncio.Event().wait()
+
+        def strike() -> None:
+            for process in world.host("app").alive:
+                process.crash(silence_s=0.0)
+                world.after(0.2, process.restart)
+
+        world.spawn("app", app, may_fail=True)
+        world.run(asyncio.sleep(BOUND_S), deadline_s=120)
+        money = {k: int(v) for disk in disks for k, v in disk.items("data")}
+        assert money in ({b"a": 100, b"b": 0}, {b"a": 70, b"b": 30}), (money, told)
+        assert not [key for disk in disks for key, _ in disk.items("prepared")]
+        assert len(lives) == 2
+        return tx.COMMITTED if money[b"b"] else tx.ABORTED
+
+
+def test_a_kill_of_a_process_with_stores_of_its_own_leaves_all_or_nothing() -> None:
+    ends = [run_here(step * STEP_S / 2) for step in range(16)]
+    assert set(ends) == {tx.ABORTED, tx.COMMITTED}, "the kills hit before and after"
