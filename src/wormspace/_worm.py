@@ -46,8 +46,8 @@ class Worm(Client):
                 appender at a time.
             capture_ahead: whether a sequencer here captures segments before they are needed, or
                 leaves them to the unsafe write.
-            segment_size: positions per segment, fixed when the log is made (default 4096).
-            patience: seconds that a position may stay empty before a reader makes it a hole.
+            segment_size: registers per segment, fixed when the log is made (default 1024).
+            patience: seconds that a register may stay empty before a reader makes it a hole.
             host, port: where a sequencer in this process can be reached by the others; the port
                 is chosen by the system if it is 0.
 

@@ -1,7 +1,5 @@
 """A pack that only a minority of servers accepted, and what becomes of it under a new sequencer."""
 
-import asyncio
-
 from log_worlds import LogWorld
 
 import wormspace

@@ -2,9 +2,9 @@
 
 A slot is a register of the tape; it holds a pack, which is one entry or more, or is a hole.  Packs
 say which positions they hold, and of two packs the one in the higher slot has the higher positions
-(the sequencers see to that).  So a position is found by a search among the slots, which goes by what
-was seen of other packs.  Where each pack has one entry, slots and positions run in step and the
-first look finds it.  Between two packs with nothing but holes between them, the positions that
+(the sequencers see to that).  So a position is found by a search among the slots, which goes by
+what was seen of other packs.  Where each pack has one entry, slots and positions run in step and
+the first look finds it.  Between two packs with nothing but holes between them, the positions that
 neither has are holes, for ever.
 """
 
