@@ -76,3 +76,11 @@ def test_variants_are_measured(worm: Command, tmp_path: Path) -> None:
 def test_a_manager_that_is_none_is_misuse(worm: Command) -> None:
     assert worm("tx", "resolve", "--manager", "orders").exit_code == 2
     assert worm("tx", "resolve", "--manager", "orders=ftp://x").exit_code == 2
+
+
+def test_a_resolver_serves_its_figures_to_prometheus(worm: Command) -> None:
+    # Nobody serves at port 1: a store that cannot be asked is not a reason to fail.
+    words = ["tx", "resolve", "--patience", "0", "--manager", "a=kv://127.0.0.1:1"]
+    result = worm(*words, "--metrics", "0")
+    assert result.exit_code == 0
+    assert "figures on http://127.0.0.1:" in result.stderr

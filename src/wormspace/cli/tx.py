@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,11 +53,22 @@ space_option = click.option(
 )
 
 
+def _listening_at(
+    ctx: click.Context, parameter: click.Parameter, word: str | None
+) -> tuple[str, int] | None:
+    if word is None:
+        return None
+    host, _, port = word.rpartition(":")
+    if not port.isdecimal():
+        raise click.BadParameter(f"{word!r} is not PORT or HOST:PORT")
+    return host or "127.0.0.1", int(port)
+
+
 metrics_option = click.option(
     "--metrics",
-    type=click.IntRange(min=0),
-    metavar="PORT",
-    help="Serve figures to Prometheus there (0: any free port).",
+    callback=_listening_at,
+    metavar="[HOST:]PORT",
+    help="Serve figures to Prometheus there (PORT 0: any free one).",
 )
 
 
@@ -189,7 +202,7 @@ def resolve(
     patience: float,
     trim_after: float | None,
     watch: bool,
-    metrics: int | None,
+    metrics: tuple[str, int] | None,
     space: str,
 ) -> None:
     """Finish what a crash left prepared: read the votes, vote no where one is missing, obey.
@@ -203,17 +216,17 @@ def resolve(
         site = Site(worm, space=space, managers=opened, patience=max(patience, 0.1))
         problems = 0
         try:
-            _serve_metrics(site, "127.0.0.1", metrics)
-            await site.sweep(patience=float("inf"))
-            while True:
-                await asyncio.sleep(patience)
-                for resolution in await site.sweep(patience):
-                    problems += bool(resolution.problem)
-                    _tell(settings, resolution)
-                if trim_after is not None:
-                    await _retire(settings, worm, site, opened, trim_after)
-                if not watch:
-                    return problems
+            async with _figures(site, metrics):
+                await site.sweep(patience=float("inf"))
+                while True:
+                    await asyncio.sleep(patience)
+                    for resolution in await site.sweep(patience):
+                        problems += bool(resolution.problem)
+                        _tell(settings, resolution)
+                    if trim_after is not None:
+                        await _retire(settings, worm, site, opened, trim_after)
+                    if not watch:
+                        return problems
         finally:
             await site.close()
             for manager in opened:
@@ -301,14 +314,17 @@ def variants(settings: Settings, transactions: int, out: Path | None) -> None:
         note(f"plot: {out / 'tx-variants.png'}")
 
 
-def _serve_metrics(site: Site, host: str, port: int | None) -> None:
-    """Let Prometheus ask for the site's figures, from a thread that ends with the process.
+@asynccontextmanager
+async def _figures(site: Site, at: tuple[str, int] | None) -> AsyncIterator[None]:
+    """Let Prometheus ask for the site's figures meanwhile, if it is said where.
 
     Raises:
         WormError: nobody can listen there.
     """
-    if port is None:
+    if at is None:
+        yield
         return
+    host, port = at
     registry = CollectorRegistry()
     registry.register(SiteFigures(site))
     try:
@@ -316,6 +332,11 @@ def _serve_metrics(site: Site, host: str, port: int | None) -> None:
     except OSError as e:
         raise WormError(f"cannot listen on {host}:{port}: {e.strerror}; choose --metrics") from e
     note(f"figures on http://{host}:{http.server_port}/metrics")
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(http.shutdown)
+        http.server_close()
 
 
 @tx.command()
@@ -334,7 +355,7 @@ def serve(
     data: Path,
     host: str,
     port: int,
-    metrics: int | None,
+    metrics: tuple[str, int] | None,
     space: str,
 ) -> None:
     """Serve a key-value store that takes part in transactions, until Ctrl-C."""
@@ -343,14 +364,14 @@ def serve(
         store = await KeyValueStore.open(name, LmdbStore(data))
         site = Site(worm, space=space, managers=[store])
         try:
-            _serve_metrics(site, host, metrics)
-            address = await site.start(host, port)
-            collect_seldom()
-            if settings.json:
-                emit({"manager": name, "address": address})
-            else:
-                say(f"{name}=kv://{address}")
-            await asyncio.Event().wait()
+            async with _figures(site, metrics):
+                address = await site.start(host, port)
+                collect_seldom()
+                if settings.json:
+                    emit({"manager": name, "address": address})
+                else:
+                    say(f"{name}=kv://{address}")
+                await asyncio.Event().wait()
         finally:
             await site.close()
             await store.close()
