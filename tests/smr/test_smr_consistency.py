@@ -8,7 +8,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
-from smr_worlds import Group, Witness
+from smr_worlds import SMR_PORT, Group, Witness
 
 from wormspace.errors import WormError
 from wormspace.sim import FaultPlan, FaultSchedule, World
@@ -16,10 +16,12 @@ from wormspace.sim.world import State
 from wormspace.smr import (
     Causal,
     Eventual,
+    Leaderless,
     Rotating,
     Sequential,
     StateMachine,
     Sticky,
+    attach,
     command,
     query,
 )
@@ -109,22 +111,31 @@ def test_the_checkers_notice_what_they_are_for():
 class Play:
     """Sessions at one level on all replicas, with faults; their stories in the end."""
 
-    def __init__(self, level, leadership):
+    def __init__(self, level, leadership, *, as_clients=False):
         self.level = level
         self.leadership = leadership
+        self.as_clients = as_clients
         self.stories = []
         self.gifts = []
         self.entries = 0
 
     async def work(self, replica, client, rng):
-        """Sessions of some steps each; a session at `Causal` may begin where another one ended."""
+        """Sessions of some steps each; a session at `Causal` may begin where another one ended.
+
+        As a client, its sessions are answered by any replica, and another one when that is lost.
+        """
+        target = replica
+        if self.as_clients:
+            addresses = [(name, SMR_PORT) for name in rng.sample(self.group.names, 3)]
+            target = await attach(Journal, "cells", addresses, timeout=4.0, rng=rng)
         while not self.group.stopping:
             story = Story()
-            session = replica.at(self.level).session()
+            session = target.at(self.level).session()
+            known = []
             if isinstance(self.level, Causal) and self.gifts and rng.random() < 0.7:
-                token, seen = rng.choice(self.gifts)
-                session = replica.at(self.level).session(token)
-                story.steps.append(("joined", seen))
+                token, known = rng.choice(self.gifts)
+                session = target.at(self.level).session(token)
+                story.steps.append(("joined", known))
             self.stories.append(story)
             for _ in range(rng.randint(1, 8)):
                 try:
@@ -133,13 +144,16 @@ class Play:
                         entry = f"{client}/{self.entries}"
                         await session.append(entry)
                         story.steps.append(("wrote", entry))
+                        known = [*known, entry]
                     else:
-                        seen = await session.read()
-                        story.steps.append(("read", seen))
-                        self.gifts.append((session.token, seen))
+                        known = await session.read()
+                        story.steps.append(("read", known))
+                    self.gifts.append((session.token, known))
                 except WormError:
                     break
                 await asyncio.sleep(rng.random() * 0.05)
+        if self.as_clients:
+            await target.close()
 
     def run(self, seed):
         with World(seed) as world, Witness() as witness:
@@ -187,11 +201,15 @@ class Play:
 LEVELS = {"sequential": Sequential(), "causal": Causal(), "eventual": Eventual()}
 
 
-@pytest.mark.parametrize("leadership", [Sticky(0.5), Rotating(0.5)], ids=["sticky", "rotating"])
+STRATEGIES = {"sticky": Sticky(0.5), "rotating": Rotating(0.5), "leaderless": Leaderless()}
+
+
+@pytest.mark.parametrize("as_clients", [False, True], ids=["replicas", "clients"])
+@pytest.mark.parametrize("leadership", STRATEGIES)
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("seed", range(3))
-def test_every_level_keeps_its_promise(level, leadership, seed):
-    play = Play(LEVELS[level], leadership)
+def test_every_level_keeps_its_promise(level, leadership, as_clients, seed):
+    play = Play(LEVELS[level], STRATEGIES[leadership], as_clients=as_clients)
     stories = play.run(seed)
     reads = sum(kind == "read" for story in stories for kind, _ in story.steps)
     assert reads > 50

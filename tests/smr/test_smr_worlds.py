@@ -89,32 +89,58 @@ def test_service_resumes_within_two_election_timeouts(seed, how):
     in_world(seed, drive, options=lambda name: {"leadership": Sticky(TIMEOUT_S)})
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_leader_that_is_cut_off_answers_no_linearizable_read_at_once(seed):
+CUTS = {
+    "from all": lambda network, leader, servers: network.cut([leader]),
+    "from the servers": lambda network, leader, servers: network.cut([leader], servers),
+    "from hearing the servers": lambda network, leader, servers: network.cut(
+        servers, [leader], one_way=True
+    ),
+    "from telling the servers": lambda network, leader, servers: network.cut(
+        [leader], servers, one_way=True
+    ),
+}
+
+
+@pytest.mark.parametrize("strategy", ["sticky", "rotating", "leaderless"])
+@pytest.mark.parametrize("how", CUTS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_leader_that_is_cut_off_answers_no_linearizable_read_at_once(seed, how, strategy):
+    """A read that it cannot forward has no answer, and none has an old one."""
+
     async def drive(world, group):
         leader = await group.leader()
         other = next(name for name in group.names if name != leader)
         await on(world, group, leader, lambda replica: replica.put("a", "old"))
-        cut = world.network.cut([leader])
         answers = []
 
         async def read(replica):
+            """As many as come, until the other side has gone on for a while."""
             while world.now < until:
+                began = world.now
                 try:
-                    answers.append(await replica.get("a"))
+                    answers.append((began, await replica.get("a")))
                 except WormError:
-                    answers.append(None)
+                    answers.append((began, None))
 
-        until = world.now + 6
-        reading = on(world, group, leader, read)
+        until = world.now + 9
+        reading = [on(world, group, leader, read) for _ in range(3)]
+        await asyncio.sleep(1)
+        lost = world.now
+        cut = CUTS[how](world.network, leader, group.servers)
         await on(world, group, other, lambda replica: replica.put("a", "new"))
-        await reading
-        assert "old" not in answers
+        acknowledged = world.now
+        await asyncio.gather(*reading)
+        assert {answer for began, answer in answers if began < lost - 0.5} == {"old"}
+        later = {answer for began, answer in answers if began >= acknowledged}
+        assert later
+        assert later <= {"new", None}
+        if how == "from all":
+            assert {answer for began, answer in answers if began >= lost} == {None}
         world.network.heal(cut)
         async with asyncio.timeout(30):
             assert await on(world, group, leader, lambda replica: replica.get("a")) == "new"
 
-    in_world(seed, drive)
+    in_world(seed, drive, options=lambda name: {"leadership": STRATEGIES[strategy]})
 
 
 def test_without_a_majority_of_servers_nothing_is_answered_and_afterwards_all_is_there():
