@@ -28,6 +28,8 @@ from wormspace.space import Client
 
 SEGMENT_SIZE = 1024
 MIN_SEGMENT_SIZE = 4
+MAX_SEGMENT_SIZE = 65_536
+"""What is left of a segment is filled, register by register, when a sequencer takes over."""
 PATIENCE_S = 0.5
 
 VERSION = 2
@@ -454,8 +456,10 @@ class Log:
 async def _configure(client: Client, name: str, segment_size: int | None) -> Config:
     """What the log was made with; makes it if there is none of this name."""
     space = client.space(f"{name}/config")
-    if segment_size is not None and segment_size < MIN_SEGMENT_SIZE:
-        raise UsageError(f"a log's segments have at least {MIN_SEGMENT_SIZE} registers")
+    if segment_size is not None and not MIN_SEGMENT_SIZE <= segment_size <= MAX_SEGMENT_SIZE:
+        raise UsageError(
+            f"a log's segments have {MIN_SEGMENT_SIZE} to {MAX_SEGMENT_SIZE} registers"
+        )
     try:
         raw = await space.check(0)
     except NotAllocated:
