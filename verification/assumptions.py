@@ -53,7 +53,6 @@ _ONE_BY_ONE = (
     "writing.finished",
     "writing.lost",
     "writing.contested",
-    "reading.on",
 )
 
 _BY_THEOREM = {
@@ -75,6 +74,8 @@ def assumed(layer: str, theorem: str) -> str:
         fits = (names for start, names in _PROCEDURES.items() if theorem.startswith(start))
         return (next(fits, "register") + two).removeprefix(", ")
     if layer.startswith("1"):
+        if theorem.startswith("reading.on_report"):
+            return "each, two"  # by what is proved of `without`
         if theorem.startswith(_ONE_BY_ONE):
             return "each"
         return "wire" if theorem.startswith("acceptor.on_") else two.removeprefix(", ")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+import msgspec
 import z3
 
 from verification import theory as th
@@ -240,18 +241,22 @@ def applying(e: Engine) -> None:
             ran.append(result)
             return result
 
+        now = SymInt(th.fresh("now", I))
         me = Thing(
             sessions=table,
-            time_ns=0,
+            time_ns=now,
             machine=Thing(),
             _run=runs,
             _declaration=Thing(decode_commands=lambda raw: []),
         )
 
         async def apply() -> Any:
-            return engine.Engine._apply_packet(me, packet, 0, "a", 0)
+            return engine.Engine._apply_packet(me, packet, 7, "a", 1)
 
+        met.machine, met.now = me.machine, now
         return apply(), met
+
+    engine.__dict__["Moment"] = lambda time_ns, seed: (time_ns, seed)
 
     def applied(done: Done) -> Claims:
         m = done.met
@@ -281,6 +286,25 @@ def applying(e: Engine) -> None:
             ),
             "it says whether it ran": z3.BoolVal(is_new is bool(m.ran)),
         }
+        if m.ran:
+            kept_now = m.clients.session.outcomes
+            given_up = m.packet.number.z < m.packet.low.z
+            same = z3.And(kept_now.present, kept_now.outcome.z == m.ran[0].z)
+            claims["what it returns is kept, unless the client has given it up"] = z3.Implies(
+                m.here, z3.Or(same, given_up)
+            )
+            told, seed = m.machine._moment
+            claims["commands are told the batch's time, and dice of their own"] = z3.BoolVal(
+                told is m.now and seed == "7/a/1"
+            )
+            claims["the client was heard of now"] = z3.Implies(
+                m.here, z3.BoolVal(m.clients.session.touched_ns is m.now)
+            )
+        if isinstance(outcome, bytes):
+            refused = msgspec.msgpack.decode(outcome, type=engine.Outcome)
+            claims["refused, and it says why"] = z3.BoolVal(
+                bool(refused.refused) and refused.values == [] and refused.faults == {}
+            )
         if isinstance(outcome, SymWord):
             again = outcome.z == (m.ran[0].z if m.ran else m.outcome)
             claims["the outcome is the first one's"] = z3.Implies(m.here, again)
@@ -295,40 +319,53 @@ class Rests:
     """Owners that rest: any, of whom two at most are met."""
 
     def __init__(self) -> None:
-        self.met = 0
+        self.asked: list[z3.ExprRef] = []
+        self.resting = 0
+        self.added: list[z3.ExprRef] = []
+        self.over = False
 
     def __contains__(self, owner: Any) -> bool:
-        self.met += 1
-        return self.met <= 2 and choose("rests")
+        self.asked.append(int_term(owner))
+        rests = len(self.asked) <= 2 and choose("rests")
+        self.resting += rests
+        return rests
 
     def add(self, owner: Any) -> None:
         """One more."""
+        self.added.append(int_term(owner))
 
     def clear(self) -> None:
-        """None."""
+        """None, in the next segment."""
+        self.over = True
 
 
 class Turns(SymInt):
-    """An offset whose owner is asked for."""
+    """An offset, whose owner is the remainder."""
 
     __slots__ = ()
 
     def __mod__(self, turns: Any) -> Any:
-        return SymInt(th.fresh("owner", I))
+        return SymInt(self.z % int_term(turns))
 
 
 def _moving(e: Engine, engine: Any) -> None:
+    claim = engine.Mark(Address(0, 0), b"digest")
     records = (
         engine.Batch(0, 0, []),
+        engine.Batch(0, 0, [], claim),
         engine.Seal(),
         engine.Rest(),
-        None,
     )
 
     def moves() -> Any:
-        chosen = [r for r in records[:-1] if choose(type(r).__name__)]
-        record = chosen[0] if chosen else None
-        engine.__dict__["decode_record"] = lambda raw, address: record
+        record = next((r for r in records if choose(type(r).__name__)), None)
+        asked: list[Any] = []
+
+        def decode(raw: Any, address: Any) -> Any:
+            asked.append(raw == b"raw" and address is me.position)
+            return record
+
+        engine.__dict__["decode_record"] = decode
         me = engine.Engine.__new__(engine.Engine)
         offset, size = Turns(th.fresh("offset", I)), SymInt(th.fresh("size", I))
         current().facts += [offset.z >= 0, offset.z < size.z]
@@ -336,29 +373,48 @@ def _moving(e: Engine, engine: Any) -> None:
         me.rests = Rests()
         me.chain = b""
         me.chains = Pairs([])
-        me._apply_batch = lambda batch, address: []
+        me._apply_batch = lambda batch, address: ["applied"] * (batch is record)
+        compared: list[Any] = []
+        me._compare = compared.append
 
         async def apply() -> Any:
-            return me.apply(b"", size, 3)
+            return me.apply(b"raw", size, 3)
 
-        return apply(), Thing(me=me, record=record, offset=offset.z, size=size.z)
+        met = Thing(me=me, record=record, offset=offset.z, size=size.z)
+        met.asked, met.compared = asked, compared
+        return apply(), met
 
     def moved(done: Done) -> Claims:
         m = done.met
         segment, offset = m.me.position
         at = int_term(offset)
         sealed = isinstance(m.record, engine.Seal)
-        rested = m.me.rests.met > 0 and not sealed
-        following = z3.And(segment == 1, at == 0) if segment else at > m.offset
+        rests, following = m.me.rests, m.offset + 1 + m.me.rests.resting
+        ends = z3.Or(z3.BoolVal(sealed), following >= m.size)
+        resting, is_batch = (isinstance(m.record, k) for k in (engine.Rest, engine.Batch))
         return {
-            "it moves on, to this segment's rest or to the next": z3.And(
-                following, z3.Or(z3.BoolVal(segment == 1), at < m.size)
+            "one by one, but for turns passed on; then the next segment": z3.If(
+                ends,
+                z3.And(z3.BoolVal(segment == 1), at == 0),
+                z3.And(z3.BoolVal(segment == 0), at == following),
             ),
-            "a seal ends the segment": z3.BoolVal(not sealed or segment == 1),
-            "one by one, but for turns passed on": z3.Or(
-                z3.BoolVal(sealed or rested),
-                z3.If(m.offset + 1 < m.size, at == m.offset + 1, z3.BoolVal(segment == 1)),
+            "asks whether those owners rest whose turns it would be": z3.And(
+                *[o == (m.offset + 1 + k) % 3 for k, o in enumerate(rests.asked)]
             ),
+            "who rests is noted": z3.And(
+                z3.BoolVal(len(rests.added) == resting), *[o == m.offset % 3 for o in rests.added]
+            ),
+            "a batch is applied, and nothing else": z3.BoolVal(
+                done.result == ((["applied"], m.record) if is_batch else ([], None))
+            ),
+            "what its proposer claims is compared": z3.BoolVal(
+                m.compared == ([claim] if is_batch and m.record.chain else [])
+            ),
+            "after a batch, and only then, there is a claim of one's own": z3.BoolVal(
+                len(m.me.chains) == is_batch
+            ),
+            "it is this register": z3.BoolVal(m.asked == [True]),
+            "nobody rests in a new segment": z3.BoolVal(rests.over == (segment == 1)),
         }
 
     title = "smr.Engine.apply: registers in order, each once (up to two turns passed on)"

@@ -19,7 +19,6 @@ import z3
 
 from verification import theory as th
 
-
 MAX_DECISIONS = 60
 """On one path; the longest through what ships has about twenty."""
 

@@ -100,11 +100,16 @@ def _taking_over(e: Engine, tenure: Any) -> None:
         size = Size(th.fresh("size", I))
         fresh["at"] = at
         met = Thing(captured=None, saw=[], allocated=[], number=0 if choose("first") else 3)
+        met.mixed, met.own = choose("mixed"), met.number == 0 and choose("own")
         offsets = [SymInt(th.fresh("written", I)) for _ in range(2) if choose("another")]
         current().facts += [low.z >= 0, low.z <= size.z, size.z > 0]
         current().facts += [z3.And(low.z <= o.z, o.z <= size.z) for o in offsets]
         filled: list[Any] = []
         token = Thing(ballot=b"captured")
+
+        def allocate(number: int) -> bool:
+            met.allocated.append(number)
+            return bool(met.own)
 
         def capture(start: Any, stop: Any) -> Thing:
             fails(Trimmed("trimmed"))
@@ -119,7 +124,8 @@ def _taking_over(e: Engine, tenure: Any) -> None:
         )
         me = Thing(
             _tape=tape,
-            _allocated=replying(lambda number: met.allocated.append(number)),
+            _allocated=replying(allocate),
+            _mixed=met.mixed,
             _fill=replying(lambda segment, empty, token: filled.extend(empty)),
         )
         met.__dict__.update(low=low.z, size=size.z, at=at.z, offsets=offsets, filled=filled)
@@ -139,15 +145,16 @@ def _taking_over(e: Engine, tenure: Any) -> None:
         }
         if m.captured is None:
             return claims | {"trimmed: the tape goes on": z3.BoolVal(done.result is None)}
+        below = m.size if done.result is None else done.result.at.z
         claims |= {
             "it captures all that is left, with the seam": m.captured,
+            "nothing above is filled": z3.Implies(filled, m.at < below),
             "it notes the last written slot": z3.And(
                 *[z3.Or(*[s == base + o.z for o in m.offsets]) for s in m.saw],
                 *[z3.Or(o.z >= m.size, *[base + o.z <= s for s in m.saw]) for o in m.offsets],
                 *[s < base + m.size for s in m.saw],
             ),
         }
-        below = m.size if done.result is None else done.result.at.z
         claims["what was left empty below becomes holes"] = z3.Implies(
             z3.And(m.low <= m.at, m.at < below, z3.Not(here)), filled
         )
@@ -155,12 +162,18 @@ def _taking_over(e: Engine, tenure: Any) -> None:
             return claims | {"the tape goes on where it was closed": closed}
         s = done.result
         last = z3.Or(s.at.z == m.low, *[s.at.z == o.z + 1 for o in m.offsets])
+        slots = [o.z < m.size for o in m.offsets]
+        unused = z3.And(z3.BoolVal(m.own), m.low == 0, z3.Not(z3.Or(*slots)))
+        goes_on = z3.Or(z3.BoolVal(m.mixed), unused)
         return claims | {
             "it holds what it captured": z3.BoolVal(s.ballot == b"captured"),
             "and that segment": z3.BoolVal(s.number == m.number),
             "not a segment that was closed": z3.Not(closed),
-            "it goes on right above all that is written": z3.And(
-                last, m.low <= s.at.z, *[o.z < s.at.z for o in m.offsets]
+            "it goes on above all that is written": z3.And(
+                m.low <= s.at.z, *[o.z < s.at.z for o in m.offsets]
+            ),
+            "right above, or in the next segment if others have handed out slots of this": z3.If(
+                goes_on, last, s.at.z == m.size
             ),
             "and up to the seam": s.stop.z == m.size,
         }

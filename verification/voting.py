@@ -142,7 +142,8 @@ def casting(e: Engine) -> None:
 
     stands = "the vote that it tells stands; it writes only where none is"
     procedure(e, f"tx.Box.refuse: {stands}", refuses, refused)
-    procedure(e, f"tx.Box.cast: {stands}", lambda: _casts(e, box), _told)
+    turn = "(up to two votes of a turn)"
+    procedure(e, f"tx.Box.cast: {stands} {turn}", lambda: _casts(e, box), _told)
 
 
 def _casts(e: Engine, box: Any) -> Any:
