@@ -159,7 +159,7 @@ def _requests(e: Engine) -> None:
             ),
             "of those that have not answered": ask.but == z3.SetUnion(c.granted.z, c.rejected.z),
             "and for the whole report": z3.BoolVal(
-                type(p) is core.messages.Read and _same(p.spans, [(c.start, c.stop)])
+                _reads_here(core, p, c) and _same(p.spans, [(c.start, c.stop)])
             ),
             "of those whose report is not complete": z3.SetDifference(EVERYONE, page.but)
             == z3.SetIntersect(EVERYONE, z3.SetDifference(c.granted.z, c.promised.z)),
@@ -205,6 +205,12 @@ def _telling(e: Engine) -> None:
         lambda over: bool_term(over) == is_quorum(t.heard.z),
         given=sizes(t.heard.z),
     )
+
+
+def _reads_here(core: Any, message: Any, operation: Any) -> bool:
+    """It is a read of the operation's own segment."""
+    place = operation.space, operation.segment
+    return type(message) is core.messages.Read and (message.space, message.segment) == place
 
 
 def _same(some: Any, others: Any) -> bool:
@@ -296,7 +302,7 @@ def _reads(e: Engine) -> None:
 
     def begun(out: Any) -> z3.BoolRef:
         new, [send] = out
-        right = send.server is server and type(send.message) is core.messages.Read
+        right = send.server is server and _reads_here(core, send.message, start)
         return z3.And(
             z3.BoolVal(right and new.open is asked),
             z3.Implies(asked.has, in_spans(send.message.spans, F)),
@@ -346,7 +352,7 @@ def _report(
             ),
             "none is added": z3.Implies(still, was_open.has),
             "the next page is asked of that server, to the end": _next_page(
-                core, sends, server, complete, z3.And(was_open.has, after.z <= F)
+                core, sends, r, server, complete, z3.And(was_open.has, after.z <= F)
             ),
             "everybody is asked what is left": _widened(core, sends, new, complete),
         }
@@ -361,7 +367,7 @@ def _report(
     title = "reading.widen: asks all who were not heard, for what is open"
     for path in e.paths("reading.widen", r):
         _, [send] = path.result
-        is_read = z3.BoolVal(type(send.message) is core.messages.Read)
+        is_read = z3.BoolVal(_reads_here(core, send.message, r) and send.servers is r.servers)
         all_open = z3.Implies(was_open.has, in_spans(send.message.spans, F))
         e.claim(title, phase, path.hypotheses, z3.And(is_read, send.but == heard.z, all_open))
 
@@ -370,12 +376,12 @@ def _is_bit(mask: Any, bit: z3.ExprRef) -> bool:
     return bool(z3.simplify(mask.z == bit).eq(z3.BoolVal(True)))
 
 
-def _next_page(core: Any, sends: Any, server: Any, complete: Any, left: Any) -> z3.BoolRef:
+def _next_page(core: Any, sends: Any, r: Any, server: Any, complete: Any, left: Any) -> z3.BoolRef:
     pages = [s for s in sends if not isinstance(s, ToAll)]
     if not pages:
         return complete
     [send] = pages
-    right = send.server is server and type(send.message) is core.messages.Read
+    right = send.server is server and _reads_here(core, send.message, r)
     return z3.And(
         z3.BoolVal(right), z3.Not(complete), z3.Implies(left, in_spans(send.message.spans, F))
     )
@@ -387,7 +393,7 @@ def _widened(core: Any, sends: Any, new: Any, complete: Any) -> z3.BoolRef:
         return z3.BoolVal(True)
     [send] = wide
     return z3.And(
-        complete, z3.BoolVal(type(send.message) is core.messages.Read),
+        complete, z3.BoolVal(_reads_here(core, send.message, new)),
         send.but == new.heard.z,
         z3.Implies(in_spans(new.open, F), in_spans(send.message.spans, F)),
     )  # fmt: skip
