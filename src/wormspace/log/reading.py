@@ -26,7 +26,7 @@ REMEMBERED = 4096
 LOOK_BACK = 64
 """Slots read at a time, at most, in search of the last pack below a slot."""
 
-PAGE_SLOTS = 1024
+PAGE_SLOTS = 512
 PAGE_BYTES = 1 << 20
 """Slots read at a time by one who reads on: so many, or fewer where these have more bytes."""
 
@@ -83,37 +83,24 @@ class _Bounds:
         return sorted(found)
 
 
-class _Pace:
-    """How much a slot holds on average, going by what was read last."""
-
-    def __init__(self) -> None:
-        self._entries = 1.0
-        self._bytes = PAGE_BYTES / FIRST_SLOTS
-
-    def saw(self, slots: int, entries: int, size: int) -> None:
-        """So many slots were read."""
-        self._entries = max(1.0, entries / slots)
-        self._bytes = size / slots
-
-    def slots(self, entries: int) -> int:
-        """How many slots may have so many entries, and no more than a page."""
-        wanted = 1 + math.ceil((entries - 1) / self._entries)
-        return min(wanted, PAGE_SLOTS, max(1, int(PAGE_BYTES / self._bytes)))
-
-
 class Head:
     """A place in a log, as of the head that reads a tape.
+
+    Args:
+        pack: how many entries the packs ahead have, as far as can be guessed.
 
     Attributes:
         slot: the next to be read.
         position: the next that is wanted: all below was read, or never asked for.
+        entry_bytes: what an entry took on average, of those that were read last.
     """
 
-    def __init__(self, slot: int, position: int, pace: _Pace) -> None:
+    def __init__(self, slot: int, position: int, pack: int, entry_bytes: float) -> None:
         self.slot = slot
         self.position = position
+        self.entry_bytes = entry_bytes
+        self._pack = float(pack)
         self._above = 0
-        self._pace = pace
 
     def take(self, values: Sequence[bytes | None]) -> list[Entry]:
         """Move over the next slots, up to one that is not written; returns what they hold.
@@ -122,7 +109,7 @@ class Head:
             ProtocolViolation: one position was given to two entries, or something else was written.
         """
         entries: list[Entry] = []
-        began, size = self.slot, 0
+        began, count, size = self.slot, 0, 0
         for raw in values:
             if raw is None:
                 break
@@ -131,14 +118,22 @@ class Head:
                 if pack.first < self._above:
                     raise ProtocolViolation(f"slot {self.slot} repeats position {pack.first}")
                 self._above = pack.end
+                count += len(pack.bodies)
                 size += len(raw)
                 if pack.end > self.position:
                     entries += pack.entries(self.position)
                     self.position = pack.end
             self.slot += 1
-        if size:
-            self._pace.saw(self.slot - began, len(entries), size)
+        if count:
+            self._pack = max(1.0, count / (self.slot - began))
+            self.entry_bytes = size / count
         return entries
+
+    def ahead(self, entries: int) -> int:
+        """How many slots may have so many entries, and no more than a page."""
+        wanted = 1 + math.ceil((entries - 1) / self._pack)
+        page = int(PAGE_BYTES / (self._pack * self.entry_bytes))
+        return min(wanted, PAGE_SLOTS, max(1, page))
 
 
 class Reader:
@@ -158,7 +153,7 @@ class Reader:
         self.beginning = beginning
         self.patience_s = patience_s
         self._seen = _Seen()
-        self._pace = _Pace()
+        self._entry_bytes = PAGE_BYTES / FIRST_SLOTS
         self._end = Place(0, 0)  # one past the last pack, as it was once
         self._loop = asyncio.get_running_loop()
 
@@ -170,7 +165,14 @@ class Reader:
         Raises:
             Trimmed, Unavailable.
         """
-        return Head((await self.find(position))[0], position, self._pace)
+        slot, _ = await self.find(position)
+        return self._head(slot, position)
+
+    def _head(self, slot: int, position: int) -> Head:
+        seen = self._seen
+        i = seen.last_upto(position)
+        pack = seen.ends[i] - seen.firsts[i] if i >= 0 else 1
+        return Head(slot, position, pack, self._entry_bytes)
 
     async def find(self, position: int) -> tuple[int, Pack | None]:
         """A slot below which there is nothing at `position` or above; mostly the one it is in.
@@ -282,11 +284,12 @@ class Reader:
 
     async def page(self, head: Head, entries: int = PAGE_BYTES) -> list[bytes | None]:
         """What is in the next slots: a page, or fewer if they have about so many entries."""
+        self._entry_bytes = head.entry_bytes
         return await self.tape.read(head.slot, self._stop(head, entries))
 
     def _stop(self, head: Head, entries: int) -> int:
         size = self.tape.size
-        return min(head.slot + self._pace.slots(entries), (head.slot // size + 1) * size)
+        return min(head.slot + head.ahead(entries), (head.slot // size + 1) * size)
 
     async def read(self, position: int) -> tuple[bool, Entry | None]:
         """Whether a position is decided, and its entry if it has one.
@@ -300,7 +303,7 @@ class Reader:
             pack = decode_pack(raw, slot) if raw else None
         if pack is not None and pack.first <= position < pack.end:
             return True, pack.entries(position, position + 1)[0]
-        head, wanted = Head(slot, position, self._pace), 1
+        head, wanted = self._head(slot, position), 1
         while head.position <= position:
             values = await self.page(head, wanted)
             entries = head.take(values)
@@ -348,6 +351,7 @@ class Reader:
                     await asyncio.sleep(POLL_S)
                 else:
                     await self.tape.fill(head.slot, min(until, await self.tape.end()))
+        self._entry_bytes = head.entry_bytes
         while entries and entries[-1].position >= stop:
             entries.pop()
         return entries
