@@ -26,9 +26,8 @@ def test_it_is_a_mapping_in_the_order_of_keys():
     assert list(table.scan(2)) == [(3, "3")]
     assert list(table.scan(None, 3)) == [(1, "1")]
     assert table.setdefault(0, "0") == table[0]
-    table |= {2: "two", 4: "4"}
+    table.update({2: "two", 4: "4"})
     assert list(table) == [0, 1, 2, 3, 4]
-    assert list(table.keys()) == list(reversed(list(reversed(table))))
     assert list(table.values()) == ["0", "1", "two", "3", "4"]
     assert table.popitem() == (0, "0")
     table.clear()
@@ -73,7 +72,6 @@ def test_a_frozen_table_shows_what_was_there_however_it_changes_meanwhile(
         lambda table: table.pop(1),
         lambda table: table.update({1: "new", 0: "new"}),
         lambda table: table.setdefault(0, "new"),
-        lambda table: table.__ior__({2: "new"}),
         lambda table: table.__delitem__(2),
     ],
 )

@@ -124,23 +124,25 @@ class KeyValue(StateMachine):
             if not ttl_s > 0:
                 raise ValueError("a time to live is positive")
             expires_ns = self._moment.time_ns + int(ttl_s * 1e9)
-        entries = self.entries
-        old = entries.get(key)
-        if old is not None and old.expires_ns:
-            del self.expiries[old.expires_ns, key]
+        if self.expiries:
+            self._forget_expiry(key)
         if expires_ns:
             self.expiries[expires_ns, key] = None
         self.revision = revision = self.revision + 1
-        entries[key] = Entry(value, revision, expires_ns)
+        self.entries[key] = Entry(value, revision, expires_ns)
         self._events.append(Change(key, value, revision))  # `emit`, without the call
         return revision
 
     def _remove(self, key: str) -> None:
-        old = self.entries.pop(key)
-        if old.expires_ns:
-            del self.expiries[old.expires_ns, key]
+        self._forget_expiry(key)
         self.revision += 1
+        del self.entries[key]
         self.emit(Change(key, None, self.revision))
+
+    def _forget_expiry(self, key: str) -> None:
+        entry = self.entries.get(key)
+        if entry is not None and entry.expires_ns:
+            del self.expiries[entry.expires_ns, key]
 
 
 def prefix_stop(prefix: str) -> str | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
 from itertools import islice
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sortedcontainers import SortedDict, SortedList
 
@@ -22,71 +22,52 @@ V = TypeVar("V")
 _ABSENT: Any = object()
 
 
-class Table(dict[K, V]):
+class Table(MutableMapping[K, V]):
     """A mapping in the order of its keys, for state of any size.
 
     class Inventory(StateMachine):
         stock: Table[str, int]
     """
 
-    # Looking up is a dict's own, at its speed; the order is kept beside it.  Whatever else
-    # iterates or changes goes through __iter__, __setitem__ and __delitem__.
-
-    __slots__ = ("_frozen", "_keys")
+    __slots__ = ("_frozen", "_keys", "_rows", "get")
 
     def __init__(self) -> None:
-        super().__init__()
+        self._rows: dict[K, V] = {}
         self._keys: SortedList[K] = SortedList()
         self._frozen: list[FrozenTable[K, V]] = []
+        self.get = self._rows.get  # type: ignore[method-assign]  # called most: without a detour
+
+    def __getitem__(self, key: K) -> V:
+        return self._rows[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def __iter__(self) -> Iterator[K]:
         keys: Iterator[K] = iter(self._keys)
         return keys
 
-    def __reversed__(self) -> Iterator[K]:
-        keys: Iterator[K] = reversed(self._keys)
-        return keys
-
     def __setitem__(self, key: K, value: V) -> None:
         if self._frozen:
             self._put_aside(key)
-        if key not in self:
+        rows = self._rows
+        if key not in rows:
             self._keys.add(key)
-        dict.__setitem__(self, key, value)
+        rows[key] = value
 
     def __delitem__(self, key: K) -> None:
-        if self._frozen and key in self:
+        if self._frozen and key in self._rows:
             self._put_aside(key)
-        dict.__delitem__(self, key)
+        del self._rows[key]
         self._keys.remove(key)
-
-    keys = MutableMapping.keys  # type: ignore[assignment]
-    values = MutableMapping.values  # type: ignore[assignment]
-    items = MutableMapping.items  # type: ignore[assignment]
-    popitem = MutableMapping.popitem
-    clear = MutableMapping.clear
-    update = MutableMapping.update
-    setdefault = MutableMapping.setdefault
-
-    def pop(self, key: K, default: Any = _ABSENT) -> V | Any:
-        """Remove a row; its value, or `default` if one is given and there is no such row."""
-        value = self.get(key, _ABSENT)
-        if value is not _ABSENT:
-            del self[key]
-        elif default is _ABSENT:
-            raise KeyError(key)
-        else:
-            value = default
-        return value
-
-    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
-        self.update(other)
-        return self
 
     def scan(self, start: K | None = None, stop: K | None = None) -> Iterator[tuple[K, V]]:
         """The rows of [start, stop) in order; None is no bound.  Change nothing meanwhile."""
         for key in self._keys.irange(start, stop, inclusive=(True, False)):
-            yield key, self[key]
+            yield key, self._rows[key]
 
     def freeze(self) -> FrozenTable[K, V]:
         """The table as it is now, to be read while it changes.  `close` it in the end."""
@@ -117,9 +98,11 @@ class FrozenTable(Generic[K, V]):
     def take(self, limit: int) -> list[tuple[K, V]]:
         """The next rows, about `limit` of them; empty when there are no more."""
         while True:
-            rows = self._table
+            rows = self._table._rows
             bound = () if self._cursor is _ABSENT else (self._cursor,)
-            keys = list(islice(rows._keys.irange(*bound, inclusive=(not bound, True)), limit))
+            keys = list(
+                islice(self._table._keys.irange(*bound, inclusive=(not bound, True)), limit)
+            )
             old = self._saved
             saved = list(old if len(keys) < limit else old.irange(None, keys[-1]))
             if not keys and not saved:
