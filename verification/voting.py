@@ -150,11 +150,13 @@ def _casts(e: Engine, box: Any) -> Any:
     """A vote is cast, perhaps with a neighbour; then the turn of the loop is over."""
     me, it = _a_vote(e)
     register = it.register
+    at = register.at = 0 if choose("first") else 5
     pending: list[Any] = []
+    key = ("m", "i", 0)
 
     def is_free(offset: int) -> bool:
         free = choose("free")
-        if offset == 0:
+        if offset == at:
             register.said_empty = free
         return free
 
@@ -173,12 +175,12 @@ def _casts(e: Engine, box: Any) -> Any:
 
     held = box._Held(Thing(write_range=write_range), Thing(is_free=is_free))
     captured = choose("captured")
-    me._held = Thing(get=lambda key: held if captured or me.now else None)
+    me._held = Thing(get=lambda its: held if its == key and (captured or me.now) else None)
     me.now = False
 
-    def capture(*_: Any) -> None:
+    def capture(its: Any, timeout: float) -> None:
         fails(Unavailable("no majority"))
-        me.now = True
+        me.now = its == key and timeout == 1
 
     me._capture = replying(capture)
     me._loop = Thing(call_soon=lambda then, *args: pending.append((then, args)))
@@ -190,7 +192,7 @@ def _casts(e: Engine, box: Any) -> Any:
     def refuse(manager: str, txid: Any, vote: Any, *, timeout: Any) -> Any:
         """What was proved of `refuse`."""
         fails(Unavailable("no majority"), Trimmed("over"), TokenReused("used"))
-        if txid.number == 0:
+        if txid.number == at:
             register.attempts.append(it.codec.encode(vote).z)
             current().facts.append(register.later())
             register.after_capture.append(True)
@@ -202,11 +204,11 @@ def _casts(e: Engine, box: Any) -> Any:
     async def cast() -> None:
         ahead = choose("ahead")
         tell = lambda vote, error: it.told.append((vote, error))  # noqa: E731
-        me.cast("m", _txid(0), it.mine, tell, ahead=ahead, timeout=1)
+        me.cast("m", _txid(at), it.mine, tell, ahead=ahead, timeout=1)
         if pending and choose("another"):
             other = it.codec.any("other")
-            at = 1 if choose("next to it") else 5
-            held.ballots.append(box._Ballot(at, "m", _txid(at), other, 1, lambda vote, error: None))
+            place = (1 if choose("next to it") else 5) if at == 0 else 4 * choose("next to it")
+            held.ballots.append(box._Ballot(place, "m", _txid(place), other, 1, lambda *_: None))
         for then, args in pending:
             then(*args)
 
