@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from wormspace._front import survey
@@ -28,10 +29,15 @@ class StartFailed(WormError):
 
 
 class ServerProcess:
-    """One server of a cluster file, as a process whose logs go to a file beside its data."""
+    """One server of a cluster file, as a process whose logs go to a file beside its data.
 
-    def __init__(self, file: Path, server: ServerConfig) -> None:
+    Args:
+        logs: of which it is the sequencer as well, or stands by.
+    """
+
+    def __init__(self, file: Path, server: ServerConfig, logs: Sequence[str] = ()) -> None:
         self.server = server
+        self._logs = logs
         self.log = file.parent / f"{server.data}.log"
         self._file = file
         self._process: subprocess.Popen[bytes] | None = None
@@ -49,6 +55,8 @@ class ServerProcess:
     def start(self) -> None:
         """Start it (again)."""
         command = [sys.executable, "-m", "wormspace.cli", "server", self.server.name]
+        for name in self._logs:
+            command += ["--sequence", name]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--cluster", str(self._file)], stdin=subprocess.DEVNULL, stderr=log
@@ -82,9 +90,9 @@ class ServerProcess:
 class LocalCluster:
     """All servers of a cluster file, as processes on this machine."""
 
-    def __init__(self, file: Path, config: ClusterConfig) -> None:
+    def __init__(self, file: Path, config: ClusterConfig, logs: Sequence[str] = ()) -> None:
         self.config = config
-        self.processes = [ServerProcess(file, server) for server in config.server]
+        self.processes = [ServerProcess(file, server, logs) for server in config.server]
 
     async def start(self) -> None:
         """Start every server, and wait until each of them answers.

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 import uvloop
 
+from wormspace.cli.sequencing import sequencers
 from wormspace.cli.settings import CLUSTER_FILE
-from wormspace.server.config import load
+from wormspace.server.config import ClusterConfig, load
 from wormspace.server.runner import log_to_stderr, serve
 
 
@@ -23,12 +24,19 @@ from wormspace.server.runner import log_to_stderr, serve
     help="The cluster file.",
 )
 @click.option(
+    "--sequence",
+    "logs",
+    metavar="LOG",
+    multiple=True,
+    help="Be the sequencer of LOG as well, or stand by for the one there is.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
 )
-def server(name: str, file: Path, log_level: str) -> None:
+def server(name: str, file: Path, logs: tuple[str, ...], log_level: str) -> None:
     """Run one server of the cluster file.
 
     It ends at SIGTERM or Ctrl-C, when it has answered what it took in.  Logs are JSON lines
@@ -36,4 +44,10 @@ def server(name: str, file: Path, log_level: str) -> None:
     """
     config = load(file)
     log_to_stderr(log_level)
-    uvloop.run(serve(config, config.find(name), file.parent))
+    uvloop.run(_run(config, name, file.parent, logs))
+
+
+async def _run(config: ClusterConfig, name: str, base: Path, logs: tuple[str, ...]) -> None:
+    server = config.find(name)
+    async with sequencers(config.url, logs, server.host):
+        await serve(config, server, base)

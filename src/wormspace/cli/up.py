@@ -22,6 +22,13 @@ SHAPE = ("servers", "partitions", "base_port", "durability")
 
 @click.command()
 @shape_options
+@click.option(
+    "--sequence",
+    "logs",
+    metavar="LOG",
+    multiple=True,
+    help="Let the servers be sequencers of LOG: one of them, and the others stand by.",
+)
 @common
 @click.pass_context
 def up(
@@ -32,6 +39,7 @@ def up(
     partitions: int,
     base_port: int,
     durability: str,
+    logs: tuple[str, ...],
 ) -> None:
     """Run a whole local cluster, until Ctrl-C.
 
@@ -48,18 +56,17 @@ def up(
     else:
         create(plan(int(servers), partitions, base_port, durability), directory)
     config = load(file)
-    asyncio.run(_run(file, config, as_json=settings.json))
+    asyncio.run(_run(LocalCluster(file, config, logs), file, as_json=settings.json))
 
 
 _DEFAULT = click.core.ParameterSource.DEFAULT
 
 
-async def _run(file: Path, config: ClusterConfig, *, as_json: bool) -> None:
+async def _run(cluster: LocalCluster, file: Path, *, as_json: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(sig, stop.set)
-    cluster = LocalCluster(file, config)
     try:
         starting = asyncio.ensure_future(cluster.start())
         stopping = asyncio.ensure_future(stop.wait())
