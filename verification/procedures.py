@@ -263,7 +263,7 @@ def run(scenario: Callable[[], tuple[Coroutine[Any, Any, Any], Any]]) -> list[Pa
         except (WormError, Again) as e:
             return Done(None, e, met)
 
-    return explore(once)
+    return explore(once, prune=True)
 
 
 def succeeds(theorem: str, paths: Sequence[Path]) -> Goal:

@@ -51,7 +51,11 @@ class Path:
 
 @dataclass
 class Run:
-    """One execution: decisions to repeat, then new ones, True first."""
+    """One execution: decisions to repeat, then new ones, True first.
+
+    Attributes:
+        prune: whether the facts, too, say which ways are possible (`told`: so many of them so far).
+    """
 
     forced: list[bool]
     solver: z3.Solver
@@ -59,6 +63,8 @@ class Run:
     conditions: list[z3.BoolRef] = field(default_factory=list)
     facts: list[z3.BoolRef] = field(default_factory=list)
     pending: list[list[bool]] = field(default_factory=list)
+    prune: bool = False
+    told: int = 0
 
     def decide(self, condition: z3.BoolRef) -> bool:
         """The truth of `condition` on this path."""
@@ -72,6 +78,9 @@ class Run:
         elif len(self.trail) >= MAX_DECISIONS:
             raise Unsupported("a loop that does not seem to end")
         else:  # what the solver does not know counts as possible
+            if self.prune:
+                self.solver.add(*self.facts[self.told :])
+                self.told = len(self.facts)
             choice = self.solver.check(condition) != z3.unsat
             if choice and self.solver.check(z3.Not(condition)) != z3.unsat:
                 self.pending.append([*self.trail, False])
@@ -97,8 +106,12 @@ def explore(
     *args: Any,
     assume: Sequence[z3.BoolRef] = (),
     max_paths: int = 4000,
+    prune: bool = False,
 ) -> list[Path]:
-    """Every feasible path of `function(*args)`, given the `assume`d formulas."""
+    """Every feasible path of `function(*args)`, given the `assume`d formulas.
+
+    With `prune`, paths that the facts met on the way exclude are left out as well.
+    """
     solver = z3.Solver()
     solver.set("timeout", 2000)
     solver.add(*th.BALLOTS, *assume)
@@ -106,7 +119,7 @@ def explore(
     todo: list[list[bool]] = [[]]
     while todo:
         solver.push()
-        run = Run(todo.pop(), solver)
+        run = Run(todo.pop(), solver, prune=prune)
         _runs.append(run)
         result, error = None, None
         try:

@@ -104,6 +104,8 @@ def _taking_over(e: Engine, tenure: Any) -> None:
         offsets = [SymInt(th.fresh("written", I)) for _ in range(2) if choose("another")]
         current().facts += [low.z >= 0, low.z <= size.z, size.z > 0]
         current().facts += [z3.And(low.z <= o.z, o.z <= size.z) for o in offsets]
+        if len(offsets) == 2:
+            current().facts.append(offsets[0].z < offsets[1].z)
         filled: list[Any] = []
         token = Thing(ballot=b"captured")
 

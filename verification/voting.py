@@ -164,6 +164,9 @@ def _casts(e: Engine, box: Any) -> Any:
         fails(Unavailable("no majority"))
         results: list[Any] = []
         for offset, vote in enumerate(votes, first):
+            if offset != at:
+                results.append(CaptureLost("taken") if choose("lost") else None)
+                continue
             try:
                 await register.write(offset, vote)
             except WormError as error:
