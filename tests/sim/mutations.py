@@ -16,7 +16,7 @@ from wormspace.paxos.acceptor import ACCEPTED
 from wormspace.paxos.ballot import above
 from wormspace.paxos.messages import Row
 from wormspace.paxos.ranges import Range, ballot_at, covers, overlay
-from wormspace.register import listening
+from wormspace.register import listening, standing
 from wormspace.register.listening import Subscription
 from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.register.token import Token
@@ -25,6 +25,7 @@ from wormspace.server.node import Node
 from wormspace.sim._actors import Begun, Reader, Trimmer, Wish
 from wormspace.sim.calls import Mix
 from wormspace.sim.campaign import Shape
+from wormspace.sim.faults import FaultPlan
 from wormspace.sim.network import Loss, NetworkOptions
 from wormspace.sim.small_world import Paxos, Plan
 from wormspace.space.space import Space
@@ -246,6 +247,10 @@ def answer_a_trimmed_segment_as_empty() -> list[Patch]:
     return [(tables, "is_trimmed", lambda view, space, segment: False)]
 
 
+def a_capture_stands_by_one_servers_word() -> list[Patch]:
+    return [(standing, "is_quorum", lambda mask, servers: mask != 0)]
+
+
 def drop_a_listeners_events_on_reconnect() -> list[Patch]:
     def say_gap(self):
         if not self._gap_at:
@@ -306,6 +311,12 @@ SMALL = {
 
 _BUSY = Shape(duration_s=4.0, client_crash_every_s=1.0)
 _LISTEN = Shape(duration_s=4.0, listeners=4)
+_CUT_OFF = Shape(
+    duration_s=3.0,
+    listeners=4,
+    mix=Mix(calls={"write": 20, "read": 5, "alloc": 2}),
+    faults=FaultPlan(every_s=(0.01, 0.15), lasting_s=(0.02, 0.4), max_hurt=None),
+)
 _LOSSY = NetworkOptions(framed=True, loss=Loss(drop=0.15, duplicate=0.05, delay=0.2))
 _HALF = Shape(
     duration_s=6.0,
@@ -313,6 +324,7 @@ _HALF = Shape(
     network=_LOSSY,
     mix=Mix(size=4, calls={"write": 20, "reuse": 20, "read": 20, "settle": 5, "trim": 2}),
 )
+_HOLD = Shape(duration_s=4.0, mix=Mix(size=4, calls={"write": 20, "holds": 20, "read": 5}))
 _TRIM = Shape(duration_s=4.0, mix=Mix(size=4))
 
 LARGE = {
@@ -326,10 +338,13 @@ LARGE = {
     "let a trimmed segment come back": Mutation(let_a_trimmed_segment_come_back, shape=_TRIM),
     "answer a trimmed segment as empty": Mutation(answer_a_trimmed_segment_as_empty, shape=_TRIM),
     "drop a listener's events on reconnect": Mutation(
-        drop_a_listeners_events_on_reconnect, shape=_LISTEN
+        drop_a_listeners_events_on_reconnect, shape=_CUT_OFF
     ),
     "tell a listener what one server accepted": Mutation(
         tell_a_listener_what_one_server_accepted, shape=_LISTEN
+    ),
+    "a capture stands by one server's word": Mutation(
+        a_capture_stands_by_one_servers_word, shape=_HOLD
     ),
     "two allocators win one number": Mutation(both_allocators_win, shape=_BUSY),
 }

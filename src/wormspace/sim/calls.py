@@ -55,6 +55,10 @@ class Mix:
             "alloc": 2,
             "tail": 2,
             "check": 3,
+            "holds": 3,
+            "inspect": 2,
+            "spaces": 1,
+            "servers": 1,
             "trim": 1,
             "trim_prefix": 1,
         }

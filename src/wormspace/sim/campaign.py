@@ -157,9 +157,9 @@ class Run:
             for p in range(shape.partitions)
         ]
         servers = [name for names in self.replica_sets for name in names]
-        url = "/".join(",".join(f"{name}:{PORT}" for name in names) for names in self.replica_sets)
+        addresses = [[f"{name}:{PORT}" for name in names] for names in self.replica_sets]
         self.clients = [f"c{i + 1}" for i in range(shape.clients)]
-        self.work = Workload(self.world, f"worm://{url}", shape.mix, self.records)
+        self.work = Workload(self.world, addresses, shape.mix, self.records)
         self.faults = FaultSchedule(self.world, shape.faults, servers, self.clients)
         self._random = self.world.random_for("clients' deaths")
 

@@ -72,6 +72,8 @@ def check_records(records: Records) -> None:
     values = values_of(records)
     check_trimmed(records)
     check_allocations(records)
+    check_standing(records)
+    check_listings(records)
     for feed in records.feeds:
         check_feed(feed, values, records)
 
@@ -206,6 +208,41 @@ def _check_known(records: Records, space: str, number: int | None, returned: int
                 f"allocation: the tail of {space} was {tail} after {number} was allocated",
                 f"allocated by {returned}, asked at {called}",
             )
+
+
+def check_standing(records: Records) -> None:
+    """A capture does not stand once another, with a higher ballot, was granted.
+
+    Raises:
+        Violation: somebody was told that it does.
+    """
+    for where, ballot, called in records.standing:
+        for one in records.seen.get(where, ()):
+            if one.input[0] != "capture" or one.returned is None:
+                continue
+            if one.input[1] > ballot and one.returned < called:
+                raise Violation(
+                    f"a lost capture of {show(where)} was said to stand",
+                    f"asked at {called}, under {ballot.hex()}\n{evidence(records, where)}",
+                )
+
+
+def check_listings(records: Records) -> None:
+    """A space is listed once something was allocated in it, and none that nobody uses ever is.
+
+    Raises:
+        Violation: it is not so.
+    """
+    for called, names in records.listings:
+        lacking = [
+            space
+            for space, calls in sorted(records.allocations.items())
+            if space not in names
+            and any(c.returned is not None and c.returned < called for c in calls)
+        ]
+        strange = [name for name in names if name not in records.allocations]
+        if lacking or strange or names != sorted(set(names)):
+            raise Violation("the list of spaces is wrong", f"{names}, asked at {called}")
 
 
 # ------------------------------------------------------------------ listeners

@@ -102,6 +102,8 @@ class Records:
         self.gone: dict[tuple[str, int], int] = {}
         self.denials: list[tuple[str, int, int]] = []
         self.feeds: list[Feed] = []
+        self.standing: list[tuple[Register, bytes, int]] = []
+        self.listings: list[tuple[int, list[str]]] = []
 
     def tick(self) -> int:
         """The next moment."""
@@ -186,7 +188,15 @@ class Records:
         """Every register that anybody touched, in order."""
         return sorted({**self.writes, **self.seen})
 
+    def stands(self, where: Register, ballot: bytes, called: int) -> None:
+        """Somebody was told that nobody captured a register since the capture under `ballot`."""
+        self.standing.append((where, ballot, called))
+
     # ------------------------------------------------------------ segments
+
+    def listed(self, called: int, names: list[str]) -> None:
+        """A list of the spaces was given."""
+        self.listings.append((called, names))
 
     def allocate(self, space: str, client: str, payload: bytes) -> Allocation:
         """An allocation is called."""

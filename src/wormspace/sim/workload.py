@@ -12,7 +12,8 @@ from typing import Any
 
 import wormspace
 from wormspace.errors import Closed, ProtocolViolation, Unavailable, WormError
-from wormspace.sim.calls import Calls, Gift, Mix
+from wormspace.sim.calls import Gift, Mix
+from wormspace.sim.questions import Questions
 from wormspace.sim.records import Records, Violation
 from wormspace.sim.world import World
 
@@ -24,9 +25,12 @@ OPERATION_TIMEOUT_S = 2.0
 class Workload:
     """What the clients of one run share: the plan, the records, and tokens on their way."""
 
-    def __init__(self, world: World, url: str, mix: Mix, records: Records) -> None:
+    def __init__(
+        self, world: World, partitions: list[list[str]], mix: Mix, records: Records
+    ) -> None:
         self.world = world
-        self.url = url
+        self.servers = sorted(address for addresses in partitions for address in addresses)
+        self.url = "worm://" + "/".join(",".join(addresses) for addresses in partitions)
         self.mix = mix
         self.records = records
         self.gifts: list[Gift] = []
@@ -49,7 +53,7 @@ class Workload:
         return main
 
 
-class Person(Calls):
+class Person(Questions):
     """One life of one client; it is `idle` when its workers have stopped."""
 
     def __init__(self, work: Workload, host: str, life: int) -> None:
@@ -57,6 +61,7 @@ class Person(Calls):
         rng = work.world.random_for(f"{name}/calls")
         super().__init__(name, work.mix, work.records, work.gifts, rng)
         self.work = work
+        self.servers = work.servers
         self.host = host
         self.life = life
         self.idle = False
