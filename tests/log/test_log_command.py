@@ -1,28 +1,36 @@
 """`wormspace log` as a Unix tool: lines in, lines out, exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 
-@pytest.fixture
-def log(tmp_path):
-    url = f"file:{tmp_path / 's'}"
+def run(url, *arguments, given=""):
+    return subprocess.run(
+        [sys.executable, "-m", "wormspace.cli", "--url", url, "log", *arguments],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
-    def run(*arguments, given="", code=0):
-        done = subprocess.run(
-            [sys.executable, "-m", "wormspace.cli", "--url", url, "log", *arguments],
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+
+@pytest.fixture
+def log_url(tmp_path):
+    return f"file:{tmp_path / 's'}"
+
+
+@pytest.fixture
+def log(log_url):
+    def ok(*arguments, given="", code=0):
+        done = run(log_url, *arguments, given=given)
         assert done.returncode == code, done.stderr
         return done.stdout
 
-    return run
+    return ok
 
 
 def test_lines_go_in_and_come_out(log):
@@ -54,6 +62,41 @@ def test_trimming_is_said_and_what_is_gone_is_exit_5(log):
     assert json.loads(log("trim", "orders", "--larger", "10", "--json"))["first"] == 90
     found = json.loads(log("info", "orders", "--json"))
     assert (found["first"], found["tail"], found["bytes"]) == (90, 100, 10)
+
+
+def test_what_was_trimmed_is_told_with_the_first_position_that_is_there(log_url):
+    run(log_url, "append", "orders", given="x\n" * 10)
+    run(log_url, "trim", "orders", "4")
+    said = run(log_url, "read", "orders", "3", "--json").stderr
+    told = json.loads(said.splitlines()[-1])
+    assert (told["error"], told["exit"], told["first"]) == ("LogTrimmed", 5, 4)
+
+
+def test_a_long_append_shows_how_far_it_is_on_a_terminal(log_url, tmp_path):
+    lines = b"".join(b"%d\n" % i for i in range(20_000))
+    (tmp_path / "in").write_bytes(lines)
+    terminal, other_end = os.openpty()
+    command = [sys.executable, "-m", "wormspace.cli", "--url", log_url, "log", "append", "orders"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    with (tmp_path / "in").open() as given, (tmp_path / "out").open("w") as taken:
+        process = subprocess.Popen(
+            command, stdin=given, stdout=taken, stderr=other_end, env=environment
+        )
+    os.close(other_end)
+    shown = b""
+    while chunk := read_some(terminal):
+        shown += chunk
+    os.close(terminal)
+    assert process.wait(60) == 0
+    assert (tmp_path / "out").read_bytes() == lines
+    assert b"appended" in shown
+
+
+def read_some(terminal):
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:  # the other end is closed, and all is read
+        return b""
 
 
 def test_streams_are_listed(log):

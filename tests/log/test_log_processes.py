@@ -130,6 +130,31 @@ async def test_a_client_that_was_the_sequencer_is_succeeded_by_another(cluster, 
         assert bodies[-2:] == [b"through the other process", b"through this one"]
 
 
+@pytest.fixture
+def follower(cluster):
+    """`wormspace log tail -f`, on a log that has three lines."""
+    command = [sys.executable, "-m", "wormspace.cli", "--url", cluster.url, "log"]
+    subprocess.run(
+        [*command, "append", "orders"], input=b"1\n2\n3\n", check=True, stdout=subprocess.DEVNULL
+    )
+    with subprocess.Popen(
+        [*command, "tail", "-f", "-n", "2", "orders"], stdout=subprocess.PIPE
+    ) as process:
+        yield process
+        process.kill()
+
+
+async def test_the_tail_is_followed_until_it_is_interrupted(cluster, follower):
+    assert [follower.stdout.readline() for _ in range(2)] == [b"2\n", b"3\n"]
+    async with await wormspace.connect(cluster.url) as worm:
+        log = await worm.log("orders")
+        await log.append_many([b"4", b"5"])
+        heard = [await asyncio.to_thread(follower.stdout.readline) for _ in range(2)]
+        assert heard == [b"4\n", b"5\n"]
+    follower.send_signal(signal.SIGINT)
+    assert await asyncio.to_thread(follower.wait, 20) == 0
+
+
 OWNER = """
 import asyncio, sys, wormspace
 async def main():

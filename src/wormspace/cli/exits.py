@@ -29,6 +29,7 @@ from wormspace.errors import (
     UsageError,
     WormError,
 )
+from wormspace.log import LogTrimmed
 
 FAILED, MISUSE, RACE_LOST, UNAVAILABLE, TRIMMED, REFUSED = 1, 2, 3, 4, 5, 6
 
@@ -71,6 +72,8 @@ def complain_in_json(name: str, message: str, code: int, details: dict[str, obje
 def _details(error: Exception) -> dict[str, object]:
     if isinstance(error, AlreadyWritten):
         return {"value": as_json_value(error.value)}
+    if isinstance(error, LogTrimmed):
+        return {"first": error.first}
     if isinstance(error, PartialWrite):
         names = [type(e).__name__ if e is not None else None for e in error.results]
         return {"results": names}
