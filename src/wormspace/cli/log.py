@@ -138,6 +138,8 @@ def _progress(what: str, total: int | None) -> Any:
         TimeElapsedColumn(),
         console=notes,
         transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
         disable=sys.stdout.isatty() or not notes.is_terminal,
     ) as bar:
         task = bar.add_task(what, total=total)
