@@ -401,6 +401,9 @@ def _moving(e: Engine, engine: Any) -> None:
             "asks whether those owners rest whose turns it would be": z3.And(
                 *[o == (m.offset + 1 + k) % 3 for k, o in enumerate(rests.asked)]
             ),
+            "and goes on at the first that does not": z3.BoolVal(
+                bool(segment) or len(rests.asked) == rests.resting + 1
+            ),
             "who rests is noted": z3.And(
                 z3.BoolVal(len(rests.added) == resting), *[o == m.offset % 3 for o in rests.added]
             ),

@@ -77,12 +77,13 @@ class Codec:
 
 @dataclass
 class Cast:
-    """A vote to be written, its register, and what its voter is told."""
+    """A vote to be written, its register, what its voter is told, what is captured ahead."""
 
     register: Register
     mine: Any
     codec: Codec
     told: list[tuple[Any, Any]]
+    ahead: list[Any]
 
 
 def _a_vote(e: Engine) -> tuple[Thing, Cast]:
@@ -90,7 +91,7 @@ def _a_vote(e: Engine) -> tuple[Thing, Cast]:
     codec = Codec(e.core)
     register = Register(errors=(CaptureLost("taken"), TokenReused("used"), Trimmed("over")))
     me = Thing(client=paced(), _segment=replying(lambda *_: register))
-    return me, Cast(register, codec.any("mine"), codec, [])
+    return me, Cast(register, codec.any("mine"), codec, [], [])
 
 
 def _txid(number: int) -> Thing:
@@ -188,7 +189,7 @@ def _casts(e: Engine, box: Any) -> Any:
     me._capture = replying(capture)
     me._loop = Thing(call_soon=lambda then, *args: pending.append((then, args)))
     me._spawn = lambda work: finish(work)
-    me.prepare_segment = lambda *_: None
+    me.prepare_segment = lambda *its: it.ahead.append(its)
     for name in ("cast", "_cast_alone", "_send", "_write"):
         setattr(me, name, getattr(box.Box, name).__get__(me))
 
@@ -211,7 +212,7 @@ def _casts(e: Engine, box: Any) -> Any:
         if pending and choose("another"):
             other = it.codec.any("other")
             place = (1 if choose("next to it") else 5) if at == 0 else 4 * choose("next to it")
-            held.ballots.append(box._Ballot(place, "m", _txid(place), other, 1, lambda *_: None))
+            me.cast("m", _txid(place), other, lambda *_: None, ahead=True, timeout=1)
         for then, args in pending:
             then(*args)
 
@@ -222,6 +223,8 @@ def _told(done: Done) -> Claims:
     it, claims = done.met, _written(done.met)
     if done.error is not None:
         return claims | {"nothing is raised": z3.BoolVal(isinstance(done.error, Again))}
+    following = [("m", "i", 1)] * len(it.ahead)
+    claims["only the voter's next segment is captured ahead"] = z3.BoolVal(it.ahead == following)
     claims["the voter is told, once"] = z3.BoolVal(len(it.told) == 1)
     for vote, error in it.told:
         if vote is not None:
