@@ -26,6 +26,7 @@ import uvloop
 import wormspace
 from wormspace.bench.load import Sample, closed_loop
 from wormspace.bench.processes import ServersFailed, free_ports, make_cluster, running
+from wormspace.collector import collect_seldom
 from wormspace.errors import WormError
 from wormspace.server.config import ClusterConfig
 from wormspace.smr import (
@@ -36,7 +37,6 @@ from wormspace.smr import (
     Rotating,
     Sticky,
     attach,
-    collect_seldom,
     replicate,
 )
 

@@ -27,6 +27,7 @@ from wormspace.cli.show import (
     say,
     table,
 )
+from wormspace.collector import collect_seldom
 from wormspace.errors import UsageError
 from wormspace.server.runner import log_to_stderr
 from wormspace.smr import (
@@ -40,7 +41,6 @@ from wormspace.smr import (
     View,
     addresses_of,
     attach,
-    collect_seldom,
     replicate,
 )
 from wormspace.smr.kv import SCAN_LIMIT, prefix_stop

@@ -40,7 +40,6 @@ from wormspace.smr.errors import (
 from wormspace.smr.kv import Change, Entry, KeyValue
 from wormspace.smr.leaderless import Leaderless
 from wormspace.smr.leadership import Fixed, Sticky
-from wormspace.smr.process import collect_seldom
 from wormspace.smr.remote import Remote, addresses_of, attach
 from wormspace.smr.replica import Replica, Status, replicate
 from wormspace.smr.rotating import Rotating
@@ -109,7 +108,6 @@ __all__ = [
     "View",
     "addresses_of",
     "attach",
-    "collect_seldom",
     "command",
     "holding",
     "query",
