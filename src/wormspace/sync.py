@@ -124,8 +124,8 @@ class Client:
                 appender at a time.
             capture_ahead: whether a sequencer here captures segments before they are needed, or
                 leaves them to the unsafe write.
-            segment_size: positions per segment, fixed when the log is made (default 4096).
-            patience: seconds that a position may stay empty before a reader makes it a hole.
+            segment_size: registers per segment, fixed when the log is made (default 1024).
+            patience: seconds that a register may stay empty before a reader makes it a hole.
             host, port: where a sequencer in this process can be reached by the others; the port
                 is chosen by the system if it is 0.
 
@@ -474,9 +474,9 @@ class Log:
     ) -> list[int]:
         """Append entries, which share headers and streams; returns the position of each.
 
-        One question to the sequencer, and a few messages to the servers, for all of them.  Their
+        One question to the sequencer for all of them, and as few registers as may be.  Their
         positions ascend, but need not be consecutive; when the sequencer is replaced in the middle
-        of it, one of them may also come after those that follow it.
+        of it, some of them may also come after those that follow them.
 
         Raises:
             Unavailable: not in time; some of the entries may be in the log, now or later.
