@@ -14,13 +14,12 @@ RANGE_AND_PART = ((0, 2), (1, 2))
 WORLDS = {
     "two proposers, one ballot each, a reader, marks": Plan(attempts=1),
     "two proposers, two ballots each, marks": Plan(reader=None),
-    "two proposers, two ballots each, a reader": Plan(marks=False),
     "an unsafe writer, a proposer with two ballots, a reader": Plan(((0, 1),), unsafe=(0,)),
     "a range and a part of it, two ballots each": Plan(RANGE_AND_PART, reader=None, marks=False),
     "a range and a part of it, one ballot each, a reader": Plan(
         RANGE_AND_PART, attempts=1, reader=(0, 2), marks=False
     ),
-    "a range, twice, one ballot each, marks": Plan(((0, 2), (0, 2)), attempts=1, reader=None),
+    "a range, twice, two ballots each, marks": Plan(((0, 2), (0, 2)), reader=None),
     "a trimmer, a proposer, a reader, marks": Plan(((0, 1),), attempts=1, trims=True),
     "a trimmer, an unsafe writer, a reader, marks": Plan((), unsafe=(0,), trims=True),
 }
@@ -28,7 +27,6 @@ WORLDS = {
 LARGE_WORLDS = {
     "two proposers, two ballots each, a reader, marks": Plan(),
     "a range and a part of it, two ballots each, marks": Plan(RANGE_AND_PART, reader=None),
-    "a range, twice, two ballots each, marks": Plan(((0, 2), (0, 2)), reader=None),
     "a trimmer, a proposer with two ballots, a reader, marks": Plan(((0, 1),), trims=True),
 }
 

@@ -40,9 +40,11 @@ class Wish(NamedTuple):
     values: tuple[tuple[int, bytes], ...] = ()
 
     def __str__(self) -> str:
+        if self.kind == "trim":
+            return self.kind
         what = ", ".join(map(show_fact, self.values))
         where = what or f"[{self.start}, {self.stop})"
-        at = "" if self.kind in ("read", "trim") else f" at {show_ballot(self.ballot)}"
+        at = "" if self.kind == "read" else f" at {show_ballot(self.ballot)}"
         return f"{self.kind} {where}{at}"
 
 

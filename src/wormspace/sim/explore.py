@@ -7,24 +7,26 @@ restart between any two messages; actors may give up at any moment.  `tests/sim/
 searches just that, step by step.  Here the same is found with some hundred times fewer states:
 
 *Acceptors act when somebody needs it.*  What an acceptor does touches nothing but its own column
-(`_columns`), and what it did stays possible later.  So of every execution there is one with the
-same steps of the actors, in the same order, in which each acceptor's steps come as late as they
-can: in batches, each ending with the reply that the actor's next step takes in.  A state is what
-is there after an actor's step.  Claims are checked at that step.  They cannot become true by being
-made earlier, relative to what acceptors do, so none that is false is missed.  Two values can be
-decided by what acceptors do last of all; so in every state it is asked what they still can do.
-What a reader must see is decided when it begins, and for that, too, acceptors act in batches.
+(`_columns`), and what it may do it may do later.  So for every execution there is one with the same
+steps of the actors, in the same order, in which each acceptor's steps come as late as they can: in
+batches, each ending with the reply that the actor's next step takes in, or with a vote that a
+beginning reader must take account of.  A state is what is there after an actor's step.  Is a false
+claim missed by that?  No: a claim is checked when it is made, and the later the acceptors act, the
+less is decided by then.  Two decided values?  They may come of what the acceptors do after the last
+step of an actor; so it is asked in every state what the acceptors may still do by themselves.
 
 *A reply that changes nothing is there for the taking.*  A delivery that leaves the acceptor as it
 was may have happened, or not, at any moment; so an operation is offered all such replies, and may
 take one of each acceptor when it completes by that (a machine heeds the first; to it the others
-are lost).  Replies that no actor can tell apart are one.
+are lost).  Replies that no actor can tell apart are one.  A step takes in no reply that it could do
+without: it could do without the acceptor's steps, too.
 
 *What can matter no more is forgotten.*  An acceptor only becomes stricter: what it refuses now, or
 has taken in already, it will never take in (again).  So a request is dropped if it changes nothing
 at any acceptor and nobody listens to it; a vote, if what it votes for is decided, or nobody else
 can cast the same any more; a claim that was true stays true.  Decided marks are forgotten after
 each batch: a restart may take them, and the messages that brought them are still under way.
+`tests/sim/test_reductions.py` checks of all acceptors it meets that they only become stricter.
 
 *Columns are alike*, so states that differ in their order only are one.
 
