@@ -363,6 +363,9 @@ def _report(
     e.claim(title, "merged with what was found, under its server", [], z3.BoolVal(right))
     merges.clear()
     if phase == reading.ANSWERED:
+        over = e.paths("reading.widen", r)
+        name = "reading.widen: once all is answered, nobody is asked"
+        e.each(name, over, lambda out: z3.BoolVal(out[0] is r and out[1] == ()))
         return
     title = "reading.widen: asks all who were not heard, for what is open"
     for path in e.paths("reading.widen", r):
@@ -382,8 +385,12 @@ def _next_page(core: Any, sends: Any, r: Any, server: Any, complete: Any, left: 
         return complete
     [send] = pages
     right = send.server is server and _reads_here(core, send.message, r)
+    spans = send.message.spans
     return z3.And(
-        z3.BoolVal(right), z3.Not(complete), z3.Implies(left, in_spans(send.message.spans, F))
+        z3.BoolVal(right),
+        z3.Not(complete),
+        *[int_term(lo) < int_term(hi) for lo, hi in spans],
+        z3.Implies(left, in_spans(spans, F)),
     )
 
 

@@ -90,7 +90,11 @@ def _a_vote(e: Engine) -> tuple[Thing, Cast]:
     """A `Box`, a vote to be cast in it, and the one register that this is about."""
     codec = Codec(e.core)
     register = Register(errors=(CaptureLost("taken"), TokenReused("used"), Trimmed("over")))
-    me = Thing(client=paced(), _segment=replying(lambda *_: register))
+
+    def segment(*its: Any) -> Register:
+        return register if its == ("m", "i", 0, 1) else Register()
+
+    me = Thing(client=paced(), _segment=replying(segment))
     return me, Cast(register, codec.any("mine"), codec, [], [])
 
 
