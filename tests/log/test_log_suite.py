@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 import wormspace
-from wormspace.log import LogTrimmed, NotWritten
+from wormspace.log import LogTrimmed, NotWritten, streams
 
 
 async def collect(source, count):
@@ -143,6 +143,24 @@ async def test_streams_survive_their_sequencer(make, worm, name):
     await again.append(b"40", streams=["s"])
     assert [int(e.body) for e in await again.read_stream("s")] == list(range(41))
     assert [int(e.body) for e in await again.read_stream("only-3")] == [3]
+
+
+async def test_streams_that_found_no_room_in_a_seam_are_found_all_the_same(make, monkeypatch):
+    """Many are named in one segment, some again in later ones, by one sequencer after another."""
+    monkeypatch.setattr(streams, "TABLE_BYTES", 200)
+    names = [f"stream-{i}" for i in range(40)]
+    expected = {name: [] for name in names}
+    for reign in range(3):
+        log = await make()
+        for i, name in enumerate(names):
+            if reign == 0 or i % (reign + 3) == 0:
+                position = await log.append(name.encode(), streams=[name])
+                expected[name].append(position)
+        await log.close()
+    again = await make()
+    for name in names:
+        assert [e.position for e in await again.read_stream(name)] == expected[name], name
+    assert await again.read_stream("nobody's") == []
 
 
 async def test_a_cursor_keeps_what_was_committed_last(make):

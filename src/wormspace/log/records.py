@@ -139,12 +139,13 @@ class Seam(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         upto: the table covers all slots below this one.
         streams: where each was appended to last.
-        complete: whether no stream had to be left out for want of room.
+        left_out: streams that were left out, for want of room, were last appended to below this
+            slot; 0 if none was.
     """
 
     upto: int
     streams: dict[str, Latest]
-    complete: bool = True
+    left_out: int = 0
 
 
 encode = msgspec.msgpack.Encoder().encode

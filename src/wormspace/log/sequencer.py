@@ -253,13 +253,13 @@ class Sequencer:
 
     async def _recall(self, table: StreamTable, ask: Ask) -> None:
         """Look up streams that the table has left out."""
-        if table.complete:
+        if not table.left_out:
             return
         for name in {name for _, names in ask.named for name in names}:
             await self._find(table, name)
 
     async def _find(self, table: StreamTable, name: str) -> Latest:
-        if name not in table and not table.complete and self._tenure is not None:
+        if name not in table and table.left_out and self._tenure is not None:
             first = await self._beginning.find()
             table.put(name, await look_up(self._tape, name, self._tenure.at, first.slot))
         return table.latest(name)

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 
+from wormspace.errors import Trimmed
 from wormspace.log.records import (
     BACKPOINTERS,
+    HOLE,
     Latest,
     Pack,
     Seam,
@@ -31,16 +33,20 @@ NOWHERE = Latest(-1, ())
 
 
 class StreamTable:
-    """Where each stream was appended to last; the stream appended to last comes last."""
+    """Where each stream was appended to last; the stream appended to last comes last.
+
+    Attributes:
+        left_out: streams that are not in it were last appended to below this slot.
+    """
 
     def __init__(self) -> None:
-        self.complete = True
+        self.left_out = 0
         self._latest: OrderedDict[str, Latest] = OrderedDict()
 
     def load(self, seam: Seam) -> None:
         """Begin where an earlier table stopped."""
         self._latest = OrderedDict(seam.streams)
-        self.complete = seam.complete
+        self.left_out = seam.left_out
 
     def push(self, name: str, slot: int, position: int) -> tuple[int, ...]:
         """The stream goes on in `slot`, up to `position`; returns its last slots before."""
@@ -74,10 +80,11 @@ class StreamTable:
         kept = {
             name: latest for name, latest in self._latest.items() if latest.slots[:1] >= (first,)
         }
-        seam = Seam(upto, kept, self.complete)
+        seam = Seam(upto, kept, self.left_out)
         while len(encode(seam)) > TABLE_BYTES:
-            kept = dict(list(kept.items())[len(kept) // 4 + 1 :])
-            seam = Seam(upto, kept, False)
+            names = list(kept)[: len(kept) // 4 + 1]
+            left_out = 1 + max(kept.pop(name).slots[0] for name in names)
+            seam = Seam(upto, kept, max(seam.left_out, left_out))
         return seam
 
 
@@ -114,19 +121,56 @@ async def rebuild(tape: Tape, stop: int, first: int) -> StreamTable:
 
 
 async def look_up(tape: Tape, name: str, below: int, first: int) -> Latest:
-    """Where a stream that was left out of the newest seams was appended to last."""
+    """Where a stream that was left out of the newest seams was appended to last.
+
+    Each seam says below which slot the streams that it left out are.  If that is in its own
+    segment, the stream may be there, and the segment is searched; else it may be in an older one.
+
+    Raises:
+        Unavailable.
+    """
     number = below // tape.size - 1
     while number >= 0 and (number + 1) * tape.size > first:
         raw = await tape.seam(number)
-        if not raw:
+        if raw is None:  # taken over a moment ago; the table knows all that is in it
+            number -= 1
+            continue
+        if raw == HOLE:  # trimmed
             break
         seam = decode_seam(raw)
         if name in seam.streams:
             return seam.streams[name]
-        if seam.complete:
-            break
-        number -= 1
+        start = max(first, number * tape.size)
+        if seam.left_out > start:
+            found = await _search(tape, name, start, seam.left_out)
+            if found is not None:
+                return found
+        number = min(number - 1, (seam.left_out - 1) // tape.size)
     return NOWHERE
+
+
+async def _search(tape: Tape, name: str, start: int, stop: int) -> Latest | None:
+    """Where in slots [start, stop) a stream was appended to last.
+
+    What is not written there is filled: a pack that appeared later would be missing.
+    """
+    while start < stop:
+        low = max(start, stop - PAGE)
+        try:
+            values = await tape.read(low, stop)
+        except Trimmed:
+            return None
+        if None in values:
+            await tape.fill(low, stop)
+            continue
+        for slot in range(stop - 1, low - 1, -1):
+            raw = values[slot - low]
+            pack = decode_pack(raw, slot) if raw else None
+            if pack is not None and name in pack.links:
+                slots = (slot, *pack.links[name])[:BACKPOINTERS]
+                return Latest(pack.last_of_streams()[name], slots)
+        stop = low
+    return None
 
 
 class Walk:
