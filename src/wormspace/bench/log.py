@@ -26,6 +26,7 @@ import wormspace
 from wormspace.bench.floor import FloorClient
 from wormspace.bench.load import Sample, closed_loop
 from wormspace.bench.processes import ServersFailed, make_cluster, running
+from wormspace.collector import collect_seldom
 from wormspace.log import Log
 from wormspace.server.config import ClusterConfig
 from wormspace.wire.link import Link, TcpLink
@@ -166,6 +167,7 @@ def run(options: Options, progress: Callable[[str], None]) -> Result:
         others = [stack.enter_context(_process(r, url, base)) for r in ("sequencer", "subscriber")]
         pids[0] += [process.pid for process in others]
         bench = _Run(options, pids[0], pids[1], others[1], progress)
+        collect_seldom()
         return uvloop.run(bench.all(url, clusters[1]))
 
 
@@ -298,4 +300,5 @@ async def _each(cluster: ClusterConfig) -> tuple[list[FloorClient], list[Link]]:
 
 
 if __name__ == "__main__":
+    collect_seldom()
     uvloop.run({"sequencer": _sequence, "subscriber": _subscribe}[sys.argv[1]](sys.argv[2]))

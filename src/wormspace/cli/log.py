@@ -27,6 +27,7 @@ from wormspace.cli.show import (
     size,
     table,
 )
+from wormspace.collector import collect_seldom
 from wormspace.log import Entry, Log
 from wormspace.space.client import Client
 
@@ -346,6 +347,7 @@ def sequencer(settings: Settings, name: str, host: str, port: int) -> None:
     """Be the sequencer of LOG, or stand by for the one there is, until Ctrl-C."""
 
     async def work(opened: Log) -> None:
+        collect_seldom()
         note(f"sequencing {printable(name)}, or standing by")
         await opened.stand_by()
 
