@@ -27,6 +27,9 @@ WORLDS = {
 LARGE_WORLDS = {
     "two proposers, two ballots each, a reader, marks": Plan(),
     "a range and a part of it, two ballots each, marks": Plan(RANGE_AND_PART, reader=None),
+    "a range, twice, two ballots each, a reader of one register": Plan(
+        ((0, 2), (0, 2)), reader=(0, 1), marks=False
+    ),
     "a trimmer, a proposer with two ballots, a reader, marks": Plan(((0, 1),), trims=True),
 }
 
