@@ -26,11 +26,22 @@ def written(segment, offset, value):
     return Written(Address(segment, offset), value)
 
 
+async def heard_by_all(segment, count):
+    """Wait until no server has a write still to come: that would be part of the present."""
+    async with asyncio.timeout(20):
+        while True:
+            held = [rows for rows in (await segment.inspect()).values() if rows is not None]
+            if all(sum(r.value is not None for r in rows) >= count for rows in held):
+                return
+            await asyncio.sleep(0.01)
+
+
 async def test_history_comes_in_the_order_of_addresses(space):
     for number in range(3):
         segment = await space.alloc(b"m%d" % number, size=3)
         await segment.unsafe_write(2, b"two")
         await segment.unsafe_write(0, b"zero")
+        await heard_by_all(segment, 2)
     async with listening(space.listen()) as take:
         assert await take(9) == [
             event
