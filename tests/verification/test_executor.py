@@ -111,7 +111,7 @@ def test_a_loop_without_an_established_invariant_is_refused() -> None:
 
 
 def test_a_loop_that_is_not_a_fold_is_refused() -> None:
-    text = shipped()["ranges"].replace("top = at_step(top, r, offset)", "break")
+    text = shipped()["ranges"].replace("            top = r.ballot\n", "            break\n")
     with pytest.raises(NotAFold):
         Engine({}, {"ranges": text})
 

@@ -37,18 +37,15 @@ def overlaps(r: Range, lo: int, hi: int) -> bool:
     return r.lo < hi and lo < r.hi
 
 
-def at_step(top: bytes, r: Range, offset: int) -> bytes:
-    """Fold step of `ballot_at`; `covers` is written out, on the path of every write."""
-    if r.lo <= offset and offset < r.hi and r.ballot > top:
-        return r.ballot
-    return top
-
-
 def ballot_at(ranges: tuple[Range, ...], offset: int) -> bytes:
-    """The highest ballot on `offset`; `UNSAFE` where no range covers it."""
+    """The highest ballot on `offset`; `UNSAFE` where no range covers it.
+
+    `covers`, and the fold's step, are written out: this is on the path of every write.
+    """
     top = UNSAFE
     for r in ranges:
-        top = at_step(top, r, offset)
+        if r.lo <= offset and offset < r.hi and r.ballot > top:
+            top = r.ballot
     return top
 
 

@@ -17,6 +17,7 @@ from wormspace.errors import (
     Trimmed,
     UsageError,
     ValueTooLarge,
+    WormError,
 )
 from wormspace.paxos import capturing, reading, telling, writing
 from wormspace.paxos.ballot import UNSAFE
@@ -314,18 +315,22 @@ class WriteOperation(Base):
         self.owner = owner
         self.values: dict[int, bytes] = {}
         self.size = 0
-        self.waiting: dict[int, Waiter] = {}
+        self.waiting: dict[int, asyncio.Future[None]] = {}
+        self.joined: dict[int, list[asyncio.Future[None]]] = {}
+        self.deadlines: dict[int, float] = {}
         self.machine: Writing | None = None
 
     def add(self, offset: int, value: bytes, deadline: float) -> asyncio.Future[None]:
         """One more register, before it begins (or one more caller for the same value)."""
-        waiter = self.waiting.get(offset)
-        if waiter is not None:
-            return waiter.join(deadline)
+        future: asyncio.Future[None] = self.loop.create_future()
+        if offset in self.waiting:
+            self.joined.setdefault(offset, []).append(future)
+            self.deadlines[offset] = max(self.deadlines[offset], deadline)
+            return future
         self.values[offset] = value
         self.size += len(value) + 16
-        future: asyncio.Future[None] = self.loop.create_future()
-        self.waiting[offset] = Waiter(future, deadline)
+        self.waiting[offset] = future
+        self.deadlines[offset] = deadline
         return future
 
     @property
@@ -393,48 +398,55 @@ class WriteOperation(Base):
             decided, self.waiting = self.waiting, {}
         if not decided:
             return
-        for waiter in decided.values():
-            waiter.succeed()
+        for future in decided.values():
+            if not future.done():
+                future.set_result(None)
+        for offset in self.joined.keys() & decided.keys():
+            for future in self.joined.pop(offset):
+                if not future.done():
+                    future.set_result(None)
         spans = as_spans(sorted(decided))
         self.issued.settle(spans)
         self.partition.mark(*self.array, self.ballot, spans)
 
     def _lose(self, tally: writing.Tally) -> None:
-        waiter = self.waiting.pop(tally.offset, None)
-        if waiter is None:
+        if tally.offset not in self.waiting:
             return
         where = f"{self.array[0]}/{self.array[1]}/{tally.offset}"
         if tally.promised == self.ballot:
             what = "unsafe ballot" if self.ballot == UNSAFE else "capture token"
-            waiter.fail(
-                ProtocolViolation(f"{where}: another value was written under the same {what}")
+            error: WormError = ProtocolViolation(
+                f"{where}: another value was written under the same {what}"
             )
         elif self.ballot == UNSAFE:
-            waiter.fail(
-                CaptureLost(
-                    f"{where}: an unsafe write met a register that has been captured; the outcome "
-                    "is unknown: settle the register"
-                )
+            error = CaptureLost(
+                f"{where}: an unsafe write met a register that has been captured; the outcome "
+                "is unknown: settle the register"
             )
         else:
-            waiter.fail(
-                CaptureLost(
-                    f"{where} was captured by another client; the outcome is unknown: settle the "
-                    "register, or capture it again"
-                )
+            error = CaptureLost(
+                f"{where} was captured by another client; the outcome is unknown: settle the "
+                "register, or capture it again"
             )
+        self._fail(tally.offset, error)
+
+    def _fail(self, offset: int, error: Exception) -> None:
+        """Whoever waits for the register learns that it is not written, or that nobody knows."""
+        for future in (self.waiting.pop(offset), *self.joined.pop(offset, ())):
+            if not future.done():
+                future.set_exception(error)
 
     def _set_deadline(self) -> None:
-        self.deadline = min((w.deadline for w in self.waiting.values()), default=0.0)
+        self.deadline = min((self.deadlines[offset] for offset in self.waiting), default=0.0)
 
     def expire(self) -> None:
         """Some callers' deadline has passed; the operation goes on for the others."""
         now = self.loop.time()
-        late = [offset for offset, w in self.waiting.items() if w.deadline <= now]
+        late = [offset for offset in self.waiting if self.deadlines[offset] <= now]
         if late:
             error = self.partition.unavailable(self.what, self.heard())
             for offset in late:
-                self.waiting.pop(offset).fail(error)
+                self._fail(offset, error)
         if self.waiting:
             self._set_deadline()
             self.arm()
@@ -443,38 +455,5 @@ class WriteOperation(Base):
 
     def cancel(self, error: Exception) -> None:
         self.leave()
-        waiting, self.waiting = self.waiting, {}
-        for waiter in waiting.values():
-            waiter.fail(error)
-
-
-class Waiter:
-    """Whoever waits for one register's write: nearly always one caller."""
-
-    __slots__ = ("deadline", "future", "others")
-
-    def __init__(self, future: asyncio.Future[None], deadline: float) -> None:
-        self.future = future
-        self.deadline = deadline
-        self.others: list[asyncio.Future[None]] | None = None
-
-    def join(self, deadline: float) -> asyncio.Future[None]:
-        """A second caller with the same value; the later deadline holds for both."""
-        future: asyncio.Future[None] = self.future.get_loop().create_future()
-        self.others = [*(self.others or ()), future]
-        self.deadline = max(self.deadline, deadline)
-        return future
-
-    def succeed(self) -> None:
-        """The register is decided."""
-        if not self.future.done():
-            self.future.set_result(None)
-        for future in self.others or ():
-            if not future.done():
-                future.set_result(None)
-
-    def fail(self, error: Exception) -> None:
-        """It is not, or nobody knows."""
-        for future in (self.future, *(self.others or ())):
-            if not future.done():
-                future.set_exception(error)
+        for offset in list(self.waiting):
+            self._fail(offset, error)

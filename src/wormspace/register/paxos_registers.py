@@ -184,10 +184,11 @@ class PaxosRegisters:
     def write(
         self, array: ArrayName, token: Token | None, offset: int, value: bytes, deadline: float
     ) -> asyncio.Future[None]:
-        ballot = UNSAFE
+        ballot, taken = UNSAFE, False
         if token is not None:
             token.require(array, offset)
             ballot = token.ballot
+            taken = bool(token.taken) and not token.is_free(offset)
         stream = self._streams.get((array, ballot)) or self._open_stream(array, ballot)
         if self._closed:
             raise Closed("the client is closed")
@@ -197,7 +198,6 @@ class PaxosRegisters:
             raise ValueTooLarge(
                 f"a value of {len(value)} bytes; the servers take {stream.partition.max_value}"
             )
-        taken = token is not None and not token.is_free(offset)
         if offset not in stream.issued.open and (
             taken or stream.forgotten or offset in stream.issued.settled
         ):

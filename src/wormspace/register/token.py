@@ -86,7 +86,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
         Raises:
             BadToken: it is not.
         """
-        if not self.covers(offset) or array != (self.space, self.segment):
+        if not self.start <= offset < self.stop or array != (self.space, self.segment):
             raise BadToken(f"the token does not cover {array[0]}/{array[1]}/{offset}")
 
     def is_free(self, offset: int) -> bool:
