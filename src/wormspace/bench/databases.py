@@ -56,6 +56,8 @@ class Database:
         if self._user:
             shutil.chown(self.base, self._user)
         self._process: subprocess.Popen[bytes] | None = None
+        # MariaDB begins by removing all temporary tables, those of other servers included.
+        self._environment = {**os.environ, "TMPDIR": str(self.base)}
 
     @property
     def data(self) -> Path:
@@ -66,7 +68,13 @@ class Database:
         """Run a command as the server's user."""
         with (self.base / "setup.log").open("ab") as log:
             subprocess.run(
-                command, check=True, user=self._user, cwd=self.base, stdout=log, stderr=log
+                command,
+                check=True,
+                user=self._user,
+                cwd=self.base,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
             )
 
     def launch(self, *command: str) -> None:
@@ -76,6 +84,7 @@ class Database:
                 command,
                 user=self._user,
                 cwd=self.base,
+                env=self._environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
