@@ -43,13 +43,13 @@ from wormspace.register.contract import (
 from wormspace.register.issued import Issued
 from wormspace.register.operations import (
     CaptureOperation,
-    Owner,
     ReadOperation,
     TellOperation,
     WriteOperation,
 )
 from wormspace.register.partition import Partition
 from wormspace.register.standing import StandingOperation
+from wormspace.register.stream import Stream
 from wormspace.register.token import Token, as_spans
 
 BACKOFF_MIN_S = 0.002
@@ -66,42 +66,6 @@ TRIM_VALUE = b"trimmed"
 """What every trimmer writes, so that the unsafe write is safe: one value under one ballot."""
 
 
-class _Stream:
-    """The writes of one array under one ballot: what was issued, and what is being gathered.
-
-    `forgotten` says that this client may have written under the ballot before, and does not
-    remember what.
-    """
-
-    __slots__ = ("array", "ballot", "forgotten", "gathering", "issued", "partition")
-
-    def __init__(
-        self, partition: Partition, array: ArrayName, ballot: bytes, forgotten: bool
-    ) -> None:
-        self.partition = partition
-        self.array = array
-        self.ballot = ballot
-        self.forgotten = forgotten
-        self.issued = Issued()
-        self.gathering: WriteOperation | None = None
-
-    def gather(self, owner: Owner) -> WriteOperation:
-        """A fresh operation for the writes to come."""
-        self.gathering = WriteOperation(self.partition, self.array, self.ballot, self.issued, owner)
-        return self.gathering
-
-    def flush(self) -> None:
-        """The turn of the loop is over: send what was gathered."""
-        operation, self.gathering = self.gathering, None
-        if operation is not None and not operation.over:
-            operation.begin()
-
-    def cancel(self, error: Exception) -> None:
-        """Give up what was gathered and not sent yet."""
-        if self.gathering is not None:
-            self.gathering.cancel(error)
-
-
 class PaxosRegisters:
     """Registers replicated over the partitions of a cluster (or one acceptor in this process).
 
@@ -116,7 +80,7 @@ class PaxosRegisters:
         self._proposer = rng.getrandbits(64).to_bytes(8, "big")
         self._seen = UNSAFE
         self._loop = asyncio.get_running_loop()
-        self._streams: dict[tuple[ArrayName, bytes], _Stream] = {}
+        self._streams: dict[tuple[ArrayName, bytes], Stream] = {}
         self._forgotten: dict[bytes, bytes] = {}
         self._reads: dict[ArrayName, list[tuple[int, asyncio.Future[bytes | None], float]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -204,11 +168,11 @@ class PaxosRegisters:
             return self._spawn(self._compare_first(stream, offset, value, taken, deadline))
         return self._issue(stream, offset, value, deadline)
 
-    def _open_stream(self, array: ArrayName, ballot: bytes) -> _Stream:
+    def _open_stream(self, array: ArrayName, ballot: bytes) -> Stream:
         while len(self._streams) >= MAX_STREAMS and self._forget_one():
             pass
         forgotten = ballot != UNSAFE and ballot <= self._forgotten.get(proposer_of(ballot), UNSAFE)
-        stream = _Stream(self._at(array), array, ballot, forgotten)
+        stream = Stream(self._at(array), array, ballot, forgotten)
         self._streams[array, ballot] = stream
         return stream
 
@@ -227,7 +191,7 @@ class PaxosRegisters:
         return False
 
     def _issue(
-        self, stream: _Stream, offset: int, value: bytes, deadline: float
+        self, stream: Stream, offset: int, value: bytes, deadline: float
     ) -> asyncio.Future[None]:
         """Write, unless another value has been issued for the register under this ballot."""
         known = stream.issued.open.setdefault(offset, value)
@@ -247,7 +211,7 @@ class PaxosRegisters:
         return operation.add(offset, value, deadline)
 
     async def _compare_first(
-        self, stream: _Stream, offset: int, value: bytes, taken: bool, deadline: float
+        self, stream: Stream, offset: int, value: bytes, taken: bool, deadline: float
     ) -> None:
         """A write to a register that is, or may be, written: right if it says the same."""
         array = stream.array

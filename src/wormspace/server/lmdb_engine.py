@@ -17,18 +17,16 @@ committed: trims, and the deletion of what they made garbage.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from queue import SimpleQueue
 from typing import cast
 
 import lmdb
 
+from wormspace.committer import Committer
 from wormspace.errors import StoreError, StoreFull, StoreLocked
 from wormspace.server.engine import Batch, Item, View
 
@@ -83,7 +81,7 @@ class LmdbEngine:
             raise _explain(e, path) from e
         self._max_bytes = max_bytes
         self._page_bytes = int(self._env.stat()["psize"])
-        self._committer = _Committer()
+        self._committer = Committer("wormspace-commit")
         self._snapshot = _Txn(self._env.begin(), self._dbs)
 
     @property
@@ -140,51 +138,6 @@ class LmdbEngine:
         self._snapshot.abort()
         self._env.close()
         os.close(self._lock)
-
-
-class _Committer:
-    """The thread that waits for the disk.
-
-    An executor would do, at three times the CPU per hand-over (docs/performance.md).
-    """
-
-    def __init__(self) -> None:
-        self._work: SimpleQueue[tuple[Callable[[], None], asyncio.Future[None]] | None] = (
-            SimpleQueue()
-        )
-        self._thread = threading.Thread(target=self._run, name="wormspace-commit", daemon=True)
-        self._thread.start()
-
-    async def run(self, work: Callable[[], None]) -> None:
-        """Run `work` in the thread; raises what it raises."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._work.put((work, done))
-        await done
-
-    def stop(self) -> None:
-        """End the thread; nothing may be under way."""
-        self._work.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (item := self._work.get()) is not None:
-            work, done = item
-            loop = done.get_loop()
-            try:
-                work()
-            except BaseException as e:  # noqa: BLE001 - it is the waiting task's to handle
-                loop.call_soon_threadsafe(_finish, done, e)
-            else:
-                loop.call_soon_threadsafe(_finish, done, None)
-
-
-def _finish(done: asyncio.Future[None], error: BaseException | None) -> None:
-    if done.cancelled():
-        return
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
 
 
 class _Txn:

@@ -6,17 +6,15 @@ The event loop makes the changes, in memory; a thread commits them, which waits 
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Protocol, cast
 
 import lmdb
 
+from wormspace.committer import Committer
 from wormspace.errors import StoreError, StoreLocked
 
 TABLES = ("data", "prepared", "identity")
@@ -87,47 +85,6 @@ class _Changes:
             raise StoreError(str(e)) from e
 
 
-class _Committer:
-    """The thread that waits for the disk; an executor would do, at three times the CPU."""
-
-    def __init__(self) -> None:
-        self._work: SimpleQueue[tuple[Callable[[], None], asyncio.Future[None]] | None] = (
-            SimpleQueue()
-        )
-        self._thread = threading.Thread(target=self._run, name="wormspace-kv", daemon=True)
-        self._thread.start()
-
-    async def run(self, work: Callable[[], None]) -> None:
-        """Run `work` in the thread; raises what it raises."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._work.put((work, done))
-        await done
-
-    def stop(self) -> None:
-        """End the thread; nothing may be under way."""
-        self._work.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (item := self._work.get()) is not None:
-            work, done = item
-            error: BaseException | None = None
-            try:
-                work()
-            except BaseException as e:  # noqa: BLE001 - it is the waiting task's to handle
-                error = e
-            done.get_loop().call_soon_threadsafe(_finish, done, error)
-
-
-def _finish(done: asyncio.Future[None], error: BaseException | None) -> None:
-    if done.cancelled():
-        return
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
-
-
 class LmdbStore:
     """A durable store in a directory of its own, for one process.
 
@@ -155,7 +112,7 @@ class LmdbStore:
         except lmdb.Error as e:
             os.close(self._lock)
             raise StoreError(f"{path}: {e}") from e
-        self._committer = _Committer()
+        self._committer = Committer("wormspace-kv")
         self._snapshot = self._env.begin()
 
     @property
