@@ -134,14 +134,18 @@ def _closing(e: Engine, writing: Any) -> None:
         sealed = choose("sealed")
         current().facts.append(end.z <= size.z)
         segment = Thing(number=0, size=size, write=register.write)
+        me = _learner(learned)
+        asked: list[bool] = []
 
-        async def complete(learner: Any, segment: Any) -> Any:
+        async def complete(its: Any, whole: Any) -> Any:
+            asked.append(its is me and whole is segment)
             register.attempt()
             return Thing(), end, sealed
 
         writing.__dict__["complete"] = complete
-        met = Thing(register=register, learned=learned, sealed=sealed, end=end.z, size=size.z)
-        return writing.close(_learner(learned), segment), met
+        met = Thing(register=register, learned=learned, sealed=sealed, end=end, size=size.z)
+        met.asked = asked
+        return writing.close(me, segment), met
 
     def closed(done: Done) -> Claims:
         m = done.met
@@ -149,11 +153,13 @@ def _closing(e: Engine, writing: Any) -> None:
         claims = {
             "writes only a seal": z3.And(*[a == seal for a in m.register.attempts]),
             "learns only what stands": z3.And(*[m.register.stands(v) for _, v in m.learned]),
+            "completes this segment": z3.BoolVal(all(m.asked)),
+            "learns it where it stands": z3.BoolVal(all(at is m.end for at, _ in m.learned)),
         }
         if done.error is not None:
             right = isinstance(done.error, Unavailable | Again)
             return claims | {"fails as documented": z3.BoolVal(right)}
-        over = z3.Or(z3.BoolVal(m.sealed), m.end >= m.size, m.register.stands(writing.SEAL))
+        over = z3.Or(z3.BoolVal(m.sealed), m.end.z >= m.size, m.register.stands(writing.SEAL))
         return claims | {"then the segment is over": over}
 
     real = writing.complete
