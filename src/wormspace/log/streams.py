@@ -124,28 +124,29 @@ async def look_up(tape: Tape, name: str, below: int, first: int) -> Latest:
     """Where a stream that was left out of the newest seams was appended to last.
 
     Each seam says below which slot the streams that it left out are.  If that is in its own
-    segment, the stream may be there, and the segment is searched; else it may be in an older one.
+    segment, the stream may be there, and the segment is searched; else it is in an older one.
+    Searched as well is what was handed out while the seam's table was written.
 
     Raises:
         Unavailable.
     """
-    number = below // tape.size - 1
-    while number >= 0 and (number + 1) * tape.size > first:
+    while below > first:
+        number = (below - 1) // tape.size
+        start = max(first, number * tape.size)
         raw = await tape.seam(number)
         if raw is None:  # taken over a moment ago; the table knows all that is in it
-            number -= 1
+            below = start
             continue
         if raw == HOLE:  # trimmed
             break
         seam = decode_seam(raw)
-        if name in seam.streams:
-            return seam.streams[name]
-        start = max(first, number * tape.size)
-        if seam.left_out > start:
-            found = await _search(tape, name, start, seam.left_out)
-            if found is not None:
-                return found
-        number = min(number - 1, (seam.left_out - 1) // tape.size)
+        found = await _search(tape, name, max(start, seam.upto), below) or seam.streams.get(name)
+        if found is None:
+            below = min(below, seam.upto, seam.left_out)
+            found = await _search(tape, name, start, below)
+            below = min(below, start)
+        if found is not None:
+            return found
     return NOWHERE
 
 
