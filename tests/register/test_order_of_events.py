@@ -67,6 +67,21 @@ async def test_a_write_is_told_when_a_majority_accepted_it():
     s.close()
 
 
+async def test_nothing_overtakes_the_gap_that_history_comes_with():
+    """A majority of the streams stands and tells of a write; the third is still to open."""
+    events = []
+    s = Subscription(Silent(3), "s", 0, 10, None, events.append, pytest.fail)
+    for server in (0, 1):
+        s.on_message(server, Done())
+        s.on_message(server, accepted(5))
+    assert events == []
+    assert s.is_coming(0, 5)  # so that reading leaves it to its event
+    s.on_message(2, Done())
+    assert events[0] == Gap()
+    assert offsets(events) == [5]
+    s.close()
+
+
 async def test_two_servers_under_two_ballots_are_no_majority():
     events = []
     s = subscribe(events)

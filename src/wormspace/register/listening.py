@@ -172,6 +172,7 @@ class Subscription:
         if not self._whole and is_quorum(self._streams, self._partition.size):
             self._whole = True
             self._say_gap()
+            self._release()
 
     def _say_gap(self) -> None:
         self._gap_at = self._loop.time()
@@ -197,9 +198,12 @@ class Subscription:
         self._release()
 
     def _release(self) -> None:
-        """Deliver what is decided and stands at the head of enough streams."""
+        """Deliver what is decided and stands at the head of enough streams.
+
+        Nothing before the `Gap` that says so: what was written before has its place before it.
+        """
         size = self._partition.size
-        progress = True
+        progress = self._whole
         while progress:
             progress = False
             for server, queue in enumerate(self._queues):
@@ -262,7 +266,7 @@ class Subscription:
         if self._whole and is_one_away and self._loop.time() >= self._gap_at + GAP_S:
             self._say_gap()
         before = self._loop.time() - SETTLE_S
-        stuck = True
+        stuck = self._whole
         for at, votes in list(self._votes.items()):
             if votes.since > before:
                 break  # in order of arrival
