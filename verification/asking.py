@@ -144,6 +144,7 @@ def _record_sends(e: Engine) -> None:
 
 
 def _requests(e: Engine) -> None:
+    _record_sends(e)
     core = e.core
     c = any_capturing(core, ())
 
@@ -273,6 +274,7 @@ def _ascending(spans: Sequence[Any]) -> z3.BoolRef:
 
 
 def _reads(e: Engine) -> None:
+    _record_sends(e)
     core = e.core
     entry, other = any_found(core, F), any_found(core, th.fresh("another", th.Offset))
     found = OneByOne(th.fresh("present", th.Bool), entry, other)
@@ -409,7 +411,6 @@ def _widened(core: Any, sends: Any, new: Any, complete: Any) -> z3.BoolRef:
 def prove(e: Engine) -> None:
     """What is left to do, and what is asked."""
     _left_to_do(e)
-    _record_sends(e)
     _requests(e)
     _without(e)
     _reads(e)

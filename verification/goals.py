@@ -17,6 +17,8 @@ import z3
 
 CODE, MODEL = "code", "model"
 TIMEOUT_MS = 30_000
+EFFORT = 0
+"""What z3 may do for a goal, in its own unit, however busy the machine is; 0: any effort."""
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Outcome:
 def _solver(hypotheses: Sequence[z3.BoolRef], conclusion: z3.BoolRef | None) -> z3.Solver:
     solver = z3.Solver()
     solver.set("timeout", TIMEOUT_MS)
+    solver.set("rlimit", EFFORT)
     solver.add(*hypotheses)
     if conclusion is not None:
         solver.add(z3.Not(conclusion))

@@ -170,7 +170,7 @@ def _closing(e: Engine, writing: Any) -> None:
 def proposing(e: Engine) -> None:
     """What is proposed is learned when it stands."""
     writing, leaderless = e.core.modules["smr.writing"], e.core.modules["smr.leaderless"]
-    leaderless.__dict__["asyncio"] = clock()
+    writing.__dict__["asyncio"] = leaderless.__dict__["asyncio"] = clock()
 
     def insists() -> Any:
         register, raw = Register(5), SymWord(th.fresh("raw", I))

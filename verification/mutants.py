@@ -5,310 +5,124 @@ boolean operators, fields, arguments, results.  `specification()` does so to the
 `model()` leaves out every part of every guard of layers 2 and 4 in turn.  A mutant that the proof
 does not notice is a *survivor*, and has to be explained, by name, in survivors.txt.
 
-    python -m verification.mutants            all of them (`make prove-mutants`)
-    python -m verification.mutants on_write   those whose name has this in it
+Each is tried in a process of its own, forked from one in which all is loaded: none can disturb
+another, and one that does not end is ended.
+
+    python -m verification.mutants                all of them (`make prove-mutants`)
+    python -m verification.mutants on_write       those whose name has this in it
+    python -m verification.mutants --part 2/8     every eighth, from the second on
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
-import copy
+import os
+import resource
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Any, cast
 
-from verification import (
-    acceptor,
-    applications,
-    asking,
-    captures,
-    commit,
-    leading,
-    lint,
-    proposer,
-    protocol,
-    prover,
-    ranges,
-    register,
-    replicas,
-    tallies,
-    tape,
-    tenure,
-    voting,
-)
-from verification.goals import Goal, check
+from verification import applications, goals, protocol, prover, ranges, trials
 from verification.loops import Engine
+from verification.mutating import of_function
 from verification.register import SPEC
-from verification.source import shipped
+from verification.source import CORE
 from verification.state import State
-from verification.system import contract
+from verification.trials import Verdict
 
 SURVIVORS = Path(__file__).resolve().parent / "survivors.txt"
-COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
-FIELDS = {
-    "lo": ["hi"],
-    "hi": ["lo"],
-    "ballot": [],
-    "granted": ["promised", "rejected"],
-    "promised": ["granted", "rejected"],
-    "rejected": ["granted"],
-    "answered": [],
-    "offset": [],
-}
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-LIMIT_MS = 3000
-"""A goal that a mutant makes hard is not proved: that is a kill, and quick."""
+CPU_SECONDS = 180
+"""For one mutant; what ships takes the slowest section some five."""
+EFFORT = 20_000_000
+"""Of z3, per goal, in its own unit, some seconds: a verdict must not depend on how busy the machine
+is.  Of what ships, a goal takes a million at most."""
 
 
-def _annotations(function: Function) -> Iterator[ast.AST]:
-    for node in ast.walk(function):
-        for hint in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-            if isinstance(hint, ast.AST):
-                yield hint
+@dataclass(frozen=True)
+class Mutant:
+    """One change.
+
+    Attributes:
+        what: was changed: code, procedures, the specification, the model.
+        name: that survivors.txt knows it by.
+        trial: says what came of it.
+    """
+
+    what: str
+    name: str
+    trial: Callable[[], Verdict]
 
 
-def _sites(function: Function) -> Iterator[tuple[int, str, object]]:
-    """Every place in a function that can be changed, and how."""
-    types = {id(node) for hint in _annotations(function) for node in ast.walk(hint)}
-    for i, node in enumerate(ast.walk(function)):
-        if id(node) in types:
-            continue
-        if isinstance(node, ast.Compare):
-            for op in COMPARISONS:
-                if type(node.ops[0]) is not op and isinstance(node.ops[0], COMPARISONS):
-                    yield i, "compare", op
-        elif isinstance(node, ast.BoolOp):
-            yield i, "and/or", None
-        elif isinstance(node, ast.If | ast.IfExp):
-            yield i, "if", True
-            yield i, "if", False
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            for other in FIELDS.get(node.attr, []):
-                yield i, "field", other
-        elif isinstance(node, ast.Call) and len(node.args) >= 2:
-            for k in range(len(node.args) - 1):
-                yield i, "swap", k
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert | ast.Not):
-            yield i, "drop", None
-        elif isinstance(node, ast.BinOp) and isinstance(
-            node.op, ast.BitAnd | ast.BitOr | ast.Add | ast.Sub
-        ):
-            yield i, "operator", None
-        elif isinstance(node, ast.Tuple) and len(node.elts) > 1 and isinstance(node.ctx, ast.Load):
-            yield i, "shorten", None
-
-
-def _change(node: Any, kind: str, how: Any) -> ast.AST | None:
-    """Change a node in place; or say what to put in its place."""
-    if kind == "compare":
-        node.ops[0] = how()
-    elif kind == "and/or":
-        node.op = ast.And() if isinstance(node.op, ast.Or) else ast.Or()
-    elif kind == "if":
-        node.test = ast.Constant(how)
-    elif kind == "field":
-        node.attr = how
-    elif kind == "swap":
-        args = node.args
-        args[how], args[how + 1] = args[how + 1], args[how]
-    elif kind == "operator":
-        other = {ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.Add: ast.Sub, ast.Sub: ast.Add}
-        node.op = other[type(node.op)]()
-    elif kind == "drop":
-        return cast(ast.AST, node.operand)
-    elif kind == "shorten":
-        return ast.Tuple(node.elts[:-1], ast.Load())
-    return None
-
-
-class _Replace(ast.NodeTransformer):
-    def __init__(self, old: ast.AST, new: ast.AST) -> None:
-        self.old, self.new = old, new
-
-    def visit(self, node: ast.AST) -> ast.AST:
-        return self.new if node is self.old else self.generic_visit(node)
-
-
-def of_function(module: str, name: str, text: str) -> Iterator[tuple[str, str]]:
-    """The mutants of one function or "Class.method": a name, and the module's text."""
-    tree = ast.parse(text)
-    function = lint.find({module: text}, f"{module}.{name}", tree)
-    paced = _paced(function)
-    seen = {ast.unparse(tree)}
-    for number, kind, how in list(_sites(function)):
-        mutant = copy.deepcopy(tree)
-        where = lint.find({module: text}, f"{module}.{name}", mutant)
-        node = list(ast.walk(where))[number]
-        if getattr(node, "lineno", 0) in paced:
-            continue
-        before = ast.unparse(node).splitlines()[0]
-        new = _change(node, kind, how)
-        if new is not None:
-            _Replace(node, new).visit(where)
-        after = ast.unparse(new or node).splitlines()[0]
-        result = ast.unparse(ast.fix_missing_locations(mutant))
-        if result not in seen:
-            seen.add(result)
-            line = getattr(node, "lineno", 0) - function.lineno
-            yield f"{module}.{name} +{line}: {before} -> {after}", result
-
-
-def _paced(function: ast.AST) -> set[int]:
-    """The lines that only say how long to wait, or what to tell people."""
-    lines: set[int] = set()
-    for node in ast.walk(function):
-        text = ast.unparse(node) if isinstance(node, ast.Assign | ast.Expr | ast.Raise) else ""
-        if text.startswith(("await asyncio.sleep(", "pause = ", "deadline = ", "log.", "raise ")):
-            lines |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))  # type: ignore[attr-defined]
-    return lines
-
-
-def code() -> Iterator[tuple[str, dict[str, str]]]:
+def code() -> Iterator[Mutant]:
     """Mutants of every function of the core that is proved, or called by one that is."""
-    sources = shipped()
+    sources = trials.ships(CORE)
     for qualified in sorted(prover.check_lint()):
         module, name = qualified.split(".")
         if (module, name) in {("effects", "to_all"), ("quorum", "members"), ("quorum", "everyone")}:
             continue  # who is sent what: safe whatever it is
         for title, text in of_function(module, name, sources[module]):
-            yield title, {module: text}
+            yield Mutant("code", title, partial(trials.killed, {module: text}))
 
 
-SECTIONS: dict[str, tuple[Callable[[Engine], None], ...]] = {
-    "space.space": (tape.allocating,),
-    "log.tape": (tape.filling,),
-    "log.tenure": (tenure.handing_out,),
-    "smr.sessions": (replicas.applying,),
-    "smr.engine": (replicas.applying,),
-    "smr.writing": (leading.completing, leading.proposing),
-    "smr.leaderless": (leading.proposing,),
-    "tx.deciding": (commit.judging, voting.settling),
-    "tx.box": (voting.casting,),
-    "tx.parts": (voting.obeying,),
-    "tx.matters": (voting.obeying,),
-    "tx.resolver": (voting.settling,),
-}
-"""Which part of layer 4 executes a module of the applications."""
-
-
-def procedures() -> Iterator[tuple[str, dict[str, str]]]:
+def procedures() -> Iterator[Mutant]:
     """Mutants of every function of the applications that is executed."""
-    sources = shipped(applications.PACKAGE)
-    names = sorted({*applications.check_lint(), *applications.PROCEDURES})
-    for qualified in names:
+    sources = trials.ships(applications.PACKAGE)
+    for qualified in sorted({*applications.check_lint(), *applications.PROCEDURES}):
         module = max((m for m in sources if qualified.startswith(m + ".")), key=len)
         name = qualified.removeprefix(module + ".")
         for title, text in of_function(module, name, sources[module]):
-            yield title, {module: text}
+            trial = partial(trials.killed_application, {module: text})
+            yield Mutant("procedures", title, trial)
 
 
-def killed_application(changed: dict[str, str]) -> str:
-    """Why layer 4 fails for this code; empty if it does not."""
-    try:
-        e = applications.engine(changed)
-        done = 0
-        for module in changed or SECTIONS:
-            for section in SECTIONS[module]:
-                section(e)
-                for goal in e.goals[done:]:
-                    if not check(goal, second=False).proved:
-                        return f"{goal.theorem}: {goal.name}"
-                done = len(e.goals)
-    except Exception as e:  # noqa: BLE001 - whatever stops the proof is a kill
-        return f"{type(e).__name__}: {e}".splitlines()[0]
-    return ""
-
-
-def specification() -> Iterator[tuple[str, str]]:
+def specification() -> Iterator[Mutant]:
     """Mutants of the register's specification."""
-    text = SPEC.read_text()
+    source = SPEC.read_text()
     for name in ("capture", "write", "read"):
-        yield from of_function("spec", name, text)
+        for title, text in of_function("spec", name, source):
+            yield Mutant("specification", title, partial(trials.killed_specification, text))
 
 
-PARTS = {
-    "ranges": (ranges, acceptor),
-    "acceptor": (ranges, acceptor),
-    "quorum": (tallies, proposer, captures, asking),
-    "writing": (tallies, asking),
-    "capturing": (proposer, captures, asking),
-    "reading": (proposer, asking),
-    "telling": (asking,),
-}
-"""Which part of layer 1 speaks of a module, or of something that calls it, in order."""
-
-
-ASKED = {
-    *("capturing.half", "capturing.begin", "writing.finished", "writing.lost", "writing.contested"),
-    *("writing.begin", "writing.message", "reading.on_report", "reading.without"),
-    *("reading.begin", "reading.widen"),
-}
-"""Functions of which only `asking` speaks."""
-
-
-def _goals(changed: dict[str, str], function: str = "") -> Iterator[Goal]:
-    """The goals that a change may touch, part by part, so that the first that fails ends it."""
-    prover.check_lint(changed)
-    engine = Engine(prover.INVARIANTS, changed)
-    done = 0
-    parts = dict.fromkeys(part for module in changed or PARTS for part in PARTS[module])
-    for part in [asking] if function in ASKED else parts:
-        part.prove(engine)
-        yield from engine.goals[done:]
-        done = len(engine.goals)
-    if not changed or changed.keys() & {"ranges", "acceptor"}:
-        linked = protocol.goals(engine)
-        yield from (goal for goal in linked if "path of the handler" in goal.theorem)
-
-
-def killed(changed: dict[str, str], function: str = "") -> str:
-    """Why the proof fails for this code; empty if it does not."""
-    try:
-        for goal in _goals(changed, function):
-            outcome = check(goal, second=False)
-            if not outcome.proved:
-                return f"{goal.theorem}: {goal.name}"
-    except Exception as e:  # noqa: BLE001 - whatever stops the proof is a kill
-        return f"{type(e).__name__}: {e}".splitlines()[0]
-    return ""
-
-
-def killed_specification(text: str) -> str:
-    """Why the refinement fails for this specification; empty if it does not."""
-    try:
-        engine = Engine(prover.INVARIANTS)
-        ranges.prove(engine)
-        for goal in [*contract(text), *register.goals(engine, text)]:
-            if not check(goal, second=False).proved:
-                return f"{goal.theorem}: {goal.name}"
-    except Exception as e:  # noqa: BLE001 - whatever stops the proof is a kill
-        return f"{type(e).__name__}: {e}".splitlines()[0]
-    return ""
-
-
-def model() -> Iterator[tuple[str, list[Goal]]]:
+def model() -> Iterator[Mutant]:
     """Actions with one part of the guard left out, and the goals that they have to keep."""
     engine = Engine(prover.INVARIANTS)
     ranges.prove(engine)
     for action in protocol.all_actions(engine):
         for k, part in enumerate(action.guard(State())):
             text = " ".join(str(part).split())[:90]
-            yield f"guard of {action.name!r}, part {k}: {text}", protocol.kept(action, without=k)
+            name = f"guard of {action.name!r}, part {k}: {text}"
+            yield Mutant("model", name, partial(trials.of_goals, protocol.kept(action, without=k)))
     for system in applications.systems(applications.engine()):
-        for name in system.actions:
-            for k in system.guards(name):
-                text = " ".join(str(system.step(name)[2][k]).split())[:90]
-                title = f"guard of {system.name}, {name!r}, part {k}: {text}"
-                yield title, system.kept(name, without=k)
+        for action_name in system.actions:
+            for k in system.guards(action_name):
+                text = " ".join(str(system.step(action_name)[2][k]).split())[:90]
+                name = f"guard of {system.name}, {action_name!r}, part {k}: {text}"
+                kept = system.kept(action_name, without=k)
+                yield Mutant("model", name, partial(trials.of_goals, kept))
+
+
+def all_mutants() -> list[Mutant]:
+    """Every mutant; a second one of the same name is told apart by a number."""
+    out, seen = [], Counter[str]()
+    for mutant in [*code(), *procedures(), *specification(), *model()]:
+        seen[mutant.name] += 1
+        again = f" #{seen[mutant.name]}" if seen[mutant.name] > 1 else ""
+        out.append(Mutant(mutant.what, mutant.name + again, mutant.trial))
+    return out
 
 
 def explained() -> dict[str, str]:
     """survivors.txt: the survivor's name, and why it changes nothing that matters."""
     out: dict[str, str] = {}
-    if not SURVIVORS.exists():
-        return out
     for line in SURVIVORS.read_text().splitlines():
         if line and not line.startswith("#"):
             name, _, why = line.partition(" || ")
@@ -316,50 +130,107 @@ def explained() -> dict[str, str]:
     return out
 
 
+# ------------------------------------------------------------------ running
+
+
+class NoVerdict(Exception):
+    """The trial itself failed: that says nothing about the mutant."""
+
+
+def _try(mutant: Mutant, answer: Connection) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
+    answer.send((mutant.trial(), time.process_time()))
+
+
+def run(mutants: Iterable[Mutant], jobs: int) -> Iterator[tuple[Mutant, Verdict, float]]:
+    """Try them, `jobs` at a time: the verdicts as they come, with the CPU seconds they took."""
+    fork = get_context("fork")
+    left = iter(mutants)
+    running: dict[Connection, tuple[Mutant, ForkProcess]] = {}
+    while True:
+        while len(running) < jobs and (mutant := next(left, None)):
+            here, there = fork.Pipe(duplex=False)
+            process = fork.Process(target=_try, args=(mutant, there))
+            process.start()
+            there.close()
+            running[here] = mutant, process
+        if not running:
+            return
+        for here in [one for one in connection.wait(list(running)) if isinstance(one, Connection)]:
+            mutant, process = running.pop(here)
+            try:
+                verdict, seconds = here.recv()
+            except EOFError:
+                process.join()
+                if process.exitcode != -signal.SIGXCPU:
+                    raise NoVerdict(f"{mutant.name}: exit {process.exitcode}") from None
+                verdict, seconds = Verdict(trials.ENDLESS), float(CPU_SECONDS)
+            process.join()
+            here.close()
+            yield mutant, verdict, seconds
+
+
+def _unchanged() -> Verdict:
+    """What ships, tried as the mutants are: a proof that fails anyway would kill them all."""
+
+    def text(source: str) -> str:
+        return ast.unparse(ast.parse(source))
+
+    of_core = trials.killed({name: text(source) for name, source in trials.ships(CORE).items()})
+    above = trials.ships(applications.PACKAGE)
+    of_rest = trials.killed_application({name: text(source) for name, source in above.items()})
+    of_spec = trials.killed_specification(text(SPEC.read_text()))
+    return next((v for v in (of_core, of_rest, of_spec) if v.killed), of_core)
+
+
+def _summary(results: list[tuple[Mutant, Verdict, float]]) -> Iterator[str]:
+    for what in dict.fromkeys(mutant.what for mutant, _, _ in results):
+        own = [(verdict, seconds) for mutant, verdict, seconds in results if mutant.what == what]
+        kinds = Counter(verdict.kind for verdict, _ in own)
+        survived = kinds.pop(trials.SURVIVED, 0)
+        how = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+        yield (
+            f"{what}: {len(own)} mutants, {kinds.total()} killed ({how}), {survived} survived, "
+            f"{sum(seconds for _, seconds in own):.0f} CPU s"
+        )
+
+
 def main() -> int:
-    """Run them; 0 if every survivor is explained."""
-    from verification import goals
-
-    goals.TIMEOUT_MS = LIMIT_MS
-    only = sys.argv[1] if len(sys.argv) > 1 else ""
-    began, counts = time.perf_counter(), {"killed": 0, "survived": 0}
-    known, faults, survivors = explained(), 0, set()
-
-    def judge(name: str, why: str) -> None:
-        nonlocal faults
-        counts["killed" if why else "survived"] += 1
-        if not why:
-            survivors.add(name)
-            if not known.get(name):
-                faults += 1
-                print(f"SURVIVED, not explained: {name}", flush=True)
-
-    if why := killed_application({}):
-        print(f"the proof fails for what ships: {why}")
+    """Run them; 0 if every survivor is explained, and nothing else."""
+    parser = argparse.ArgumentParser(prog="python -m verification.mutants")
+    parser.add_argument("only", nargs="?", default="", help="a part of the names")
+    parser.add_argument("--part", default="1/1", metavar="K/N", help="the Kth of N parts")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--verbose", action="store_true", help="print every verdict")
+    arguments = parser.parse_args()
+    first, step = map(int, arguments.part.split("/"))
+    began = time.perf_counter()
+    goals.EFFORT, goals.TIMEOUT_MS = EFFORT, 600_000
+    if (verdict := _unchanged()).killed:
+        print(f"the proof fails for what ships: {verdict.kind}: {verdict.why}")
         return 1
-    for module in PARTS:  # a proof that fails anyway would kill them all
-        why = killed({module: shipped()[module] + "\n"})
-        if why:
-            print(f"the proof fails for what ships: {why}")
-            return 1
-    for name, changed in code():
-        if only in name:
-            judge(name, killed(changed, name.split()[0]))
-    for name, changed in procedures():
-        if only in name:
-            judge(name, killed_application(changed))
-    for name, text in specification():
-        if only in name:
-            judge(name, killed_specification(text))
-    for name, todo in model():
-        if only in name:
-            failed = (goal.name for goal in todo if not check(goal, second=False).proved)
-            judge(name, next(failed, ""))
-    stale = set() if only else set(known) - survivors
-    for name in sorted(stale):
-        print(f"explained, but no survivor any more: {name}")
-    seconds = time.perf_counter() - began
-    print(f"{counts['killed']} killed, {counts['survived']} survived, {seconds:.0f} s")
+    for section in (*trials.LAYER_1, *trials.LAYER_4):
+        trials.executed(section)
+    every, known, faults = all_mutants(), explained(), 0
+    for name in sorted(set(known) - {mutant.name for mutant in every}):
+        faults += 1
+        print(f"explained, but there is no such mutant: {name}")
+    results = []
+    for mutant, verdict, seconds in run(
+        [mutant for mutant in every if arguments.only in mutant.name][first - 1 :: step],
+        arguments.jobs,
+    ):
+        results.append((mutant, verdict, seconds))
+        if arguments.verbose:
+            print(f"{verdict.kind} {seconds:.1f} s {mutant.name} <- {verdict.why}", flush=True)
+        if not verdict.killed and not known.get(mutant.name):
+            faults += 1
+            print(f"SURVIVED, not explained: {mutant.name}", flush=True)
+        if verdict.killed and mutant.name in known:
+            faults += 1
+            print(f"explained, but no survivor any more: {mutant.name}", flush=True)
+    print(*_summary(results), sep="\n")
+    print(f"{len(results)} of {len(every)} mutants, {time.perf_counter() - began:.0f} s")
     return 1 if faults else 0
 
 

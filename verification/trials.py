@@ -1,0 +1,278 @@
+"""The trial of a mutant: what the proof says of code that was made wrong.
+
+A trial runs the sections of the proof that execute what was changed (`Ran` looks at which do, with
+what ships), and decides each goal as it is claimed, so that the first that fails ends it.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import FunctionType, ModuleType
+from typing import Any
+
+from verification import (
+    acceptor,
+    applications,
+    asking,
+    captures,
+    commit,
+    goals,
+    lint,
+    proposer,
+    protocol,
+    prover,
+    ranges,
+    register,
+    tallies,
+)
+from verification.applications import PACKAGE
+from verification.goals import Goal
+from verification.loops import Engine
+from verification.source import CORE, NotAFold, Package, shipped
+from verification.symex import Unsupported
+from verification.system import contract
+
+SURVIVED, REFUTED, UNDECIDED, REFUSED, BROKEN, ENDLESS = (
+    *("survived", "refuted", "undecided", "refused", "broken", "endless"),
+)
+"""What came of a mutant: all that is claimed still holds; the solver shows where a claim does not,
+or does not know; the executor or the lint refuses the code; the proof does not run with it; or
+does not end."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a mutant, and of which claim."""
+
+    kind: str
+    why: str = ""
+
+    @property
+    def killed(self) -> bool:
+        """Whether the proof noticed."""
+        return self.kind != SURVIVED
+
+
+class Killed(Exception):
+    """A claim does not hold any more."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.why)
+        self.verdict = verdict
+
+
+class Watched(list[Goal]):
+    """An engine's goals, each decided as it is claimed; what cannot be decided, at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.undecided: list[Goal] = []
+
+    def append(self, goal: Goal) -> None:
+        super().append(goal)
+        outcome = goals.check(goal, second=False)
+        if outcome.answer == "refuted":
+            raise Killed(Verdict(REFUTED, f"{goal.theorem}: {goal.name}"))
+        if not outcome.proved:
+            self.undecided.append(goal)
+
+    def end(self) -> None:
+        """Everything was claimed."""
+        for goal in self.undecided:
+            raise Killed(Verdict(UNDECIDED, f"{goal.theorem}: {goal.name}"))
+
+
+Section = Callable[[Engine], None]
+
+
+def _handlers(e: Engine) -> None:
+    """The paths of the handlers are actions of the protocol."""
+    for goal in protocol.goals(e):
+        if "path of the handler" in goal.theorem:
+            e.goals.append(goal)
+
+
+def _variants(e: Engine) -> None:
+    """`judge`'s paths are the model's commit and abort."""
+    commit.judging(e)
+    for goal in commit.links(e):
+        e.goals.append(goal)
+
+
+def _sections(part: ModuleType) -> tuple[Section, ...]:
+    """What a part's `prove` calls in turn, each by itself; or `prove`, if it is not like that."""
+    called = [vars(part).get(name) for name in part.prove.__code__.co_names]
+    own = [f for f in called if isinstance(f, FunctionType) and f.__module__ == part.__name__]
+    return tuple(own) if len(own) == len(called) else (part.prove,)
+
+
+CORE_PARTS = (ranges, acceptor, tallies, proposer, captures, asking)
+LAYER_1 = (*(s for part in CORE_PARTS for s in _sections(part)), _handlers)
+LAYER_4 = (*(s for part in applications.PARTS for s in _sections(part)), _variants)
+"""Each is run by itself, after what it needs."""
+
+NEEDS: dict[str, Section] = {
+    acceptor.__name__: ranges.prove,
+    captures.__name__: proposer.prove,
+    __name__: ranges.prove,
+}
+"""By module: what establishes the loops that its sections use."""
+
+
+def verdict(trial: Callable[[], None]) -> Verdict:
+    """What came of a trial."""
+    try:
+        trial()
+    except Killed as end:
+        return end.verdict
+    except (Unsupported, NotAFold, lint.LintError) as e:
+        return Verdict(REFUSED, f"{e}".splitlines()[0])
+    except Exception as e:  # noqa: BLE001 - whatever stops the proof is a kill
+        return Verdict(BROKEN, f"{type(e).__name__}: {e}".splitlines()[0])
+    return Verdict(SURVIVED)
+
+
+def of_goals(todo: Iterable[Goal]) -> Verdict:
+    """The verdict on goals that are made beforehand."""
+
+    def trial() -> None:
+        watched = Watched()
+        for goal in todo:
+            watched.append(goal)
+        watched.end()
+
+    return verdict(trial)
+
+
+# ------------------------------------------------------------------ which sections
+
+
+class Ran:
+    """The functions of a package that are executed: "module.name" or "module.Class.name"."""
+
+    def __init__(self, package: Package) -> None:
+        self.files = {f"{name}.py": name for name in package.modules}
+        self.functions: set[str] = set()
+
+    def __enter__(self) -> set[str]:
+        sys.setprofile(self._on_event)
+        return self.functions
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _on_event(self, frame: Any, event: str, _: object) -> None:
+        module = self.files.get(frame.f_code.co_filename) if event == "call" else None
+        if module:
+            name = frame.f_code.co_qualname.split(".<locals>")[0]
+            self.functions.add(f"{module}.{name}")
+
+
+def _core(changed: Mapping[str, str] | None = None) -> Engine:
+    prover.check_lint(changed)
+    return Engine(prover.INVARIANTS, changed)
+
+
+def _needed(section: Section, engine: Engine) -> None:
+    if section in LAYER_1 and section.__module__ in NEEDS:
+        NEEDS[section.__module__](engine)
+
+
+@cache
+def executed(section: Section) -> frozenset[str]:
+    """What a section executes of what ships."""
+    package, engine = (CORE, _core()) if section in LAYER_1 else (PACKAGE, applications.engine())
+    _needed(section, engine)
+    with Ran(package) as functions:
+        section(engine)
+    return frozenset(functions)
+
+
+@cache
+def ships(package: Package) -> dict[str, str]:
+    """What ships, as it was at first: the files may be changed while mutants are tried."""
+    return shipped(package)
+
+
+def touched(package: Package, changed: Mapping[str, str]) -> set[str] | None:
+    """The functions that differ from what ships; None if something else does."""
+    out: set[str] = set()
+    for module, text in changed.items():
+        old, new = _functions(ships(package)[module]), _functions(text)
+        if old.keys() != new.keys() or old[""] != new[""]:
+            return None
+        out |= {f"{module}.{name}" for name in old if old[name] != new[name]}
+    return out
+
+
+def _functions(text: str) -> dict[str, str]:
+    """A module's functions and methods, each as text; and, under "", the rest."""
+    tree = ast.parse(text)
+    out: dict[str, str] = {}
+
+    def take(body: list[ast.stmt], prefix: str) -> None:
+        for node in list(body):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                out[prefix + node.name] = ast.unparse(node)
+                body[body.index(node)] = ast.Pass()
+            elif isinstance(node, ast.ClassDef):
+                take(node.body, f"{prefix}{node.name}.")
+
+    take(tree.body, "")
+    out[""] = ast.unparse(tree)
+    return out
+
+
+def _try(
+    sections: tuple[Section, ...],
+    package: Package,
+    engine: Callable[[Mapping[str, str]], Engine],
+    changed: Mapping[str, str],
+) -> Verdict:
+    def trial() -> None:
+        concerned = _concerned(sections, package, changed)
+        for section in [s for s in sections if s in concerned]:
+            e = engine(ships(package) | dict(changed))
+            _needed(section, e)
+            watched = e.goals = Watched()
+            section(e)
+            watched.end()
+
+    return verdict(trial)
+
+
+def killed(changed: Mapping[str, str]) -> Verdict:
+    """What layer 1 says of this code."""
+    return _try(LAYER_1, CORE, _core, changed)
+
+
+def killed_application(changed: Mapping[str, str]) -> Verdict:
+    """What layer 4 says of this code."""
+    return _try(LAYER_4, PACKAGE, applications.engine, changed)
+
+
+def _concerned(
+    sections: tuple[Section, ...], package: Package, changed: Mapping[str, str]
+) -> frozenset[Section]:
+    """The sections that a change may matter to; all, if nothing is changed."""
+    functions = touched(package, changed)
+    if not functions:
+        return frozenset(sections)
+    return frozenset(s for s in sections if functions & executed(s))
+
+
+def killed_specification(text: str) -> Verdict:
+    """What layer 3 says of this specification."""
+
+    def trial() -> None:
+        engine = Engine(prover.INVARIANTS)
+        ranges.prove(engine)
+        end = of_goals([*contract(text), *register.goals(engine, text)])
+        if end.killed:
+            raise Killed(end)
+
+    return verdict(trial)
