@@ -1,16 +1,21 @@
 """The store engines, against a dictionary: batches are all or nothing, views see what is done."""
 
 import asyncio
+import contextlib
+import errno
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import lmdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wormspace.errors import StoreError, StoreLocked
+from wormspace.errors import StoreError, StoreFull, StoreLocked
+from wormspace.server import lmdb_engine
 from wormspace.server.lmdb_engine import LmdbEngine
 from wormspace.server.memory_engine import MemoryEngine
 
@@ -159,3 +164,124 @@ def test_a_store_that_cannot_be_read_is_not_taken_for_an_empty_one(junk, tmp_pat
     with pytest.raises(StoreError):
         LmdbEngine(tmp_path)
     assert (tmp_path / "data.mdb").read_bytes() == junk
+
+
+# ---------------------------------------------------------------------------- checkpoints
+
+
+async def put(engine, key, value=b"v"):
+    batch = engine.begin()
+    batch.put("rows", key, value)
+    await engine.commit(batch)
+
+
+async def fill(engine, rows, size=1000):
+    for i in range(rows):
+        await put(engine, b"%06d" % i, bytes(size))
+
+
+async def fill_until(error, engine, size=1000):
+    """Write until it fails; returns how many rows there are."""
+    written = 0
+    with contextlib.suppress(error):
+        while True:
+            await put(engine, b"%06d" % written, bytes(size))
+            written += 1
+            await asyncio.sleep(0.001)
+    return written
+
+
+def rows(engine):
+    return [key for key, _ in engine.view.scan("rows", b"", END)]
+
+
+async def test_the_journal_stays_small_however_much_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(lmdb_engine, "CHECKPOINT_BYTES", 1 << 18)
+    engine = LmdbEngine(tmp_path, durability="os")
+    for round_ in range(5):
+        await fill(engine, 500 + round_, 2000)
+        await asyncio.sleep(0.01)
+    assert engine.figures()["journal_bytes"] <= 4 << 20
+    engine.close()
+
+
+async def test_a_batch_that_the_tables_refuse_is_taken_out_of_the_journal(tmp_path, monkeypatch):
+    engine = LmdbEngine(tmp_path / "store")
+    await put(engine, b"before")
+    real = lmdb_engine._Tables.apply
+
+    def refusing(self, changes):
+        if b"refused" in changes.get("rows", {}):
+            real(self, changes)
+            raise lmdb.MapFullError("no more pages")
+        real(self, changes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lmdb_engine._Tables, "apply", refusing)
+        with pytest.raises(StoreFull):
+            await put(engine, b"refused")
+        assert rows(engine) == [b"before"]
+        await put(engine, b"later")
+    assert rows(engine) == [b"before", b"later"]
+    shutil.copytree(tmp_path / "store", tmp_path / "killed")
+    again = LmdbEngine(tmp_path / "killed")
+    assert rows(again) == [b"before", b"later"]
+    again.close()
+    engine.close()
+
+
+async def test_a_checkpoint_without_room_loses_nothing_and_is_made_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(lmdb_engine, "CHECKPOINT_BYTES", 10_000)
+    engine = LmdbEngine(tmp_path)
+    real = lmdb_engine._Tables.commit
+
+    def no_room(self):
+        self._txn.abort()
+        raise lmdb.DiskError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lmdb_engine._Tables, "commit", no_room)
+        patch.setattr(lmdb_engine, "_has_room", lambda path: False)
+        written = await fill_until(StoreFull, engine)
+        assert written > 5
+        assert len(rows(engine)) == written
+        batch = engine.begin()
+        batch.delete("rows", b"000000")  # what makes room is taken
+        await engine.commit(batch)
+    assert lmdb_engine._Tables.commit is real
+    await put(engine, b"later")
+    assert len(rows(engine)) == written
+    engine.close()
+    again = LmdbEngine(tmp_path)
+    assert len(rows(again)) == written
+    again.close()
+
+
+async def test_a_disk_that_fails_at_a_checkpoint_is_trusted_no_more(tmp_path, monkeypatch):
+    """Trying again would prove nothing; what the checkpoint before and the journal hold stands."""
+    monkeypatch.setattr(lmdb_engine, "CHECKPOINT_BYTES", 10_000)
+
+    def failing(self, number, pages):
+        raise OSError(errno.EIO, "input/output error")
+
+    engine = LmdbEngine(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(lmdb_engine.Roots, "save", failing)
+        written = await fill_until(StoreError, engine)
+        engine.close()
+    again = LmdbEngine(tmp_path)
+    assert len(rows(again)) == written
+    again.close()
+
+
+@pytest.mark.parametrize("missing", ["roots", "data.mdb", "journal.0"])
+async def test_a_directory_with_a_file_missing_is_refused(tmp_path, missing, monkeypatch):
+    monkeypatch.setattr(lmdb_engine, "CHECKPOINT_BYTES", 10_000)
+    engine = LmdbEngine(tmp_path)
+    await fill(engine, 8)
+    engine.close()
+    (tmp_path / missing).unlink()
+    if missing == "journal.0":
+        (tmp_path / "journal.1").unlink()
+    with pytest.raises(StoreError, match="missing"):
+        LmdbEngine(tmp_path)

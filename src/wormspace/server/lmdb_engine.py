@@ -1,26 +1,32 @@
-"""The durable engine: LMDB.
+"""The durable engine: tables in LMDB, and a journal of what they do not have on disk yet.
 
-The event loop's thread begins a batch, reads and writes in it (microseconds, no disk), and hands
-the commit, which waits for the disk, to a thread; reads go on meanwhile from a snapshot that is
-renewed when a commit is done, so that nobody ever sees what is not durable yet.
+A batch is collected in memory, written to the journal by a thread that waits for the disk, and only
+then put into the tables, which is where reads look; so nobody sees what is not durable yet, and a
+slow disk stops no read.  The tables are one long transaction of LMDB: a page that changes again and
+again is written once.  When the journal has grown, a *checkpoint* commits that transaction without
+waiting (the system's memory has it then), another thread waits until the disk has it and saves the
+roots, and the journal begins anew.
 
-LMDB's own lock ties a transaction to a thread, so it is off, and its two rules are kept here: one
-process has the store open (a lock on the directory), and no snapshot is older than the commit
-before the one under way (there is one snapshot, renewed between a commit and the next begin).
+A store is opened at its last checkpoint, always, and reads the journal from there.  LMDB reuses no
+page that its last two commits use.  So the checkpoint stays whole as long as there is only one
+commit after it, and a second one waits until the first is the checkpoint (`_saving`).
 
-Not with LMDB's writable map: with it a full disk is a SIGBUS, not an error.
+One process has the store open (a lock on the directory), and one thread uses LMDB, so LMDB's own
+lock is off.  Not with its writable map: with it a full disk is a SIGBUS, not an error.
 
-LMDB changes nothing in place, so even deleting needs free pages.  Therefore the map is larger than
-the limit told to users, and in a store that has reached its limit only what does not grow it is
-committed: trims, and the deletion of what they made garbage.
+In a store that has reached its limit, or on a full disk, only what makes no table grow is taken:
+trims, and the deletion of what they made garbage.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
+import logging
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
@@ -28,16 +34,29 @@ import lmdb
 
 from wormspace.committer import Committer
 from wormspace.errors import StoreError, StoreFull, StoreLocked
+from wormspace.server.changes import Changes, decode, encode
+from wormspace.server.changes import Tables as Changed
 from wormspace.server.engine import Batch, Item, View
+from wormspace.server.journal import NAMES, Journal
+from wormspace.server.roots import NAME as ROOTS
+from wormspace.server.roots import Roots
+
+log = logging.getLogger("wormspace.store")
 
 TABLES = ("identity", "spaces", "rows", "promises", "decided", "trimmed", "garbage")
 GROWING = ("spaces", "rows", "promises", "decided")
 """What may not grow in a full store; tombstones may, or a full store could never be trimmed."""
 
 DEFAULT_MAX_BYTES = 1 << 40
-RESERVE_BYTES = 1 << 20
+CHECKPOINT_BYTES = 16 << 20
+"""A journal of this size is worth a checkpoint: soon read at the start, and little memory."""
+
+SPARE_BYTES = 64 << 10
+"""What growing batches leave in the journal, so that trims find room on a full disk."""
+
 SCARCE_BYTES = 64 << 20
 PROBE_BYTES = 1 << 20
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SYNC, OS = "sync", "os"
 
 
@@ -59,121 +78,257 @@ class LmdbEngine:
         self, path: Path, *, durability: str = SYNC, max_bytes: int = DEFAULT_MAX_BYTES
     ) -> None:
         self._path = path
+        self._max_bytes = max_bytes
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock_directory(path)
         except OSError as e:
             raise StoreError(f"{path} cannot be used as a data directory: {e.strerror}") from e
-        try:
-            self._env = lmdb.open(
-                str(path),
-                map_size=max_bytes + max_bytes // 8 + RESERVE_BYTES,
-                max_dbs=len(TABLES),
-                sync=durability == SYNC,
-                metasync=durability == SYNC,
-                lock=False,
-                readahead=False,
-                max_spare_txns=2,
-            )
-            self._dbs = {name: self._env.open_db(name.encode()) for name in TABLES}
-        except (lmdb.Error, OSError) as e:
-            os.close(self._lock)
-            raise _explain(e, path) from e
-        self._max_bytes = max_bytes
+        with ExitStack() as undo:
+            undo.callback(os.close, self._lock)
+            try:
+                self._roots = Roots(path)
+                self._env, self._dbs = self._open()
+                undo.callback(self._env.close)
+                self._journal = Journal(path, sync=durability == SYNC)
+                undo.callback(self._journal.close)
+                self._view = _Tables(self._env, self._dbs)
+                undo.callback(self._view.abort)
+                self._recover()
+            except (lmdb.Error, OSError) as e:
+                raise _explain(e, path) from e
+            undo.pop_all()
         self._page_bytes = int(self._env.stat()["psize"])
         self._committer = Committer("wormspace-commit")
-        self._snapshot = _Txn(self._env.begin(), self._dbs)
+        self._saver = Committer("wormspace-checkpoint")
+        self._saving: asyncio.Task[None] | None = None
+        self._crowded: StoreFull | None = None
+        self._failed: StoreError | None = None
+
+    def _open(self) -> tuple[lmdb.Environment, dict[str, lmdb._Database]]:
+        """LMDB at the last checkpoint; a store without one gets its first."""
+        if self._roots.number is not None:
+            self._roots.restore()
+        elif any((self._path / name).exists() for name in NAMES):
+            raise StoreError(f"{self._path / ROOTS} is missing: restore it")
+        env = lmdb.open(
+            str(self._path),
+            map_size=4 * self._max_bytes + 16 * CHECKPOINT_BYTES,
+            max_dbs=len(TABLES),
+            sync=False,
+            lock=False,
+            readahead=False,
+        )
+        dbs = {name: env.open_db(name.encode()) for name in TABLES}
+        if self._roots.number is None:
+            env.sync(True)
+            self._roots.save(0, self._roots.read(env.stat()["psize"]))
+        return env, dbs
+
+    def _recover(self) -> None:
+        """Put what the journal has into the tables, which are as of the last checkpoint."""
+        for record in self._journal.recover(self._roots.number or 0):
+            self._view.apply(decode(record))
 
     @property
     def view(self) -> View:
-        return self._snapshot
+        return self._view
 
     def begin(self) -> Batch:
-        try:
-            return _Txn(self._env.begin(write=True), self._dbs)
-        except lmdb.Error as e:
-            raise _explain(e, self._path) from e
+        return Changes(self._view)
 
     async def commit(self, batch: Batch) -> None:
-        changes = cast(_Txn, batch)
-        if self._file_bytes() >= self._max_bytes:
-            self._check_room(changes)
+        changes = cast(Changes, batch).tables
+        if self._failed is not None:
+            raise self._failed
+        if not changes:
+            return
+        record = encode(changes)
+        spare = 0
+        if any(value is not None for t in GROWING for value in changes.get(t, {}).values()):
+            self._check_room(changes, len(record))
+            spare = SPARE_BYTES
         try:
-            await self._committer.run(changes.txn.commit)
-        except (lmdb.Error, OSError) as e:
+            await self._committer.run(lambda: self._journal.append(record, spare))
+        except OSError as e:
             raise _explain(e, self._path) from e
-        self._snapshot.renew(self._env)
+        try:
+            self._view.apply(changes)
+        except lmdb.Error as e:
+            await self._committer.run(self._journal.retract)
+            self._begin_again()
+            raise _explain(e, self._path) from e
+        if self._journal.size >= CHECKPOINT_BYTES or self._crowded is not None:
+            self._checkpoint()
 
-    def _file_bytes(self) -> int:
-        return int(self._env.info()["last_pgno"] + 1) * self._page_bytes
+    # ------------------------------------------------------------ checkpoints
 
-    def _check_room(self, changes: _Txn) -> None:
+    def _checkpoint(self) -> None:
+        """Bring the tables to disk, in the background; one at a time."""
+        if self._saving is not None:
+            return
+        try:
+            self._view.commit()
+        except (lmdb.Error, OSError) as e:
+            error = _explain(e, self._path)
+            self._begin_again()
+            if isinstance(error, StoreFull):
+                self._crowded = error
+            else:
+                self._failed = error
+            return
+        self._crowded = None
+        number, pages = self._journal.last, self._roots.read(self._page_bytes)
+        self._journal.switch()
+        self._saving = asyncio.get_running_loop().create_task(self._save(number, pages))
+
+    async def _save(self, number: int, pages: bytes) -> None:
+        try:
+            await self._saver.run(lambda: self._bring_to_disk(number, pages))
+        finally:
+            self._saving = None
+
+    def _bring_to_disk(self, number: int, pages: bytes) -> None:
+        """Make what is committed the checkpoint.  Waits for the disk."""
+        try:
+            self._env.sync(True)
+            self._roots.save(number, pages)
+        except (lmdb.Error, OSError) as e:
+            # The system may have dropped what it could not write: trying again proves nothing.
+            self._failed = StoreError(f"{self._path}: the disk failed at a checkpoint: {e}")
+            log.critical("%s", self._failed)
+
+    def _begin_again(self) -> None:
+        """The transaction is lost: make it again from what is committed and the journal."""
+        self._view.abort()
+        self._view.begin()
+        self._recover()
+
+    def _finish(self) -> None:
+        """A last checkpoint, so that the next start has nothing to read; not needed for safety."""
+        if self._journal.last == self._roots.number:
+            return
+        try:
+            self._view.commit()
+        except (lmdb.Error, OSError) as e:
+            log.warning("%s: closed without a checkpoint: %s", self._path, e)
+            return
+        self._bring_to_disk(self._journal.last, self._roots.read(self._page_bytes))
+        self._journal.switch()
+
+    # ------------------------------------------------------------ room
+
+    def _check_room(self, changes: Changed, size: int) -> None:
         """Refuse changes that make a full store fuller.
 
         Raises:
             StoreFull: and the changes are dropped.
         """
-        before, after = self._snapshot.pages(), changes.pages()
-        if sum(after.values()) * self._page_bytes <= self._max_bytes:
+        if self._crowded is not None:
+            if _has_room(self._path):
+                self._checkpoint()
+            if self._crowded is not None:
+                raise self._crowded
+        if self._file_bytes() + 4 * (self._journal.size + size) < self._max_bytes:
             return
-        if any(after[table] > before[table] for table in GROWING) or any(
-            changes.count(table) > self._snapshot.count(table) for table in GROWING
-        ):
-            changes.abort()
+        if self._used_bytes() + size > self._max_bytes and self._growth(changes) > 0:
             raise StoreFull(
                 f"{self._path}: the store has reached its limit of {self._max_bytes} bytes; raise "
                 "it or trim segments"
             )
 
+    def _growth(self, changes: Changed) -> int:
+        """By how many bytes changes make the tables larger."""
+        growth = 0
+        for table in GROWING:
+            for key, value in changes.get(table, {}).items():
+                old = self._view.get(table, key)
+                growth += len(key + value) if value is not None else 0
+                growth -= len(key + old) if old is not None else 0
+        return growth
+
+    def _file_bytes(self) -> int:
+        return int(self._env.info()["last_pgno"] + 1) * self._page_bytes
+
+    def _used_bytes(self) -> int:
+        return self._view.pages() * self._page_bytes
+
     def figures(self) -> dict[str, int]:
+        used = self._used_bytes()
         return {
-            "store_bytes": self._file_bytes(),
-            "store_used_bytes": sum(self._snapshot.pages().values()) * self._page_bytes,
+            "store_bytes": max(used, self._file_bytes()),
+            "store_used_bytes": used,
             "store_max_bytes": self._max_bytes,
-            "store_commits": self._env.info()["last_txnid"],
+            "store_commits": self._journal.last,
+            "journal_bytes": self._journal.disk_bytes,
         }
 
     def close(self) -> None:
         self._committer.stop()
-        self._snapshot.abort()
+        self._saver.stop()
+        if self._failed is None:
+            self._finish()
+        self._view.abort()
         self._env.close()
+        self._journal.close()
         os.close(self._lock)
 
 
-class _Txn:
-    """A transaction as a view and, if it may write, as a batch."""
+class _Tables:
+    """What is durable: LMDB's transaction as a view."""
 
-    def __init__(self, txn: lmdb.Transaction[bytes], dbs: dict[str, lmdb._Database]) -> None:
-        self.txn = txn
+    def __init__(self, env: lmdb.Environment, dbs: dict[str, lmdb._Database]) -> None:
+        self._env = env
         self._dbs = dbs
+        self.begin()
 
-    def renew(self, env: lmdb.Environment) -> None:
-        """Let go of this snapshot and take that of the last commit."""
-        self.txn.abort()
-        self.txn = env.begin()
+    def begin(self) -> None:
+        """Begin the next transaction."""
+        self._txn = self._env.begin(write=True)
 
-    def pages(self) -> dict[str, int]:
-        """How many pages each table takes."""
-        stats = {name: self.txn.stat(db) for name, db in self._dbs.items()}
-        return {
-            name: stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-            for name, stat in stats.items()
-        }
+    def abort(self) -> None:
+        """Drop what changed since the last commit."""
+        self._txn.abort()
 
-    def count(self, table: str) -> int:
-        """How many keys a table has."""
-        return int(self.txn.stat(self._dbs[table])["entries"])
+    def commit(self) -> None:
+        """Hand what changed to the operating system, and begin the next transaction.
+
+        Raises:
+            lmdb.Error, OSError: what changed is dropped.
+        """
+        self._txn.commit()
+        self.begin()
+
+    def apply(self, changes: Changed) -> None:
+        """Put and delete."""
+        for table, changed in changes.items():
+            with self._txn.cursor(db=self._dbs[table]) as cursor:
+                if None not in changed.values():
+                    cursor.putmulti(cast(Iterable[Item], changed.items()))
+                    continue
+                for key, value in changed.items():
+                    if value is not None:
+                        cursor.put(key, value)
+                    elif cursor.set_key(key):
+                        cursor.delete()
+
+    def pages(self) -> int:
+        """How many pages the tables take."""
+        stats = [self._txn.stat(db) for db in self._dbs.values()]
+        return sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        return self.txn.get(key, db=self._dbs[table])
+        return self._txn.get(key, db=self._dbs[table])
 
     def get_many(self, table: str, keys: list[bytes]) -> list[bytes | None]:
-        with self.txn.cursor(db=self._dbs[table]) as cursor:
+        with self._txn.cursor(db=self._dbs[table]) as cursor:
+            if len(keys) > 1 and not (cursor.set_range(min(keys)) and cursor.key() <= max(keys)):
+                return [None] * len(keys)  # new registers: as a rule there is nothing around them
             get = cursor.get
             return [get(key) for key in keys]
 
     def scan(self, table: str, lo: bytes, hi: bytes) -> Iterator[Item]:
-        with self.txn.cursor(db=self._dbs[table]) as cursor:
+        with self._txn.cursor(db=self._dbs[table]) as cursor:
             if not cursor.set_range(lo):
                 return
             for key, value in cursor.iternext(keys=True, values=True):
@@ -181,37 +336,17 @@ class _Txn:
                     return
                 yield key, value
 
-    def floor(self, table: str, key: bytes) -> Item | None:
-        with self.txn.cursor(db=self._dbs[table]) as cursor:
-            if cursor.set_range(key):
-                if cursor.key() == key:
-                    return key, cursor.value()
+    def descend(self, table: str, key: bytes) -> Iterator[Item]:
+        """The items with keys up to `key`, in descending order."""
+        with self._txn.cursor(db=self._dbs[table]) as cursor:
+            past = not cursor.set_range(key)
+            found = cursor.last() if past else cursor.key() == key or cursor.prev()
+            while found:
+                yield cursor.key(), cursor.value()
                 found = cursor.prev()
-            else:
-                found = cursor.last()
-            return (cursor.key(), cursor.value()) if found else None
 
-    def put(self, table: str, key: bytes, value: bytes) -> None:
-        try:
-            self.txn.put(key, value, db=self._dbs[table])
-        except lmdb.Error as e:
-            raise _explain(e, None) from e
-
-    def put_many(self, table: str, items: Iterable[Item]) -> None:
-        try:
-            with self.txn.cursor(db=self._dbs[table]) as cursor:
-                cursor.putmulti(items)
-        except lmdb.Error as e:
-            raise _explain(e, None) from e
-
-    def delete(self, table: str, key: bytes) -> None:
-        try:
-            self.txn.delete(key, db=self._dbs[table])
-        except lmdb.Error as e:
-            raise _explain(e, None) from e
-
-    def abort(self) -> None:
-        self.txn.abort()
+    def floor(self, table: str, key: bytes) -> Item | None:
+        return next(self.descend(table, key), None)
 
 
 def _lock_directory(path: Path) -> int:
@@ -233,32 +368,31 @@ def _explain(e: Exception, path: Path | None) -> StoreError:
     where = f"{path}: " if path else ""
     if isinstance(e, lmdb.MapFullError):
         return StoreFull(f"{where}the store has reached its size limit; raise it or trim segments")
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if isinstance(e, lmdb.DiskError) or (isinstance(e, OSError) and e.errno in full):
+    if isinstance(e, lmdb.DiskError) or (isinstance(e, OSError) and e.errno in FULL):
         return StoreFull(f"{where}no room on the disk ({e}); make some")
-    if isinstance(e, lmdb.Error) and any(os.strerror(n) in str(e) for n in full):
+    if isinstance(e, lmdb.Error) and any(os.strerror(n) in str(e) for n in FULL):
         return StoreFull(f"{where}no room on the disk ({e}); make some")
-    if isinstance(e, lmdb.Error) and os.strerror(errno.EIO) in str(e) and _is_full(path, full):
+    if isinstance(e, lmdb.Error) and os.strerror(errno.EIO) in str(e) and path and _is_full(path):
         return StoreFull(f"{where}no room on the disk ({e}); make some")
     return StoreError(f"{where}{e}")
 
 
-def _is_full(path: Path | None, full: tuple[int, ...]) -> bool:
-    """Whether an input/output error is that of a disk (or quota) without room.
+def _is_full(path: Path) -> bool:
+    """Whether the disk (or quota) has no room.
 
-    LMDB reports a write that was cut short so.  It had not changed its root by then, so the last
-    commit stands; had it been past that, it would refuse all that follows, whatever we think.
+    LMDB reports a write that was cut short as an input/output error.
     """
-    if path is None:
-        return False
     disk = os.statvfs(path)
-    if disk.f_bavail * disk.f_frsize < SCARCE_BYTES:
-        return True
+    return disk.f_bavail * disk.f_frsize < SCARCE_BYTES or not _has_room(path)
+
+
+def _has_room(path: Path) -> bool:
+    """Whether the disk takes some more."""
     probe = path / "probe"
     try:
         probe.write_bytes(bytes(PROBE_BYTES))
     except OSError as e:
-        return e.errno in full
+        return e.errno not in FULL
     finally:
         probe.unlink(missing_ok=True)
-    return False
+    return True
