@@ -104,6 +104,7 @@ class LmdbEngine:
         self._saving: asyncio.Task[None] | None = None
         self._crowded: StoreFull | None = None
         self._failed: StoreError | None = None
+        self._enough = _enough()
 
     def _open(self) -> tuple[lmdb.Environment, dict[str, lmdb._Database]]:
         """LMDB at the last checkpoint; a store without one gets its first."""
@@ -158,7 +159,7 @@ class LmdbEngine:
             await self._committer.run(self._journal.retract)
             self._begin_again()
             raise _explain(e, self._path) from e
-        if self._journal.size >= CHECKPOINT_BYTES or self._crowded is not None:
+        if self._journal.size >= self._enough or self._crowded is not None:
             self._checkpoint()
 
     # ------------------------------------------------------------ checkpoints
@@ -180,6 +181,7 @@ class LmdbEngine:
         self._crowded = None
         number, pages = self._journal.last, self._roots.read(self._page_bytes)
         self._journal.switch()
+        self._enough = _enough()
         self._saving = asyncio.get_running_loop().create_task(self._save(number, pages))
 
     async def _save(self, number: int, pages: bytes) -> None:
@@ -272,6 +274,14 @@ class LmdbEngine:
         self._env.close()
         self._journal.close()
         os.close(self._lock)
+
+
+def _enough() -> int:
+    """How large the journal grows: another size each time.
+
+    Servers that write the same would otherwise all be busy with a checkpoint at the same moment.
+    """
+    return CHECKPOINT_BYTES - CHECKPOINT_BYTES * os.urandom(1)[0] // 512
 
 
 class _Tables:
