@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from verification import commit, leading, lint, replicas, tape, tenure, voting
+from verification import commit, leading, lint, positions, replicas, tape, tenure, voting
 from verification.goals import Goal
 from verification.loops import Engine
 from verification.source import WORMSPACE, Package, shipped
@@ -63,7 +63,7 @@ def engine(changed: Mapping[str, str] | None = None) -> Engine:
 
 def systems(e: Engine) -> list[System]:
     """The models."""
-    return [*tape.systems(), *replicas.systems(), *commit.systems(e)]
+    return [*tape.systems(), positions.positions(), *replicas.systems(), *commit.systems(e)]
 
 
 def goals(changed: Mapping[str, str] | None = None, spec: str | None = None) -> list[Goal]:

@@ -26,6 +26,8 @@ from verification.symex import SymBallot, SymBool, SymValue, bool_term, explore
 
 Rel = Mapping[str, z3.FuncDeclRef]
 Step = Callable[[Rel, Rel], Sequence[z3.BoolRef]]
+Lemma = tuple[z3.BoolRef, Sequence[str]]
+"""A claim, and the names of what it follows from."""
 
 
 @dataclass
@@ -34,6 +36,7 @@ class System:
 
     Attributes:
         code: the actions that are proved to be what shipped code does.
+        lemmas: what follows from the invariant, each from the named parts and lemmas before.
     """
 
     name: str
@@ -44,6 +47,7 @@ class System:
     theorems: Callable[[Rel], dict[str, z3.BoolRef]]
     facts: Sequence[z3.BoolRef] = field(default_factory=list)
     code: frozenset[str] = frozenset()
+    lemmas: Callable[[Rel], dict[str, Lemma]] = lambda s: {}
 
     def state(self, tag: str) -> dict[str, z3.FuncDeclRef]:
         """The relations at one moment."""
@@ -63,11 +67,23 @@ class System:
             goal("the invariant", f"at the start: {name}", [*self.facts, self.start(s)], claim)
         for action in self.actions:
             out += self.kept(action)
-            given = [*here, *self.step(action)[2]]
+            given = self.shown(action, [*here, *self.step(action)[2]])
             goal("every action is possible", action, given, z3.BoolVal(True), possible=True)
+        known = self.known(s)
+        for name, (claim, needed) in self.lemmas(s).items():
+            given = [*self.facts, *[known[part] for part in needed]]
+            goal("the invariant", f"a lemma: {name}", given, claim)
         for name, claim in self.theorems(s).items():
-            goal(name, "from the invariant", here, claim)
+            goal(name, "from the invariant", [*self.facts, *known.values()], claim)
         return out
+
+    def known(self, s: Rel) -> dict[str, z3.BoolRef]:
+        """The invariant, and what follows from it."""
+        return self.always(s) | {name: claim for name, (claim, _) in self.lemmas(s).items()}
+
+    def shown(self, action: str, given: list[z3.BoolRef]) -> list[z3.BoolRef]:
+        """What to find a model of, to see that an action is possible; an example may narrow it."""
+        return given
 
     def step(self, action: str) -> tuple[Rel, Rel, list[z3.BoolRef]]:
         """An action: before, after, and what it says of them."""
@@ -93,7 +109,7 @@ class System:
                 if action in self.code
                 else f"{self.name}: the invariant",
                 f"kept by: {action}: {name}",
-                [*self.facts, *here.values(), *given],
+                [*self.facts, *self.known(s).values(), *given],
                 claim,
                 about,
                 second=True,
