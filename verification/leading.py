@@ -153,6 +153,10 @@ def _closing(e: Engine, writing: Any) -> None:
         claims = {
             "writes only a seal": z3.And(*[a == seal for a in m.register.attempts]),
             "learns only what stands": z3.And(*[m.register.stands(v) for _, v in m.learned]),
+            "and only where the segment has a register, and none": z3.Or(
+                z3.BoolVal(not m.register.attempts),
+                z3.And(z3.BoolVal(not m.sealed), m.end.z < m.size),
+            ),
             "completes this segment": z3.BoolVal(all(m.asked)),
             "learns it where it stands": z3.BoolVal(all(at is m.end for at, _ in m.learned)),
         }

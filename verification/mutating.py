@@ -59,6 +59,17 @@ def _sites(function: Function) -> Iterator[tuple[int, str, object]]:
             yield i, "operator", None
         elif isinstance(node, ast.Tuple) and len(node.elts) > 1 and isinstance(node.ctx, ast.Load):
             yield i, "shorten", None
+        elif _acts(node):
+            yield i, "leave out", None
+
+
+def _acts(node: ast.AST) -> bool:
+    """A statement that does something: it calls, or changes what it did not make."""
+    if isinstance(node, ast.Expr):
+        return not isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.Assign):
+        return isinstance(node.targets[0], ast.Attribute | ast.Subscript)
+    return isinstance(node, ast.AugAssign)
 
 
 def _change(node: Any, kind: str, how: Any) -> ast.AST | None:
@@ -79,6 +90,8 @@ def _change(node: Any, kind: str, how: Any) -> ast.AST | None:
         node.op = other[type(node.op)]()
     elif kind == "drop":
         return cast(ast.AST, node.operand)
+    elif kind == "leave out":
+        return ast.Pass()
     elif kind == "shorten":
         return ast.Tuple(node.elts[:-1], ast.Load())
     return None

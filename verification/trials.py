@@ -44,6 +44,10 @@ or does not know; the executor or the lint refuses the code; the proof does not 
 does not end."""
 
 
+PATIENCE = 3
+"""So many undecided goals end a trial."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What came of a mutant, and of which claim."""
@@ -66,7 +70,10 @@ class Killed(Exception):
 
 
 class Watched(list[Goal]):
-    """An engine's goals, each decided as it is claimed; what cannot be decided, at the end."""
+    """An engine's goals, each decided as it is claimed.
+
+    Of those that the solver cannot decide a few are let pass: another may be refuted.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,9 +86,11 @@ class Watched(list[Goal]):
             raise Killed(Verdict(REFUTED, f"{goal.theorem}: {goal.name}"))
         if not outcome.proved:
             self.undecided.append(goal)
+        if len(self.undecided) == PATIENCE:
+            self.end()
 
     def end(self) -> None:
-        """Everything was claimed."""
+        """Nothing more is looked at."""
         for goal in self.undecided:
             raise Killed(Verdict(UNDECIDED, f"{goal.theorem}: {goal.name}"))
 
