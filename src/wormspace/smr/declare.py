@@ -17,7 +17,6 @@ three in the morning on two replicas of three.
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import random
 import typing
@@ -77,7 +76,8 @@ class Method:
 
     Attributes:
         message: the struct that carries the arguments.
-        function: takes a state machine and the message's fields in their order.
+        function: as it stands in the class.
+        run: calls it on a state machine with a message's arguments.
         is_plain: whether results are immutable built-ins: safe to hand out as they are.
     """
 
@@ -86,7 +86,7 @@ class Method:
         self.kind = kind
         where = f"{owner.__name__}.{name}"
         hints = _hints(function, where)
-        fields, by_keyword = _parameters(function, hints, where)
+        fields = _parameters(function, hints, where)
         if "return" not in hints:
             raise DeclarationError(f"{where}: say what it returns: `-> None` if nothing")
         for field in fields:
@@ -102,29 +102,30 @@ class Method:
         )
         self.decode: Callable[[Any], Any] = msgspec.msgpack.Decoder(hints["return"]).decode
         self.is_plain = all(t in _IMMUTABLE for t in _members(hints["return"]))
-        self.function = _by_position(function) if by_keyword else function
-
-    def run(self, machine: StateMachine, message: msgspec.Struct) -> Any:
-        """Call the method on a state machine with a message's arguments."""
-        return self.function(machine, *msgspec.structs.astuple(message))
+        self.function = function
+        self.run = _with_message(function)
 
 
-def _by_position(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function for a caller that names no argument."""
-    names = list(inspect.signature(function).parameters)[1:]
+def _with_message(function: Callable[..., Any]) -> Callable[[StateMachine, Any], Any]:
+    """The function, taking a message in place of its arguments.
 
-    @functools.wraps(function)
-    def called(machine: StateMachine, *arguments: Any) -> Any:
-        return function(machine, **dict(zip(names, arguments, strict=True)))
-
-    return called
+    Written as source, as dataclasses do: with the names in it, a call takes a quarter of the time.
+    """
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    arguments = ", ".join(
+        f"{p.name}=message.{p.name}" if p.kind is p.KEYWORD_ONLY else f"message.{p.name}"
+        for p in parameters
+    )
+    source = f"lambda machine, message: function(machine, {arguments})"
+    made: Callable[[StateMachine, Any], Any] = eval(source, {"function": function})
+    return made
 
 
 class Declaration:
     """All that a state machine's class says.
 
     Attributes:
-        commands, queries: by the type of their message; `functions`: those of the commands.
+        commands, queries: by the type of their message; `runs`: how to run the commands.
         methods: both, by name.
         plain: the state's attributes but for tables, and their types; `tables`: the rows' types.
     """
@@ -136,8 +137,8 @@ class Declaration:
             for name, function in _marked(owner)
         }
         self.commands = {m.message: m for m in self.methods.values() if m.kind == COMMAND}
-        self.functions: dict[Any, Callable[..., Any]] = {
-            message: method.function for message, method in self.commands.items()
+        self.runs: dict[Any, Callable[[StateMachine, Any], Any]] = {
+            message: method.run for message, method in self.commands.items()
         }
         self.queries = {m.message: m for m in self.methods.values() if m.kind == QUERY}
         self.decode_commands = _decoder(owner, list(self.commands))
@@ -248,22 +249,18 @@ def _hints(thing: Any, where: str) -> dict[str, Any]:
         ) from e
 
 
-def _parameters(
-    function: Callable[..., Any], hints: dict[str, Any], where: str
-) -> tuple[list[Any], bool]:
+def _parameters(function: Callable[..., Any], hints: dict[str, Any], where: str) -> list[Any]:
     fields: list[Any] = []
-    by_keyword = False
     for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise DeclarationError(f"{where}: no *args or **kwargs: name and type each argument")
         if name not in hints:
             raise DeclarationError(f"{where}: say the type of argument {name!r}")
-        by_keyword = by_keyword or parameter.kind is parameter.KEYWORD_ONLY
         if parameter.default is parameter.empty:
             fields.append((name, hints[name]))
         else:
             fields.append((name, hints[name], parameter.default))
-    return fields, by_keyword
+    return fields
 
 
 def _attributes(owner: type) -> Iterable[tuple[str, Any, Callable[[], Any]]]:

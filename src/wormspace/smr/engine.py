@@ -178,15 +178,12 @@ class Engine:
 
     def _run(self, messages: Iterable[Any]) -> bytes:
         machine = self.machine
-        functions, arguments = self._declaration.functions, msgspec.structs.astuple
+        runs = self._declaration.runs
         values: list[Any] = []
         faults: dict[int, Fault] = {}
         for message in messages:
             try:
-                function = functions.get(type(message))
-                if function is None:
-                    raise TypeError(str(message))  # a validation error, in the command's place
-                value = function(machine, *arguments(message))
+                value = runs.get(type(message), _refuse)(machine, message)
                 if type(value) not in _PLAIN:
                     # Now, for a later command may change what it refers to.
                     value = msgspec.Raw(encode_canonical(value))
@@ -200,6 +197,11 @@ class Engine:
             return encode(Outcome(values, faults))
         except (ValueError, OverflowError):
             return encode(_one_by_one(values, faults))
+
+
+def _refuse(_: StateMachine, message: msgspec.ValidationError) -> None:
+    """In place of a command that is not what was declared."""
+    raise TypeError(str(message))
 
 
 def _one_by_one(values: list[Any], faults: dict[int, Fault]) -> Outcome:
