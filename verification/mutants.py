@@ -43,8 +43,8 @@ SURVIVORS = Path(__file__).resolve().parent / "survivors.txt"
 CPU_SECONDS = 60
 """For one mutant; what ships takes the slowest section some five."""
 EFFORT = 5_000_000
-"""Of z3, per goal, in its own unit (a second or two), not in seconds: a verdict must not depend on how
-busy the machine is.  Of what ships, every goal is proved with that."""
+"""Of z3, per goal, in its own unit (a second or two): a verdict must not depend on how busy the
+machine is.  What ships is proved with that."""
 
 
 @dataclass(frozen=True)

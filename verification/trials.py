@@ -19,7 +19,6 @@ from verification import (
     applications,
     asking,
     captures,
-    commit,
     goals,
     lint,
     proposer,
@@ -105,11 +104,14 @@ def _handlers(e: Engine) -> None:
             e.goals.append(goal)
 
 
-def _variants(e: Engine) -> None:
-    """`judge`'s paths are the model's commit and abort."""
-    commit.judging(e)
-    for goal in commit.links(e):
-        e.goals.append(goal)
+def _links(part: ModuleType) -> Section:
+    """What a part's code does are actions of its model."""
+
+    def links(e: Engine) -> None:
+        for goal in part.links(e):
+            e.goals.append(goal)
+
+    return links
 
 
 def _sections(part: ModuleType) -> tuple[Section, ...]:
@@ -120,16 +122,17 @@ def _sections(part: ModuleType) -> tuple[Section, ...]:
 
 
 CORE_PARTS = (ranges, acceptor, tallies, proposer, captures, asking)
+LINKS = {_links(part): part.prove for part in applications.PARTS if hasattr(part, "links")}
 LAYER_1 = (*(s for part in CORE_PARTS for s in _sections(part)), _handlers)
-LAYER_4 = (*(s for part in applications.PARTS for s in _sections(part)), _variants)
+LAYER_4 = (*(s for part in applications.PARTS for s in _sections(part)), *LINKS)
 """Each is run by itself, after what it needs."""
 
-NEEDS: dict[str, Section] = {
-    acceptor.__name__: ranges.prove,
-    captures.__name__: proposer.prove,
-    __name__: ranges.prove,
+NEEDS: dict[Section, Section] = {
+    **dict.fromkeys((*_sections(acceptor), _handlers), ranges.prove),
+    captures.prove: proposer.prove,
+    **LINKS,
 }
-"""By module: what establishes the loops that its sections use."""
+"""What establishes the loops that a section uses."""
 
 
 def verdict(trial: Callable[[], None]) -> Verdict:
@@ -187,8 +190,8 @@ def _core(changed: Mapping[str, str] | None = None) -> Engine:
 
 
 def _needed(section: Section, engine: Engine) -> None:
-    if section in LAYER_1 and section.__module__ in NEEDS:
-        NEEDS[section.__module__](engine)
+    if section in NEEDS:
+        NEEDS[section](engine)
 
 
 @cache
