@@ -20,7 +20,6 @@ from wormspace.errors import (
     ProtocolViolation,
     TokenReused,
     Trimmed,
-    Unavailable,
     UsageError,
     ValueTooLarge,
     WormError,
@@ -40,6 +39,7 @@ from wormspace.register.contract import (
     RegisterState,
     ServerState,
 )
+from wormspace.register.gathering import Gathering
 from wormspace.register.issued import Issued
 from wormspace.register.operations import (
     CaptureOperation,
@@ -54,7 +54,6 @@ from wormspace.register.token import Token, as_spans
 
 BACKOFF_MIN_S = 0.002
 BACKOFF_MAX_S = 0.5
-READS_AT_ONCE = 128
 MAX_STREAMS = 4096
 """Ballots under which this client remembers, register by register, what it has written."""
 
@@ -82,7 +81,7 @@ class PaxosRegisters:
         self._loop = asyncio.get_running_loop()
         self._streams: dict[tuple[ArrayName, bytes], Stream] = {}
         self._forgotten: dict[bytes, bytes] = {}
-        self._reads: dict[ArrayName, list[tuple[int, asyncio.Future[bytes | None], float]]] = {}
+        self._gathering = Gathering(self.read, self._spawn)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._listenings: dict[listening.Listening, None] = {}
         self._trimmed_told: set[ArrayName] = set()
@@ -127,7 +126,7 @@ class PaxosRegisters:
             if self._loop.time() >= deadline:
                 raise partition.unavailable(f"{operation.what}: always preempted", 0)
         written = {row.offset: row.value for row in machine.best}
-        token = Token(space, number, start, stop, ballot, as_spans(written))
+        token = Token(space, number, start, stop, ballot, as_spans(list(written)))
         return Captured(token, written)
 
     async def _complete(self, promised: Capturing, deadline: float) -> bool:
@@ -229,43 +228,7 @@ class PaxosRegisters:
     def read_one(
         self, array: ArrayName, offset: int, deadline: float
     ) -> asyncio.Future[bytes | None]:
-        future: asyncio.Future[bytes | None] = self._loop.create_future()
-        waiting = self._reads.get(array)
-        if waiting is None:
-            self._check_open()
-            waiting = self._reads[array] = []
-            self._loop.call_soon(self._flush_reads, array)
-        waiting.append((offset, future, deadline))
-        return future
-
-    def _flush_reads(self, array: ArrayName) -> None:
-        waiting = self._reads.pop(array)
-        for i in range(0, len(waiting), READS_AT_ONCE):
-            self._spawn(self._serve_reads(array, waiting[i : i + READS_AT_ONCE]))
-
-    async def _serve_reads(
-        self, array: ArrayName, waiting: list[tuple[int, asyncio.Future[bytes | None], float]]
-    ) -> None:
-        deadline = max(deadline for _, _, deadline in waiting)
-        timers = [
-            self._loop.call_at(d, _expire, future, array)
-            for _, future, d in waiting
-            if deadline - d > 0.001
-        ]
-        try:
-            spans = as_spans(sorted({offset for offset, _, _ in waiting}))
-            found = await self.read(array, list(spans), deadline)
-        except Exception as e:  # noqa: BLE001 - whatever it is, it is the callers' to handle
-            for _, future, _ in waiting:
-                if not future.done():
-                    future.set_exception(e)
-        else:
-            for offset, future, _ in waiting:
-                if not future.done():
-                    future.set_result(found.get(offset))
-        finally:
-            for timer in timers:
-                timer.cancel()
+        return self._gathering.add(array, offset, deadline)
 
     async def read(
         self, array: ArrayName, spans: list[Span], deadline: float
@@ -279,15 +242,26 @@ class PaxosRegisters:
         except Trimmed:
             self.on_gone(array)
             raise
+        values = {f.row.offset: f.row.value for f in machine.found if f.row.decided}
+        if len(values) < len(machine.found):
+            values.update(await self._conclude(array, machine, deadline))
+        return values
+
+    async def _conclude(
+        self, array: ArrayName, machine: Reading, deadline: float
+    ) -> dict[int, bytes]:
+        """The values that no server knows to be decided: a majority's, or half-written ones."""
+        partition = self._at(array)
         values: dict[int, bytes] = {}
         half: dict[bytes, dict[int, bytes]] = {}
         learned: dict[bytes, list[int]] = {}
         for found in machine.found:
             row = found.row
+            if row.decided:
+                continue
             if reading.is_known(found, machine.servers):
                 values[row.offset] = row.value
-                if not row.decided:
-                    learned.setdefault(row.ballot, []).append(row.offset)
+                learned.setdefault(row.ballot, []).append(row.offset)
             else:
                 half.setdefault(row.ballot, {})[row.offset] = row.value
         for ballot, offsets in learned.items():
@@ -460,10 +434,3 @@ class PaxosRegisters:
         except asyncio.CancelledError:
             operation.cancel(Closed(f"{operation.what} was cancelled"))
             raise
-
-
-def _expire(future: asyncio.Future[bytes | None], array: ArrayName) -> None:
-    if not future.done():
-        future.set_exception(
-            Unavailable(f"read of {array[0]}/{array[1]}: no majority of servers in time")
-        )

@@ -110,7 +110,7 @@ class SpecRegisters:
                 cells[offset], _ = capture(cell, ballot)
                 if cell.written:
                     written[offset] = cell.value
-        token = Token(*array, start, stop, ballot, as_spans(written))
+        token = Token(*array, start, stop, ballot, as_spans(list(written)))
         return Captured(token, written)
 
     def write(

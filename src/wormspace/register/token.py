@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -103,8 +103,10 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
             at = hi
 
 
-def as_spans(offsets: Iterable[int]) -> tuple[Span, ...]:
-    """Ascending offsets as the spans they make up."""
+def as_spans(offsets: Sequence[int]) -> tuple[Span, ...]:
+    """Ascending offsets, each once, as the spans they make up."""
+    if offsets and offsets[-1] - offsets[0] == len(offsets) - 1:
+        return ((offsets[0], offsets[-1] + 1),)
     spans: list[Span] = []
     for offset in offsets:
         if spans and spans[-1][1] == offset:

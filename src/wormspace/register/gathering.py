@@ -1,0 +1,114 @@
+"""Single reads of one turn of the event loop travel together.
+
+A read of one register costs a message, and a message some ten times what a register in it costs.
+Several messages, though, are answered by several servers at once: so there are about `IN_FLIGHT` of
+them under way, unless they would be small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+from wormspace.errors import Unavailable
+from wormspace.paxos.messages import Span
+from wormspace.register.contract import ArrayName
+from wormspace.register.token import as_spans
+
+SMALL = 128
+"""Registers that are worth a message of their own."""
+
+IN_FLIGHT = 4
+SAME_TIME_S = 0.001
+"""Deadlines that differ by less are one."""
+
+Value = bytes | None
+Read = Callable[[ArrayName, list[Span], float], Awaitable[Mapping[int, bytes]]]
+
+
+class _Turn:
+    """What was asked for in a turn: of each read, its offset, its future and its deadline."""
+
+    __slots__ = ("deadlines", "futures", "offsets")
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+        self.futures: list[asyncio.Future[Value]] = []
+        self.deadlines: list[float] = []
+
+
+class Gathering:
+    """Reads that wait for the end of the turn, and those under way.
+
+    Args:
+        read: reads spans of an array.
+        spawn: runs a coroutine in the background.
+    """
+
+    def __init__(self, read: Read, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> None:
+        self._read = read
+        self._spawn = spawn
+        self._loop = asyncio.get_running_loop()
+        self._turns: dict[ArrayName, _Turn] = {}
+        self._under_way = 0
+
+    def add(self, array: ArrayName, offset: int, deadline: float) -> asyncio.Future[Value]:
+        """Read a register; the future has its value, None if it is empty, or `Unavailable`."""
+        future: asyncio.Future[Value] = self._loop.create_future()
+        turn = self._turns.get(array)
+        if turn is None:
+            turn = self._turns[array] = _Turn()
+            self._loop.call_soon(self._send, array)
+        turn.offsets.append(offset)
+        turn.futures.append(future)
+        turn.deadlines.append(deadline)
+        return future
+
+    def _send(self, array: ArrayName) -> None:
+        turn = self._turns.pop(array)
+        count = len(turn.offsets)
+        self._under_way += count
+        size = max(SMALL, self._under_way // IN_FLIGHT)
+        for lo in range(0, count, size):
+            hi = lo + size
+            self._spawn(
+                self._serve(array, turn.offsets[lo:hi], turn.futures[lo:hi], turn.deadlines[lo:hi])
+            )
+
+    async def _serve(
+        self,
+        array: ArrayName,
+        offsets: list[int],
+        futures: list[asyncio.Future[Value]],
+        deadlines: list[float],
+    ) -> None:
+        latest = max(deadlines)
+        timers: list[asyncio.TimerHandle] = []
+        if latest - min(deadlines) > SAME_TIME_S:
+            timers = [
+                self._loop.call_at(deadline, _expire, future, array)
+                for future, deadline in zip(futures, deadlines, strict=True)
+                if latest - deadline > SAME_TIME_S
+            ]
+        try:
+            found = await self._read(array, list(as_spans(sorted(set(offsets)))), latest)
+        except Exception as e:  # noqa: BLE001 - whatever it is, it is the callers' to handle
+            for future in futures:
+                if not future.done():
+                    future.set_exception(e)
+        else:
+            for offset, future in zip(offsets, futures, strict=True):
+                if not future.done():
+                    future.set_result(found.get(offset))
+        finally:
+            self._under_way -= len(offsets)
+            for timer in timers:
+                timer.cancel()
+
+
+def _expire(future: asyncio.Future[Value], array: ArrayName) -> None:
+    if not future.done():
+        future.set_exception(
+            Unavailable(f"read of {array[0]}/{array[1]}: no majority of servers in time")
+        )
