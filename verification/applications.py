@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from verification import commit, leading, lint, positions, replicas, tape, tenure, voting
+from verification import (
+    commit,
+    leading,
+    lint,
+    numbering,
+    positions,
+    replicas,
+    tape,
+    tenure,
+    voting,
+)
 from verification.goals import Goal
 from verification.loops import Engine
 from verification.source import WORMSPACE, Package, shipped
@@ -14,7 +24,7 @@ PACKAGE = Package(
     "wormspace",
     WORMSPACE,
     (
-        *("space.space", "log.tape", "log.tenure"),
+        *("space.space", "log.tape", "log.tenure", "log.reading", "log.sequencer"),
         *("smr.sessions", "smr.engine", "smr.writing", "smr.leaderless"),
         *("tx.variants", "tx.deciding", "tx.box", "tx.resolver", "tx.parts", "tx.matters"),
     ),
@@ -30,6 +40,9 @@ PROCEDURES = (
     *(f"log.tape.Tape.{name}" for name in ("fill", "_fill_piece", "settle")),
     *(f"log.tenure.Tenure.{name}" for name in ("take", "_take_over", "_make_next", "_close")),
     "log.tenure._Stretch.run",
+    *(f"log.sequencer.Sequencer.{name}" for name in ("give", "give_now", "_number", "_take")),
+    *(f"log.sequencer.Sequencer.{name}" for name in ("_lose", "_acquire", "_go_on_at")),
+    "log.reading.Reader.last_pack",
     *(f"smr.sessions.Sessions.{name}" for name in ("find", "refusal", "keep")),
     *(f"smr.engine.Engine.{name}" for name in ("apply", "_move", "_apply_packet")),
     *("smr.writing.complete", "smr.writing.close", "smr.writing.Reign._insist"),
@@ -42,7 +55,7 @@ PROCEDURES = (
 )
 """What is executed between its calls of registers."""
 
-PARTS = (tape, tenure, replicas, leading, commit, voting)
+PARTS = (tape, tenure, numbering, replicas, leading, commit, voting)
 
 
 def check_lint(changed: Mapping[str, str] | None = None) -> set[str]:
@@ -74,6 +87,7 @@ def goals(changed: Mapping[str, str] | None = None, spec: str | None = None) -> 
     return [
         *contract(spec),
         *e.goals,
+        *numbering.links(e),
         *commit.links(e),
         *[g for s in systems(e) for g in s.goals()],
     ]

@@ -435,6 +435,7 @@ def positions() -> System:
         },
         _theorems,
         facts=[*SLOTS, *PACKS],
+        code=frozenset({HANDS_OUT, ENTERS, ABOVE_LAST, ABOVE_FLOOR}),
         lemmas=_lemmas,
     )
 
