@@ -37,6 +37,8 @@ FUNCTIONS = ("tx.deciding.judge", "tx.deciding.outcome")
 
 PROCEDURES = (
     *("space.space.Space.alloc", "space.space.Space._try_alloc"),
+    *("space.space.Space.tail", "space.space.Space._find_tail", "space.space._gallop"),
+    *("space.space._climb", "space.space._narrow"),
     *(f"log.tape.Tape.{name}" for name in ("fill", "_fill_piece", "settle")),
     *(f"log.tenure.Tenure.{name}" for name in ("take", "_take_over", "_make_next", "_close")),
     "log.tenure._Stretch.run",

@@ -7,6 +7,7 @@ as it ships: what it returns true of stands.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,11 +23,12 @@ from verification.procedures import (
     Thing,
     choose,
     clock,
+    fails,
     paced,
     procedure,
     replying,
 )
-from verification.symex import SymInt, SymWord, bool_term, current, int_term, word_term
+from verification.symex import SymBool, SymInt, SymWord, bool_term, current, int_term, word_term
 from verification.system import (
     I,
     K,
@@ -262,6 +264,145 @@ def _in_order(e: Engine, space: Any) -> None:
               allocated)  # fmt: skip
 
 
+# ------------------------------------------------------------------ the tail of a space
+
+
+class Steps(SymInt):
+    """A number that code doubles."""
+
+    __slots__ = ()
+
+    def __mul__(self, other: int) -> Steps:
+        return Steps(self.z * other)
+
+
+class Growing:
+    """Allocated segments: a prefix that grows while it is looked at, and is never looked at twice.
+
+    Attributes:
+        tails: how many were allocated, moment by moment.
+        asked: what the caller carried from turn to turn, when it asked again.
+    """
+
+    def __init__(self) -> None:
+        self.tails: list[z3.ExprRef] = [th.fresh("tail", I)]
+        self.asked: dict[str, z3.ExprRef] = {}
+
+    @property
+    def now(self) -> z3.ExprRef:
+        """How many are allocated now."""
+        return self.tails[-1]
+
+    def later(self) -> None:
+        """Others allocate."""
+        self.tails.append(th.fresh("tail", I))
+        current().facts.append(self.tails[-2] <= self.tails[-1])
+
+    async def holds(self, number: Any) -> bool:
+        """Whether a segment is allocated; asked once, then it would go on like that."""
+        if len(self.tails) > 1:
+            names = ("low", "high", "probe", "step")
+            carried = sys._getframe(1).f_locals
+            self.asked = {name: int_term(carried[name]) for name in names if name in carried}
+            raise Again
+        self.later()
+        return bool(SymBool(int_term(number) < self.now))
+
+
+def finding(e: Engine) -> None:
+    """The tail of a space: each loop by induction over its turns, from any state."""
+    space = e.core.modules["space.space"]
+    title = "space.Space.tail: all below are allocated, itself was not, at a moment of the call"
+
+    def climbs() -> Any:
+        segments, step = Growing(), Steps(th.fresh("step", I))
+        low, probe = SymInt(th.fresh("low", I)), SymInt(th.fresh("probe", I))
+        current().facts += [low.z <= segments.now, low.z <= probe.z, step.z >= 1]
+        return space._climb(low, probe, step, segments.holds), segments
+
+    def climbed(done: Done) -> Claims:
+        m = done.met
+        if m.asked:
+            low, probe, step = (m.asked[name] for name in ("low", "probe", "step"))
+            return {"climbing goes on": z3.And(low <= m.now, low <= probe, step >= 1)}
+        low, high = (int_term(x) for x in done.result)
+        return {"between what is and what was not": z3.And(low <= m.now, m.now <= high)}
+
+    procedure(e, title, climbs, climbed)
+
+    def narrows() -> Any:
+        segments, then = Growing(), th.fresh("then", I)
+        low, high = SymInt(th.fresh("low", I)), SymInt(th.fresh("high", I))
+        met = Thing(segments=segments, then=then)
+        current().facts += [low.z <= segments.now, then <= segments.now, then <= high.z]
+        current().facts.append(low.z <= high.z)
+        return space._narrow(low, high, segments.holds), met
+
+    def narrowed(done: Done) -> Claims:
+        m, asked = done.met, done.met.segments.asked
+        now = m.segments.now
+        low = asked["low"] if asked else int_term(done.result)
+        high = asked["high"] if asked else low
+        return {
+            "all below are": low <= now,
+            "the upper end was not, at one of the moments": z3.Or(m.then <= high, now <= high),
+            "and in order": low <= high,
+        }
+
+    procedure(e, title, narrows, narrowed)
+
+    def finds() -> Any:
+        segments, known = Growing(), SymInt(th.fresh("known", I))
+        current().facts.append(known.z <= segments.now)
+        number, met = SymInt(th.fresh("number", I)), Thing(segments=segments, known=known.z)
+        met.number = number.z
+
+        def reads(array: Any, offset: Any, deadline: float) -> Any:
+            segments.later()
+            met.right = array[0] == "s" and array[1] is number and offset == METADATA
+            if not bool(SymBool(number.z < segments.now)):
+                return None
+            fails(Trimmed("trimmed"))
+            return b"metadata"
+
+        async def climb(low: Any, probe: Any, step: Any, holds: Any) -> Any:
+            met.climb = z3.And(low.z == known.z, probe.z == known.z, z3.BoolVal(step == 1))
+            met.said = await holds(number)
+            met.between = SymInt(th.fresh("low", I)), SymInt(th.fresh("high", I))
+            return met.between
+
+        async def narrow(low: Any, high: Any, holds: Any) -> Any:
+            segments.later()
+            met.narrow = (low, high) == met.between
+            met.tail = SymInt(th.fresh("tail", I))
+            current().facts.append(met.tail.z <= segments.now)
+            return met.tail
+
+        space.__dict__.update(_climb=climb, _narrow=narrow)
+        registers = Thing(read_one=replying(reads))
+        me = space.Space.__new__(space.Space)
+        me.name, me._known_tail = "s", known
+        me.client = Thing(deadline=lambda timeout: 1.0, registers=registers)
+        met.me = me
+        return space.Space.tail(me), met
+
+    def found(done: Done) -> Claims:
+        m = done.met
+        asked = m.segments.tails[1]
+        return {
+            "begins where all below are known to be": m.climb,
+            "and ends between the two": z3.BoolVal(m.narrow is True and done.result is m.tail),
+            "asks for the metadata": z3.BoolVal(m.right),
+            "allocated: it says so, trimmed ones included": z3.BoolVal(m.said)
+            == (m.number < asked),
+            "what it knows to be allocated is": int_term(m.me._known_tail) <= m.segments.now,
+        }
+
+    real = space._climb, space._narrow
+    procedure(e, title, finds, found)
+    space._climb, space._narrow = real
+
+
 def filling(e: Engine) -> None:
     """Holes, and whether an entry stands."""
     tape = e.core.modules["log.tape"]
@@ -311,6 +452,7 @@ def filling(e: Engine) -> None:
 def prove(e: Engine) -> None:
     """Allocating, filling, settling."""
     allocating(e)
+    finding(e)
     filling(e)
 
 

@@ -229,14 +229,23 @@ def _check_number(number: int) -> None:
 
 async def _gallop(known: int, holds: Callable[[int], Awaitable[bool]]) -> int:
     """The first number from `known` on for which `holds` is false, if it is true for a prefix."""
-    step = 1
-    low = known  # true below it
-    probe = known
+    low, high = await _climb(known, known, 1, holds)
+    return await _narrow(low, high, holds)
+
+
+async def _climb(
+    low: int, probe: int, step: int, holds: Callable[[int], Awaitable[bool]]
+) -> tuple[int, int]:
+    """A number below which it is true, and one from `probe` on for which it is false."""
     while await holds(probe):
         low = probe + 1
         probe += step
         step *= 2
-    high = probe  # false at it
+    return low, probe
+
+
+async def _narrow(low: int, high: int, holds: Callable[[int], Awaitable[bool]]) -> int:
+    """The first number for which it is false, if it is true below `low` and false at `high`."""
     while low < high:
         middle = (low + high) // 2
         if await holds(middle):
