@@ -160,9 +160,9 @@ def test_a_disk_without_room_refuses_and_changes_nothing(tmp_path, monkeypatch):
 def test_a_disk_that_fails_to_sync_is_trusted_no_more(tmp_path, monkeypatch):
     j, _ = opened(tmp_path)
 
-    def failing(fd):
+    def failing(fd, parts, at):
         raise OSError(errno.EIO, "input/output error")
 
-    monkeypatch.setattr(journal, "sync_data", failing)
+    monkeypatch.setattr(journal, "write_durably", failing)
     with pytest.raises(StoreError, match="the disk failed"):
         j.append(b"x")

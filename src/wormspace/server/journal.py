@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from wormspace.errors import StoreError
-from wormspace.server.disk import sync_data, sync_directory, write_all
+from wormspace.server.disk import FULL, sync_data, sync_directory, write_all, write_durably
 
 NAMES = ("journal.0", "journal.1")
 MAGIC = b"WSJOURN1"
@@ -64,9 +64,12 @@ class _File:
     def begin(self, first: int) -> None:
         """Make it the journal from record `first` on; durable with its first record."""
         self.first, self.salt, self.end = first, os.urandom(8), _HEADER.size
+        write_all(self.fd, [self.header(), bytes(_RECORD.size)], 0)
+
+    def header(self) -> bytes:
+        """How the file begins."""
         header = _HEADER.pack(MAGIC, self.first, self.salt, 0)[:-4]
-        header += struct.pack(">I", zlib.crc32(header))
-        write_all(self.fd, [header, bytes(_RECORD.size)], 0)
+        return header + struct.pack(">I", zlib.crc32(header))
 
     def grow(self, size: int) -> None:
         """Make room for `size` bytes, on disk.
@@ -199,12 +202,14 @@ class Journal:
             StoreError: the disk failed; what it holds is not certain any more.
         """
         file = self._current
-        head = file.seal(self.last + 1, payload)
-        end = file.end + len(head) + len(payload)
+        parts = [file.seal(self.last + 1, payload), payload]
+        begun, end = file.end, file.end + _RECORD.size + len(payload)
         file.grow(end + spare)
-        write_all(file.fd, [head, payload], file.end)
-        self._flush(file)
-        self._begun, file.end = file.end, end
+        if begun == _HEADER.size:
+            self._put(file, [file.header(), *parts], 0)
+        else:
+            self._put(file, parts, begun)
+        self._begun, file.end = begun, end
         self.last += 1
 
     def retract(self) -> None:
@@ -213,13 +218,8 @@ class Journal:
         Raises:
             StoreError: the disk failed.
         """
-        file = self._current
-        try:
-            write_all(file.fd, [bytes(_RECORD.size)], self._begun)
-        except OSError as e:
-            raise StoreError(f"{file.path}: {e.strerror}") from e
-        self._flush(file)
-        file.end = self._begun
+        self._erase(self._current, self._begun)
+        self._current.end = self._begun
         self.last -= 1
 
     def switch(self) -> None:
@@ -235,11 +235,20 @@ class Journal:
         for file in self._files:
             os.close(file.fd)
 
-    def _flush(self, file: _File) -> None:
-        if not self._sync:
-            return
+    def _put(self, file: _File, parts: list[bytes], at: int) -> None:
+        write = write_durably if self._sync else write_all
         try:
-            sync_data(file.fd)
+            write(file.fd, parts, at)
         except OSError as e:
-            # The system may have dropped what it could not write: trying again proves nothing.
+            if e.errno not in FULL:
+                # The system may have dropped what it could not write: trying again proves nothing.
+                raise StoreError(f"{file.path}: the disk failed: {e.strerror}") from e
+            self._erase(file, file.end)  # some file systems want room even for what is there
+            raise
+
+    def _erase(self, file: _File, at: int) -> None:
+        """Make sure that no record begins at `at`."""
+        try:
+            write_durably(file.fd, [bytes(_RECORD.size)], at)
+        except OSError as e:
             raise StoreError(f"{file.path}: the disk failed: {e.strerror}") from e

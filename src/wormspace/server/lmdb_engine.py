@@ -36,6 +36,7 @@ from wormspace.committer import Committer
 from wormspace.errors import StoreError, StoreFull, StoreLocked
 from wormspace.server.changes import Changes, decode, encode
 from wormspace.server.changes import Tables as Changed
+from wormspace.server.disk import FULL
 from wormspace.server.engine import Batch, Item, View
 from wormspace.server.journal import NAMES, Journal
 from wormspace.server.roots import NAME as ROOTS
@@ -56,7 +57,6 @@ SPARE_BYTES = 64 << 10
 
 SCARCE_BYTES = 64 << 20
 PROBE_BYTES = 1 << 20
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SYNC, OS = "sync", "os"
 
 
@@ -250,7 +250,7 @@ class LmdbEngine:
         return growth
 
     def _file_bytes(self) -> int:
-        return int(self._env.info()["last_pgno"] + 1) * self._page_bytes
+        return self._view.committed_pages * self._page_bytes
 
     def _used_bytes(self) -> int:
         return self._view.pages() * self._page_bytes
@@ -285,7 +285,11 @@ def _enough() -> int:
 
 
 class _Tables:
-    """What is durable: LMDB's transaction as a view."""
+    """What is durable: LMDB's transaction as a view.
+
+    Attributes:
+        committed_pages: the pages of the file as of the last commit.
+    """
 
     def __init__(self, env: lmdb.Environment, dbs: dict[str, lmdb._Database]) -> None:
         self._env = env
@@ -295,6 +299,7 @@ class _Tables:
     def begin(self) -> None:
         """Begin the next transaction."""
         self._txn = self._env.begin(write=True)
+        self.committed_pages = int(self._env.info()["last_pgno"]) + 1
 
     def abort(self) -> None:
         """Drop what changed since the last commit."""
@@ -349,14 +354,21 @@ class _Tables:
     def descend(self, table: str, key: bytes) -> Iterator[Item]:
         """The items with keys up to `key`, in descending order."""
         with self._txn.cursor(db=self._dbs[table]) as cursor:
-            past = not cursor.set_range(key)
-            found = cursor.last() if past else cursor.key() == key or cursor.prev()
+            found = _seek(cursor, key)
             while found:
                 yield cursor.key(), cursor.value()
                 found = cursor.prev()
 
     def floor(self, table: str, key: bytes) -> Item | None:
-        return next(self.descend(table, key), None)
+        with self._txn.cursor(db=self._dbs[table]) as cursor:
+            return cursor.item() if _seek(cursor, key) else None
+
+
+def _seek(cursor: lmdb.Cursor, key: bytes) -> bool:
+    """Go to `key` or the last key before it; false if there is none."""
+    if not cursor.set_range(key):
+        return cursor.last()
+    return cursor.key() == key or cursor.prev()
 
 
 def _lock_directory(path: Path) -> int:

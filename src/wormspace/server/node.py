@@ -129,7 +129,8 @@ class Node:
         self.counters = Counters()
         self.more_figures: Callable[[], dict[str, int]] = dict
         self.on_drained: list[Callable[[], None]] = []
-        if acceptors.has_garbage(engine.view):
+        self._garbage = acceptors.has_garbage(engine.view)
+        if self._garbage:
             self._wake()
 
     # ------------------------------------------------------------ requests
@@ -293,7 +294,9 @@ class Node:
             self._wake()
 
     def _sweeping(self) -> bool:
-        return not self._stopping and acceptors.has_garbage(self._engine.view)
+        if self._garbage and not self._stopping:
+            self._garbage = acceptors.has_garbage(self._engine.view)
+        return self._garbage and not self._stopping
 
     async def _commit(self, queued: list[Queued]) -> None:
         """One batch: handle, commit, and only then answer."""
@@ -365,12 +368,14 @@ class Node:
                 counters.trims += 1
                 done, fresh_trim = acceptors.trim(batch, m)
                 if fresh_trim:
+                    self._garbage = True
                     news.append(Discarded(m.space, m.segment, m.stop))
                 answers.append(done)
         if self._marks_due:
             self._marks_due = False
             self._marks.save(batch)
-        counters.swept += acceptors.sweep(batch, self._sweep_keys)
+        if self._garbage:
+            counters.swept += acceptors.sweep(batch, self._sweep_keys)
         return answers, news
 
     def _settle(self, queued: list[Queued], answers: list[Downward]) -> None:
