@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from verification import (
+    acknowledging,
     commit,
     leading,
     lint,
@@ -25,6 +26,7 @@ PACKAGE = Package(
     WORMSPACE,
     (
         *("space.space", "log.tape", "log.tenure", "log.reading", "log.sequencer"),
+        "log.appending",
         *("smr.sessions", "smr.engine", "smr.writing", "smr.leaderless"),
         *("tx.variants", "tx.deciding", "tx.box", "tx.resolver", "tx.parts", "tx.matters"),
     ),
@@ -45,6 +47,8 @@ PROCEDURES = (
     *(f"log.sequencer.Sequencer.{name}" for name in ("give", "give_now", "_number", "_take")),
     *(f"log.sequencer.Sequencer.{name}" for name in ("_lose", "_acquire", "_go_on_at")),
     "log.reading.Reader.last_pack",
+    *(f"log.appending.Appender.{name}" for name in ("_insist", "_ask", "_write_all", "_write_run")),
+    *("log.appending._Wish.placed", "log.appending._Parcel.placed", "log.appending._Parcel.add"),
     *(f"smr.sessions.Sessions.{name}" for name in ("find", "refusal", "keep")),
     *(f"smr.engine.Engine.{name}" for name in ("apply", "_move", "_apply_packet")),
     *("smr.writing.complete", "smr.writing.close", "smr.writing.Reign._insist"),
@@ -57,7 +61,7 @@ PROCEDURES = (
 )
 """What is executed between its calls of registers."""
 
-PARTS = (tape, tenure, numbering, replicas, leading, commit, voting)
+PARTS = (tape, tenure, numbering, acknowledging, replicas, leading, commit, voting)
 
 
 def check_lint(changed: Mapping[str, str] | None = None) -> set[str]:

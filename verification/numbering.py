@@ -71,11 +71,14 @@ def _gives(e: Engine) -> Any:
     now = tenure._Stretch(0, Left(th.fresh("at", I)), size, b"ballot")
     current().facts += [size.z > 0, now.at.z >= 0, now.at.z <= size.z]
     held = tenure.Tenure.__new__(tenure.Tenure)
+    first = SymInt(th.fresh("next", I))
     held._tape, held._now, held._next = Thing(size=size), now, None
     met = Thing(size=size.z, at=now.at.z, held=held, entered=[0], others=[])
     me = met.me = sequencer.Sequencer.__new__(sequencer.Sequencer)
-    me._turn, me._tenure, me._linked, me._table = asyncio.Lock(), held, None, None
-    me._next, me._before = SymInt(th.fresh("next", I)), SymInt(th.fresh("before", I))
+    me._turn, me._tenure, me._linked = asyncio.Lock(), held, None
+    met.given_up = []
+    me._table = Thing(cancel=lambda: met.given_up.append("table")) if choose("table") else None
+    me._next, me._before = first, SymInt(th.fresh("before", I))
     met.next, met.before = me._next.z, me._before.z
     other = Ask((1,), 1)
 
@@ -90,22 +93,29 @@ def _gives(e: Engine) -> Any:
 
     def extend() -> None:
         meanwhile()
+        met.linked.append(me._linked)
         fails(tenure.Deposed("taken over"), Unavailable("no majority"))
         follow()
 
     def look_ahead() -> None:
         fails(tenure.Deposed("taken over"))
 
-    held.extend, held.close = replying(extend), replying(lambda: None)
+    held.extend, held.close = replying(extend), replying(lambda: met.given_up.append("tenure"))
+    met.table = me._table is not None
     held.look_ahead = look_ahead
-    me._held = me._streams = me._recall = replying(meanwhile)
-    me._link = lambda table, ask, given: ("links",)
+    me._held = me._streams = replying(meanwhile)
+    me._recall = replying(lambda table, ask: met.recalled.append(table is held))
+    me._link = lambda table, ask, given: (table is held and given.first is first,)
+    met.recalled, met.linked = [], []
     if choose("the next segment is ready"):
         follow()
     counts = [SymInt(th.fresh("count", I)) for k in range(PACKS) if not k or choose("another")]
     named: tuple[Any, ...] = ((0, {}),) if choose("named") else ()
     ask = Ask(tuple(counts), SymInt(th.fresh("bytes", I)), named)  # type: ignore[arg-type]
     met.counts, met.bytes = [count.z for count in counts], int_term(ask.size)
+    met.named = bool(named)
+    total = z3.Sum(met.counts)
+    met.asks = z3.And(*[count >= 1 for count in met.counts], total <= sequencer.MAX_COUNT)
     return me.give(ask), met
 
 
@@ -120,24 +130,39 @@ def handing_out(e: Engine) -> None:
         if done.error is not None:
             documented = (m.deposed, Unavailable, UsageError)
             return claims | {
+                "refused iff it asks for too few or too many": z3.BoolVal(
+                    isinstance(done.error, UsageError)
+                )
+                == z3.Not(m.asks),
                 "no position is used up": int_term(m.me._next) == m.next,
                 "fails as documented": z3.BoolVal(isinstance(done.error, documented)),
                 "who is deposed holds nothing": z3.BoolVal(
-                    not isinstance(done.error, m.deposed) or m.me._tenure is None
+                    m.me._tenure is m.held
+                    if not isinstance(done.error, m.deposed)
+                    else m.me._tenure is m.me._table is None
+                    and m.given_up == ["table"] * m.table + ["tenure"]
                 ),
             }
         given = done.result
+        begins = given.runs[0].segment * m.size + int_term(given.runs[0].start)
         sizes = [int_term(one.stop) - int_term(one.start) for one in given.runs]
         return claims | {
             "from the next position on": given.first.z == m.next,
             "none is given again, and none left out": int_term(m.me._next)
             == m.next + z3.Sum(m.counts),
             "a slot for each pack": z3.Sum(sizes) == len(m.counts),
-            "of at least one entry": z3.And(*[count >= 1 for count in m.counts]),
+            "of at least one entry, and not too many": m.asks,
             "bytes are counted on": z3.And(
                 given.before.z == m.before, int_term(m.me._before) == m.before + m.bytes
             ),
             "this is held": z3.BoolVal(m.me._tenure is m.held),
+            "streams are linked iff some are named": z3.BoolVal(
+                (m.recalled, given.links) == (([True], (True,)) if m.named else ([], ()))
+            ),
+            "a seam's table covers what lies below, meanwhile": z3.And(
+                *[int_term(slot) == begins for slot in m.linked],
+                z3.BoolVal(m.me._linked is None),
+            ),
         }
 
     def gives() -> Any:
@@ -405,6 +430,10 @@ def _acquiring(e: Engine, sequencer: Any) -> None:
             fails(Unavailable("no majority"))
             done.append("found where to go on" if slot is tenure.at else "somewhere else")
 
+        def looks_for_streams() -> str:
+            done.append("looks for the streams")
+            return "table"
+
         def may_renew() -> bool:
             met.announced = choose("no successor")
             return bool(met.announced)
@@ -420,20 +449,23 @@ def _acquiring(e: Engine, sequencer: Any) -> None:
         me._unsafe, me._sole = False, choose("sole")
         me._may_renew = replying(may_renew) if choose("announced") else None
         me._go_on_at = replying(goes_on_at)
-        me._begin_to_rebuild = lambda: None
-        me._next, me._linked = 0, None
+        me._begin_to_rebuild = looks_for_streams
+        me._next, me._linked, me._table = 0, 7, None
         return me._acquire(), met
 
     def acquired(done: Done) -> Claims:
         m = done.met
         claims = {
             "nothing is handed out before": z3.BoolVal(all(x is None for x in m.others)),
-            "never where a successor is announced": z3.BoolVal(
-                m.announced is not False or not m.done
+            "only where no successor is announced": z3.BoolVal(
+                not m.done or m.announced is (True if m.me._may_renew else None)
             ),
         }
         if done.error is None:
-            steps = ["acquired", "found where to go on"]
+            steps = ["acquired", "found where to go on", "looks for the streams"]
+            claims["with the streams as they are found there"] = z3.BoolVal(
+                m.me._table == "table" and m.me._linked is None
+            )
             claims["first the right, then the position, then it is held"] = z3.BoolVal(
                 m.done == steps and m.me._tenure is m.tenure is done.result
             )

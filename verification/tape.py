@@ -400,7 +400,7 @@ def finding(e: Engine) -> None:
 
     real = space._climb, space._narrow
     procedure(e, title, finds, found)
-    space._climb, space._narrow = real
+    space.__dict__.update(_climb=real[0], _narrow=real[1])
 
 
 def filling(e: Engine) -> None:

@@ -1,0 +1,316 @@
+"""Layer 4: what an append concludes, by the code: `log.appending`.
+
+A pack is acknowledged at the positions that it holds, in the slot that it was written to, when it
+stands there; one that is lost can never stand there, and its entries, and no others, are appended
+again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import z3
+
+from verification import theory as th
+from verification.loops import Claims, Engine
+from verification.procedures import (
+    ATTEMPTS,
+    Again,
+    Done,
+    Register,
+    Thing,
+    choose,
+    clock,
+    fails,
+    paced,
+    procedure,
+    replying,
+)
+from verification.symex import SymBool, SymInt, SymWord, current, int_term
+from verification.system import I
+from wormspace.errors import AlreadyWritten, CaptureLost, PartialWrite, Trimmed, Unavailable
+from wormspace.log.messages import Ask, Given
+
+SIZE = 8
+LOST = (CaptureLost("taken"), Trimmed("trimmed"))
+
+
+def _word(name: str) -> SymWord:
+    return SymWord(th.fresh(name, I))
+
+
+# ------------------------------------------------------------------ writing packs
+
+
+def writing(e: Engine) -> None:
+    """A pack is acknowledged when it stands, and appended again when it never will."""
+    appending = e.core.modules["log.appending"]
+    appending.__dict__["asyncio"] = clock()
+
+    def writes() -> Any:
+        run = Thing(segment=3, start=2, stop=3 + choose("two"), ballot=b"ballot")
+        registers = [Register(3 * SIZE + at, LOST) for at in range(run.start, run.stop)]
+        met = Thing(registers=registers, placed=[], right=[], settled=[])
+        parcels = []
+        for k in range(len(registers)):
+            parcel = Thing(raw=_word("raw"), placed=lambda k=k: met.placed.append(k))
+            parcels.append(parcel)
+        met.parcels = parcels
+        tape = Thing(size=SIZE)
+
+        async def write_all(values: list[Any], timeout: float) -> None:
+            results: list[Any] = []
+            for register, value in zip(registers, values, strict=True):
+                try:
+                    await register.write(register.at, value)
+                except (CaptureLost, AlreadyWritten, Trimmed, Unavailable) as error:
+                    results.append(error)
+                else:
+                    results.append(None)
+            if any(results):
+                raise PartialWrite("some failed", results)
+
+        def hold(where: Any, what: Any) -> Thing:
+            met.right.append(where is tape and what is run)
+            return Thing(write_all=write_all)
+
+        def settle(slot: int, raw: Any) -> bool:
+            register = registers[slot - registers[0].at]
+            fails(Unavailable("no majority"), Trimmed("trimmed"))
+            register.later()
+            current().facts.append(register.written)
+            met.settled.append(slot)
+            return bool(SymBool(register.stands(raw)))
+
+        tape.settle = replying(settle)
+        appending.__dict__["Held"] = hold
+        return appending.Appender._write_run(Thing(_tape=tape), run, parcels, 1.0), met
+
+    def wrote(done: Done) -> Claims:
+        m = done.met
+        stands = [r.stands(p.raw) for r, p in zip(m.registers, m.parcels, strict=True)]
+        claims = {
+            "each is written into its own slot": z3.And(
+                *[a == p.raw.z for r, p in zip(m.registers, m.parcels, strict=True)
+                  for a in r.attempts]
+            ),
+            "into the slots that were given, under their token": z3.BoolVal(m.right == [True]),
+            "acknowledged: it stands in its slot": z3.And(*[stands[k] for k in m.placed]),
+            "once": z3.BoolVal(len(set(m.placed)) == len(m.placed)),
+        }  # fmt: skip
+        if done.error is not None:
+            documented = isinstance(done.error, Unavailable | Trimmed)
+            return claims | {"fails as documented": z3.BoolVal(documented)}
+        lost = [m.parcels.index(parcel) for parcel in done.result]
+        never = [z3.And(m.registers[k].written, z3.Not(stands[k])) for k in lost]
+        return claims | {
+            "lost: its slot holds something else, for ever": z3.And(*never),
+            "each is acknowledged or lost": z3.BoolVal(
+                sorted([*lost, *m.placed]) == list(range(len(m.parcels)))
+            ),
+        }
+
+    title = (
+        "log.Appender._write_run: acknowledged iff it stands, else lost for good (up to two packs)"
+    )
+    procedure(e, title, writes, wrote)
+    _sharing_out(e, appending)
+    _insisting(e, appending)
+
+
+def _sharing_out(e: Engine, appending: Any) -> None:
+    """The k-th pack goes into the k-th slot given, and holds the positions given for it."""
+
+    def asks() -> Any:
+        first, before = SymInt(th.fresh("first", I)), SymInt(th.fresh("before", I))
+        runs = [Thing(start=6, stop=7 + choose("one more"))]
+        if choose("in two runs"):
+            runs.append(Thing(start=0, stop=1 + choose("one more")))
+        parcels = [
+            Thing(count=SymInt(th.fresh("count", I)), size=SymInt(th.fresh("size", I)),
+                  last_of_streams=dict, bodies=lambda k=k: k, groups=tuple)
+            for k in range(2)
+        ]  # fmt: skip
+        met = Thing(first=first.z, before=before.z, parcels=parcels, runs=runs, packs=[], asked=[])
+        appending.__dict__["Pack"] = lambda *fields: fields
+        appending.__dict__["encode"] = lambda pack: (
+            met.packs.append(pack) or ("raw", len(met.packs))
+        )
+        given = Given(tuple(runs), first, before)  # type: ignore[arg-type]
+
+        def ask(question: Ask, deadline: float) -> Any:
+            fails(Unavailable("no sequencer"))
+            return given if choose("positions") else Thing()
+
+        def give_now(question: Ask) -> Any:
+            met.asked.append(question)
+            return given if choose("at once") else None
+
+        me = Thing(_desk=Thing(give_now=give_now, ask=replying(ask)), _clock=lambda: 1.0)
+        me.__dict__.update(_serial=SymInt(th.fresh("serial", I)), _writer=b"writer")
+        met.serial = me._serial.z
+
+        async def shares() -> Any:
+            got = await appending.Appender._ask(me, parcels, None, 1.0)
+            me._write_run = replying(lambda run, some, left: [(run, some)])
+            return await appending.Appender._write_all(me, parcels, got, 1.0)
+
+        return shares(), met
+
+    def shared(done: Done) -> Claims:
+        m = done.met
+        slots = sum(run.stop - run.start for run in m.runs)
+        asked = m.asked[0]
+        claims = {
+            "asks for as many positions as there are entries": z3.And(
+                *[int_term(n) == p.count.z for n, p in zip(asked.counts, m.parcels, strict=True)]
+            )
+        }
+        if done.error is not None:
+            right = isinstance(done.error, Unavailable)
+            return claims | {"fails as documented": z3.BoolVal(right)}
+        first, before = m.first, m.before
+        for k, (parcel, pack) in enumerate(zip(m.parcels, m.packs, strict=True)):
+            claims[f"pack {k} begins where the one before ends"] = z3.And(
+                int_term(parcel.first) == first, int_term(pack[0]) == first,
+                int_term(pack[1]) == before, z3.BoolVal(pack[5] == k),
+            )  # fmt: skip
+            claims[f"pack {k} is like no other"] = int_term(pack[3]) == m.serial + 1 + k
+            claims[f"pack {k} is what is written"] = z3.BoolVal(parcel.raw == ("raw", k + 1))
+            first, before = first + parcel.count.z, before + parcel.size.z
+        shares = [(run, parcel) for run, some in done.result for parcel in some]
+        each = [run for run in m.runs for _ in range(run.start, run.stop)]
+        return claims | {
+            "a slot for each": z3.BoolVal(slots == len(m.parcels)),
+            "in their order": z3.BoolVal(
+                all(a is r and b is p for (a, b), r, p in zip(shares, each, m.parcels, strict=True))
+            ),
+        }
+
+    real = appending.Pack, appending.encode
+    title = "log.Appender._ask: each pack holds the positions given for its slot (up to two packs)"
+    procedure(e, title, asks, shared)
+    appending.__dict__.update(Pack=real[0], encode=real[1])
+
+
+def _insisting(e: Engine, appending: Any) -> None:
+    def insists() -> Any:
+        met = Thing(tried=[], lost=[])
+        parts = [("wish", 0, 1), ("wish", 1, 2)]
+        appending.__dict__["_parcels"] = lambda some: [Thing(parts=[part]) for part in some]
+
+        def ask(parcels: Any, doubt: Any, deadline: float) -> Any:
+            fails(Unavailable("no sequencer"))
+            return Thing(runs=(Thing(ballot=b"ballot"),))
+
+        def write_all(parcels: Any, given: Any, left: float) -> Any:
+            if len(met.tried) == ATTEMPTS:
+                raise Again
+            met.tried.append([part for parcel in parcels for part in parcel.parts])
+            fails(Unavailable("no majority"))
+            lost = [parcel for parcel in parcels if choose("lost")]
+            met.lost.append([part for parcel in lost for part in parcel.parts])
+            return lost
+
+        me = Thing(
+            _ask=replying(ask), _write_all=replying(write_all), lost=0,
+            _tape=Thing(space=Thing(client=paced())),
+            _loop=Thing(time=lambda: 2.0 * choose("late")),
+        )  # fmt: skip
+        met.parts = parts
+        return appending.Appender._insist(me, parts, 1.0), met
+
+    def insisted(done: Done) -> Claims:
+        m = done.met
+        wanted = [m.parts, *m.lost]
+        claims = {
+            "first all, then again what was lost, and nothing else": z3.BoolVal(
+                all(tried == some for tried, some in zip(m.tried, wanted, strict=False))
+            )
+        }
+        if done.error is not None:
+            documented = isinstance(done.error, Again | Unavailable)
+            return claims | {"fails as documented": z3.BoolVal(documented)}
+        return claims | {"until nothing is lost": z3.BoolVal(m.lost[-1] == [])}
+
+    real = appending._parcels
+    title = "log.Appender._insist: appends again what was lost, and nothing else (up to two packs)"
+    procedure(e, title, insists, insisted)
+    appending.__dict__["_parcels"] = real
+
+
+# ------------------------------------------------------------------ telling the appender
+
+
+def telling(e: Engine) -> None:
+    """Each entry's position is that of its place in its pack."""
+    appending = e.core.modules["log.appending"]
+
+    def numbers(start: Any, stop: Any) -> list[Any]:
+        return [start + k for k in range(z3.simplify(stop.z - start.z).as_long())]
+
+    def tells() -> Any:
+        told: list[Any] = []
+        wishes = []
+        for at, entries in enumerate((1 + choose("two entries"), 1)):
+            future = Thing(done=lambda: False)
+            future.set_result = lambda positions, at=at: told.append((at, [*positions]))
+            wishes.append(appending._Wish([b"body"] * entries, {}, (), 0, future))
+        one, two = wishes
+        firsts = SymInt(th.fresh("first", I)), SymInt(th.fresh("first", I))
+        parts = [[(one, 0, 1)], [(two, 0, 1)]]
+        if one.missing == 2:
+            parts[choose("apart")].insert(0, (one, 1, 2))
+        if parts[0][0][1:] == (1, 2):  # both in one pack
+            parts[0] = [(one, 0, 2)]
+        where: dict[tuple[int, int], z3.ExprRef] = {}
+        parcels = []
+        for first, some in zip(firsts, parts, strict=True):
+            parcel = appending._Parcel()
+            parcel.first, position = first, first.z
+            for wish, start, stop in some:
+                parcel.add(wish, start, stop)
+                for k in range(start, stop):
+                    where[wishes.index(wish), k] = position
+                    position = position + 1
+            parcels.append(parcel)
+        if choose("the second is first"):
+            parcels.reverse()
+        met = Thing(told=told, where=where, wishes=wishes, early=[])
+
+        async def tell() -> None:
+            parcels[0].placed()
+            met.early = [(at, wishes[at].missing) for at, _ in told]
+            parcels[1].placed()
+
+        appending.__dict__["range"] = numbers
+        return tell(), met
+
+    def told(done: Done) -> Claims:
+        m = done.met
+        return {
+            "each append is answered once": z3.BoolVal(sorted(at for at, _ in m.told) == [0, 1]),
+            "when all its entries stand": z3.BoolVal(all(missing == 0 for _, missing in m.early)),
+            "with the position of each": z3.And(
+                *[
+                    int_term(position) == m.where[at, k]
+                    for at, positions in m.told
+                    for k, position in enumerate(positions)
+                ]
+            ),
+            "of all of them": z3.BoolVal(
+                all(len(positions) == len(m.wishes[at].bodies) for at, positions in m.told)
+            ),
+        }
+
+    title = (
+        "log.appending: an append is answered once, with its entries' positions (up to two packs)"
+    )
+    procedure(e, title, tells, told)
+    appending.__dict__.pop("range")
+
+
+def prove(e: Engine) -> None:
+    """Acknowledging."""
+    writing(e)
+    telling(e)
