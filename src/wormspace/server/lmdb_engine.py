@@ -49,8 +49,8 @@ GROWING = ("spaces", "rows", "promises", "decided")
 """What may not grow in a full store; tombstones may, or a full store could never be trimmed."""
 
 DEFAULT_MAX_BYTES = 1 << 40
-CHECKPOINT_BYTES = 16 << 20
-"""A journal of this size is worth a checkpoint: soon read at the start, and little memory."""
+CHECKPOINT_BYTES = 4 << 20
+"""A journal of this size is worth a checkpoint.  Larger ones are fewer but hold up more."""
 
 SPARE_BYTES = 64 << 10
 """What growing batches leave in the journal, so that trims find room on a full disk."""
