@@ -205,6 +205,15 @@ async def test_the_journal_stays_small_however_much_is_written(tmp_path, monkeyp
     engine.close()
 
 
+async def test_a_batch_that_changes_nothing_does_not_wait_for_the_disk(tmp_path):
+    engine = LmdbEngine(tmp_path)
+    batch = engine.begin()
+    batch.put_many("rows", [])
+    await engine.commit(batch)
+    assert engine.figures()["store_commits"] == 0
+    engine.close()
+
+
 async def test_a_batch_that_the_tables_refuse_is_taken_out_of_the_journal(tmp_path, monkeypatch):
     engine = LmdbEngine(tmp_path / "store")
     await put(engine, b"before")

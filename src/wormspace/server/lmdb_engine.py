@@ -52,6 +52,9 @@ DEFAULT_MAX_BYTES = 1 << 40
 CHECKPOINT_BYTES = 4 << 20
 """A journal of this size is worth a checkpoint.  Larger ones are fewer but hold up more."""
 
+SLACK_BYTES = 1 << 30
+"""Addresses for pages that are copied, beyond the limit: LMDB changes nothing in place."""
+
 SPARE_BYTES = 64 << 10
 """What growing batches leave in the journal, so that trims find room on a full disk."""
 
@@ -114,7 +117,7 @@ class LmdbEngine:
             raise StoreError(f"{self._path / ROOTS} is missing: restore it")
         env = lmdb.open(
             str(self._path),
-            map_size=4 * self._max_bytes + 16 * CHECKPOINT_BYTES,
+            map_size=2 * self._max_bytes + SLACK_BYTES,
             max_dbs=len(TABLES),
             sync=False,
             lock=False,
@@ -142,7 +145,7 @@ class LmdbEngine:
         changes = cast(Changes, batch).tables
         if self._failed is not None:
             raise self._failed
-        if not changes:
+        if not any(changes.values()):
             return
         record = encode(changes)
         spare = 0
@@ -153,11 +156,14 @@ class LmdbEngine:
             await self._committer.run(lambda: self._journal.append(record, spare))
         except OSError as e:
             raise _explain(e, self._path) from e
+        except StoreError as e:
+            self._failed = e
+            raise
         try:
             self._view.apply(changes)
         except lmdb.Error as e:
-            await self._committer.run(self._journal.retract)
-            self._begin_again()
+            # In this turn of the loop: nobody may read tables that have a half of it.
+            self._take_back()
             raise _explain(e, self._path) from e
         if self._journal.size >= self._enough or self._crowded is not None:
             self._checkpoint()
@@ -200,11 +206,32 @@ class LmdbEngine:
             self._failed = StoreError(f"{self._path}: the disk failed at a checkpoint: {e}")
             log.critical("%s", self._failed)
 
+    def _take_back(self) -> None:
+        """Undo the last record: a restart must not bring back what nobody was told of.
+
+        Raises:
+            StoreError: the disk failed.
+        """
+        try:
+            self._journal.retract()
+        except StoreError as e:
+            self._failed = e
+            raise
+        self._begin_again()
+
     def _begin_again(self) -> None:
-        """The transaction is lost: make it again from what is committed and the journal."""
-        self._view.abort()
-        self._view.begin()
-        self._recover()
+        """The transaction is lost: make it again from what is committed and the journal.
+
+        Raises:
+            StoreError: it cannot be made.
+        """
+        try:
+            self._view.abort()
+            self._view.begin()
+            self._recover()
+        except (lmdb.Error, OSError, StoreError) as e:
+            self._failed = StoreError(f"{self._path}: the tables are lost until a restart: {e}")
+            raise self._failed from e
 
     def _finish(self) -> None:
         """A last checkpoint, so that the next start has nothing to read; not needed for safety."""
