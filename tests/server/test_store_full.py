@@ -195,13 +195,13 @@ async def test_one_full_server_of_three_does_not_stop_the_others(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 8 MiB."""
+    """A file system of 32 MiB."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to mount a small tmpfs")
     where = tmp_path / "disk"
     where.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", where], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", where], capture_output=True, text=True
     )
     if mounted.returncode:
         pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.strip()}")
@@ -211,7 +211,7 @@ def small_disk(tmp_path):
 
 async def test_a_full_disk_refuses_writes_loses_nothing_and_heals(small_disk):
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(3_000_000))
+    ballast.write_bytes(bytes(20_000_000))
     async with small_store(small_disk / "store", max_bytes=1 << 30) as (server, raw):
         accepted = await fill(raw)
         assert len(accepted) > 10
@@ -230,7 +230,7 @@ async def test_a_full_disk_refuses_writes_loses_nothing_and_heals(small_disk):
 
 async def test_a_trim_that_a_full_disk_refused_succeeds_when_there_is_room(small_disk):
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(1_000_000))
+    ballast.write_bytes(bytes(16_000_000))
     async with small_store(small_disk / "store", max_bytes=1 << 30) as (_, raw):
         await fill(raw)
         answer = await raw.call(Trim("s", 0, 1))
