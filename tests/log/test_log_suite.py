@@ -6,6 +6,7 @@ import pytest
 
 import wormspace
 from wormspace.log import LogTrimmed, NotWritten, streams
+from wormspace.space import Segment
 
 
 async def collect(source, count):
@@ -275,3 +276,23 @@ async def leave_a_hole(log, bodies=(b"never written",)):
         await log.append_many(bodies)
     del log._appender._write_all
     return holes[0]
+
+
+@pytest.mark.parametrize("how", ["read", "fill", "read_range", "subscribe"])
+async def test_what_is_trimmed_while_it_is_looked_for_is_no_hole(make, monkeypatch, how):
+    log = await make()
+    for body in (b"one", b"two", b"three", b"four", b"five"):
+        await log.append(body)
+    log, read, trimmed = await make(), Segment.read, False
+
+    async def trimmed_meanwhile(segment, *args, **options):
+        nonlocal trimmed
+        if segment.space.name == log.name and not trimmed:
+            trimmed = True
+            await log.trim(3)
+        return await read(segment, *args, **options)
+
+    looks = {"subscribe": lambda position: anext(log.subscribe(position))}
+    monkeypatch.setattr(Segment, "read", trimmed_meanwhile)
+    with pytest.raises(LogTrimmed):
+        await looks.get(how, getattr(log, how, None))(1)

@@ -165,7 +165,7 @@ class Reader:
         Raises:
             Trimmed, Unavailable.
         """
-        slot, _ = await self.find(position)
+        slot, _ = await self._seek(position)
         return self._head(slot, position)
 
     def _head(self, slot: int, position: int) -> Head:
@@ -189,6 +189,17 @@ class Reader:
             except Trimmed:
                 if await self.beginning.find() == known:
                     raise
+
+    async def _seek(self, position: int) -> tuple[int, Pack | None]:
+        """`find`, for who wants what is there: what was trimmed meanwhile must not look empty.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        found = await self.find(position)
+        if position < self.beginning.at.position:
+            raise Trimmed(f"position {position} was trimmed while it was looked for")
+        return found
 
     async def _search(self, position: int) -> tuple[int, Pack | None]:
         read: dict[int, Pack] = {}
@@ -297,7 +308,7 @@ class Reader:
         Raises:
             Trimmed, Unavailable.
         """
-        slot, pack = await self.find(position)
+        slot, pack = await self._seek(position)
         if pack is None:
             [raw] = await self.tape.read(slot, slot + 1)
             pack = decode_pack(raw, slot) if raw else None
