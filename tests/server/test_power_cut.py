@@ -217,6 +217,12 @@ async def test_a_power_cut_loses_nothing_that_was_acknowledged(tmp_path, monkeyp
     assert await violations(tmp_path, monkeypatch, seed) == []
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(100, 400))
+async def test_no_power_cut_of_many_loses_anything(tmp_path, monkeypatch, seed):
+    assert await violations(tmp_path, monkeypatch, seed) == []
+
+
 def without_roots(monkeypatch):
     monkeypatch.setattr(roots.Roots, "restore", lambda self: None)
 
