@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from verification import (
     acknowledging,
     commit,
+    finding,
     leading,
     lint,
     numbering,
@@ -46,7 +47,11 @@ PROCEDURES = (
     "log.tenure._Stretch.run",
     *(f"log.sequencer.Sequencer.{name}" for name in ("give", "give_now", "_number", "_take")),
     *(f"log.sequencer.Sequencer.{name}" for name in ("_lose", "_acquire", "_go_on_at")),
-    "log.reading.Reader.last_pack",
+    *(
+        f"log.reading.Reader.{name}"
+        for name in ("last_pack", "_search", "_bounds", "_seek", "read")
+    ),
+    *("log.reading.Head.take", "log.reading._Seen.add", "log.reading._Seen.last_upto"),
     *(f"log.appending.Appender.{name}" for name in ("_insist", "_ask", "_write_all", "_write_run")),
     *("log.appending._Wish.placed", "log.appending._Parcel.placed", "log.appending._Parcel.add"),
     *(f"smr.sessions.Sessions.{name}" for name in ("find", "refusal", "keep")),
@@ -61,7 +66,7 @@ PROCEDURES = (
 )
 """What is executed between its calls of registers."""
 
-PARTS = (tape, tenure, numbering, acknowledging, replicas, leading, commit, voting)
+PARTS = (tape, tenure, numbering, finding, acknowledging, replicas, leading, commit, voting)
 
 
 def check_lint(changed: Mapping[str, str] | None = None) -> set[str]:

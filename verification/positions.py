@@ -435,7 +435,7 @@ def positions() -> System:
         },
         _theorems,
         facts=[*SLOTS, *PACKS],
-        code=frozenset({HANDS_OUT, ENTERS, ABOVE_LAST, ABOVE_FLOOR}),
+        code=frozenset({HANDS_OUT, ENTERS, ABOVE_LAST, AT_PACK, ABOVE_FLOOR, TELLS, TELLS_HOLE}),
         lemmas=_lemmas,
     )
 

@@ -51,7 +51,7 @@ from wormspace.errors import CaptureLost, Trimmed, Unavailable
 from wormspace.register.contract import METADATA
 
 ALLOCATES, WINS = "write the first free number's metadata", "the metadata read back is one's own"
-FILLS = "anybody fills a position"
+FILLS, ACKNOWLEDGES = "anybody fills a position", "an append is acknowledged"
 
 
 def segments() -> System:
@@ -144,7 +144,7 @@ def log() -> System:
         always,
         {
             "an appender writes where any sequencer said": ({"at"}, write(E)),
-            "an append is acknowledged": (
+            ACKNOWLEDGES: (
                 {"acked"},
                 lambda s, t: [E != JUNK, s["at"](K, E), gains(s, t, "acked", E, K)],
             ),
@@ -173,7 +173,7 @@ def log() -> System:
                 [e, i], z3.Not(z3.And(s["filled"](i), s["acked"](e, i)))
             ),
         },
-        code=frozenset({FILLS}),
+        code=frozenset({FILLS, ACKNOWLEDGES}),
     )
 
 
