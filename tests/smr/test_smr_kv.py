@@ -12,6 +12,7 @@ from wormspace.errors import UsageError
 from wormspace.smr import (
     Causal,
     Change,
+    Entry,
     Eventual,
     KeyValue,
     NoLeader,
@@ -83,6 +84,18 @@ async def test_a_key_ends_with_its_time_to_live_and_a_new_value_has_a_new_one():
         assert await other.scan() == [("long", b"2"), ("renewed", b"4")]
         with pytest.raises(ValueError, match="positive"):
             await one.put("never", b"", -1)
+
+
+async def test_a_watcher_and_a_reader_are_told_when_a_key_will_go():
+    clock = Clock()
+    async with stores(clock=clock) as (one, _):
+        events = one.events(0)
+        await one.put("short", b"1", 10)
+        _, change = await anext(events)
+        assert change == Change("short", b"1", 1, int((clock.now + 10) * 1e9))
+        assert await one.entry("short") == Entry(b"1", 1, change.expires_ns)
+        assert await one.entry("none") is None
+        await events.aclose()
 
 
 async def test_a_put_that_is_refused_changes_nothing():

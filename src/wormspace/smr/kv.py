@@ -33,11 +33,15 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a watcher is told: the key's new value, or None when it is gone."""
+    """What a watcher is told: the key's new value and its end, or None when it is gone.
+
+    A key's last change is also its row: one object for both is less to make, and less to free.
+    """
 
     key: str
     value: bytes | None
     revision: int
+    expires_ns: int = 0
 
 
 class KeyValue(StateMachine):
@@ -45,14 +49,26 @@ class KeyValue(StateMachine):
 
     event = Change
 
-    entries: Table[str, Entry]
+    entries: Table[str, Change]
     expiries: Table[tuple[int, str], None]
     revision: int = 0
 
     @command
     def put(self, key: str, value: bytes, ttl_s: float | None = None) -> int:
         """Set a key, for `ttl_s` seconds if given; returns the revision."""
-        return self._set(key, value, ttl_s)
+        expires_ns = 0
+        if ttl_s is not None:
+            if not ttl_s > 0:
+                raise ValueError("a time to live is positive")
+            expires_ns = self._moment.time_ns + int(ttl_s * 1e9)
+        if self.expiries.rows:
+            self._forget_expiry(key)
+        if expires_ns:
+            self.expiries[expires_ns, key] = None
+        self.revision = revision = self.revision + 1
+        self.entries[key] = change = Change(key, value, revision, expires_ns)
+        self._events.append(change)  # `emit`, without the call
+        return revision
 
     @command
     def delete(self, key: str) -> bool:
@@ -71,7 +87,7 @@ class KeyValue(StateMachine):
         if (None if entry is None else entry.value) != expected:
             return False
         if value is not None:
-            self._set(key, value, ttl_s)
+            self.put(key, value, ttl_s)
         elif entry is not None:
             self._remove(key)
         return True
@@ -85,7 +101,8 @@ class KeyValue(StateMachine):
     @query
     def entry(self, key: str) -> Entry | None:
         """The value of a key, with its revision and its end."""
-        return self.entries.get(key)
+        row = self.entries.get(key)
+        return None if row is None else Entry(row.value or b"", row.revision, row.expires_ns)
 
     @query
     def scan(
@@ -93,10 +110,10 @@ class KeyValue(StateMachine):
     ) -> list[tuple[str, bytes]]:
         """Keys of [start, stop) in order, with values, at most `limit` of them."""
         found: list[tuple[str, bytes]] = []
-        for key, entry in self.entries.scan(start, stop):
+        for key, row in self.entries.scan(start, stop):
             if len(found) >= limit:
                 break
-            found.append((key, entry.value))
+            found.append((key, row.value or b""))  # a row has a value
         return found
 
     @query
@@ -117,21 +134,6 @@ class KeyValue(StateMachine):
             if expires_ns > now_ns:
                 return
             self._remove(key)
-
-    def _set(self, key: str, value: bytes, ttl_s: float | None) -> int:
-        expires_ns = 0
-        if ttl_s is not None:
-            if not ttl_s > 0:
-                raise ValueError("a time to live is positive")
-            expires_ns = self._moment.time_ns + int(ttl_s * 1e9)
-        if self.expiries:
-            self._forget_expiry(key)
-        if expires_ns:
-            self.expiries[expires_ns, key] = None
-        self.revision = revision = self.revision + 1
-        self.entries[key] = Entry(value, revision, expires_ns)
-        self._events.append(Change(key, value, revision))  # `emit`, without the call
-        return revision
 
     def _remove(self, key: str) -> None:
         self._forget_expiry(key)

@@ -27,24 +27,27 @@ class Table(MutableMapping[K, V]):
 
     class Inventory(StateMachine):
         stock: Table[str, int]
+
+    Attributes:
+        rows: what it holds in no order, for a quick look; only the table's methods may change it.
     """
 
-    __slots__ = ("_frozen", "_keys", "_rows", "get")
+    __slots__ = ("_frozen", "_keys", "get", "rows")
 
     def __init__(self) -> None:
-        self._rows: dict[K, V] = {}
+        self.rows: dict[K, V] = {}
         self._keys: SortedList[K] = SortedList()
         self._frozen: list[FrozenTable[K, V]] = []
-        self.get = self._rows.get  # type: ignore[method-assign]  # called most: without a detour
+        self.get = self.rows.get  # type: ignore[method-assign]  # called most: without a detour
 
     def __getitem__(self, key: K) -> V:
-        return self._rows[key]
+        return self.rows[key]
 
     def __contains__(self, key: object) -> bool:
-        return key in self._rows
+        return key in self.rows
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __iter__(self) -> Iterator[K]:
         keys: Iterator[K] = iter(self._keys)
@@ -53,21 +56,21 @@ class Table(MutableMapping[K, V]):
     def __setitem__(self, key: K, value: V) -> None:
         if self._frozen:
             self._put_aside(key)
-        rows = self._rows
+        rows = self.rows
         if key not in rows:
             self._keys.add(key)
         rows[key] = value
 
     def __delitem__(self, key: K) -> None:
-        if self._frozen and key in self._rows:
+        if self._frozen and key in self.rows:
             self._put_aside(key)
-        del self._rows[key]
+        del self.rows[key]
         self._keys.remove(key)
 
     def scan(self, start: K | None = None, stop: K | None = None) -> Iterator[tuple[K, V]]:
         """The rows of [start, stop) in order; None is no bound.  Change nothing meanwhile."""
         for key in self._keys.irange(start, stop, inclusive=(True, False)):
-            yield key, self._rows[key]
+            yield key, self.rows[key]
 
     def freeze(self) -> FrozenTable[K, V]:
         """The table as it is now, to be read while it changes.  `close` it in the end."""
@@ -98,7 +101,7 @@ class FrozenTable(Generic[K, V]):
     def take(self, limit: int) -> list[tuple[K, V]]:
         """The next rows, about `limit` of them; empty when there are no more."""
         while True:
-            rows = self._table._rows
+            rows = self._table.rows
             bound = () if self._cursor is _ABSENT else (self._cursor,)
             keys = list(
                 islice(self._table._keys.irange(*bound, inclusive=(not bound, True)), limit)
