@@ -242,6 +242,15 @@ def _insisting(e: Engine, appending: Any) -> None:
 # ------------------------------------------------------------------ telling the appender
 
 
+SHARED_OUT = (
+    (((0, 0, 2), (1, 0, 1)),),
+    (((1, 0, 1), (0, 0, 2)),),
+    (((0, 0, 1),), ((0, 1, 2), (1, 0, 1))),
+    (((0, 0, 2),), ((1, 0, 1),)),
+)
+"""Two appends, of two entries and of one, in one pack or two: (append, from, to), by pack."""
+
+
 def telling(e: Engine) -> None:
     """Each entry's position is that of its place in its pack."""
     appending = e.core.modules["log.appending"]
@@ -252,36 +261,30 @@ def telling(e: Engine) -> None:
     def tells() -> Any:
         told: list[Any] = []
         wishes = []
-        for at, entries in enumerate((1 + choose("two entries"), 1)):
+        for at, entries in enumerate((2, 1)):
             future = Thing(done=lambda: False)
             future.set_result = lambda positions, at=at: told.append((at, [*positions]))
             wishes.append(appending._Wish([b"body"] * entries, {}, (), 0, future))
-        one, two = wishes
-        firsts = SymInt(th.fresh("first", I)), SymInt(th.fresh("first", I))
-        parts = [[(one, 0, 1)], [(two, 0, 1)]]
-        if one.missing == 2:
-            parts[choose("apart")].insert(0, (one, 1, 2))
-        if parts[0][0][1:] == (1, 2):  # both in one pack
-            parts[0] = [(one, 0, 2)]
         where: dict[tuple[int, int], z3.ExprRef] = {}
         parcels = []
-        for first, some in zip(firsts, parts, strict=True):
+        for some in next((x for x in SHARED_OUT if choose("so")), SHARED_OUT[0]):
             parcel = appending._Parcel()
-            parcel.first, position = first, first.z
-            for wish, start, stop in some:
-                parcel.add(wish, start, stop)
+            parcel.first = SymInt(th.fresh("first", I))
+            position = parcel.first.z
+            for at, start, stop in some:
+                parcel.add(wishes[at], start, stop)
                 for k in range(start, stop):
-                    where[wishes.index(wish), k] = position
+                    where[at, k] = position
                     position = position + 1
             parcels.append(parcel)
-        if choose("the second is first"):
+        if choose("the last is first"):
             parcels.reverse()
         met = Thing(told=told, where=where, wishes=wishes, early=[])
 
         async def tell() -> None:
-            parcels[0].placed()
-            met.early = [(at, wishes[at].missing) for at, _ in told]
-            parcels[1].placed()
+            for parcel in parcels:
+                parcel.placed()
+                met.early += [(at, wishes[at].missing) for at, _ in told]
 
         appending.__dict__["range"] = numbers
         return tell(), met
