@@ -21,6 +21,8 @@ ASSUMPTIONS = {
     "names": "No two allocators write equal metadata, no two appends equal values (nonces; writer "
     "and serial).",
     "codec": "Decoding is the inverse of encoding.",
+    "not sole": "Others may hand out slots, too. (An embedded log, where nobody else can be, goes on "
+    "among the slots of its predecessor: without a minority, what it did not write is dead.)",
     "retries": "A retry was followed twice, and begins with the variables of the first attempt, "
     "but for those that pace it (checked); so it goes on like that.",
     "sessions": "No packet of a client that was forgotten is applied unless it says that the "
@@ -34,6 +36,12 @@ _PROCEDURES = {
     "space.": "register, names, retries",
     "log.Tape": "register, names, retries",
     "log.Tenure": "register",
+    "log.Sequencer": "register",
+    "log.Head": "codec",
+    "log.Reader": "register, codec",
+    "log.Appender": "register, names, retries",
+    "log.appending": "",
+    "positions": "register, codec, not sole",
     "smr.Engine._apply": "sessions, each",
     "smr.Engine.apply": "",
     "smr.": "register, retries",
