@@ -21,7 +21,7 @@ ASSUMPTIONS = {
     "names": "No two allocators write equal metadata, no two appends equal values (nonces; writer "
     "and serial).",
     "codec": "Decoding is the inverse of encoding.",
-    "not sole": "Others may hand out slots, too. (An embedded log, where nobody else can be, goes on "
+    "not sole": "Others may hand out slots, too. (An embedded log, where nobody else is, goes on "
     "among the slots of its predecessor: without a minority, what it did not write is dead.)",
     "retries": "A retry was followed twice, and begins with the variables of the first attempt, "
     "but for those that pace it (checked); so it goes on like that.",
