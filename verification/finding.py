@@ -259,7 +259,10 @@ def going_over(e: Engine) -> None:
                 at = z3.If(value.end.z > at, value.end.z, at)
         got = [(entry.pack, int_term(entry.position)) for entry in done.result]
         stops = m.values.get(head.slot) is None
+        packs = [value for value in passed if isinstance(value, Raw)]
         return {
+            "and does if they do": z3.And(*[pack.first.z >= m.above for pack in packs]),
+            "and would": int_term(head._above) == (packs[-1].end.z if packs else m.above),
             "up to the first that is open": z3.BoolVal(stops and None not in passed),
             "to the end of all it passed": int_term(head.position) == at,
             "each entry from the position on, once, in order": z3.And(
