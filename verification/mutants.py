@@ -11,6 +11,9 @@ another, and one that does not end is ended.
     python -m verification.mutants                all of them (`make prove-mutants`)
     python -m verification.mutants on_write       those whose name has this in it
     python -m verification.mutants --part 2/8     every eighth, from the second on
+    python -m verification.mutants --log FILE     notes every verdict there, and goes on after it
+
+A log is good for one state of the code and the proof; begin a new one when either is changed.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
@@ -183,6 +187,20 @@ def _unchanged() -> Verdict:
     return next((v for v in (of_core, of_rest, of_spec) if v.killed), of_core)
 
 
+def note(log: Path | None, mutant: Mutant, verdict: Verdict, seconds: float) -> None:
+    """Add a verdict to the log, if there is one."""
+    if log is not None:
+        with log.open("a") as file:
+            file.write(f"{verdict.kind}\t{seconds:.1f}\t{mutant.name}\t{verdict.why}\n")
+
+
+def logged(log: Path | None) -> dict[str, tuple[Verdict, float]]:
+    """The verdicts of a run that was interrupted, by the mutants' names."""
+    lines = log.read_text().splitlines() if log is not None and log.exists() else []
+    fields = [line.split("\t") for line in lines]
+    return {name: (Verdict(kind, why), float(seconds)) for kind, seconds, name, why in fields}
+
+
 def _summary(results: list[tuple[Mutant, Verdict, float]]) -> Iterator[str]:
     for what in dict.fromkeys(mutant.what for mutant, _, _ in results):
         own = [(verdict, seconds) for mutant, verdict, seconds in results if mutant.what == what]
@@ -201,7 +219,7 @@ def main() -> int:
     parser.add_argument("only", nargs="?", default="", help="a part of the names")
     parser.add_argument("--part", default="1/1", metavar="K/N", help="the Kth of N parts")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--verbose", action="store_true", help="print every verdict")
+    parser.add_argument("--log", type=Path, help="a file of verdicts, to go on after")
     arguments = parser.parse_args()
     first, step = map(int, arguments.part.split("/"))
     began = time.perf_counter()
@@ -215,14 +233,14 @@ def main() -> int:
     for name in sorted(set(known) - {mutant.name for mutant in every}):
         faults += 1
         print(f"explained, but there is no such mutant: {name}")
-    results = []
-    for mutant, verdict, seconds in run(
-        [mutant for mutant in every if arguments.only in mutant.name][first - 1 :: step],
-        arguments.jobs,
-    ):
-        results.append((mutant, verdict, seconds))
-        if arguments.verbose:
-            print(f"{verdict.kind} {seconds:.1f} s {mutant.name} <- {verdict.why}", flush=True)
+    chosen = [mutant for mutant in every if arguments.only in mutant.name][first - 1 :: step]
+    before = logged(arguments.log)
+    results = [(mutant, *before[mutant.name]) for mutant in chosen if mutant.name in before]
+    todo = [mutant for mutant in chosen if mutant.name not in before]
+    for mutant, verdict, seconds in chain(list(results), run(todo, arguments.jobs)):
+        if mutant.name not in before:
+            results.append((mutant, verdict, seconds))
+            note(arguments.log, mutant, verdict, seconds)
         if not verdict.killed and not known.get(mutant.name):
             faults += 1
             print(f"SURVIVED, not explained: {mutant.name}", flush=True)

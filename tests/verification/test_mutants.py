@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import z3
@@ -75,3 +76,11 @@ def test_it_is_known_which_functions_a_change_touches() -> None:
     changed = text.replace("if r.lo <= offset", "if r.lo < offset")
     assert touched(CORE, {"ranges": changed}) == {"ranges.ballot_at"}
     assert touched(CORE, {"ranges": text + "\nlimit = 1\n"}) is None
+
+
+def test_a_run_goes_on_after_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "verdicts"
+    assert mutants.logged(log) == {}
+    mutant = Mutant("code", "acceptor.on_write +1: a < b -> a <= b", lambda: Verdict(SURVIVED))
+    mutants.note(log, mutant, Verdict(REFUTED, "agreement: path 1"), 2.0)
+    assert mutants.logged(log) == {mutant.name: (Verdict(REFUTED, "agreement: path 1"), 2.0)}
