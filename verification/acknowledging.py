@@ -128,17 +128,27 @@ def _sharing_out(e: Engine, appending: Any) -> None:
             runs.append(Thing(start=0, stop=1 + choose("one more")))
         parcels = [
             Thing(count=SymInt(th.fresh("count", I)), size=SymInt(th.fresh("size", I)),
-                  last_of_streams=dict, bodies=lambda k=k: k, groups=tuple)
+                  last_of_streams=dict, bodies=lambda k=k: k, groups=lambda k=k: ("groups", k))
             for k in range(2)
         ]  # fmt: skip
+        named = choose("named")
+        if named:
+            parcels[1].last_of_streams = lambda: {"s": 0}
+        links: tuple[Any, ...] = ({"s": (4,)},) if named else ()
+        if choose("more links"):
+            links += ({},)
+        elif choose("fewer links"):
+            links = links[1:]
         met = Thing(first=first.z, before=before.z, parcels=parcels, runs=runs, packs=[], asked=[])
         appending.__dict__["Pack"] = lambda *fields: fields
         appending.__dict__["encode"] = lambda pack: (
             met.packs.append(pack) or ("raw", len(met.packs))
         )
-        given = Given(tuple(runs), first, before)  # type: ignore[arg-type]
+        given = Given(tuple(runs), first, before, links)  # type: ignore[arg-type]
+        met.named, met.links = named, links
 
         def ask(question: Ask, deadline: float) -> Any:
+            met.asked.append(question)
             fails(Unavailable("no sequencer"))
             return given if choose("positions") else Thing()
 
@@ -164,7 +174,10 @@ def _sharing_out(e: Engine, appending: Any) -> None:
         claims = {
             "asks for as many positions as there are entries": z3.And(
                 *[int_term(n) == p.count.z for n, p in zip(asked.counts, m.parcels, strict=True)]
-            )
+            ),
+            "and for what comes before in their streams": z3.BoolVal(
+                all(a.named == ((1, {"s": 0}),) * m.named for a in m.asked)
+            ),
         }
         if done.error is not None:
             right = isinstance(done.error, Unavailable)
@@ -174,6 +187,7 @@ def _sharing_out(e: Engine, appending: Any) -> None:
             claims[f"pack {k} begins where the one before ends"] = z3.And(
                 int_term(parcel.first) == first, int_term(pack[0]) == first,
                 int_term(pack[1]) == before, z3.BoolVal(pack[5] == k),
+                z3.BoolVal(pack[6:] == (("groups", k), m.links[0] if k and m.named else {})),
             )  # fmt: skip
             claims[f"pack {k} is like no other"] = int_term(pack[3]) == m.serial + 1 + k
             claims[f"pack {k} is what is written"] = z3.BoolVal(parcel.raw == ("raw", k + 1))
@@ -182,6 +196,7 @@ def _sharing_out(e: Engine, appending: Any) -> None:
         each = [run for run in m.runs for _ in range(run.start, run.stop)]
         return claims | {
             "a slot for each": z3.BoolVal(slots == len(m.parcels)),
+            "links for each that was named": z3.BoolVal(len(m.links) == m.named),
             "in their order": z3.BoolVal(
                 all(a is r and b is p for (a, b), r, p in zip(shares, each, m.parcels, strict=True))
             ),
@@ -195,17 +210,24 @@ def _sharing_out(e: Engine, appending: Any) -> None:
 
 def _insisting(e: Engine, appending: Any) -> None:
     def insists() -> Any:
-        met = Thing(tried=[], lost=[])
+        met = Thing(tried=[], lost=[], late=False, right=[])
         parts = [("wish", 0, 1), ("wish", 1, 2)]
         appending.__dict__["_parcels"] = lambda some: [Thing(parts=[part]) for part in some]
 
         def ask(parcels: Any, doubt: Any, deadline: float) -> Any:
+            met.right.append((bool(parcels), doubt, deadline) == (True, met.doubt, 1.0))
             fails(Unavailable("no sequencer"))
+            met.doubt = b"ballot"
             return Thing(runs=(Thing(ballot=b"ballot"),))
+
+        def time() -> float:
+            met.late = choose("late")
+            return 1.0 + met.late if choose("exactly late") or met.late else 0.5
 
         def write_all(parcels: Any, given: Any, left: float) -> Any:
             if len(met.tried) == ATTEMPTS:
                 raise Again
+            met.right.append(left == 0.5 and given.runs[0].ballot == b"ballot")
             met.tried.append([part for parcel in parcels for part in parcel.parts])
             fails(Unavailable("no majority"))
             lost = [parcel for parcel in parcels if choose("lost")]
@@ -215,18 +237,20 @@ def _insisting(e: Engine, appending: Any) -> None:
         me = Thing(
             _ask=replying(ask), _write_all=replying(write_all), lost=0,
             _tape=Thing(space=Thing(client=paced())),
-            _loop=Thing(time=lambda: 2.0 * choose("late")),
+            _loop=Thing(time=time),
         )  # fmt: skip
-        met.parts = parts
+        met.me, met.parts, met.doubt = me, parts, None
         return appending.Appender._insist(me, parts, 1.0), met
 
     def insisted(done: Done) -> Claims:
         m = done.met
         wanted = [m.parts, *m.lost]
         claims = {
+            "with what time is left, and told whose token was refused": z3.BoolVal(all(m.right)),
+            "what was lost is counted": z3.BoolVal(m.me.lost == sum(map(len, m.lost))),
             "first all, then again what was lost, and nothing else": z3.BoolVal(
                 all(tried == some for tried, some in zip(m.tried, wanted, strict=False))
-            )
+            ),
         }
         if done.error is not None:
             documented = isinstance(done.error, Again | Unavailable)
@@ -243,12 +267,12 @@ def _insisting(e: Engine, appending: Any) -> None:
 
 
 SHARED_OUT = (
-    (((0, 0, 2), (1, 0, 1)),),
-    (((1, 0, 1), (0, 0, 2)),),
-    (((0, 0, 1),), ((0, 1, 2), (1, 0, 1))),
-    (((0, 0, 2),), ((1, 0, 1),)),
+    (((0, 0, 3), (1, 0, 1)),),
+    (((1, 0, 1), (0, 0, 3)),),
+    (((0, 0, 1),), ((0, 1, 3), (1, 0, 1))),
+    (((0, 0, 2),), ((0, 2, 3),), ((1, 0, 1),)),
 )
-"""Two appends, of two entries and of one, in one pack or two: (append, from, to), by pack."""
+"""Two appends, of three entries and of one, in some packs: (append, from, to), by pack."""
 
 
 def telling(e: Engine) -> None:
@@ -261,7 +285,7 @@ def telling(e: Engine) -> None:
     def tells() -> Any:
         told: list[Any] = []
         wishes = []
-        for at, entries in enumerate((2, 1)):
+        for at, entries in enumerate((3, 1)):
             future = Thing(done=lambda: False)
             future.set_result = lambda positions, at=at: told.append((at, [*positions]))
             wishes.append(appending._Wish([b"body"] * entries, {}, (), 0, future))
@@ -307,7 +331,7 @@ def telling(e: Engine) -> None:
         }
 
     title = (
-        "log.appending: an append is answered once, with its entries' positions (up to two packs)"
+        "log.appending: an append is answered once, with its entries' positions (up to three packs)"
     )
     procedure(e, title, tells, told)
     appending.__dict__.pop("range")
