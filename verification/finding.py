@@ -153,7 +153,9 @@ def _searching(e: Engine, reading: Any) -> None:
     def searches() -> Any:
         position = Number.any("position")
         met = Thing(position=position.z, lows=[], asked=[], right=[], read=[], end=None)
-        me = Thing(_seen=Thing(add=lambda slot, pack: None), _end=Thing(slot=0, position=0))
+        met.noted = []
+        note = Thing(add=lambda slot, pack: met.noted.append((int_term(slot), pack)))
+        me = Thing(_seen=note, _end=Thing(slot=0, position=0))
 
         def bounds(where: Any) -> Thing:
             if len(met.lows) > TURNS:
@@ -186,6 +188,12 @@ def _searching(e: Engine, reading: Any) -> None:
         claims = {
             "looks at the registers of slots": z3.BoolVal(all(m.right)),
             "for the position": z3.BoolVal(all(m.asked)),
+            "notes each pack where it is": z3.And(
+                *[
+                    z3.Or(*[z3.And(at == slot, z3.BoolVal(p is pack)) for at, p in m.read])
+                    for slot, pack in m.noted
+                ]
+            ),
         }
         if done.error is not None:
             again = z3.BoolVal(isinstance(done.error, Again))
