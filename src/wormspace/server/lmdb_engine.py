@@ -49,8 +49,8 @@ GROWING = ("spaces", "rows", "promises", "decided")
 """What may not grow in a full store; tombstones may, or a full store could never be trimmed."""
 
 DEFAULT_MAX_BYTES = 1 << 40
-CHECKPOINT_BYTES = 4 << 20
-"""A journal of this size is worth a checkpoint.  Larger ones are fewer but hold up more."""
+CHECKPOINT_BYTES = 16 << 20
+"""A journal of this size is worth a checkpoint: fewer ones cost less, larger ones hold up more."""
 
 SLACK_BYTES = 1 << 30
 """Addresses for pages that are copied, beyond the limit: LMDB changes nothing in place."""
