@@ -46,7 +46,7 @@ from verification.trials import Verdict
 SURVIVORS = Path(__file__).resolve().parent / "survivors.txt"
 CPU_SECONDS = 60
 """For one mutant; what ships takes the slowest section some five."""
-EFFORT = 20000000
+EFFORT = 5_000_000
 """Of z3, per goal, in its own unit (a second or two): a verdict must not depend on how busy the
 machine is.  What ships is proved with that."""
 
