@@ -11,6 +11,7 @@ from verification import (
     leading,
     lint,
     numbering,
+    obeying,
     positions,
     replicas,
     tape,
@@ -66,7 +67,10 @@ PROCEDURES = (
 )
 """What is executed between its calls of registers."""
 
-PARTS = (tape, tenure, numbering, finding, acknowledging, replicas, leading, commit, voting)
+PARTS = (
+    *(tape, tenure, numbering, finding, acknowledging, replicas, leading),
+    *(commit, voting, obeying),
+)
 
 
 def check_lint(changed: Mapping[str, str] | None = None) -> set[str]:

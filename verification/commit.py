@@ -1,8 +1,8 @@
 """Layer 4: atomic commit, by the code that decides.
 
 `tx.deciding.judge` is executed over any number of participants; its paths are the two actions that
-decide.  What votes and obeys is in `voting`.  Who votes when, and who learns how, is read off the
-shipped `tx.variants`.
+decide.  What votes is in `voting`, what obeys in `obeying`.  Who votes when, and who learns how, is
+read off the shipped `tx.variants`.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Votes:
         if not bool(SymBool(self.there(key.z))):
             return None
         vote = self.core.modules["tx.deciding"].Vote
-        return vote(SymBool(self.yes(key.z)), (), "", 0.0, "")
+        return vote(SymBool(self.yes(key.z)), (), "", 0.0, "voter", "reason", "conflict")
 
     @classmethod
     def any(cls, core: Core) -> Votes:
@@ -261,7 +261,10 @@ def judging(e: Engine) -> None:
                 z3.BoolVal(decision.outcome == deciding.ABORTED),
                 parties.has(culprit),
                 votes.no(culprit),
-            )
+            ),
+            "who wrote that no, and why": z3.BoolVal(
+                (decision.by, decision.reason, decision.conflict) == ("voter", "reason", "conflict")
+            ),
         }
 
     e.each(

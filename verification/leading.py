@@ -6,7 +6,7 @@ calls of registers: what they learn stands, and a new leader goes on above all t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import z3
 
@@ -30,12 +30,37 @@ from verification.system import I
 from wormspace.errors import CaptureLost, Unavailable
 from wormspace.space import Address
 
+HERE = 1
+"""The number of the segment that this is about; there are some before and after it."""
 
-def _learner(learned: list[tuple[Any, Any]]) -> Thing:
-    def learn(address: Any, raw: Any) -> None:
-        learned.append((address.offset, raw))
 
-    return Thing(allocated=lambda *_: None, learn=learn, holds=lambda place: False)
+class Learned(list[tuple[Any, Any]]):
+    """What a learner is told of the segment: offsets and values.
+
+    Attributes:
+        allocated: what it is told of segments.
+        elsewhere: what it is told of any other one's registers.
+        learner: that tells it here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allocated: list[tuple[Any, Any, Any]] = []
+        self.elsewhere: list[Any] = []
+        self.learner = Thing(learn=self._learn, allocated=self._on_allocated)
+
+    def _learn(self, address: Any, raw: Any) -> None:
+        if type(address.segment) is int and address.segment == HERE:
+            self.append((address.offset, raw))
+        else:
+            self.elsewhere.append(address)
+
+    def _on_allocated(self, number: Any, size: Any, metadata: Any) -> None:
+        self.allocated.append((number, size, metadata))
+
+    def right(self) -> z3.BoolRef:
+        """It is told of this segment only."""
+        return z3.BoolVal(not self.elsewhere)
 
 
 def completing(e: Engine) -> None:
@@ -50,10 +75,10 @@ def completing(e: Engine) -> None:
         at, size, place = (SymInt(th.fresh(name, I)) for name in ("at", "size", "place"))
         focus["at"] = at
         register = Register(at)
-        learned: list[Any] = []
-        learner = _learner(learned)
-        learner.position = Thing(segment=0 if choose("here") else 1, offset=place)
-        start = place.z if learner.position.segment == 0 else z3.IntVal(0)
+        learned = Learned()
+        applied = HERE if choose("here") else HERE - 1 if choose("before") else HERE + 1
+        learned.learner.position = Thing(segment=applied, offset=place)
+        start = place.z if applied == HERE else z3.IntVal(0)
         entries = [
             (SymInt(th.fresh("written", I)), SymWord(th.fresh("value", I)))
             for _ in range(2)
@@ -64,22 +89,29 @@ def completing(e: Engine) -> None:
         if len(entries) == 2:
             current().facts.append(entries[0][0].z != entries[1][0].z)
         acked: list[Any] = []
+        rest: list[z3.BoolRef] = []
+        tokens: list[Thing] = []
 
-        async def capture(*_: Any) -> Thing:
+        async def capture(first: Any, stop: Any) -> Thing:
             register.attempt()
             acked.clear()
-            return Thing(written=Pairs(entries), token=Thing())
+            rest.append(z3.And(int_term(first) == start, int_term(stop) == size.z))
+            tokens.append(Thing())
+            return Thing(written=Pairs(entries), token=tokens[-1])
 
         def write(offset: Any, value: Any, token: Any) -> None:
+            rest.append(z3.BoolVal(token is tokens[-1]))
             register.attempts.append(word_term(value))
             current().facts.append(int_term(offset) == at.z)
             fails(CaptureLost("taken"), Unavailable("no majority"))
             acked.append(offset)
 
-        segment = Thing(number=0, size=size, metadata=b"", capture=capture, write=replying(write))
+        segment = Thing(number=HERE, size=size, metadata=b"", capture=capture)
+        segment.write = replying(write)
         met = Thing(at=at.z, size=size.z, start=start, entries=entries, learned=learned,
-                    acked=acked, register=register)  # fmt: skip
-        return writing.complete(learner, segment), met
+                    acked=acked, register=register, rest=rest, tokens=tokens)  # fmt: skip
+        met.segment = [(HERE, size, b"")]
+        return writing.complete(learned.learner, segment), met
 
     def completed(done: Done) -> Claims:
         m = done.met
@@ -90,11 +122,13 @@ def completing(e: Engine) -> None:
                 z3.BoolVal(not m.register.attempts), z3.Not(is_entry)
             ),
             "learns only what stands": z3.And(*[_stands(m, o, v, noop) for o, v in m.learned]),
+            "of this segment": m.learned.right(),
+            "captures what was not applied here, and writes under that": z3.And(*m.rest),
         }
         if done.error is not None:
             right = isinstance(done.error, Unavailable | Again)
             return claims | {"fails as documented": z3.BoolVal(right)}
-        _, end, sealed = done.result
+        token, end, sealed = done.result
         end = int_term(end)
         seals = [z3.And(v.z == seal) for _, v in m.entries]
         return claims | {
@@ -107,6 +141,11 @@ def completing(e: Engine) -> None:
                 ),
                 z3.And(m.start <= end, *[o.z < end for o, _ in m.entries]),
             ),
+            "and no further": z3.Or(
+                bool_term(sealed), end == m.start, *[o.z + 1 == end for o, _ in m.entries]
+            ),
+            "under the capture that met it": z3.BoolVal(token is m.tokens[-1]),
+            "the segment is learned": z3.BoolVal(m.learned.allocated == m.segment),
             "all below is learned": z3.Implies(
                 z3.And(m.start <= m.at, m.at < end), z3.Or(*[o.z == m.at for o, _ in m.learned])
             ),
@@ -130,11 +169,11 @@ def _closing(e: Engine, writing: Any) -> None:
     def closes() -> Any:
         size, end = SymInt(th.fresh("size", I)), SymInt(th.fresh("end", I))
         register = Register(end, (CaptureLost("taken"),))
-        learned: list[Any] = []
+        learned = Learned()
         sealed = choose("sealed")
         current().facts.append(end.z <= size.z)
-        segment = Thing(number=0, size=size, write=register.write)
-        me = _learner(learned)
+        segment = Thing(number=HERE, size=size, write=register.write)
+        me = learned.learner
         asked: list[bool] = []
 
         async def complete(its: Any, whole: Any) -> Any:
@@ -158,13 +197,19 @@ def _closing(e: Engine, writing: Any) -> None:
                 z3.And(z3.BoolVal(not m.sealed), m.end.z < m.size),
             ),
             "completes this segment": z3.BoolVal(all(m.asked)),
-            "learns it where it stands": z3.BoolVal(all(at is m.end for at, _ in m.learned)),
+            "learns it where it stands": z3.And(
+                m.learned.right(), z3.BoolVal(all(at is m.end for at, _ in m.learned))
+            ),
         }
         if done.error is not None:
             right = isinstance(done.error, Unavailable | Again)
             return claims | {"fails as documented": z3.BoolVal(right)}
         over = z3.Or(z3.BoolVal(m.sealed), m.end.z >= m.size, m.register.stands(writing.SEAL))
-        return claims | {"then the segment is over": over}
+        ended = z3.Or(z3.BoolVal(m.sealed), m.end.z >= m.size)
+        return claims | {
+            "then the segment is over": over,
+            "its own seal is learned": z3.Or(ended, z3.BoolVal(len(m.learned) == 1)),
+        }
 
     real = writing.complete
     procedure(e, "smr.writing.close: a seal stands where the segment ends", closes, closed)
@@ -178,21 +223,27 @@ def proposing(e: Engine) -> None:
 
     def insists() -> Any:
         register, raw = Register(5), SymWord(th.fresh("raw", I))
-        learned: list[Any] = []
+        learned = Learned()
+        times, trouble = [th.fresh("time", I)], []
+
+        def time() -> SymInt:
+            times.append(th.fresh("time", I))
+            return SymInt(times[-1])
 
         async def write(offset: Any, value: Any, token: Any) -> None:
             register.attempt()
             await register.write(offset, value, token)
 
-        held = Thing(segment=Thing(number=0, write=write), token=Thing())
+        held = Thing(segment=Thing(number=HERE, write=write), token=Thing())
         me = Thing(
-            _loop=Thing(time=lambda: 0.0),
+            _loop=Thing(time=time),
             _lost=[],
-            _trouble=Thing(set=lambda: None),
-            confirmed_at=0.0,
-            _seat=Thing(learner=_learner(learned)),
+            _trouble=Thing(set=lambda: trouble.append(True)),
+            confirmed_at=SymInt(times[0]),
+            _seat=Thing(learner=learned.learner),
         )
-        met = Thing(register=register, raw=raw, learned=learned, me=me)
+        met = Thing(register=register, raw=raw, learned=learned, me=me, times=times)
+        met.trouble = trouble
         return writing.Reign._insist(me, held, 5, ["packet"], raw), met
 
     def insisted(done: Done) -> Claims:
@@ -203,23 +254,54 @@ def proposing(e: Engine) -> None:
         }
         if done.error is not None:
             return claims | {"fails for no other reason": z3.BoolVal(isinstance(done.error, Again))}
-        either = len(m.learned) + len(m.me._lost) == 1
-        return claims | {"it is learned, or to be proposed again": z3.BoolVal(either)}
+        lost = bool(m.trouble)
+        asked = z3.If(m.times[0] < m.times[-1], m.times[-1], m.times[0])
+        return claims | {
+            "it is learned, at its place": z3.BoolVal(
+                [at for at, _ in m.learned] == [5] * (not lost) and not m.learned.elsewhere
+            ),
+            "or it is noted what to propose again": z3.BoolVal(
+                m.me._lost == [(Address(HERE, 5), ["packet"])] * lost
+            ),
+            "its leader was one when it asked for what was granted": int_term(m.me.confirmed_at)
+            == (m.times[0] if lost else asked),
+        }
 
     title = "smr.Reign._insist: a leader's register is learned only when it stands"
     procedure(e, title, insists, insisted)
 
     def attempts() -> Any:
-        register, raw = Register(5), SymWord(th.fresh("raw", I))
-        learned: list[Any] = []
-        learner = _learner(learned)
-        learner.position = Address(0, 5)
-        segment = Thing(number=0, size=8, capture=register.capture, write=register.write)
-        me = Thing(
-            _seat=Thing(learner=learner, charter=lambda: b""),
-            _segment=replying(lambda number, charter: segment),
+        place, size = SymInt(th.fresh("place", I)), SymInt(th.fresh("size", I))
+        held = 0 if not choose("held") else 1 if not choose("another") else 2
+        at, raw = place + held, SymWord(th.fresh("raw", I))
+        register, learned, reached = Register(at), Learned(), list[Any]()
+        right: list[z3.BoolRef] = []
+
+        def holds(address: Any) -> bool:
+            right.append(z3.BoolVal(address.segment == HERE))
+            return bool(address.offset < at)
+
+        def segment(number: Any, charter: Any) -> Thing:
+            right.append(z3.BoolVal(number == HERE and charter == b"charter"))
+            return Thing(number=HERE, size=size, capture=capture, write=write)
+
+        def capture(offset: Any) -> Any:
+            right.append(z3.And(int_term(offset) == at.z, at.z < size.z))
+            return register.capture(offset)
+
+        def write(offset: Any, value: Any, token: Any) -> Any:
+            right.append(z3.And(int_term(offset) == at.z, z3.BoolVal(token is register.token)))
+            return register.write(offset, value)
+
+        learner = learned.learner
+        learner.__dict__.update(
+            position=Address(HERE, cast(int, place)), holds=holds, reached=replying(reached.append)
         )
-        met = Thing(register=register, raw=raw, learned=learned)
+        me = Thing(
+            _seat=Thing(learner=learner, charter=lambda: b"charter"), _segment=replying(segment)
+        )
+        met = Thing(register=register, raw=raw, learned=learned, right=right, reached=reached)
+        met.full = at.z >= size.z
         return leaderless.LeaderlessProposer._attempt(me, raw), met
 
     def attempted(done: Done) -> Claims:
@@ -227,10 +309,23 @@ def proposing(e: Engine) -> None:
         claims = {
             "writes only its own": z3.And(*[a == m.raw.z for a in m.register.attempts]),
             "and only where nothing is": z3.BoolVal(all(m.register.after_capture)),
-            "learns only what stands": z3.And(*[m.register.stands(v) for _, v in m.learned]),
+            "learns only what stands": z3.And(
+                m.learned.right(),
+                *[int_term(at) == m.register.at.z for at, _ in m.learned],
+                *[m.register.stands(v) for _, v in m.learned],
+            ),
+            "tries the first register that it does not know": z3.And(*m.right),
         }
         if done.error is None:
-            claims["true iff its own stands"] = bool_term(done.result) == m.register.stands(m.raw)
+            claims["true iff its own stands"] = z3.And(
+                z3.Implies(bool_term(done.result), m.register.stands(m.raw)),
+                z3.Implies(m.register.stands(m.raw), z3.Or(bool_term(done.result), m.full)),
+            )
+            claims["learns what it met, or waits for the next segment"] = z3.If(
+                m.full,
+                z3.BoolVal(not m.learned and m.reached == [Address(HERE + 1, 0)]),
+                z3.BoolVal(len(m.learned) == 1 and not m.reached),
+            )
         return claims
 
     title = "smr.LeaderlessProposer._attempt: what it learns stands; true iff it is its own"

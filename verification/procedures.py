@@ -36,8 +36,8 @@ from verification.symex import (
 )
 from wormspace.errors import AlreadyWritten, CaptureLost, Trimmed, Unavailable, WormError
 
-PACE = {"pause", "longest", "deadline"}
-"""Variables that a retry may change: they say how long to wait."""
+PACE = {"pause", "longest", "deadline", "asked"}
+"""Variables that a retry may change: they say how long to wait, and since when."""
 ATTEMPTS = 2
 
 
@@ -133,6 +133,7 @@ class Register:
         errors: how a write may fail, its outcome being unknown.
         trimmed: whether a write was answered so.
         after_capture: per attempt: whether a capture had just found the register empty.
+        token: that the last capture gave.
     """
 
     def __init__(self, at: Any = 0, errors: Sequence[WormError] = (CaptureLost("taken"),)) -> None:
@@ -144,6 +145,7 @@ class Register:
         self.after_capture: list[bool] = []
         self.said_empty = False
         self.trimmed = False
+        self.token: Thing | None = None
         self.captures = 0
         self._first: dict[str, Any] = {}
 
@@ -185,7 +187,8 @@ class Register:
             return Thing(written=Pairs([]), token=Thing(free=list))
         self.said_empty = not bool(SymBool(self.later()))
         held = [] if self.said_empty else [(self.at, self.held)]
-        return Thing(written=Pairs(held), token=Thing(free=lambda: [self.at][: self.said_empty]))
+        self.token = Thing(free=lambda: [self.at][: self.said_empty])
+        return Thing(written=Pairs(held), token=self.token)
 
     async def write(self, offset: Any, value: Any, token: Any = None, timeout: Any = None) -> None:
         """It holds the value now; or one of the errors says why that cannot be said."""

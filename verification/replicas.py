@@ -214,6 +214,7 @@ def applying(e: Engine) -> None:
         who, at = SymWord(th.fresh("who", I)), SymInt(th.fresh("at", I))
         table = sessions.Sessions()
         clients = table._clients = Clients(e, who, at)
+        batch = table._batch = SymInt(th.fresh("batch", I))
         packet = Thing(
             client=SymWord(th.fresh("client", I)),
             number=SymInt(th.fresh("number", I)),
@@ -253,7 +254,7 @@ def applying(e: Engine) -> None:
         async def apply() -> Any:
             return engine.Engine._apply_packet(me, packet, 7, "a", 1)
 
-        met.machine, met.now = me.machine, now
+        met.machine, met.now, met.batch = me.machine, now, batch
         return apply(), met
 
     engine.__dict__["Moment"] = lambda time_ns, seed: (time_ns, seed)
@@ -298,7 +299,11 @@ def applying(e: Engine) -> None:
                 told is m.now and seed == "7/a/1"
             )
             claims["the client was heard of now"] = z3.Implies(
-                m.here, z3.BoolVal(m.clients.session.touched_ns is m.now)
+                m.here,
+                z3.BoolVal(
+                    m.clients.session.touched_ns is m.now
+                    and m.clients.session.touched_batch is m.batch
+                ),
             )
         if isinstance(outcome, bytes):
             refused = msgspec.msgpack.decode(outcome, type=engine.Outcome)

@@ -47,7 +47,7 @@ from verification.system import (
     write_once,
     written,
 )
-from wormspace.errors import CaptureLost, Trimmed, Unavailable
+from wormspace.errors import CaptureLost, Trimmed, Unavailable, UsageError
 from wormspace.register.contract import METADATA
 
 ALLOCATES, WINS = "write the first free number's metadata", "the metadata read back is one's own"
@@ -199,18 +199,26 @@ def allocating(e: Engine) -> None:
     def tries() -> Any:
         register = Register(METADATA, (CaptureLost("taken"), Trimmed("trimmed")))
         raw = _word("raw")
-        registers = Thing(
-            capture=lambda array, start, stop, deadline: register.capture(start, stop),
-            write=lambda array, token, offset, value, deadline: register.write(offset, value),
-        )
+        its: list[bool] = []
+
+        def capture(array: Any, start: Any, stop: Any, deadline: Any) -> Any:
+            its.append(array == ("s", 7))
+            return register.capture(start, stop)
+
+        def write(array: Any, token: Any, offset: Any, value: Any, deadline: Any) -> Any:
+            its.append(array == ("s", 7) and token is register.token)
+            return register.write(offset, value)
+
+        registers = Thing(capture=capture, write=write)
         me = Thing(name="s", client=Thing(registers=registers, rng=paced().rng))
-        return space.Space._try_alloc(me, 0, raw, 1), Thing(register=register, raw=raw)
+        return space.Space._try_alloc(me, 7, raw, 1), Thing(register=register, raw=raw, its=its)
 
     def won(done: Done) -> Claims:
         register, raw = done.met.register, done.met.raw
         claims = _ends(done, Unavailable)
         claims["writes only its own metadata"] = z3.And(*[a == raw.z for a in register.attempts])
         claims["and only where there is none"] = z3.BoolVal(all(register.after_capture))
+        claims["of this number, under its own capture"] = z3.BoolVal(all(done.met.its))
         if done.error is None:
             mine = bool_term(done.result)
             claims["true: the segment is its own"] = z3.Implies(mine, register.stands(raw))
@@ -223,38 +231,67 @@ def allocating(e: Engine) -> None:
     _in_order(e, space)
 
 
+class Size(SymInt):
+    """A number that people are told of."""
+
+    def __format__(self, how: str) -> str:
+        return "?"
+
+
 def _in_order(e: Engine, space: Any) -> None:
     """`alloc` tries the tail, and then number by number."""
-    space.__dict__["Segment"] = lambda me, number, size, payload: number
+    space.__dict__["Segment"] = lambda *its: its
 
     def allocates() -> Any:
-        tail = SymInt(th.fresh("tail", I))
-        met = Thing(tail=tail.z, tried=[], known=SymInt(th.fresh("known", I)))
+        tail, size = SymInt(th.fresh("tail", I)), Size(th.fresh("size", I))
+        length = 999 if choose("short") else 1000 if choose("longest") else 1001
+        payload = b"payload" if choose("bytes") else "payload"
+        raw = bytes(length)
+        met = Thing(tail=tail.z, tried=[], won=[], known=SymInt(th.fresh("known", I)), right=[])
+        short = z3.BoolVal(length <= 1000 and payload == b"payload")
+        met.fits = z3.And(size.z >= 1, size.z <= space.MAX_OFFSETS, short)
 
-        def tries(number: Any, raw: bytes, deadline: float) -> bool:
+        def tries(number: Any, its: bytes, deadline: float) -> bool:
             if len(met.tried) == ATTEMPTS:
                 raise Again
             met.tried.append(number.z)
-            return choose("mine")
+            met.right.append(its is raw and deadline == 1.0)
+            met.won.append(mine := choose("mine"))
+            return mine
 
+        def record(*its: Any) -> Thing:
+            met.right.append(its == (size, payload, b"nonce"))
+            return Thing(size=size, payload=payload, encode=lambda: raw)
+
+        space.__dict__["Metadata"] = record
         client = Thing(
             deadline=lambda timeout: 1.0, nonce=lambda: b"nonce", registers=Thing(max_value=1000)
         )
         me = Thing(client=client, _known_tail=met.known, _find_tail=replying(lambda _: tail))
         me._try_alloc = replying(tries)
-        met.me = me
-        return space.Space.alloc(me, b"", 8), met
+        met.me, met.segment = me, [size, payload]
+        return space.Space.alloc(me, payload, size), met
 
     def allocated(done: Done) -> Claims:
         m = done.met
         claims = {
             "the tail first, then one by one": z3.And(
                 *[number == m.tail + k for k, number in enumerate(m.tried)]
-            )
-        } | _ends(done)
+            ),
+            "with what it was given, and a nonce": z3.BoolVal(all(m.right)),
+        } | _ends(done, UsageError)
+        if isinstance(done.error, UsageError):
+            claims["refuses only what cannot be one"] = z3.Not(m.fits)
+            claims["before anything is tried"] = z3.BoolVal(not m.tried)
+        else:
+            claims["and all that"] = m.fits
         if done.error is None:
-            known = int_term(m.me._known_tail)
-            claims["the one it has is the last it tried"] = int_term(done.result) == m.tried[-1]
+            known, (me, number, *its) = int_term(m.me._known_tail), done.result
+            claims["the one it has is the last it tried"] = int_term(number) == m.tried[-1]
+            claims["it is its own, and none before it was"] = z3.BoolVal(
+                m.won == [False] * (len(m.tried) - 1) + [True]
+            )
+            claims["of that size, for that"] = z3.BoolVal(me is m.me and its == m.segment)
             claims["what it knows to be allocated is"] = z3.Or(
                 known == m.known.z, known == m.tried[-1] + 1
             )

@@ -1,14 +1,13 @@
-"""Layer 4: atomic commit, by the code that votes, refuses, obeys and settles.
+"""Layer 4: atomic commit, by the code that votes, refuses and settles.
 
-`Box.cast`, `Box.refuse`, `Part`, `Matter.learn` and `Resolver.settle` are executed between their
-calls of registers: what they write are the two actions of the model that vote, what they tell
-stands, and what was decided is done.
+`Box.cast`, `Box.refuse` and `Resolver.settle` are executed between their calls of registers: what
+they write are the two actions of the model that vote, and what they tell stands.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import z3
 
@@ -28,7 +27,7 @@ from verification.procedures import (
     replying,
 )
 from verification.source import Core
-from verification.symex import SymBool, SymWord, bool_term, current, word_term
+from verification.symex import SymBool, SymWord, bool_term, current
 from wormspace.errors import (
     CaptureLost,
     PartialWrite,
@@ -37,7 +36,6 @@ from wormspace.errors import (
     Unavailable,
     WormError,
 )
-from wormspace.tx import deciding
 
 says_yes = z3.Function("says_yes", z3.IntSort(), th.Bool)
 """What a vote register's value says."""
@@ -98,7 +96,14 @@ def _a_vote(e: Engine) -> tuple[Thing, Cast]:
     return me, Cast(register, codec.any("mine"), codec, [], [])
 
 
-def _txid(number: int) -> Thing:
+def fields(vote: Any) -> tuple[Any, ...]:
+    """All that a vote says."""
+    says = (vote.yes, vote.participants, vote.gid, vote.at, vote.by, vote.reason, vote.conflict)
+    return cast(tuple[Any, ...], says)
+
+
+def txid_of(number: int) -> Thing:
+    """A transaction's name, in the first segment."""
     return Thing(number=number, address=(0, number), initiator="i")
 
 
@@ -114,9 +119,8 @@ def _written(it: Cast) -> Claims:
 
 
 def prove(e: Engine) -> None:
-    """Casting, obeying, settling."""
+    """Casting, settling."""
     casting(e)
-    obeying(e)
     settling(e)
 
 
@@ -135,7 +139,7 @@ def casting(e: Engine) -> None:
 
     def refuses() -> Any:
         me, it = _a_vote(e)
-        return box.Box.refuse(me, "m", _txid(0), it.mine, timeout=1), it
+        return box.Box.refuse(me, "m", txid_of(0), it.mine, timeout=1), it
 
     def refused(done: Done) -> Claims:
         it, claims = done.met, _written(done.met)
@@ -155,7 +159,7 @@ def _casts(e: Engine, box: Any) -> Any:
     """A vote is cast, perhaps with a neighbour; then the turn of the loop is over."""
     me, it = _a_vote(e)
     register = it.register
-    at = register.at = 0 if choose("first") else 5
+    at = register.at = 0 if choose("first") else 600
     pending: list[Any] = []
     key = ("m", "i", 0)
 
@@ -212,11 +216,12 @@ def _casts(e: Engine, box: Any) -> Any:
     async def cast() -> None:
         ahead = choose("ahead")
         tell = lambda vote, error: it.told.append((vote, error))  # noqa: E731
-        me.cast("m", _txid(at), it.mine, tell, ahead=ahead, timeout=1)
+        me.cast("m", txid_of(at), it.mine, tell, ahead=ahead, timeout=1)
         if pending and choose("another"):
             other = it.codec.any("other")
-            place = (1 if choose("next to it") else 5) if at == 0 else 4 * choose("next to it")
-            me.cast("m", _txid(place), other, lambda *_: None, ahead=True, timeout=1)
+            near = choose("next to it")
+            place = (1 if near else 5) if at == 0 else 599 if near else 0
+            me.cast("m", txid_of(place), other, lambda *_: None, ahead=True, timeout=1)
         for then, args in pending:
             then(*args)
 
@@ -239,165 +244,6 @@ def _told(done: Done) -> Claims:
     return claims
 
 
-# ------------------------------------------------------------------ obeying
-
-
-class Work:
-    """A resource manager's work, as a future: it is over by now, or by the next look at it."""
-
-    def __init__(self) -> None:
-        self.ended = choose("cancelled")
-        self.error = None
-        if not self.ended:
-            self.error = WormError("") if choose("fails") else None
-
-    def cancelled(self) -> bool:
-        """Whether nobody knows what came of it."""
-        return self.ended
-
-    def exception(self) -> Exception | None:
-        """What went wrong, if anything."""
-        return self.error
-
-    def done(self) -> bool:
-        """Whether it is over."""
-        return choose("done")
-
-    def add_done_callback(self, then: Any) -> None:
-        """Tell it later; or never: the process may end."""
-        if choose("later"):
-            then(self)
-
-
-def obeying(e: Engine) -> None:
-    """A resource manager's four steps."""
-    parts = e.core.modules["tx.parts"]
-    parts.__dict__["log"] = Thing(warning=lambda *_: None)
-    parts.__dict__["asyncio"] = Thing(Future=Work)
-
-    def a_part(it: Thing, decision: Any) -> Any:
-        manager = Thing(commit=lambda gid: it.work("commit"), abort=lambda gid: it.work("abort"))
-        site = Thing(
-            figures={"votes_yes": 0, "votes_no": 0, "left_to_sweep": 0},
-            clock=lambda: 0.0,
-            space="s",
-            closed=it.closed,
-            manager=lambda name: manager,
-            on_decision=None,
-            matters=Thing(leave=lambda matter: None),
-        )
-        matter = Thing(
-            promised=lambda part, vote: it.votes.append(vote),
-            learn=lambda name, vote: it.learned.append(vote),
-            on_part_over=lambda name: it.did.append("over"),
-            decision=decision,
-        )
-        plan = Thing(id=_txid(0), participants=("a", "b"))
-        return parts.Part(site, matter, plan, "a", None)
-
-    def scene() -> Thing:
-        it = Thing(did=[], votes=[], learned=[], works=[], closed=choose("closed"))
-
-        def work(what: str) -> Work:
-            it.did.append(what)
-            begun = Work()
-            it.works.append(begun)
-            return begun
-
-        it.work = work
-        return it
-
-    async def calling(*calls: Any) -> None:
-        for call in calls:
-            call()
-
-    def prepares() -> Any:
-        it = scene()
-        part = a_part(it, None)
-        if choose("here"):
-            part._branch = Thing(prepare=lambda: it.work("prepare"))
-        return calling(part.prepare), it
-
-    def prepared(done: Done) -> Claims:
-        it = done.met
-        ok = bool(it.works) and not it.works[0].cancelled() and it.works[0].error is None
-        return {
-            "yes iff it is prepared": z3.BoolVal(all(vote.yes is ok for vote in it.votes)),
-            "one vote, or none": z3.BoolVal(done.error is None and len(it.votes) <= 1),
-        }
-
-    procedure(e, "tx.Part.prepare: a yes iff the branch is prepared", prepares, prepared)
-
-    def acts() -> Any:
-        it = scene()
-        outcome = deciding.Decision(SymWord(th.fresh("outcome", z3.IntSort())))  # type: ignore[arg-type]
-        codec = Codec(e.core)
-        it.stands, it.outcome = codec.any("stands"), outcome
-        part = a_part(it, outcome if choose("known") else None)
-        it.part, it.error = part, None
-        if choose("error"):
-            it.error = Trimmed("over") if choose("trimmed") else Unavailable("no majority")
-        it.heard = choose("heard")
-
-        def stands() -> None:
-            part._on_stands(None if it.error else it.stands, it.error)
-
-        return calling(part.act, *[stands] * it.heard, part.act), it
-
-    def acted(done: Done) -> Claims:
-        it = done.met
-        committed = word_term(it.outcome.outcome) == word_term(deciding.COMMITTED)
-        did = [what for what in it.did if what != "over"]
-        known = isinstance(it.error, Trimmed) or it.error is None
-        stood = it.heard and known
-        right = [vote is it.stands or (it.error and not vote.yes) for vote in it.learned]
-        obeyed = bool(it.works) and not it.works[0].cancelled() and it.works[0].error is None
-        return {
-            "commits only what is committed": z3.Or(z3.BoolVal("commit" not in did), committed),
-            "aborts only what is not": z3.Or(z3.BoolVal("abort" not in did), z3.Not(committed)),
-            "once, and only when its vote stands": z3.BoolVal(len(did) <= 1 and (not did or stood)),
-            "acts when it knows": z3.BoolVal(
-                bool(did) or not stood or it.part._matter.decision is None
-            ),
-            "learns the vote that stands": z3.BoolVal(
-                done.error is None and len(right) == stood and all(right)
-            ),
-            "it has acted only if it obeyed": z3.BoolVal(not it.part.acted or obeyed),
-        }
-
-    procedure(e, "tx.Part.act: a resource manager does what was decided", acts, acted)
-    _learning(e)
-
-
-def _learning(e: Engine) -> None:
-    matters = e.core.modules["tx.matters"]
-
-    def learns() -> Any:
-        codec = Codec(e.core)
-        matter = matters.Matter(_txid(0), ("a", "b"), 0.0)
-        heard = {name: codec.any(name) for name in ("a", "c", "b") if choose("heard")}
-
-        async def learn() -> None:
-            for name, vote in heard.items():
-                matter.learn(name, vote)
-
-        return learn(), Thing(matter=matter, heard=heard)
-
-    def learned(done: Done) -> Claims:
-        it = done.met
-        votes = {name: bool_term(vote.yes) for name, vote in it.heard.items() if name != "c"}
-        no = z3.Or(*[z3.Not(yes) for yes in votes.values()])
-        decision = it.matter.decision
-        if decision is None:
-            return {"open: one is missing, and none is no": z3.And(len(votes) < 2, z3.Not(no))}
-        if decision.committed:
-            return {"committed: both are yes": z3.And(len(votes) == 2, z3.Not(no))}
-        return {"aborted: one is no": no}
-
-    title = "tx.Matter.learn: decides what judge decides, at once (up to two participants)"
-    procedure(e, title, learns, learned)
-
-
 # ------------------------------------------------------------------ settling
 
 
@@ -409,6 +255,7 @@ def settling(e: Engine) -> None:
     def settles() -> Any:
         codec = Codec(e.core)
         registers = {name: Register() for name in ("a", "b")}
+        right: list[bool] = []
 
         def reads(name: str, txid: Any, *, timeout: Any) -> Any:
             register = registers[name]
@@ -418,6 +265,9 @@ def settling(e: Engine) -> None:
         def refuses(name: str, txid: Any, vote: Any, *, timeout: Any) -> Any:
             register = registers[name]
             register.attempts.append(bool_term(vote.yes))
+            gid = f"worm:s:{name}:i-0"
+            no = (False, ("a", "b"), gid, 1.5, "me", resolver.GAVE_UP, False)
+            right.append(fields(vote) == no)
             fails(Unavailable("no majority"))
             current().facts.append(register.later())  # what Box.refuse returns stands
             return codec.decode(register.held)
@@ -428,20 +278,24 @@ def settling(e: Engine) -> None:
                 current().facts.append(register.written)
                 known[name] = codec.decode(register.held)
         box = Thing(read=replying(reads), refuse=replying(refuses), space="s")
-        me = Thing(_box=box, _timeout=1, _clock=lambda: 0.0, _by="me")
+        me = Thing(_box=box, _timeout=1, _clock=lambda: 1.5, _by="me")
         me.refuse = lambda *args: resolver.Resolver.refuse(me, *args)
         txid = resolver.TxId("i", 0)
-        return resolver.Resolver.settle(me, txid, tuple(registers), known), registers
+        met = registers, right
+        return resolver.Resolver.settle(me, txid, tuple(registers), known or None), met
 
     def settled(done: Done) -> Claims:
-        registers = done.met
+        registers, right = done.met
         yes = [z3.And(one.written, says_yes(one.held.z)) for one in registers.values()]
         no = [z3.And(one.written, z3.Not(says_yes(one.held.z))) for one in registers.values()]
         refused = [attempt for one in registers.values() for attempt in one.attempts]
-        claims = {"whoever has not voted is refused": z3.And(*[z3.Not(a) for a in refused])}
+        claims = {
+            "whoever has not voted is refused": z3.And(*[z3.Not(a) for a in refused]),
+            "by a vote that says who takes part, who refuses, and why": z3.BoolVal(all(right)),
+        }
         if done.error is not None:
-            right = isinstance(done.error, Unavailable)
-            return claims | {"fails only if a vote cannot be read": z3.BoolVal(right)}
+            unread = isinstance(done.error, Unavailable)
+            return claims | {"fails only if a vote cannot be read": z3.BoolVal(unread)}
         if done.result.committed:
             return claims | {"committed: all yes stand": z3.And(*yes)}
         return claims | {"aborted: some no stands": z3.Or(*no)}
