@@ -32,6 +32,10 @@ BROKEN = [
     ("smr.writing", "max(written, default=start - 1)", "max([start - 1])", "entries are lost"),
     ("smr.leaderless", "if value is None:", "if True:", "a register is written over"),
     ("space.space", "return captured.written[METADATA] == raw", "return True", "two winners"),
+    ("space.space", "while not await self", "while await self", "another's is taken for its own"),
+    ("smr.writing", "position.segment == segment", "position.segment <= segment", "not from 0"),
+    ("tx.parts", "            plan.participants,\n", "            (),\n", "who takes part is lost"),
+    ("tx.matters", "if decision is not None:", "if True:", "told a decision that is none"),
 ]
 
 
