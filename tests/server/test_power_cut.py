@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from wormspace.server import disk, journal, lmdb_engine, roots
+from wormspace.server import aio, disk, journal, lmdb_engine, roots
 from wormspace.server.lmdb_engine import LmdbEngine
 
 BLOCK = 512
@@ -45,17 +45,31 @@ class Disk:
 
             return wait
 
-        def write_durably(fd, parts, at):
-            name = Path(os.readlink(f"/proc/self/fd/{fd}"))
-            disk.write_durably(fd, parts, at)
-            self.on_wait()
-            old, new = self.durable.get(name.name, b""), b"".join(parts)
-            self.durable[name.name] = old[:at].ljust(at, b"\0") + new + old[at + len(new) :]
-            self.on_wait()
+        def keeps(real):
+            def write(fd, data, at, flags=0):
+                if not flags:
+                    return real(fd, data, at, flags)
+                name = Path(os.readlink(f"/proc/self/fd/{fd}"))
+                new = b"".join(data)
+                done = real(fd, data, at, flags)
+                self.on_wait()
+                old = self.durable.get(name.name, b"")
+                self.durable[name.name] = old[:at].ljust(at, b"\0") + new + old[at + len(new) :]
+                self.on_wait()
+                return done
 
+            return write
+
+        async def write(aio, buffer, size, at):
+            """In place of the kernel's: some turns of the loop later, so runs can be repeated."""
+            for _ in range(rng.randint(0, 2)):
+                await asyncio.sleep(0)
+            return os.pwritev(aio._request.fd, [memoryview(buffer)[:size]], at, disk.DSYNC)
+
+        monkeypatch.setattr(os, "pwritev", keeps(os.pwritev))
+        monkeypatch.setattr(aio.Aio, "write", write)
         monkeypatch.setattr(os, "fsync", waits(real_fsync))
         monkeypatch.setattr(journal, "sync_data", waits(real_data))
-        monkeypatch.setattr(journal, "write_durably", write_durably)
 
     def watch(self, engine):
         """LMDB's own writing and waiting."""
@@ -212,6 +226,24 @@ async def violations(tmp_path, monkeypatch, seed, broken="", cuts=80):
     return found
 
 
+def through_the_cache(monkeypatch):
+    """As on systems that cannot do without."""
+    monkeypatch.setattr(journal._File, "avoid_cache", lambda self: None)
+
+
+def in_a_thread(monkeypatch):
+    """As where the kernel cannot write in the background."""
+    monkeypatch.setattr(journal.Journal, "takes", lambda self, size: False)
+
+
+@pytest.mark.parametrize("way", [through_the_cache, in_a_thread])
+async def test_no_way_of_writing_loses_anything(tmp_path, monkeypatch, way):
+    for seed in range(2):
+        with pytest.MonkeyPatch.context() as other, pytest.MonkeyPatch.context() as watch:
+            way(other)
+            assert await violations(tmp_path, watch, seed) == []
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_power_cut_loses_nothing_that_was_acknowledged(tmp_path, monkeypatch, seed):
     assert await violations(tmp_path, monkeypatch, seed) == []
@@ -228,10 +260,11 @@ def without_roots(monkeypatch):
 
 
 def without_waiting_for_the_journal(monkeypatch):
-    def put(self, file, parts, at):
-        disk.write_all(file.fd, parts, at)
+    def write(self, parts, at):
+        disk.write_all(self.fd, parts, at)
 
-    monkeypatch.setattr(journal.Journal, "_put", put)
+    monkeypatch.setattr(journal.Journal, "takes", lambda self, size: False)
+    monkeypatch.setattr(journal._File, "write", write)
 
 
 def without_checking_records(monkeypatch):

@@ -2,8 +2,9 @@
 
 LMDB makes a commit durable in two steps, pages and then the root that names them, and waits for
 the disk twice.  Here a batch is one record at the end of a file that has its full size already:
-one write, one `fdatasync`, and no metadata of the file system.  Recovery reads the records after
-the last checkpoint in order and stops at the first one that is not whole: nobody was told of it.
+one write that is durable when it is done, and no metadata of the file system.  Recovery reads the
+records after the last checkpoint in order and stops at the first one that is not whole: nobody was
+told of it.
 
     file    header, record, record, ...      two files; a checkpoint frees one and fills the other
     header  "WSJOURN1", number of the first record (8), salt (8), CRC-32 of these
@@ -24,9 +25,12 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wormspace.errors import StoreError
+from wormspace.server.aio import Unsupported
+from wormspace.server.blocks import BlockWriter
 from wormspace.server.disk import FULL, sync_data, sync_directory, write_all, write_durably
 
 NAMES = ("journal.0", "journal.1")
@@ -46,12 +50,14 @@ class _File:
         first: the number of its first record; 0 if it holds no journal.
         end: where the next record goes.
         size: the bytes it has on disk.
+        blocks: writes past the system's cache, where that can be had.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.size = os.fstat(self.fd).st_size
+        self.blocks: BlockWriter | None = None
         self.first = 0
         self.salt = b""
         self.end = _HEADER.size
@@ -60,6 +66,28 @@ class _File:
             magic, first, salt, crc = _HEADER.unpack(header)
             if magic == MAGIC and crc == zlib.crc32(header[:-4]):
                 self.first, self.salt = first, salt
+
+    def avoid_cache(self) -> None:
+        """Write past the system's cache from now on, if that can be had."""
+        with suppress(Unsupported):
+            self.blocks = BlockWriter(self.path, self.fd)
+
+    def write(self, parts: list[bytes], at: int) -> None:
+        """Write, and wait for the disk.
+
+        Raises:
+            OSError: what is on disk is not certain.
+        """
+        if self.blocks is not None:
+            self.blocks.write(parts, at)
+        else:
+            write_durably(self.fd, parts, at)
+
+    def close(self) -> None:
+        """Close it."""
+        if self.blocks is not None:
+            self.blocks.close()
+        os.close(self.fd)
 
     def begin(self, first: int) -> None:
         """Make it the journal from record `first` on; durable with its first record."""
@@ -125,6 +153,8 @@ class Journal:
         self._files = [_File(directory / name) for name in NAMES]
         for file in self._files:
             file.grow(STEP_BYTES)
+            if sync:
+                file.avoid_cache()
         sync_directory(directory)
         self._current = self._files[0]
         self._begun = 0
@@ -202,14 +232,40 @@ class Journal:
             StoreError: the disk failed; what it holds is not certain any more.
         """
         file = self._current
+        file.grow(file.end + _RECORD.size + len(payload) + spare)
+        at, parts = self._next(payload)
+        with self._writing(file):
+            if self._sync:
+                file.write(parts, at)
+            else:
+                write_all(file.fd, parts, at)
+        self._advance(payload)
+
+    def takes(self, size: int) -> bool:
+        """Whether a payload of `size` bytes, and spare ones, can be given to `submit`."""
+        file = self._current
+        return file.blocks is not None and file.end + _RECORD.size + size <= file.size
+
+    async def submit(self, payload: bytes) -> None:
+        """Like `append`, if it `takes` that much: the event loop does not wait for the disk."""
+        file = self._current
+        assert file.blocks is not None
+        at, parts = self._next(payload)
+        with self._writing(file):
+            await file.blocks.submit(parts, at)
+        self._advance(payload)
+
+    def _next(self, payload: bytes) -> tuple[int, list[bytes]]:
+        """The next record, and where it goes; the first of a file takes the header with it."""
+        file = self._current
         parts = [file.seal(self.last + 1, payload), payload]
-        begun, end = file.end, file.end + _RECORD.size + len(payload)
-        file.grow(end + spare)
-        if begun == _HEADER.size:
-            self._put(file, [file.header(), *parts], 0)
-        else:
-            self._put(file, parts, begun)
-        self._begun, file.end = begun, end
+        if file.end == _HEADER.size:
+            return 0, [file.header(), *parts]
+        return file.end, parts
+
+    def _advance(self, payload: bytes) -> None:
+        file = self._current
+        self._begun, file.end = file.end, file.end + _RECORD.size + len(payload)
         self.last += 1
 
     def retract(self) -> None:
@@ -233,12 +289,12 @@ class Journal:
     def close(self) -> None:
         """Close the files."""
         for file in self._files:
-            os.close(file.fd)
+            file.close()
 
-    def _put(self, file: _File, parts: list[bytes], at: int) -> None:
-        write = write_durably if self._sync else write_all
+    @contextmanager
+    def _writing(self, file: _File) -> Iterator[None]:
         try:
-            write(file.fd, parts, at)
+            yield
         except OSError as e:
             if e.errno not in FULL:
                 # The system may have dropped what it could not write: trying again proves nothing.

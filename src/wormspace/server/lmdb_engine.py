@@ -1,11 +1,12 @@
 """The durable engine: tables in LMDB, and a journal of what they do not have on disk yet.
 
-A batch is collected in memory, written to the journal by a thread that waits for the disk, and only
-then put into the tables, which is where reads look; so nobody sees what is not durable yet, and a
-slow disk stops no read.  The tables are one long transaction of LMDB: a page that changes again and
-again is written once.  When the journal has grown, a *checkpoint* commits that transaction without
-waiting (the system's memory has it then), another thread waits until the disk has it and saves the
-roots, and the journal begins anew.
+A batch is collected in memory, written to the journal while the event loop goes on (by the kernel;
+where it cannot, by a thread that waits for the disk), and only then put into the tables, which is
+where reads look; so nobody sees what is not durable yet, and a slow disk stops no read.  The tables
+are one long transaction of LMDB: a page that changes again and again is written once.  When the
+journal has grown, a *checkpoint* commits that transaction without waiting (the system's memory has
+it then), another thread waits until the disk has it and saves the roots, and the journal begins
+anew.
 
 A store is opened at its last checkpoint, always, and reads the journal from there.  LMDB reuses no
 page that its last two commits use.  So the checkpoint stays whole as long as there is only one
@@ -153,7 +154,10 @@ class LmdbEngine:
             self._check_room(changes, len(record))
             spare = SPARE_BYTES
         try:
-            await self._committer.run(lambda: self._journal.append(record, spare))
+            if self._journal.takes(len(record) + spare):
+                await self._journal.submit(record)
+            else:
+                await self._committer.run(lambda: self._journal.append(record, spare))
         except OSError as e:
             raise _explain(e, self._path) from e
         except StoreError as e:
