@@ -1,7 +1,8 @@
 """The caller's side: commands become packets, queries become questions, outcomes become results.
 
-What is called in one turn of the event loop travels together; while too much is under way, more
-comes together, so that the load sets the size of packets by itself.
+What is called in one turn of the event loop travels together; a full packet leaves before the turn
+is over.  While too much is under way, more comes together, so that the load sets the size of
+packets by itself.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from wormspace.smr.records import (
 )
 from wormspace.smr.sessions import SESSION_S
 
-UNDER_WAY = 8
-"""Packets of one client at once; beyond it, calls are gathered."""
+UNDER_WAY = 2
+"""Packets of one client at once: one is made while another is decided; meanwhile calls gather."""
 
-PACKET_CALLS = 512
+PACKET_CALLS = 1024
 PACKET_BYTES = 256 * 1024
 """A packet is no larger: while one is being decided, the next is made."""
 
@@ -98,9 +99,12 @@ class Gatherer:
         calls.messages.append(message)
         calls.sessions.append(session)
         calls.futures.append(future)
-        if not self._scheduled and len(self._tasks) < UNDER_WAY:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+        if len(self._tasks) < UNDER_WAY:
+            if len(calls.futures) >= PACKET_CALLS:
+                self._send_all()
+            elif not self._scheduled:
+                self._scheduled = True
+                self._loop.call_soon(self._flush)
         return future
 
     async def close(self) -> None:
@@ -112,6 +116,9 @@ class Gatherer:
 
     def _flush(self) -> None:
         self._scheduled = False
+        self._send_all()
+
+    def _send_all(self) -> None:
         while self._calls and len(self._tasks) < UNDER_WAY:
             calls, self._calls = self._calls[:PACKET_CALLS], self._calls[PACKET_CALLS:]
             self._send(calls)
