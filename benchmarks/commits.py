@@ -17,7 +17,7 @@ from pathlib import Path
 
 import lmdb
 
-from wormspace.server.journal import Journal
+from wormspace.store.journal import Journal
 
 COMMITS = 800
 ROWS = 20_000

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from wormspace.server.listener import Limits, Server, ServerIdentity
-from wormspace.server.memory_engine import MemoryEngine
+from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire import codec
 from wormspace.wire.frames import FrameDecoder
 from wormspace.wire.messages import PROTOCOL_VERSIONS, Hello, ToServer

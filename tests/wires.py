@@ -8,9 +8,9 @@ import random
 
 from wormspace.register.partition import Partition
 from wormspace.register.paxos_registers import PaxosRegisters
-from wormspace.server.memory_engine import MemoryEngine
 from wormspace.server.node import Node
 from wormspace.space.client import Client
+from wormspace.store.memory_engine import MemoryEngine
 
 
 class Wire:

@@ -30,7 +30,7 @@ from wormspace.register.partition import Partition
 from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.server import acceptors
 from wormspace.server.local import LocalLink
-from wormspace.server.memory_engine import MemoryEngine
+from wormspace.store.memory_engine import MemoryEngine
 from wormspace.server.node import Node
 from wormspace.wire.link import Link
 

@@ -29,11 +29,11 @@ from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.register.spec import SpecRegisters
 from wormspace.server import identity
 from wormspace.server.identity import Identity
-from wormspace.server.lmdb_engine import LmdbEngine
 from wormspace.server.local import LocalLink
-from wormspace.server.memory_engine import MemoryEngine
 from wormspace.server.node import MAX_VALUE_BYTES, Node
+from wormspace.server.storage import AcceptorStore
 from wormspace.space.client import DEFAULT_TIMEOUT_S
+from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire.link import Link, TcpLink
 from wormspace.wire.membership import Membership, OneCluster
 
@@ -154,7 +154,7 @@ async def _file(
     if not rest:
         raise BadUrl("file: needs a directory: file:PATH")
     path = Path(unquote(rest.removeprefix("//")))
-    engine = LmdbEngine(path, durability=durability)
+    engine = AcceptorStore(path, durability=durability)
     try:
         await identity.prepare(engine, EMBEDDED, path)
     except BaseException:

@@ -11,7 +11,7 @@ import msgspec
 from wormspace.paxos.ballot import UNSAFE, ballot
 from wormspace.paxos.messages import Capture, Decided, Read, Trim, Write
 from wormspace.server.listener import Limits, Server, ServerIdentity
-from wormspace.server.memory_engine import MemoryEngine
+from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire import codec
 from wormspace.wire.frames import HEADER_BYTES
 from wormspace.wire.messages import Hello, ToServer

@@ -16,8 +16,8 @@ from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Read, Report
 from wormspace.server import identity, tables
 from wormspace.server.identity import Identity
-from wormspace.server.lmdb_engine import LmdbEngine
 from wormspace.server.node import Node
+from wormspace.server.storage import AcceptorStore
 
 pytestmark = pytest.mark.processes
 
@@ -91,7 +91,7 @@ def test_killing_an_embedded_writer_loses_nothing_it_was_told(tmp_path):
 
 async def furnish(path, registers):
     """A store with so many written registers, in segments of 10,000."""
-    engine = LmdbEngine(path, durability="os")
+    engine = AcceptorStore(path, durability="os")
     await identity.prepare(engine, Identity("c", "s1"), path)
     b = ballot(1, b"proposer")
     for first in range(0, registers, 10_000):
@@ -115,7 +115,7 @@ from pathlib import Path
 from wormspace.paxos.messages import Read, Report
 from wormspace.server import identity
 from wormspace.server.identity import Identity
-from wormspace.server.lmdb_engine import LmdbEngine
+from wormspace.server.storage import AcceptorStore
 from wormspace.server.node import Node
 
 class Port:
@@ -127,7 +127,7 @@ async def run():
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return usage.ru_minflt + usage.ru_majflt
     before = faults()
-    engine = LmdbEngine(Path(sys.argv[1]))
+    engine = AcceptorStore(Path(sys.argv[1]))
     identity.require(engine, Identity("c", "s1"), Path(sys.argv[1]))
     node, port = Node(engine), Port()
     node.submit(port, 1, Read("s", 0, [(5, 6)]))
@@ -155,7 +155,7 @@ async def test_opening_a_store_does_not_read_its_registers(tmp_path):
 async def test_reading_a_register_of_a_large_store_does_not_load_it(tmp_path):
     """Registers are found in the store, not in memory: what a server holds costs it no room."""
     await furnish(tmp_path, 100_000)
-    engine = LmdbEngine(tmp_path)
+    engine = AcceptorStore(tmp_path)
     node = Node(engine)
 
     class Port:

@@ -23,9 +23,9 @@ from wormspace.register.token import Token
 from wormspace.server import acceptors, identity, tables
 from wormspace.server.identity import Identity
 from wormspace.server.listener import ServerIdentity
-from wormspace.server.lmdb_engine import LmdbEngine
-from wormspace.server.memory_engine import MemoryEngine
 from wormspace.server.node import Node
+from wormspace.server.storage import AcceptorStore
+from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire.membership import Membership
 
 B1, B2, B3 = (ballot(n, b"proposer") for n in (1, 2, 3))
@@ -109,12 +109,12 @@ async def test_durable_before_answer_can_fail(monkeypatch):
 
 
 async def check_a_crash_forgets_nothing(path):
-    engine = LmdbEngine(path)
+    engine = AcceptorStore(path)
     node = Node(engine)
     await ask(node, Capture("s", 0, 0, 4, B2), Write("s", 0, B2, [0], [b"v"]))
     await ask(node, Write("s", 0, B3, [1], [b"w"]))
     await node.stop()
-    node = Node(LmdbEngine(path))
+    node = Node(AcceptorStore(path))
     report, low, raised = await ask(
         node,
         Read("s", 0, [(0, 4)]),
@@ -633,7 +633,7 @@ async def check_a_server_that_lost_its_disk_does_not_come_back(w: World, path):
     segment = await one.space("s").alloc(size=1)
     one.wires[2].cut()
     await segment.write(0, b"decided", (await segment.capture()).token)  # on s0 and s1
-    fresh = LmdbEngine(path)
+    fresh = AcceptorStore(path)
     try:
         identity.require(fresh, Identity("c", "s1"), path)
     except WormError:

@@ -9,8 +9,8 @@ from wormspace.errors import StoreError, StoreLocked, WrongIdentity
 from wormspace.server import identity, runner
 from wormspace.server.config import ClusterConfig, ConfigError, ServerConfig, dump, load
 from wormspace.server.identity import Identity
-from wormspace.server.lmdb_engine import LmdbEngine
-from wormspace.server.memory_engine import MemoryEngine
+from wormspace.server.storage import AcceptorStore
+from wormspace.store.memory_engine import MemoryEngine
 
 
 def cluster(name="c", durability="sync", servers=("s1", "s2", "s3")):
@@ -116,7 +116,7 @@ async def test_a_file_that_is_no_directory_is_an_error_of_the_store(tmp_path):
 
 
 def test_the_identity_is_read_back(tmp_path):
-    engine = LmdbEngine(tmp_path)
+    engine = AcceptorStore(tmp_path)
     assert identity.read(engine) is None
     asyncio.run(identity.prepare(engine, Identity("c", "s"), tmp_path))
     assert identity.read(engine) == Identity("c", "s")

@@ -11,9 +11,9 @@ from wormspace.errors import StoreError, StoreFull
 from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Capture, Decided, Done, Promise, Read, Report, Write, Written
 from wormspace.server.listener import Limits
-from wormspace.server.lmdb_engine import LmdbEngine
-from wormspace.server.memory_engine import MemoryEngine
 from wormspace.server.node import Node
+from wormspace.server.storage import AcceptorStore
+from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire.messages import (
     BAD_REQUEST,
     INTERNAL,
@@ -114,14 +114,14 @@ async def test_a_graceful_stop_answers_what_was_taken_in_and_refuses_the_rest():
 
 
 async def test_a_graceful_stop_saves_what_is_known_to_be_decided(tmp_path):
-    engine, port = LmdbEngine(tmp_path, durability="os"), Port()
+    engine, port = AcceptorStore(tmp_path, durability="os"), Port()
     node = Node(engine)
     node.submit(port, 1, Write("s", 0, B1, [0], [b"v"]))
     async with asyncio.timeout(5):
         await node._worker
     node.submit(port, 0, Decided("s", 0, B1, [(0, 1)]))
     await node.stop()
-    engine, port = LmdbEngine(tmp_path), Port()
+    engine, port = AcceptorStore(tmp_path), Port()
     node = Node(engine)
     node.submit(port, 1, Read("s", 0, [(0, 1)]))
     assert [r.decided for r in port.answers[0][1].rows] == [True]

@@ -13,7 +13,7 @@ from wormspace import ServerFull, Trimmed, Unavailable
 from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Capture, Done, Promise, Read, Report, Trim, Write, Written
 from wormspace.server.listener import ServerIdentity
-from wormspace.server.lmdb_engine import LmdbEngine
+from wormspace.server.storage import AcceptorStore
 from wormspace.wire.messages import FULL, Failed, Status
 
 B1 = ballot(1, b"proposer")
@@ -49,7 +49,7 @@ async def read_all(raw, segment, stop):
 
 @contextlib.asynccontextmanager
 async def small_store(path, max_bytes=1 << 20):
-    async with serving(LmdbEngine(path, durability="os", max_bytes=max_bytes)) as server:
+    async with serving(AcceptorStore(path, durability="os", max_bytes=max_bytes)) as server:
         raw = await Raw.connect(server.port)
         await raw.call(Capture("s", 0, 0, 1 << 20, B1))
         yield server, raw
@@ -67,7 +67,7 @@ async def test_a_full_store_refuses_writes_and_goes_on_serving_reads(tmp_path):
 async def test_what_was_accepted_survives_the_restart_of_a_full_store(tmp_path):
     async with small_store(tmp_path / "store") as (_, raw):
         accepted = await fill(raw)
-    async with serving(LmdbEngine(tmp_path / "store", max_bytes=1 << 20)) as server:
+    async with serving(AcceptorStore(tmp_path / "store", max_bytes=1 << 20)) as server:
         raw = await Raw.connect(server.port)
         assert await read_all(raw, 0, 1 << 20) == accepted
 
@@ -107,7 +107,7 @@ async def test_a_store_of_small_values_makes_room_again_too(tmp_path):
 
 
 async def test_trimming_over_and_over_reuses_the_same_space(tmp_path):
-    engine = LmdbEngine(tmp_path / "store", durability="os", max_bytes=8 << 20)
+    engine = AcceptorStore(tmp_path / "store", durability="os", max_bytes=8 << 20)
     async with serving(engine) as server:
         raw = await Raw.connect(server.port)
         sizes = []
@@ -136,7 +136,7 @@ async def test_a_server_with_garbage_and_no_room_does_not_spin(tmp_path):
 
 
 async def test_a_client_hears_that_the_servers_are_full_and_that_there_is_room_again(tmp_path):
-    engine = LmdbEngine(tmp_path / "store", durability="os", max_bytes=1 << 20)
+    engine = AcceptorStore(tmp_path / "store", durability="os", max_bytes=1 << 20)
     async with (
         serving(engine) as server,
         wormspace.connect(f"worm://127.0.0.1:{server.port}", timeout=10) as worm,
@@ -175,7 +175,7 @@ async def test_one_full_server_of_three_does_not_stop_the_others(tmp_path):
     async with contextlib.AsyncExitStack() as stack:
         servers = []
         for i in range(3):
-            engine = LmdbEngine(
+            engine = AcceptorStore(
                 tmp_path / f"s{i}", durability="os", max_bytes=(1 << 20) if i == 0 else (64 << 20)
             )
             identity = ServerIdentity(IDENTITY.cluster, f"s{i}", 0, 1, 3)
@@ -223,7 +223,7 @@ async def test_a_full_disk_refuses_writes_loses_nothing_and_heals(small_disk):
         assert await raw.call(Write("s", 0, B1, [offset], [value])) == Written([])
         accepted[offset] = value
         assert await read_all(raw, 0, 1 << 20) == accepted
-    async with serving(LmdbEngine(small_disk / "store")) as server:
+    async with serving(AcceptorStore(small_disk / "store")) as server:
         raw = await Raw.connect(server.port)
         assert await read_all(raw, 0, 1 << 20) == accepted
 

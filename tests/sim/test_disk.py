@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wormspace.errors import StoreError, StoreFull, StoreLocked
-from wormspace.server.engine import Engine
-from wormspace.server.memory_engine import MemoryEngine
 from wormspace.sim import DiskOptions, World
 from wormspace.sim.network import constant
+from wormspace.store.engine import Engine
+from wormspace.store.memory_engine import MemoryEngine
 
 KEYS = st.binary(min_size=1, max_size=2)
 CHANGES = st.lists(st.tuples(st.sampled_from("ab"), KEYS, st.none() | st.binary(max_size=2)))

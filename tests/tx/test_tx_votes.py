@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
+import os
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -12,6 +14,7 @@ from tests.tx.casting import cast
 import wormspace
 from wormspace import tx
 from wormspace.errors import Trimmed, UsageError
+from wormspace.store.journal import Journal
 from wormspace.tx import box as box_module
 from wormspace.tx import names, trimming
 from wormspace.tx.deciding import (
@@ -390,3 +393,28 @@ async def test_a_store_that_was_told_to_vote_takes_no_more_work(tmp_path) -> Non
             await site.close()
         for store in (a, b):
             await store.close()
+
+
+async def test_a_store_whose_disk_has_failed_can_be_closed(tmp_path, monkeypatch) -> None:
+    """And what it could not write is known to the votes: the branch is still prepared."""
+    store = await tx.KeyValueStore.open("a", LmdbStore(tmp_path / "a"))
+    gid = tx.Gid("tx", "a", tx.TxId("j", 0))
+    branch = await store.begin(gid)
+    await branch.put(b"k", b"v")
+    await branch.prepare()
+
+    def failing(*_):
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Journal, "takes", lambda self, size: False)
+        disk.setattr(os, "pwritev", failing)
+        assert store.commit(gid).done()
+        other = await store.begin(tx.Gid("tx", "a", tx.TxId("j", 1)))
+        await other.put(b"k", b"w")
+        with pytest.raises(tx.CannotPrepare, match="disk failed"):
+            await other.prepare()
+        await store.close()
+    store = await tx.KeyValueStore.open("a", LmdbStore(tmp_path / "a"))
+    assert await store.prepared() == [gid]
+    await store.close()

@@ -13,8 +13,8 @@ from test_message_codec import body, to_server
 from inprocess import Raw, content, serving
 from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Capture, Decided, Read, Report, Trim, Write, Written
-from wormspace.server.lmdb_engine import LmdbEngine
-from wormspace.server.memory_engine import MemoryEngine
+from wormspace.server.storage import AcceptorStore
+from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire import codec
 from wormspace.wire.frames import HEADER_BYTES, frame
 from wormspace.wire.messages import BAD_REQUEST, ONE_WAY, Failed, Listen, Spaces, Status, ToServer
@@ -101,7 +101,7 @@ NONSENSE = [
 
 @pytest.fixture(params=["memory", "lmdb"])
 def engine(request, tmp_path):
-    return MemoryEngine() if request.param == "memory" else LmdbEngine(tmp_path / "store")
+    return MemoryEngine() if request.param == "memory" else AcceptorStore(tmp_path / "store")
 
 
 @pytest.mark.parametrize("message", NONSENSE, ids=lambda m: type(m).__name__)
@@ -234,7 +234,7 @@ def test_any_well_formed_request_is_answered_or_ignored_and_the_server_lives(mes
     """Well-formed, but with any numbers: nothing in it may bring the server down."""
 
     async def run(store):
-        async with serving(LmdbEngine(Path(store), durability="os")) as server:
+        async with serving(AcceptorStore(Path(store), durability="os")) as server:
             good = await furnish(server)
             odd = await Raw.connect(server.port)
             odd.send(message)

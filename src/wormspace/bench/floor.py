@@ -16,8 +16,8 @@ import uvloop
 from wormspace.paxos.messages import Write, Written
 from wormspace.paxos.quorum import majority
 from wormspace.server import config, runner, tables
-from wormspace.server.engine import Batch
 from wormspace.server.node import Node, Queued
+from wormspace.store.engine import Batch
 from wormspace.wire.link import Link, Outgoing
 from wormspace.wire.messages import Accepted, Discarded, Downward
 

@@ -29,7 +29,7 @@ from wormspace.paxos.messages import (
 )
 from wormspace.paxos.ranges import Range
 from wormspace.server import tables
-from wormspace.server.engine import Batch, Item, View
+from wormspace.store.engine import Batch, Item, View
 
 PAGE_BYTES = 1 << 20
 """A report is cut off after the row that brings it to this size."""

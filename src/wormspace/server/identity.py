@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from wormspace.errors import WrongIdentity
-from wormspace.server.engine import Engine
+from wormspace.store.engine import Engine
 
 _KEY = b"identity"
 _MEMORY_MARK = "started-in-memory"

@@ -15,8 +15,8 @@ from typing import cast
 import msgspec
 
 from wormspace.errors import StoreError
-from wormspace.server.engine import Engine
 from wormspace.server.node import Node
+from wormspace.store.engine import Engine
 from wormspace.wire import codec
 from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, FrameTooLarge
 from wormspace.wire.keepalive import keep_alive

@@ -17,7 +17,7 @@ import msgspec
 from wormspace.errors import StoreError, StoreFull
 from wormspace.paxos.messages import Capture, Decided, Done, Read, Reply, Report, Trim, Write
 from wormspace.server import acceptors, tables
-from wormspace.server.engine import Batch, Engine
+from wormspace.store.engine import Batch, Engine
 from wormspace.wire.messages import (
     BAD_REQUEST,
     FULL,

@@ -15,12 +15,12 @@ from wormspace.collector import collect_seldom
 from wormspace.errors import StoreError, WrongIdentity
 from wormspace.server import identity
 from wormspace.server.config import ClusterConfig, ServerConfig
-from wormspace.server.engine import Engine
 from wormspace.server.identity import Identity
 from wormspace.server.listener import Server
-from wormspace.server.lmdb_engine import LmdbEngine
-from wormspace.server.memory_engine import MemoryEngine
 from wormspace.server.node import Node
+from wormspace.server.storage import AcceptorStore
+from wormspace.store.engine import Engine
+from wormspace.store.memory_engine import MemoryEngine
 
 log = logging.getLogger("wormspace.server")
 
@@ -67,7 +67,7 @@ def open_engine(config: ClusterConfig, server: ServerConfig, base: Path) -> Engi
             f"{directory} is not there; {who} can only run on the directory that was prepared for "
             "it by `wormspace cluster init`"
         )
-    engine = LmdbEngine(
+    engine = AcceptorStore(
         directory,
         durability="os" if config.durability == "os" else "sync",
         max_bytes=config.max_store_bytes,
@@ -88,7 +88,7 @@ def open_engine(config: ClusterConfig, server: ServerConfig, base: Path) -> Engi
 async def prepare_directory(config: ClusterConfig, server: ServerConfig, base: Path) -> None:
     """Make the server's data directory and give it its identity."""
     directory = base / server.data
-    engine = LmdbEngine(directory, max_bytes=config.max_store_bytes)
+    engine = AcceptorStore(directory, max_bytes=config.max_store_bytes)
     try:
         await identity.prepare(engine, Identity(config.cluster, server.name), directory)
     finally:

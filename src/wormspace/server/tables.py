@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from wormspace.paxos.ballot import BALLOT_BYTES
 from wormspace.paxos.ranges import Range
-from wormspace.server.engine import Batch, View
+from wormspace.store.engine import Batch, View
 
 ROWS, PROMISES, DECIDED, TRIMMED, SPACES, GARBAGE = (
     "rows",

@@ -19,11 +19,11 @@ from random import Random
 from sortedcontainers import SortedDict
 
 from wormspace.errors import StoreError, StoreFull, StoreLocked
-from wormspace.server.engine import Batch, Item, View
 from wormspace.sim._handles import OWNER, Owner
 from wormspace.sim._loop import SimLoop
 from wormspace.sim._wire import Latency
 from wormspace.sim.network import constant, skewed
+from wormspace.store.engine import Batch, Item, View
 
 __all__ = ["Disk", "DiskOptions", "SimEngine"]
 
@@ -170,7 +170,7 @@ class Disk:
 
 
 class SimEngine:
-    """An open store, as the server sees it (`wormspace.server.engine.Engine`)."""
+    """An open store, as the server sees it (`wormspace.store.engine.Engine`)."""
 
     def __init__(self, disk: Disk, tables: Tables, durability: str, owner: Owner | None) -> None:
         self._disk = disk

@@ -23,8 +23,6 @@ from wormspace.paxos.messages import (
 )
 from wormspace.register.token import as_spans
 from wormspace.server import acceptors, tables
-from wormspace.server.engine import Batch
-from wormspace.server.memory_engine import MemoryEngine
 from wormspace.sim._actors import (
     SEGMENT,
     SPACE,
@@ -40,6 +38,8 @@ from wormspace.sim._actors import (
     show_row,
 )
 from wormspace.sim._steps import Actor
+from wormspace.store.engine import Batch
+from wormspace.store.memory_engine import MemoryEngine
 
 __all__ = ["Paxos", "Plan", "Store"]
 

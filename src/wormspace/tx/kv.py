@@ -17,11 +17,11 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from wormspace.errors import StoreError, UsageError, WormError, WrongIdentity
+from wormspace.store.engine import Batch, Engine
 from wormspace.tx.errors import CannotPrepare, Conflict
 from wormspace.tx.locks import Locks, Owner
 from wormspace.tx.names import Gid, check_name
 from wormspace.tx.operations import DELETE, GET, PUT, Found, decode_operation
-from wormspace.tx.storage import Batch, Engine
 
 log = logging.getLogger("wormspace.tx")
 
@@ -70,6 +70,7 @@ class _Writer:
         self._ended: list[KvBranch] = []
         self._data: dict[bytes, bytes | None] = {}
         self._leaving: dict[bytes, bytes | None] = {}
+        self._failing = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -120,8 +121,10 @@ class _Writer:
                 self._data = self._leaving | self._data
                 self._leaving = {}
                 self._refuse(promises, e)
+                self._failing = True
                 await asyncio.sleep(RETRY_S)
             else:
+                self._failing = False
                 self._leaving = {}
                 for branch in ended:
                     self._on_durable(branch)
@@ -150,11 +153,16 @@ class _Writer:
                 future.set_exception(CannotPrepare(str(error)))
 
     async def drain(self) -> None:
-        """Until nothing is under way."""
+        """Until nothing is under way, or the disk refuses: the votes keep outcomes as well."""
         while self._promises or self._ended or self._task is not None:
             self._start()
             if self._task is not None:
+                await asyncio.wait([self._task], timeout=RETRY_S)
+            if self._failing and self._task is not None:
+                log.warning("tx: a store is closed with outcomes that its disk did not take")
+                self._task.cancel()
                 await asyncio.wait([self._task])
+                return
 
 
 class KeyValueStore:

@@ -29,9 +29,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wormspace.errors import StoreError
-from wormspace.server.aio import Unsupported
-from wormspace.server.blocks import BlockWriter
-from wormspace.server.disk import FULL, sync_data, sync_directory, write_all, write_durably
+from wormspace.store.aio import Unsupported
+from wormspace.store.blocks import BlockWriter
+from wormspace.store.disk import FULL, sync_data, sync_directory, write_all, write_durably
 
 NAMES = ("journal.0", "journal.1")
 MAGIC = b"WSJOURN1"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from sortedcontainers import SortedDict
 
-from wormspace.server.engine import Batch, Item, View
+from wormspace.store.engine import Batch, Item, View
 
 
 class MemoryEngine:

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wormspace.errors import StoreError, StoreFull, StoreLocked
-from wormspace.server import lmdb_engine
-from wormspace.server.lmdb_engine import LmdbEngine
-from wormspace.server.memory_engine import MemoryEngine
+from wormspace.server.storage import AcceptorStore
+from wormspace.store import lmdb_engine
+from wormspace.store.memory_engine import MemoryEngine
 
 TABLES = ["rows", "promises", "spaces"]
 END = b"\xff" * 40
@@ -34,7 +34,7 @@ batches = st.lists(st.tuples(st.lists(changes, max_size=6), st.booleans()), max_
 
 
 def make(kind, path):
-    return MemoryEngine() if kind == "memory" else LmdbEngine(path, durability="os")
+    return MemoryEngine() if kind == "memory" else AcceptorStore(path, durability="os")
 
 
 @pytest.fixture(params=["memory", "lmdb"])
@@ -117,7 +117,7 @@ async def test_figures_tell_of_the_size(engine):
 
 async def test_a_view_does_not_see_a_commit_under_way(tmp_path):
     """What a reader is told must be durable: a server may die with a commit half done."""
-    engine = LmdbEngine(tmp_path / "store")
+    engine = AcceptorStore(tmp_path / "store")
     batch = engine.begin()
     batch.put("rows", b"k", b"v")
     committing = asyncio.ensure_future(engine.commit(batch))
@@ -128,18 +128,18 @@ async def test_a_view_does_not_see_a_commit_under_way(tmp_path):
 
 
 async def test_one_process_opens_a_store_once(tmp_path):
-    engine = LmdbEngine(tmp_path / "store")
+    engine = AcceptorStore(tmp_path / "store")
     with pytest.raises(StoreLocked, match="open in another process"):
-        LmdbEngine(tmp_path / "store")
+        AcceptorStore(tmp_path / "store")
     engine.close()
-    LmdbEngine(tmp_path / "store").close()
+    AcceptorStore(tmp_path / "store").close()
 
 
-OPEN = "import sys; from pathlib import Path; from wormspace.server.lmdb_engine import LmdbEngine\n"
+OPEN = "import sys; from pathlib import Path; from wormspace.server.storage import AcceptorStore\n"
 
 
 def test_another_process_finds_the_store_locked_until_the_first_one_dies(tmp_path):
-    program = OPEN + "e = LmdbEngine(Path(sys.argv[1])); print('open', flush=True); input()"
+    program = OPEN + "e = AcceptorStore(Path(sys.argv[1])); print('open', flush=True); input()"
     holder = subprocess.Popen(
         [sys.executable, "-c", program, tmp_path / "store"],
         stdin=subprocess.PIPE,
@@ -148,21 +148,21 @@ def test_another_process_finds_the_store_locked_until_the_first_one_dies(tmp_pat
     try:
         assert holder.stdout.readline() == b"open\n"
         with pytest.raises(StoreLocked):
-            LmdbEngine(tmp_path / "store")
+            AcceptorStore(tmp_path / "store")
     finally:
         holder.kill()
         holder.communicate()
-    LmdbEngine(tmp_path / "store").close()
+    AcceptorStore(tmp_path / "store").close()
 
 
 @pytest.mark.parametrize("junk", [b"", b"not a store", bytes(8192), b"\xff" * 100_000])
 def test_a_store_that_cannot_be_read_is_not_taken_for_an_empty_one(junk, tmp_path):
     (tmp_path / "data.mdb").write_bytes(junk)
     if not junk:
-        LmdbEngine(tmp_path).close()  # an empty file is how LMDB begins
+        AcceptorStore(tmp_path).close()  # an empty file is how LMDB begins
         return
     with pytest.raises(StoreError):
-        LmdbEngine(tmp_path)
+        AcceptorStore(tmp_path)
     assert (tmp_path / "data.mdb").read_bytes() == junk
 
 
@@ -197,7 +197,7 @@ def rows(engine):
 
 async def test_the_journal_stays_small_however_much_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(lmdb_engine, "CHECKPOINT_BYTES", 1 << 18)
-    engine = LmdbEngine(tmp_path, durability="os")
+    engine = AcceptorStore(tmp_path, durability="os")
     for round_ in range(5):
         await fill(engine, 500 + round_, 2000)
         await asyncio.sleep(0.01)
@@ -206,7 +206,7 @@ async def test_the_journal_stays_small_however_much_is_written(tmp_path, monkeyp
 
 
 async def test_a_batch_that_changes_nothing_does_not_wait_for_the_disk(tmp_path):
-    engine = LmdbEngine(tmp_path)
+    engine = AcceptorStore(tmp_path)
     batch = engine.begin()
     batch.put_many("rows", [])
     await engine.commit(batch)
@@ -215,7 +215,7 @@ async def test_a_batch_that_changes_nothing_does_not_wait_for_the_disk(tmp_path)
 
 
 async def test_a_batch_that_the_tables_refuse_is_taken_out_of_the_journal(tmp_path, monkeypatch):
-    engine = LmdbEngine(tmp_path / "store")
+    engine = AcceptorStore(tmp_path / "store")
     await put(engine, b"before")
     real = lmdb_engine._Tables.apply
 
@@ -233,7 +233,7 @@ async def test_a_batch_that_the_tables_refuse_is_taken_out_of_the_journal(tmp_pa
         await put(engine, b"later")
     assert rows(engine) == [b"before", b"later"]
     shutil.copytree(tmp_path / "store", tmp_path / "killed")
-    again = LmdbEngine(tmp_path / "killed")
+    again = AcceptorStore(tmp_path / "killed")
     assert rows(again) == [b"before", b"later"]
     again.close()
     engine.close()
@@ -241,7 +241,7 @@ async def test_a_batch_that_the_tables_refuse_is_taken_out_of_the_journal(tmp_pa
 
 async def test_a_checkpoint_without_room_loses_nothing_and_is_made_later(tmp_path, monkeypatch):
     monkeypatch.setattr(lmdb_engine, "CHECKPOINT_BYTES", 10_000)
-    engine = LmdbEngine(tmp_path)
+    engine = AcceptorStore(tmp_path)
     real = lmdb_engine._Tables.commit
 
     def no_room(self):
@@ -261,7 +261,7 @@ async def test_a_checkpoint_without_room_loses_nothing_and_is_made_later(tmp_pat
     await put(engine, b"later")
     assert len(rows(engine)) == written
     engine.close()
-    again = LmdbEngine(tmp_path)
+    again = AcceptorStore(tmp_path)
     assert len(rows(again)) == written
     again.close()
 
@@ -273,12 +273,12 @@ async def test_a_disk_that_fails_at_a_checkpoint_is_trusted_no_more(tmp_path, mo
     def failing(self, number, pages):
         raise OSError(errno.EIO, "input/output error")
 
-    engine = LmdbEngine(tmp_path)
+    engine = AcceptorStore(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(lmdb_engine.Roots, "save", failing)
         written = await fill_until(StoreError, engine)
         engine.close()
-    again = LmdbEngine(tmp_path)
+    again = AcceptorStore(tmp_path)
     assert len(rows(again)) == written
     again.close()
 
@@ -286,11 +286,11 @@ async def test_a_disk_that_fails_at_a_checkpoint_is_trusted_no_more(tmp_path, mo
 @pytest.mark.parametrize("missing", ["roots", "data.mdb", "journal.0"])
 async def test_a_directory_with_a_file_missing_is_refused(tmp_path, missing, monkeypatch):
     monkeypatch.setattr(lmdb_engine, "CHECKPOINT_BYTES", 10_000)
-    engine = LmdbEngine(tmp_path)
+    engine = AcceptorStore(tmp_path)
     await fill(engine, 8)
     engine.close()
     (tmp_path / missing).unlink()
     if missing == "journal.0":
         (tmp_path / "journal.1").unlink()
     with pytest.raises(StoreError, match="missing"):
-        LmdbEngine(tmp_path)
+        AcceptorStore(tmp_path)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from wormspace.server.engine import Item, View
+from wormspace.store.engine import Item, View
 
 Tables = dict[str, dict[bytes, bytes | None]]
 """By table and key, the new value; None where the key is deleted."""

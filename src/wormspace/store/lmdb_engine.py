@@ -15,8 +15,8 @@ commit after it, and a second one waits until the first is the checkpoint (`_sav
 One process has the store open (a lock on the directory), and one thread uses LMDB, so LMDB's own
 lock is off.  Not with its writable map: with it a full disk is a SIGBUS, not an error.
 
-In a store that has reached its limit, or on a full disk, only what makes no table grow is taken:
-trims, and the deletion of what they made garbage.
+In a store that has reached its limit, or on a full disk, only what makes no table of `growing`
+larger is taken: of a server, trims, and the deletion of what they made garbage.
 """
 
 from __future__ import annotations
@@ -29,25 +29,21 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import lmdb
 
 from wormspace.committer import Committer
 from wormspace.errors import StoreError, StoreFull, StoreLocked
-from wormspace.server.changes import Changes, decode, encode
-from wormspace.server.changes import Tables as Changed
-from wormspace.server.disk import FULL
-from wormspace.server.engine import Batch, Item, View
-from wormspace.server.journal import NAMES, Journal
-from wormspace.server.roots import NAME as ROOTS
-from wormspace.server.roots import Roots
+from wormspace.store.changes import Changes, decode, encode
+from wormspace.store.changes import Tables as Changed
+from wormspace.store.disk import FULL
+from wormspace.store.engine import Batch, Item, View
+from wormspace.store.journal import NAMES, Journal
+from wormspace.store.roots import NAME as ROOTS
+from wormspace.store.roots import Roots
 
 log = logging.getLogger("wormspace.store")
-
-TABLES = ("identity", "spaces", "rows", "promises", "decided", "trimmed", "garbage")
-GROWING = ("spaces", "rows", "promises", "decided")
-"""What may not grow in a full store; tombstones may, or a full store could never be trimmed."""
 
 DEFAULT_MAX_BYTES = 1 << 40
 CHECKPOINT_BYTES = 16 << 20
@@ -65,7 +61,7 @@ SYNC, OS = "sync", "os"
 
 
 class LmdbEngine:
-    """A store in a directory of its own.
+    """A store in a directory of its own; which tables it has, a subclass says.
 
     Args:
         path: the directory; made if it is not there.
@@ -77,6 +73,10 @@ class LmdbEngine:
         StoreLocked: another process has it open.
         StoreError: it cannot be opened.
     """
+
+    tables: ClassVar[tuple[str, ...]]
+    growing: ClassVar[tuple[str, ...]]
+    """Those that may not grow in a full store."""
 
     def __init__(
         self, path: Path, *, durability: str = SYNC, max_bytes: int = DEFAULT_MAX_BYTES
@@ -119,12 +119,12 @@ class LmdbEngine:
         env = lmdb.open(
             str(self._path),
             map_size=2 * self._max_bytes + SLACK_BYTES,
-            max_dbs=len(TABLES),
+            max_dbs=len(self.tables),
             sync=False,
             lock=False,
             readahead=False,
         )
-        dbs = {name: env.open_db(name.encode()) for name in TABLES}
+        dbs = {name: env.open_db(name.encode()) for name in self.tables}
         if self._roots.number is None:
             env.sync(True)
             self._roots.save(0, self._roots.read(env.stat()["psize"]))
@@ -150,7 +150,7 @@ class LmdbEngine:
             return
         record = encode(changes)
         spare = 0
-        if any(value is not None for t in GROWING for value in changes.get(t, {}).values()):
+        if any(value is not None for t in self.growing for value in changes.get(t, {}).values()):
             self._check_room(changes, len(record))
             spare = SPARE_BYTES
         try:
@@ -273,7 +273,7 @@ class LmdbEngine:
     def _growth(self, changes: Changed) -> int:
         """By how many bytes changes make the tables larger."""
         growth = 0
-        for table in GROWING:
+        for table in self.growing:
             for key, value in changes.get(table, {}).items():
                 old = self._view.get(table, key)
                 growth += len(key + value) if value is not None else 0

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wormspace.errors import StoreError
-from wormspace.server import aio, blocks, journal
-from wormspace.server.journal import NAMES, STEP_BYTES, Journal
+from wormspace.store import aio, blocks, journal
+from wormspace.store.journal import NAMES, STEP_BYTES, Journal
 
 RECORDS = [b"a", b"bc" * 50, b"d" * 3000, b"e"]
 

@@ -1,4 +1,4 @@
-"""What a wormserver needs from a disk: an ordered key-value store with one writer and snapshots.
+"""What is needed from a disk: an ordered key-value store with one writer and snapshots.
 
 A commit is all or nothing, and done only when it is as durable as promised.  Readers see the last
 commit that is done, never one under way.  Implementations: `lmdb_engine` (the product),

@@ -7,8 +7,8 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-from wormspace.server.aio import Aio, Unsupported
-from wormspace.server.disk import DSYNC
+from wormspace.store.aio import Aio, Unsupported
+from wormspace.store.disk import DSYNC
 
 DIRECT: int = getattr(os, "O_DIRECT", 0)
 BLOCK = 4096

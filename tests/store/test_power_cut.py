@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from wormspace.server import aio, disk, journal, lmdb_engine, roots
-from wormspace.server.lmdb_engine import LmdbEngine
+from wormspace.server.storage import AcceptorStore
+from wormspace.store import aio, disk, journal, lmdb_engine, roots
 
 BLOCK = 512
 BATCHES = 60
@@ -126,7 +126,7 @@ class Turns:
 
 
 def state(view):
-    return {table: dict(view.scan(table, b"", END)) for table in lmdb_engine.TABLES}
+    return {table: dict(view.scan(table, b"", END)) for table in AcceptorStore.tables}
 
 
 def digest(tables):
@@ -140,12 +140,12 @@ import sys
 from pathlib import Path
 import pytest
 import test_power_cut
-from test_power_cut import LmdbEngine, digest, state
+from test_power_cut import AcceptorStore, digest, state
 if sys.argv[1]:
     getattr(test_power_cut, sys.argv[1])(pytest.MonkeyPatch())
 for image in map(Path, sys.argv[2:]):
     try:
-        engine = LmdbEngine(image)
+        engine = AcceptorStore(image)
         print(digest(state(engine.view)), flush=True)
         engine.close()
     except Exception as e:
@@ -190,7 +190,7 @@ async def violations(tmp_path, monkeypatch, seed, broken="", cuts=80):
     path = tmp_path / f"store-{seed}"
     monkeypatch.setattr(lmdb_engine, "CHECKPOINT_BYTES", rng.choice([3_000, 8_000, 20_000]))
     watched = Disk(path, monkeypatch, rng)
-    engine = LmdbEngine(path)
+    engine = AcceptorStore(path)
     watched.durable[roots.DATA] = (path / roots.DATA).read_bytes()
     watched.watch(engine)
     engine._committer, engine._saver = Turns(rng, 1), Turns(rng, 6)
@@ -277,18 +277,18 @@ def without_waiting_for_the_checkpoint(monkeypatch):
     def hasty(self, number, pages):
         self._roots.save(number, pages)
 
-    monkeypatch.setattr(LmdbEngine, "_bring_to_disk", hasty)
+    monkeypatch.setattr(AcceptorStore, "_bring_to_disk", hasty)
 
 
 def with_commits_before_the_checkpoint_is_done(monkeypatch):
     """Several commits on top of a checkpoint: pages that it needs are used again."""
-    commit = LmdbEngine.commit
+    commit = AcceptorStore.commit
 
     async def eager(self, batch):
         await commit(self, batch)
         self._view.commit()
 
-    monkeypatch.setattr(LmdbEngine, "commit", eager)
+    monkeypatch.setattr(AcceptorStore, "commit", eager)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import zlib
 from pathlib import Path
 
 from wormspace.errors import StoreError
-from wormspace.server.disk import sync_directory, write_all
+from wormspace.store.disk import sync_directory, write_all
 
 NAME = "roots"
 DATA = "data.mdb"

@@ -1,0 +1,16 @@
+"""A server's store on disk."""
+
+from __future__ import annotations
+
+from wormspace.server.tables import DECIDED, GARBAGE, PROMISES, ROWS, SPACES, TRIMMED
+from wormspace.store.lmdb_engine import LmdbEngine
+
+
+class AcceptorStore(LmdbEngine):
+    """The tables of `tables.py`, and who the server is.
+
+    Tombstones may grow in a full store, or it could never be trimmed.
+    """
+
+    tables = ("identity", SPACES, ROWS, PROMISES, DECIDED, TRIMMED, GARBAGE)
+    growing = (SPACES, ROWS, PROMISES, DECIDED)
