@@ -30,8 +30,8 @@ from wormspace.register.partition import Partition
 from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.server import acceptors
 from wormspace.server.local import LocalLink
-from wormspace.store.memory_engine import MemoryEngine
 from wormspace.server.node import Node
+from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire.link import Link
 
 ROUNDS = 7
