@@ -240,7 +240,7 @@ async def test_a_batch_that_the_tables_refuse_is_taken_out_of_the_journal(tmp_pa
 
 
 async def test_a_checkpoint_without_room_loses_nothing_and_is_made_later(tmp_path, monkeypatch):
-    monkeypatch.setattr(lmdb_engine, "CHECKPOINT_BYTES", 10_000)
+    monkeypatch.setattr(lmdb_engine, "_enough", lambda: 10_000)
     engine = AcceptorStore(tmp_path)
     real = lmdb_engine._Tables.commit
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from wormspace.server.storage import AcceptorStore
-from wormspace.store import aio, disk, journal, lmdb_engine, roots
+from wormspace.store import aio, blocks, disk, journal, lmdb_engine, roots
 
 BLOCK = 512
 BATCHES = 60
@@ -64,7 +64,8 @@ class Disk:
             """In place of the kernel's: some turns of the loop later, so runs can be repeated."""
             for _ in range(rng.randint(0, 2)):
                 await asyncio.sleep(0)
-            return os.pwritev(aio._request.fd, [memoryview(buffer)[:size]], at, disk.DSYNC)
+            request = aio._request
+            return os.pwritev(request.fd, [memoryview(buffer)[:size]], at, request.rw_flags)
 
         monkeypatch.setattr(os, "pwritev", keeps(os.pwritev))
         monkeypatch.setattr(aio.Aio, "write", write)
@@ -267,6 +268,22 @@ def without_waiting_for_the_journal(monkeypatch):
     monkeypatch.setattr(journal._File, "write", write)
 
 
+def without_waiting_for_the_kernels_write(monkeypatch):
+    monkeypatch.setattr(blocks, "Aio", lambda fd, flags: aio.Aio(fd, 0))
+
+
+def without_what_the_block_held(monkeypatch):
+    """A record's first block loses the records before it."""
+    fill = blocks.BlockWriter._fill
+
+    def forgetful(self, parts, at):
+        begin, size = fill(self, parts, at)
+        self._buffer[: at - begin] = bytes(at - begin)
+        return begin, size
+
+    monkeypatch.setattr(blocks.BlockWriter, "_fill", forgetful)
+
+
 def without_checking_records(monkeypatch):
     monkeypatch.setattr(journal._File, "_crc", lambda self, number, payload: 7)
 
@@ -296,6 +313,8 @@ def with_commits_before_the_checkpoint_is_done(monkeypatch):
     [
         without_roots,
         without_waiting_for_the_journal,
+        without_waiting_for_the_kernels_write,
+        without_what_the_block_held,
         without_checking_records,
         without_waiting_for_the_checkpoint,
         with_commits_before_the_checkpoint_is_done,

@@ -73,12 +73,14 @@ class Aio:
         numbers = _CALLS.get(platform.machine())
         if sys.platform != "linux" or sys.byteorder != "little" or numbers is None:
             raise Unsupported
+        if ctypes.sizeof(ctypes.c_long) != 8:
+            raise Unsupported  # a 32-bit program on such a machine has other numbers
         self._setup, self._destroy, self._getevents, self._submit = map(ctypes.c_long, numbers)
         self._call = ctypes.CDLL(None, use_errno=True).syscall
         self._context = ctypes.c_ulong(0)
         if self._call(self._setup, _ONE, ctypes.byref(self._context)) != 0:
             raise Unsupported
-        self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC)
         self._request = _Request(
             opcode=_PWRITE, fd=fd, rw_flags=flags, flags=_TELL_EVENTFD, eventfd=self._eventfd
         )
@@ -144,13 +146,16 @@ class Aio:
             done.set_result(None)
 
     def _collect(self) -> None:
-        """Take the kernel's answer, as soon as there is one."""
+        """Take the kernel's answer, as soon as there is one.
+
+        It is there before the eventfd says so; not the other way round.
+        """
         self._done = None
+        os.eventfd_read(self._eventfd)
         event = ctypes.byref(self._event)
         while self._call(self._getevents, self._context, _ONE, _ONE, event, None) < 1:
             if (number := ctypes.get_errno()) != errno.EINTR:
                 raise _error(number)
-        os.eventfd_read(self._eventfd)
 
     def _detach(self) -> None:
         if self._loop is not None and not self._loop.is_closed():

@@ -1,4 +1,4 @@
-"""Durable writes past the system's cache: nothing is copied, and nothing written back later."""
+"""Durable writes past the system's cache: none of its pages is filled, or written back later."""
 
 from __future__ import annotations
 

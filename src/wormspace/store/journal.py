@@ -247,7 +247,13 @@ class Journal:
         return file.blocks is not None and file.end + _RECORD.size + size <= file.size
 
     async def submit(self, payload: bytes) -> None:
-        """Like `append`, if it `takes` that much: the event loop does not wait for the disk."""
+        """Write the next record while the event loop goes on; returns when it is durable.
+
+        Only if the journal `takes` it.  If this is cancelled, nothing was appended.
+
+        Raises:
+            OSError, StoreError: see `append`.
+        """
         file = self._current
         assert file.blocks is not None
         at, parts = self._next(payload)
