@@ -61,7 +61,7 @@ class KeyValue(StateMachine):
             if not ttl_s > 0:
                 raise ValueError("a time to live is positive")
             expires_ns = self._moment.time_ns + int(ttl_s * 1e9)
-        if self.expiries.rows:
+        if self.expiries:
             self._forget_expiry(key)
         if expires_ns:
             self.expiries[expires_ns, key] = None

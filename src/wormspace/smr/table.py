@@ -5,78 +5,159 @@ does nothing else meanwhile.  A `Table` is *frozen* in no time and then encoded 
 the order of keys, while commands go on: whoever changes a row that has not been encoded yet puts
 the old one aside first (copy on write, one row at a time, without `fork`).
 
+To set a row is what state machines do most.  So a table is a `dict`, and sets rows as fast as one:
+the order of its keys is brought up to date later, and only while it is frozen it is of a class that
+puts rows aside.
+
 Its values must be immutable: a value changed in place would escape the copying.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from sortedcontainers import SortedDict, SortedList
 
 K = TypeVar("K")
 V = TypeVar("V")
+D = TypeVar("D")
 
 _ABSENT: Any = object()
 
 
-class Table(MutableMapping[K, V]):
+class Table(dict[K, V]):
     """A mapping in the order of its keys, for state of any size.
 
     class Inventory(StateMachine):
         stock: Table[str, int]
-
-    Attributes:
-        rows: what it holds in no order, for a quick look; only the table's methods may change it.
     """
 
-    __slots__ = ("_frozen", "_keys", "get", "rows")
+    __slots__ = ("_frozen", "_keys")
 
     def __init__(self) -> None:
-        self.rows: dict[K, V] = {}
+        super().__init__()
         self._keys: SortedList[K] = SortedList()
         self._frozen: list[FrozenTable[K, V]] = []
-        self.get = self.rows.get  # type: ignore[method-assign]  # called most: without a detour
 
-    def __getitem__(self, key: K) -> V:
-        return self.rows[key]
+    def settle(self) -> SortedList[K]:
+        """Put the keys that are new into their places; all of them, in order.
 
-    def __contains__(self, key: object) -> bool:
-        return key in self.rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
+        Whoever looks at the order does this first.  Now and then in between, it never takes long.
+        """
+        # A dict keeps the order in which keys came, and none goes without `__delitem__`.
+        new = len(self) - len(self._keys)
+        if new:
+            try:
+                self._keys.update(islice(super().__reversed__(), new))
+            except TypeError:  # not to be compared: some of them may be in their places
+                self._keys.clear()
+                raise
+        return self._keys
 
     def __iter__(self) -> Iterator[K]:
-        keys: Iterator[K] = iter(self._keys)
-        return keys
+        return self._each(iter(self.settle()))
 
-    def __setitem__(self, key: K, value: V) -> None:
-        if self._frozen:
-            self._put_aside(key)
-        rows = self.rows
-        if key not in rows:
-            self._keys.add(key)
-        rows[key] = value
+    def __reversed__(self) -> Iterator[K]:
+        return self._each(reversed(self.settle()))
+
+    def _each(self, keys: Iterator[K]) -> Iterator[K]:
+        # What comes after a change would depend on where the list of keys happens to be split,
+        # which is not the same on all replicas.
+        size = len(self)
+        for key in keys:
+            yield key
+            if len(self) != size:
+                raise RuntimeError("a Table changed size while it was iterated over")
 
     def __delitem__(self, key: K) -> None:
-        if self._frozen and key in self.rows:
-            self._put_aside(key)
-        del self.rows[key]
-        self._keys.remove(key)
+        if key not in self:
+            raise KeyError(key)
+        self.settle().remove(key)
+        super().__delitem__(key)
 
     def scan(self, start: K | None = None, stop: K | None = None) -> Iterator[tuple[K, V]]:
-        """The rows of [start, stop) in order; None is no bound.  Change nothing meanwhile."""
-        for key in self._keys.irange(start, stop, inclusive=(True, False)):
-            yield key, self.rows[key]
+        """The rows of [start, stop) in order; None is no bound.
+
+        Raises:
+            RuntimeError: rows came or went meanwhile.
+        """
+        for key in self._each(self.settle().irange(start, stop, inclusive=(True, False))):
+            yield key, self[key]
 
     def freeze(self) -> FrozenTable[K, V]:
         """The table as it is now, to be read while it changes.  `close` it in the end."""
         frozen = FrozenTable(self)
         self._frozen.append(frozen)
+        self.__class__ = _Watched
         return frozen
+
+    def thaw(self, frozen: FrozenTable[K, V]) -> None:
+        """That image is not wanted any more."""
+        if frozen in self._frozen:
+            self._frozen.remove(frozen)
+        if not self._frozen:
+            self.__class__ = Table
+
+    # What a dict does past the methods above, a mapping does with them.
+    keys = MutableMapping.keys  # type: ignore[assignment]
+    values = MutableMapping.values  # type: ignore[assignment]
+    items = MutableMapping.items  # type: ignore[assignment]
+    popitem = MutableMapping.popitem
+    setdefault = MutableMapping.setdefault
+    update = MutableMapping.update
+    clear = MutableMapping.clear
+
+    @overload
+    def pop(self, key: K, /) -> V: ...
+    @overload
+    def pop(self, key: K, default: D, /) -> V | D: ...
+    def pop(self, key: K, default: Any = _ABSENT, /) -> Any:
+        """Remove a row; its value, or the default, if there is one."""
+        if key not in self:
+            if default is _ABSENT:
+                raise KeyError(key)
+            return default
+        value = self[key]
+        del self[key]
+        return value
+
+    def copy(self) -> dict[K, V]:
+        """The rows in a dictionary of their own, in order."""
+        return dict(self.items())
+
+    def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
+        return self.copy() | dict(other)
+
+    def __ror__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
+        return dict(other) | self.copy()
+
+    def __ior__(self, other: Any) -> Table[K, V]:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __repr__(self) -> str:
+        return f"Table({self.copy()!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled, it is a table of its own, that is not frozen."""
+        return Table, (), None, None, iter(self.items())
+
+
+class _Watched(Table[K, V]):
+    """A table while it is frozen."""
+
+    __slots__ = ()
+
+    def __setitem__(self, key: K, value: V) -> None:
+        self._put_aside(key)
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: K) -> None:
+        if key in self:
+            self._put_aside(key)
+        super().__delitem__(key)
 
     def _put_aside(self, key: K) -> None:
         old = self.get(key, _ABSENT)
@@ -101,17 +182,15 @@ class FrozenTable(Generic[K, V]):
     def take(self, limit: int) -> list[tuple[K, V]]:
         """The next rows, about `limit` of them; empty when there are no more."""
         while True:
-            rows = self._table.rows
+            table = self._table
             bound = () if self._cursor is _ABSENT else (self._cursor,)
-            keys = list(
-                islice(self._table._keys.irange(*bound, inclusive=(not bound, True)), limit)
-            )
+            keys = list(islice(table.settle().irange(*bound, inclusive=(not bound, True)), limit))
             old = self._saved
             saved = list(old if len(keys) < limit else old.irange(None, keys[-1]))
             if not keys and not saved:
                 return []
             last = max([*keys[-1:], *saved[-1:]])
-            values = {key: rows[key] for key in keys}
+            values = {key: table[key] for key in keys}
             for key in saved:
                 values[key] = old.pop(key)
             self._cursor = last
@@ -121,5 +200,4 @@ class FrozenTable(Generic[K, V]):
 
     def close(self) -> None:
         """No more of it is wanted."""
-        if self in self._table._frozen:
-            self._table._frozen.remove(self)
+        self._table.thaw(self)
