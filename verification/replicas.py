@@ -237,19 +237,13 @@ def applying(e: Engine) -> None:
         )
         current().facts += [at.z >= 1, packet.number.z >= 1]
 
-        def runs(messages: Any) -> SymWord:
+        def runs(commands: bytes) -> SymWord:
             result = SymWord(th.fresh("result", I))
             ran.append(result)
             return result
 
         now = SymInt(th.fresh("now", I))
-        me = Thing(
-            sessions=table,
-            time_ns=now,
-            machine=Thing(),
-            _run=runs,
-            _declaration=Thing(decode_commands=lambda raw: []),
-        )
+        me = Thing(sessions=table, time_ns=now, machine=Thing(), _run=runs)
 
         async def apply() -> Any:
             return engine.Engine._apply_packet(me, packet, 7, "a", 1)

@@ -1,13 +1,14 @@
-"""Declarations: what is written down becomes messages and state; what cannot be is refused."""
+"""Declarations: what is written down becomes calls and state; what cannot be is refused."""
 
 import threading
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
 
 from wormspace.errors import UsageError
 from wormspace.smr import DeclarationError, StateMachine, Table, command, query
+from wormspace.smr.calls import encode_calls
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -40,14 +41,14 @@ class Shapes(StateMachine):
         return self.corners[name]
 
 
-def test_commands_and_queries_become_messages_with_defaults():
+def test_commands_and_queries_are_bound_with_defaults_and_travel():
     declaration = Shapes.declaration
     assert set(declaration.methods) == {"add", "of"}
-    message = declaration.methods["add"].message("a", Point(1, 2))
-    raw = msgspec.msgpack.encode([message])
-    (back,) = declaration.decode_commands(raw)
+    add = declaration.methods["add"].bind(lambda method, arguments: (method, arguments))
+    method, arguments = add("a", Point(1, 2))
+    assert arguments == ("a", Point(1, 2), False)
     shapes = Shapes()
-    assert declaration.methods["add"].run(shapes, back) == 1
+    assert declaration.commands.run(shapes, encode_calls([method], [arguments])) == ([1], {})
     assert shapes.corners == {"a": [Point(1, 2)]}
 
 
@@ -122,6 +123,57 @@ def test_rows_of_a_table_must_be_immutable():
     declare({}, rows=Table[tuple[int, str], Point | None])
     with pytest.raises(DeclarationError, match="say of what"):
         declare({}, rows=Table)
+
+
+class Holder(msgspec.Struct):
+    inner: list[dict[str, dict[int, str]]]
+    again: "Holder | None" = None
+
+
+@pytest.mark.parametrize("kind", [dict[int, str], dict[tuple[int, int], int], list[Holder]])
+def test_dictionaries_that_replicas_could_not_compare_are_refused(kind):
+    """An audit, or the outcome of each call, would have stopped every replica."""
+
+    def method(self, thing: kind) -> kind: ...
+
+    method.__annotations__ = {"thing": kind, "return": kind}
+    with pytest.raises(DeclarationError, match=r"Wrong.rows: .* keys are no strings"):
+        declare({"rows": {}}, rows=kind)
+    with pytest.raises(DeclarationError, match=r"Wrong.method: its result: .* keys are no strings"):
+        declare({"method": command(method)})
+    declare({"method": query(method)})  # nobody compares what one replica answers
+
+
+def test_dictionaries_that_replicas_can_compare():
+    declare({"rows": {}}, rows=dict[str, dict[Literal["a", "b"], list[dict[str, int]]]])
+
+
+class Place(msgspec.Struct, frozen=True, order=True):
+    street: str
+    number: int | float
+
+
+class Anywhere(msgspec.Struct, frozen=True, order=True):
+    street: str | None
+
+
+@pytest.mark.parametrize(
+    "key", [int | str, str | None, int | bytes, None, tuple[int, str | None], Point, Anywhere]
+)
+def test_keys_of_a_table_that_cannot_be_compared_are_refused(key):
+    with pytest.raises(DeclarationError, match=r"Wrong.rows: the keys of a Table have an order"):
+        declare({}, rows=Table[key, int])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(int, int | float, str, bytes, tuple[str, ...], tuple[int, tuple[str, bytes]], Place),
+        Annotated[int, msgspec.Meta(ge=0)],
+    ],
+)
+def test_keys_of_a_table_that_can_be_compared(key):
+    assert set(declare({}, rows=Table[key, int]).declaration.tables) == {"rows"}
 
 
 def test_a_name_that_means_something_on_a_replica_is_refused():

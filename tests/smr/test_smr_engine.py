@@ -4,8 +4,9 @@ import msgspec
 import pytest
 
 from wormspace.errors import ProtocolViolation
-from wormspace.smr import Diverged, StateMachine, command
+from wormspace.smr import Diverged, StateMachine, Table, command
 from wormspace.smr import sessions as sessions_module
+from wormspace.smr.calls import encode_calls
 from wormspace.smr.engine import Engine
 from wormspace.smr.records import NOOP, REST, SEAL, Batch, Mark, Packet, decode_plain_outcome
 from wormspace.smr.submit import as_exception
@@ -50,8 +51,9 @@ class Account(StateMachine):
 
 def packet(number, *calls, client=b"c", low=1, settled=False):
     methods = Account.declaration.methods
-    messages = [methods[name].message(*arguments) for name, *arguments in calls]
-    return Packet(client, number, low, ENCODE(messages), settled)
+    called = [methods[name] for name, *_ in calls]
+    raw = encode_calls(called, [tuple(arguments) for _, *arguments in calls])
+    return Packet(client, number, low, raw, settled)
 
 
 def register(*packets, time_s=1.0, seed=7, chain=None):
@@ -130,7 +132,7 @@ def test_a_result_that_cannot_be_encoded_is_an_exception_everywhere():
 
 def test_an_argument_of_another_type_harms_only_its_own_command():
     engine = Engine(Account())
-    raw = ENCODE([["add", "three"], ["add", 3], ["unheard-of"]])
+    raw = ENCODE(([(0, 2), (1, 1)], [("add", ["three", 3]), ("unheard-of",)]))
     applied, _ = engine.apply(register(Packet(b"c", 1, 1, raw)), SIZE)
     (outcome,) = outcomes(applied)
     assert outcome.values == [None, 3, None]
@@ -205,3 +207,29 @@ def test_when_all_rest_the_segment_is_over():
 def test_something_else_in_a_register_is_not_passed_over():
     with pytest.raises(ProtocolViolation, match="0/0"):
         Engine(Account()).apply(b"garbage", SIZE)
+
+
+def test_a_register_of_an_earlier_format_is_refused_and_not_misread():
+    as_it_was = ENCODE(
+        [1, 10**9, 7, [[b"c", 1, 1, ENCODE([["add", 3]]), False]], None, False, None]
+    )
+    engine = Engine(Account())
+    with pytest.raises(ProtocolViolation, match="0/0"):
+        engine.apply(as_it_was, SIZE)
+    assert engine.machine.total == 0
+
+
+class Rows(StateMachine):
+    rows: Table[int, int]
+
+    @command
+    def put(self, key: int) -> None:
+        self.rows[key] = key
+
+
+def test_after_each_register_tables_are_in_order():
+    """Whoever looks at the order next does not pay for all the keys of the past."""
+    engine = Engine(Rows())
+    raw = encode_calls([Rows.declaration.methods["put"]] * 9, [(-n,) for n in range(9)])
+    engine.apply(register(Packet(b"c", 1, 1, raw)), SIZE)
+    assert list(engine.machine.rows._keys) == list(range(-8, 1))

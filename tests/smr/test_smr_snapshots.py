@@ -72,6 +72,11 @@ async def test_a_snapshot_brings_back_what_was_there_when_it_was_taken():
     assert list(back.machine.order) == ["z", "a"], "a dictionary keeps its order"
 
 
+async def test_a_restored_table_has_its_keys_in_order_before_anybody_looks():
+    back = await restore(Rows, stream(list(Snapshot(filled(2000)).pieces())))
+    assert len(back.machine.rows._keys) == 2000
+
+
 async def test_a_snapshot_that_is_cut_short_or_damaged_is_refused():
     pieces = list(Snapshot(filled(3000, 200)).pieces())
     for some in (pieces[:-1], pieces[:1], [], pieces[1:], [*pieces[:1], *pieces[2:]]):

@@ -4,6 +4,8 @@ import asyncio
 import random
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from wormspace.smr import StateMachine, command
 from wormspace.smr.consistency import Session
 from wormspace.smr.records import Outcome, Reply, encode
@@ -29,7 +31,7 @@ class Road:
         self.submitter = Submitter(Counter.declaration, 60.0, random.Random(1), self._carry)
 
     async def _carry(self, packet, deadline):
-        amounts = [c.amount for c in Counter.declaration.decode_commands(packet.commands)]
+        _, [(_, amounts)] = msgspec.msgpack.decode(packet.commands)
         self.sizes.append(len(amounts))
         arrived = asyncio.get_running_loop().create_future()
         self.packets.append(arrived)
@@ -39,7 +41,7 @@ class Road:
     def add(self, count):
         method = Counter.declaration.methods["add"]
         session = Session()
-        return [self.submitter.add(method, method.message(n), session) for n in range(count)]
+        return [self.submitter.add(method, (n,), session) for n in range(count)]
 
     def arrive(self):
         """The packet that left first arrives."""

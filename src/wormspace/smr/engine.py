@@ -11,12 +11,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from wormspace.errors import ProtocolViolation
+from wormspace.smr.calls import Malformed, as_fault
 from wormspace.smr.declare import Moment, StateMachine
 from wormspace.smr.errors import Diverged
 from wormspace.smr.records import (
@@ -29,6 +28,7 @@ from wormspace.smr.records import (
     Seal,
     decode_record,
     encode,
+    encode_canonical,
 )
 from wormspace.smr.sessions import Sessions
 from wormspace.space import Address
@@ -40,10 +40,6 @@ CHAINS_KEPT = 8192
 
 EVENTS_KEPT = 10_000
 """So far back can a watcher resume, on any replica."""
-
-_PLAIN = (type(None), bool, int, float, str, bytes)
-_NOT_OF_THE_COMMAND = (MemoryError, RecursionError)
-"""Exceptions that say something about this process, and need not come elsewhere."""
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -149,6 +145,8 @@ class Engine:
                 chain.update(outcome)
         self.sessions.expire(self.time_ns)
         self.chain = chain.digest()
+        for name in self._declaration.tables:
+            getattr(machine, name).settle()
         if machine._events:
             self.emitted += len(machine._events)
             self.recent.extend(machine._events)
@@ -165,65 +163,35 @@ class Engine:
         refusal = sessions.refusal(packet)
         if refusal:
             return encode(Outcome([], {}, refusal)), False
-        try:
-            messages: Iterable[Any] = self._declaration.decode_commands(packet.commands)
-        except msgspec.ValidationError:
-            messages = self._declaration.decode_singly(packet.commands)
-        except msgspec.DecodeError as e:
-            raise ProtocolViolation(f"register {address} holds a damaged packet: {e}") from e
         self.machine._moment = Moment(self.time_ns, f"{seed}/{address}/{index}")
-        outcome = self._run(messages)
+        outcome = self._run(packet.commands)
         sessions.keep(packet, outcome, self.time_ns)
         return outcome, True
 
-    def _run(self, messages: Iterable[Any]) -> bytes:
-        machine = self.machine
-        runs = self._declaration.runs
-        values: list[Any] = []
-        faults: dict[int, Fault] = {}
-        for message in messages:
-            try:
-                value = runs.get(type(message), _refuse)(machine, message)
-                if type(value) not in _PLAIN:
-                    # Now, for a later command may change what it refers to.
-                    value = msgspec.Raw(encode_canonical(value))
-                values.append(value)
-            except _NOT_OF_THE_COMMAND:
-                raise
-            except Exception as e:  # noqa: BLE001 - an exception is the command's result
-                faults[len(values)] = as_fault(e)
-                values.append(None)
+    def _run(self, commands: bytes) -> bytes:
+        """What came of a packet's commands, encoded."""
         try:
-            return encode(Outcome(values, faults))
-        except (ValueError, OverflowError):
-            return encode(_one_by_one(values, faults))
+            values, faults = self._declaration.commands.run(self.machine, commands)
+        except Malformed as e:
+            return encode(Outcome([], {}, f"its packet is malformed: {e}"))
+        try:
+            return _outcome(values, faults)
+        except (TypeError, ValueError, OverflowError):
+            return _one_by_one(values, faults)
 
 
-def _refuse(_: StateMachine, message: msgspec.ValidationError) -> None:
-    """In place of a command that is not what was declared."""
-    raise TypeError(str(message))
+def _outcome(values: list[Any], faults: dict[int, Fault]) -> bytes:
+    # The canonical encoder takes no dictionary whose keys are numbers.
+    in_order: Any = msgspec.Raw(encode_canonical(values))
+    return encode(Outcome(in_order, faults))
 
 
-def _one_by_one(values: list[Any], faults: dict[int, Fault]) -> Outcome:
+def _one_by_one(values: list[Any], faults: dict[int, Fault]) -> bytes:
     """The outcome of a packet of which some result cannot be encoded (2**70, a lone surrogate)."""
     for index, value in enumerate(values):
         try:
-            encode(value)
-        except (ValueError, OverflowError) as e:
+            encode_canonical(value)
+        except (TypeError, ValueError, OverflowError) as e:
             values[index] = None
             faults[index] = as_fault(e)
-    return Outcome(values, faults)
-
-
-encode_canonical = msgspec.msgpack.Encoder(order="deterministic").encode
-"""The same bytes for equal values, whatever the order in which a set or dict was filled."""
-
-
-def as_fault(error: Exception) -> Fault:
-    """An exception as a result."""
-    try:
-        arguments = list(error.args)
-        encode_canonical(arguments)
-    except Exception:  # noqa: BLE001 - some argument cannot be encoded: its text must do
-        return Fault(type(error).__name__, str(error))
-    return Fault(type(error).__name__, str(error), arguments)
+    return _outcome(values, faults)

@@ -26,7 +26,7 @@ class Packet(msgspec.Struct, frozen=True, array_like=True):
         client: 8 random bytes, one per incarnation of a client.
         number: counts the client's packets, from 1.
         low: the client needs no outcome of the packets below this number any more.
-        commands: an encoded array of messages.
+        commands: encoded by `calls`.
         settled: the client has had an outcome before, so replicas must know it.
     """
 
@@ -44,7 +44,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     digest: bytes
 
 
-class Batch(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Batch(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """Packets, and what the commands in them may know of the world.
 
     Attributes:
@@ -78,6 +78,9 @@ class Rest(msgspec.Struct, frozen=True, array_like=True, tag=4):
 Record: TypeAlias = Batch | Noop | Seal | Rest
 
 encode = msgspec.msgpack.Encoder().encode
+encode_canonical = msgspec.msgpack.Encoder(order="deterministic").encode
+"""The same bytes for equal values, whatever the order in which a set or dict was filled."""
+
 _decode_record: Callable[[bytes], Record] = msgspec.msgpack.Decoder(Record).decode
 
 NOOP = encode(Noop())

@@ -106,22 +106,22 @@ class Line:
         }
 
     def command(
-        self, method: Method, message: msgspec.Struct, session: Session
+        self, method: Method, arguments: tuple[Any, ...], session: Session
     ) -> asyncio.Future[Any]:
         """See `views.Port`."""
         if self._closed:
             self._require_open()
-        return self._submitter.add(method, message, session)
+        return self._submitter.add(method, arguments, session)
 
     def query(
-        self, method: Method, message: msgspec.Struct, level: Consistency, session: Session
+        self, method: Method, arguments: tuple[Any, ...], level: Consistency, session: Session
     ) -> asyncio.Future[Any]:
         """See `views.Port`."""
         if self._closed:
             self._require_open()
         if isinstance(level, Linearizable):
-            return self._asker.add(method, message, session)
-        return self._near[not isinstance(level, Eventual)].add(method, message, session)
+            return self._asker.add(method, arguments, session)
+        return self._near[not isinstance(level, Eventual)].add(method, arguments, session)
 
     async def close(self) -> None:
         """Hang up."""

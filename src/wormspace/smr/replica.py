@@ -303,29 +303,29 @@ class Core(Generic[M]):
     # ------------------------------------------------------------ calls
 
     def command(
-        self, method: Method, message: msgspec.Struct, session: Session
+        self, method: Method, arguments: tuple[Any, ...], session: Session
     ) -> asyncio.Future[Any]:
         """See `views.Port`."""
         if self._closed or self.failed is not None:
             self.require_sound()
-        return self._submitter.add(method, message, session)
+        return self._submitter.add(method, arguments, session)
 
     def query(
-        self, method: Method, message: msgspec.Struct, level: Consistency, session: Session
+        self, method: Method, arguments: tuple[Any, ...], level: Consistency, session: Session
     ) -> asyncio.Future[Any]:
         """See `views.Port`."""
         self.require_sound()
         if isinstance(level, Linearizable):
-            return self._asker.add(method, message, session)
-        return self._spawn(self._query_here(method, message, level, session))
+            return self._asker.add(method, arguments, session)
+        return self._spawn(self._query_here(method, arguments, level, session))
 
     async def _query_here(
-        self, method: Method, message: msgspec.Struct, level: Consistency, session: Session
+        self, method: Method, arguments: tuple[Any, ...], level: Consistency, session: Session
     ) -> Any:
         if not isinstance(level, Eventual):
             await self.reach(session.seen)
             session.saw(self.learner.position)
-        value = method.run(self.learner.engine.machine, message)
+        value = method.call(self.learner.engine.machine, *arguments)
         return value if method.is_plain else method.decode(encode(value))
 
     async def reach(self, position: Address) -> None:

@@ -17,11 +17,11 @@ import msgspec
 
 from wormspace.errors import UsageError, WormError
 from wormspace.rpc import Failure, NoAnswer, Service
-from wormspace.smr.engine import Engine, as_fault
+from wormspace.smr.calls import Malformed
+from wormspace.smr.engine import Engine
 from wormspace.smr.errors import NoSnapshot
 from wormspace.smr.records import (
     Ask,
-    Fault,
     Fetch,
     Fetched,
     Member,
@@ -166,20 +166,11 @@ class _Desk:
 
 def run_queries(engine: Engine, raw: bytes) -> bytes:
     """Run encoded queries; their outcome, encoded."""
-    declaration = engine.machine.declaration
+    machine = engine.machine
     try:
-        messages = declaration.decode_queries(raw)
-    except msgspec.MsgspecError as e:
-        raise UsageError(f"{declaration.owner.__name__}: {e}") from e
-    values: list[Any] = []
-    faults: dict[int, Fault] = {}
-    for message in messages:
-        try:
-            value = declaration.queries[type(message)].run(engine.machine, message)
-            values.append(value if value is None else msgspec.Raw(encode(value)))
-        except Exception as e:  # noqa: BLE001 - an exception is the query's result
-            faults[len(values)] = as_fault(e)
-            values.append(None)
+        values, faults = machine.declaration.queries.run(machine, raw)
+    except Malformed as e:
+        raise UsageError(f"{type(machine).__name__}: a malformed question: {e}") from e
     return encode(Outcome(values, faults))
 
 

@@ -21,9 +21,9 @@ from typing import Any, Protocol
 import msgspec
 
 from wormspace.smr.declare import StateMachine
-from wormspace.smr.engine import Engine, encode_canonical
+from wormspace.smr.engine import Engine
 from wormspace.smr.errors import BadSnapshot
-from wormspace.smr.records import encode
+from wormspace.smr.records import encode, encode_canonical
 from wormspace.smr.sessions import SessionTable
 from wormspace.smr.table import FrozenTable
 from wormspace.space import Address
@@ -206,6 +206,7 @@ async def restore(machine_type: type[StateMachine], pieces: AsyncIterator[bytes]
                 table = getattr(machine, piece.table)
                 for key, value in declaration.decode_rows[piece.table](piece.rows):
                     table[key] = value
+                table.settle()
         except (msgspec.MsgspecError, KeyError) as e:
             raise BadSnapshot(f"the snapshot does not fit {machine_type.__name__}: {e}") from e
         await asyncio.sleep(0)

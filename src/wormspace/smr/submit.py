@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from wormspace.errors import ValueTooLarge, WormError
+from wormspace.errors import ProtocolViolation, ValueTooLarge, WormError
+from wormspace.smr.calls import encode_calls
 from wormspace.smr.consistency import Session
 from wormspace.smr.declare import Declaration, Method
 from wormspace.smr.errors import CommandFailed, SessionExpired
@@ -26,7 +27,6 @@ from wormspace.smr.records import (
     Reply,
     decode_outcome,
     decode_plain_outcome,
-    encode,
 )
 from wormspace.smr.sessions import SESSION_S
 
@@ -47,23 +47,23 @@ MAX_COMMAND_BYTES = 1_000_000
 class Calls:
     """Calls that wait to be sent, or for their results: a column for each of their parts."""
 
-    __slots__ = ("futures", "messages", "methods", "sessions")
+    __slots__ = ("arguments", "futures", "methods", "sessions")
 
     def __init__(
         self,
         methods: list[Method],
-        messages: list[msgspec.Struct],
+        arguments: list[tuple[Any, ...]],
         sessions: list[Session],
         futures: list[asyncio.Future[Any]],
     ) -> None:
         self.methods = methods
-        self.messages = messages
+        self.arguments = arguments
         self.sessions = sessions
         self.futures = futures
 
     def __getitem__(self, part: slice) -> Calls:
         return Calls(
-            self.methods[part], self.messages[part], self.sessions[part], self.futures[part]
+            self.methods[part], self.arguments[part], self.sessions[part], self.futures[part]
         )
 
     def __len__(self) -> int:
@@ -91,12 +91,14 @@ class Gatherer:
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._scheduled = False
 
-    def add(self, method: Method, message: msgspec.Struct, session: Session) -> asyncio.Future[Any]:
+    def add(
+        self, method: Method, arguments: tuple[Any, ...], session: Session
+    ) -> asyncio.Future[Any]:
         """One more call; the future has its result."""
         future: asyncio.Future[Any] = self._loop.create_future()
         calls = self._calls
         calls.methods.append(method)
-        calls.messages.append(message)
+        calls.arguments.append(arguments)
         calls.sessions.append(session)
         calls.futures.append(future)
         if len(self._tasks) < UNDER_WAY:
@@ -126,13 +128,14 @@ class Gatherer:
     def _send(self, calls: Calls) -> None:
         """Encode, in parts if it is too much, and start."""
         try:
-            raw = encode(calls.messages)
+            raw = encode_calls(calls.methods, calls.arguments)
         except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as e:
             self._split(calls, e)
             return
         if len(raw) > (PACKET_BYTES if len(calls) > 1 else MAX_COMMAND_BYTES):
             self._split(calls, ValueTooLarge(f"a command of {len(raw)} bytes"))
             return
+        calls.arguments.clear()  # they are in the packet
         task = self._loop.create_task(self._travel(calls, raw))
         self._tasks[task] = None
         task.add_done_callback(self._on_done)
@@ -163,7 +166,10 @@ class Gatherer:
         else:
             for session in dict.fromkeys(calls.sessions):
                 session.saw(reply.position)
-            self._settle(calls, reply.body or b"")
+            try:
+                self._settle(calls, reply.body or b"")
+            except (msgspec.MsgspecError, ValueError, IndexError) as e:
+                calls.fail(ProtocolViolation(f"the answer to a packet is none: {e}"))
 
     async def _carry(self, calls: Calls, raw: bytes, deadline: float) -> Reply:
         raise NotImplementedError
@@ -176,14 +182,31 @@ class Gatherer:
             error = f"nobody knows whether it was applied: {outcome.refused}"
             calls.fail(SessionExpired(error))
             return
-        values: Sequence[Any] = outcome.values
+        if len(outcome.values) != len(calls):
+            raise ValueError(f"{len(outcome.values)} results of {len(calls)} calls")
         for index, fault in outcome.faults.items():
             future = calls.futures[index]
             if not future.done():
                 future.set_exception(as_exception(fault, self.declaration))
-        for method, future, value in zip(calls.methods, calls.futures, values, strict=True):
+        values: Sequence[Any] = outcome.values
+        if not is_plain:
+            for method, future, value in zip(calls.methods, calls.futures, values, strict=True):
+                if not future.done():
+                    _give(future, method, value)
+            return
+        for future, value in zip(calls.futures, values, strict=True):
             if not future.done():
-                future.set_result(value if is_plain else method.decode(value))
+                future.set_result(value)
+
+
+def _give(future: asyncio.Future[Any], method: Method, value: Any) -> None:
+    """The result of a call, as what it was declared to be."""
+    try:
+        future.set_result(method.decode(value))
+    except (msgspec.ValidationError, UnicodeDecodeError) as e:
+        future.set_exception(
+            TypeError(f"{method.name}() was made, but its result is not what it declares: {e}")
+        )
 
 
 class Submitter(Gatherer):
@@ -245,13 +268,16 @@ class Asker(Gatherer):
 def as_exception(fault: Fault, declaration: Declaration) -> Exception:
     """The exception that a command raised, as what it was, if its class can be seen from here.
 
-    That is: it is built in, or a name in the module of one of the state machine's methods.
+    That is: it is built in, or a name in the module of one of the state machine's methods.  No
+    future can have a `StopIteration`.
     """
     functions = (inspect.unwrap(method.function) for method in declaration.methods.values())
     seen_from = [function.__globals__ for function in functions]
     for names in [*seen_from, vars(builtins)]:
         kind = names.get(fault.kind)
         if isinstance(kind, type) and issubclass(kind, Exception):
+            if issubclass(kind, StopIteration):
+                break
             try:
                 return kind(*(fault.arguments if fault.arguments is not None else [fault.text]))
             except Exception:  # noqa: BLE001 - its constructor wants something else

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
-import msgspec
-
 from wormspace.smr.consistency import Consistency, Session
 from wormspace.smr.declare import QUERY, Declaration, Method, StateMachine
 
@@ -18,11 +16,13 @@ R = TypeVar("R")
 class Port(Protocol):
     """Where calls go."""
 
-    def command(self, method: Method, message: msgspec.Struct, session: Session) -> Awaitable[Any]:
+    def command(
+        self, method: Method, arguments: tuple[Any, ...], session: Session
+    ) -> Awaitable[Any]:
         """Have a command applied; its result."""
 
     def query(
-        self, method: Method, message: msgspec.Struct, level: Consistency, session: Session
+        self, method: Method, arguments: tuple[Any, ...], level: Consistency, session: Session
     ) -> Awaitable[Any]:
         """Have a query answered; its result."""
 
@@ -56,12 +56,9 @@ class View(Generic[M]):
         return bound
 
     def _bind(self, method: Method) -> Callable[..., Awaitable[Any]]:
-        port, session, level, message = self._port, self._session, self._level, method.message
         if method.kind == QUERY:
-            query = port.query
-            return lambda *args, **kwargs: query(method, message(*args, **kwargs), level, session)
-        command = port.command
-        return lambda *args, **kwargs: command(method, message(*args, **kwargs), session)
+            return method.bind(self._port.query, self._level, self._session)
+        return method.bind(self._port.command, self._session)
 
     def call(
         self, method: Callable[Concatenate[M, P], R], *args: P.args, **kwargs: P.kwargs
