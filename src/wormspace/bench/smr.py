@@ -198,6 +198,7 @@ def run(options: Options, progress: Callable[[str], None]) -> Result:
         cluster = make_cluster(base, 3, 1, options.durability)
         servers = stack.enter_context(running(base, cluster, "wormspace.server"))
         replicas = stack.enter_context(_replicas(cluster.url, base, options.leadership))
+        collect_seldom()
         return uvloop.run(_Run(options, cluster, servers, replicas, base, progress).all())
 
 
