@@ -7,7 +7,7 @@ import random
 import hypothesis.strategies as st
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 import wormspace
 from wormspace.errors import ProtocolViolation, UsageError
@@ -159,6 +159,7 @@ CALLS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(CALLS)
 def test_calls_that_travel_together_are_as_those_made_one_by_one(calls):
     here, there = Things(), Things()
@@ -166,6 +167,7 @@ def test_calls_that_travel_together_are_as_those_made_one_by_one(calls):
     assert (here.total, here.said) == (there.total, there.said)
 
 
+@settings(deadline=None)
 @given(CALLS)
 def test_one_call_that_is_wrong_leaves_the_others_as_they_were(calls):
     here, there = Things(), Things()
@@ -325,6 +327,7 @@ def test_as_many_calls_as_may_travel_together():
     assert (len(values), faults, machine.total) == (MAX_CALLS, {}, MAX_CALLS)
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=40)
     | st.builds(
@@ -347,6 +350,7 @@ def test_whatever_the_bytes_they_are_calls_or_malformed(raw):
     assert set(faults) <= set(range(len(values)))
 
 
+@settings(deadline=None)
 @given(CALLS, st.data())
 def test_a_packet_with_a_byte_changed_is_calls_or_malformed(calls, data):
     raw = bytearray(encoded(*calls))

@@ -5,7 +5,7 @@ import contextlib
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 import wormspace
 from wormspace.errors import UsageError
@@ -208,6 +208,7 @@ async def test_thousands_of_calls_at_once_all_have_their_own_results():
         assert values == [str(i).encode() for i in range(5000)]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=4), st.text(max_size=6))
 def test_the_keys_with_a_prefix_are_those_below_its_stop(prefix, key):
     stop = prefix_stop(prefix)

@@ -40,6 +40,7 @@ def test_it_is_a_mapping_in_the_order_of_keys():
         table.pop(1)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.integers(0, 40), st.integers()),
     st.lists(st.tuples(st.integers(0, 40), st.none() | st.integers())),
