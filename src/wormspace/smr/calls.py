@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import msgspec
 
-from wormspace.smr.records import Fault, encode, encode_canonical
+from wormspace.smr.canonical import encode_canonical
+from wormspace.smr.records import Fault, encode
 
 if TYPE_CHECKING:
     from wormspace.smr.declare import Method

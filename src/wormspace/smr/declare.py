@@ -27,8 +27,9 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from wormspace.smr.calls import OF_THIS_PROCESS, Dispatcher
+from wormspace.smr.canonical import encode_canonical
 from wormspace.smr.errors import DeclarationError
-from wormspace.smr.records import encode, encode_canonical
+from wormspace.smr.records import encode
 from wormspace.smr.table import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -98,8 +99,6 @@ class Method:
         for parameter in self.parameters:
             check_encodable(hints[parameter.name], f"{where}: argument {parameter.name!r}")
         check_encodable(hints["return"], f"{where}: its result")
-        if kind == COMMAND:
-            check_comparable_when_encoded(hints["return"], f"{where}: its result")
         types = [hints[parameter.name] for parameter in self.parameters]
         self.columns: type[msgspec.Struct] = msgspec.defstruct(
             f"{owner.__name__}_{name}",
@@ -216,7 +215,6 @@ class Declaration:
                 self.defaults[name] = Table
             else:
                 check_encodable(hint, where)
-                check_comparable_when_encoded(hint, where)
                 self.plain[name] = hint
                 self.defaults[name] = default
         state = msgspec.defstruct(f"{owner.__name__}State", list(self.plain.items()))
@@ -417,52 +415,34 @@ def check_encodable(hint: Any, where: str) -> None:
         msgspec.msgpack.Decoder(hint)
     except (TypeError, NameError) as e:
         raise DeclarationError(f"{where}: {_name(hint)} cannot be encoded: {e}") from e
-    custom = _find(info, lambda part: isinstance(part, msgspec.inspect.CustomType), set())
+    custom = _find_custom(info, set())
     if custom is not None:
         raise DeclarationError(
-            f"{where}: {_name(custom.cls)} cannot be encoded: use built-in types, dataclasses or "
+            f"{where}: {_name(custom)} cannot be encoded: use built-in types, dataclasses or "
             "msgspec.Structs"
         )
-
-
-def check_comparable_when_encoded(hint: Any, where: str) -> None:
-    """Refuse dictionaries that are not encoded the same on all replicas: in the order of keys.
-
-    Raises:
-        DeclarationError: some have keys that are no strings.
-    """
-    if _find(msgspec.inspect.type_info(hint), _has_other_keys, set()) is not None:
-        raise DeclarationError(
-            f"{where}: {hint!r} has a dictionary whose keys are no strings: replicas could not "
-            "compare it; use a Table for state, a list of pairs for results"
-        )
-
-
-def _has_other_keys(info: Any) -> bool:
-    strings = msgspec.inspect.StrType | msgspec.inspect.LiteralType | msgspec.inspect.AnyType
-    return isinstance(info, msgspec.inspect.DictType) and not isinstance(info.key_type, strings)
 
 
 def _name(hint: Any) -> str:
     return repr(getattr(hint, "__name__", hint))
 
 
-def _find(info: Any, wanted: Callable[[Any], bool], seen: set[Any]) -> Any:
-    """The first type in `info` that is wanted."""
+def _find_custom(info: Any, seen: set[Any]) -> Any:
+    """The first type in `info` that msgspec does not know how to encode."""
+    if isinstance(info, msgspec.inspect.CustomType):
+        return info.cls
     if isinstance(info, tuple | list):
         for one in info:
-            found = _find(one, wanted, seen)
+            found = _find_custom(one, seen)
             if found is not None:
                 return found
         return None
     if not isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
         return None
-    if wanted(info):
-        return info
     cls = getattr(info, "cls", None)
     if cls is not None:
         if cls in seen:
             return None
         seen.add(cls)
     parts = [getattr(info, name) for name in info.__struct_fields__ if name not in ("cls",)]
-    return _find([p for p in parts if not isinstance(p, str)], wanted, seen)
+    return _find_custom([p for p in parts if not isinstance(p, str)], seen)

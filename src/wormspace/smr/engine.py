@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from wormspace.smr.calls import Malformed, as_fault
+from wormspace.smr.canonical import encode_canonical
 from wormspace.smr.declare import Moment, StateMachine
 from wormspace.smr.errors import Diverged
 from wormspace.smr.records import (
@@ -28,7 +29,6 @@ from wormspace.smr.records import (
     Seal,
     decode_record,
     encode,
-    encode_canonical,
 )
 from wormspace.smr.sessions import Sessions
 from wormspace.space import Address
@@ -181,7 +181,7 @@ class Engine:
 
 
 def _outcome(values: list[Any], faults: dict[int, Fault]) -> bytes:
-    # The canonical encoder takes no dictionary whose keys are numbers.
+    # The faults are a dictionary of numbers, which take longer to bring into order.
     in_order: Any = msgspec.Raw(encode_canonical(values))
     return encode(Outcome(in_order, faults))
 

@@ -78,9 +78,6 @@ class Rest(msgspec.Struct, frozen=True, array_like=True, tag=4):
 Record: TypeAlias = Batch | Noop | Seal | Rest
 
 encode = msgspec.msgpack.Encoder().encode
-encode_canonical = msgspec.msgpack.Encoder(order="deterministic").encode
-"""The same bytes for equal values, whatever the order in which a set or dict was filled."""
-
 _decode_record: Callable[[bytes], Record] = msgspec.msgpack.Decoder(Record).decode
 
 NOOP = encode(Noop())

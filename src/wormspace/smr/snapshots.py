@@ -20,10 +20,11 @@ from typing import Any, Protocol
 
 import msgspec
 
+from wormspace.smr.canonical import encode_canonical
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import BadSnapshot
-from wormspace.smr.records import encode, encode_canonical
+from wormspace.smr.records import encode
 from wormspace.smr.sessions import SessionTable
 from wormspace.smr.table import FrozenTable
 from wormspace.space import Address
