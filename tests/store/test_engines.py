@@ -239,6 +239,31 @@ async def test_a_batch_that_the_tables_refuse_is_taken_out_of_the_journal(tmp_pa
     engine.close()
 
 
+async def test_large_values_are_brought_to_disk_sooner_than_small_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(lmdb_engine, "_enough", lambda: 160_000)
+    small, large = AcceptorStore(tmp_path / "small"), AcceptorStore(tmp_path / "large")
+    real = lmdb_engine._Tables.commit
+    checkpoints = []
+
+    def commit(self):
+        checkpoints.append(small if self is small.view else large)
+        real(self)
+
+    monkeypatch.setattr(lmdb_engine._Tables, "commit", commit)
+    for n in range(10):
+        batch = small.begin()
+        batch.put_many("rows", [(b"%02d-%03d" % (n, i), bytes(90)) for i in range(100)])
+        await small.commit(batch)
+        batch = large.begin()
+        batch.put("rows", b"%02d" % n, bytes(10_000))
+        await large.commit(batch)
+        while large._saving is not None:
+            await asyncio.sleep(0.001)
+    assert checkpoints.count(small) == 0 and checkpoints.count(large) == 5
+    small.close()
+    large.close()
+
+
 async def test_a_checkpoint_without_room_loses_nothing_and_is_made_later(tmp_path, monkeypatch):
     monkeypatch.setattr(lmdb_engine, "_enough", lambda: 10_000)
     engine = AcceptorStore(tmp_path)

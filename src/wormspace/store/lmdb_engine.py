@@ -49,6 +49,16 @@ DEFAULT_MAX_BYTES = 1 << 40
 CHECKPOINT_BYTES = 16 << 20
 """A journal of this size is worth a checkpoint: fewer ones cost less, larger ones hold up more."""
 
+LARGE_BYTES = 2048
+"""A value of about half a page has pages of its own."""
+
+LARGE_WEIGHT = 8
+"""Records of large values count so many times.
+
+Their pages change once, so waiting saves no writing; and LMDB hands many of them to the system in
+one call, which takes several times as long from 4 MiB on (docs/performance.md).
+"""
+
 SLACK_BYTES = 1 << 30
 """Addresses for pages that are copied, beyond the limit: LMDB changes nothing in place."""
 
@@ -108,6 +118,7 @@ class LmdbEngine:
         self._saving: asyncio.Task[None] | None = None
         self._crowded: StoreFull | None = None
         self._failed: StoreError | None = None
+        self._grown = self._journal.size
         self._enough = _enough()
 
     def _open(self) -> tuple[lmdb.Environment, dict[str, lmdb._Database]]:
@@ -169,7 +180,9 @@ class LmdbEngine:
             # In this turn of the loop: nobody may read tables that have a half of it.
             self._take_back()
             raise _explain(e, self._path) from e
-        if self._journal.size >= self._enough or self._crowded is not None:
+        is_large = len(record) >= LARGE_BYTES * sum(map(len, changes.values()))
+        self._grown += len(record) * (LARGE_WEIGHT if is_large else 1)
+        if self._grown >= self._enough or self._crowded is not None:
             self._checkpoint()
 
     # ------------------------------------------------------------ checkpoints
@@ -191,6 +204,7 @@ class LmdbEngine:
         self._crowded = None
         number, pages = self._journal.last, self._roots.read(self._page_bytes)
         self._journal.switch()
+        self._grown = 0
         self._enough = _enough()
         self._saving = asyncio.get_running_loop().create_task(self._save(number, pages))
 
@@ -308,7 +322,7 @@ class LmdbEngine:
 
 
 def _enough() -> int:
-    """How large the journal grows: another size each time.
+    """How much the journal grows: another size each time.
 
     Servers that write the same would otherwise all be busy with a checkpoint at the same moment.
     """
