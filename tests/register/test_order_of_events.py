@@ -1,7 +1,9 @@
 """A listener hears writes in the order in which they were done; calls end when they must."""
 
 import asyncio
+import itertools
 import random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -14,15 +16,20 @@ from wormspace.paxos.messages import Done
 from wormspace.register import listening
 from wormspace.register.contract import Gap, Wrote
 from wormspace.register.listening import Subscription
-from wormspace.wire.messages import Accepted
+from wormspace.wire.messages import Accepted, Failed, Lagging, Listen
 
 
 class Silent:
-    """A partition of which a test plays the servers."""
+    """A partition of which a test plays the servers.
+
+    `told`: by server, whether its events are to carry the values; all that it was told, in order.
+    """
 
     def __init__(self, size=3):
         self.size = size
         self.up = (1 << size) - 1
+        self.told = [[] for _ in range(size)]
+        self.links = [SimpleNamespace(name=f"server {i}") for i in range(size)]
 
     def enter(self, operation):
         return 1
@@ -30,26 +37,51 @@ class Silent:
     def leave(self, request_id):
         pass
 
+    def pick(self):
+        return 0
+
     def tell(self, server, request_id, message):
-        pass
+        if isinstance(message, Listen):
+            self.told[server].append(message.values)
+
+    def sources(self):
+        """The servers whose events carry values."""
+        return [i for i in range(self.size) if self.told[i] and self.told[i][-1]]
+
+    def accepted(self, server, *offsets, ballot=b"b" * 16):
+        """What that server pushes, as it was told to."""
+        whole = accepted(*offsets, ballot=ballot)
+        if self.told[server][-1]:
+            return whole
+        return Accepted(whole.space, whole.segment, whole.ballot, whole.offsets, [])
 
 
 def accepted(*offsets, ballot=b"b" * 16):
     return Accepted("s", 0, ballot, list(offsets), [b"%d" % o for o in offsets])
 
 
-def subscribe(events, size=3, values=None):
-    async def read_one(array, offset):
-        return b"%d" % offset
+async def read_it(array, offset):
+    return b"%d" % offset
 
-    subscription = Subscription(Silent(size), "s", 0, 10, read_one, events.append, pytest.fail)
-    for server in range(size):
+
+def subscribe(events, size=3, read_one=read_it, partition=None):
+    partition = partition or Silent(size)
+    subscription = Subscription(partition, "s", 0, 10, read_one, events.append, pytest.fail)
+    for server in range(partition.size):
         subscription.on_message(server, Done())
     return subscription
 
 
 def offsets(events):
     return [e.offset for e in events if isinstance(e, Wrote)]
+
+
+def values(events):
+    return [e.value for e in events if isinstance(e, Wrote)]
+
+
+async def no_read(array, offset):
+    raise AssertionError("there was no need to read")
 
 
 async def test_a_write_is_told_when_a_majority_accepted_it():
@@ -140,8 +172,8 @@ def test_a_sequential_writers_order_survives_any_delay_of_any_stream(seed, size)
     rng = random.Random(seed)
 
     async def run():
-        events = []
-        s = subscribe(events, size)
+        events, servers = [], Silent(size)
+        s = subscribe(events, partition=servers, read_one=no_read)
         streams = [[] for _ in range(size)]
         count = 30
         for offset in range(count):
@@ -150,9 +182,10 @@ def test_a_sequential_writers_order_survives_any_delay_of_any_stream(seed, size)
         while any(streams):
             server = rng.choice([i for i in range(size) if streams[i]])
             take = rng.randint(1, 3)
-            s.on_message(server, accepted(*streams[server][:take]))
+            s.on_message(server, servers.accepted(server, *streams[server][:take]))
             del streams[server][:take]
         assert offsets(events) == list(range(count)), f"seed {seed}"
+        assert values(events) == [b"%d" % offset for offset in range(count)], f"seed {seed}"
         s.close()
 
     asyncio.run(run())
@@ -181,10 +214,110 @@ async def test_a_listener_hears_in_order_while_servers_come_and_go():
                 await segment.write(i, b"%d" % i, token)
 
         writing = asyncio.ensure_future(write())
-        heard = [(await anext(source)).address.offset for _ in range(count)]
+        heard = [await anext(source) for _ in range(count)]
         await writing
         await source.aclose()
-        assert heard == list(range(count))
+        assert [event.address.offset for event in heard] == list(range(count))
+        assert [event.value for event in heard] == [b"%d" % i for i in range(count)]
+
+
+# ---------------------------------------------------------------------------- who sends values
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+async def test_a_majority_sends_the_values_and_whoever_accepts_first_one_is_there(size):
+    majority = size // 2 + 1
+    for reporting in itertools.permutations(range(size), majority):
+        events, servers = [], Silent(size)
+        s = subscribe(events, partition=servers, read_one=no_read)
+        assert len(servers.sources()) == majority
+        for n, server in enumerate(reporting):
+            assert values(events) == []
+            s.on_message(server, servers.accepted(server, 7))
+            assert len(values(events)) == (n + 1 == majority)
+        assert values(events) == [b"7"]
+        s.close()
+
+
+async def test_a_value_belongs_to_the_ballot_under_which_it_was_accepted():
+    """Both sources accepted something, and another server decides which of them it was."""
+    for decides, value in ((b"1" * 16, b"first"), (b"2" * 16, b"second")):
+        events = []
+        s = subscribe(events, read_one=no_read)
+        s.on_message(0, Accepted("s", 0, b"1" * 16, [3], [b"first"]))
+        s.on_message(1, Accepted("s", 0, b"2" * 16, [3], [b"second"]))
+        assert values(events) == []
+        s.on_message(2, Accepted("s", 0, decides, [3], []))
+        assert values(events) == [value]
+        s.close()
+
+
+async def test_another_server_sends_the_values_when_one_that_did_is_gone():
+    servers = Silent(5)
+    s = subscribe([], partition=servers)
+    assert servers.sources() == [0, 1, 2]
+    servers.up &= ~0b00010
+    s.on_down(1)
+    servers.told[1].clear()
+    assert servers.sources() == [0, 2, 3]
+    servers.up &= ~0b10000
+    s.on_down(4)  # it sent none
+    servers.told[4].clear()
+    assert servers.sources() == [0, 2, 3]
+    s.on_message(3, Done())
+    servers.up |= 0b10010
+    s.on_up(4)
+    s.on_up(1)
+    assert servers.told[1] == servers.told[4] == [False]
+    s.on_message(0, Lagging())  # it has ended the subscription
+    assert len(servers.sources()) == 3
+    assert len(servers.told[0]) == 2
+    s.close()
+
+
+async def test_values_come_from_whoever_comes_first_when_nobody_was_there():
+    servers = Silent(3)
+    servers.up = 0
+    s = Subscription(servers, "s", 0, 10, no_read, [].append, pytest.fail)
+    assert servers.told == [[], [], []]
+    for server in (2, 0, 1):
+        servers.up |= 1 << server
+        s.on_up(server)
+    assert servers.told == [[True], [False], [True]]
+    s.close()
+
+
+async def test_a_server_that_refuses_is_not_asked_for_values_again():
+    failures = []
+    servers = Silent(3)
+    s = Subscription(servers, "s", 0, 10, no_read, [].append, failures.append)
+    s.on_message(0, Failed("too-many", "enough"))
+    assert servers.told == [[True], [True], [False, True]]
+    assert failures == []
+    s.on_message(1, Failed("too-many", "enough"))
+    assert servers.told == [[True], [True], [False, True]]
+    assert len(failures) == 1
+    s.close()
+
+
+async def test_a_value_that_went_with_its_source_is_read(monkeypatch):
+    """Accepted by 1 and 2 while nobody knew yet that 0 and its stream were gone."""
+    monkeypatch.setattr(listening, "SETTLE_S", 0.01)
+    events, servers = [], Silent(3)
+    s = subscribe(events, partition=servers)
+    s.on_message(2, servers.accepted(2, 4))
+    servers.up &= ~0b010
+    s.on_down(1)
+    servers.up |= 0b010
+    s.on_up(1)
+    servers.told[1][-1] = False
+    s.on_message(1, servers.accepted(1, 4))
+    assert values(events) == []
+    async with asyncio.timeout(5):
+        while not values(events):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    assert values(events) == [b"4"]
+    s.close()
 
 
 # ---------------------------------------------------------------------------- clients

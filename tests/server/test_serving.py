@@ -181,6 +181,27 @@ async def test_a_listener_hears_of_a_write_when_it_is_durable_and_not_before():
     await node.stop()
 
 
+async def test_a_listener_gets_values_or_not_and_may_change_its_mind():
+    port, writer = Port(), Port()
+    node = Node(MemoryEngine())
+    node.submit(port, 9, Listen("s", 0, 5, values=False))
+    node.submit(writer, 1, Write("s", 3, B1, [0, 1], [b"a", b"b"]))
+    await turns()
+    assert port.answers == [(9, Done()), (9, Accepted("s", 3, B1, [0, 1], []))]
+    node.submit(port, 9, Listen("s", 0, 5))
+    assert node.figures()["listeners"] == 1
+    node.submit(port, 8, Listen("s", 3, 4, values=False))
+    node.submit(writer, 2, Write("s", 3, B1, [2], [b"c"]))
+    await turns()
+    assert port.answers[2:] == [
+        (9, Done()),
+        (8, Done()),
+        (9, Accepted("s", 3, B1, [2], [b"c"])),
+        (8, Accepted("s", 3, B1, [2], [])),
+    ]
+    await node.stop()
+
+
 async def test_a_listener_that_reads_too_slowly_is_told_and_dropped():
     port, writer = Port(), Port()
     node = Node(MemoryEngine())

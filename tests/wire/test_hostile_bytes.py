@@ -201,7 +201,7 @@ SAMPLES = [
     Read("s", 0, [(0, 3), (5, 8)]),
     Decided("s", 0, B2, [(0, 8)]),
     Trim("s", 0, 1),
-    Listen("s", 0, 10),
+    Listen("s", 0, 10, values=False),
     Status(),
     Spaces(""),
 ]

@@ -8,6 +8,10 @@ decision may be: of two servers that accepted it, each may have done so while it
 away, at different times.  So the listener says `Gap` whenever a stream has come back, and now and
 then as long as one is away: whatever is decided by then is met by a read.
 
+Values: a majority of the servers sends them along, the others only tell that they accepted
+something, and under which ballot.  Any two majorities share a server, so whichever servers are the
+first to accept a register, one of them has sent its value: nobody waits for a server that is slow.
+
 Order: a register is delivered when it stands at the *head* of a majority of the streams, that is,
 when all that those servers accepted before it has been delivered.  If one write was done before
 another began, the majorities that accepted the two share a server, whose stream has them in that
@@ -19,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Self, TypeAlias
 
 import msgspec
@@ -56,10 +60,18 @@ QUEUE_LIMIT = 100_000
 ReadOne: TypeAlias = Callable[[ArrayName, int], Awaitable[bytes | None]]
 
 
+class _Proposal(msgspec.Struct):
+    """What was accepted under one ballot: by whom (a mask), and what, once one of them sent it."""
+
+    voters: int = 0
+    value: bytes | None = None
+
+
 class _Votes(msgspec.Struct):
     """A register on its way to delivery; the integers are masks of servers.
 
     Attributes:
+        by_ballot: what was reported, by ballot.
         voters: who reported it, under any ballot.
         heads: those of them that reported nothing before it that is still to be delivered.
         value: its value, once it is known to be decided.
@@ -67,7 +79,7 @@ class _Votes(msgspec.Struct):
     """
 
     since: float
-    by_ballot: dict[bytes, int]
+    by_ballot: dict[bytes, _Proposal]
     voters: int = 0
     heads: int = 0
     value: bytes | None = None
@@ -90,12 +102,14 @@ class Subscription:
     ) -> None:
         self._partition = partition
         self._message = Listen(space, first, stop)
+        self._bare = Listen(space, first, stop, values=False)
         self._read_one = read_one
         self._emit = emit
         self._fail = fail
         self._loop = asyncio.get_running_loop()
         self._id = partition.enter(self)
         self._streams = 0
+        self._sources = 0
         self._refused = 0
         self._whole = False
         self._gap_at = 0.0
@@ -105,8 +119,11 @@ class Subscription:
         self._readers: set[asyncio.Task[None]] = set()
         self._timer = self._loop.call_later(SETTLE_S, self._look)
         self._over = False
-        for server in range(partition.size):
-            self.on_up(server)
+        first = partition.pick()  # so that of many listeners each server has its share
+        for n in range(partition.size):
+            server = (first + n) % partition.size
+            if partition.up >> server & 1:
+                self.on_up(server)
 
     def close(self) -> None:
         """End the subscription."""
@@ -127,12 +144,28 @@ class Subscription:
     # ------------------------------------------------------------ partition.Operation
 
     def on_up(self, server: int) -> None:
-        self._partition.tell(server, self._id, self._message)
+        if is_quorum(self._sources & ~(1 << server), self._partition.size):
+            self._partition.tell(server, self._id, self._bare)
+        else:
+            self._sources |= 1 << server
+            self._partition.tell(server, self._id, self._message)
 
     def on_down(self, server: int) -> None:
         self._streams &= ~(1 << server)
+        self._lose_source(server)
         if not is_quorum(self._streams, self._partition.size):
             self._whole = False
+
+    def _lose_source(self, lost: int) -> None:
+        """If that server sent the values, another one shall."""
+        if not self._sources >> lost & 1:
+            return
+        others = self._partition.up & ~self._sources & ~self._refused & ~(1 << lost)
+        self._sources &= ~(1 << lost)
+        for server in range(self._partition.size):
+            if others >> server & 1:
+                self.on_up(server)
+                return
 
     def cancel(self, error: Exception) -> None:
         self.close()
@@ -159,6 +192,7 @@ class Subscription:
     def _on_failed(self, server: int, failed: Failed) -> None:
         """A server does not take the subscription; without a majority nothing would ever come."""
         self._refused |= 1 << server
+        self._lose_source(server)
         if out_of_reach(self._refused, self._partition.size):
             link = self._partition.links[server].name
             self._fail(
@@ -181,7 +215,8 @@ class Subscription:
     def _on_accepted(self, server: int, m: Accepted) -> None:
         delivered = self._delivered.setdefault(m.segment, OffsetSet())
         size, bit, queue = self._partition.size, 1 << server, self._queues[server]
-        for offset, value in zip(m.offsets, m.values, strict=True):
+        values: Sequence[bytes | None] = m.values or [None] * len(m.offsets)
+        for offset, value in zip(m.offsets, values, strict=True):
             if offset in delivered:
                 continue
             at = (m.segment, offset)
@@ -191,10 +226,14 @@ class Subscription:
             if not votes.voters & bit:
                 votes.voters |= bit
                 queue.append(at)
-            by = votes.by_ballot.get(m.ballot, 0) | bit
-            votes.by_ballot[m.ballot] = by
-            if votes.value is None and is_quorum(by, size):
-                votes.value = value
+            proposal = votes.by_ballot.get(m.ballot)
+            if proposal is None:
+                proposal = votes.by_ballot[m.ballot] = _Proposal()
+            proposal.voters |= bit
+            if value is not None:
+                proposal.value = value
+            if votes.value is None and is_quorum(proposal.voters, size):
+                votes.value = proposal.value
         self._release()
 
     def _release(self) -> None:
@@ -255,7 +294,7 @@ class Subscription:
         self._release()
 
     def _look(self) -> None:
-        """Read what has been short of a majority for too long; deliver what has waited as long.
+        """Read what has been short of a majority, or of its value, for too long; deliver the rest.
 
         A decided register waits in vain where a server that has a stream never accepts what the
         others did.

@@ -86,6 +86,7 @@ class _Listener(msgspec.Struct, frozen=True, eq=False):
     id: int
     segment: int
     stop: int
+    values: bool
 
 
 Queued: TypeAlias = tuple[Port, int, Capture | Write | Trim, int]
@@ -167,10 +168,11 @@ class Node:
             port.answer(request_id, TrimmedBelow(below))
 
     def _listen(self, port: Port, request_id: int, m: Listen) -> Done | Failed:
+        self._unlisten(lambda x: x.port is port and x.id == request_id)
         held = sum(x.port is port for some in self._listeners.values() for x in some)
         if held >= self._max_listeners:
             return Failed(TOO_MANY, f"a connection has at most {held} subscriptions")
-        listener = _Listener(port, request_id, m.segment, m.stop)
+        listener = _Listener(port, request_id, m.segment, m.stop, m.values)
         self._listeners.setdefault(m.space, []).append(listener)
         return Done()
 
@@ -397,6 +399,9 @@ class Node:
     def _publish(self, event: Accepted | Discarded) -> None:
         last = event.stop if isinstance(event, Discarded) else event.segment + 1
         lagging: list[_Listener] = []
+        bare = event
+        if isinstance(event, Accepted):
+            bare = Accepted(event.space, event.segment, event.ballot, event.offsets, [])
         for x in self._listeners.get(event.space, ()):
             if last <= x.segment or x.stop <= event.segment:
                 continue
@@ -406,7 +411,7 @@ class Node:
                 lagging.append(x)
                 continue
             self.counters.events += 1
-            x.port.answer(x.id, event)
+            x.port.answer(x.id, event if x.values else bare)
         if lagging:
             self._unlisten(lambda x: x in lagging)
 

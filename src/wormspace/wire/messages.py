@@ -62,12 +62,17 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
 class Listen(msgspec.Struct, frozen=True, array_like=True, tag="listen"):
     """From now on, push every write accepted in segments [segment, stop) of the space.
 
-    Answered by `Done` once the subscription stands; events then carry this request's id.
+    Answered by `Done` once the subscription stands; events then carry this request's id.  The same
+    id once more replaces the subscription.
+
+    Attributes:
+        values: whether the events carry the values, or only tell that there is one.
     """
 
     space: SpaceName
     segment: SegmentNumber
     stop: SegmentNumber
+    values: bool = True
 
 
 class Unlisten(msgspec.Struct, frozen=True, array_like=True, tag="unlisten"):
@@ -77,7 +82,10 @@ class Unlisten(msgspec.Struct, frozen=True, array_like=True, tag="unlisten"):
 
 
 class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="accepted"):
-    """Pushed: this server accepted these writes, durably."""
+    """Pushed: this server accepted these writes, durably.
+
+    Without any `values` for a listener that did not ask for them.
+    """
 
     space: str
     segment: int
