@@ -1,8 +1,10 @@
-"""Replicated state machines against single-register writes, interleaved in one run.
+"""Replicated state machines against single-register writes, in turn, several rounds in one run.
 
 Three servers, three replicas in processes of their own, and the load in another one: a client that
-is no replica.  Commands are `put`s of a key-value store; beside them reads that are linearizable,
-a mix, a lone command at the leader itself, and the time without service when the leader is killed.
+is no replica.  Each window has an object and replicas of its own, as it has registers of its own:
+what it measures does not depend on what was measured before.  Commands are `put`s of a key-value
+store; beside them reads that are linearizable, a mix, a lone command at the leader itself, and the
+time without service when the leader is killed.
 """
 
 from __future__ import annotations
@@ -16,15 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import msgspec
 import uvloop
 
 import wormspace
-from wormspace.bench.load import Sample, closed_loop
+from wormspace.bench.load import Sample, closed_loop, merged
 from wormspace.bench.processes import ServersFailed, free_ports, make_cluster, running
 from wormspace.collector import collect_seldom
 from wormspace.errors import WormError
@@ -33,6 +35,7 @@ from wormspace.smr import (
     KeyValue,
     Leaderless,
     Leadership,
+    Remote,
     Replica,
     Rotating,
     Sticky,
@@ -40,10 +43,12 @@ from wormspace.smr import (
     replicate,
 )
 
-NAME = "bench"
 SEGMENT_SIZE = 1 << 22
 KEYS = 10_000
+KEYS_AT_ONCE = 1000
 KILLS = 3
+ROUNDS = 3
+"""Each loop takes its turn so often: a shared machine's speed changes by the minute."""
 ELECTION_S = 1.0
 PROBE_S = 0.005
 SETTLE_S = 4.0
@@ -60,7 +65,7 @@ class Options(msgspec.Struct, frozen=True):
 
     Attributes:
         windows: commands outstanding, one closed loop each.
-        seconds: how long each loop counts, after a warm-up of a quarter of it.
+        seconds: how long each loop counts, in `ROUNDS` parts, after warm-ups of a quarter of it.
         value_size: bytes per command and per register.
         leadership: one of `LEADERSHIPS`.
     """
@@ -94,11 +99,11 @@ class Result(msgspec.Struct, frozen=True):
 # ------------------------------------------------------------------ the replica process
 
 
-async def _replica(url: str, name: str, port: int, leadership: Leadership) -> None:
-    """A replica of its own process; also measures lone commands when told to by a line."""
+async def _replica(url: str, of: str, name: str, port: int, leadership: Leadership) -> None:
+    """A replica of `of` in its own process; also measures lone commands when told to by a line."""
     collect_seldom()
     async with wormspace.connect(url, timeout=30) as worm:
-        kv = await replicate(KeyValue, worm, NAME, replica=name, port=port, leadership=leadership)
+        kv = await replicate(KeyValue, worm, of, replica=name, port=port, leadership=leadership)
         print(json.dumps({"port": port}), flush=True)
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
@@ -134,12 +139,13 @@ async def _lone(worm: wormspace.Client, kv: Replica[KeyValue], request: dict[str
 class _Replica:
     """A replica's process."""
 
-    def __init__(self, url: str, name: str, port: int, leadership: str, log: Path) -> None:
+    def __init__(self, url: str, of: str, name: str, port: int, leadership: str, log: Path) -> None:
+        self.of = of
         self.name = name
         self.port = port
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "wormspace.bench.smr", url, name, str(port), leadership],
+                [sys.executable, "-m", "wormspace.bench.smr", url, of, name, str(port), leadership],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=out,
@@ -168,11 +174,10 @@ class _Replica:
 
 
 @contextmanager
-def _replicas(url: str, base: Path, leadership: str) -> Iterator[list[_Replica]]:
-    ports = free_ports(3)
+def _replicas(url: str, of: str, base: Path, leadership: str) -> Iterator[list[_Replica]]:
     replicas = [
-        _Replica(url, f"r{i + 1}", port, leadership, base / f"r{i + 1}.log")
-        for i, port in enumerate(ports)
+        _Replica(url, of, f"r{i + 1}", port, leadership, base / f"r{i + 1}.log")
+        for i, port in enumerate(free_ports(3))
     ]
     try:
         for replica in replicas:
@@ -197,9 +202,8 @@ def run(options: Options, progress: Callable[[str], None]) -> Result:
         base = Path(d)
         cluster = make_cluster(base, 3, 1, options.durability)
         servers = stack.enter_context(running(base, cluster, "wormspace.server"))
-        replicas = stack.enter_context(_replicas(cluster.url, base, options.leadership))
         collect_seldom()
-        return uvloop.run(_Run(options, cluster, servers, replicas, base, progress).all())
+        return uvloop.run(_Run(options, cluster, servers, base, progress).all())
 
 
 class _Run:
@@ -208,39 +212,46 @@ class _Run:
         options: Options,
         cluster: ClusterConfig,
         servers: list[int],
-        replicas: list[_Replica],
         base: Path,
         progress: Callable[[str], None],
     ) -> None:
         self._options = options
         self._cluster = cluster
         self._servers = servers
-        self._replicas = replicas
+        self._replicas: list[_Replica] = []
         self._base = base
         self._progress = progress
 
     async def all(self) -> Result:
         options = self._options
-        addresses = [("127.0.0.1", replica.port) for replica in self._replicas]
         samples: list[Sample] = []
-        async with (
-            wormspace.connect(self._cluster.url, timeout=30) as worm,
-            await attach(KeyValue, NAME, addresses) as kv,
-        ):
-            value = bytes(options.value_size)
-            await kv.put("first", value)
-            for n in range(KEYS):
-                if n % 1000 == 0:
-                    await asyncio.gather(*(kv.put(f"k{i}", value) for i in range(n, n + 1000)))
+        async with wormspace.connect(self._cluster.url, timeout=30) as worm:
             for window in options.windows:
-                samples += await self._window(worm, kv, window, value)
+                async with self._replicated(f"window-{window}") as kv:
+                    samples += await self._window(worm, kv, window)
+        async with self._replicated("leader") as kv:
             samples += self._lone()
             outages = [await self._outage(kv) for _ in range(options.kills)]
         return Result(options, ELECTION_S, samples, outages)
 
+    @asynccontextmanager
+    async def _replicated(self, of: str) -> AsyncIterator[Remote[KeyValue]]:
+        """A new object with `KEYS` keys, and its replicas."""
+        with _replicas(self._cluster.url, of, self._base, self._options.leadership) as replicas:
+            self._replicas = replicas
+            addresses = [("127.0.0.1", replica.port) for replica in replicas]
+            value = bytes(self._options.value_size)
+            async with await attach(KeyValue, of, addresses) as kv:
+                put: Callable[[str, bytes], Awaitable[int]] = getattr(kv, "put")  # noqa: B009
+                await put("first", value)
+                for n in range(0, KEYS, KEYS_AT_ONCE):
+                    await asyncio.gather(*(put(f"k{i}", value) for i in range(n, n + KEYS_AT_ONCE)))
+                yield kv
+
     async def _window(
-        self, worm: wormspace.Client, kv: object, window: int, value: bytes
+        self, worm: wormspace.Client, kv: Remote[KeyValue], window: int
     ) -> list[Sample]:
+        value = bytes(self._options.value_size)
         segment = await worm.space(f"registers-{window}").alloc(size=SEGMENT_SIZE)
         token = (await segment.capture()).token
         put: Callable[[str, bytes], Awaitable[int]] = getattr(kv, "put")  # noqa: B009
@@ -250,15 +261,25 @@ class _Run:
         def mixed(n: int) -> Awaitable[object]:
             return put(keys[n % KEYS], value) if n % 2 else get(keys[n % KEYS])
 
-        return [
-            await self._loop("register write", lambda n: segment.write(n, value, token), window),
-            await self._loop("command", lambda n: put(keys[n % KEYS], value), window),
-            await self._loop("linearizable read", lambda n: get(keys[n % KEYS]), window),
-            await self._loop("half reads", mixed, window),
-        ]
+        loops: dict[str, Callable[[int], Awaitable[object]]] = {
+            "register write": lambda n: segment.write(n, value, token),
+            "command": lambda n: put(keys[n % KEYS], value),
+            "linearizable read": lambda n: get(keys[n % KEYS]),
+            "half reads": mixed,
+        }
+        numbers = {name: itertools.count() for name in loops}
+        rounds: dict[str, list[Sample]] = {name: [] for name in loops}
+        for _ in range(ROUNDS):
+            for name, operation in loops.items():
+                rounds[name].append(await self._loop(name, operation, window, numbers[name]))
+        return [merged(samples) for samples in rounds.values()]
 
     async def _loop(
-        self, name: str, operation: Callable[[int], Awaitable[object]], window: int
+        self,
+        name: str,
+        operation: Callable[[int], Awaitable[object]],
+        window: int,
+        numbers: itertools.count[int],
     ) -> Sample:
         self._progress(f"{name}, window {window}")
         pids = self._servers + [replica.process.pid for replica in self._replicas]
@@ -266,10 +287,10 @@ class _Run:
             name,
             operation,
             window=window,
-            seconds=self._options.seconds,
-            warm_up_s=self._options.seconds / 4,
+            seconds=self._options.seconds / ROUNDS,
+            warm_up_s=self._options.seconds / ROUNDS / 4,
             pids=pids,
-            numbers=itertools.count(),
+            numbers=numbers,
         )
 
     def _lone(self) -> list[Sample]:
@@ -297,7 +318,7 @@ class _Run:
                 return replica
         raise ServersFailed("no replica leads")
 
-    async def _outage(self, kv: object) -> float:
+    async def _outage(self, kv: Remote[KeyValue]) -> float:
         """Kill the leader; the longest time between two acknowledged commands around it."""
         self._progress("killing the leader")
         put: Callable[[str, bytes], Awaitable[int]] = getattr(kv, "put")  # noqa: B009
@@ -324,7 +345,7 @@ class _Run:
         at = self._replicas.index(leader)
         log = self._base / f"{leader.name}.log"
         strategy = self._options.leadership
-        again = _Replica(self._cluster.url, leader.name, leader.port, strategy, log)
+        again = _Replica(self._cluster.url, leader.of, leader.name, leader.port, strategy, log)
         self._replicas[at] = again
         await asyncio.to_thread(again.answer)
         await asyncio.sleep(1)
@@ -333,8 +354,9 @@ class _Run:
 
 def loops(options: Options) -> int:
     """How many times `run` tells its progress."""
-    return 4 * len(options.windows) + 1 + options.kills
+    return 4 * ROUNDS * len(options.windows) + 1 + options.kills
 
 
 if __name__ == "__main__":
-    uvloop.run(_replica(sys.argv[1], sys.argv[2], int(sys.argv[3]), LEADERSHIPS[sys.argv[4]]))
+    _, url, of, name, port, strategy = sys.argv
+    uvloop.run(_replica(url, of, name, int(port), LEADERSHIPS[strategy]))
