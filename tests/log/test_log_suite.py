@@ -278,6 +278,28 @@ async def leave_a_hole(log, bodies=(b"never written",)):
     return holes[0]
 
 
+async def test_the_tail_is_found_though_its_segment_is_filled_and_trimmed_meanwhile(
+    make, monkeypatch
+):
+    log = await make()
+    for body in (b"one", b"two", b"three"):
+        await log.append(body)
+    reader, read_range, overtaken = await make(), Segment.read_range, False
+
+    async def overtake(segment, *args, **options):
+        nonlocal overtaken
+        if segment.space.name == log.name and not overtaken:
+            overtaken = True
+            for _ in range(40):
+                await log.append(b"more")
+            await log.trim(41)
+        return await read_range(segment, *args, **options)
+
+    monkeypatch.setattr(Segment, "read_range", overtake)
+    assert await reader.tail() == 43
+    assert overtaken
+
+
 @pytest.mark.parametrize("how", ["read", "fill", "read_range", "subscribe"])
 async def test_what_is_trimmed_while_it_is_looked_for_is_no_hole(make, monkeypatch, how):
     log = await make()

@@ -105,8 +105,12 @@ class Tape:
         """
         number = await self.open_segment()
         while True:
-            low, values = await self._rest(number)
-            if values[-1] is not None:  # closed meanwhile
+            try:
+                low, values = await self._rest(number)
+                is_closed = values[-1] is not None
+            except Trimmed:
+                is_closed = True
+            if is_closed:  # meanwhile
                 number += 1
                 self._open = max(self._open, number)
                 continue
