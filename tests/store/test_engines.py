@@ -257,9 +257,10 @@ async def test_large_values_are_brought_to_disk_sooner_than_small_ones(tmp_path,
         batch = large.begin()
         batch.put("rows", b"%02d" % n, bytes(10_000))
         await large.commit(batch)
-        while large._saving is not None:
-            await asyncio.sleep(0.001)
-    assert checkpoints.count(small) == 0 and checkpoints.count(large) == 5
+        if large._saving is not None:
+            await large._saving
+    assert checkpoints.count(small) == 0
+    assert checkpoints.count(large) == 5
     small.close()
     large.close()
 
