@@ -278,26 +278,36 @@ async def leave_a_hole(log, bodies=(b"never written",)):
     return holes[0]
 
 
+def meanwhile(monkeypatch, log, call, happens):
+    """Just before `Segment.<call>` is first made in the log's registers, `happens()`."""
+    real, over = getattr(Segment, call), False
+
+    async def interrupted(segment, *args, **options):
+        nonlocal over
+        if segment.space.name == log.name and not over:
+            over = True
+            await happens()
+        return await real(segment, *args, **options)
+
+    monkeypatch.setattr(Segment, call, interrupted)
+
+
 async def test_the_tail_is_found_though_its_segment_is_filled_and_trimmed_meanwhile(
     make, monkeypatch
 ):
     log = await make()
     for body in (b"one", b"two", b"three"):
         await log.append(body)
-    reader, read_range, overtaken = await make(), Segment.read_range, False
+    reader = await make()
 
-    async def overtake(segment, *args, **options):
-        nonlocal overtaken
-        if segment.space.name == log.name and not overtaken:
-            overtaken = True
-            for _ in range(40):
-                await log.append(b"more")
-            await log.trim(41)
-        return await read_range(segment, *args, **options)
+    async def fill_and_trim():
+        for _ in range(40):
+            await log.append(b"more")
+        await log.trim(41)
 
-    monkeypatch.setattr(Segment, "read_range", overtake)
+    meanwhile(monkeypatch, log, "read_range", fill_and_trim)
     assert await reader.tail() == 43
-    assert overtaken
+    assert await log.first() == 41
 
 
 @pytest.mark.parametrize("how", ["read", "fill", "read_range", "subscribe"])
@@ -305,16 +315,8 @@ async def test_what_is_trimmed_while_it_is_looked_for_is_no_hole(make, monkeypat
     log = await make()
     for body in (b"one", b"two", b"three", b"four", b"five"):
         await log.append(body)
-    log, read, trimmed = await make(), Segment.read, False
-
-    async def trimmed_meanwhile(segment, *args, **options):
-        nonlocal trimmed
-        if segment.space.name == log.name and not trimmed:
-            trimmed = True
-            await log.trim(3)
-        return await read(segment, *args, **options)
-
+    log = await make()
+    meanwhile(monkeypatch, log, "read", lambda: log.trim(3))
     looks = {"subscribe": lambda position: anext(log.subscribe(position))}
-    monkeypatch.setattr(Segment, "read", trimmed_meanwhile)
     with pytest.raises(LogTrimmed):
         await looks.get(how, getattr(log, how, None))(1)

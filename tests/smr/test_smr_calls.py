@@ -518,6 +518,29 @@ async def test_a_query_that_exhausts_this_process_stops_no_replica():
         assert it.status().failed == ""
 
 
+class Odd(StateMachine):
+    @query
+    def large(self) -> int:
+        return 2**70
+
+    @query
+    def strange(self) -> int:
+        return object()
+
+    @query
+    def fine(self) -> int:
+        return 7
+
+
+async def test_a_query_whose_result_cannot_be_encoded_fails_alone():
+    async with wormspace.connect("memory:") as worm, await replicate(Odd, worm, "odd") as it:
+        async with asyncio.timeout(20):
+            calls = [it.large(), it.fine(), it.strange(), it.fine()]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in results] == [OverflowError, int, TypeError, int]
+    assert results[1] == results[3] == 7
+
+
 @pytest.mark.parametrize(
     "answer", [b"", b"garbage", ENCODE(7), ENCODE([[1, 2, 3]]), ENCODE([[1, 2], {2: ["E", ""]}])]
 )

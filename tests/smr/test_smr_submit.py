@@ -5,6 +5,7 @@ import random
 from contextlib import asynccontextmanager
 
 import msgspec
+import pytest
 
 from wormspace.smr import StateMachine, command
 from wormspace.smr.consistency import Session
@@ -106,3 +107,18 @@ async def test_no_more_packets_than_may_be_under_way_however_much_is_called():
         for _ in range(len(road.packets)):
             road.arrive()
         assert len(await asyncio.gather(*futures)) == (UNDER_WAY + 2) * PACKET_CALLS
+
+
+async def test_a_fault_of_ours_on_the_way_leaves_nobody_waiting():
+    class Broken(Exception):
+        pass
+
+    async def carry(packet, deadline):
+        raise Broken
+
+    submitter = Submitter(Counter.declaration, 60.0, random.Random(1), carry)
+    call = submitter.add(Counter.declaration.methods["add"], (1,), Session())
+    async with asyncio.timeout(5):
+        with pytest.raises(Broken):
+            await call
+    await submitter.close()

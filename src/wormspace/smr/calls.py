@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import msgspec
 
 from wormspace.smr.canonical import encode_canonical
-from wormspace.smr.records import Fault, encode
+from wormspace.smr.records import Fault, Outcome, encode
 
 if TYPE_CHECKING:
     from wormspace.smr.declare import Method
@@ -197,6 +197,26 @@ def _check(runs: _Runs, groups: list[list[_Column]]) -> None:
     for count, columns in zip(counts, groups, strict=True):
         if any(isinstance(column, list) and len(column) != count for column in columns):
             raise Malformed("there are not as many arguments as calls")
+
+
+def encode_outcome(values: list[Any], faults: dict[int, Fault]) -> bytes:
+    """What came of calls; a result that cannot be encoded (2**70, a lone surrogate) is a fault."""
+    try:
+        return _encode_outcome(values, faults)
+    except (TypeError, ValueError, OverflowError):
+        for index, value in enumerate(values):
+            try:
+                encode_canonical(value)
+            except (TypeError, ValueError, OverflowError) as e:
+                values[index] = None
+                faults[index] = as_fault(e)
+        return _encode_outcome(values, faults)
+
+
+def _encode_outcome(values: list[Any], faults: dict[int, Fault]) -> bytes:
+    # The faults are a dictionary of numbers, which take longer to bring into order.
+    in_order: Any = msgspec.Raw(encode_canonical(values))
+    return encode(Outcome(in_order, faults))
 
 
 def as_fault(error: Exception) -> Fault:

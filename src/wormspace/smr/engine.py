@@ -15,13 +15,11 @@ from typing import Any
 
 import msgspec
 
-from wormspace.smr.calls import Malformed, as_fault
-from wormspace.smr.canonical import encode_canonical
+from wormspace.smr.calls import Malformed, encode_outcome
 from wormspace.smr.declare import Moment, StateMachine
 from wormspace.smr.errors import Diverged
 from wormspace.smr.records import (
     Batch,
-    Fault,
     Mark,
     Outcome,
     Packet,
@@ -174,24 +172,4 @@ class Engine:
             values, faults = self._declaration.commands.run(self.machine, commands)
         except Malformed as e:
             return encode(Outcome([], {}, f"its packet is malformed: {e}"))
-        try:
-            return _outcome(values, faults)
-        except (TypeError, ValueError, OverflowError):
-            return _one_by_one(values, faults)
-
-
-def _outcome(values: list[Any], faults: dict[int, Fault]) -> bytes:
-    # The faults are a dictionary of numbers, which take longer to bring into order.
-    in_order: Any = msgspec.Raw(encode_canonical(values))
-    return encode(Outcome(in_order, faults))
-
-
-def _one_by_one(values: list[Any], faults: dict[int, Fault]) -> bytes:
-    """The outcome of a packet of which some result cannot be encoded (2**70, a lone surrogate)."""
-    for index, value in enumerate(values):
-        try:
-            encode_canonical(value)
-        except (TypeError, ValueError, OverflowError) as e:
-            values[index] = None
-            faults[index] = as_fault(e)
-    return _outcome(values, faults)
+        return encode_outcome(values, faults)

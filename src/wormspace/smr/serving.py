@@ -17,7 +17,7 @@ import msgspec
 
 from wormspace.errors import UsageError, WormError
 from wormspace.rpc import Failure, NoAnswer, Service
-from wormspace.smr.calls import Malformed
+from wormspace.smr.calls import Malformed, encode_outcome
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import NoSnapshot
 from wormspace.smr.records import (
@@ -25,7 +25,6 @@ from wormspace.smr.records import (
     Fetch,
     Fetched,
     Member,
-    Outcome,
     Packet,
     Ping,
     Pong,
@@ -171,7 +170,7 @@ def run_queries(engine: Engine, raw: bytes) -> bytes:
         values, faults = machine.declaration.queries.run(machine, raw)
     except Malformed as e:
         raise UsageError(f"{type(machine).__name__}: a malformed question: {e}") from e
-    return encode(Outcome(values, faults))
+    return encode_outcome(values, faults)
 
 
 # ------------------------------------------------------------------ events

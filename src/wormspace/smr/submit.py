@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from wormspace.errors import ProtocolViolation, ValueTooLarge, WormError
+from wormspace.errors import ProtocolViolation, ValueTooLarge
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.consistency import Session
 from wormspace.smr.declare import Declaration, Method
@@ -158,7 +158,7 @@ class Gatherer:
         """Bring the calls to where they are answered, and the answers back."""
         try:
             reply = await self._carry(calls, raw, self._loop.time() + self._timeout_s)
-        except WormError as e:
+        except Exception as e:  # noqa: BLE001 - whatever it is, nobody waits for ever
             calls.fail(e)
         except asyncio.CancelledError:
             calls.fail(SessionExpired("closed while the call was under way"))
