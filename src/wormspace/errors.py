@@ -43,6 +43,14 @@ class BadToken(UsageError):
     """A capture token that does not parse, or does not cover the register."""
 
 
+class WrongKind(UsageError):
+    """The space is something else: another application's, or the user's own."""
+
+
+class NewerFormat(UsageError):
+    """What is stored was written by a newer wormspace, in a format that this one cannot read."""
+
+
 class TokenReused(UsageError):
     """A second, different value for one register under one capture token.
 

@@ -9,6 +9,7 @@ from wormspace.register.token import Token
 from wormspace.space.address import Address
 from wormspace.space.client import Client
 from wormspace.space.events import Allocated, Event, TrimmedAway, Written
+from wormspace.space.kind import read_stamp, require_stamp, stamp
 from wormspace.space.segment import Segment
 from wormspace.space.space import Space
 
@@ -25,4 +26,7 @@ __all__ = [
     "Token",
     "TrimmedAway",
     "Written",
+    "read_stamp",
+    "require_stamp",
+    "stamp",
 ]

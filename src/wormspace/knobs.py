@@ -1,0 +1,78 @@
+"""Every size at which something rolls over, fills, pages, batches, expires or splits.
+
+One settings object for the whole program, so that a simulated run can turn all of them down at
+once and reach in seconds what a deployment reaches in its third year.  (FoundationDB's simulation
+calls them knobs, and we do too.)  A server's limits on what clients may send are not knobs: they
+are settings of the cluster file.
+
+Code reads a knob where it needs it, `KNOBS.log_mark_size`, and never copies one into a constant, a
+default argument or a class attribute: that copy would not be turned.  What two processes must
+agree on is not a knob alone: it is also stored with the data that depends on it.
+
+Fields are grouped by package, bottom to top; each name begins with its package and ends with its
+unit.  Each has the value that ships, and the least at which everything must still work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def knob(shipped: int, least: int) -> Any:
+    """A field of `Knobs`: its shipped value, and the smallest that a simulated run may draw."""
+    return dataclasses.field(default=shipped, metadata={"least": least})
+
+
+@dataclasses.dataclass(slots=True)
+class Knobs:
+    """The settings; `KNOBS` is the one in force."""
+
+    log_mark_size: int = knob(256, least=2)
+    """Registers per segment of a durable mark."""
+
+
+KNOBS = Knobs()
+"""The settings in force.  Only `turned` changes them."""
+
+
+@contextmanager
+def turned(**values: int) -> Iterator[Knobs]:
+    """Run the block with other values of the knobs named.
+
+    Raises:
+        TypeError: there is no such knob.
+    """
+    names = {field.name for field in dataclasses.fields(Knobs)}
+    if unknown := values.keys() - names:
+        raise TypeError(f"there is no knob {', '.join(sorted(unknown))}")
+    before = {name: getattr(KNOBS, name) for name in values}
+    for name, value in values.items():
+        setattr(KNOBS, name, value)
+    try:
+        yield KNOBS
+    finally:
+        for name, value in before.items():
+            setattr(KNOBS, name, value)
+
+
+def least() -> dict[str, int]:
+    """Every knob at its least: what ages a deployment by years in seconds."""
+    return {field.name: field.metadata["least"] for field in dataclasses.fields(Knobs)}
+
+
+def drawn(rng: random.Random) -> dict[str, int]:
+    """A value for every knob, from its least to what ships, small ones as likely as large ones."""
+    return {field.name: _draw(rng, field) for field in dataclasses.fields(Knobs)}
+
+
+def _draw(rng: random.Random, field: dataclasses.Field[Any]) -> int:
+    lo: int = field.metadata["least"]
+    hi: int = getattr(Knobs(), field.name)
+    if rng.random() < 0.25:
+        return hi
+    return min(hi, max(lo, round(math.exp(rng.uniform(math.log(lo), math.log(hi))))))
