@@ -55,7 +55,7 @@ PARENT = {
     "Log": ("client", "Client", "The connection it belongs to."),
     "Cursor": ("log", "Log", "The log it belongs to."),
 }
-FEEDS = ("AsyncIterator[Event]", "AsyncIterator[Entry]")
+FEEDS = tuple(f"{kind}[{of}]" for kind in ("AsyncIterator", "Stream") for of in ("Event", "Entry"))
 
 HEADER = '''\
 """WormSpace without asyncio: the same calls, for plain and threaded programs.
@@ -223,7 +223,7 @@ def _class(node: ast.ClassDef) -> str:
 
 def _method(owner: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     returns = ast.unparse(node.returns) if node.returns else "None"
-    shown = returns.replace("AsyncIterator[", "Feed[")
+    shown = re.sub(r"^(AsyncIterator|Stream)\[", "Feed[", returns)
     head = f"    def {node.name}({_arguments(node.args)}) -> {shown}:\n"
     if len(head) > 101:
         head = f"    def {node.name}(\n        {_arguments(node.args)}\n    ) -> {shown}:\n"
@@ -253,7 +253,7 @@ def _plain(doc: str) -> str:
 
 def _wrapped(owner: str, returns: str, twin: str) -> str:
     if returns in FEEDS:
-        return f"Feed(self._background, {twin})"
+        return f"Feed(self._background, lambda: {twin})"
     if returns in PARENT:
         return f"{returns}(self._background, self, {twin})"
     raise SystemExit(f"{owner}: no rule for a plain method that returns {returns}")

@@ -118,9 +118,12 @@ class Feed(Iterator[T], Generic[T]):
     another thread; the iteration ends then.
     """
 
-    def __init__(self, background: Background, source: AsyncIterator[T]) -> None:
+    def __init__(self, background: Background, start: Callable[[], AsyncIterator[T]]) -> None:
+        async def starting() -> AsyncIterator[T]:
+            return start()
+
         self._background = background
-        self._source = source
+        self._source = background.call(starting)
         self._turn = threading.Lock()
         self._pending: concurrent.futures.Future[T] | None = None
         self._over = False

@@ -32,6 +32,12 @@ def knob(shipped: int, least: int) -> Any:
 class Knobs:
     """The settings; `KNOBS` is the one in force."""
 
+    space_catch_up: int = knob(16, least=1)
+    """Segments of which a listener that is behind reads at the same time."""
+
+    space_spans: int = knob(512, least=1)
+    """Spans of registers in one question of a listener that is behind."""
+
     log_mark_size: int = knob(256, least=2)
     """Registers per segment of a durable mark."""
 

@@ -236,11 +236,14 @@ class Space:
         this client learns it, at the moment a writer does.  When the connection to a majority
         was lost, what was missed follows in the order of addresses.
 
+        A wait for the next event may be cancelled, by a time-out for instance, and loses nothing;
+        closing the stream ends it.
+
         Args:
             start: a register, or a segment's number.
             stop: the segment to stop before.
         """
-        return Feed(self._background, self._twin.listen(start, stop=stop))
+        return Feed(self._background, lambda: self._twin.listen(start, stop=stop))
 
 
 class Segment:
@@ -371,7 +374,7 @@ class Segment:
 
     def listen(self, start: int = 0) -> Feed[Event]:
         """Writes to this segment from offset `start` on, past and to come; see `Space.listen`."""
-        return Feed(self._background, self._twin.listen(start))
+        return Feed(self._background, lambda: self._twin.listen(start))
 
     def inspect(
         self, start: int = 0, stop: int | None = None, *, timeout: float | None = None
@@ -546,7 +549,7 @@ class Log:
         Raises (while iterating):
             LogTrimmed: the next position was trimmed before it was delivered.
         """
-        return Feed(self._background, self._twin.subscribe(from_, stream=stream))
+        return Feed(self._background, lambda: self._twin.subscribe(from_, stream=stream))
 
     def read_stream(
         self, name: str, start: int = 0, *, timeout: float | None = None

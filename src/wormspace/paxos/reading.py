@@ -103,6 +103,21 @@ def on_report(r: Reading, server: int, report: Report) -> tuple[Reading, tuple[S
     return widen(r)
 
 
+def narrow(r: Reading, stop: int) -> Reading:
+    """Read nothing from `stop` on: a server cut its report off there."""
+    return msgspec.structs.replace(
+        r,
+        spans=below(r.spans, stop),
+        open=below(r.open, stop),
+        found=tuple(f for f in r.found if f.row.offset < stop),
+    )
+
+
+def below(spans: tuple[Span, ...], stop: int) -> tuple[Span, ...]:
+    """What of `spans` lies below `stop`."""
+    return tuple((lo, min(hi, stop)) for lo, hi in spans if lo < stop)
+
+
 def without(spans: tuple[Span, ...], offsets: list[int]) -> tuple[Span, ...]:
     """`spans` less the `offsets` (both ascending)."""
     out: list[Span] = []

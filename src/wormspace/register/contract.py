@@ -96,8 +96,8 @@ class EventStream(Protocol):
         the event has its place in the order of decisions, the reading has none.
         """
 
-    async def aclose(self) -> None:
-        """Stop listening; harmless when repeated."""
+    def close(self) -> None:
+        """Stop listening, which ends the iteration; harmless when repeated."""
 
 
 class Registers(Protocol):
@@ -138,6 +138,16 @@ class Registers(Protocol):
         self, array: ArrayName, spans: list[Span], deadline: float
     ) -> Mapping[int, bytes]:
         """The values of the written registers in `spans`; those not in the result are empty."""
+
+    async def read_page(
+        self, array: ArrayName, spans: list[Span], deadline: float
+    ) -> tuple[Mapping[int, bytes], int]:
+        """As `read`, of as many registers as travel in one message.
+
+        Returns:
+            The values of the written registers below an offset, and that offset: from there on
+            nothing was read.  It is the end of the spans if all of it was.
+        """
 
     async def holds(self, array: ArrayName, token: Token, offset: int, deadline: float) -> bool:
         """Whether nobody captured the register since the token's capture; writes nothing.

@@ -392,7 +392,7 @@ class Listening:
             self._queued.discard((event.number, event.offset))
         return event
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """End the subscriptions, and the iteration."""
         if not isinstance(self._closed, StopAsyncIteration):
             self._events.clear()

@@ -23,7 +23,7 @@ from wormspace.paxos import capturing, reading, telling, writing
 from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.capturing import Capturing, ClashingReports
 from wormspace.paxos.effects import Send
-from wormspace.paxos.messages import Done, Gone, Promise, Reject, Report, Written
+from wormspace.paxos.messages import COMPLETE, Done, Gone, Promise, Reject, Report, Written
 from wormspace.paxos.quorum import is_quorum, out_of_reach
 from wormspace.paxos.reading import Reading
 from wormspace.paxos.telling import Telling
@@ -212,11 +212,16 @@ class CaptureOperation(Base):
 
 
 class ReadOperation(Base):
-    """Runs a `Reading` until it is answered."""
+    """Runs a `Reading` until it is answered, for as many registers as one report has.
+
+    A server cuts a long report off.  What comes after the cut is not read here, so that each page
+    has its own patience, and merging it costs what is in it (`end` says how far the reading went).
+    """
 
     def __init__(self, partition: Partition, machine: Reading, deadline: float) -> None:
         super().__init__(partition, f"read of {machine.space}/{machine.segment}", deadline)
         self.machine = machine
+        self.end = machine.spans[-1][1]
         self.done: asyncio.Future[Reading] = self.loop.create_future()
 
     def begin(self) -> None:
@@ -242,12 +247,25 @@ class ReadOperation(Base):
             self.cancel(gone((self.machine.space, self.machine.segment)))
             return
         if isinstance(message, Report):
-            self.machine, sends = reading.on_report(self.machine, server, message)
-            self.partition.post(self.id, sends)
-            if self.machine.phase == reading.ANSWERED:
-                self.leave()
-                if not self.done.done():
-                    self.done.set_result(self.machine)
+            self._on_report(server, message)
+
+    def _on_report(self, server: int, report: Report) -> None:
+        if report.next != COMPLETE and report.next < self.end:
+            if report.next <= self.machine.spans[0][0]:
+                self.cancel(ProtocolViolation(f"{self.what}: a report that goes back"))
+                return
+            self.end = report.next
+            self.machine = reading.narrow(self.machine, self.end)
+        rows = report.rows
+        if rows and rows[-1].offset >= self.end:
+            rows = [row for row in rows if row.offset < self.end]
+        whole = Report(rows, COMPLETE)
+        self.machine, sends = reading.on_report(self.machine, server, whole)
+        self.partition.post(self.id, sends)
+        if self.machine.phase == reading.ANSWERED:
+            self.leave()
+            if not self.done.done():
+                self.done.set_result(self.machine)
 
     def cancel(self, error: Exception) -> None:
         self.leave()

@@ -233,6 +233,18 @@ class PaxosRegisters:
     async def read(
         self, array: ArrayName, spans: list[Span], deadline: float
     ) -> Mapping[int, bytes]:
+        values, end = await self.read_page(array, spans, deadline)
+        if end >= spans[-1][1]:
+            return values
+        every = dict(values)
+        while rest := [(max(lo, end), hi) for lo, hi in spans if hi > end]:
+            values, end = await self.read_page(array, rest, deadline)
+            every.update(values)
+        return every
+
+    async def read_page(
+        self, array: ArrayName, spans: list[Span], deadline: float
+    ) -> tuple[Mapping[int, bytes], int]:
         partition = self._at(array)
         machine = Reading(partition.size, *array, spans=tuple(spans), first=partition.pick())
         operation = ReadOperation(partition, machine, deadline)
@@ -245,7 +257,7 @@ class PaxosRegisters:
         values = {f.row.offset: f.row.value for f in machine.found if f.row.decided}
         if len(values) < len(machine.found):
             values.update(await self._conclude(array, machine, deadline))
-        return values
+        return values, operation.end
 
     async def _conclude(
         self, array: ArrayName, machine: Reading, deadline: float

@@ -171,6 +171,11 @@ class SpecRegisters:
             if cell.written and any(lo <= offset < hi for lo, hi in spans)
         }
 
+    async def read_page(
+        self, array: ArrayName, spans: list[Span], deadline: float
+    ) -> tuple[Mapping[int, bytes], int]:
+        return await self.read(array, spans, deadline), spans[-1][1]
+
     async def holds(self, array: ArrayName, token: Token, offset: int, deadline: float) -> bool:
         token.require(array, offset)
         cell = self._array(array).get(offset) or self._fresh(array, offset)

@@ -12,6 +12,7 @@ from wormspace.space.events import Allocated, Event, TrimmedAway, Written
 from wormspace.space.kind import read_stamp, require_stamp, stamp
 from wormspace.space.segment import Segment
 from wormspace.space.space import Space
+from wormspace.space.stream import Stream
 
 __all__ = [
     "Address",
@@ -23,6 +24,7 @@ __all__ = [
     "Segment",
     "ServerState",
     "Space",
+    "Stream",
     "Token",
     "TrimmedAway",
     "Written",

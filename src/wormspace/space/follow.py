@@ -1,32 +1,35 @@
 """A listener of a space: history by reading, the present by events, each thing once.
 
 The subscription comes first and the reading second, so that nothing falls between them; what both
-bring is delivered once.  After a gap in the events, everything not delivered yet is read again.
+bring is delivered once.  After a gap in the events, what was not delivered yet is read again: of
+each segment that is not full, one message asks for the registers that are not known.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 from wormspace.errors import NotAllocated, ServerFull, Trimmed, Unavailable
-from wormspace.register.contract import METADATA, TRIM, Dropped, EventStream, Gap, Wrote
+from wormspace.knobs import KNOBS
+from wormspace.register.contract import METADATA, TRIM, Dropped, Gap, Wrote
 from wormspace.register.contract import Event as RegisterEvent
 from wormspace.register.issued import OffsetSet
 from wormspace.space.address import Address
 from wormspace.space.events import Allocated, Event, TrimmedAway, Written
 from wormspace.space.metadata import Metadata
+from wormspace.space.stream import Stream
 
 if TYPE_CHECKING:
-    from wormspace.space.segment import Segment
     from wormspace.space.space import Space
 
 log = logging.getLogger("wormspace.follow")
 
-PAGE = 256
 RETRY_S = 0.2
+
+_Values: TypeAlias = Mapping[int, bytes]
 
 
 class _Progress:
@@ -62,8 +65,22 @@ class _Numbers:
         return number < self.below or number in self._others
 
 
-class Follower:
-    """One listener; `events` is its stream."""
+class _Look:
+    """What was read of a segment: its metadata if that was asked for, and values below `end`."""
+
+    __slots__ = ("end", "metadata", "values")
+
+    def __init__(self, metadata: Metadata | None, values: _Values, end: int) -> None:
+        self.metadata = metadata
+        self.values = values
+        self.end = end
+
+
+class Follower(Stream[Event]):
+    """One listener: everything from the start on, each once.
+
+    It is *behind* at the segment `_behind` while it reads the past, and hears events otherwise.
+    """
 
     def __init__(self, space: Space, start: Address, stop: int) -> None:
         self._space = space
@@ -73,22 +90,21 @@ class Follower:
         self._done = _Numbers(start.segment)  # of them all writes were delivered
         self._gone = _Numbers(start.segment)  # of them the trim was
         self._tail = start.segment
+        self._behind: int | None = None
+        self._from = 0  # what is below it in that segment was read
+        self._width = 1
+        self._source = space.client.registers.listen(space.name, start.segment, stop)
+        super().__init__(self._source.close)
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Everything from the start on, each once."""
-        source = self._space.client.registers.listen(
-            self._space.name, self._start.segment, self._stop
-        )
-        try:
-            async for event in source:
-                if isinstance(event, Gap):
-                    async for missed in self._catch_up(source):
-                        yield missed
-                else:
-                    for fresh in self._take(event):
-                        yield fresh
-        finally:
-            await source.aclose()
+    async def _more(self) -> None:
+        if self._behind is not None:
+            await self._catch_up(self._behind)
+            return
+        event = await anext(self._source)
+        if isinstance(event, Gap):
+            self._go_back()
+        else:
+            self._items.extend(self._take(event))
 
     # ------------------------------------------------------------ the present
 
@@ -100,18 +116,17 @@ class Follower:
             return []
         self._tail = max(self._tail, event.number + 1)
         if event.offset == METADATA:
-            record = Metadata.decode(event.value)
-            return self._announce(event.number, record.size, record.payload)
+            return self._announce(event.number, Metadata.decode(event.value))
         return self._deliver(event.number, event.offset, event.value)
 
-    def _announce(self, number: int, size: int, payload: bytes) -> list[Event]:
+    def _announce(self, number: int, record: Metadata) -> list[Event]:
         progress = self._progress.setdefault(number, _Progress())
         if progress.announced:
             return []
         progress.announced = True
-        progress.size = size
+        progress.size = record.size
         self._finish(number, progress)
-        return [Allocated(number, size, payload)]
+        return [Allocated(number, record.size, record.payload)]
 
     def _deliver(self, number: int, offset: int, value: bytes) -> list[Event]:
         if number in self._done:
@@ -137,9 +152,12 @@ class Follower:
 
     def _finish(self, number: int, progress: _Progress) -> None:
         """A segment of which everything was delivered needs no memory."""
-        skipped = self._start.offset if number == self._start.segment else 0
-        if progress.announced and progress.writes >= progress.size - skipped:
+        if progress.announced and progress.writes >= progress.size - self._first_of(number):
             self._mark_done(number)
+
+    def _first_of(self, number: int) -> int:
+        """The first offset of a segment that is to be delivered."""
+        return self._start.offset if number == self._start.segment else 0
 
     def _mark_done(self, number: int) -> None:
         self._progress.pop(number, None)
@@ -147,57 +165,89 @@ class Follower:
 
     # ------------------------------------------------------------ the past
 
-    async def _catch_up(self, source: EventStream) -> AsyncIterator[Event]:
-        """Read all that was not delivered, in the order of addresses.
+    def _go_back(self) -> None:
+        """Something may have been missed anywhere."""
+        self._behind, self._from = self._done.below, 0
+
+    async def _catch_up(self, number: int) -> None:
+        """Read on, in the order of addresses: of several segments at once, if they are short.
 
         What is read and will come as an event too is left to the event: a page is read later than
         the one before it, so it may show a write that came after one the earlier page missed.
         """
-        number = self._done.below
-        while number < self._stop:
+        numbers = self._next(number)
+        looks = await asyncio.gather(*(self._look(n) for n in numbers))
+        for at, look in zip(numbers, looks, strict=True):
+            if look is None:
+                self._behind = None
+                return
+            self._behind = at
+            self._tail = max(self._tail, at + 1)
+            if isinstance(look, Trimmed):
+                self._items.extend(self._drop(at, at + 1))
+            elif not self._absorb(at, look):
+                self._width = 1
+                return
+            self._behind, self._from = at + 1, 0
+        self._width = min(2 * self._width, KNOBS.space_catch_up)
+        if not numbers or numbers[-1] + 1 >= self._stop:
+            self._behind = None
+
+    def _next(self, number: int) -> list[int]:
+        """The segments to read: known ones, or the first that is not known to be allocated."""
+        numbers: list[int] = []
+        while number < self._stop and len(numbers) < self._width:
             if number not in self._done:
-                try:
-                    segment = await self._insist(number)
-                except NotAllocated:
-                    return
-                except Trimmed:
-                    for event in self._drop(number, number + 1):
-                        yield event
-                else:
-                    async for event in self._read(segment, source):
-                        yield event
+                numbers.append(number)
+                if number >= self._tail:
+                    break
             number += 1
+        return numbers
 
-    async def _read(self, segment: Segment, source: EventStream) -> AsyncIterator[Event]:
-        number = segment.number
-        self._tail = max(self._tail, number + 1)
-        for event in self._announce(number, segment.size, segment.metadata):
-            yield event
-        first = self._start.offset if number == self._start.segment else 0
-        for lo in range(first, segment.size, PAGE):
-            hi = min(lo + PAGE, segment.size)
-            while number not in self._done:
-                try:
-                    values = await segment.read_range(lo, hi)
-                except Trimmed:
-                    for event in self._drop(number, number + 1):
-                        yield event
-                    return
-                except (Unavailable, ServerFull) as e:
-                    log.info("listen: catching up waits: %s", e)
-                    await asyncio.sleep(RETRY_S)
-                    continue
-                for offset, value in enumerate(values, lo):
-                    if value is not None and not source.is_coming(number, offset):
-                        for event in self._deliver(number, offset, value):
-                            yield event
-                break
+    def _absorb(self, number: int, look: _Look) -> bool:
+        """Deliver what was read of a segment; whether that was all of it."""
+        if look.metadata is not None:
+            self._items.extend(self._announce(number, look.metadata))
+        for offset, value in sorted(look.values.items()):
+            if not self._source.is_coming(number, offset):
+                self._items.extend(self._deliver(number, offset, value))
+        progress = self._progress.get(number)
+        self._from = look.end
+        return progress is None or look.end >= progress.size
 
-    async def _insist(self, number: int) -> Segment:
-        """The segment, however long the servers are away."""
+    async def _look(self, number: int) -> _Look | Trimmed | None:
+        """Read of a segment what a page has, however long the servers are away; None: no segment.
+
+        What is trimmed is the result, not raised: others are read at the same time.
+        """
         while True:
             try:
-                return await self._space.segment(number)
-            except Unavailable as e:
+                return await self._look_once(number)
+            except NotAllocated:
+                return None
+            except Trimmed as e:
+                return e
+            except (Unavailable, ServerFull) as e:
                 log.info("listen: catching up waits: %s", e)
                 await asyncio.sleep(RETRY_S)
+
+    async def _look_once(self, number: int) -> _Look:
+        client = self._space.client
+        progress = self._progress.get(number)
+        metadata = None
+        if progress is None or not progress.announced:
+            segment = await self._space.segment(number)
+            metadata = Metadata(segment.size, segment.metadata, b"")
+        size = metadata.size if metadata else self._progress_of(number).size
+        lo = max(self._from if number == self._behind else 0, self._first_of(number))
+        known = progress.offsets if progress else OffsetSet()
+        spans = known.missing(lo, size, KNOBS.space_spans)
+        array, deadline = (self._space.name, number), client.deadline(None)
+        values, end = await client.registers.read_page(array, [*spans, (TRIM, TRIM + 1)], deadline)
+        if TRIM in values:
+            await client.registers.trim(array, number + 1, deadline)
+            raise Trimmed(f"segment {number} was trimmed")
+        return _Look(metadata, values, end)
+
+    def _progress_of(self, number: int) -> _Progress:
+        return self._progress.get(number) or _Progress()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wormspace.errors import BadAddress, CaptureLost, PartialWrite, WormError
@@ -11,6 +11,7 @@ from wormspace.register.contract import Captured, RegisterState
 from wormspace.register.token import Token
 from wormspace.space.address import Address
 from wormspace.space.events import Event
+from wormspace.space.stream import Stream
 
 RACE_PAUSE_MIN_S = 0.002
 RACE_PAUSE_MAX_S = 0.5
@@ -185,7 +186,7 @@ class Segment:
         """Make the segment garbage, by consensus and for ever."""
         await self.space.trim(self.number, timeout=timeout)
 
-    def listen(self, start: int = 0) -> AsyncIterator[Event]:
+    def listen(self, start: int = 0) -> Stream[Event]:
         """Writes to this segment from offset `start` on, past and to come; see `Space.listen`."""
         return self.space.listen(Address(self.number, start), stop=self.number + 1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from wormspace.errors import (
@@ -21,6 +21,7 @@ from wormspace.space.events import Event
 from wormspace.space.follow import Follower
 from wormspace.space.metadata import Metadata
 from wormspace.space.segment import RACE_PAUSE_MAX_S, RACE_PAUSE_MIN_S, Segment
+from wormspace.space.stream import Stream
 
 if TYPE_CHECKING:
     from wormspace.space.client import Client
@@ -201,13 +202,16 @@ class Space:
 
     # ------------------------------------------------------------ listen
 
-    def listen(self, start: Address | int = 0, *, stop: int | None = None) -> AsyncIterator[Event]:
+    def listen(self, start: Address | int = 0, *, stop: int | None = None) -> Stream[Event]:
         """What happens in the space from `start` on: history first, then live, without end.
 
         Each write, allocation and trim is delivered once.  What is there already comes in the order
         of addresses; what happens from then on comes in the order in which it is decided, as
         this client learns it, at the moment a writer does.  When the connection to a majority
         was lost, what was missed follows in the order of addresses.
+
+        A wait for the next event may be cancelled, by a time-out for instance, and loses nothing;
+        closing the stream ends it.
 
         Args:
             start: a register, or a segment's number.
@@ -219,7 +223,7 @@ class Space:
             raise BadAddress(f"no address is below 0/0: {start}")
         if stop is not None and stop <= start.segment:
             raise UsageError("a listener needs stop above start")
-        return Follower(self, start, NO_STOP if stop is None else stop).events()
+        return Follower(self, start, NO_STOP if stop is None else stop)
 
 
 def _check_number(number: int) -> None:
