@@ -13,13 +13,13 @@ from pathlib import Path
 
 import uvloop
 
-from wormspace.paxos.messages import Write, Written
+from wormspace.paxos.messages import Trim, Write, Written
 from wormspace.paxos.quorum import majority
 from wormspace.server import config, runner, tables
 from wormspace.server.node import Node, Queued
 from wormspace.store.engine import Batch
 from wormspace.wire.link import Link, Outgoing
-from wormspace.wire.messages import Accepted, Discarded, Downward
+from wormspace.wire.messages import Downward
 
 BATCH = 512
 
@@ -29,7 +29,7 @@ class FloorNode(Node):
 
     def _handle(
         self, batch: Batch, queued: list[Queued]
-    ) -> tuple[list[Downward], list[Accepted | Discarded]]:
+    ) -> tuple[list[Downward], list[Write | Trim]]:
         answers: list[Downward] = []
         for _, _, m, _ in queued:
             if isinstance(m, Write):

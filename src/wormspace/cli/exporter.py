@@ -21,7 +21,7 @@ from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import note
 from wormspace.errors import WormError
 from wormspace.register.contract import ServerState
-from wormspace.server.node import Counters
+from wormspace.server.counters import Counters
 from wormspace.space.client import Client
 
 ANSWER_S = 2.0

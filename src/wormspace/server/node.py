@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from wormspace.errors import StoreError, StoreFull
 from wormspace.paxos.messages import Capture, Decided, Done, Read, Reply, Report, Trim, Write
 from wormspace.server import acceptors, tables
+from wormspace.server.counters import Counters
+from wormspace.server.listeners import Listeners, Port
 from wormspace.store.engine import Batch, Engine
 from wormspace.wire.messages import (
     BAD_REQUEST,
@@ -31,7 +33,6 @@ from wormspace.wire.messages import (
     Failed,
     Figures,
     Head,
-    Lagging,
     Listen,
     SpaceNames,
     Spaces,
@@ -50,43 +51,6 @@ MARKS_MAX = 10_000
 SWEEP_KEYS = 2_000
 SWEEP_RETRY_S = 1.0
 NAMES_PAGE = 1_000
-
-
-class Port(Protocol):
-    """Where the answers to a client go."""
-
-    def answer(self, request_id: int, message: Downward) -> None:
-        """Send an answer or push an event."""
-
-    def congested(self) -> bool:
-        """Whether what was sent before piles up."""
-
-
-class Counters(msgspec.Struct):
-    """What a node has done since it started."""
-
-    captures: int = 0
-    writes: int = 0
-    registers_written: int = 0
-    registers_refused: int = 0
-    reads: int = 0
-    registers_read: int = 0
-    trims: int = 0
-    batches: int = 0
-    batched_requests: int = 0
-    store_full: int = 0
-    bad_requests: int = 0
-    events: int = 0
-    listeners_dropped: int = 0
-    swept: int = 0
-
-
-class _Listener(msgspec.Struct, frozen=True, eq=False):
-    port: Port
-    id: int
-    segment: int
-    stop: int
-    values: bool
 
 
 Queued: TypeAlias = tuple[Port, int, Capture | Write | Trim, int]
@@ -124,10 +88,10 @@ class Node:
         self._marks_due = False
         self._sweep_keys = SWEEP_KEYS
         self._no_room = False
-        self._listeners: dict[str, list[_Listener]] = {}
         self._stopping = False
         self._failed: StoreError | None = None
         self.counters = Counters()
+        self._listeners = Listeners(self.counters)
         self.more_figures: Callable[[], dict[str, int]] = dict
         self.on_drained: list[Callable[[], None]] = []
         self._garbage = acceptors.has_garbage(engine.view)
@@ -157,7 +121,7 @@ class Node:
         if isinstance(message, Listen):
             port.answer(request_id, self._listen(port, request_id, message))
         elif isinstance(message, Unlisten):
-            self._unlisten(lambda x: x.port is port and x.id == message.listener)
+            self._listeners.remove(port, message.listener)
         elif isinstance(message, Status):
             port.answer(request_id, Figures(self.figures()))
         elif isinstance(message, Spaces):
@@ -168,17 +132,15 @@ class Node:
             port.answer(request_id, TrimmedBelow(below))
 
     def _listen(self, port: Port, request_id: int, m: Listen) -> Done | Failed:
-        self._unlisten(lambda x: x.port is port and x.id == request_id)
-        held = sum(x.port is port for some in self._listeners.values() for x in some)
-        if held >= self._max_listeners:
-            return Failed(TOO_MANY, f"a connection has at most {held} subscriptions")
-        listener = _Listener(port, request_id, m.segment, m.stop, m.values)
-        self._listeners.setdefault(m.space, []).append(listener)
+        self._listeners.remove(port, request_id)
+        if self._listeners.held_by(port) >= self._max_listeners:
+            return Failed(TOO_MANY, f"a connection has at most {self._max_listeners} subscriptions")
+        self._listeners.add(port, request_id, m)
         return Done()
 
     def forget(self, port: Port) -> None:
         """The client behind `port` is gone: drop its subscriptions."""
-        self._unlisten(lambda x: x.port is port)
+        self._listeners.forget(port)
 
     def figures(self) -> dict[str, int]:
         """Counters and sizes, for the status message."""
@@ -188,7 +150,7 @@ class Node:
             **self._engine.figures(),
             **self.more_figures(),
             "backlog_bytes": self.backlog_bytes,
-            "listeners": sum(len(x) for x in self._listeners.values()),
+            "listeners": len(self._listeners),
             "marks_unsaved": len(self._marks),
         }
 
@@ -327,8 +289,22 @@ class Node:
         self._no_room = False
         self._sweep_keys = min(SWEEP_KEYS, 2 * self._sweep_keys)
         self._settle(queued, answers)
-        for event in news:
-            self._publish(event)
+        self._publish(news)
+
+    def _publish(self, news: list[Write | Trim]) -> None:
+        """Tell the listeners, those too that came while the batch was on its way to the disk.
+
+        A subscription that was answered before must hear of it: what its client has read since is
+        the state without this batch.
+        """
+        for m in news:
+            if not self._listeners.want(m.space):
+                continue
+            if isinstance(m, Trim):
+                self._listeners.publish(Discarded(m.space, m.segment, m.stop))
+            else:
+                event = Accepted(m.space, m.segment, m.ballot, m.offsets, m.values)
+                self._listeners.publish(event)
 
     async def _on_full(self, queued: list[Queued], e: StoreFull) -> None:
         """There was no room for a batch: refuse what needs room, try again what makes some."""
@@ -348,9 +324,10 @@ class Node:
 
     def _handle(
         self, batch: Batch, queued: list[Queued]
-    ) -> tuple[list[Downward], list[Accepted | Discarded]]:
+    ) -> tuple[list[Downward], list[Write | Trim]]:
+        """The answers, and what listeners are to be told once it is durable."""
         answers: list[Downward] = []
-        news: list[Accepted | Discarded] = []
+        news: list[Write | Trim] = []
         counters = self.counters
         for _, _, m, _ in queued:
             if isinstance(m, Write):
@@ -358,10 +335,7 @@ class Node:
                 counters.writes += 1
                 if fresh is not None:
                     counters.registers_written += len(fresh.offsets)
-                    if m.space in self._listeners:
-                        news.append(
-                            Accepted(m.space, m.segment, m.ballot, fresh.offsets, fresh.values)
-                        )
+                    news.append(fresh)
                 answers.append(answer)
             elif isinstance(m, Capture):
                 counters.captures += 1
@@ -371,7 +345,7 @@ class Node:
                 done, fresh_trim = acceptors.trim(batch, m)
                 if fresh_trim:
                     self._garbage = True
-                    news.append(Discarded(m.space, m.segment, m.stop))
+                    news.append(m)
                 answers.append(done)
         if self._marks_due:
             self._marks_due = False
@@ -393,32 +367,3 @@ class Node:
         self._failed = e
         if self._on_fatal:
             self._on_fatal(e)
-
-    # ------------------------------------------------------------ listeners
-
-    def _publish(self, event: Accepted | Discarded) -> None:
-        last = event.stop if isinstance(event, Discarded) else event.segment + 1
-        lagging: list[_Listener] = []
-        bare = event
-        if isinstance(event, Accepted):
-            bare = Accepted(event.space, event.segment, event.ballot, event.offsets, [])
-        for x in self._listeners.get(event.space, ()):
-            if last <= x.segment or x.stop <= event.segment:
-                continue
-            if x.port.congested():
-                self.counters.listeners_dropped += 1
-                x.port.answer(x.id, Lagging())
-                lagging.append(x)
-                continue
-            self.counters.events += 1
-            x.port.answer(x.id, event if x.values else bare)
-        if lagging:
-            self._unlisten(lambda x: x in lagging)
-
-    def _unlisten(self, doomed: Callable[[_Listener], bool]) -> None:
-        for space in list(self._listeners):
-            kept = [x for x in self._listeners[space] if not doomed(x)]
-            if kept:
-                self._listeners[space] = kept
-            else:
-                del self._listeners[space]
