@@ -15,12 +15,15 @@ IDENTITY = ServerIdentity("test-cluster", "s1")
 
 
 @contextlib.asynccontextmanager
-async def serving(engine=None, limits: Limits | None = None, identity=IDENTITY):
-    """A server on a port of its own; `server.port` and `server.engine` say which and on what."""
+async def serving(engine=None, limits: Limits | None = None, identity=IDENTITY, port=0):
+    """A server on a port, by default one of its own.
+
+    `server.port` and `server.engine` say which, and on what.
+    """
     engine = engine if engine is not None else MemoryEngine()
     server = Server(identity, engine, limits or Limits())
     server.engine = engine
-    server.port = await server.start("127.0.0.1", 0)
+    server.port = await server.start("127.0.0.1", port)
     try:
         yield server
     finally:

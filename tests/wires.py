@@ -29,6 +29,7 @@ class Wire:
         self.held: list | None = None
         self.sent: list = []
         self.refused = None
+        self.quiet = False
         self._loop = asyncio.get_running_loop()
         self._receiver = None
 

@@ -8,7 +8,7 @@
 | `spec:` | the executable specification; for tests |
 
 `?cluster=ID` makes sure that it is that cluster; `?durability=os` (for `file:`) trades the sync of
-every commit for speed.
+every commit for speed, and is decided once, when the directory is made.
 """
 
 from __future__ import annotations
@@ -21,23 +21,19 @@ from types import TracebackType
 from urllib.parse import parse_qsl, unquote
 
 from wormspace._worm import Worm
-from wormspace.errors import BadUrl, Refused, Unavailable
+from wormspace.errors import BadUrl, Refused, StoreError, Unavailable
 from wormspace.paxos.quorum import majority
 from wormspace.register.contract import Registers
 from wormspace.register.partition import Partition
 from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.register.spec import SpecRegisters
-from wormspace.server import identity
-from wormspace.server.identity import Identity
 from wormspace.server.local import LocalLink
 from wormspace.server.node import MAX_VALUE_BYTES, Node
-from wormspace.server.storage import AcceptorStore
 from wormspace.space.client import DEFAULT_TIMEOUT_S
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire.link import Link, TcpLink
 from wormspace.wire.membership import Membership, OneCluster
 
-EMBEDDED = Identity("embedded", "embedded")
 POLL_S = 0.005
 GRACE_S = 0.1
 
@@ -153,14 +149,24 @@ async def _file(
         raise BadUrl(f"durability is sync or os, not {durability!r}")
     if not rest:
         raise BadUrl("file: needs a directory: file:PATH")
-    path = Path(unquote(rest.removeprefix("//")))
-    engine = AcceptorStore(path, durability=durability)
+    path = _path(rest)
     try:
-        await identity.prepare(engine, EMBEDDED, path)
-    except BaseException:
-        engine.close()
-        raise
-    return _embedded(Node(engine), f"file:{path}", rng)
+        # Only here: its locks are those of Linux and macOS, and clients run elsewhere too.
+        from wormspace.server.embedded import open_embedded
+    except ImportError as e:
+        raise StoreError(f"file: needs Linux or macOS ({e}); connect to a cluster instead") from e
+    return _embedded(Node(await open_embedded(path, durability)), f"file:{path}", rng)
+
+
+def _path(text: str) -> Path:
+    """The directory that a file: URL names."""
+    path = Path(unquote(text.removeprefix("//")))
+    if "\0" in str(path):
+        raise BadUrl(f"{str(path)!r} is no path")
+    try:
+        return path.expanduser()
+    except RuntimeError as e:
+        raise BadUrl(f"{str(path)!r}: {e}") from e
 
 
 def _embedded(node: Node, name: str, rng: random.Random) -> Registers:

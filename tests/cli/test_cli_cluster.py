@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def test_init_prepares_what_servers_need(tmp_path: Path) -> None:
     assert [len(p) for p in config.partitions] == [5, 5]
     assert [s.port for s in config.server] == list(range(9100, 9110))
     for server in config.server:
-        open_engine(config, server, tmp_path).close()
+        asyncio.run(open_engine(config, server, tmp_path)).close()
 
 
 def test_init_in_json_says_how_to_connect(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_a_server_refuses_an_empty_directory(tmp_path: Path) -> None:
     for file in lost.iterdir():
         file.unlink()
     with pytest.raises(WrongIdentity, match="is empty"):
-        open_engine(config, config.find("s1"), tmp_path)
+        asyncio.run(open_engine(config, config.find("s1"), tmp_path))
     result = CliRunner().invoke(cli, ["server", "s1", "--cluster", str(tmp_path / CLUSTER_FILE)])
     assert result.exit_code == 6
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -149,7 +150,7 @@ def test_up_says_why_a_server_does_not_start_and_leaves_none_behind(tmp_path: Pa
     # Nobody holds the stores any more.
     config = load(tmp_path / CLUSTER_FILE)
     for server in config.server:
-        open_engine(config, server, tmp_path).close()
+        asyncio.run(open_engine(config, server, tmp_path)).close()
 
 
 def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_killing_an_embedded_writer_loses_nothing_it_was_told(tmp_path):
 async def furnish(path, registers):
     """A store with so many written registers, in segments of 10,000."""
     engine = AcceptorStore(path, durability="os")
-    await identity.prepare(engine, Identity("c", "s1"), path)
+    await identity.prepare(engine, Identity(cluster="c", server="s1", members=("s1",)), path)
     b = ballot(1, b"proposer")
     for first in range(0, registers, 10_000):
         batch = engine.begin()
@@ -128,7 +128,7 @@ async def run():
         return usage.ru_minflt + usage.ru_majflt
     before = faults()
     engine = AcceptorStore(Path(sys.argv[1]))
-    identity.require(engine, Identity("c", "s1"), Path(sys.argv[1]))
+    identity.require(engine, Identity(cluster="c", server="s1", members=("s1",)), Path(sys.argv[1]))
     node, port = Node(engine), Port()
     node.submit(port, 1, Read("s", 0, [(5, 6)]))
     assert isinstance(port.message, Report) and len(port.message.rows) == 1

@@ -7,8 +7,11 @@ import gc
 
 import pytest
 
-from wormspace.errors import WormError
+from wormspace.errors import ValueTooLarge, WormError
 from wormspace.rpc import Caller, Failure, NoAnswer, Service
+from wormspace.rpc import caller as caller_module
+from wormspace.rpc import service as service_module
+from wormspace.wire.frames import MAX_FRAME_BYTES
 
 
 async def echo(body: bytes) -> bytes:
@@ -114,6 +117,98 @@ def test_what_is_no_request_costs_only_its_own_connection() -> None:
             assert await reader.read() == b""
             writer.close()
         assert await caller.call("echo", b"still here", 5) == b"still here"
+        await caller.close()
+        await service.stop()
+
+    asyncio.run(run())
+
+
+def test_a_fault_of_a_handler_is_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(body: bytes) -> bytes:
+        raise KeyError("a bug")
+
+    async def run() -> None:
+        service = Service({"broken": broken})
+        caller = Caller("127.0.0.1", await service.start("127.0.0.1", 0))
+        with pytest.raises(Failure, match="KeyError"):
+            await caller.call("broken", b"", 5)
+        await caller.close()
+        await service.stop()
+
+    asyncio.run(run())
+    assert "service broken failed" in caplog.text
+
+
+def test_what_is_too_large_for_one_message_fails_alone() -> None:
+    async def large(body: bytes) -> bytes:
+        return bytes(MAX_FRAME_BYTES)
+
+    async def run() -> None:
+        service = Service({"echo": echo, "large": large, "hang": hang})
+        caller = Caller("127.0.0.1", await service.start("127.0.0.1", 0))
+        other = asyncio.ensure_future(caller.call("hang", b"", 60))
+        with pytest.raises(ValueTooLarge, match="one message holds"):
+            await caller.call("echo", bytes(MAX_FRAME_BYTES), 5)
+        with pytest.raises(Failure, match="too large for one message"):
+            await caller.call("large", b"", 5)
+        assert await caller.call("echo", b"still here", 5) == b"still here"
+        assert not other.done()
+        other.cancel()
+        await caller.close()
+        await service.stop()
+
+    asyncio.run(run())
+
+
+def test_so_many_requests_are_worked_on_and_the_others_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service_module, "AT_ONCE", 3)
+    running, most = 0, 0
+
+    async def count(body: bytes) -> bytes:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        return body
+
+    async def run() -> None:
+        service = Service({"count": count})
+        caller = Caller("127.0.0.1", await service.start("127.0.0.1", 0))
+        bodies = [b"%d" % i for i in range(100)]
+        assert await asyncio.gather(*(caller.call("count", b, 5) for b in bodies)) == bodies
+        await caller.close()
+        await service.stop()
+
+    asyncio.run(run())
+    assert most == 3
+
+
+def test_a_caller_of_another_version_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caller_module, "VERSIONS", (2, 3))
+
+    async def run() -> None:
+        service, caller = await started()
+        with pytest.raises(NoAnswer, match="speaks version 1"):
+            await caller.call("echo", b"", 5)
+        await caller.close()
+        await service.stop()
+
+    asyncio.run(run())
+
+
+def test_more_callers_than_a_service_takes_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "CONNECTIONS", 1)
+
+    async def run() -> None:
+        service, caller = await started()
+        assert await caller.call("echo", b"in", 5) == b"in"
+        other = Caller(*caller._address)
+        with pytest.raises(NoAnswer, match="has 1 callers already"):
+            await other.call("echo", b"", 5)
+        await other.close()
         await caller.close()
         await service.stop()
 

@@ -2,15 +2,18 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 import wormspace
-from wormspace.errors import StoreError, StoreLocked, WrongIdentity
+from wormspace.errors import BadUrl, NewerFormat, StoreError, StoreLocked, WrongIdentity
 from wormspace.server import identity, runner
 from wormspace.server.config import ClusterConfig, ConfigError, ServerConfig, dump, load
 from wormspace.server.identity import Identity
 from wormspace.server.storage import AcceptorStore
 from wormspace.store.memory_engine import MemoryEngine
+
+TERMS = Identity(cluster="c", server="s1", members=("s1",))
 
 
 def cluster(name="c", durability="sync", servers=("s1", "s2", "s3")):
@@ -31,13 +34,13 @@ async def prepared(tmp_path, config=None):
 async def test_a_server_starts_on_the_directory_prepared_for_it(tmp_path):
     config = await prepared(tmp_path)
     for server in config.server:
-        runner.open_engine(config, server, tmp_path).close()
+        (await runner.open_engine(config, server, tmp_path)).close()
 
 
 async def test_a_server_does_not_start_without_its_directory(tmp_path):
     config = cluster()
     with pytest.raises(WrongIdentity, match="not there"):
-        runner.open_engine(config, config.server[0], tmp_path)
+        await runner.open_engine(config, config.server[0], tmp_path)
     assert list(tmp_path.iterdir()) == []  # and does not make one
 
 
@@ -47,7 +50,7 @@ async def test_a_server_does_not_start_on_an_empty_directory(tmp_path):
     for file in (tmp_path / "s1").iterdir():
         file.unlink()
     with pytest.raises(WrongIdentity, match="would forget what it promised"):
-        runner.open_engine(config, config.server[0], tmp_path)
+        await runner.open_engine(config, config.server[0], tmp_path)
 
 
 async def test_a_server_does_not_start_on_anothers_directory(tmp_path):
@@ -55,22 +58,22 @@ async def test_a_server_does_not_start_on_anothers_directory(tmp_path):
     (tmp_path / "s1").rename(tmp_path / "away")
     (tmp_path / "s2").rename(tmp_path / "s1")
     with pytest.raises(WrongIdentity, match="'s2'"):
-        runner.open_engine(config, config.server[0], tmp_path)
+        await runner.open_engine(config, config.server[0], tmp_path)
 
 
 async def test_a_server_does_not_start_on_a_directory_of_another_cluster(tmp_path):
     await prepared(tmp_path)
     other = cluster("another")
     with pytest.raises(WrongIdentity, match="another"):
-        runner.open_engine(other, other.server[0], tmp_path)
+        await runner.open_engine(other, other.server[0], tmp_path)
 
 
 async def test_a_refused_directory_is_left_as_it_was_and_unlocked(tmp_path):
     config = await prepared(tmp_path)
     other = cluster("another")
     with pytest.raises(WrongIdentity):
-        runner.open_engine(other, other.server[0], tmp_path)
-    runner.open_engine(config, config.server[0], tmp_path).close()
+        await runner.open_engine(other, other.server[0], tmp_path)
+    (await runner.open_engine(config, config.server[0], tmp_path)).close()
 
 
 async def test_preparing_twice_is_harmless_and_does_not_take_over(tmp_path):
@@ -82,19 +85,117 @@ async def test_preparing_twice_is_harmless_and_does_not_take_over(tmp_path):
 
 async def test_a_running_servers_directory_is_locked(tmp_path):
     config = await prepared(tmp_path)
-    engine = runner.open_engine(config, config.server[0], tmp_path)
+    engine = await runner.open_engine(config, config.server[0], tmp_path)
     with pytest.raises(StoreLocked):
-        runner.open_engine(config, config.server[0], tmp_path)
+        await runner.open_engine(config, config.server[0], tmp_path)
     engine.close()
 
 
 async def test_a_server_that_keeps_its_promises_in_memory_starts_once(tmp_path):
     config = await prepared(tmp_path, cluster(durability="memory"))
-    engine = runner.open_engine(config, config.server[0], tmp_path)
+    engine = await runner.open_engine(config, config.server[0], tmp_path)
     assert isinstance(engine, MemoryEngine)
     engine.close()
     with pytest.raises(WrongIdentity, match="must not come back"):
-        runner.open_engine(config, config.server[0], tmp_path)
+        await runner.open_engine(config, config.server[0], tmp_path)
+
+
+def one_and_three():
+    alone = cluster(servers=("s1",))
+    return alone, cluster()
+
+
+def partitions(first="s1", second="s2"):
+    """Two partitions of one server each."""
+    return ClusterConfig(
+        "c",
+        [ServerConfig(first, "h", 7001, first, 1), ServerConfig(second, "h", 7002, second, 2)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        (cluster(durability="sync"), cluster(durability="memory"), "durability is sync there"),
+        (cluster(durability="sync"), cluster(durability="os"), "durability is sync there"),
+        (cluster(durability="os"), cluster(durability="sync"), "durability is os there"),
+        (cluster(durability="memory"), cluster(durability="sync"), "durability is memory there"),
+        (*one_and_three(), "members is s1 there and s1, s2, s3 here"),
+        (*reversed(one_and_three()), "members is s1, s2, s3 there and s1 here"),
+        (cluster(), cluster(servers=("s1", "s2", "s4")), "members"),
+        (partitions(), partitions("s2", "s1"), "partition is 0 there and 1 here"),
+        (cluster(servers=("s1",)), partitions(), "partitions is 1 there and 2 here"),
+    ],
+)
+async def test_a_server_does_not_start_on_other_terms_than_it_promised(
+    before, after, says, tmp_path
+):
+    """Each of these edits of the cluster file made servers forget what they had promised."""
+    await prepared(tmp_path, before)
+    server = after.find("s1")
+    with pytest.raises(WrongIdentity, match=says):
+        await runner.open_engine(after, server, tmp_path)
+    with pytest.raises(WrongIdentity, match=says):
+        await runner.prepare_directory(after, server, tmp_path)
+    (await runner.open_engine(before, before.find("s1"), tmp_path)).close()
+
+
+async def test_a_server_may_move_to_another_address_and_be_listed_elsewhere(tmp_path):
+    config = await prepared(tmp_path)
+    moved = ClusterConfig(
+        "c", [ServerConfig(s.name, "elsewhere", s.port + 1, s.data) for s in config.server[::-1]]
+    )
+    (await runner.open_engine(moved, moved.find("s1"), tmp_path)).close()
+
+
+async def test_what_safety_rests_on_is_in_no_file_that_people_edit_or_delete(tmp_path):
+    """A server in memory that was started stays started, whatever is deleted around its store."""
+    config = await prepared(tmp_path, cluster(durability="memory"))
+    before = {file.name for file in (tmp_path / "s1").iterdir()}
+    (await runner.open_engine(config, config.server[0], tmp_path)).close()
+    assert {file.name for file in (tmp_path / "s1").iterdir()} == before
+
+
+async def test_a_directory_of_a_newer_version_is_refused(tmp_path):
+    engine = AcceptorStore(tmp_path)
+    await identity.prepare(engine, msgspec.structs.replace(TERMS, format=2), tmp_path)
+    with pytest.raises(NewerFormat, match="update"):
+        identity.require(engine, TERMS, tmp_path)
+    engine.close()
+
+
+async def test_an_identity_that_cannot_be_read_is_not_taken_for_none(tmp_path):
+    engine = AcceptorStore(tmp_path)
+    for raw in (b"", b"{", b'{"cluster": "c", "server": "s1"}', b'{"format": 1}', b"\xff"):
+        batch = engine.begin()
+        batch.put("identity", b"identity", raw)
+        await engine.commit(batch)
+        with pytest.raises(WrongIdentity, match="cannot read"):
+            identity.require(engine, TERMS, tmp_path)
+        with pytest.raises(WrongIdentity, match="cannot read"):
+            await identity.prepare(engine, TERMS, tmp_path)
+    engine.close()
+
+
+async def test_an_embedded_store_keeps_the_durability_that_it_was_made_with(tmp_path):
+    async with wormspace.connect(f"file:{tmp_path}?durability=os"):
+        pass
+    with pytest.raises(WrongIdentity, match="durability is os there and sync here"):
+        await wormspace.connect(f"file:{tmp_path}")
+    async with wormspace.connect(f"file:{tmp_path}?durability=os"):
+        pass
+
+
+async def test_the_home_directory_of_a_file_url_is_the_users(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    async with wormspace.connect("file:~/state"):
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == ["state"]
+    with pytest.raises(BadUrl, match="no_such_user"):
+        await wormspace.connect("file:~no_such_user/state")
+    with pytest.raises(BadUrl, match="no path"):
+        await wormspace.connect("file:a%00b")
 
 
 async def test_an_embedded_store_is_no_servers_and_a_servers_is_not_embedded(tmp_path):
@@ -106,7 +207,7 @@ async def test_an_embedded_store_is_no_servers_and_a_servers_is_not_embedded(tmp
     (tmp_path / "s1").rename(tmp_path / "away")
     (tmp_path / "mine").rename(tmp_path / "s1")
     with pytest.raises(WrongIdentity, match="embedded"):
-        runner.open_engine(config, config.server[0], tmp_path)
+        await runner.open_engine(config, config.server[0], tmp_path)
 
 
 async def test_a_file_that_is_no_directory_is_an_error_of_the_store(tmp_path):
@@ -117,9 +218,9 @@ async def test_a_file_that_is_no_directory_is_an_error_of_the_store(tmp_path):
 
 def test_the_identity_is_read_back(tmp_path):
     engine = AcceptorStore(tmp_path)
-    assert identity.read(engine) is None
-    asyncio.run(identity.prepare(engine, Identity("c", "s"), tmp_path))
-    assert identity.read(engine) == Identity("c", "s")
+    assert identity.read(engine, tmp_path) is None
+    asyncio.run(identity.prepare(engine, TERMS, tmp_path))
+    assert identity.read(engine, tmp_path) == TERMS
     engine.close()
 
 

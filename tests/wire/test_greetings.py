@@ -189,6 +189,17 @@ async def trio(stack, sizes=(3, 3, 3), partitions=(0, 0, 0), of=1, clusters=("c"
     ]
 
 
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.01)
+
+
+async def stop(server):
+    server.stopped = True
+    await server.stop()
+
+
 async def refusal_of(address):
     with pytest.raises(Refused) as refused:
         await wormspace.connect(address, timeout=2)
@@ -227,22 +238,83 @@ async def test_a_url_that_names_one_server_twice_is_refused(stack):
     assert "name each server once" in await refusal_of(both)
 
 
-async def test_a_server_that_comes_back_is_counted_as_before():
+class Somewhere:
+    """A link, as far as the membership sees it."""
+
+    up = False
+
+    def __init__(self, name):
+        self.name = name
+
+    def exchange_addresses(self, other):
+        self.name, other.name = other.name, self.name
+
+
+def test_a_server_that_comes_back_is_counted_as_before():
     membership = Membership(0, 1, 3)
-    welcomes = [Welcome(1, "c", f"s{i}", 0, 1, 3, 1, 1) for i in range(3)]
+    membership.links = {place: Somewhere(f"h:{place}") for place in range(3)}
     for _ in range(2):
-        for place, welcome in enumerate(welcomes):
-            assert membership.check(place, f"h:{place}", welcome) == ""
-    assert membership.check(1, "h:1", welcomes[0])
+        for place in range(3):
+            assert membership.settle(place, f"s{place}") is None
+    assert "were met" in membership.settle(1, "s9")
+
+
+def test_servers_that_changed_addresses_keep_their_places():
+    """A place of a quorum's mask is one server for ever: else it could be counted twice."""
+    membership = Membership(0, 1, 3)
+    links = membership.links = {place: Somewhere(f"h:{place}") for place in range(3)}
+    for place in range(2):
+        assert membership.settle(place, f"s{place}") is None
+    assert membership.settle(0, "s1") == ""  # s1 is where s0 was; s0 may be where s1 was
+    assert [links[place].name for place in range(3)] == ["h:1", "h:0", "h:2"]
+    assert membership.settle(1, "s1") is None
+    links[1].up = True
+    assert "name each server once" in membership.settle(2, "s1")
+    assert membership.settle(0, "s2") == ""  # the third place was free, so it is that one's
+    assert [links[place].name for place in range(3)] == ["h:2", "h:0", "h:1"]
+    assert membership.settle(2, "s2") is None
+
+
+async def test_a_client_goes_on_when_two_servers_have_changed_addresses(stack):
+    servers = await trio(stack)
+    async with wormspace.connect(url(*servers), timeout=10) as worm:
+        segment = await worm.space("s").alloc(size=4)
+        await segment.unsafe_write(0, b"before")
+        one, two, _ = servers
+        for server in (one, two):
+            await stop(server)
+        for moved, name, port in ((two, "s1", one.port), (one, "s0", two.port)):
+            identity = ServerIdentity("c", name, 0, 1, 3)
+            await stack.enter_async_context(serving(moved.engine, None, identity, port))
+        await segment.unsafe_write(1, b"after", timeout=10)
+        (partition,) = worm.registers._partitions
+        await until(lambda: partition.up == 0b111)
+        assert [link.welcome.server for link in partition.links] == ["s0", "s1", "s2"]
+        assert partition.links[0].name == f"127.0.0.1:{two.port}"
+        assert partition.links[1].name == f"127.0.0.1:{one.port}"
+
+
+async def test_a_server_that_refused_is_asked_again(stack, monkeypatch):
+    """It may have been upgraded, or given its right file, while the client lives on."""
+    monkeypatch.setattr(link_module, "REFUSED_RETRY_S", 0.05)
+    servers = await trio(stack, clusters=("c", "c", "another"))
+    async with wormspace.connect(url(*servers), timeout=10) as worm:
+        (partition,) = worm.registers._partitions
+        await until(lambda: partition.links[2].refused is not None)
+        await stop(servers[2])
+        right = ServerIdentity("c", "s2", 0, 1, 3)
+        await stack.enter_async_context(serving(None, None, right, servers[2].port))
+        await until(lambda: partition.links[2].up)
+        assert partition.links[2].refused is None
 
 
 async def test_partitions_of_two_clusters_are_not_one():
     """Registers of a space would be spread over both, and half of them be gone another day."""
     cluster = OneCluster()
     one, other = (Membership(place, 2, 1, cluster) for place in range(2))
-    assert one.check(0, "h:0", Welcome(1, "c", "s0", 0, 2, 1, 1, 1)) == ""
-    assert "cluster 'd'" in other.check(0, "h:1", Welcome(1, "d", "s1", 1, 2, 1, 1, 1))
-    assert other.check(0, "h:1", Welcome(1, "c", "s1", 1, 2, 1, 1, 1)) == ""
+    assert one.check(Welcome(1, "c", "s0", 0, 2, 1, 1, 1)) == ""
+    assert "cluster 'd'" in other.check(Welcome(1, "d", "s1", 1, 2, 1, 1, 1))
+    assert other.check(Welcome(1, "c", "s1", 1, 2, 1, 1, 1)) == ""
 
 
 async def test_partitions_in_the_wrong_order_are_refused(stack):

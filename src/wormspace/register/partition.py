@@ -96,11 +96,10 @@ class Partition:
         self.links[server].post(Outgoing(request_id, message))
 
     def pick(self) -> int:
-        """A server to ask first: those that are up, in turn."""
-        for _ in range(self.size):
-            self._turn = (self._turn + 1) % self.size
-            if self.links[self._turn].up:
-                break
+        """A server to ask first: those that are up in turn, and those that are silent last."""
+        turns = [(self._turn + 1 + i) % self.size for i in range(self.size)]
+        up = [turn for turn in turns if self.links[turn].up]
+        self._turn = next((turn for turn in up if not self.links[turn].quiet), (up or turns)[0])
         return self._turn
 
     # ------------------------------------------------------------ decided marks

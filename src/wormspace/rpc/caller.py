@@ -9,11 +9,20 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-import msgspec
-
-from wormspace.errors import WormError
-from wormspace.rpc.messages import Request, decode_answer, encode
-from wormspace.wire.frames import FrameDecoder, FrameTooLarge, frame
+from wormspace.errors import ValueTooLarge, WormError
+from wormspace.rpc.messages import (
+    MALFORMED,
+    REFUSED,
+    VERSIONS,
+    Greeting,
+    Request,
+    decode_answer,
+    encode,
+)
+from wormspace.wire.dial import dial
+from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, FrameTooLarge, frame
+from wormspace.wire.keepalive import keep_alive
+from wormspace.wire.progress import Progress
 
 FLUSH_BYTES = 8 * 1024
 """So much is sent at once, so that the other side begins while more is prepared here."""
@@ -47,7 +56,13 @@ class Caller:
         Raises:
             NoAnswer: none came: no connection, a lost one, or time ran out.
             Failure: the service raised an error; its text is the message.
+            ValueTooLarge: `body` is too large for one message; nothing was sent.
         """
+        if len(body) > MAX_FRAME_BYTES // 2:
+            raise ValueTooLarge(
+                f"a request of {len(body)} bytes to {service!r}; one message holds "
+                f"{MAX_FRAME_BYTES // 2}"
+            )
         try:
             async with asyncio.timeout(timeout):
                 connection = self._connection
@@ -84,7 +99,7 @@ class Caller:
 
     async def _dial(self) -> _Connection:
         try:
-            _, self._connection = await self._loop.create_connection(_Connection, *self._address)
+            _, self._connection = await dial(_Connection, *self._address)
             return self._connection
         finally:
             self._connecting = None
@@ -103,7 +118,8 @@ class _Connection(asyncio.Protocol):
         self._decoder = FrameDecoder()
         self._transport: asyncio.Transport | None = None
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
-        self._last = 0
+        self._last = REFUSED
+        self._reason = ""
         self._out: list[bytes] = []
 
     async def send(self, service: str, body: bytes) -> bytes:
@@ -124,7 +140,7 @@ class _Connection(asyncio.Protocol):
     def _flush(self) -> None:
         out, self._out = self._out, []
         if out and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(out))
+            self._progress.write(b"".join(out))
 
     def close(self) -> None:
         if self._transport is not None:
@@ -132,13 +148,18 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        keep_alive(transport)
+        self._progress = Progress(self._transport, self._loop)
         # uvloop keeps less than this until the turn is over.
         self._transport.set_write_buffer_limits(high=FLUSH_BYTES)
+        self._progress.write(frame(encode(Greeting(list(VERSIONS)))))
 
     def data_received(self, data: bytes) -> None:
         try:
             for body in self._decoder.feed(data):
                 answer = decode_answer(body)
+                if answer.id == REFUSED:
+                    self._reason = f"refused: {answer.body.decode(errors='replace')}"
                 future = self._waiting.get(answer.id)
                 if future is None or future.done():
                     continue
@@ -146,7 +167,7 @@ class _Connection(asyncio.Protocol):
                     future.set_exception(Failure(answer.body.decode(errors="replace")))
                 else:
                     future.set_result(answer.body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, FrameTooLarge):
+        except (*MALFORMED, FrameTooLarge):
             if self._transport is not None:
                 self._transport.abort()
 
@@ -154,4 +175,5 @@ class _Connection(asyncio.Protocol):
         self.lost = True
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(NoAnswer(f"the connection was lost: {exc or 'closed'}"))
+                why = self._reason or f"the connection was lost: {exc or 'closed'}"
+                future.set_exception(NoAnswer(why))

@@ -1,8 +1,24 @@
-"""The two frames: a request and its answer, matched by number."""
+"""The frames: a greeting, then requests and their answers, matched by number.
+
+The caller greets and goes on at once; a service that does not speak its version answers `REFUSED`
+and hangs up, and has looked at none of what follows.
+"""
 
 from __future__ import annotations
 
 import msgspec
+
+VERSIONS = (1,)
+"""The versions of this protocol that are spoken."""
+
+REFUSED = 0
+"""The number of the answer to a greeting that is refused; requests are numbered from 1."""
+
+
+class Greeting(msgspec.Struct, frozen=True, array_like=True, tag="wormspace-rpc"):
+    """The caller's first frame: the versions it speaks."""
+
+    versions: list[int]
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True):
@@ -22,5 +38,8 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
+decode_greeting = msgspec.msgpack.Decoder(Greeting).decode
 decode_request = msgspec.msgpack.Decoder(Request).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
+MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What the decoders raise for bytes that are no such frame."""

@@ -1,68 +1,98 @@
-"""The answering side: a listening socket, and handlers by name."""
+"""The answering side: a listening socket, and handlers by name.
+
+Of each connection a bounded number of requests is worked on at a time; the others wait, and nothing
+more is read while some do, or while the caller does not read its answers.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias, cast
 
-import msgspec
-
 from wormspace.errors import WormError
-from wormspace.rpc.messages import Answer, Request, decode_request, encode
-from wormspace.wire.frames import FrameDecoder, FrameTooLarge, frame
+from wormspace.rpc.messages import (
+    MALFORMED,
+    REFUSED,
+    VERSIONS,
+    Answer,
+    Request,
+    decode_greeting,
+    decode_request,
+    encode,
+)
+from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, FrameTooLarge, frame
+from wormspace.wire.keepalive import keep_alive
 
 log = logging.getLogger("wormspace.rpc")
 
 Handler: TypeAlias = Callable[[bytes], Awaitable[bytes]]
+
+AT_ONCE = 4096
+"""Requests of one connection that are worked on at a time."""
+
+CONNECTIONS = 4096
+"""Callers that one service takes."""
+
+GREETING_S = 5.0
+"""How long a caller may take to greet."""
 
 
 class Service:
     """Answers requests at one address.
 
     Args:
-        handlers: by service name.  A `WormError` that one raises is the caller's `Failure`.
+        handlers: by service name.  A `WormError` that one raises is the caller's `Failure`; so is
+            any other exception, which is logged as well.
     """
 
     def __init__(self, handlers: dict[str, Handler]) -> None:
-        self._handlers = handlers
+        self.handlers = handlers
+        self.connections: dict[_Connection, None] = {}
         self._listener: asyncio.Server | None = None
-        self._connections: dict[_Connection, None] = {}
 
     async def start(self, host: str, port: int) -> int:
         """Begin to listen; returns the port, which the system chooses if it was 0."""
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(
-            lambda: _Connection(self._handlers, self._connections), host, port
-        )
+        self._listener = await loop.create_server(lambda: _Connection(self), host, port)
         return int(self._listener.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
         """Stop listening and drop all connections, with whatever is under way on them."""
         if self._listener:
             self._listener.close()
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.close()
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, handlers: dict[str, Handler], connections: dict[_Connection, None]) -> None:
-        self._handlers = handlers
-        self._connections = connections
+    def __init__(self, service: Service) -> None:
+        self._service = service
         self._loop = asyncio.get_running_loop()
         self._decoder = FrameDecoder()
         self._transport: asyncio.Transport | None = None
+        self._greeted = False
+        self._waiting: deque[Request] = deque()
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._slow = False
+        self._paused = False
         self._out: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._connections[self] = None
+        keep_alive(transport)
+        if len(self._service.connections) >= CONNECTIONS:
+            self._refuse(f"this service has {CONNECTIONS} callers already")
+            return
+        self._service.connections[self] = None
+        self._loop.call_later(GREETING_S, self._check_greeted)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._connections.pop(self, None)
+        self._service.connections.pop(self, None)
+        self._waiting.clear()
         for task in list(self._tasks):
             task.cancel()
 
@@ -72,34 +102,90 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    # ------------------------------------------------------------ what comes in
+
     def data_received(self, data: bytes) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
         try:
             for body in self._decoder.feed(data):
-                task = self._loop.create_task(self._serve(decode_request(body)))
-                self._tasks[task] = None
-                task.add_done_callback(lambda t: self._tasks.pop(t, None))
-        except (msgspec.MsgspecError, UnicodeDecodeError, FrameTooLarge) as e:
-            log.warning("malformed request: %s", e)
-            if self._transport is not None:
-                self._transport.abort()
+                if self._greeted:
+                    self._waiting.append(decode_request(body))
+                elif not self._on_greeting(decode_greeting(body).versions):
+                    return
+        except (*MALFORMED, FrameTooLarge) as e:
+            log.warning("malformed request: %.200s", e)
+            self._transport.abort()
+            return
+        self._work()
+
+    def _on_greeting(self, versions: list[int]) -> bool:
+        self._greeted = not set(versions).isdisjoint(VERSIONS)
+        if not self._greeted:
+            ours = ", ".join(map(str, VERSIONS))
+            self._refuse(f"this service speaks version {ours} of the protocol, the caller another")
+        return self._greeted
+
+    def _check_greeted(self) -> None:
+        if not self._greeted and self._transport is not None:
+            self._transport.abort()
+
+    def _refuse(self, text: str) -> None:
+        log.warning("refused a caller: %s", text)
+        self._answer(Answer(REFUSED, text.encode(), failed=True))
+        self.close()
+
+    def _work(self) -> None:
+        """Begin with as many of the waiting requests as there is room for."""
+        while self._waiting and not self._slow and len(self._tasks) < AT_ONCE:
+            task = self._loop.create_task(self._serve(self._waiting.popleft()))
+            self._tasks[task] = None
+            task.add_done_callback(self._on_done)
+        self._read_or_pause()
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        if self._waiting:
+            self._work()
 
     def pause_writing(self) -> None:
-        """A caller that does not read its answers gets no more of its requests taken in."""
-        if self._transport is not None:
-            self._transport.pause_reading()
+        self._slow = True
+        self._read_or_pause()
 
     def resume_writing(self) -> None:
-        if self._transport is not None:
+        self._slow = False
+        self._work()
+
+    def _read_or_pause(self) -> None:
+        pause = self._slow or bool(self._waiting)
+        if self._transport is None or pause == self._paused or self._transport.is_closing():
+            return
+        self._paused = pause
+        if pause:
+            self._transport.pause_reading()
+        else:
             self._transport.resume_reading()
 
+    # ------------------------------------------------------------ answers
+
     async def _serve(self, request: Request) -> None:
-        handler = self._handlers.get(request.service)
+        handler = self._service.handlers.get(request.service)
         try:
             if handler is None:
                 raise WormError(f"no service {request.service!r} here")
-            answer = Answer(request.id, await handler(request.body))
+            body = await handler(request.body)
+            if len(body) > MAX_FRAME_BYTES // 2:
+                raise WormError(f"the answer has {len(body)} bytes, too large for one message")
+            answer = Answer(request.id, body)
         except WormError as e:
-            answer = Answer(request.id, str(e).encode(), failed=True)
+            answer = Answer(request.id, str(e).encode(errors="replace"), failed=True)
+        except Exception as e:  # who asked must not wait for an answer that never comes
+            log.exception("service %s failed", request.service)
+            text = f"the service failed: {type(e).__name__}: {e}"
+            answer = Answer(request.id, text.encode(errors="replace"), failed=True)
+        self._answer(answer)
+
+    def _answer(self, answer: Answer) -> None:
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(frame(encode(answer)))

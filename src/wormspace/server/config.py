@@ -25,6 +25,7 @@ from typing import Annotated
 import msgspec
 
 from wormspace.errors import UsageError
+from wormspace.server.identity import Identity
 from wormspace.server.listener import Limits, ServerIdentity
 from wormspace.wire.frames import MAX_FRAME_BYTES
 
@@ -81,6 +82,18 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 return server
         names = ", ".join(s.name for s in self.server)
         raise ConfigError(f"the cluster has no server {name!r}; it has {names}")
+
+    def terms(self, server: ServerConfig) -> Identity:
+        """What the server's data directory has to say."""
+        partitions = self.partitions
+        return Identity(
+            cluster=self.cluster,
+            server=server.name,
+            partition=server.partition - 1,
+            partitions=len(partitions),
+            members=tuple(sorted(s.name for s in partitions[server.partition - 1])),
+            durability=self.durability,
+        )
 
     def identity(self, server: ServerConfig) -> ServerIdentity:
         """What the server tells its clients of itself."""

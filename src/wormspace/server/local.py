@@ -36,6 +36,10 @@ class LocalLink:
         return "" if self.up else "closed"
 
     @property
+    def quiet(self) -> bool:
+        return False
+
+    @property
     def refused(self) -> Refused | None:
         return None
 

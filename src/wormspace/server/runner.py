@@ -12,10 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wormspace.collector import collect_seldom
-from wormspace.errors import StoreError, WrongIdentity
+from wormspace.errors import WrongIdentity
 from wormspace.server import identity
 from wormspace.server.config import ClusterConfig, ServerConfig
-from wormspace.server.identity import Identity
 from wormspace.server.listener import Server
 from wormspace.server.node import Node
 from wormspace.server.storage import AcceptorStore
@@ -49,19 +48,23 @@ def log_to_stderr(level: str) -> None:
     """Structured logs on standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    root = logging.getLogger("wormspace")
-    root.handlers = [handler]
-    root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    # asyncio's own errors, and warnings of Python, are lines of the same log.
+    for name in ("wormspace", "asyncio", "py.warnings"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(level.upper() if name == "wormspace" else logging.WARNING)
 
 
-def open_engine(config: ClusterConfig, server: ServerConfig, base: Path) -> Engine:
-    """Open the server's store and check that it is this server's.
+async def open_engine(config: ClusterConfig, server: ServerConfig, base: Path) -> Engine:
+    """Open the server's store and check that it is this server's, on the terms of the file.
 
     Raises:
-        WrongIdentity, StoreLocked, StoreError.
+        WrongIdentity, NewerFormat, StoreLocked, StoreError.
     """
     directory = base / server.data
-    who = Identity(config.cluster, server.name)
+    who = config.terms(server)
     if not directory.is_dir():
         raise WrongIdentity(
             f"{directory} is not there; {who} can only run on the directory that was prepared for "
@@ -75,8 +78,8 @@ def open_engine(config: ClusterConfig, server: ServerConfig, base: Path) -> Engi
     try:
         identity.require(engine, who, directory)
         if config.durability == "memory":
-            identity.start_in_memory(directory, who)
-    except StoreError:
+            await identity.start_in_memory(engine, who)
+    except BaseException:
         engine.close()
         raise
     if config.durability == "memory":
@@ -90,7 +93,7 @@ async def prepare_directory(config: ClusterConfig, server: ServerConfig, base: P
     directory = base / server.data
     engine = AcceptorStore(directory, max_bytes=config.max_store_bytes)
     try:
-        await identity.prepare(engine, Identity(config.cluster, server.name), directory)
+        await identity.prepare(engine, config.terms(server), directory)
     finally:
         engine.close()
 
@@ -110,7 +113,7 @@ async def serve(
         StoreError: the store cannot be used, or failed for another reason than being full.
         OSError: the address cannot be listened on.
     """
-    engine = open_engine(config, server, base)
+    engine = await open_engine(config, server, base)
     running = Server(config.identity(server), engine, config.limits, node_type)
     collect_seldom()
     stop = asyncio.Event()

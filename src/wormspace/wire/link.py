@@ -3,6 +3,10 @@
 A link is up or down.  `post` sends if it is up and drops if it is not: whoever posted re-sends
 when the link comes up again, since every message is safe to handle twice.  What is posted in one
 turn of the event loop leaves together, in one write if it is small.
+
+Nothing is for good: a server that refused, or that is another one than was expected, is asked again
+now and then, for it may have been upgraded, or moved.  A server that takes in nothing any more is
+disconnected before this process keeps much for it (`wire.progress`).
 """
 
 from __future__ import annotations
@@ -15,10 +19,12 @@ from typing import Protocol, cast
 
 from wormspace.errors import Refused
 from wormspace.wire import codec
+from wormspace.wire.dial import dial
 from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, FrameTooLarge
 from wormspace.wire.keepalive import keep_alive
-from wormspace.wire.membership import Membership
+from wormspace.wire.membership import Membership, Movable
 from wormspace.wire.messages import (
+    ONE_WAY,
     PROTOCOL_VERSIONS,
     Downward,
     Hello,
@@ -27,6 +33,7 @@ from wormspace.wire.messages import (
     Upward,
     Welcome,
 )
+from wormspace.wire.progress import Progress
 
 log = logging.getLogger("wormspace.link")
 
@@ -37,8 +44,14 @@ FLUSH_BYTES = 8 * 1024
 RETRY_MIN_S = 0.02
 RETRY_MAX_S = 0.25
 
-FOR_GOOD = ("version", "cluster", "malformed")
-"""Refusals that a later attempt would meet again."""
+REFUSED_RETRY_S = 2.0
+"""How long until a server that refused is asked again."""
+
+STEADY = ("version", "cluster", "malformed")
+"""Refusals that only an operator can end: whoever waits is told at once."""
+
+QUIET_S = 0.1
+"""A server that was asked something, and has said nothing for so long, is asked last."""
 
 
 class Outgoing:
@@ -88,8 +101,12 @@ class Link(Protocol):
         """Why it is not up, for people; empty when it is."""
 
     @property
+    def quiet(self) -> bool:
+        """Whether it was asked something a while ago, and has said nothing since."""
+
+    @property
     def refused(self) -> Refused | None:
-        """Set when the server does not want this client; the link stays down."""
+        """Set while the server does not want this client."""
 
     @property
     def max_value(self) -> int:
@@ -133,6 +150,7 @@ class TcpLink(asyncio.Protocol):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._flushing = False
+        self._asked_at: float | None = None
         self._lost: asyncio.Event = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -150,6 +168,10 @@ class TcpLink(asyncio.Protocol):
         return "" if self.up else self._trouble
 
     @property
+    def quiet(self) -> bool:
+        return self._asked_at is not None and self._loop.time() - self._asked_at > QUIET_S
+
+    @property
     def refused(self) -> Refused | None:
         return self._refused
 
@@ -164,6 +186,7 @@ class TcpLink(asyncio.Protocol):
 
     def start(self, receiver: Receiver, server: int) -> None:
         self._receiver, self._server = receiver, server
+        self._membership.links[server] = self
         self._runner = self._loop.create_task(self._run(), name=f"link {self.name}")
 
     async def close(self) -> None:
@@ -177,6 +200,8 @@ class TcpLink(asyncio.Protocol):
     def post(self, outgoing: Outgoing) -> None:
         if self._welcome is None:
             return
+        if self._asked_at is None and outgoing.id != ONE_WAY:
+            self._asked_at = self._loop.time()
         frame = outgoing.frame
         self._out.append(frame)
         self._out_bytes += len(frame)
@@ -192,8 +217,10 @@ class TcpLink(asyncio.Protocol):
 
     def _flush_now(self) -> None:
         out, self._out, self._out_bytes = self._out, [], 0
-        if out and self._transport and not self._transport.is_closing():
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if not out or self._transport is None or self._transport.is_closing():
+            return
+        if not self._progress.write(out[0] if len(out) == 1 else b"".join(out)):
+            self._trouble = "it takes in nothing"
 
     async def _run(self) -> None:
         """Connect, wait until it is lost, and again, with a growing random pause."""
@@ -202,15 +229,15 @@ class TcpLink(asyncio.Protocol):
             self._lost.clear()
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await self._loop.create_connection(lambda: self, self._host, self._port)
+                    await dial(lambda: self, self._host, self._port)
             except (OSError, TimeoutError) as e:
                 self._trouble = _why(e)
             else:
                 await self._lost.wait()
-                if self._refused:
-                    return
                 if self._greeted:
                     pause = RETRY_MIN_S
+                elif self._refused:
+                    pause = REFUSED_RETRY_S
             await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
             pause = min(RETRY_MAX_S, pause * 2)
 
@@ -222,6 +249,8 @@ class TcpLink(asyncio.Protocol):
         self._transport = transport
         self._decoder = FrameDecoder()
         self._out, self._out_bytes = [], 0
+        self._asked_at = None
+        self._progress = Progress(transport, self._loop)
         self._greeted = False
         self._trouble = "no greeting yet"
         transport.write(codec.encode(self._hello))
@@ -233,6 +262,7 @@ class TcpLink(asyncio.Protocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        self._asked_at = None
         receiver = self._receiver
         if receiver is None or self._transport is None:
             return
@@ -252,14 +282,19 @@ class TcpLink(asyncio.Protocol):
     def _on_greeting(self, body: bytes) -> bool:
         greeting = codec.decode_greeting(body)
         if isinstance(greeting, Refusal):
-            if greeting.code in FOR_GOOD:
+            if greeting.code in STEADY:
                 self._refuse(f"server {self.name} refused: {greeting.text}", greeting.code)
             self._trouble = greeting.text
             return False
-        problem = self._membership.check(self._server, self.name, greeting)
-        if problem:
-            self._refuse(f"server {self.name} cannot be used: {problem}", "membership")
+        problem: str | None = self._membership.check(greeting)
+        if not problem:
+            problem = self._membership.settle(self._server, greeting.server)
+        if problem is not None:
+            if problem:
+                self._refuse(f"server {self.name} cannot be used: {problem}", "membership")
             return False
+        self._refused = None
+        self._trouble = ""
         self._welcome = greeting
         self._greeted = True
         if self._receiver:
@@ -272,9 +307,20 @@ class TcpLink(asyncio.Protocol):
         if self._transport:
             self._transport.close()
 
+    def exchange_addresses(self, other: Movable) -> None:
+        if not isinstance(other, TcpLink):
+            raise TypeError(f"a link over the network has no address for {other!r}")
+        here, there = (self._host, self._port), (other._host, other._port)
+        self._host, self._port = there
+        other._host, other._port = here
+        for link in (self, other):
+            link._trouble = "its address is another server's now"
+            if link._transport:
+                link._transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         was_up, self._welcome, self._transport = self.up, None, None
-        if was_up or exc is not None:
+        if exc is not None or (was_up and not self._trouble):
             self._trouble = str(exc or "the server closed the connection")
         if was_up and self._receiver:
             self._receiver.on_down(self._server)
