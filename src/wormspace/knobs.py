@@ -41,6 +41,30 @@ class Knobs:
     log_mark_size: int = knob(256, least=2)
     """Registers per segment of a durable mark."""
 
+    smr_chains_kept: int = knob(8192, least=8)
+    """For so many registers back a leader's claim can be compared; its pipeline is far shorter."""
+
+    smr_events_kept: int = knob(10_000, least=4)
+    """So far back can a watcher of a replicated object resume, on any replica."""
+
+    smr_piece_bytes: int = knob(64 * 1024, least=64)
+    """A piece of a snapshot has about this size, unless one row alone is larger."""
+
+    smr_piece_rows: int = knob(256, least=2)
+    """Rows that are encoded at a time for a snapshot."""
+
+    smr_pieces_per_write: int = knob(16, least=1)
+    """Pieces of a snapshot that go to the disk at a time."""
+
+    smr_session_s: int = knob(3600, least=60)
+    """A client is forgotten that was silent for so long, in command time, *and* in batches.
+
+    Part of the replicated state: another value in a deployment needs a new format of registers.
+    """
+
+    smr_session_batches: int = knob(4096, least=8)
+    """The batches that go with `smr_session_s`, and like it part of the replicated state."""
+
 
 KNOBS = Knobs()
 """The settings in force.  Only `turned` changes them."""

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from wormspace.errors import ProtocolViolation
+from wormspace.knobs import KNOBS, turned
 from wormspace.smr import Diverged, StateMachine, Table, command
-from wormspace.smr import sessions as sessions_module
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.engine import Engine
 from wormspace.smr.records import NOOP, REST, SEAL, Batch, Mark, Packet, decode_plain_outcome
@@ -89,11 +89,15 @@ def test_packets_may_overtake_each_other_but_not_come_after_their_client_has_mov
     assert engine.machine.total == 111
 
 
-def test_a_client_that_was_silent_for_too_long_is_told_that_nobody_knows(monkeypatch):
-    monkeypatch.setattr(sessions_module, "SESSION_BATCHES", 3)
+def test_a_client_that_was_silent_for_too_long_is_told_that_nobody_knows():
+    with turned(smr_session_batches=3):
+        _silent_for_too_long()
+
+
+def _silent_for_too_long():
     engine = Engine(Account())
     engine.apply(register(packet(1, ("add", 1))), 100)
-    later = 2.0 + sessions_module.SESSION_S
+    later = 2.0 + KNOBS.smr_session_s
     engine.apply(register(time_s=later), 100)
     assert len(engine.sessions) == 1, "a clock that is ahead makes nobody forgotten"
     for _ in range(4):

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from wormspace.knobs import KNOBS
 from wormspace.smr.calls import Malformed, encode_outcome
 from wormspace.smr.declare import Moment, StateMachine
 from wormspace.smr.errors import Diverged
@@ -32,12 +33,6 @@ from wormspace.smr.sessions import Sessions
 from wormspace.space import Address
 
 log = logging.getLogger("wormspace.smr")
-
-CHAINS_KEPT = 8192
-"""For so many registers back a leader's claim can be compared; its pipeline is far shorter."""
-
-EVENTS_KEPT = 10_000
-"""So far back can a watcher resume, on any replica."""
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -69,7 +64,7 @@ class Engine:
         self.sessions = Sessions()
         self.rests: set[int] = set()
         self.emitted = 0
-        self.recent: deque[Any] = deque(maxlen=EVENTS_KEPT)
+        self.recent: deque[Any] = deque(maxlen=KNOBS.smr_events_kept)
         self.chains: OrderedDict[Address, bytes] = OrderedDict()
         self._declaration = machine.declaration
 
@@ -95,7 +90,7 @@ class Engine:
         self._move(size if isinstance(record, Seal) else address.offset + 1, size, turns)
         if batch is not None:
             self.chains[self.position] = self.chain
-            if len(self.chains) > CHAINS_KEPT:
+            if len(self.chains) > KNOBS.smr_chains_kept:
                 self.chains.popitem(last=False)
         return applied, batch
 

@@ -86,7 +86,8 @@ class Learner:
         """Refuse to take part in a space that was begun with another leadership strategy.
 
         Raises:
-            OtherStrategy, Unavailable.
+            WrongKind: the space is something else than a replicated object.
+            OtherStrategy, NewerFormat, Unavailable.
         """
         while True:
             try:
@@ -95,8 +96,17 @@ class Learner:
                 return  # the first segment tells, once it is there
             except Trimmed:
                 continue
-            self._check_strategy(decode_charter(raw))
+            self._check_strategy(decode_charter(raw, self.space.name))
             return
+
+    def require_ours(self, metadata: bytes) -> Charter:
+        """A segment's metadata; nothing is written into a segment before this was asked.
+
+        Raises:
+            WrongKind: the segment belongs to something else.
+            NewerFormat, ProtocolViolation.
+        """
+        return decode_charter(metadata, self.space.name)
 
     def _check_strategy(self, charter: Charter) -> None:
         if charter.strategy != self.strategy:
@@ -112,13 +122,13 @@ class Learner:
         """A segment is there."""
         if number in self._sizes:
             return
-        charter = decode_charter(metadata)
-        if number == 0:
-            try:
+        try:
+            charter = self.require_ours(metadata)
+            if number == 0:
                 self._check_strategy(charter)
-            except OtherStrategy as e:
-                self._fail(e)
-                return
+        except WormError as e:
+            self._fail(e)
+            return
         self._charters[number] = charter
         self._sizes[number] = size
         if number > self.highest:

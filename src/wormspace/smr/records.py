@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from wormspace.errors import ProtocolViolation
-from wormspace.space import Address
+from wormspace.space import Address, require_stamp, stamp
 
 # ------------------------------------------------------------------ in registers
 
@@ -109,7 +109,7 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
         return f"{self.name} ({self.host}:{self.port})"
 
 
-class Charter(msgspec.Struct, frozen=True, array_like=True, tag="smr"):
+class Charter(msgspec.Struct, frozen=True, array_like=True):
     """A segment's metadata: who allocated it, and so leads; and whom it knows.
 
     Attributes:
@@ -126,16 +126,29 @@ class Charter(msgspec.Struct, frozen=True, array_like=True, tag="smr"):
 _decode_charter = msgspec.msgpack.Decoder(Charter).decode
 
 
-def decode_charter(raw: bytes) -> Charter:
+KIND = "smr"
+FORMAT = 1
+"""Of charters and registers; raised when either changes."""
+
+
+def encode_charter(charter: Charter) -> bytes:
+    """A segment's metadata, stamped with what its space is."""
+    return stamp(KIND, FORMAT, encode(charter))
+
+
+def decode_charter(raw: bytes, space: str) -> Charter:
     """A segment's metadata.
 
     Raises:
-        ProtocolViolation: the segment belongs to something else.
+        WrongKind: the space belongs to something else.
+        NewerFormat: a newer wormspace made it.
+        ProtocolViolation: it is stamped, but damaged.
     """
+    _, payload = require_stamp(raw, KIND, FORMAT, space)
     try:
-        return _decode_charter(raw)
+        return _decode_charter(payload)
     except msgspec.MsgspecError as e:
-        raise ProtocolViolation(f"the space holds something else: {e}") from e
+        raise ProtocolViolation(f"the metadata of a segment of {space!r} is damaged: {e}") from e
 
 
 # ------------------------------------------------------------------ outcomes

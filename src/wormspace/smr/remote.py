@@ -254,6 +254,6 @@ async def addresses_of(worm: Client, name: str) -> list[tuple[str, int]]:
     tail = await space.tail()
     if tail == 0:
         raise NoLeader(f"there is no replicated object {name!r}: start a replica of it")
-    charter = decode_charter(await space.check(tail - 1))
+    charter = decode_charter(await space.check(tail - 1), name)
     members = [charter.leader, *charter.members, *charter.owners]
     return list(dict.fromkeys((member.host, member.port) for member in members))

@@ -17,7 +17,7 @@ import msgspec
 from wormspace.errors import WormError
 from wormspace.rpc import Caller
 from wormspace.smr.learner import Learner
-from wormspace.smr.records import Batch, Charter, Mark, Member, Packet, encode
+from wormspace.smr.records import Batch, Charter, Mark, Member, Packet, encode, encode_charter
 from wormspace.space import Address, Space
 
 SEED_BITS = 63
@@ -100,7 +100,7 @@ class Seat:
     def charter(self, owners: list[Member] | None = None) -> bytes:
         """What to allocate a segment with, in this replica's name."""
         others = [one.member for one in self.members.values()]
-        return encode(Charter(self.member, others, owners or [], self.learner.strategy))
+        return encode_charter(Charter(self.member, others, owners or [], self.learner.strategy))
 
     def batch(self, packets: list[Packet]) -> bytes:
         """Packets as they are written, with the time, the dice and claims that can be compared."""

@@ -282,7 +282,7 @@ async def _known(core: Core[Any]) -> list[Member]:
     tail = await space.tail()
     if tail:
         try:
-            charter = decode_charter(await space.check(tail - 1))
+            charter = decode_charter(await space.check(tail - 1), core.name)
         except WormError as e:
             log.info("%s: the newest segment cannot be read: %s", core.name, e)
         else:

@@ -10,15 +10,8 @@ from __future__ import annotations
 
 import msgspec
 
+from wormspace.knobs import KNOBS
 from wormspace.smr.records import Packet
-
-SESSION_S = 3600.0
-SESSION_BATCHES = 4096
-"""A client is forgotten that was silent for so long, in command time *and* in batches.
-
-Either alone would do harm: a leader whose clock is ahead must not make a command forgotten that is
-still under way, and a client that is merely slow must not be forgotten for others' zeal.
-"""
 
 
 class Session(msgspec.Struct, array_like=True):
@@ -74,14 +67,19 @@ class Sessions:
                 del session.outcomes[number]
 
     def expire(self, now_ns: int) -> None:
-        """A batch is over: forget clients that have been silent for too long."""
+        """A batch is over: forget clients that have been silent for too long.
+
+        In command time *and* in batches, for either alone would do harm: a leader whose clock is
+        ahead must not make a command forgotten that is still under way, and a client that is
+        merely slow must not be forgotten for others' zeal.
+        """
         self._batch += 1
-        limit_ns = now_ns - int(SESSION_S * 1e9)
+        limit_ns = now_ns - KNOBS.smr_session_s * 1_000_000_000
         while self._clients:
             client, session = next(iter(self._clients.items()))
             if session.touched_ns >= limit_ns:
                 return
-            if session.touched_batch >= self._batch - SESSION_BATCHES:
+            if session.touched_batch >= self._batch - KNOBS.smr_session_batches:
                 return
             del self._clients[client]
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from wormspace.knobs import KNOBS
 from wormspace.smr.canonical import encode_canonical
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.engine import Engine
@@ -29,9 +30,6 @@ from wormspace.smr.sessions import SessionTable
 from wormspace.smr.table import FrozenTable
 from wormspace.space import Address
 
-PIECE_BYTES = 64 * 1024
-ROWS_AT_ONCE = 256
-PIECES_PER_WRITE = 16
 FORMAT = 1
 
 
@@ -80,12 +78,12 @@ class _Frozen:
         for name, table in self._tables.items():
             held: list[msgspec.Raw] = []
             size = 0
-            while taken := table.take(ROWS_AT_ONCE):
+            while taken := table.take(KNOBS.smr_piece_rows):
                 for row in taken:
                     one = encode(row)
                     held.append(msgspec.Raw(one))
                     size += len(one)
-                if size >= PIECE_BYTES:
+                if size >= KNOBS.smr_piece_bytes:
                     yield encode(Rows(name, encode(held)))
                     held, size = [], 0
             if held:
@@ -260,7 +258,7 @@ class LocalSnapshots:
             held: list[bytes] = []
             async for piece in pieces:
                 held += (len(piece).to_bytes(4, "big"), piece)
-                if len(held) >= 2 * PIECES_PER_WRITE:
+                if len(held) >= 2 * KNOBS.smr_pieces_per_write:
                     held = await asyncio.to_thread(_write_all, file.fileno(), held)
             await asyncio.to_thread(_write_all, file.fileno(), held)
             await asyncio.to_thread(_put_in_place, file.fileno(), partial, path)

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from wormspace.errors import ProtocolViolation, ValueTooLarge
+from wormspace.knobs import KNOBS
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.consistency import Session
 from wormspace.smr.declare import Declaration, Method
@@ -28,7 +29,6 @@ from wormspace.smr.records import (
     decode_outcome,
     decode_plain_outcome,
 )
-from wormspace.smr.sessions import SESSION_S
 
 UNDER_WAY = 2
 """Packets of one client at once: one is made while another is decided; meanwhile calls gather."""
@@ -36,9 +36,6 @@ UNDER_WAY = 2
 PACKET_CALLS = 1024
 PACKET_BYTES = 256 * 1024
 """A packet is no larger: while one is being decided, the next is made."""
-
-RENEW_S = SESSION_S / 4
-"""A client that was idle for so long begins a new session."""
 
 MAX_COMMAND_BYTES = 1_000_000
 """A command is no larger: it must go into one register."""
@@ -233,7 +230,11 @@ class Submitter(Gatherer):
 
     async def _carry(self, calls: Calls, raw: bytes, deadline: float) -> Reply:
         idle_since = self._settled_at
-        if not self._open and idle_since is not None and self._loop.time() - idle_since > RENEW_S:
+        if (
+            not self._open
+            and idle_since is not None
+            and self._loop.time() - idle_since > KNOBS.smr_session_s / 4
+        ):
             self._begin()  # before the replicas forget this one
         self._last += 1
         number, still_open = self._last, self._open

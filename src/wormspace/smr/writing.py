@@ -91,7 +91,9 @@ async def close(learner: Learner, segment: Segment) -> None:
 async def close_below(space: Space, learner: Learner, stop: int) -> None:
     """Close every segment below `stop` that was not applied to its end."""
     while learner.position.segment < stop:
-        await close(learner, await space.segment(learner.position.segment))
+        segment = await space.segment(learner.position.segment)
+        learner.require_ours(segment.metadata)
+        await close(learner, segment)
 
 
 class Reign:
