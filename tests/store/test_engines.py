@@ -240,7 +240,7 @@ async def test_a_batch_that_the_tables_refuse_is_taken_out_of_the_journal(tmp_pa
 
 
 async def test_large_values_are_brought_to_disk_sooner_than_small_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(lmdb_engine, "_enough", lambda: 160_000)
+    monkeypatch.setattr(AcceptorStore, "_draw_enough", lambda self: 160_000)
     small, large = AcceptorStore(tmp_path / "small"), AcceptorStore(tmp_path / "large")
     real = lmdb_engine._Tables.commit
     checkpoints = []
@@ -266,7 +266,7 @@ async def test_large_values_are_brought_to_disk_sooner_than_small_ones(tmp_path,
 
 
 async def test_a_checkpoint_without_room_loses_nothing_and_is_made_later(tmp_path, monkeypatch):
-    monkeypatch.setattr(lmdb_engine, "_enough", lambda: 10_000)
+    monkeypatch.setattr(AcceptorStore, "_draw_enough", lambda self: 10_000)
     engine = AcceptorStore(tmp_path)
     real = lmdb_engine._Tables.commit
 
@@ -276,7 +276,7 @@ async def test_a_checkpoint_without_room_loses_nothing_and_is_made_later(tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(lmdb_engine._Tables, "commit", no_room)
-        patch.setattr(lmdb_engine, "_has_room", lambda path: False)
+        patch.setattr(AcceptorStore, "_has_room", lambda self: False)
         written = await fill_until(StoreFull, engine)
         assert written > 5
         assert len(rows(engine)) == written

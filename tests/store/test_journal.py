@@ -1,9 +1,7 @@
 """The journal: what was appended comes back, in order, up to the first record that is not whole."""
 
-import asyncio
 import errno
 import os
-import platform
 import struct
 import zlib
 
@@ -12,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wormspace.errors import StoreError
-from wormspace.store import aio, blocks, journal
+from wormspace.store import blocks, journal
 from wormspace.store.journal import NAMES, STEP_BYTES, Journal
 
 RECORDS = [b"a", b"bc" * 50, b"d" * 3000, b"e"]
@@ -141,11 +139,11 @@ def test_a_disk_without_room_refuses_and_changes_nothing(tmp_path, monkeypatch):
     j, _ = opened(tmp_path)
     j.append(b"first")
 
-    def full(fd, parts, at):
+    def full(files, fd, parts, at):
         if at >= STEP_BYTES:
             os.pwrite(fd, b"half", at)
             raise OSError(errno.ENOSPC, "no room")
-        return write_all(fd, parts, at)
+        return write_all(files, fd, parts, at)
 
     write_all = journal.write_all
     monkeypatch.setattr(journal, "write_all", full)
@@ -173,74 +171,24 @@ def test_a_disk_that_fails_to_sync_is_trusted_no_more(tmp_path, monkeypatch):
 # ------------------------------------------------------------ past the cache
 
 
-async def test_records_submitted_and_appended_in_turn_are_found(tmp_path):
+def test_records_of_all_sizes_are_found(tmp_path):
     j, _ = opened(tmp_path)
     sizes = [1, 4080, 8, 4096, 100_000, 1, 3000, 300_000, 5]
     payloads = [bytes([n]) * size for n, size in enumerate(sizes, 1)]
-    for n, payload in enumerate(payloads):
-        assert j.takes(len(payload))
-        if n % 3:
-            await j.submit(payload)
-        else:
-            j.append(payload)
-    await j.submit(b"taken back")
+    for payload in payloads:
+        j.append(payload)
+    j.append(b"taken back")
     j.retract()
-    await j.submit(b"last")
+    j.append(b"last")
     j.close()
     assert opened(tmp_path)[1] == [*payloads, b"last"]
 
 
-def test_a_journal_takes_no_more_than_its_file_has_room_for(tmp_path):
+@pytest.mark.parametrize("missing", ["DIRECT", "DSYNC"])
+def test_what_a_system_lacks_is_done_without(tmp_path, monkeypatch, missing):
+    monkeypatch.setattr(blocks, missing, 0)
     j, _ = opened(tmp_path)
-    assert not j.takes(STEP_BYTES)
-    j.append(bytes(STEP_BYTES))
-    assert j.takes(STEP_BYTES // 2)
-
-
-async def test_a_disk_that_fails_a_submitted_record_is_trusted_no_more(tmp_path, monkeypatch):
-    j, _ = opened(tmp_path)
-    await j.submit(b"first")
-    os.close(j._current.blocks._fd)
-    with pytest.raises(StoreError, match="the disk failed"):
-        await j.submit(b"x")
-
-
-async def test_a_record_whose_writer_is_cancelled_does_not_disturb_the_next(tmp_path):
-    j, _ = opened(tmp_path)
-    task = asyncio.create_task(j.submit(b"cancelled" * 1000))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await j.submit(b"next")
-    j.close()
-    assert opened(tmp_path)[1] == [b"next"]
-
-
-def test_a_journal_is_used_in_one_loop_after_the_other(tmp_path):
-    j, _ = opened(tmp_path)
-    asyncio.run(j.submit(b"one"))
-    asyncio.run(j.submit(b"two"))
-    j.close()
-    assert opened(tmp_path)[1] == [b"one", b"two"]
-
-
-@pytest.mark.parametrize("missing", ["O_DIRECT", "RWF_DSYNC", "io_setup", "io_submit", "machine"])
-async def test_what_a_system_lacks_is_done_without(tmp_path, monkeypatch, missing):
-    """The kernel's answers are simulated here; what then writes is real."""
-    if missing == "O_DIRECT":
-        monkeypatch.setattr(blocks, "DIRECT", 0)
-    elif missing == "RWF_DSYNC":
-        monkeypatch.setattr(blocks, "DSYNC", 0)
-    elif missing == "io_setup":
-        monkeypatch.setattr(aio, "_CALLS", {platform.machine(): (-1, -1, -1, -1)})
-    elif missing == "io_submit":
-        *others, _ = aio._CALLS[platform.machine()]
-        monkeypatch.setattr(aio, "_CALLS", {platform.machine(): (*others, -1)})
-    else:
-        monkeypatch.setattr(platform, "machine", lambda: "an abacus")
-    j, _ = opened(tmp_path)
-    assert not j.takes(1)
+    assert j._current.blocks is None
     j.append(b"x")
     j.close()
     assert opened(tmp_path)[1] == [b"x"]

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from wormspace.server.storage import AcceptorStore
-from wormspace.store import aio, blocks, disk, journal, lmdb_engine, roots
+from wormspace.store import blocks, disk, journal, lmdb_engine, roots
+from wormspace.store.files import SystemFiles
 
 BLOCK = 512
 BATCHES = 60
@@ -24,76 +25,46 @@ SEEDS = range(12)
 END = b"\xff" * 40
 
 
-class Disk:
-    """What of a directory's files is certainly on disk, and cuts of the power."""
+class Disk(SystemFiles):
+    """The system, and what of a directory's files is certainly on disk; cuts of the power."""
 
-    def __init__(self, path, monkeypatch, rng):
+    def __init__(self, path, rng):
         self.path = path
         self.rng = rng
         self.durable = {}
         self.on_wait = lambda: None
-        real_fsync, real_data = os.fsync, disk.sync_data
 
-        def waits(real):
-            def wait(fd):
-                name = Path(os.readlink(f"/proc/self/fd/{fd}"))
-                content = name.read_bytes() if name.is_file() else None
-                real(fd)
-                if content is not None and name.parent == self.path:
-                    self.on_wait()
-                    self.durable[name.name] = content
+    def sync(self, fd):
+        self._wait(fd, super().sync)
 
-            return wait
+    def sync_data(self, fd):
+        self._wait(fd, super().sync_data)
 
-        def keeps(real):
-            def write(fd, data, at, flags=0):
-                if not flags:
-                    return real(fd, data, at, flags)
-                name = Path(os.readlink(f"/proc/self/fd/{fd}"))
-                new = b"".join(data)
-                done = real(fd, data, at, flags)
-                self.on_wait()
-                old = self.durable.get(name.name, b"")
-                self.durable[name.name] = old[:at].ljust(at, b"\0") + new + old[at + len(new) :]
-                self.on_wait()
-                return done
+    def _wait(self, fd, real):
+        name = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        content = name.read_bytes() if name.is_file() else None
+        real(fd)
+        if content is not None and name.parent == self.path:
+            self.on_wait()
+            self.durable[name.name] = content
 
-            return write
+    def write(self, fd, parts, at, flags=0):
+        if not flags:
+            return super().write(fd, parts, at, flags)
+        name = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        new = b"".join(parts)
+        done = super().write(fd, parts, at, flags)
+        self.on_wait()
+        old = self.durable.get(name.name, b"")
+        self.durable[name.name] = old[:at].ljust(at, b"\0") + new + old[at + len(new) :]
+        self.on_wait()
+        return done
 
-        async def write(aio, buffer, size, at):
-            """In place of the kernel's: some turns of the loop later, so runs can be repeated."""
-            for _ in range(rng.randint(0, 2)):
-                await asyncio.sleep(0)
-            request = aio._request
-            return os.pwritev(request.fd, [memoryview(buffer)[:size]], at, request.rw_flags)
+    def open_tables(self, path, map_bytes, most):
+        return Tables(super().open_tables(path, map_bytes, most), self)
 
-        monkeypatch.setattr(os, "pwritev", keeps(os.pwritev))
-        monkeypatch.setattr(aio.Aio, "write", write)
-        monkeypatch.setattr(os, "fsync", waits(real_fsync))
-        monkeypatch.setattr(journal, "sync_data", waits(real_data))
-
-    def watch(self, engine):
-        """LMDB's own writing and waiting."""
-        env, outer, commit = engine._env, self, engine._view.commit
-
-        def committing():
-            commit()
-            outer.on_wait()
-
-        engine._view.commit = committing
-
-        class Env:
-            def sync(self, force):
-                content = (outer.path / roots.DATA).read_bytes()
-                env.sync(force)
-                outer.on_wait()
-                outer.durable[roots.DATA] = content
-                outer.on_wait()
-
-            def __getattr__(self, name):
-                return getattr(env, name)
-
-        engine._env = Env()
+    def worker(self, name):
+        return Turns(self.rng, 1 if name.endswith("commit") else 6)
 
     def cut(self, image):
         """What a power cut now leaves."""
@@ -110,8 +81,44 @@ class Disk:
             (image / name).write_bytes(content)
 
 
+class Tables:
+    """LMDB's environment: its own writing and waiting."""
+
+    def __init__(self, env, disk):
+        self._env = env
+        self._disk = disk
+
+    def sync(self, force):
+        content = (self._disk.path / roots.DATA).read_bytes()
+        self._env.sync(force)
+        self._disk.on_wait()
+        self._disk.durable[roots.DATA] = content
+        self._disk.on_wait()
+
+    def begin(self, **how):
+        return Transaction(self._env.begin(**how), self._disk)
+
+    def __getattr__(self, name):
+        return getattr(self._env, name)
+
+
+class Transaction:
+    """One of LMDB's."""
+
+    def __init__(self, txn, disk):
+        self._txn = txn
+        self._disk = disk
+
+    def commit(self):
+        self._txn.commit()
+        self._disk.on_wait()
+
+    def __getattr__(self, name):
+        return getattr(self._txn, name)
+
+
 class Turns:
-    """A `Committer` that works some turns of the loop later, so that runs can be repeated."""
+    """A worker that works some turns of the loop later, so that runs can be repeated."""
 
     def __init__(self, rng, most):
         self.rng = rng
@@ -190,11 +197,8 @@ async def violations(tmp_path, monkeypatch, seed, broken="", cuts=80):
     rng = random.Random(seed)
     path = tmp_path / f"store-{seed}"
     monkeypatch.setattr(lmdb_engine, "CHECKPOINT_BYTES", rng.choice([3_000, 8_000, 20_000]))
-    watched = Disk(path, monkeypatch, rng)
-    engine = AcceptorStore(path)
-    watched.durable[roots.DATA] = (path / roots.DATA).read_bytes()
-    watched.watch(engine)
-    engine._committer, engine._saver = Turns(rng, 1), Turns(rng, 6)
+    watched = Disk(path, rng)
+    engine = AcceptorStore(path, files=watched)
     states = [state(engine.view)]
     acknowledged, found, images = 0, [], []
 
@@ -232,16 +236,10 @@ def through_the_cache(monkeypatch):
     monkeypatch.setattr(journal._File, "avoid_cache", lambda self: None)
 
 
-def in_a_thread(monkeypatch):
-    """As where the kernel cannot write in the background."""
-    monkeypatch.setattr(journal.Journal, "takes", lambda self, size: False)
-
-
-@pytest.mark.parametrize("way", [through_the_cache, in_a_thread])
-async def test_no_way_of_writing_loses_anything(tmp_path, monkeypatch, way):
+async def test_writing_through_the_cache_loses_nothing(tmp_path):
     for seed in range(2):
         with pytest.MonkeyPatch.context() as other, pytest.MonkeyPatch.context() as watch:
-            way(other)
+            through_the_cache(other)
             assert await violations(tmp_path, watch, seed) == []
 
 
@@ -262,14 +260,20 @@ def without_roots(monkeypatch):
 
 def without_waiting_for_the_journal(monkeypatch):
     def write(self, parts, at):
-        disk.write_all(self.fd, parts, at)
+        disk.write_all(self._files, self.fd, parts, at)
 
-    monkeypatch.setattr(journal.Journal, "takes", lambda self, size: False)
     monkeypatch.setattr(journal._File, "write", write)
 
 
-def without_waiting_for_the_kernels_write(monkeypatch):
-    monkeypatch.setattr(blocks, "Aio", lambda fd, flags: aio.Aio(fd, 0))
+def without_waiting_past_the_cache(monkeypatch):
+    """What is written past the cache is in the disk's own memory."""
+    monkeypatch.setattr(blocks, "DSYNC", os.RWF_HIPRI)
+    write = Disk.write
+
+    def hasty(self, fd, parts, at, flags=0):
+        return write(self, fd, parts, at, 0 if flags == os.RWF_HIPRI else flags)
+
+    monkeypatch.setattr(Disk, "write", hasty)
 
 
 def without_what_the_block_held(monkeypatch):
@@ -313,7 +317,7 @@ def with_commits_before_the_checkpoint_is_done(monkeypatch):
     [
         without_roots,
         without_waiting_for_the_journal,
-        without_waiting_for_the_kernels_write,
+        without_waiting_past_the_cache,
         without_what_the_block_held,
         without_checking_records,
         without_waiting_for_the_checkpoint,

@@ -14,7 +14,6 @@ from tests.tx.casting import cast
 import wormspace
 from wormspace import tx
 from wormspace.errors import Trimmed, UsageError
-from wormspace.store.journal import Journal
 from wormspace.tx import box as box_module
 from wormspace.tx import names, trimming
 from wormspace.tx.deciding import (
@@ -407,7 +406,6 @@ async def test_a_store_whose_disk_has_failed_can_be_closed(tmp_path, monkeypatch
         raise OSError(errno.EIO, "input/output error")
 
     with monkeypatch.context() as disk:
-        disk.setattr(Journal, "takes", lambda self, size: False)
         disk.setattr(os, "pwritev", failing)
         assert store.commit(gid).done()
         other = await store.begin(tx.Gid("tx", "a", tx.TxId("j", 1)))

@@ -20,7 +20,6 @@ tears a block leaves each of its sectors old or new, and so the records before i
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 import zlib
@@ -29,9 +28,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wormspace.errors import StoreError
-from wormspace.store.aio import Unsupported
-from wormspace.store.blocks import BlockWriter
-from wormspace.store.disk import FULL, sync_data, sync_directory, write_all, write_durably
+from wormspace.store.blocks import BlockWriter, Unsupported
+from wormspace.store.disk import FULL, read_all, sync_directory, write_all, write_durably
+from wormspace.store.files import SYSTEM, Files
 
 NAMES = ("journal.0", "journal.1")
 MAGIC = b"WSJOURN1"
@@ -53,15 +52,16 @@ class _File:
         blocks: writes past the system's cache, where that can be had.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, files: Files, path: Path) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self.size = os.fstat(self.fd).st_size
+        self._files = files
+        self.fd = files.open(path, os.O_RDWR | os.O_CREAT)
+        self.size = files.size(self.fd)
         self.blocks: BlockWriter | None = None
         self.first = 0
         self.salt = b""
         self.end = _HEADER.size
-        header = os.pread(self.fd, _HEADER.size, 0)
+        header = read_all(files, self.fd, _HEADER.size, 0)
         if len(header) == _HEADER.size:
             magic, first, salt, crc = _HEADER.unpack(header)
             if magic == MAGIC and crc == zlib.crc32(header[:-4]):
@@ -70,7 +70,7 @@ class _File:
     def avoid_cache(self) -> None:
         """Write past the system's cache from now on, if that can be had."""
         with suppress(Unsupported):
-            self.blocks = BlockWriter(self.path, self.fd)
+            self.blocks = BlockWriter(self._files, self.path, self.fd)
 
     def write(self, parts: list[bytes], at: int) -> None:
         """Write, and wait for the disk.
@@ -81,18 +81,18 @@ class _File:
         if self.blocks is not None:
             self.blocks.write(parts, at)
         else:
-            write_durably(self.fd, parts, at)
+            write_durably(self._files, self.fd, parts, at)
 
     def close(self) -> None:
         """Close it."""
         if self.blocks is not None:
             self.blocks.close()
-        os.close(self.fd)
+        self._files.close(self.fd)
 
     def begin(self, first: int) -> None:
         """Make it the journal from record `first` on; durable with its first record."""
-        self.first, self.salt, self.end = first, os.urandom(8), _HEADER.size
-        write_all(self.fd, [self.header(), bytes(_RECORD.size)], 0)
+        self.first, self.salt, self.end = first, self._files.random(8), _HEADER.size
+        write_all(self._files, self.fd, [self.header(), bytes(_RECORD.size)], 0)
 
     def header(self) -> bytes:
         """How the file begins."""
@@ -109,10 +109,10 @@ class _File:
         if wanted <= self.size:
             return
         try:
-            write_all(self.fd, [bytes(wanted - self.size)], self.size)
-            os.fsync(self.fd)
+            write_all(self._files, self.fd, [bytes(wanted - self.size)], self.size)
+            self._files.sync(self.fd)
         except OSError:
-            os.ftruncate(self.fd, self.size)
+            self._files.truncate(self.fd, self.size)
             raise
         self.size = wanted
 
@@ -120,7 +120,7 @@ class _File:
         """The head of a record."""
         return _RECORD.pack(len(payload), self._crc(number, payload))
 
-    def record(self, content: mmap.mmap, number: int, at: int) -> bytes | None:
+    def record(self, content: bytes, number: int, at: int) -> bytes | None:
         """The payload of record `number` at `at`, if a whole one is there."""
         if at + _RECORD.size > len(content):
             return None
@@ -148,14 +148,15 @@ class Journal:
         OSError: the files cannot be opened, or made.
     """
 
-    def __init__(self, directory: Path, *, sync: bool) -> None:
+    def __init__(self, directory: Path, *, sync: bool, files: Files = SYSTEM) -> None:
         self._sync = sync
-        self._files = [_File(directory / name) for name in NAMES]
+        self._system = files
+        self._files = [_File(files, directory / name) for name in NAMES]
         for file in self._files:
             file.grow(STEP_BYTES)
             if sync:
                 file.avoid_cache()
-        sync_directory(directory)
+        sync_directory(files, directory)
         self._current = self._files[0]
         self._begun = 0
         self.last = 0
@@ -188,17 +189,16 @@ class Journal:
             if file.first > self.last + 1:
                 self._lost(file, "records before it are missing")
                 break
-            sync_data(file.fd)
+            self._system.sync_data(file.fd)
             self._current = file
             yield from self._read(file)
         if not 0 < self._current.first <= self.last + 1:
             self._current.begin(self.last + 1)
 
     def _read(self, file: _File) -> Iterator[bytes]:
-        with mmap.mmap(file.fd, file.size, prot=mmap.PROT_READ) as content:
-            yield from self._records(file, content)
+        yield from self._records(file, read_all(self._system, file.fd, file.size, 0))
 
-    def _records(self, file: _File, content: mmap.mmap) -> Iterator[bytes]:
+    def _records(self, file: _File, content: bytes) -> Iterator[bytes]:
         number, at = file.first, _HEADER.size
         while (payload := file.record(content, number, at)) is not None:
             self._begun = at
@@ -238,27 +238,7 @@ class Journal:
             if self._sync:
                 file.write(parts, at)
             else:
-                write_all(file.fd, parts, at)
-        self._advance(payload)
-
-    def takes(self, size: int) -> bool:
-        """Whether a payload of `size` bytes, and spare ones, can be given to `submit`."""
-        file = self._current
-        return file.blocks is not None and file.end + _RECORD.size + size <= file.size
-
-    async def submit(self, payload: bytes) -> None:
-        """Write the next record while the event loop goes on; returns when it is durable.
-
-        Only if the journal `takes` it.  If this is cancelled, nothing was appended.
-
-        Raises:
-            OSError, StoreError: see `append`.
-        """
-        file = self._current
-        assert file.blocks is not None
-        at, parts = self._next(payload)
-        with self._writing(file):
-            await file.blocks.submit(parts, at)
+                write_all(self._system, file.fd, parts, at)
         self._advance(payload)
 
     def _next(self, payload: bytes) -> tuple[int, list[bytes]]:
@@ -311,6 +291,6 @@ class Journal:
     def _erase(self, file: _File, at: int) -> None:
         """Make sure that no record begins at `at`."""
         try:
-            write_durably(file.fd, [bytes(_RECORD.size)], at)
+            write_durably(self._system, file.fd, [bytes(_RECORD.size)], at)
         except OSError as e:
             raise StoreError(f"{file.path}: the disk failed: {e.strerror}") from e

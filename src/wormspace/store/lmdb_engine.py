@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -33,12 +32,12 @@ from typing import ClassVar, cast
 
 import lmdb
 
-from wormspace.committer import Committer
 from wormspace.errors import StoreError, StoreFull, StoreLocked
 from wormspace.store.changes import Changes, decode, encode
 from wormspace.store.changes import Tables as Changed
-from wormspace.store.disk import FULL
+from wormspace.store.disk import FULL, make_directories
 from wormspace.store.engine import Batch, Item, View
+from wormspace.store.files import SYSTEM, Files
 from wormspace.store.journal import NAMES, Journal
 from wormspace.store.roots import NAME as ROOTS
 from wormspace.store.roots import Roots
@@ -75,6 +74,7 @@ class LmdbEngine:
 
     Args:
         path: the directory; made if it is not there.
+        files: what stands for the system.
         durability: `sync`: a commit is done when the disk has it; `os`: when the operating
             system has it, so that a crash of the *machine* may lose the last commits.
         max_bytes: the size above which the store is full.
@@ -89,51 +89,53 @@ class LmdbEngine:
     """Those that may not grow in a full store."""
 
     def __init__(
-        self, path: Path, *, durability: str = SYNC, max_bytes: int = DEFAULT_MAX_BYTES
+        self,
+        path: Path,
+        *,
+        durability: str = SYNC,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        files: Files = SYSTEM,
     ) -> None:
         self._path = path
         self._max_bytes = max_bytes
+        self._files = files
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock_directory(path)
+            make_directories(files, path)
+            self._lock = _lock_directory(files, path)
         except OSError as e:
             raise StoreError(f"{path} cannot be used as a data directory: {e.strerror}") from e
         with ExitStack() as undo:
-            undo.callback(os.close, self._lock)
+            undo.callback(files.close, self._lock)
             try:
-                self._roots = Roots(path)
+                self._roots = Roots(path, files)
+                undo.callback(self._roots.close)
                 self._env, self._dbs = self._open()
                 undo.callback(self._env.close)
-                self._journal = Journal(path, sync=durability == SYNC)
+                self._journal = Journal(path, sync=durability == SYNC, files=files)
                 undo.callback(self._journal.close)
                 self._view = _Tables(self._env, self._dbs)
                 undo.callback(self._view.abort)
                 self._recover()
             except (lmdb.Error, OSError) as e:
-                raise _explain(e, path) from e
+                raise self._explain(e) from e
             undo.pop_all()
         self._page_bytes = int(self._env.stat()["psize"])
-        self._committer = Committer("wormspace-commit")
-        self._saver = Committer("wormspace-checkpoint")
+        self._committer = files.worker("wormspace-commit")
+        self._saver = files.worker("wormspace-checkpoint")
         self._saving: asyncio.Task[None] | None = None
         self._crowded: StoreFull | None = None
         self._failed: StoreError | None = None
         self._grown = self._journal.size
-        self._enough = _enough()
+        self._enough = self._draw_enough()
 
     def _open(self) -> tuple[lmdb.Environment, dict[str, lmdb._Database]]:
         """LMDB at the last checkpoint; a store without one gets its first."""
         if self._roots.number is not None:
             self._roots.restore()
-        elif any((self._path / name).exists() for name in NAMES):
+        elif any(self._files.size_at(self._path / name) is not None for name in NAMES):
             raise StoreError(f"{self._path / ROOTS} is missing: restore it")
-        env = lmdb.open(
-            str(self._path),
-            map_size=2 * self._max_bytes + SLACK_BYTES,
-            max_dbs=len(self.tables),
-            sync=False,
-            lock=False,
-            readahead=False,
+        env = self._files.open_tables(
+            self._path, 2 * self._max_bytes + SLACK_BYTES, len(self.tables)
         )
         dbs = {name: env.open_db(name.encode()) for name in self.tables}
         if self._roots.number is None:
@@ -165,12 +167,9 @@ class LmdbEngine:
             self._check_room(changes, len(record))
             spare = SPARE_BYTES
         try:
-            if self._journal.takes(len(record) + spare):
-                await self._journal.submit(record)
-            else:
-                await self._committer.run(lambda: self._journal.append(record, spare))
+            await self._committer.run(lambda: self._journal.append(record, spare))
         except OSError as e:
-            raise _explain(e, self._path) from e
+            raise self._explain(e) from e
         except StoreError as e:
             self._failed = e
             raise
@@ -179,7 +178,7 @@ class LmdbEngine:
         except lmdb.Error as e:
             # In this turn of the loop: nobody may read tables that have a half of it.
             self._take_back()
-            raise _explain(e, self._path) from e
+            raise self._explain(e) from e
         is_large = len(record) >= LARGE_BYTES * sum(map(len, changes.values()))
         self._grown += len(record) * (LARGE_WEIGHT if is_large else 1)
         if self._grown >= self._enough or self._crowded is not None:
@@ -194,7 +193,7 @@ class LmdbEngine:
         try:
             self._view.commit()
         except (lmdb.Error, OSError) as e:
-            error = _explain(e, self._path)
+            error = self._explain(e)
             self._begin_again()
             if isinstance(error, StoreFull):
                 self._crowded = error
@@ -205,7 +204,7 @@ class LmdbEngine:
         number, pages = self._journal.last, self._roots.read(self._page_bytes)
         self._journal.switch()
         self._grown = 0
-        self._enough = _enough()
+        self._enough = self._draw_enough()
         self._saving = asyncio.get_running_loop().create_task(self._save(number, pages))
 
     async def _save(self, number: int, pages: bytes) -> None:
@@ -272,7 +271,7 @@ class LmdbEngine:
             StoreFull: and the changes are dropped.
         """
         if self._crowded is not None:
-            if _has_room(self._path):
+            if self._has_room():
                 self._checkpoint()
             if self._crowded is not None:
                 raise self._crowded
@@ -297,6 +296,34 @@ class LmdbEngine:
     def _file_bytes(self) -> int:
         return self._view.committed_pages * self._page_bytes
 
+    def _explain(self, e: Exception) -> StoreError:
+        """An error of LMDB or the system as ours."""
+        where = self._path
+        if isinstance(e, lmdb.MapFullError):
+            return StoreFull(f"{where}: the store has reached its size limit; raise it or trim")
+        if isinstance(e, lmdb.DiskError) or (isinstance(e, OSError) and e.errno in FULL):
+            return StoreFull(f"{where}: no room on the disk ({e}); make some")
+        if isinstance(e, lmdb.Error) and any(os.strerror(n) in str(e) for n in FULL):
+            return StoreFull(f"{where}: no room on the disk ({e}); make some")
+        if isinstance(e, lmdb.Error) and os.strerror(errno.EIO) in str(e) and self._is_full():
+            # LMDB reports a write that was cut short as an input/output error.
+            return StoreFull(f"{where}: no room on the disk ({e}); make some")
+        return StoreError(f"{where}: {e}")
+
+    def _is_full(self) -> bool:
+        """Whether the disk (or quota) has no room."""
+        return self._files.free_bytes(self._path) < SCARCE_BYTES or not self._has_room()
+
+    def _has_room(self) -> bool:
+        """Whether the disk takes some more."""
+        try:
+            self._files.reserve(self._lock, 0, PROBE_BYTES)
+        except OSError as e:
+            return e.errno not in FULL
+        finally:
+            self._files.truncate(self._lock, 0)
+        return True
+
     def _used_bytes(self) -> int:
         return self._view.pages() * self._page_bytes
 
@@ -318,15 +345,16 @@ class LmdbEngine:
         self._view.abort()
         self._env.close()
         self._journal.close()
-        os.close(self._lock)
+        self._roots.close()
+        self._files.close(self._lock)
 
+    def _draw_enough(self) -> int:
+        """How much the journal grows: another size each time.
 
-def _enough() -> int:
-    """How much the journal grows: another size each time.
-
-    Servers that write the same would otherwise all be busy with a checkpoint at the same moment.
-    """
-    return CHECKPOINT_BYTES - CHECKPOINT_BYTES * os.urandom(1)[0] // 512
+        Servers that write the same would otherwise all be busy with a checkpoint at the same
+        moment.
+        """
+        return CHECKPOINT_BYTES - CHECKPOINT_BYTES * self._files.random(1)[0] // 512
 
 
 class _Tables:
@@ -416,50 +444,15 @@ def _seek(cursor: lmdb.Cursor, key: bytes) -> bool:
     return cursor.key() == key or cursor.prev()
 
 
-def _lock_directory(path: Path) -> int:
+def _lock_directory(files: Files, path: Path) -> int:
     """Lock the directory for this process; the operating system unlocks it when it dies."""
-    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = files.open(path / "lock", os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        files.lock(fd)
     except OSError as e:
-        os.close(fd)
+        files.close(fd)
         raise StoreLocked(
             f"{path} is open in another process; close that one first, or run a server "
             "(`wormspace server`) to share it"
         ) from e
     return fd
-
-
-def _explain(e: Exception, path: Path | None) -> StoreError:
-    """LMDB's error as ours."""
-    where = f"{path}: " if path else ""
-    if isinstance(e, lmdb.MapFullError):
-        return StoreFull(f"{where}the store has reached its size limit; raise it or trim segments")
-    if isinstance(e, lmdb.DiskError) or (isinstance(e, OSError) and e.errno in FULL):
-        return StoreFull(f"{where}no room on the disk ({e}); make some")
-    if isinstance(e, lmdb.Error) and any(os.strerror(n) in str(e) for n in FULL):
-        return StoreFull(f"{where}no room on the disk ({e}); make some")
-    if isinstance(e, lmdb.Error) and os.strerror(errno.EIO) in str(e) and path and _is_full(path):
-        return StoreFull(f"{where}no room on the disk ({e}); make some")
-    return StoreError(f"{where}{e}")
-
-
-def _is_full(path: Path) -> bool:
-    """Whether the disk (or quota) has no room.
-
-    LMDB reports a write that was cut short as an input/output error.
-    """
-    disk = os.statvfs(path)
-    return disk.f_bavail * disk.f_frsize < SCARCE_BYTES or not _has_room(path)
-
-
-def _has_room(path: Path) -> bool:
-    """Whether the disk takes some more."""
-    probe = path / "probe"
-    try:
-        probe.write_bytes(bytes(PROBE_BYTES))
-    except OSError as e:
-        return e.errno not in FULL
-    finally:
-        probe.unlink(missing_ok=True)
-    return True
