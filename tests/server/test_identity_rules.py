@@ -229,6 +229,7 @@ def test_the_identity_is_read_back(tmp_path):
 
 def test_a_cluster_file_reads_back_as_it_was_written(tmp_path):
     config = cluster('quoted "name"')
+    config.server.append(ServerConfig("s4", "announced", 7009, "s4", 2, bind="0.0.0.0"))
     path = tmp_path / "cluster.toml"
     path.write_text(dump(config))
     assert load(path) == config

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
+from types import FrameType
 
 
 def main() -> None:
     """Run the command; says what to install where `click` or `rich` is missing."""
+    # The first process of a container has no default that would end it.
+    signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a value may hold any character
     try:
         from wormspace.cli.app import cli
     except ModuleNotFoundError as e:
@@ -14,3 +22,8 @@ def main() -> None:
             raise
         sys.exit(f"wormspace: the command needs {e.name}: pip install 'wormspace[cli]'")
     cli(prog_name="wormspace")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a command as Ctrl-C does: what is under way is cancelled and cleaned up."""
+    signal.raise_signal(signal.SIGINT)

@@ -9,18 +9,18 @@ from typing import Any
 import click
 
 import wormspace
-from wormspace.cli.cluster import cluster
 from wormspace.cli.exits import complain_in_json, report
 from wormspace.cli.listen import listen
 from wormspace.cli.registers import capture, holds, read, settle, write
 from wormspace.cli.segments import alloc, check, head, spaces, tail, trim, trim_prefix
-from wormspace.cli.server import server
 from wormspace.cli.settings import Settings, global_options
 from wormspace.cli.status import status
-from wormspace.cli.up import up
 from wormspace.errors import WormError
 
 LATER = {
+    "up": ("wormspace.cli.up", "up"),
+    "cluster": ("wormspace.cli.cluster", "cluster"),
+    "server": ("wormspace.cli.server", "server"),
     "kv": ("wormspace.cli.kv", "kv"),
     "tx": ("wormspace.cli.tx", "tx"),
     "log": ("wormspace.cli.log", "log"),
@@ -28,7 +28,7 @@ LATER = {
     "sim": ("wormspace.cli.sim", "sim_command"),
     "exporter": ("wormspace.cli.exporter", "exporter"),
 }
-"""Commands whose modules are heavy: imported when they are called for."""
+"""Commands that are heavy, or run on Linux and macOS only: imported when they are called for."""
 
 SECTIONS = (
     ("Clusters", ("up", "status", "cluster", "server", "exporter")),
@@ -102,19 +102,16 @@ for _command in (
     alloc,
     capture,
     check,
-    cluster,
     head,
     holds,
     listen,
     read,
-    server,
     settle,
     spaces,
     status,
     tail,
     trim,
     trim_prefix,
-    up,
     write,
 ):
     cli.add_command(_command)

@@ -6,7 +6,7 @@ import click
 
 from wormspace.cli.arguments import address
 from wormspace.cli.settings import Settings, common
-from wormspace.cli.show import as_json_value, console, emit, escaped, printable
+from wormspace.cli.show import as_json_value, console, emit, escaped, note, printable
 from wormspace.space.address import Address
 from wormspace.space.client import Client
 from wormspace.space.events import Allocated, Event, TrimmedAway, Written
@@ -32,6 +32,7 @@ def listen(settings: Settings, space: str, start: Address, stop: int | None) -> 
     """
 
     async def work(worm: Client) -> None:
+        note(f"following {printable(space)}")
         async for event in worm.space(space).listen(start, stop=stop):
             if settings.json:
                 emit(_event_json(space, event))

@@ -31,6 +31,8 @@ class StartFailed(WormError):
 class ServerProcess:
     """One server of a cluster file, as a process whose logs go to a file beside its data.
 
+    It ends, gently, when this process ends, however that happens.
+
     Args:
         logs: of which it is the sequencer as well, or stands by.
     """
@@ -57,9 +59,12 @@ class ServerProcess:
         command = [sys.executable, "-m", "wormspace.cli", "server", self.server.name]
         for name in self._logs:
             command += ["--sequence", name]
+        self._let_go()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--cluster", str(self._file)], stdin=subprocess.DEVNULL, stderr=log
+                [*command, "--cluster", str(self._file), "--while-stdin"],
+                stdin=subprocess.PIPE,  # held for as long as this process lives, and no longer
+                stderr=log,
             )
 
     def kill(self) -> None:
@@ -67,6 +72,7 @@ class ServerProcess:
         if self._process:
             self._process.kill()
             self._process.wait()
+            self._let_go()
 
     def terminate(self) -> None:
         """SIGTERM: it answers what it has taken in, and ends."""
@@ -80,6 +86,11 @@ class ServerProcess:
                 self._process.wait(timeout)
             except subprocess.TimeoutExpired:
                 self.kill()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._process and self._process.stdin:
+            self._process.stdin.close()
 
     def last_words(self) -> str:
         """The end of its log, for an error message."""

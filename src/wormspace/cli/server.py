@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import sys
 from pathlib import Path
 
 import click
@@ -36,7 +40,8 @@ from wormspace.server.runner import log_to_stderr, serve
     default="info",
     show_default=True,
 )
-def server(name: str, file: Path, logs: tuple[str, ...], log_level: str) -> None:
+@click.option("--while-stdin", is_flag=True, hidden=True)
+def server(name: str, file: Path, logs: tuple[str, ...], log_level: str, while_stdin: bool) -> None:
     """Run one server of the cluster file.
 
     It ends at SIGTERM or Ctrl-C, when it has answered what it took in.  Logs are JSON lines
@@ -44,10 +49,21 @@ def server(name: str, file: Path, logs: tuple[str, ...], log_level: str) -> None
     """
     config = load(file)
     log_to_stderr(log_level)
-    uvloop.run(_run(config, name, file.parent, logs))
+    uvloop.run(_run(config, name, file.parent, logs, while_stdin))
 
 
-async def _run(config: ClusterConfig, name: str, base: Path, logs: tuple[str, ...]) -> None:
+async def _run(
+    config: ClusterConfig, name: str, base: Path, logs: tuple[str, ...], while_stdin: bool
+) -> None:
     server = config.find(name)
+    if while_stdin:
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _on_stdin)
     async with sequencers(config.url, logs, server.host):
         await serve(config, server, base)
+
+
+def _on_stdin() -> None:
+    """End when whoever started this process has ended, even by a SIGKILL: the pipe is closed."""
+    if not os.read(sys.stdin.fileno(), 1024):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        signal.raise_signal(signal.SIGTERM)

@@ -50,7 +50,20 @@ def printable(text: str) -> str:
 def preview(value: bytes) -> str:
     """The beginning of a value, for a table."""
     text = escaped(_cut(value, 4 * PREVIEW))
-    return text if len(text) <= PREVIEW else text[: PREVIEW - 1] + "…"
+    if len(text) <= PREVIEW:
+        return text
+    more = sign("…", "...")
+    return text[: PREVIEW - len(more)] + more
+
+
+def sign(preferred: str, ascii_only: str) -> str:
+    """A sign, or its substitute where standard output or error cannot show it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            preferred.encode(stream.encoding or "ascii")
+        except UnicodeEncodeError:
+            return ascii_only
+    return preferred
 
 
 def _cut(value: bytes, length: int) -> bytes:

@@ -25,6 +25,7 @@ from wormspace.cli.show import (
     preview,
     print_table,
     printable,
+    sign,
     size,
     table,
 )
@@ -185,7 +186,8 @@ async def _show_segment(
         ]
         rows.add_row(which, cell(_value(run)), *cells)
     print_table(rows)
-    note("2.ab accepted under that ballot, ✓ known to be decided; (3.cd) promised to that one")
+    known = sign("✓", "*")
+    note(f"2.ab accepted under that ballot, {known} known to be decided; (3.cd) promised to it")
     if stop < record.size and registers is None:
         note(f"registers {stop}:{record.size} are not shown; give a range")
 
@@ -235,7 +237,7 @@ def _state(state: RegisterState | None) -> Text:
         return cell("-", "dim")
     if state.value is None:
         return cell(f"({state.promised})", "dim")
-    known = " ✓" if state.decided else ""
+    known = f" {sign('✓', '*')}" if state.decided else ""
     later = "" if state.promised in ("-", state.accepted) else f" ({state.promised})"
     return cell(f"{state.accepted}{known}{later}", "green" if state.decided else "yellow")
 

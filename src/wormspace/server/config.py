@@ -10,6 +10,7 @@
     name = "s1"
     host = "127.0.0.1"
     port = 7001
+    bind = "0.0.0.0"               # optional: where it listens, if not at `host`
     data = "s1"                    # relative to the file
     partition = 1                  # counted from 1
 
@@ -41,13 +42,21 @@ class ConfigError(UsageError):
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One server."""
+    """One server.
+
+    Attributes:
+        host, port: where others find it.
+        bind: the address it listens on; that of `host` if empty.
+        data: its data directory, relative to the cluster file.
+        partition: the replica set it belongs to, from 1.
+    """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     host: str
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     data: str
     partition: Annotated[int, msgspec.Meta(ge=1)] = 1
+    bind: str = ""
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -167,6 +176,8 @@ def dump(config: ClusterConfig) -> str:
             f"data = {_quoted(s.data)}",
             f"partition = {s.partition}",
         ]
+        if s.bind:
+            lines.append(f"bind = {_quoted(s.bind)}")
     return "\n".join(lines) + "\n"
 
 

@@ -121,7 +121,7 @@ async def serve(
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
     try:
-        await running.start(server.host, server.port)
+        await running.start(server.bind or server.host, server.port)
         ready()
         stopping = asyncio.ensure_future(stop.wait())
         await asyncio.wait((stopping, running.failed), return_when=asyncio.FIRST_COMPLETED)
