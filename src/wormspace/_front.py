@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from wormspace.register.contract import Registers
 from wormspace.register.partition import Partition
 from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.register.spec import SpecRegisters
+from wormspace.server.embedded import open_embedded
 from wormspace.server.local import LocalLink
 from wormspace.server.node import MAX_VALUE_BYTES, Node
 from wormspace.space.client import DEFAULT_TIMEOUT_S
@@ -150,11 +152,8 @@ async def _file(
     if not rest:
         raise BadUrl("file: needs a directory: file:PATH")
     path = _path(rest)
-    try:
-        # Only here: its locks are those of Linux and macOS, and clients run elsewhere too.
-        from wormspace.server.embedded import open_embedded
-    except ImportError as e:
-        raise StoreError(f"file: needs Linux or macOS ({e}); connect to a cluster instead") from e
+    if sys.platform == "win32":
+        raise StoreError("file: needs Linux or macOS; on Windows, connect to a cluster")
     return _embedded(Node(await open_embedded(path, durability)), f"file:{path}", rng)
 
 

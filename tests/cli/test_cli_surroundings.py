@@ -73,6 +73,7 @@ for name in ("fcntl", "uvloop", "resource", "pwd", "grp"):
     sys.modules[name] = None
 import asyncio, json
 import wormspace, wormspace.sync, wormspace.cli.app
+sys.platform = "win32"
 async def main():
     async with wormspace.connect("memory:") as worm:
         segment = await worm.space("s").alloc(size=1)

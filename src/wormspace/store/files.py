@@ -21,7 +21,6 @@ makes inside are made to fail from without, by strace (`tests/store/test_inject_
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import time
@@ -155,6 +154,8 @@ class SystemFiles:
         os.close(fd)
 
     def lock(self, fd: int) -> None:
+        import fcntl  # only here: clients import this module on systems that do not have it
+
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def size(self, fd: int) -> int:
