@@ -99,7 +99,7 @@ class Raw:
             await self.writer.wait_closed()
 
 
-TABLES = ("identity", "spaces", "rows", "promises", "decided", "trimmed", "garbage")
+TABLES = ("identity", "spaces", "rows", "promises", "decided", "trimmed", "garbage", "counters")
 
 
 def content(engine) -> dict[str, list[tuple[bytes, bytes]]]:

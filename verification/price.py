@@ -30,6 +30,7 @@ from wormspace.register.partition import Partition
 from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.server import acceptors
 from wormspace.server.local import LocalLink
+from wormspace.server.marks import Marks
 from wormspace.server.node import Node
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire.link import Link
@@ -79,7 +80,7 @@ def alone(ranges: int) -> tuple[float, float]:
 def in_a_server() -> tuple[float, float]:
     """Per register of a write message of 128, handled on a store in memory."""
     mine, registers = ballot(3, b"proposer"), 128
-    engine, marks = MemoryEngine(), acceptors.Marks()
+    engine, marks = MemoryEngine(), Marks()
     batch = engine.begin()
     acceptors.capture(batch, marks, Capture("space", 0, 0, 1024, mine))
     asyncio.run(engine.commit(batch))

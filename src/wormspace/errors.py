@@ -132,6 +132,10 @@ class StoreFull(StoreError):
     """No room on the disk, or the store has reached its size limit; nothing was changed."""
 
 
+class StoreDamaged(StoreError):
+    """What the store should hold is not what was put there; the rest of it can be used."""
+
+
 class ProtocolViolation(WormError):
     """A peer said something that cannot be, or an application broke its promise.
 

@@ -32,6 +32,48 @@ def knob(shipped: int, least: int) -> Any:
 class Knobs:
     """The settings; `KNOBS` is the one in force."""
 
+    server_page_bytes: int = knob(1 << 20, least=1)
+    """Bytes of a report's rows; it is cut off after the row that brings it to this size."""
+
+    server_page_spans: int = knob(4096, least=1)
+    """Spans of a read that one report answers."""
+
+    server_page_promises: int = knob(4096, least=2)
+    """Promises in one report."""
+
+    server_page_names: int = knob(1000, least=1)
+    """Names of spaces in one answer."""
+
+    server_lookup: int = knob(32, least=1)
+    """Single registers that are looked up at once."""
+
+    server_few_ranges: int = knob(4, least=1)
+    """So many promises or marks are gone through for each register; of more, one is looked up."""
+
+    server_batch_work: int = knob(16384, least=1)
+    """Registers in one batch: a batch is closed by the request that reaches it."""
+
+    server_batch_rows_bytes: int = knob(4 << 20, least=1)
+    """Bytes of rows in all promises of one batch; further ones come without."""
+
+    server_turn_requests: int = knob(1024, least=1)
+    """Requests of one connection, and events, before others have their turn."""
+
+    server_marks_pending: int = knob(10_000, least=1)
+    """Decided marks that wait for a batch; above it they are saved, or forgotten."""
+
+    server_marks_saved: int = knob(1000, least=1)
+    """Decided marks that are saved in one batch."""
+
+    server_sweep_keys: int = knob(2000, least=1)
+    """Keys of trimmed segments that are deleted in one batch."""
+
+    server_sweep_bytes: int = knob(4 << 20, least=1)
+    """Bytes of trimmed values that are read to be deleted in one batch."""
+
+    server_flush_bytes: int = knob(256 << 10, least=1)
+    """Answers to one client that are sent before the turn of the loop is over."""
+
     space_catch_up: int = knob(16, least=1)
     """Segments of which a listener that is behind reads at the same time."""
 

@@ -136,7 +136,7 @@ async def test_a_server_with_garbage_and_no_room_does_not_spin(tmp_path):
 
 
 async def test_a_client_hears_that_the_servers_are_full_and_that_there_is_room_again(tmp_path):
-    engine = AcceptorStore(tmp_path / "store", durability="os", max_bytes=1 << 20)
+    engine = AcceptorStore(tmp_path / "store", durability="os", max_bytes=(1 << 20) + 4096)
     async with (
         serving(engine) as server,
         wormspace.connect(f"worm://127.0.0.1:{server.port}", timeout=10) as worm,

@@ -47,14 +47,11 @@ MALFORMED = {
     "an empty frame": frame(b""),
     "no msgpack": frame(b"\xc1"),
     "text": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-    "an unknown message": frame(b"\x92\x01\x91\xa4nope"),
-    "a reply": frame(b"\x92\x01\x91\xa4done"),
     "a truncated message": frame(body(ToServer(1, Status()))[:-1]),
     "trailing bytes": frame(body(ToServer(1, Status())) + b"x"),
     "deep nesting": frame(b"\x91" * 100_000 + b"\xc0"),
     "a huge array header": frame(b"\x92\x01\xdd\xff\xff\xff\xff"),
     "a huge string header": frame(b"\x92\x01\xdb\xff\xff\xff\xff"),
-    "bad utf-8": frame(b"\x92\x01\x92\xa6spaces\xa2\xff\xfe"),
 }
 
 
@@ -168,6 +165,8 @@ def is_harmless(raw):
             return True
         try:
             message = codec.decode_request(part).message
+        except codec.BadRequest:
+            message = None  # answered for itself
         except codec.BadMessage:
             return True  # the server closes here
         if isinstance(message, Capture | Write | Trim | Decided):

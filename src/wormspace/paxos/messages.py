@@ -16,11 +16,15 @@ from wormspace.paxos.ranges import Range
 
 SpaceName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 SegmentNumber: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+SegmentBound: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 Offset: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 Bound: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 Ballot: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=BALLOT_BYTES, max_length=BALLOT_BYTES)]
 Span: TypeAlias = tuple[Bound, Bound]
 """The offsets [lo, hi)."""
+
+MAX_ITEMS = 1 << 14
+"""Registers in one write, and spans in one message of decisions."""
 
 COMPLETE = -1
 """As the `next` of a report: there is no further page."""
@@ -64,8 +68,8 @@ class Write(msgspec.Struct, frozen=True, array_like=True, tag="write"):
     space: SpaceName
     segment: SegmentNumber
     ballot: Ballot
-    offsets: list[Offset]
-    values: list[bytes]
+    offsets: Annotated[list[Offset], msgspec.Meta(max_length=MAX_ITEMS)]
+    values: Annotated[list[bytes], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True, tag="read"):
@@ -83,7 +87,7 @@ class Decided(msgspec.Struct, frozen=True, array_like=True, tag="decided"):
     space: SpaceName
     segment: SegmentNumber
     ballot: Ballot
-    spans: list[Span]
+    spans: Annotated[list[Span], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
 class Trim(msgspec.Struct, frozen=True, array_like=True, tag="trim"):
@@ -91,7 +95,7 @@ class Trim(msgspec.Struct, frozen=True, array_like=True, tag="trim"):
 
     space: SpaceName
     segment: SegmentNumber
-    stop: SegmentNumber
+    stop: SegmentBound
 
 
 # ------------------------------------------------------------------ acceptor to proposer

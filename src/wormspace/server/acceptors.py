@@ -6,14 +6,13 @@ the decisions are `paxos.acceptor`'s.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator
 
-from wormspace.paxos.acceptor import ACCEPTED, is_decided, on_capture, on_decided, on_trim, on_write
+from wormspace.knobs import KNOBS
+from wormspace.paxos.acceptor import ACCEPTED, is_decided, on_capture, on_trim, on_write
 from wormspace.paxos.messages import (
     COMPLETE,
     Capture,
-    Decided,
     Done,
     Gone,
     Promise,
@@ -29,63 +28,32 @@ from wormspace.paxos.messages import (
 )
 from wormspace.paxos.ranges import Range
 from wormspace.server import tables
+from wormspace.server.marks import Marks
 from wormspace.store.engine import Batch, Item, View
+from wormspace.wire.messages import BAD_REQUEST, Failed
 
-PAGE_BYTES = 1 << 20
-"""A report is cut off after the row that brings it to this size."""
+ROW_BYTES = 64
+"""What a row takes in a report beside its value."""
+
+TRIM_REACH = 1 << 20
+"""So far beyond the segments that it knows of a server lets a trim reach.
+
+A server may know less than the others: it was away, or most segments are another partition's.  But
+a trim of all segments there can ever be would end the space for good.
+"""
 
 UNWRITTEN = Row(0)
 """What a register that was never written holds, whatever its offset."""
 
-FEW = 4
-"""Up to so many ranges, folding over all of them beats looking for the right one."""
 
+def capture(
+    batch: Batch, marks: Marks, m: Capture, room: int | None = None
+) -> Promise | Reject | Gone:
+    """Handle a capture within a batch; costs a key for each promise that it supersedes, and a page.
 
-class Marks:
-    """Decided marks that are not in the store yet: hints, safe to lose, saved with the next batch.
-
-    By segment key; see `paxos.acceptor.on_decided`.
+    Args:
+        room: how many bytes of rows the promise may have, if less than a page.
     """
-
-    def __init__(self) -> None:
-        self._pending: dict[bytes, tuple[Range, ...]] = {}
-
-    def __len__(self) -> int:
-        return sum(len(marks) for marks in self._pending.values())
-
-    def learn(self, view: View, d: Decided) -> None:
-        """Take in what a writer learned; nothing is written yet."""
-        space = tables.find_space(view, d.space)
-        if space is None:
-            return
-        prefix = tables.segment_key(space, d.segment)
-        marks = self._pending.get(prefix, ())
-        for lo, hi in d.spans:
-            marks = on_decided(marks, lo, hi, d.ballot)
-        self._pending[prefix] = marks
-
-    def find(
-        self, view: View, prefix: bytes, lo: int, hi: int
-    ) -> tuple[tuple[Range, ...], tuple[Range, ...]]:
-        """The marks that overlap [lo, hi): the stored ones (disjoint, ascending), the others."""
-        stored = tables.load_slice(view, tables.DECIDED, prefix, lo, hi)
-        return stored, self._pending.get(prefix, ())
-
-    def save(self, batch: Batch) -> None:
-        """Move them into the store."""
-        pending, self._pending = self._pending, {}
-        for prefix, marks in pending.items():
-            space, segment = prefix[:4], int.from_bytes(prefix[4:], "big")
-            if tables.is_trimmed(batch, space, segment):
-                continue
-            for mark in marks:
-                old = tables.load_slice(batch, tables.DECIDED, prefix, mark.lo, mark.hi)
-                new = on_decided(old, mark.lo, mark.hi, mark.ballot)
-                tables.store_slice(batch, tables.DECIDED, prefix, old, new)
-
-
-def capture(batch: Batch, marks: Marks, m: Capture) -> Promise | Reject | Gone:
-    """Handle a capture within a batch."""
     space = tables.intern_space(batch, m.space)
     if tables.is_trimmed(batch, space, m.segment):
         return Gone()
@@ -95,22 +63,28 @@ def capture(batch: Batch, marks: Marks, m: Capture) -> Promise | Reject | Gone:
     if new is old:
         return Reject(top)
     tables.store_slice(batch, tables.PROMISES, prefix, old, new)
-    rows, following = _page(batch, marks, prefix, [(m.start, m.stop)])
+    page = KNOBS.server_page_bytes
+    room = page if room is None else min(room, page)
+    rows, following = _page(batch, marks, prefix, [(m.start, m.stop)], room)
     return Promise(rows, following)
 
 
 def write(batch: Batch, m: Write) -> tuple[Written | Gone, Write | None]:
-    """Handle a write within a batch; also returns what of it was news, for listeners."""
+    """Handle a write within a batch; also returns what of it was news, for listeners.
+
+    Costs a constant number of keys for each register.
+    """
     space = tables.intern_space(batch, m.space)
     if tables.is_trimmed(batch, space, m.segment):
         return Gone(), None
     prefix = tables.segment_key(space, m.segment)
     keys = tables.row_keys(prefix, m.offsets)
     stored = batch.get_many(tables.ROWS, keys)
+    few = KNOBS.server_few_ranges
     promises = held = tables.load_slice(
-        batch, tables.PROMISES, prefix, min(m.offsets), max(m.offsets) + 1
+        batch, tables.PROMISES, prefix, min(m.offsets), max(m.offsets) + 1, few + 1
     )
-    narrow = len(held) > FEW
+    narrow = len(held) > few
     ballot = m.ballot
     refused: list[Refusal] = []
     replayed: list[int] = []
@@ -146,23 +120,55 @@ def _news(m: Write, fresh: int, stale: set[int]) -> Write | None:
 
 
 def read(view: View, marks: Marks, m: Read) -> Report | Gone:
-    """Handle a read from a view of what is durable."""
+    """Handle a read from a view of what is durable; costs a page.
+
+    A report is cut off at the offset from which on there would be too much of anything: bytes,
+    spans, promises.
+    """
     space = tables.find_space(view, m.space)
     if space is None:
         return Report([], COMPLETE)
     if tables.is_trimmed(view, space, m.segment):
         return Gone()
     prefix = tables.segment_key(space, m.segment)
-    rows, following = _page(view, marks, prefix, m.spans)
-    if not m.detail:
-        return Report(rows, following)
-    promises = tables.load_slice(view, tables.PROMISES, prefix, m.spans[0][0], m.spans[-1][1])
-    return Report(rows, following, list(promises))
+    spans, cut = m.spans, COMPLETE
+    if len(spans) > KNOBS.server_page_spans:
+        cut = spans[KNOBS.server_page_spans][0]
+        spans = spans[: KNOBS.server_page_spans]
+    promises: list[Range] = []
+    if m.detail:
+        promises, spans, cut = _promises(view, prefix, spans, cut)
+    rows, following = _page(view, marks, prefix, spans, KNOBS.server_page_bytes)
+    return Report(rows, cut if following == COMPLETE else following, promises)
 
 
-def trim(batch: Batch, m: Trim) -> tuple[Done, bool]:
-    """Put tombstones on [m.segment, m.stop); also returns whether that is news."""
+def _promises(
+    view: View, prefix: bytes, spans: list[Span], cut: int
+) -> tuple[list[Range], list[Span], int]:
+    """The promises on the spans, and the spans and the cut if there are too many of them."""
+    start, stop = spans[0][0], spans[-1][1]
+    most = KNOBS.server_page_promises
+    found = [
+        r
+        for r in tables.load_slice(view, tables.PROMISES, prefix, start, stop, most + 3)
+        if r.lo < stop and start < r.hi
+    ]
+    if len(found) <= most:
+        return found, spans, cut
+    cut = found[most].lo
+    return found[:most], [(lo, min(hi, cut)) for lo, hi in spans if lo < cut], cut
+
+
+def trim(batch: Batch, m: Trim) -> tuple[Done | Failed, bool]:
+    """Put tombstones on [m.segment, m.stop); also returns whether that is news.
+
+    Costs a key for each tombstone that it merges.
+    """
     space = tables.intern_space(batch, m.space)
+    known = tables.segments_known(batch, space)
+    if m.stop > known + TRIM_REACH:
+        text = f"a trim of segments up to {m.stop}, but only {known} are known of here"
+        return Failed(BAD_REQUEST, text), False
     old = tables.trimmed_ranges(batch, space, m.segment, m.stop)
     new = on_trim(old, m.segment, m.stop)
     if set(new) == set(old):
@@ -174,20 +180,20 @@ def trim(batch: Batch, m: Trim) -> tuple[Done, bool]:
 
 def sweep(batch: Batch, limit: int) -> int:
     """Delete up to `limit` keys of trimmed segments; returns how many there were to delete."""
-    deleted = 0
+    deleted, room = 0, KNOBS.server_sweep_bytes
     for key, stored in _first_garbage(batch):
-        space = key[:4]
-        end = space + stored
+        end = key[:4] + stored
         for table in (tables.ROWS, tables.PROMISES, tables.DECIDED):
             doomed = []
             for item in batch.scan(table, key, end):
                 doomed.append(item[0])
-                if deleted + len(doomed) >= limit:
+                room -= len(item[1])
+                if deleted + len(doomed) >= limit or room <= 0:
                     break
             for k in doomed:
                 batch.delete(table, k)
             deleted += len(doomed)
-            if deleted >= limit:
+            if deleted >= limit or room <= 0:
                 return deleted
         batch.delete(tables.GARBAGE, key)
         deleted += 1
@@ -205,36 +211,43 @@ def _first_garbage(view: View) -> list[Item]:
     return []
 
 
-def _page(view: View, marks: Marks, prefix: bytes, spans: list[Span]) -> tuple[list[Row], int]:
-    """The rows of the spans, marked as decided where that is known, up to a page."""
+def _page(
+    view: View, marks: Marks, prefix: bytes, spans: list[Span], room: int
+) -> tuple[list[Row], int]:
+    """The rows of the spans, marked as decided where that is known, up to a page of `room` bytes.
+
+    Also returns where it was cut off; without any room, that is the first row's offset.
+    """
     rows: list[Row] = []
-    room = PAGE_BYTES
-    stored, pending = marks.find(view, prefix, spans[0][0], spans[-1][1])
-    narrow = len(stored) > FEW
-    starts = [mark.lo for mark in stored] if narrow else []
-    known = stored + pending
+    few = KNOBS.server_few_ranges
+    stored = tables.load_slice(view, tables.DECIDED, prefix, spans[0][0], spans[-1][1], few + 1)
+    narrow = len(stored) > few
     for offset, held in _accepted(view, prefix, spans):
         if room <= 0:
             return rows, offset
-        room -= len(held) + 16
-        if narrow:
-            at = bisect_right(starts, offset)
-            known = stored[max(0, at - 1) : at] + pending
+        room -= len(held) + ROW_BYTES
+        if narrow and not (stored and stored[0].lo <= offset < stored[0].hi):
+            mark = tables.range_at(view, tables.DECIDED, prefix, offset)
+            stored = (mark,) if mark is not None else ()
+        pending = marks.at(prefix, offset)
+        known = stored if pending is None else (*stored, pending)
         ballot, value = tables.split_row(held)
         rows.append(Row(offset, ballot, value, is_decided(known, offset, ballot)))
     return rows, COMPLETE
 
 
 def _accepted(view: View, prefix: bytes, spans: list[Span]) -> Iterator[tuple[int, bytes]]:
-    """Offset and stored row of what was accepted, in order; runs of single registers at once."""
+    """Offset and stored row of what was accepted, in order; some single registers at once."""
     singles: list[int] = []
     for lo, hi in spans:
         if hi - lo == 1:
             singles.append(lo)
-            continue
+            if len(singles) < KNOBS.server_lookup:
+                continue
         yield from _singles(view, prefix, singles)
         singles = []
-        yield from tables.scan_rows(view, prefix, lo, hi)
+        if hi - lo > 1:
+            yield from tables.scan_rows(view, prefix, lo, hi)
     yield from _singles(view, prefix, singles)
 
 

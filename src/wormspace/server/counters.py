@@ -6,7 +6,12 @@ import msgspec
 
 
 class Counters(msgspec.Struct):
-    """What a node has done since it started."""
+    """What a node has done since it started.
+
+    Attributes:
+        damaged: requests that met damage in the store.
+        faults: requests that met a fault of the server's own.
+    """
 
     captures: int = 0
     writes: int = 0
@@ -19,6 +24,8 @@ class Counters(msgspec.Struct):
     batched_requests: int = 0
     store_full: int = 0
     bad_requests: int = 0
+    damaged: int = 0
+    faults: int = 0
     events: int = 0
     listeners_dropped: int = 0
     swept: int = 0

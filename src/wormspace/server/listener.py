@@ -199,7 +199,7 @@ class _Connection(asyncio.Protocol):
         try:
             for body in self._decoder.feed(data):
                 if self._greeted:
-                    self._requests.append((codec.decode_request(body), len(body)))
+                    self._take(body)
                 elif not self._on_hello(codec.decode_hello(body)):
                     return
         except (codec.BadMessage, FrameTooLarge) as e:
@@ -207,6 +207,14 @@ class _Connection(asyncio.Protocol):
             self._malformed(str(e))
             return
         self._pump()
+
+    def _take(self, body: bytes) -> None:
+        """Queue a request; one that breaks a rule of the protocol is answered for itself."""
+        try:
+            self._requests.append((codec.decode_request(body), len(body)))
+        except codec.BadRequest as e:
+            self._node.counters.bad_requests += 1
+            self.answer(e.id, Failed(BAD_REQUEST, str(e)))
 
     def pause_writing(self) -> None:
         self._slow = True

@@ -1,31 +1,41 @@
 """The heart of a wormserver: requests in, one store transaction per batch, then the answers.
 
-Requests that change state wait in a queue.  Whatever has come in while the last commit was under
-way is the next batch: handled in order, committed as one transaction with one sync, and answered
-only when that is done.  Reads are answered at once from the last commit that is done.
+Requests that change state wait in a queue.  What has come in while the last commit was under way
+is the next batch, up to a bound on its work: handled in order, committed as one transaction with
+one sync, and answered only when that is done.  Reads are answered at once from the last commit that
+is done.
+
+A batch has two phases.  To *handle* it only collects changes, in memory: whatever goes wrong there
+costs the request that it goes wrong with, for the others are handled anew without it.  To *commit*
+it is for the store alone: it succeeds, or the store is full and unchanged, or nobody knows; then
+the node has failed, and answers nothing but that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
 import msgspec
 
-from wormspace.errors import StoreError, StoreFull
-from wormspace.paxos.messages import Capture, Decided, Done, Read, Reply, Report, Trim, Write
+from wormspace.errors import StoreDamaged, StoreError, StoreFull
+from wormspace.knobs import KNOBS
+from wormspace.paxos.ballot import round_of
+from wormspace.paxos.messages import Capture, Decided, Done, Promise, Read, Report, Trim, Write
 from wormspace.server import acceptors, tables
 from wormspace.server.counters import Counters
+from wormspace.server.door import Door
 from wormspace.server.listeners import Listeners, Port
+from wormspace.server.marks import Marks
 from wormspace.store.engine import Batch, Engine
 from wormspace.wire.messages import (
-    BAD_REQUEST,
+    DAMAGED,
     FULL,
     INTERNAL,
     STOPPING,
-    TOO_LARGE,
     TOO_MANY,
     Accepted,
     Discarded,
@@ -47,14 +57,13 @@ log = logging.getLogger("wormspace.node")
 MAX_VALUE_BYTES = 1 << 20
 MAX_LISTENERS = 16384
 MARKS_SAVE_S = 1.0
-MARKS_MAX = 10_000
-SWEEP_KEYS = 2_000
 SWEEP_RETRY_S = 1.0
-NAMES_PAGE = 1_000
-
 
 Queued: TypeAlias = tuple[Port, int, Capture | Write | Trim, int]
 """(where the answer goes, request id, request, its size in bytes)"""
+
+News: TypeAlias = Write | Trim
+"""What listeners are to be told, once it is durable."""
 
 
 class Node:
@@ -80,14 +89,17 @@ class Node:
         self.max_value = max_value
         self._max_listeners = max_listeners
         self._on_fatal = on_fatal
-        self._marks = acceptors.Marks()
-        self._queue: list[Queued] = []
+        self._door = Door(max_value)
+        self._door.learn_rounds(engine.view)
+        self._marks = Marks()
+        self._queue: deque[Queued] = deque()
         self.backlog_bytes = 0
         self._worker: asyncio.Task[None] | None = None
         self._marks_timer: asyncio.TimerHandle | None = None
         self._marks_due = False
-        self._sweep_keys = SWEEP_KEYS
+        self._sweep_keys = KNOBS.server_sweep_keys
         self._no_room = False
+        self._rounds_rose = False
         self._stopping = False
         self._failed: StoreError | None = None
         self.counters = Counters()
@@ -102,34 +114,70 @@ class Node:
 
     def submit(self, port: Port, request_id: int, message: Upward, size: int = 0) -> None:
         """Take in a request of `size` bytes; the answer goes to `port`, now or later."""
-        if isinstance(message, Write | Capture | Trim):
-            problem = self._problem(message)
-            if problem is not None:
-                port.answer(request_id, problem)
-                return
+        problem = self._refusal(message)
+        if problem is not None:
+            port.answer(request_id, problem)
+        elif isinstance(message, Write | Capture | Trim):
             self._queue.append((port, request_id, message, size))
             self.backlog_bytes += size
             self._wake()
-        elif isinstance(message, Read):
-            port.answer(request_id, self._read(message))
-        elif isinstance(message, Decided):
-            self._learn(message)
         else:
-            self._other(port, request_id, message)
+            try:
+                answer = self._ask(port, request_id, message)
+            except Exception as e:  # noqa: BLE001 - one request must not cost the connection
+                answer = self._mishap(e)
+            if answer is not None:
+                port.answer(request_id, answer)
 
-    def _other(self, port: Port, request_id: int, message: Upward) -> None:
-        if isinstance(message, Listen):
-            port.answer(request_id, self._listen(port, request_id, message))
-        elif isinstance(message, Unlisten):
-            self._listeners.remove(port, message.listener)
-        elif isinstance(message, Status):
-            port.answer(request_id, Figures(self.figures()))
-        elif isinstance(message, Spaces):
-            names = tables.space_names(self._engine.view, message.after, NAMES_PAGE)
-            port.answer(request_id, SpaceNames(names))
-        elif isinstance(message, Head):
-            below = tables.trimmed_below(self._engine.view, message.space)
-            port.answer(request_id, TrimmedBelow(below))
+    def _refusal(self, m: Upward) -> Failed | None:
+        """Why a request cannot be taken in at all, if so."""
+        if self._failed:
+            return _has_failed(self._failed)
+        if self._stopping and isinstance(m, Write | Capture | Trim):
+            return Failed(STOPPING, "the server is stopping")
+        problem = self._door.problem(m)
+        if problem is not None:
+            self.counters.bad_requests += 1
+        return problem
+
+    def _ask(self, port: Port, request_id: int, m: Upward) -> Downward | None:
+        """Carry out what needs no batch; returns the answer, if there is one."""
+        view = self._engine.view
+        if isinstance(m, Read):
+            return self._read(m)
+        if isinstance(m, Decided):
+            self._learn(m)
+        elif isinstance(m, Listen):
+            return self._listen(port, request_id, m)
+        elif isinstance(m, Unlisten):
+            self._listeners.remove(port, m.listener)
+        elif isinstance(m, Status):
+            return Figures(self.figures())
+        elif isinstance(m, Spaces):
+            return SpaceNames(tables.space_names(view, m.after, KNOBS.server_page_names))
+        elif isinstance(m, Head):
+            return TrimmedBelow(tables.trimmed_below(view, m.space))
+        return None
+
+    def _mishap(self, e: Exception) -> Failed:
+        """What to say to a request that met an error, none of whose changes are left."""
+        if isinstance(e, StoreDamaged):
+            self.counters.damaged += 1
+            log.error("damage in the store: %s", e)
+            return Failed(DAMAGED, f"what is asked for is damaged on this server: {e}")
+        if isinstance(e, StoreError):
+            self._fail(e)
+            return _has_failed(e)
+        self.counters.faults += 1
+        log.error("a request could not be handled", exc_info=e)
+        return Failed(INTERNAL, f"{type(e).__name__}: {e}")
+
+    def _read(self, m: Read) -> Downward:
+        report = acceptors.read(self._engine.view, self._marks, m)
+        self.counters.reads += 1
+        if isinstance(report, Report):
+            self.counters.registers_read += len(report.rows)
+        return report
 
     def _listen(self, port: Port, request_id: int, m: Listen) -> Done | Failed:
         self._listeners.remove(port, request_id)
@@ -161,64 +209,16 @@ class Node:
             self._marks_timer.cancel()
         while self._worker:
             await asyncio.wait([self._worker])
-        if len(self._marks) and not self._failed:
+        while len(self._marks) and not self._failed:
             self._marks_due = True
             await self._commit([])
         self._engine.close()
 
-    # ------------------------------------------------------------ what needs no batch
-
-    def _problem(self, m: Write | Capture | Trim) -> Failed | None:
-        """Why a request cannot be taken in at all, if so."""
-        if self._failed:
-            return Failed(INTERNAL, f"the store has failed: {self._failed}")
-        if self._stopping:
-            return Failed(STOPPING, "the server is stopping")
-        bad = ""
-        if len(m.space.encode()) > tables.MAX_NAME_BYTES:
-            bad = f"a space name has at most {tables.MAX_NAME_BYTES} bytes"
-        elif isinstance(m, Write):
-            if not m.offsets or len(m.offsets) != len(m.values):
-                bad = "a write needs as many values as offsets, and at least one"
-            elif len(set(m.offsets)) != len(m.offsets):
-                bad = "a write names each offset once"
-            elif max(map(len, m.values)) > self.max_value:
-                return Failed(TOO_LARGE, f"a value has at most {self.max_value} bytes here")
-        elif isinstance(m, Capture):
-            if m.start >= m.stop:
-                bad = "a capture needs start < stop"
-        elif m.segment >= m.stop:
-            bad = "a trim needs segment < stop"
-        if bad:
-            self.counters.bad_requests += 1
-            return Failed(BAD_REQUEST, bad)
-        return None
-
-    def _read(self, m: Read) -> Reply | Failed:
-        end = 0
-        for lo, hi in m.spans:
-            if lo < end or lo >= hi:
-                break
-            end = hi
-        else:
-            if m.spans:
-                return self._report(m)
-        self.counters.bad_requests += 1
-        return Failed(BAD_REQUEST, "a read needs spans with lo < hi, ascending")
-
-    def _report(self, m: Read) -> Reply:
-        report = acceptors.read(self._engine.view, self._marks, m)
-        self.counters.reads += 1
-        if isinstance(report, Report):
-            self.counters.registers_read += len(report.rows)
-        return report
+    # ------------------------------------------------------------ decided marks
 
     def _learn(self, m: Decided) -> None:
-        if any(lo >= hi for lo, hi in m.spans):
-            self.counters.bad_requests += 1
-            return
         self._marks.learn(self._engine.view, m)
-        if len(self._marks) > MARKS_MAX:
+        if len(self._marks) >= KNOBS.server_marks_pending:
             self._save_marks()
         elif self._marks_timer is None and not self._stopping:
             loop = asyncio.get_running_loop()
@@ -240,18 +240,28 @@ class Node:
     async def _work(self) -> None:
         try:
             while True:
-                batch, self._queue = self._queue, []
-                await self._commit(batch)
-                if self._failed or not (self._queue or self._sweeping()):
+                await self._commit(self._next_batch())
+                if self._failed or not (self._queue or self._marks_due or self._sweeping()):
                     return
                 if self._no_room and not self._queue:
                     # Not even what trims left behind can be deleted now.  Some day it can.
                     asyncio.get_running_loop().call_later(SWEEP_RETRY_S, self._sweep_again)
                     return
+                await asyncio.sleep(0)  # a store in memory commits without a turn of the loop
         finally:
             self._worker = None
             if self._queue and not self._failed:
                 self._wake()
+
+    def _next_batch(self) -> list[Queued]:
+        """Take requests from the queue, up to the work of a batch."""
+        queue, batch, work = self._queue, list[Queued](), KNOBS.server_batch_work
+        while queue and work > 0:
+            item = queue.popleft()
+            batch.append(item)
+            m = item[2]
+            work -= len(m.offsets) if isinstance(m, Write) else 1
+        return batch
 
     def _sweep_again(self) -> None:
         if self._sweeping():
@@ -264,47 +274,55 @@ class Node:
 
     async def _commit(self, queued: list[Queued]) -> None:
         """One batch: handle, commit, and only then answer."""
+        if self._failed:
+            self._settle(queued, [_has_failed(self._failed)] * len(queued))
+            return
+        mishap: Exception | None = None
         try:
             batch = self._engine.begin()
             try:
                 answers, news = self._handle(batch, queued)
-            except BaseException:
+            except Exception as e:
                 batch.abort()
-                raise
-            await self._engine.commit(batch)
+                if _is_fatal(e):
+                    raise
+                mishap = e
+            else:
+                await self._engine.commit(batch)
         except StoreFull as e:
             await self._on_full(queued, e)
             return
-        except StoreError as e:
-            self._fail(e)
-            self._settle(queued, [Failed(INTERNAL, f"the store has failed: {e}")] * len(queued))
+        except BaseException as e:
+            failure = e if isinstance(e, StoreError) else StoreError(f"{type(e).__name__}: {e}")
+            self._fail(failure)
+            self._settle(queued, [_has_failed(failure)] * len(queued))
+            if not isinstance(e, Exception):
+                raise
             return
-        except Exception as e:  # a bug must cost its batch, not the server
-            log.exception("a batch could not be handled")
-            failed = Failed(INTERNAL, f"{type(e).__name__}: {e}")
-            self._settle(queued, [failed] * len(queued))
+        if mishap is not None:
+            await self._apart(queued, mishap)
             return
+        if self._rounds_rose:
+            self._rounds_rose = False
+            self._door.learn_rounds(self._engine.view)
         self.counters.batches += 1
         self.counters.batched_requests += len(queued)
         self._no_room = False
-        self._sweep_keys = min(SWEEP_KEYS, 2 * self._sweep_keys)
+        self._sweep_keys = min(KNOBS.server_sweep_keys, 2 * self._sweep_keys)
         self._settle(queued, answers)
-        self._publish(news)
+        await self._publish(news)
 
-    def _publish(self, news: list[Write | Trim]) -> None:
-        """Tell the listeners, those too that came while the batch was on its way to the disk.
+    async def _apart(self, queued: list[Queued], e: Exception) -> None:
+        """A batch could not be handled, and nothing of it is left: find out because of whom.
 
-        A subscription that was answered before must hear of it: what its client has read since is
-        the state without this batch.
+        By halves: each costs the others the logarithm of a batch, and is answered for itself.
         """
-        for m in news:
-            if not self._listeners.want(m.space):
-                continue
-            if isinstance(m, Trim):
-                self._listeners.publish(Discarded(m.space, m.segment, m.stop))
-            else:
-                event = Accepted(m.space, m.segment, m.ballot, m.offsets, m.values)
-                self._listeners.publish(event)
+        if len(queued) > 1:
+            half = len(queued) // 2
+            await self._commit(queued[:half])
+            await self._commit(queued[half:])
+        else:
+            self._settle(queued, [self._mishap(e)] * len(queued))
 
     async def _on_full(self, queued: list[Queued], e: StoreFull) -> None:
         """There was no room for a batch: refuse what needs room, try again what makes some."""
@@ -322,14 +340,13 @@ class Node:
             self._sweep_keys = max(1, self._sweep_keys // 4)
             self._settle(trims, [Failed(FULL, str(e))] * len(trims))
 
-    def _handle(
-        self, batch: Batch, queued: list[Queued]
-    ) -> tuple[list[Downward], list[Write | Trim]]:
-        """The answers, and what listeners are to be told once it is durable."""
+    def _handle(self, batch: Batch, queued: list[Queued]) -> tuple[list[Downward], list[News]]:
+        """The answers, and what listeners are to be told.  Changes nothing but the batch."""
         answers: list[Downward] = []
-        news: list[Write | Trim] = []
+        news: list[News] = []
         counters = self.counters
-        for _, _, m, _ in queued:
+        room = KNOBS.server_batch_rows_bytes
+        for port, _, m, _ in queued:
             if isinstance(m, Write):
                 answer, fresh = acceptors.write(batch, m)
                 counters.writes += 1
@@ -339,7 +356,12 @@ class Node:
                 answers.append(answer)
             elif isinstance(m, Capture):
                 counters.captures += 1
-                answers.append(acceptors.capture(batch, self._marks, m))
+                reply = acceptors.capture(
+                    batch, self._marks, m, 0 if room <= 0 or port.congested() else None
+                )
+                if isinstance(reply, Promise):
+                    room -= sum([len(row.value) + acceptors.ROW_BYTES for row in reply.rows])
+                answers.append(reply)
             else:
                 counters.trims += 1
                 done, fresh_trim = acceptors.trim(batch, m)
@@ -347,12 +369,29 @@ class Node:
                     self._garbage = True
                     news.append(m)
                 answers.append(done)
-        if self._marks_due:
-            self._marks_due = False
-            self._marks.save(batch)
-        if self._garbage:
-            counters.swept += acceptors.sweep(batch, self._sweep_keys)
+            if not isinstance(m, Trim) and self._door.is_news(m.ballot):
+                tables.reach_round(batch, round_of(m.ballot))
+                self._rounds_rose = True
+        self._chores(batch)
         return answers, news
+
+    def _chores(self, batch: Batch) -> None:
+        """Save marks and sweep.
+
+        None of it is owed to anybody, and a part of it is as good as all: what goes wrong is told,
+        and left alone until the next start.
+        """
+        try:
+            if self._marks_due:
+                self._marks.save(batch, KNOBS.server_marks_saved)
+                self._marks_due = len(self._marks) > 0
+            if self._garbage:
+                self.counters.swept += acceptors.sweep(batch, self._sweep_keys)
+        except Exception as e:
+            if _is_fatal(e):
+                raise
+            self._marks_due = self._garbage = False
+            self._mishap(e)
 
     def _settle(self, queued: list[Queued], answers: list[Downward]) -> None:
         for (port, request_id, _, size), answer in zip(queued, answers, strict=True):
@@ -362,8 +401,41 @@ class Node:
         for resume in waiting:
             resume()
 
+    async def _publish(self, news: list[News]) -> None:
+        """Tell the listeners, those too that came while the batch was on its way to the disk.
+
+        A subscription that was answered before must hear of it: what its client has read since is
+        the state without this batch.
+        """
+        told = 0
+        for m in news:
+            if not self._listeners.want(m.space):
+                continue
+            if isinstance(m, Trim):
+                told += self._listeners.publish(Discarded(m.space, m.segment, m.stop))
+            else:
+                event = Accepted(m.space, m.segment, m.ballot, m.offsets, m.values)
+                told += self._listeners.publish(event)
+            if told >= KNOBS.server_turn_requests:
+                told = 0
+                await asyncio.sleep(0)
+
     def _fail(self, e: StoreError) -> None:
+        if self._failed:
+            return
         log.critical("the store has failed, this server can promise nothing more: %s", e)
         self._failed = e
+        left = list(self._queue)
+        self._queue.clear()
+        self._settle(left, [_has_failed(e)] * len(left))
         if self._on_fatal:
             self._on_fatal(e)
+
+
+def _is_fatal(e: Exception) -> bool:
+    """Whether the store as a whole cannot be trusted any more."""
+    return isinstance(e, StoreError) and not isinstance(e, StoreDamaged)
+
+
+def _has_failed(e: StoreError) -> Failed:
+    return Failed(INTERNAL, f"the store has failed: {e}")

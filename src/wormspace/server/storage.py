@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wormspace.server.tables import DECIDED, GARBAGE, PROMISES, ROWS, SPACES, TRIMMED
+from wormspace.server.tables import COUNTERS, DECIDED, GARBAGE, PROMISES, ROWS, SPACES, TRIMMED
 from wormspace.store.lmdb_engine import LmdbEngine
 
 
@@ -12,5 +12,5 @@ class AcceptorStore(LmdbEngine):
     Tombstones may grow in a full store, or it could never be trimmed.
     """
 
-    tables = ("identity", SPACES, ROWS, PROMISES, DECIDED, TRIMMED, GARBAGE)
+    tables = ("identity", SPACES, ROWS, PROMISES, DECIDED, TRIMMED, GARBAGE, COUNTERS)
     growing = (SPACES, ROWS, PROMISES, DECIDED)

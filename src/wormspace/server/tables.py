@@ -6,29 +6,41 @@
 | rows | space id, segment (8), offset (4) | ballot (16), value |
 | promises, decided | space id, segment (8), lo (8) | hi (8), ballot (16) |
 | trimmed | space id, lo segment (8) | hi segment (8), a ballot that means nothing (16) |
-| garbage | space id, segment (8) | empty: rows of a trimmed segment wait to be deleted |
+| garbage | space id, segment (8) | segment (8): all below it, from the key's on, is to be deleted |
+| counters | a name | a number, 8 bytes |
 
-Numbers are big-endian, so that the order of keys is the order of addresses.
+Numbers are big-endian, so that the order of keys is the order of addresses.  Each function here
+looks up a constant number of keys, but where it says otherwise.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 from wormspace.paxos.ballot import BALLOT_BYTES
 from wormspace.paxos.ranges import Range
 from wormspace.store.engine import Batch, View
 
-ROWS, PROMISES, DECIDED, TRIMMED, SPACES, GARBAGE = (
+ROWS, PROMISES, DECIDED, TRIMMED, SPACES, GARBAGE, COUNTERS = (
     "rows",
     "promises",
     "decided",
     "trimmed",
     "spaces",
     "garbage",
+    "counters",
 )
 MAX_OFFSET = 1 << 32
 MAX_NAME_BYTES = 255
+SPACES_COUNTED = b"spaces"
+"""The counter of spaces that have an id."""
+
+ROUNDS_REACHED = b"rounds"
+"""The counter that says how far the rounds of ballots have come; see `rounds_reached`."""
+
+ROUNDS_STEP = 1 << 32
+"""That counter is kept in steps of this size, so that next to no capture has anything to put."""
 
 
 def find_space(view: View, name: str) -> bytes | None:
@@ -41,13 +53,31 @@ def intern_space(batch: Batch, name: str) -> bytes:
     key = name.encode()
     found = batch.get(SPACES, key)
     if found is None:
-        found = sum(1 for _ in batch.scan(SPACES, b"", b"\xff" * 256)).to_bytes(4, "big")
+        count = _counter(batch, SPACES_COUNTED)
+        found = count.to_bytes(4, "big")
         batch.put(SPACES, key, found)
+        batch.put(COUNTERS, SPACES_COUNTED, (count + 1).to_bytes(8, "big"))
     return found
 
 
+def rounds_reached(view: View) -> int:
+    """No ballot here has a round of more than `ROUNDS_STEP` above this."""
+    return _counter(view, ROUNDS_REACHED)
+
+
+def reach_round(batch: Batch, number: int) -> None:
+    """Remember that ballots have come to this round."""
+    if number > rounds_reached(batch) + ROUNDS_STEP:
+        batch.put(COUNTERS, ROUNDS_REACHED, number.to_bytes(8, "big"))
+
+
+def _counter(view: View, name: bytes) -> int:
+    stored = view.get(COUNTERS, name)
+    return int.from_bytes(stored, "big") if stored is not None else 0
+
+
 def space_names(view: View, after: str, limit: int) -> list[str]:
-    """Up to `limit` names above `after`, in order."""
+    """Up to `limit` names above `after`, in order; costs so many keys."""
     names = []
     for key, _ in view.scan(SPACES, after.encode() + b"\0", b"\xff" * 256):
         names.append(key.decode())
@@ -72,7 +102,7 @@ def split_row(stored: bytes) -> tuple[bytes, bytes]:
 
 
 def scan_rows(view: View, prefix: bytes, lo: int, hi: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and stored row of what was accepted in [lo, hi), by offset."""
+    """Offset and stored row of what was accepted in [lo, hi), by offset; a key at a time."""
     if lo >= hi:
         return
     first, last = row_keys(prefix, [lo, min(hi, MAX_OFFSET) - 1])
@@ -83,12 +113,15 @@ def scan_rows(view: View, prefix: bytes, lo: int, hi: int) -> Iterator[tuple[int
 # ------------------------------------------------------------------ maps of ranges
 
 
-def load_slice(view: View, table: str, prefix: bytes, lo: int, hi: int) -> tuple[Range, ...]:
-    """Every stored range that overlaps or touches [lo, hi], ascending.
+def load_slice(
+    view: View, table: str, prefix: bytes, lo: int, hi: int, most: int = sys.maxsize
+) -> tuple[Range, ...]:
+    """The stored ranges that overlap or touch [lo, hi], ascending; the first `most` of them.
 
-    Stored ranges are disjoint, so only the one that begins last before `lo` can reach it.
+    Stored ranges are disjoint, so only the one that begins last before `lo` can reach it.  Costs a
+    key for each range that is returned.
     """
-    out = []
+    out: list[Range] = []
     first = view.floor(table, prefix + lo.to_bytes(8, "big"))
     if first is not None and first[0].startswith(prefix):
         r = _load_range(*first)
@@ -97,14 +130,25 @@ def load_slice(view: View, table: str, prefix: bytes, lo: int, hi: int) -> tuple
     for key, stored in view.scan(
         table, prefix + (lo + 1).to_bytes(8, "big"), prefix + (hi + 1).to_bytes(8, "big")
     ):
+        if len(out) >= most:
+            break
         out.append(_load_range(key, stored))
     return tuple(out)
+
+
+def range_at(view: View, table: str, prefix: bytes, offset: int) -> Range | None:
+    """The stored range that covers the offset, if any."""
+    found = view.floor(table, prefix + offset.to_bytes(8, "big"))
+    if found is None or not found[0].startswith(prefix):
+        return None
+    r = _load_range(*found)
+    return r if offset < r.hi else None
 
 
 def store_slice(
     batch: Batch, table: str, prefix: bytes, old: tuple[Range, ...], new: tuple[Range, ...]
 ) -> None:
-    """Replace the ranges `old`, as they were loaded, by `new`."""
+    """Replace the ranges `old`, as they were loaded, by `new`; costs a key for each change."""
     if new is old:
         return
     stay = set(new)
@@ -142,5 +186,18 @@ def trimmed_below(view: View, name: str) -> int:
 
 
 def trimmed_ranges(view: View, space: bytes, lo: int, hi: int) -> tuple[Range, ...]:
-    """The tombstones that overlap or touch segments [lo, hi]."""
+    """The tombstones that overlap or touch segments [lo, hi]; costs a key for each."""
     return load_slice(view, TRIMMED, space, lo, hi)
+
+
+def segments_known(view: View, space: bytes) -> int:
+    """A segment above all of the space that hold anything here, or have tombstones."""
+    known = 0
+    for table in (ROWS, PROMISES):
+        found = view.floor(table, space + b"\xff" * 16)
+        if found is not None and found[0].startswith(space):
+            known = max(known, int.from_bytes(found[0][4:12], "big") + 1)
+    found = view.floor(TRIMMED, space + b"\xff" * 8)
+    if found is not None and found[0].startswith(space):
+        known = max(known, int.from_bytes(found[1][:8], "big"))
+    return known

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from wormspace.errors import ProtocolViolation, Unavailable
-from wormspace.server import acceptors
+from wormspace.knobs import turned
 from wormspace.server.listener import Limits, Server, ServerIdentity
 from wormspace.sim._handles import Stuck
 from wormspace.sim.calls import Mix
@@ -73,7 +73,7 @@ class Shape:
     listeners: int = 2
     duration_s: float = 6.0
     lossy: bool = False
-    page_bytes: int = acceptors.PAGE_BYTES
+    page_bytes: int = 1 << 20
     client_crash_every_s: float = 2.0
     mix: Mix = field(default_factory=Mix)
     faults: FaultPlan = field(default_factory=lambda: FaultPlan(every_s=(0.02, 0.6)))
@@ -136,12 +136,8 @@ class Stalled(Stuck):
 @contextmanager
 def _pages(size: int) -> Iterator[None]:
     """Reports of at most `size` bytes a page, while this lasts."""
-    before = acceptors.PAGE_BYTES
-    acceptors.PAGE_BYTES = size
-    try:
+    with turned(server_page_bytes=size):
         yield
-    finally:
-        acceptors.PAGE_BYTES = before
 
 
 class Run:

@@ -23,6 +23,7 @@ from wormspace.paxos.messages import (
 )
 from wormspace.register.token import as_spans
 from wormspace.server import acceptors, tables
+from wormspace.server.marks import Marks
 from wormspace.sim._actors import (
     SEGMENT,
     SPACE,
@@ -85,7 +86,7 @@ class Paxos:
         return _held(batch), answer
 
     def _handle(self, batch: Batch, wish: Wish) -> Answer | None:
-        marks = acceptors.Marks()
+        marks = Marks()
         reply: object
         if wish.kind == "capture":
             message = Capture(SPACE, SEGMENT, wish.start, wish.stop, wish.ballot)
@@ -102,7 +103,7 @@ class Paxos:
         else:
             spans = list(as_spans([offset for offset, _ in wish.values]))
             marks.learn(batch, Decided(SPACE, SEGMENT, wish.ballot, spans))
-            marks.save(batch)
+            marks.save(batch, len(marks))
             return None
         return _answer(reply)
 
@@ -155,7 +156,7 @@ class Paxos:
         held = tables.load_slice(view, tables.PROMISES, prefix, 0, tables.MAX_OFFSET)
         promises = ", ".join(f"[{r.lo}, {r.hi}) {show_ballot(r.ballot)}" for r in held)
         whole = Read(SPACE, SEGMENT, [(0, tables.MAX_OFFSET)])
-        report = acceptors.read(view, acceptors.Marks(), whole)
+        report = acceptors.read(view, Marks(), whole)
         kept = report.rows if isinstance(report, Report) else []
         rows = ", ".join(show_row(row) for row in kept)
         return f"has promised {promises or 'nothing'}, accepted {rows or 'nothing'}"

@@ -9,13 +9,10 @@ from __future__ import annotations
 import msgspec
 
 from wormspace.wire.frames import frame
-from wormspace.wire.messages import Hello, Refusal, ToClient, ToServer, Welcome
+from wormspace.wire.messages import Hello, Refusal, RequestId, ToClient, ToServer, Welcome
 
-_encoder = msgspec.msgpack.Encoder()
-_to_server = msgspec.msgpack.Decoder(ToServer)
-_to_client = msgspec.msgpack.Decoder(ToClient)
-_hello = msgspec.msgpack.Decoder(Hello)
-_greeting: msgspec.msgpack.Decoder[Welcome | Refusal] = msgspec.msgpack.Decoder(Welcome | Refusal)
+MAX_PROBLEM = 200
+"""Characters of an error that are told and logged."""
 
 _NOT_A_MESSAGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -24,17 +21,59 @@ class BadMessage(Exception):
     """Raised by every decode function for bytes that are not such a message."""
 
 
+class BadRequest(BadMessage):
+    """An envelope whose message is none, or breaks the bounds of a field; `id` is the envelope's.
+
+    The stream is sound: what is wrong can be answered for itself.
+    """
+
+    def __init__(self, text: str, request_id: int) -> None:
+        super().__init__(text)
+        self.id = request_id
+
+
+class _Envelope(msgspec.Struct, array_like=True):
+    """A `ToServer` of which only the id is looked at."""
+
+    id: RequestId
+    message: msgspec.Raw
+
+
+_encoder = msgspec.msgpack.Encoder()
+_to_server = msgspec.msgpack.Decoder(ToServer)
+_to_client = msgspec.msgpack.Decoder(ToClient)
+_envelope = msgspec.msgpack.Decoder(_Envelope)
+_hello = msgspec.msgpack.Decoder(Hello)
+_greeting: msgspec.msgpack.Decoder[Welcome | Refusal] = msgspec.msgpack.Decoder(Welcome | Refusal)
+
+
 def encode(message: ToServer | ToClient | Hello | Welcome | Refusal) -> bytes:
     """The frame of a message, header included."""
     return frame(_encoder.encode(message))
 
 
 def decode_request(body: bytes) -> ToServer:
-    """What a client sent after its greeting."""
+    """What a client sent after its greeting.
+
+    Raises:
+        BadRequest: it has an id, and can be answered for itself.
+        BadMessage: it is nothing that can be understood.
+    """
     try:
         return _to_server.decode(body)
     except _NOT_A_MESSAGE as e:
-        raise BadMessage(str(e)) from e
+        problem = _short(e)
+    try:
+        envelope = _envelope.decode(body)
+    except _NOT_A_MESSAGE:
+        raise BadMessage(problem) from None
+    raise BadRequest(problem, envelope.id)
+
+
+def _short(error: Exception) -> str:
+    """What is wrong, without all that the peer has sent."""
+    text = str(error)
+    return text if len(text) <= MAX_PROBLEM else text[:MAX_PROBLEM] + "..."
 
 
 def decode_reply(body: bytes) -> ToClient:
@@ -42,7 +81,7 @@ def decode_reply(body: bytes) -> ToClient:
     try:
         return _to_client.decode(body)
     except _NOT_A_MESSAGE as e:
-        raise BadMessage(str(e)) from e
+        raise BadMessage(_short(e)) from e
 
 
 def decode_hello(body: bytes) -> Hello:
@@ -50,7 +89,7 @@ def decode_hello(body: bytes) -> Hello:
     try:
         return _hello.decode(body)
     except _NOT_A_MESSAGE as e:
-        raise BadMessage(str(e)) from e
+        raise BadMessage(_short(e)) from e
 
 
 def decode_greeting(body: bytes) -> Welcome | Refusal:
@@ -58,4 +97,4 @@ def decode_greeting(body: bytes) -> Welcome | Refusal:
     try:
         return _greeting.decode(body)
     except _NOT_A_MESSAGE as e:
-        raise BadMessage(str(e)) from e
+        raise BadMessage(_short(e)) from e

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from wormspace.paxos.messages import Reply, Request, SegmentNumber, SpaceName
+from wormspace.paxos.messages import Reply, Request, SegmentBound, SegmentNumber, SpaceName
 
 PROTOCOL_VERSIONS = (1,)
 MAX_NAME = 255
@@ -71,7 +71,7 @@ class Listen(msgspec.Struct, frozen=True, array_like=True, tag="listen"):
 
     space: SpaceName
     segment: SegmentNumber
-    stop: SegmentNumber
+    stop: SegmentBound
     values: bool = True
 
 
@@ -143,19 +143,23 @@ class TrimmedBelow(msgspec.Struct, frozen=True, array_like=True, tag="trimmed-be
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     """The request was not carried out and changed nothing.
 
-    `code` is one of `FULL`, `TOO_LARGE`, `TOO_MANY`, `BAD_REQUEST`, `STOPPING`, `INTERNAL`.
+    But for `INTERNAL`: the server could not say how far it came, and may have carried it out.
+
+    `code` is one of `FULL`, `TOO_LARGE`, `TOO_MANY`, `BAD_REQUEST`, `STOPPING`, `DAMAGED`,
+    `INTERNAL`.
     """
 
     code: str
     text: str
 
 
-FULL, TOO_LARGE, TOO_MANY, BAD_REQUEST, STOPPING, INTERNAL = (
+FULL, TOO_LARGE, TOO_MANY, BAD_REQUEST, STOPPING, DAMAGED, INTERNAL = (
     "full",
     "too-large",
     "too-many",
     "bad-request",
     "stopping",
+    "damaged",
     "internal",
 )
 
@@ -168,10 +172,13 @@ Downward: TypeAlias = (
 )
 
 
+RequestId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
 class ToServer(msgspec.Struct, frozen=True, array_like=True):
     """A request: the answer will carry the same id, unique among the client's open requests."""
 
-    id: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+    id: RequestId
     message: Upward
 
 

@@ -1,0 +1,103 @@
+"""Decided marks that are not in the store yet: hints, safe to lose, saved with later batches.
+
+A mark is laid over its neighbours alone, so that learning one costs the same however many there
+are (`paxos.ranges`: an overlay of the slice is an overlay of the whole map).  There are at most
+`KNOBS.server_marks_pending` at a time; while the store cannot take them, new ones are forgotten.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+from wormspace.knobs import KNOBS
+from wormspace.paxos.acceptor import on_decided
+from wormspace.paxos.messages import Decided
+from wormspace.paxos.ranges import Range
+from wormspace.server import tables
+from wormspace.store.engine import Batch, View
+
+
+class _RangeMap:
+    """Disjoint ranges in memory: found by their beginning, in the order of offsets."""
+
+    __slots__ = ("_by_lo", "_los")
+
+    def __init__(self) -> None:
+        self._los: list[int] = []
+        self._by_lo: dict[int, Range] = {}
+
+    def __len__(self) -> int:
+        return len(self._los)
+
+    def at(self, offset: int) -> Range | None:
+        """The range that covers the offset, if any."""
+        i = bisect_right(self._los, offset)
+        if not i:
+            return None
+        r = self._by_lo[self._los[i - 1]]
+        return r if offset < r.hi else None
+
+    def lay(self, lo: int, hi: int, ballot: bytes) -> None:
+        """Lay a mark over what there is."""
+        first = bisect_left(self._los, lo)
+        if first and self._by_lo[self._los[first - 1]].hi >= lo:
+            first -= 1
+        last = bisect_right(self._los, hi, first)
+        old = tuple([self._by_lo.pop(at) for at in self._los[first:last]])
+        new = on_decided(old, lo, hi, ballot)
+        self._los[first:last] = sorted([r.lo for r in new])
+        for r in new:
+            self._by_lo[r.lo] = r
+
+    def take(self, most: int) -> list[Range]:
+        """Remove the first ranges, up to so many."""
+        taken = [self._by_lo.pop(lo) for lo in self._los[:most]]
+        del self._los[:most]
+        return taken
+
+
+class Marks:
+    """The marks that wait, by segment key; see `paxos.acceptor.on_decided`."""
+
+    def __init__(self) -> None:
+        self._pending: dict[bytes, _RangeMap] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def learn(self, view: View, d: Decided) -> None:
+        """Take in what a writer learned; nothing is written yet.
+
+        Costs the logarithm of what is pending for each span, and a constant for each mark that is
+        superseded.
+        """
+        space = tables.find_space(view, d.space)
+        if space is None or self._count >= KNOBS.server_marks_pending:
+            return
+        marks = self._pending.setdefault(tables.segment_key(space, d.segment), _RangeMap())
+        before = len(marks)
+        for lo, hi in d.spans:
+            marks.lay(lo, hi, d.ballot)
+        self._count += len(marks) - before
+
+    def at(self, prefix: bytes, offset: int) -> Range | None:
+        """The pending mark on a register, if any."""
+        marks = self._pending.get(prefix)
+        return marks.at(offset) if marks is not None else None
+
+    def save(self, batch: Batch, most: int) -> None:
+        """Move up to `most` of them into the store."""
+        while most > 0 and self._pending:
+            prefix, marks = next(iter(self._pending.items()))
+            taken = marks.take(most)
+            if not marks:
+                del self._pending[prefix]
+            self._count -= len(taken)
+            most -= max(1, len(taken))
+            if tables.is_trimmed(batch, prefix[:4], int.from_bytes(prefix[4:], "big")):
+                continue
+            for mark in taken:
+                old = tables.load_slice(batch, tables.DECIDED, prefix, mark.lo, mark.hi)
+                new = on_decided(old, mark.lo, mark.hi, mark.ballot)
+                tables.store_slice(batch, tables.DECIDED, prefix, old, new)
