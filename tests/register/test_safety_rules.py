@@ -5,6 +5,7 @@ rule in the product (by replacing the function that keeps it) and shows that the
 """
 
 import asyncio
+import random
 
 import pytest
 
@@ -19,12 +20,17 @@ from wormspace.paxos.messages import Capture, Promise, Read, Reject, Trim, Write
 from wormspace.paxos.ranges import Range, overlay
 from wormspace.register import paxos_registers
 from wormspace.register.contract import TRIM
+from wormspace.register.partition import Partition
+from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.register.token import Token
-from wormspace.server import acceptors, identity, tables
+from wormspace.server import acceptors, identity, runner, tables
+from wormspace.server.config import ClusterConfig, ServerConfig
 from wormspace.server.identity import Identity
 from wormspace.server.listener import ServerIdentity
+from wormspace.server.local import LocalLink
 from wormspace.server.node import Node
 from wormspace.server.storage import AcceptorStore
+from wormspace.space import Client
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire.membership import Membership
 
@@ -658,6 +664,41 @@ async def test_a_server_that_lost_its_disk_does_not_come_back_can_fail(tmp_path,
     async with world() as w:
         with pytest.raises(Violated):
             await check_a_server_that_lost_its_disk_does_not_come_back(w, tmp_path)
+
+
+async def check_a_server_does_not_come_back_on_other_terms(path):
+    """Somebody edits the cluster file from sync to memory; what was promised is forgotten."""
+
+    def cluster(durability):
+        return ClusterConfig("c", [ServerConfig("s1", "127.0.0.1", 7001, "s1")], durability)
+
+    async def started(config):
+        engine = await runner.open_engine(config, config.server[0], path)
+        link = LocalLink(Node(engine), "s1")
+        rng = random.Random(1)
+        return Client(PaxosRegisters([Partition(0, [link])], rng), rng, 5.0)
+
+    before, after = cluster("sync"), cluster("memory")
+    await runner.prepare_directory(before, before.server[0], path)
+    one = await started(before)
+    await (await one.space("s").alloc(size=1)).unsafe_write(0, b"red")
+    await one.close()
+    two = await outcome(started(after))
+    if isinstance(two, WormError):
+        return  # it does not start
+    found = await outcome(two.space("s").segment(0))
+    await two.close()
+    must(not isinstance(found, WormError), f"what was decided is forgotten: {found}")
+
+
+async def test_a_server_does_not_come_back_on_other_terms(tmp_path):
+    await check_a_server_does_not_come_back_on_other_terms(tmp_path)
+
+
+async def test_a_server_does_not_come_back_on_other_terms_can_fail(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "_compare", lambda *a: None)
+    with pytest.raises(Violated):
+        await check_a_server_does_not_come_back_on_other_terms(tmp_path)
 
 
 async def check_a_server_is_counted_once():
