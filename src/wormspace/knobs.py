@@ -138,8 +138,22 @@ def least() -> dict[str, int]:
 
 
 def drawn(rng: random.Random) -> dict[str, int]:
-    """A value for every knob, from its least to what ships, small ones as likely as large ones."""
-    return {field.name: _draw(rng, field) for field in dataclasses.fields(Knobs)}
+    """A value for every knob, from its least to what ships, small ones as likely as large ones.
+
+    Each has a generator of its own, so that a knob that is new changes no other one's draw.
+    """
+    seed = rng.getrandbits(64)
+    return {
+        field.name: _draw(random.Random(f"{seed}/{field.name}"), field)
+        for field in dataclasses.fields(Knobs)
+    }
+
+
+def differing() -> dict[str, int]:
+    """The knobs in force that are not as shipped."""
+    shipped = Knobs()
+    values = {field.name: getattr(KNOBS, field.name) for field in dataclasses.fields(Knobs)}
+    return {name: value for name, value in values.items() if value != getattr(shipped, name)}
 
 
 def _draw(rng: random.Random, field: dataclasses.Field[Any]) -> int:

@@ -12,7 +12,7 @@ from log_worlds import Book, LogWorld, read_all
 
 import wormspace
 from wormspace.log import LogTrimmed, NotWritten
-from wormspace.sim import FaultPlan, FaultSchedule, Loss, NetworkOptions
+from wormspace.sim import FaultPlan, FaultSchedule, Loss, NetworkOptions, World
 from wormspace.sim.world import State
 
 STRICT = NetworkOptions(framed=True, split=0.1)
@@ -37,7 +37,7 @@ class Campaign:
         trim_every_s=None,
         options=None,
     ):
-        self.cluster = LogWorld(seed, network=network)
+        self.cluster = LogWorld(seed, network=network, knobs=World.drawn_knobs(seed))
         self.world = self.cluster.world
         self.book = Book()
         self.names = [f"c{i + 1}" for i in range(clients)]

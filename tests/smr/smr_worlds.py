@@ -274,7 +274,7 @@ class Group:
 def run_faulty(seed, *, machine=Cells, options=None, kinds=(), duration_s=8.0, replicas=3, size=16):
     """One run under faults of servers and replicas; returns the group for more checks."""
     logging.getLogger("wormspace").setLevel(logging.CRITICAL)
-    with World(seed) as world, Witness() as witness:
+    with World(seed, knobs=World.drawn_knobs(seed)) as world, Witness() as witness:
         group = Group(world, machine, options=options, replicas=replicas, size=size)
         rng = world.random_for("faulty")
         plan = FaultPlan(

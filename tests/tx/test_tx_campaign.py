@@ -108,7 +108,7 @@ class Campaign:
 
 def run(seed: int, *, faults_s: float = FAULTS_S) -> Campaign:
     """A campaign under faults, then peace; what it claims is checked here."""
-    with World(seed) as world:
+    with World(seed, knobs=World.drawn_knobs(seed)) as world:
         campaign = Campaign(world)
         world.run(asyncio.sleep(1))  # every site serves
         world.run(world.spawn("bank", campaign.set_up).wait(), deadline_s=30)

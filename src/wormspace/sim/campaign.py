@@ -14,13 +14,11 @@ import asyncio
 import enum
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from wormspace.errors import ProtocolViolation, Unavailable
-from wormspace.knobs import turned
 from wormspace.server.listener import Limits, Server, ServerIdentity
 from wormspace.sim._handles import Stuck
 from wormspace.sim.calls import Mix
@@ -63,7 +61,7 @@ class Shape:
     lossy: whether single frames are lost, repeated and reordered on connections that stay up.
         That is more than TCP allows and the protocol must bear it, but a listener relies on its
         stream: with it, listeners may miss events and are only checked for what they are told.
-    page_bytes: the size of a page of a report; small ones exercise paging.
+    knobs: the values of knobs; None: all as shipped.
     """
 
     servers: int = 3
@@ -73,7 +71,7 @@ class Shape:
     listeners: int = 2
     duration_s: float = 6.0
     lossy: bool = False
-    page_bytes: int = 1 << 20
+    knobs: Mapping[str, int] | None = None
     client_crash_every_s: float = 2.0
     mix: Mix = field(default_factory=Mix)
     faults: FaultPlan = field(default_factory=lambda: FaultPlan(every_s=(0.02, 0.6)))
@@ -92,7 +90,7 @@ class Shape:
             clients=rng.choice((3, 4, 5)),
             listeners=rng.choice((0, 1, 2)),
             lossy=lossy,
-            page_bytes=rng.choice((1 << 20, 100)),
+            knobs=World.drawn_knobs(world_seed),
             client_crash_every_s=rng.choice((1.0, 3.0, 1000.0)),
             mix=Mix(segments=rng.choice((1, 2)), size=rng.choice((4, 12, 30))),
             faults=FaultPlan(
@@ -133,19 +131,12 @@ class Stalled(Stuck):
     """The faults are over, and yet something does not work."""
 
 
-@contextmanager
-def _pages(size: int) -> Iterator[None]:
-    """Reports of at most `size` bytes a page, while this lasts."""
-    with turned(server_page_bytes=size):
-        yield
-
-
 class Run:
     """The making of one run."""
 
     def __init__(self, seed: int, shape: Shape) -> None:
         self.shape = shape
-        self.world = World(seed, network=shape.network)
+        self.world = World(seed, network=shape.network, knobs=shape.knobs)
         self.records = Records()
         self.watches: list[StorageWatch] = []
         self.replica_sets = [
@@ -307,8 +298,7 @@ def run(seed: int, shape: Shape | None = None, *, max_steps: int = 5_000_000) ->
     world.loop.max_steps = max_steps
     report = Report(seed, Result.RIGHT)
     try:
-        with _pages(shape.page_bytes):
-            world.run(making.drive(), deadline_s=shape.duration_s + OVERTIME_S)
+        world.run(making.drive(), deadline_s=shape.duration_s + OVERTIME_S)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what became of the run
         _tell(report, error, world)
     network = world.network

@@ -18,11 +18,13 @@ import asyncio
 import contextvars
 import enum
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import ExitStack
 from random import Random
 from types import TracebackType
 from typing import Any, TypeVar
 
+from wormspace.knobs import differing, drawn, turned
 from wormspace.sim._handles import OWNER, Owner, Stuck
 from wormspace.sim._loop import SimLoop
 from wormspace.sim._wire import ROOT
@@ -207,6 +209,7 @@ class World:
     """Everything of one simulated run.
 
     seed: fixes the run, together with what is run. max_steps: as SimLoop's.
+    knobs: the values that are in force until the world is closed (default: those that ship).
     """
 
     def __init__(
@@ -218,6 +221,7 @@ class World:
         executor_delay_s: float = 0.0005,
         max_steps: int = 100_000_000,
         trace_capacity: int = 2000,
+        knobs: Mapping[str, int] | None = None,
     ) -> None:
         self.seed = seed
         self.random = self.random_for("world")
@@ -228,6 +232,8 @@ class World:
         self.loop.network = self.network
         self.disk_options = disk or DiskOptions()
         self._hosts: dict[str, Host] = {}
+        self._at_end = ExitStack()
+        self._at_end.enter_context(turned(**(knobs or {})))
 
     @classmethod
     def counting_delays(cls, seed: int = 0) -> World:
@@ -247,6 +253,11 @@ class World:
     def random_of(seed: int, name: str) -> Random:
         """The generator that a world of this seed has for this purpose."""
         return Random(f"{seed}/{name}")
+
+    @classmethod
+    def drawn_knobs(cls, seed: int) -> dict[str, int]:
+        """The values of all knobs that belong to this seed, from the least to what ships."""
+        return drawn(cls.random_of(seed, "knobs"))
 
     @property
     def now(self) -> float:
@@ -318,15 +329,18 @@ class World:
         return hashlib.blake2b(history.encode(), digest_size=16).hexdigest()
 
     def report(self) -> str:
-        """The seed, the time and the last events, for people."""
+        """The seed, the time, the knobs that are turned and the last events, for people."""
+        knobs = ", ".join(f"{name}={value}" for name, value in differing().items())
         return (
-            f"seed {self.seed}, {self.now:.6f} s, {self.loop.steps} steps; last events:\n"
+            f"seed {self.seed}, {self.now:.6f} s, {self.loop.steps} steps; "
+            f"knobs: {knobs or 'as shipped'}; last events:\n"
             + self.trace.transcript(_REPORTED_EVENTS)
         )
 
     def close(self) -> None:
         """End the world, in silence: nothing of it runs any more."""
         self.loop.close()
+        self._at_end.close()
 
     def __enter__(self) -> World:
         return self
