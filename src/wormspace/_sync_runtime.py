@@ -3,13 +3,18 @@
 A call hands a coroutine to that loop and waits for it.  Calls from several threads at once are
 under way at once; closing makes those that wait, and those that come later, raise `Closed`.  The
 thread is a daemon, so a connection that nobody closed does not keep the interpreter alive.
+
+A fork copies the connection and not its thread.  In the child every call raises `Closed`, and says
+that the child needs a connection of its own; the parent's is not touched.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -18,6 +23,19 @@ from wormspace._worm import Worm
 from wormspace.errors import Closed
 
 T = TypeVar("T")
+
+
+_here: weakref.WeakSet[Background] = weakref.WeakSet()
+"""The backgrounds whose threads run in this process."""
+
+
+def _after_fork() -> None:
+    for background in list(_here):
+        background.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Background:
@@ -29,6 +47,8 @@ class Background:
         self._loop = asyncio.new_event_loop()
         self._gate = threading.Lock()
         self._closed = False
+        self._why = "the client is closed"
+        _here.add(self)
         self._thread = threading.Thread(target=self._run, name="wormspace-sync", daemon=True)
         self._thread.start()
 
@@ -55,7 +75,7 @@ class Background:
         """
         with self._gate:
             if self._closed:
-                raise Closed("the client is closed")
+                raise Closed(self._why)
             return asyncio.run_coroutine_threadsafe(make(), self._loop)
 
     def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -77,6 +97,14 @@ class Background:
         with self._gate:
             if not self._closed:
                 self._loop.call_soon_threadsafe(what)
+
+    def abandon(self) -> None:
+        """This process is a child, without the thread: nothing may wait for it any more."""
+        self._gate = threading.Lock()  # the parent's other threads may have held the old one
+        self._closed = True
+        self._why = (
+            "this process was forked from the one that connected; connect again here, in the child"
+        )
 
     def close(self) -> None:
         """Close the client, end what is under way, and end the thread; harmless when repeated."""

@@ -121,6 +121,20 @@ class Files(Protocol):
         """clone(2): begin a thread."""
 
 
+_locks: set[int] = set()
+"""The descriptors that hold locks, as the process that took them has them."""
+
+
+def _let_go_in_child() -> None:
+    """A fork's copy of a lock's descriptor would hold the lock after its parent has ended."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)
+
+
 class SystemFiles:
     """The real one."""
 
@@ -151,12 +165,14 @@ class SystemFiles:
         return max(found, default=(0, ""))[1]
 
     def close(self, fd: int) -> None:
+        _locks.discard(fd)
         os.close(fd)
 
     def lock(self, fd: int) -> None:
         import fcntl  # only here: clients import this module on systems that do not have it
 
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _locks.add(fd)
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
