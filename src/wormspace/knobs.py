@@ -74,6 +74,12 @@ class Knobs:
     server_flush_bytes: int = knob(256 << 10, least=1)
     """Answers to one client that are sent before the turn of the loop is over."""
 
+    register_memory: int = knob(4096, least=2)
+    """Arrays and ballots of which a client remembers what it wrote, register by register."""
+
+    register_groups: int = knob(1024, least=1)
+    """Spaces, and proposers of tokens, for each of which a client knows what it has forgotten."""
+
     space_catch_up: int = knob(16, least=1)
     """Segments of which a listener that is behind reads at the same time."""
 

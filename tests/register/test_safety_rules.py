@@ -242,6 +242,7 @@ async def test_a_client_remembers_what_it_issued_can_fail(monkeypatch):
 
     def forgetful(self, stream, offset, value, deadline):
         stream.issued.open.pop(offset, None)
+        stream.issued.doubt.pop(offset, None)
         return issue(self, stream, offset, value, deadline)
 
     monkeypatch.setattr(paxos_registers.PaxosRegisters, "_issue", forgetful)

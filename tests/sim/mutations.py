@@ -227,6 +227,7 @@ def write_two_values_under_one_token() -> list[Patch]:
 
     def issue(self, stream, offset, value, deadline):
         stream.issued.open.pop(offset, None)
+        stream.issued.doubt.pop(offset, None)
         return shipped(self, stream, offset, value, deadline)
 
     return [(acceptors, "on_write", on_write), (PaxosRegisters, "_issue", issue)]

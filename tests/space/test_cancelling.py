@@ -43,7 +43,7 @@ class Scene:
         assert not registers._tasks
         assert not registers._listenings
         assert [dict(p._operations) for p in registers._partitions] == [{}]
-        assert all(stream.gathering is None for stream in registers._streams.values())
+        assert all(not writes.is_under_way for writes in registers._memory.writes.values())
 
 
 @contextlib.asynccontextmanager

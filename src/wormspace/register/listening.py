@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import takewhile
 from typing import Self, TypeAlias
 
 import msgspec
@@ -76,6 +78,7 @@ class _Votes(msgspec.Struct):
         heads: those of them that reported nothing before it that is still to be delivered.
         value: its value, once it is known to be decided.
         read: whether that is known from reading it: too few reported it.
+        empty_at: when a reading began that found it empty, if nobody reported it since; else 0.
     """
 
     since: float
@@ -85,6 +88,7 @@ class _Votes(msgspec.Struct):
     value: bytes | None = None
     reading: bool = False
     read: bool = False
+    empty_at: float = 0.0
 
 
 class Subscription:
@@ -139,7 +143,8 @@ class Subscription:
 
     def is_coming(self, number: int, offset: int) -> bool:
         """Whether the register was reported and its event is still to be emitted."""
-        return (number, offset) in self._votes
+        votes = self._votes.get((number, offset))
+        return votes is not None and not votes.empty_at
 
     # ------------------------------------------------------------ partition.Operation
 
@@ -225,6 +230,7 @@ class Subscription:
                 votes = self._votes[at] = _Votes(self._loop.time(), {})
             if not votes.voters & bit:
                 votes.voters |= bit
+                votes.empty_at = 0.0
                 queue.append(at)
             proposal = votes.by_ballot.get(m.ballot)
             if proposal is None:
@@ -297,7 +303,8 @@ class Subscription:
         """Read what has been short of a majority, or of its value, for too long; deliver the rest.
 
         A decided register waits in vain where a server that has a stream never accepts what the
-        others did.
+        others did, and behind what a server accepted and nobody decides.  It may go before whatever
+        was empty still when it was itself reported.
         """
         self._timer = self._loop.call_later(SETTLE_S, self._look)
         self._become_whole()
@@ -305,23 +312,32 @@ class Subscription:
         if self._whole and is_one_away and self._loop.time() >= self._gap_at + GAP_S:
             self._say_gap()
         before = self._loop.time() - SETTLE_S
-        stuck = self._whole
-        for at, votes in list(self._votes.items()):
-            if votes.since > before:
-                break  # in order of arrival
+        # In the order of arrival, so that what came lately costs nothing.
+        late = list(takewhile(lambda item: item[1].since <= before, self._votes.items()))
+        newest = max((votes.since for _, votes in late if votes.value is not None), default=0.0)
+        undecided_until = math.inf
+        for at, votes in late:
+            if at not in self._votes:
+                continue
             if votes.value is None:
-                stuck = False
-                if not votes.reading:
-                    votes.reading = True
-                    task = self._loop.create_task(self._settle(at))
-                    self._readers.add(task)
-                    task.add_done_callback(self._readers.discard)
-            elif stuck and at in self._votes and votes.since < before - SETTLE_S:
+                undecided_until = min(undecided_until, votes.empty_at)
+                if not votes.reading and (not votes.empty_at or votes.empty_at <= newest):
+                    self._begin_to_settle(at, votes)
+            elif self._whole and votes.since < min(before - SETTLE_S, undecided_until):
                 self._deliver(*at, votes.value)
                 self._release()
 
+    def _begin_to_settle(self, at: tuple[int, int], votes: _Votes) -> None:
+        votes.reading = True
+        task = self._loop.create_task(self._settle(at))
+        self._readers.add(task)
+        task.add_done_callback(self._readers.discard)
+
     async def _settle(self, at: tuple[int, int]) -> None:
         number, offset = at
+        began = self._loop.time()
+        voters = self._votes[at].voters
+        value: bytes | None = None
         try:
             value = await self._read_one((self._message.space, number), offset)
         except Trimmed:
@@ -330,7 +346,7 @@ class Subscription:
             return
         except WormError as e:
             log.info("listen: register %s/%s is undecided: %s", number, offset, e)
-            value = None
+            began = 0.0
         votes = self._votes.get(at)
         if votes is None or self._over:
             return
@@ -339,6 +355,8 @@ class Subscription:
             votes.value = value
             votes.read = True
             self._release()
+        elif votes.voters == voters:
+            votes.empty_at = began
 
 
 class Listening:

@@ -450,6 +450,7 @@ class WriteOperation(Base):
 
     def _fail(self, offset: int, error: Exception) -> None:
         """Whoever waits for the register learns that it is not written, or that nobody knows."""
+        self.issued.give_up(offset)
         for future in (self.waiting.pop(offset), *self.joined.pop(offset, ())):
             if not future.done():
                 future.set_exception(error)

@@ -25,7 +25,7 @@ from wormspace.errors import (
     WormError,
 )
 from wormspace.paxos import capturing, reading
-from wormspace.paxos.ballot import UNSAFE, above, proposer_of
+from wormspace.paxos.ballot import UNSAFE, above
 from wormspace.paxos.capturing import Capturing
 from wormspace.paxos.messages import Span, Trim
 from wormspace.paxos.reading import Reading
@@ -41,6 +41,7 @@ from wormspace.register.contract import (
 )
 from wormspace.register.gathering import Gathering
 from wormspace.register.issued import Issued
+from wormspace.register.memory import BallotWrites, Memory
 from wormspace.register.operations import (
     CaptureOperation,
     ReadOperation,
@@ -49,14 +50,10 @@ from wormspace.register.operations import (
 )
 from wormspace.register.partition import Partition
 from wormspace.register.standing import StandingOperation
-from wormspace.register.stream import Stream
 from wormspace.register.token import Token, as_spans
 
 BACKOFF_MIN_S = 0.002
 BACKOFF_MAX_S = 0.5
-MAX_STREAMS = 4096
-"""Ballots under which this client remembers, register by register, what it has written."""
-
 HELP_S = 5.0
 CLOSE_S = 1.0
 TRIM_AT_ONCE = 256
@@ -79,8 +76,7 @@ class PaxosRegisters:
         self._proposer = rng.getrandbits(64).to_bytes(8, "big")
         self._seen = UNSAFE
         self._loop = asyncio.get_running_loop()
-        self._streams: dict[tuple[ArrayName, bytes], Stream] = {}
-        self._forgotten: dict[bytes, bytes] = {}
+        self._memory = Memory()
         self._gathering = Gathering(self.read, self._spawn)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._listenings: dict[listening.Listening, None] = {}
@@ -152,74 +148,55 @@ class PaxosRegisters:
             token.require(array, offset)
             ballot = token.ballot
             taken = bool(token.taken) and not token.is_free(offset)
-        stream = self._streams.get((array, ballot)) or self._open_stream(array, ballot)
-        if self._closed:
-            raise Closed("the client is closed")
+        self._check_open()
+        writes = self._memory.writes.get((array, ballot))
+        if writes is None:
+            writes = self._memory.open(self._at(array), array, ballot)
         if type(value) is not bytes:
             raise UsageError(f"a value is bytes, not {type(value).__name__}")
-        if len(value) > stream.partition.max_value:
+        if len(value) > writes.partition.max_value:
             raise ValueTooLarge(
-                f"a value of {len(value)} bytes; the servers take {stream.partition.max_value}"
+                f"a value of {len(value)} bytes; the servers take {writes.partition.max_value}"
             )
-        if offset not in stream.issued.open and (
-            taken or stream.forgotten or offset in stream.issued.settled
+        issued = writes.issued
+        if (
+            (taken or writes.is_forgotten or offset in issued.settled)
+            and offset not in issued.open
+            and offset not in issued.doubt
         ):
-            return self._spawn(self._compare_first(stream, offset, value, taken, deadline))
-        return self._issue(stream, offset, value, deadline)
-
-    def _open_stream(self, array: ArrayName, ballot: bytes) -> Stream:
-        while len(self._streams) >= MAX_STREAMS and self._forget_one():
-            pass
-        forgotten = ballot != UNSAFE and ballot <= self._forgotten.get(proposer_of(ballot), UNSAFE)
-        stream = Stream(self._at(array), array, ballot, forgotten)
-        self._streams[array, ballot] = stream
-        return stream
-
-    def _forget_one(self) -> bool:
-        """Forget the oldest stream of which every outcome is known; false if there is none.
-
-        Its ballot is remembered, so that a later write under it is careful: what it would be the
-        second value of is decided, and a read before the write finds it.
-        """
-        for key, stream in self._streams.items():
-            if not stream.issued.open and stream.gathering is None:
-                owner = proposer_of(stream.ballot)
-                self._forgotten[owner] = max(self._forgotten.get(owner, UNSAFE), stream.ballot)
-                del self._streams[key]
-                return True
-        return False
+            return self._spawn(self._compare_first(writes, offset, value, taken, deadline))
+        return self._issue(writes, offset, value, deadline)
 
     def _issue(
-        self, stream: Stream, offset: int, value: bytes, deadline: float
+        self, writes: BallotWrites, offset: int, value: bytes, deadline: float
     ) -> asyncio.Future[None]:
         """Write, unless another value has been issued for the register under this ballot."""
-        known = stream.issued.open.setdefault(offset, value)
-        if known != value:
-            raise TokenReused(
-                f"{stream.array[0]}/{stream.array[1]}/{offset}: another value was issued under "
-                f"this {'unsafe ballot' if stream.ballot == UNSAFE else 'token'}; only that very "
-                "value may be sent again"
-            )
-        operation = stream.gathering
+        if writes.is_refused or not writes.issued.issue(offset, value):
+            raise _reused(writes, offset)
+        operation = writes.gathering
         if operation is None:
-            operation = stream.gather(self)
-            self._loop.call_soon(stream.flush)
+            operation = writes.gather(self)
+            self._loop.call_soon(writes.flush)
         elif operation.is_full:
             operation.begin()
-            operation = stream.gather(self)
+            operation = writes.gather(self)
         return operation.add(offset, value, deadline)
 
     async def _compare_first(
-        self, stream: Stream, offset: int, value: bytes, taken: bool, deadline: float
+        self, writes: BallotWrites, offset: int, value: bytes, taken: bool, deadline: float
     ) -> None:
         """A write to a register that is, or may be, written: right if it says the same."""
-        array = stream.array
+        array = writes.array
         where = f"{array[0]}/{array[1]}/{offset}"
-        held = (await self.read(array, [(offset, offset + 1)], deadline)).get(offset)
+        writes.comparing += 1  # so that it is not forgotten meanwhile
+        try:
+            held = (await self.read(array, [(offset, offset + 1)], deadline)).get(offset)
+        finally:
+            writes.comparing -= 1
         if held is None:
-            if taken or offset in stream.issued.settled:
+            if taken or offset in writes.issued.settled:
                 raise ProtocolViolation(f"{where} was decided, and is empty now")
-            await self._issue(stream, offset, value, deadline)
+            await self._issue(writes, offset, value, deadline)
         elif held != value:
             raise AlreadyWritten(f"{where} is already written, with another value", held)
 
@@ -344,18 +321,17 @@ class PaxosRegisters:
         space, first = array
         for lo in range(first, stop, TRIM_AT_ONCE):
             hi = min(stop, lo + TRIM_AT_ONCE)
+            # Everybody writes this very value there, so it need not be remembered.
+            row = {TRIM: TRIM_VALUE}
             decided = [
-                self.write((space, number), None, TRIM, TRIM_VALUE, deadline)
-                for number in range(lo, hi)
+                self._write_rows((space, number), UNSAFE, row, deadline) for number in range(lo, hi)
             ]
-            results = await asyncio.gather(*decided, return_exceptions=True)
-            for result in results:
+            for results in await asyncio.gather(*decided):
+                result = results[TRIM]
                 if result is not None and not isinstance(result, Trimmed):
                     raise result
         first = first if told_from is None else min(first, told_from)
         await self._discard(space, first, stop, deadline)
-        for key in [k for k in self._streams if k[0][0] == space and first <= k[0][1] < stop]:
-            del self._streams[key]
 
     async def _discard(self, space: str, first: int, stop: int, deadline: float) -> None:
         """The trim is decided: let the servers delete."""
@@ -414,8 +390,8 @@ class PaxosRegisters:
             return
         self._closed = True
         error = Closed("the client was closed")
-        for stream in self._streams.values():
-            stream.cancel(error)
+        for writes in self._memory.writes.values():
+            writes.cancel(error)
         for listener in list(self._listenings):
             listener.fail(error)
         # Ends every operation with `Closed`, and so the tasks that wait for one; a task that is
@@ -446,3 +422,21 @@ class PaxosRegisters:
         except asyncio.CancelledError:
             operation.cancel(Closed(f"{operation.what} was cancelled"))
             raise
+
+
+def _reused(writes: BallotWrites, offset: int) -> TokenReused:
+    """The error for a value that is another one, or may be, than was sent under the ballot."""
+    space, number = writes.array
+    where = f"{space}/{number}/{offset}"
+    is_unsafe = writes.ballot == UNSAFE
+    if writes.is_refused:
+        way_on = "settle the register" if is_unsafe else "capture the register again"
+        return TokenReused(
+            f"{where}: what this client wrote there under this "
+            f"{'unsafe ballot' if is_unsafe else 'token'} was so long ago that it does not "
+            f"remember it, and the outcome may be unknown; nothing was sent: {way_on}"
+        )
+    return TokenReused(
+        f"{where}: another value was issued under this "
+        f"{'unsafe ballot' if is_unsafe else 'token'}; only that very value may be sent again"
+    )
