@@ -88,7 +88,7 @@ import wormspace.space.space as _space
 from wormspace._sync_runtime import Background, Feed
 from wormspace._worm import Worm
 from wormspace.log import Entry, Info, SequencerChoice
-from wormspace.log.log import NO_HEADERS
+from wormspace.log.checks import NO_HEADERS
 from wormspace.register.contract import Captured, RegisterState, ServerState
 from wormspace.register.token import Token
 from wormspace.space.address import Address

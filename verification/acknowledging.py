@@ -212,7 +212,9 @@ def _insisting(e: Engine, appending: Any) -> None:
     def insists() -> Any:
         met = Thing(tried=[], lost=[], late=False, right=[])
         parts = [("wish", 0, 1), ("wish", 1, 2)]
-        appending.__dict__["_parcels"] = lambda some: [Thing(parts=[part]) for part in some]
+        appending.__dict__["_parcels"] = lambda some, largest: [
+            Thing(parts=[part]) for part in some
+        ]
 
         def ask(parcels: Any, doubt: Any, deadline: float) -> Any:
             met.right.append((bool(parcels), doubt, deadline) == (True, met.doubt, 1.0))
@@ -235,7 +237,7 @@ def _insisting(e: Engine, appending: Any) -> None:
             return lost
 
         me = Thing(
-            _ask=replying(ask), _write_all=replying(write_all), lost=0,
+            _ask=replying(ask), _write_all=replying(write_all), lost=0, _largest=1000,
             _tape=Thing(space=Thing(client=paced())),
             _loop=Thing(time=time),
         )  # fmt: skip

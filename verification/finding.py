@@ -114,7 +114,7 @@ def searching(e: Engine) -> None:
     """A search ends at a floor, wherever it looks."""
     reading = e.core.modules["log.reading"]
     reading.__dict__["asyncio"] = clock()
-    reading.__dict__["decode_pack"] = lambda raw, slot: raw
+    reading.__dict__["read_pack"] = lambda raw, slot: raw
 
     def bounds() -> Any:
         packs, position = Packs(), Number.any("position")
@@ -239,7 +239,7 @@ def _passed(met: Thing, start: int, stop: int, position: z3.ExprRef) -> z3.BoolR
 def going_over(e: Engine) -> None:
     """A head goes over slots, and `read` tells what it meets."""
     reading = e.core.modules["log.reading"]
-    reading.__dict__["decode_pack"] = lambda raw, slot: raw
+    reading.__dict__["read_pack"] = lambda raw, slot: raw
 
     def takes() -> Any:
         position, above = Number.any("position"), Number.any("above")

@@ -310,7 +310,7 @@ class Slots:
 def going_on(e: Engine) -> None:
     """The floor on which a successor begins."""
     reading, sequencer = e.core.modules["log.reading"], e.core.modules["log.sequencer"]
-    reading.__dict__["decode_pack"] = lambda raw, slot: raw
+    reading.__dict__["read_pack"] = lambda raw, slot: raw
 
     def looks() -> Any:
         at = Thing(slot=SymInt(th.fresh("lowest", I)), position=SymInt(th.fresh("first", I)))

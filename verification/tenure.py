@@ -120,13 +120,13 @@ def _taking_over(e: Engine, tenure: Any) -> None:
 
         tape = Thing(
             size=size,
+            allocated=replying(allocate),
             written_offset=replying(lambda number: low),
             segment=lambda number: Thing(capture=replying(capture)),
             saw=lambda slot: met.saw.append(slot.z),
         )
         me = Thing(
             _tape=tape,
-            _allocated=replying(allocate),
             _mixed=met.mixed,
             _fill=replying(lambda segment, empty, token: filled.extend(empty)),
         )
@@ -197,11 +197,13 @@ def _moving_on(e: Engine, tenure: Any) -> None:
 
         segment = Thing(capture=replying(capture))
         me = tenure.Tenure.__new__(tenure.Tenure)
-        me._tape = Thing(size=8, segment=lambda number: segment, space=Thing(name="s"))
+        allocated = replying(lambda number: met.mine)
+        me._tape = Thing(
+            size=8, segment=lambda number: segment, space=Thing(name="s"), allocated=allocated
+        )
         me._now, me._next = tenure._Stretch(0, 8, 8, b"ballot"), None
         me._unsafe = met.unsafe
         me._seal = replying(lambda: b"seam")
-        me._allocated = replying(lambda number: met.mine)
         if choose("tried before"):
             me._now.seam = b"earlier"
         met.me, met.seal = me, me._now.seam or b"seam"

@@ -23,7 +23,7 @@ class Worm(Client):
     ) -> None:
         super().__init__(registers, rng, timeout)
         self.embedded = embedded
-        self._logs: list[Log] = []
+        self._logs: dict[Log, None] = {}
         self._sites: dict[str, Site] = {}
 
     async def log(
@@ -36,6 +36,7 @@ class Worm(Client):
         patience: float = 0.5,
         host: str = "127.0.0.1",
         port: int = 0,
+        timeout: float | None = None,
     ) -> Log:
         """The log of that name; it is made if there is none.
 
@@ -52,8 +53,10 @@ class Worm(Client):
                 is chosen by the system if it is 0.
 
         Raises:
-            UsageError: the log was made with another segment size.
-            Unavailable.
+            UsageError: the log was made with another segment size, or no log can have this name.
+            WrongKind: something else has this name; nothing was written.
+            NewerFormat: a newer wormspace made it.
+            Unavailable: not in time.
         """
         log = await Log.open(
             self,
@@ -65,9 +68,14 @@ class Worm(Client):
             patience=patience,
             host=host,
             port=port,
+            timeout=timeout,
+            on_close=self._forget,
         )
-        self._logs.append(log)
+        self._logs[log] = None
         return log
+
+    def _forget(self, log: Log) -> None:
+        self._logs.pop(log, None)
 
     def transaction(
         self,
@@ -108,7 +116,6 @@ class Worm(Client):
         sites, self._sites = self._sites, {}
         for site in sites.values():
             await site.close()
-        logs, self._logs = self._logs, []
-        for log in logs:
+        for log in list(self._logs):
             await log.close()
         await super().close()

@@ -86,8 +86,42 @@ class Knobs:
     space_spans: int = knob(512, least=1)
     """Spans of registers in one question of a listener that is behind."""
 
+    log_segment_size: int = knob(1024, least=4)
+    """Registers per segment of a log that is made without a word about it."""
     log_mark_size: int = knob(256, least=2)
-    """Registers per segment of a durable mark."""
+    """Registers per segment of a durable mark, in logs that are made from now on."""
+    log_mark_page: int = knob(64, least=1)
+    """Registers read at a time in search of a mark's newest value."""
+    log_segment_handles: int = knob(64, least=1)
+    """Segments of a log whose handles are kept."""
+    log_probes: int = knob(16, least=2)
+    """Registers that one step of the search for a log's end looks at."""
+    log_near: int = knob(64, least=1)
+    """The search for a log's end stops when it is this close, and reads the rest."""
+    log_ask_entries: int = knob(16_384, least=1)
+    """Entries of different appends for which positions are asked together."""
+    log_pack_bytes: int = knob(32 * 1024, least=1)
+    """A pack has no more bytes, unless it has one entry only: readers of one entry get all."""
+    log_pack_entries: int = knob(1024, least=1)
+    """A pack has no more entries."""
+    log_links: int = knob(4, least=1)
+    """Earlier packs of each of its streams that a pack names (Tango's entries have four too)."""
+    log_table_bytes: int = knob(256 * 1024, least=64)
+    """The largest table of streams in a seam."""
+    log_stream_page: int = knob(512, least=1)
+    """Slots read at a time in search of a stream's entries."""
+    log_remembered_packs: int = knob(4096, least=1)
+    """Packs whose place a reader remembers; when there are more, it forgets every second one."""
+    log_look_back: int = knob(64, least=1)
+    """Slots read at a time, at most, in search of the last pack below a slot."""
+    log_page_slots: int = knob(512, least=1)
+    """Slots read at a time by one who reads on, at most."""
+    log_page_bytes: int = knob(1 << 20, least=1)
+    """Bytes read at a time by one who reads on, about."""
+    log_first_slots: int = knob(64, least=1)
+    """Slots read before it is known how large they are."""
+    log_behind_slots: int = knob(256, least=1)
+    """With more slots than this arrived and not consumed, a subscriber reads, and listens later."""
 
     smr_chains_kept: int = knob(8192, least=8)
     """For so many registers back a leader's claim can be compared; its pipeline is far shorter."""

@@ -28,7 +28,7 @@ import wormspace.space.space as _space
 from wormspace._sync_runtime import Background, Feed
 from wormspace._worm import Worm
 from wormspace.log import Entry, Info, SequencerChoice
-from wormspace.log.log import NO_HEADERS
+from wormspace.log.checks import NO_HEADERS
 from wormspace.register.contract import Captured, RegisterState, ServerState
 from wormspace.register.token import Token
 from wormspace.space.address import Address
@@ -114,6 +114,7 @@ class Client:
         patience: float = 0.5,
         host: str = "127.0.0.1",
         port: int = 0,
+        timeout: float | None = None,
     ) -> Log:
         """The log of that name; it is made if there is none.
 
@@ -130,8 +131,10 @@ class Client:
                 is chosen by the system if it is 0.
 
         Raises:
-            UsageError: the log was made with another segment size.
-            Unavailable.
+            UsageError: the log was made with another segment size, or no log can have this name.
+            WrongKind: something else has this name; nothing was written.
+            NewerFormat: a newer wormspace made it.
+            Unavailable: not in time.
         """
         twin = self._background.call(
             lambda: self._twin.log(
@@ -142,6 +145,7 @@ class Client:
                 patience=patience,
                 host=host,
                 port=port,
+                timeout=timeout,
             )
         )
         return Log(self._background, self, twin)
@@ -431,11 +435,15 @@ class Log:
         return self._twin.segment_size
 
     def close(self) -> None:
-        """Stop appending, and say so if the sequencer was in this process."""
+        """Stop appending, and say so if the sequencer was in this process.
+
+        Whatever is called or under way on the log from now on ends with `Closed`, subscriptions
+        too.  Harmless when repeated.
+        """
         self._background.call(lambda: self._twin.close())
 
     def stand_by(self) -> None:
-        """Be the log's sequencer whenever there is no other; without end.
+        """Be the log's sequencer whenever there is no other; until the log is closed.
 
         Raises:
             UsageError: this log was opened without a shared sequencer.
@@ -460,8 +468,9 @@ class Log:
             streams: the streams it belongs to, by name.
 
         Raises:
+            UsageError: something of it is no bytes, or no text.
+            ValueTooLarge: it does not fit into a register; nothing was appended.
             Unavailable: not in time; the entry may be in the log, now or later.
-            ValueTooLarge.
         """
         return self._background.call(
             lambda: self._twin.append(body, headers=headers, streams=streams, timeout=timeout)
@@ -482,8 +491,9 @@ class Log:
         of it, some of them may also come after those that follow them.
 
         Raises:
-            Unavailable: not in time; some of the entries may be in the log, now or later.
+            UsageError: one of them is no bytes, or there are more than 16,384.
             ValueTooLarge: one of them is; nothing was appended.
+            Unavailable: not in time; some of the entries may be in the log, now or later.
         """
         return self._background.call(
             lambda: self._twin.append_many(
@@ -497,6 +507,7 @@ class Log:
         Raises:
             NotWritten: neither is there yet.
             LogTrimmed: it is behind the trim point.
+            DamagedEntry: the register holds something else.
         """
         return self._background.call(lambda: self._twin.read(position, timeout=timeout))
 
@@ -510,6 +521,7 @@ class Log:
 
         Raises:
             LogTrimmed: `start` is behind the trim point.
+            DamagedEntry: positions in it cannot be read; read up to `position`, and from `next`.
             Unavailable: not in time.
         """
         return self._background.call(lambda: self._twin.read_range(start, stop, timeout=timeout))
@@ -533,32 +545,40 @@ class Log:
 
         Raises:
             NotWritten: it is not below the tail.
-            LogTrimmed.
+            LogTrimmed: it is behind the trim point.
+            DamagedEntry: the register holds something else.
         """
         return self._background.call(lambda: self._twin.fill(position, timeout=timeout))
 
     def subscribe(self, from_: int | None = None, *, stream: str | None = None) -> Feed[Entry]:
         """Every entry from a position on, once, in order: history, then live, without end.
 
-        What blocks it longer than the log's patience is filled.
+        What blocks it longer than the log's patience is filled.  Who stops waiting for an entry, by
+        a time-out for instance, loses nothing: the next wait goes on from there.
 
         Args:
             from_: the first position; by default, the first that is still there.
             stream: only the entries of this stream.
 
-        Raises (while iterating):
-            LogTrimmed: the next position was trimmed before it was delivered.
+        Raises (while iterating, and closes it):
+            LogTrimmed: the next position was trimmed before it was delivered; of a stream: entries
+                may have been trimmed that were not delivered.
+            DamagedEntry: the next positions cannot be read; subscribe again from its `next`.
+            Closed: the log was closed.
         """
         return Feed(self._background, lambda: self._twin.subscribe(from_, stream=stream))
 
     def read_stream(
-        self, name: str, start: int = 0, *, timeout: float | None = None
+        self, name: str, start: int | None = None, *, timeout: float | None = None
     ) -> list[Entry]:
-        """The entries of a stream at `start` and above, in order.
+        """The entries of a stream at `start` and above, in order; by default, all still there.
 
-        Costs reads in proportion to these entries, whatever else is in the log.
+        Linearizable: it has every entry that was acknowledged before the call.  Costs reads in
+        proportion to these entries, whatever else is in the log.
 
         Raises:
+            LogTrimmed: `start` is behind the trim point.
+            DamagedEntry: some of them cannot be read; read from its `next`.
             Unavailable: not in time.
         """
         return self._background.call(lambda: self._twin.read_stream(name, start, timeout=timeout))
@@ -568,7 +588,11 @@ class Log:
         return self._background.call(lambda: self._twin.streams(timeout=timeout))
 
     def cursor(self, name: str) -> Cursor:
-        """The durable cursor of the consumer of this name; it needs no creation."""
+        """The durable cursor of the consumer of this name; it needs no creation.
+
+        Raises:
+            BadAddress: the name is empty or too long.
+        """
         return Cursor(self._background, self, self._twin.cursor(name))
 
     def trim(self, position: int, *, timeout: float | None = None) -> int:
@@ -622,14 +646,17 @@ class Cursor:
         """The consumer's."""
         return self._twin.name
 
-    def load(self) -> int:
+    def load(self, *, timeout: float | None = None) -> int:
         """The first position that is not committed; 0 if nothing ever was.
 
         Linearizable: it sees every commit that was acknowledged before the call.
-        """
-        return self._background.call(lambda: self._twin.load())
 
-    def commit(self, position: int) -> None:
+        Raises:
+            Unavailable: not in time.
+        """
+        return self._background.call(lambda: self._twin.load(timeout=timeout))
+
+    def commit(self, position: int, *, timeout: float | None = None) -> None:
         """All below `position` is done with; it is where a later run begins.
 
         The last commit counts, even if it goes back.  A consumer that commits alone pays one round
@@ -638,4 +665,4 @@ class Cursor:
         Raises:
             Unavailable: the outcome is unknown; commit again.
         """
-        self._background.call(lambda: self._twin.commit(position))
+        self._background.call(lambda: self._twin.commit(position, timeout=timeout))

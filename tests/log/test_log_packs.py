@@ -6,9 +6,9 @@ import random
 import pytest
 from test_log_suite import collect, leave_a_hole
 
+from wormspace.knobs import KNOBS
 from wormspace.log import LogTrimmed
-from wormspace.log.appending import PACK_BYTES
-from wormspace.log.records import decode_pack
+from wormspace.log.records import read_pack
 
 
 async def slots(log):
@@ -51,12 +51,15 @@ async def test_what_is_appended_in_one_turn_shares_a_register(make):
 
 async def test_a_pack_is_no_larger_than_it_may_be(make):
     log = await make()
-    bodies = [bytes(size) for size in (10, PACK_BYTES - 100, 1000, 3 * PACK_BYTES, 5, 5, 70_000)]
+    bodies = [
+        bytes(size)
+        for size in (10, KNOBS.log_pack_bytes - 100, 1000, 3 * KNOBS.log_pack_bytes, 5, 5, 70_000)
+    ]
     await log.append_many(bodies)
     entries = await log.read_range(0)
     assert [len(e.body) for e in entries] == [len(body) for body in bodies]
-    packs = [decode_pack(raw, 0) for raw in await log._tape.read(0, await slots(log)) if raw]
-    assert all(len(p.bodies) == 1 or sum(map(len, p.bodies)) <= PACK_BYTES for p in packs)
+    packs = [read_pack(raw, 0) for raw in await log._tape.read(0, await slots(log)) if raw]
+    assert all(len(p.bodies) == 1 or sum(map(len, p.bodies)) <= KNOBS.log_pack_bytes for p in packs)
     assert len(packs) == 5
 
 

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 import wormspace
-from wormspace.log import LogTrimmed, NotWritten, streams
+from wormspace.knobs import KNOBS
+from wormspace.log import LogTrimmed, NotWritten
 from wormspace.space import Segment
 
 
@@ -148,7 +149,7 @@ async def test_streams_survive_their_sequencer(make, worm, name):
 
 async def test_streams_that_found_no_room_in_a_seam_are_found_all_the_same(make, monkeypatch):
     """Many are named in one segment, some again in later ones, by one sequencer after another."""
-    monkeypatch.setattr(streams, "TABLE_BYTES", 200)
+    monkeypatch.setattr(KNOBS, "log_table_bytes", 200)
     names = [f"stream-{i}" for i in range(40)]
     expected = {name: [] for name in names}
     for reign in range(3):
@@ -220,11 +221,14 @@ async def test_trimming_by_size_keeps_the_newest(make):
 
 async def test_trimming_by_age(make):
     log = await make()
+    now = 1000.0
+    log._clock = log._appender._clock = lambda: now
     await log.append_many([b"old"] * 40)
-    await asyncio.sleep(0.3)
+    now += 60
     first = await log.append(b"new")
     assert await log.trim_older(1000) == 0
-    assert await log.trim_older(0.2) == first
+    assert await log.trim_older(60) == 0
+    assert await log.trim_older(59) == first
 
 
 async def test_a_hole_is_filled_by_whoever_meets_it_and_stays(make):

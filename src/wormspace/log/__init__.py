@@ -11,12 +11,14 @@ tells how.
 """
 
 from wormspace.log.cursors import Cursor
-from wormspace.log.errors import LogTrimmed, NoSequencer, NotWritten
-from wormspace.log.log import Info, Log, SequencerChoice
+from wormspace.log.errors import DamagedEntry, LogTrimmed, NoSequencer, NotWritten
+from wormspace.log.info import Info
+from wormspace.log.log import Log, SequencerChoice
 from wormspace.log.records import Entry
 
 __all__ = [
     "Cursor",
+    "DamagedEntry",
     "Entry",
     "Info",
     "Log",

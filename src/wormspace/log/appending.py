@@ -8,8 +8,8 @@ round trips: the question, and the write.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from wormspace.errors import (
     AlreadyWritten,
@@ -17,10 +17,10 @@ from wormspace.errors import (
     Closed,
     PartialWrite,
     Unavailable,
-    UsageError,
     ValueTooLarge,
     WormError,
 )
+from wormspace.knobs import KNOBS
 from wormspace.log.desk import Desk
 from wormspace.log.messages import Ask, Given
 from wormspace.log.records import Group, Pack, encode, payload_size
@@ -28,17 +28,12 @@ from wormspace.log.tape import Tape
 from wormspace.log.tenure import Held, Run
 
 LOST = (CaptureLost, AlreadyWritten)
-ASK_AT_MOST = 16_384
 PAUSE_MIN_S = 0.002
 PAUSE_MAX_S = 0.2
-
-PACK_BYTES = 32 * 1024
-PACK_ENTRIES = 1024
-"""A pack has no more entries, and no more bytes unless it has only one entry: readers of any of
-them get all."""
+GRACE_S = 0.05
 
 OVERHEAD_BYTES = 96
-ENTRY_BYTES = 5
+ENTRY_BYTES = 9
 STREAM_BYTES = 64
 """What a pack takes at most beside bodies, headers and names; and for each entry, and stream."""
 
@@ -97,11 +92,11 @@ class _Parcel:
 
     __slots__ = ("count", "first", "parts", "raw", "room", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = 0) -> None:
         self.parts: list[_Part] = []
         self.count = 0
         self.size = 0
-        self.room = PACK_BYTES
+        self.room = room
         self.first = 0
         self.raw = b""
 
@@ -144,19 +139,24 @@ class _Parcel:
             position += stop - start
 
 
-def _parcels(parts: Sequence[_Part]) -> list[_Parcel]:
-    """Entries in their order, as many to a pack as may be."""
-    parcel = _Parcel()
+def _parcels(parts: Sequence[_Part], largest: int) -> list[_Parcel]:
+    """Entries in their order, as many to a pack as may be.
+
+    Args:
+        largest: bytes of entries that a register takes.
+    """
+    room, most = min(KNOBS.log_pack_bytes, largest), KNOBS.log_pack_entries
+    parcel = _Parcel(room)
     parcels = [parcel]
     for wish, start, stop in parts:
         parcel.room -= wish.extra
         begin = start
         for i in range(start, stop):
             size = len(wish.bodies[i])
-            if parcel.count and (parcel.room < size + ENTRY_BYTES or parcel.count >= PACK_ENTRIES):
+            if parcel.count and (parcel.room < size + ENTRY_BYTES or parcel.count >= most):
                 if i > begin:
                     parcel.add(wish, begin, i)
-                parcel, begin = _Parcel(), i
+                parcel, begin = _Parcel(room), i
                 parcel.room -= wish.extra
                 parcels.append(parcel)
             parcel.count += 1
@@ -182,12 +182,17 @@ class Appender:
         self._writer = writer
         self._clock = clock
         self._serial = 0
-        self._largest = tape.space.client.registers.max_value - OVERHEAD_BYTES - ENTRY_BYTES
+        self._largest = self._ask_largest()
         self._loop = asyncio.get_running_loop()
         self._wishes: dict[float | None, list[_Wish]] = {}
-        self._working: set[asyncio.Task[None]] = set()
+        self._working: dict[asyncio.Task[None], list[_Wish]] = {}
+        self._closed = False
         self.lost = 0
         """How many packs lost their slots to others, so that their entries went elsewhere."""
+
+    def _ask_largest(self) -> int:
+        """Bytes of entries that fit into a register, by the servers' limit as it is now."""
+        return self._tape.space.client.registers.max_value - OVERHEAD_BYTES
 
     # ------------------------------------------------------------ what is wished for
 
@@ -205,17 +210,23 @@ class Appender:
 
         Raises:
             ValueTooLarge: one of them is; nothing was appended.
-            UsageError: too many at a time.
+            UsageError: the timeout is none.
+            Closed: the log was closed.
         """
-        if len(bodies) > ASK_AT_MOST:
-            raise UsageError(f"at most {ASK_AT_MOST} entries at a time, not {len(bodies)}")
+        if self._closed:
+            raise Closed("the log was closed")
+        if timeout is not None:
+            self._tape.space.client.deadline(timeout)  # complains now, if it does
         extra = 0
         if headers or streams:
             extra = len(encode((headers, streams, streams))) + STREAM_BYTES * len(streams)
         largest = max(map(len, bodies))
-        if largest > self._largest - extra:
-            limit = self._largest - extra
-            raise ValueTooLarge(f"an entry of {largest} bytes; the servers take {limit}")
+        if largest > self._largest - extra - ENTRY_BYTES:
+            limit = self._largest - extra - ENTRY_BYTES
+            raise ValueTooLarge(
+                f"an entry of {largest} bytes; with its headers and streams, the servers take "
+                f"{max(0, limit)} at most: set their max_value higher, or split it"
+            )
         future: asyncio.Future[list[int]] = self._loop.create_future()
         if not self._wishes:
             self._loop.call_soon(self._flush)
@@ -226,50 +237,63 @@ class Appender:
     def _flush(self) -> None:
         """The turn of the loop is over: append what was wished for in it."""
         by_timeout, self._wishes = self._wishes, {}
+        self._largest = self._ask_largest()
         for timeout, wishes in by_timeout.items():
             deadline = self._tape.space.client.deadline(timeout)
             some: list[_Wish] = []
             count = 0
             for wish in wishes:
-                if count + len(wish.bodies) > ASK_AT_MOST:
-                    self._spawn(self._fulfil(some, deadline))
+                if some and count + len(wish.bodies) > KNOBS.log_ask_entries:
+                    self._spawn(some, deadline)
                     some, count = [], 0
                 some.append(wish)
                 count += len(wish.bodies)
-            self._spawn(self._fulfil(some, deadline))
+            self._spawn(some, deadline)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._working.add(task)
-        task.add_done_callback(self._working.discard)
+    def _spawn(self, wishes: list[_Wish], deadline: float) -> None:
+        """Put entries into the log, or tell why not."""
+        task = self._loop.create_task(self._fulfil(wishes, deadline))
+        self._working[task] = wishes
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        error = (
+            task.exception()
+            if not task.cancelled()
+            else Closed("the log was closed; the entries may be in it all the same")
+        )
+        for wish in self._working.pop(task):
+            if error is not None and not wish.future.done():
+                wish.future.set_exception(error)
 
     async def close(self) -> None:
         """Give up what is under way."""
+        self._closed = True
+        waiting, self._wishes = self._wishes, {}
+        for wish in [wish for wishes in waiting.values() for wish in wishes]:
+            if not wish.future.done():
+                wish.future.set_exception(Closed("the log was closed; nothing was appended"))
         for task in self._working:
             task.cancel()
         if self._working:
-            await asyncio.wait(self._working)
+            await asyncio.wait(list(self._working))
 
     # ------------------------------------------------------------ places, and writing there
 
     async def _fulfil(self, wishes: list[_Wish], deadline: float) -> None:
-        """Put entries into the log, or tell why not."""
-        error: BaseException = Closed("the log was closed; the entries may be in it all the same")
         try:
-            await self._insist([(wish, 0, len(wish.bodies)) for wish in wishes], deadline)
-        except Exception as e:  # noqa: BLE001 - whatever it is, it is the appenders' to handle
-            error = e
-        finally:
-            for wish in wishes:
-                if not wish.future.done():
-                    wish.future.set_exception(error)
+            # Each step has its own limit, and says more when it passes: this is for them all.
+            async with asyncio.timeout_at(deadline + GRACE_S):
+                await self._insist([(wish, 0, len(wish.bodies)) for wish in wishes], deadline)
+        except TimeoutError as e:
+            raise Unavailable("append: not done in time; it may be in the log all the same") from e
 
     async def _insist(self, parts: Sequence[_Part], deadline: float) -> None:
         """Write entries to new places, until each of them has one for good."""
         doubt = None
         longest = PAUSE_MIN_S
         while True:
-            parcels = _parcels(parts)
+            parcels = _parcels(parts, self._largest)
             given = await self._ask(parcels, doubt, deadline)
             left = deadline - self._loop.time()
             if left <= 0:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import msgspec
 
 from wormspace.log.marks import ABSENT, Mark
+from wormspace.log.records import Natural
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
     """A position, and a slot below which there is nothing at it or above."""
 
-    position: int
-    slot: int
+    position: Natural
+    slot: Natural
 
 
 class Beginning:
@@ -25,7 +26,7 @@ class Beginning:
         at: the trim point, as far as it is known here.
     """
 
-    def __init__(self, mark: Mark) -> None:
+    def __init__(self, mark: Mark[Place]) -> None:
         self._mark = mark
         self.at = Place(0, 0)
 
@@ -39,7 +40,7 @@ class Beginning:
         found = await self._mark.get()
         if found is None:
             return ABSENT
-        self._saw(msgspec.msgpack.decode(found[1], type=Place))
+        self._saw(found[1])
         return found[0]
 
     def _saw(self, place: Place) -> None:
@@ -52,7 +53,7 @@ class Beginning:
             number = await self._look()
             if self.at.position >= place.position:
                 return
-            if await self._mark.replace(number, msgspec.msgpack.encode(place)) is not None:
+            if await self._mark.replace(number, place) is not None:
                 self._saw(place)
 
     async def close(self) -> None:

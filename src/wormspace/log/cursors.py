@@ -7,10 +7,15 @@ store, gets each exactly once, and needs no cursor: it subscribes from what it s
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TypeAlias
 
-from wormspace.errors import UsageError
+from wormspace.log.checks import check_position
 from wormspace.log.marks import Mark
+
+Within: TypeAlias = Callable[[str, float | None], AbstractAsyncContextManager[float]]
+"""Limits what a call may take, given what it is and its time-out."""
 
 
 class Cursor:
@@ -20,19 +25,24 @@ class Cursor:
         name: the consumer's.
     """
 
-    def __init__(self, name: str, mark: Mark) -> None:
+    def __init__(self, name: str, mark: Mark[int], within: Within) -> None:
         self.name = name
         self._mark = mark
+        self._within = within
 
-    async def load(self) -> int:
+    async def load(self, *, timeout: float | None = None) -> int:
         """The first position that is not committed; 0 if nothing ever was.
 
         Linearizable: it sees every commit that was acknowledged before the call.
-        """
-        found = await self._mark.get()
-        return msgspec.msgpack.decode(found[1], type=int) if found else 0
 
-    async def commit(self, position: int) -> None:
+        Raises:
+            Unavailable: not in time.
+        """
+        async with self._within(f"loading cursor {self.name!r}", timeout):
+            found = await self._mark.get()
+        return found[1] if found else 0
+
+    async def commit(self, position: int, *, timeout: float | None = None) -> None:
         """All below `position` is done with; it is where a later run begins.
 
         The last commit counts, even if it goes back.  A consumer that commits alone pays one round
@@ -41,9 +51,9 @@ class Cursor:
         Raises:
             Unavailable: the outcome is unknown; commit again.
         """
-        if position < 0:
-            raise UsageError(f"a position is 0 or more, not {position}")
-        await self._mark.put(msgspec.msgpack.encode(position))
+        check_position(position)
+        async with self._within(f"committing cursor {self.name!r}", timeout):
+            await self._mark.put(position)
 
     async def close(self) -> None:
         """Stop what is under way in the background."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 
@@ -24,9 +24,9 @@ from wormspace.log.messages import (
     Given,
     Ping,
     Question,
-    decode_answer,
-    decode_question,
     encode,
+    read_answer,
+    read_question,
 )
 from wormspace.log.sequencer import Sequencer
 from wormspace.rpc import Caller, Failure, NoAnswer, Service
@@ -51,7 +51,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     """Where the sequencer is; with port 0, that there is none."""
 
     host: str
-    port: int
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 
 
 class Desk(Protocol):
@@ -79,21 +79,26 @@ class PrivateDesk:
 
     def __init__(self, sequencer: Sequencer) -> None:
         self._sequencer = sequencer
-        self.give_now = sequencer.give_now
+        self._closed = False
+
+    def give_now(self, ask: Ask) -> Given | None:
+        return None if self._closed else self._sequencer.give_now(ask)
 
     async def ask(self, question: Question, deadline: float) -> Answer:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    return await self._sequencer.answer(question)
-            except TimeoutError as e:
-                raise Unavailable("no position in time: too few servers answer") from e
-            except RaceLost:
-                if loop.time() >= deadline:
-                    raise
+        trouble: WormError | None = None
+        try:
+            async with asyncio.timeout_at(deadline):
+                while not self._closed:
+                    try:
+                        return await self._sequencer.answer(question)
+                    except RaceLost as e:
+                        trouble = e
+        except TimeoutError:
+            raise Unavailable(f"no position in time; {_why(trouble)}") from trouble
+        raise Closed("the log was closed")
 
     async def close(self) -> None:
+        self._closed = True
         await self._sequencer.close()
 
 
@@ -109,8 +114,8 @@ class _Here:
         try:
             async with asyncio.timeout(timeout):
                 return await self.sequencer.answer(question)
-        except TimeoutError as e:
-            raise Unavailable("no position in time: too few servers answer") from e
+        except TimeoutError:
+            raise Unavailable(f"no position in time; {_why(None)}") from None
 
     async def close(self) -> None:
         await self._service.stop()
@@ -127,10 +132,7 @@ class _There:
 
     async def ask(self, question: Question, timeout: float) -> Answer:
         raw = await self._caller.call(self._service, encode(question), min(timeout, PATIENCE_S))
-        try:
-            return decode_answer(raw)
-        except msgspec.MsgspecError as e:
-            raise Failure(f"no answer of a sequencer: {e}") from e
+        return read_answer(raw)
 
     async def is_there(self) -> bool:
         """Whether it answers at all."""
@@ -158,7 +160,7 @@ class SharedDesk:
     def __init__(
         self,
         name: str,
-        mark: Mark,
+        mark: Mark[Announcement],
         make: MakeSequencer,
         *,
         host: str = "127.0.0.1",
@@ -172,7 +174,7 @@ class SharedDesk:
         self._port = port
         self._may_become = may_become
         self._at: _Here | _There | None = None
-        self._moving = asyncio.Lock()
+        self._moving: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
@@ -187,22 +189,27 @@ class SharedDesk:
     async def ask(self, question: Question, deadline: float) -> Answer:
         loop = asyncio.get_running_loop()
         trouble: WormError | None = None
-        while (left := deadline - loop.time()) > 0:
-            if self._closed:
-                raise Closed("the log was closed")
-            at = self._at
-            try:
-                if at is not None:
-                    return await at.ask(question, left)
-                async with asyncio.timeout(left):
-                    await self._move(None)
-            except (NoAnswer, Failure, Unavailable, Deposed) as e:
-                trouble = e
-                if at is not None:
-                    await self._doubt(at, e, deadline)
-            except TimeoutError:
-                break
-        raise NoSequencer(f"{self._service}: no sequencer answered in time; the last: {trouble}")
+        try:
+            async with asyncio.timeout_at(deadline):
+                while not self._closed:
+                    at = self._at
+                    try:
+                        if at is None:
+                            await self._move(None)
+                        else:
+                            return await at.ask(question, deadline - loop.time())
+                    except (NoAnswer, Failure, Unavailable, Deposed) as e:
+                        trouble = e
+                        if at is None:
+                            await asyncio.sleep(RETRY_S)
+                        else:
+                            await self._doubt(at, e)
+        except TimeoutError:
+            pass
+        if self._closed:
+            raise Closed("the log was closed")
+        why = f"; the last trouble: {trouble}" if trouble else ""
+        raise NoSequencer(f"{self._service}: no sequencer answered in time{why}") from trouble
 
     async def stand_by(self) -> None:
         """Be the sequencer whenever there is no other; without end.
@@ -230,19 +237,27 @@ class SharedDesk:
 
     async def close(self) -> None:
         self._closed = True
+        moving = self._moving
+        if moving is not None:
+            moving.cancel()
+            await asyncio.wait([moving])
         at, self._at = self._at, None
         if at is not None:
             await at.close()
             if isinstance(at, _Here):
-                try:
-                    await self._mark.replace(at.number, _pack(Announcement("", 0)))
-                except WormError as e:
-                    log.info("%s: left without a word: %s", self._service, e)
+                await self._say_goodbye(at)
         await self._mark.close()
+
+    async def _say_goodbye(self, at: _Here) -> None:
+        try:
+            async with asyncio.timeout_at(self._mark.deadline()):
+                await self._mark.replace(at.number, Announcement("", 0))
+        except (WormError, TimeoutError) as e:
+            log.info("%s: left without a word: %s", self._service, e)
 
     # ------------------------------------------------------------ the next sequencer
 
-    async def _doubt(self, at: _Here | _There, error: WormError, deadline: float) -> None:
+    async def _doubt(self, at: _Here | _There, error: WormError) -> None:
         """It gave no answer: find out whether it has been replaced, or must be."""
         if isinstance(at, _Here) and isinstance(error, Unavailable):
             # The servers are away; another sequencer would not reach them either.
@@ -251,30 +266,42 @@ class SharedDesk:
         if isinstance(at, _There) and isinstance(error, NoAnswer) and await at.is_there():
             return
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._move(at)
-        except TimeoutError:
-            pass
-        except WormError as e:
+            await self._move(at)
+        except (Unavailable, RaceLost) as e:
             log.info("%s: no new sequencer yet: %s", self._service, e)
             await asyncio.sleep(RETRY_S)
 
     async def _move(self, gone: _Here | _There | None) -> None:
-        """Turn to another sequencer than the one that is gone: the announced one, or this one."""
-        async with self._moving:
-            if self._at is not gone or self._closed:
-                return
-            found = await self._mark.get()
-            number = found[0] if found else ABSENT
-            there = _unpack(found[1]) if found else None
-            if there is not None and (gone is None or number > gone.number):
-                await self._turn_to(_There(number, Caller(there.host, there.port), self._service))
-            elif isinstance(gone, _Here) and number == gone.number:
-                return  # it lost the tenure to one that is not announced, and takes it back
-            elif self._may_become:
-                await self._become(number)
-            else:
-                await asyncio.sleep(RETRY_S)
+        """Turn to another sequencer than the one that is gone: the announced one, or this one.
+
+        It goes on when the caller has no more time for it: who asks next finds it done.
+        """
+        if self._moving is None and self._at is gone and not self._closed:
+            self._moving = asyncio.get_running_loop().create_task(self._find_next(gone))
+            self._moving.add_done_callback(self._on_moved)
+        moving = self._moving
+        if moving is not None:
+            await asyncio.wait([moving])
+            if not moving.cancelled():
+                moving.result()
+
+    def _on_moved(self, moving: asyncio.Task[None]) -> None:
+        self._moving = None
+        if not moving.cancelled():
+            moving.exception()  # who waits is told
+
+    async def _find_next(self, gone: _Here | _There | None) -> None:
+        found = await self._mark.get()
+        number = found[0] if found else ABSENT
+        there = found[1] if found and found[1].port else None
+        if there is not None and (gone is None or number > gone.number):
+            await self._turn_to(_There(number, Caller(there.host, there.port), self._service))
+        elif isinstance(gone, _Here) and number == gone.number:
+            pass  # it lost the tenure to one that is not announced, and takes it back
+        elif self._may_become:
+            await self._become(number)
+        else:
+            await asyncio.sleep(RETRY_S)
 
     async def _turn_to(self, to: _Here | _There) -> None:
         before, self._at = self._at, to
@@ -293,18 +320,17 @@ class SharedDesk:
         sequencer = self._make(may_renew)
 
         async def serve(body: bytes) -> bytes:
-            try:
-                question = decode_question(body)
-            except msgspec.MsgspecError as e:
-                raise Failure(f"no question for a sequencer: {e}") from e
-            return encode(await sequencer.answer(question))
+            return encode(await sequencer.answer(read_question(body)))
 
         service = Service({self._service: serve})
-        port = await service.start(self._host, self._port)
+        try:
+            port = await service.start(self._host, self._port)
+        except OSError as e:
+            where = f"{self._host}:{self._port}"
+            raise Unavailable(f"no sequencer can listen at {where} here: {e}") from e
         number = None
         try:
-            packed = _pack(Announcement(self._host, port))
-            number = await self._mark.replace(expected, packed)
+            number = await self._mark.replace(expected, Announcement(self._host, port))
         finally:
             if number is None:
                 mine.cancel()
@@ -316,10 +342,8 @@ class SharedDesk:
         await self._turn_to(_Here(number, sequencer, service))
 
 
-def _pack(announcement: Announcement) -> bytes:
-    return msgspec.msgpack.encode(announcement)
-
-
-def _unpack(raw: bytes) -> Announcement | None:
-    announcement = msgspec.msgpack.decode(raw, type=Announcement)
-    return announcement if announcement.port else None
+def _why(trouble: WormError | None) -> str:
+    """What kept a sequencer in this process from answering."""
+    if trouble is None:
+        return "its sequencer, in this process, waits for a majority of the servers"
+    return f"the last trouble: {trouble}"

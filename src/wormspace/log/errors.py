@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from wormspace.errors import RaceLost, Trimmed, Unavailable, UsageError
+from wormspace.errors import RaceLost, Trimmed, Unavailable, UsageError, WormError
 
 
 class LogTrimmed(Trimmed):
     """The position is behind the trim point; `first` is the first position still there."""
 
     def __init__(self, message: str, first: int) -> None:
-        super().__init__(message)
+        super().__init__(message, first)
         self.first = first
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class NotWritten(UsageError):
@@ -19,6 +22,23 @@ class NotWritten(UsageError):
 
 class NoSequencer(Unavailable):
     """No sequencer answered in time, and this log was opened so as not to start one."""
+
+
+class DamagedEntry(WormError):
+    """A register of the log holds something that is no entry; the rest of the log is well.
+
+    Attributes:
+        position: the first position that cannot be read.
+        next: the first one that can be read again: read or subscribe from there to go on.
+    """
+
+    def __init__(self, message: str, position: int, next: int) -> None:  # noqa: A002
+        super().__init__(message, position, next)
+        self.position = position
+        self.next = next
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Deposed(RaceLost):

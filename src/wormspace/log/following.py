@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Callable, Iterable
+
+import msgspec
 
 from wormspace.errors import Trimmed, Unavailable
 from wormspace.log.desk import Desk
 from wormspace.log.messages import Last, LastOf, Names, NamesOf
-from wormspace.log.reading import POLL_S, Reader
-from wormspace.log.records import Entry, Pack, decode_pack
+from wormspace.log.reading import Reader
+from wormspace.log.records import Entry, Pack, read_pack
 from wormspace.log.streams import Walk
+from wormspace.log.subscribing import Source
+from wormspace.log.tape import POLL_S
 from wormspace.space import Client
 
 POLL_MAX_S = 0.2
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What a look at a stream found.
+
+    Attributes:
+        entries: of it, in order.
+        slot: the last that was handed out for it; -1 if there is none.
+        upto: all that was handed out for it below this position was dealt with.
+    """
+
+    entries: list[Entry]
+    slot: int
+    upto: int
 
 
 class StreamReader:
@@ -21,12 +39,16 @@ class StreamReader:
 
     Args:
         reader: of the log itself.
+        gone: makes the error for a position that was trimmed.
     """
 
-    def __init__(self, client: Client, reader: Reader, desk: Desk) -> None:
+    def __init__(
+        self, client: Client, reader: Reader, desk: Desk, gone: Callable[[int], Exception]
+    ) -> None:
         self._client = client
         self._reader = reader
         self._desk = desk
+        self._gone = gone
         self._loop = asyncio.get_running_loop()
 
     async def names(self, deadline: float) -> dict[str, int]:
@@ -36,43 +58,62 @@ class StreamReader:
             raise Unavailable("the sequencer answered something else than streams")
         return {name: latest.position for name, latest in sorted(answer.streams.items())}
 
-    async def read(self, name: str, start: int, deadline: float) -> list[Entry]:
-        """The stream's entries from `start` on."""
+    async def read(self, name: str, start: int | None, deadline: float) -> list[Entry]:
+        """The stream's entries from `start` on; by default, all that are still there.
+
+        Raises:
+            LogTrimmed: `start` is behind the trim point.
+            DamagedEntry: one of them cannot be read.
+        """
+        while True:
+            first = (await self._reader.beginning.find()).position
+            if start is not None and start < first:
+                raise self._gone(start)
+            found = await self.look(name, first if start is None else start, None, deadline)
+            if found is not None:
+                return found.entries
+
+    async def look(
+        self, name: str, start: int, dealt_with: int | None, deadline: float
+    ) -> Found | None:
+        """The stream's entries from `start` on; None if some may have been trimmed.
+
+        Args:
+            dealt_with: the last slot of the stream that lies below `start`, if that is known.
+
+        Raises:
+            DamagedEntry: one of them cannot be read.
+        """
         answer = await self._desk.ask(LastOf(name), deadline)
         if not isinstance(answer, Last):
             raise Unavailable("the sequencer answered something else than slots")
+        slots, upto = answer.latest.slots, answer.next
         while True:
             first = await self._reader.beginning.find()
-            start = max(start, first.position)
-            if answer.latest.position < start:
-                return []
-            try:
-                walk = Walk(name, self._packs)
-                packs = await walk.back(answer.latest.slots, first.slot, start)
-            except Trimmed:
-                continue
-            return [
-                entry for pack in packs for entry in pack.entries(start) if name in entry.streams
-            ]
+            walk = Walk(name, lambda slots: self._packs(slots, start))
+            packs: list[Pack] = []
+            if answer.latest.position >= start:
+                try:
+                    packs = await walk.back(slots, first.slot, start)
+                except Trimmed:
+                    continue
+            if start < first.position:
+                trimmed = [slot for slot in (*slots, *walk.below) if slot < first.slot]
+                if dealt_with is None or not slots or max(trimmed, default=-1) > dealt_with:
+                    return None
+            entries = [e for pack in packs for e in pack.entries(start) if name in e.streams]
+            return Found(entries, max(slots, default=-1), max(upto, start))
 
-    async def follow(self, name: str, start: int) -> AsyncIterator[Entry]:
+    def follow(self, name: str, start: int | None) -> OneStream:
         """The stream's entries from `start` on, for ever."""
-        pause = POLL_S
-        while True:
-            try:
-                entries = await self.read(name, start, self._client.deadline(None))
-            except Unavailable:
-                entries = []
-            for entry in entries:
-                start = entry.position + 1
-                yield entry
-            if entries:
-                pause = POLL_S
-            await asyncio.sleep(pause)
-            pause = min(POLL_MAX_S, 2 * pause)
+        return OneStream(self, self._client, self._reader, name, start, self._gone)
 
-    async def _packs(self, slots: Iterable[int]) -> dict[int, Pack | None]:
-        """What is in these slots; what stays empty is filled, for its appender has died."""
+    async def _packs(self, slots: Iterable[int], start: int) -> dict[int, Pack | None]:
+        """What is in these slots; what stays empty is filled, for its appender has died.
+
+        Raises:
+            DamagedEntry: one of them cannot be read, and positions from `start` on are missing.
+        """
         tape = self._reader.tape
         give_up = self._loop.time() + self._reader.patience_s
         packs: dict[int, Pack | None] = {}
@@ -85,7 +126,9 @@ class StreamReader:
                 if raw is None:
                     empty.append(slot)
                 else:
-                    packs[slot] = decode_pack(raw, slot) if raw else None
+                    packs[slot] = read_pack(raw, slot) if raw else None
+                    if raw and packs[slot] is None:
+                        await self._reader.check_damage(slot, start)
             if empty and self._loop.time() >= give_up:
                 for slot in empty:
                     await tape.fill(slot, slot + 1)
@@ -93,3 +136,61 @@ class StreamReader:
                 await asyncio.sleep(POLL_S)
             wanted = empty
         return packs
+
+
+class OneStream(Source):
+    """One pass over a stream from a position on.
+
+    It asks the sequencer again and again, more seldom while nothing comes.
+
+    Args:
+        start: the first position to deliver; by default, the first that is still there.
+    """
+
+    def __init__(
+        self,
+        streams: StreamReader,
+        client: Client,
+        reader: Reader,
+        name: str,
+        start: int | None,
+        gone: Callable[[int], Exception],
+    ) -> None:
+        super().__init__()
+        self._streams = streams
+        self._client = client
+        self._reader = reader
+        self._name = name
+        self._start = start
+        self._gone = gone
+        self._dealt_with: int | None = None
+        self._pause = 0.0
+
+    async def step(self) -> list[Entry]:
+        """Ask once.
+
+        Raises:
+            LogTrimmed: some may have been trimmed that were not delivered.
+            DamagedEntry: the next of them cannot be read.
+        """
+        await asyncio.sleep(self._pause)
+        self._pause = min(POLL_MAX_S, max(POLL_S, 2 * self._pause))
+        try:
+            return await self._ask()
+        except Unavailable:
+            return []
+
+    async def _ask(self) -> list[Entry]:
+        if self._start is None or self._dealt_with is None:
+            first = (await self._reader.beginning.find()).position
+            if self._start is not None and self._start < first:
+                raise self._gone(self._start)
+            self._start = first if self._start is None else self._start
+        deadline = self._client.deadline(None)
+        found = await self._streams.look(self._name, self._start, self._dealt_with, deadline)
+        if found is None:
+            raise self._gone(self._start)
+        self._start, self._dealt_with = found.upto, found.slot
+        if found.entries:
+            self._pause = 0.0
+        return found.entries

@@ -5,67 +5,46 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Literal, Self, TypeAlias, TypeVar, get_args
+from weakref import WeakSet
 
-import msgspec
-
-from wormspace.errors import NotAllocated, Trimmed, Unavailable, UsageError
+from wormspace.errors import Closed, Trimmed, Unavailable, UsageError
 from wormspace.log.appending import Appender
-from wormspace.log.beginning import Beginning
+from wormspace.log.beginning import Beginning, Place
+from wormspace.log.checks import (
+    NO_HEADERS,
+    check_amount,
+    check_bodies,
+    check_body,
+    check_choice,
+    check_headers,
+    check_position,
+    check_stream,
+    check_streams,
+)
 from wormspace.log.cursors import Cursor
-from wormspace.log.desk import Desk, PrivateDesk, SharedDesk
+from wormspace.log.desk import Announcement, Desk, PrivateDesk, SharedDesk
 from wormspace.log.errors import LogTrimmed, NotWritten
 from wormspace.log.following import StreamReader
+from wormspace.log.info import Info, look
 from wormspace.log.marks import Mark
+from wormspace.log.opening import Config, configure
 from wormspace.log.reading import Reader
 from wormspace.log.records import Entry
 from wormspace.log.sequencer import Sequencer
-from wormspace.log.subscribing import Subscription
+from wormspace.log.spaces import CURSOR, ENTRIES, SEQUENCER, TRIM, cursor_space
+from wormspace.log.subscribing import Source, Subscription, WholeLog
 from wormspace.log.tape import Tape
 from wormspace.log.trimming import Trimmer
-from wormspace.space import Client
+from wormspace.space import Client, Stream
 
-SEGMENT_SIZE = 1024
-MIN_SEGMENT_SIZE = 4
-MAX_SEGMENT_SIZE = 65_536
-"""What is left of a segment is filled, register by register, when a sequencer takes over."""
 PATIENCE_S = 0.5
-
-VERSION = 2
-"""Of what registers hold: with 1, a register had one entry."""
 
 T = TypeVar("T")
 
 SequencerChoice: TypeAlias = Literal["auto", "elsewhere", "none"]
-
-NO_HEADERS: Mapping[str, str] = {}
-
-
-class Config(msgspec.Struct, frozen=True, array_like=True):
-    """What is fixed when a log is made: the payload of the first segment of `<log>/config`."""
-
-    segment_size: int
-    version: int = VERSION
-
-
-class Info(msgspec.Struct, frozen=True):
-    """A log at a glance.
-
-    Attributes:
-        first: the first position that is still there.
-        tail: one past the last position that is written.
-        bytes: of all entries from `first` on.
-        oldest, newest: when the first and the last entry were appended, seconds since 1970.
-    """
-
-    name: str
-    first: int
-    tail: int
-    bytes: int
-    segment_size: int
-    oldest: float | None
-    newest: float | None
 
 
 class Log:
@@ -90,20 +69,24 @@ class Log:
         self,
         client: Client,
         name: str,
-        segment_size: int,
+        config: Config,
         *,
         patience: float = PATIENCE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
-        self.segment_size = segment_size
+        self.segment_size = config.segment_size
         self._client = client
-        self._tape = Tape(client.space(name), segment_size)
+        self._mark_size = config.mark_size
+        self._tape = Tape(client.space(name), config.segment_size, ENTRIES)
         self._clock = clock
-        self._beginning = Beginning(Mark(client.space(f"{name}/trim")))
+        self._beginning = Beginning(Mark(self._mark_tape(f"{name}/{TRIM}", TRIM), Place))
         self._reader = Reader(self._tape, self._beginning, patience)
         self._trimmer = Trimmer(self._reader, self._beginning)
         self._cursors: dict[str, Cursor] = {}
+        self._sources: WeakSet[Source] = WeakSet()
+        self._closed = False
+        self._on_close: Callable[[Log], object] = _nothing
         self._desk: Desk
         self._appender: Appender
         self._streams: StreamReader
@@ -124,26 +107,41 @@ class Log:
         host: str = "127.0.0.1",
         port: int = 0,
         clock: Callable[[], float] = time.time,
+        timeout: float | None = None,
+        on_close: Callable[[Log], object] | None = None,
     ) -> Log:
         """Open a log, or make it; see `Worm.log`, which calls this.
 
         Args:
             sole: no other process can reach this address space.
+            on_close: called with the log when it was closed.
         """
-        config = await _configure(client, name, segment_size)
-        log = cls(client, name, config.segment_size, patience=patience, clock=clock)
+        check_choice(sequencer, "sequencer", get_args(SequencerChoice))
+        check_amount(patience, "patience")
+        if not isinstance(host, str) or isinstance(port, bool) or not isinstance(port, int):
+            raise UsageError(f"host and port are a str and an int, not {host!r} and {port!r}")
+        if not 0 <= port < 65_536:
+            raise UsageError(f"a port is a number from 0 to 65535, not {port}")
+        try:
+            async with asyncio.timeout_at(client.deadline(timeout)):
+                config = await configure(client, name, segment_size)
+                log = cls(client, name, config, patience=patience, clock=clock)
+                await log._beginning.find()
+        except TimeoutError:
+            raise _too_late("opening", name) from None
         log._desk = log._make_desk(sequencer, sole, capture_ahead, host, port)
         log._appender = Appender(log._tape, log._desk, client.nonce()[:8], clock)
-        log._streams = StreamReader(client, log._reader, log._desk)
-        await log.first()
+        log._streams = StreamReader(client, log._reader, log._desk, log._gone)
+        log._on_close = on_close or _nothing
         return log
+
+    def _mark_tape(self, space: str, part: str) -> Tape:
+        return Tape(self._client.space(space), self._mark_size, part)
 
     def _make_desk(
         self, sequencer: SequencerChoice, sole: bool, capture_ahead: bool, host: str, port: int
     ) -> Desk:
         """Choose where positions come from."""
-        if sequencer not in get_args(SequencerChoice):
-            raise UsageError(f"a sequencer is one of {get_args(SequencerChoice)}")
         unsafe = not capture_ahead
         if sole or sequencer == "none":
             return PrivateDesk(Sequencer(self._reader, unsafe=unsafe, sole=sole))
@@ -151,7 +149,7 @@ class Log:
         def make(may_renew: Callable[[], Awaitable[bool]]) -> Sequencer:
             return Sequencer(self._reader, unsafe=unsafe, may_renew=may_renew)
 
-        mark = Mark(self._client.space(f"{self.name}/sequencer"))
+        mark = Mark(self._mark_tape(f"{self.name}/{SEQUENCER}", SEQUENCER), Announcement)
         may_become = sequencer == "auto"
         return SharedDesk(self.name, mark, make, host=host, port=port, may_become=may_become)
 
@@ -170,19 +168,32 @@ class Log:
         await self.close()
 
     async def close(self) -> None:
-        """Stop appending, and say so if the sequencer was in this process."""
-        await self._appender.close()
-        await self._desk.close()
-        await self._beginning.close()
-        for cursor in self._cursors.values():
-            await cursor.close()
+        """Stop appending, and say so if the sequencer was in this process.
+
+        Whatever is called or under way on the log from now on ends with `Closed`, subscriptions
+        too.  Harmless when repeated.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        for source in list(self._sources):
+            source.end(self._over())
+        try:
+            await self._appender.close()
+            await self._desk.close()
+            await self._beginning.close()
+            for cursor in self._cursors.values():
+                await cursor.close()
+        finally:
+            self._on_close(self)
 
     async def stand_by(self) -> None:
-        """Be the log's sequencer whenever there is no other; without end.
+        """Be the log's sequencer whenever there is no other; until the log is closed.
 
         Raises:
             UsageError: this log was opened without a shared sequencer.
         """
+        self._check_open()
         if not isinstance(self._desk, SharedDesk):
             raise UsageError(f"log {self.name!r} has no sequencer that could be shared")
         await self._desk.stand_by()
@@ -207,10 +218,13 @@ class Log:
             streams: the streams it belongs to, by name.
 
         Raises:
+            UsageError: something of it is no bytes, or no text.
+            ValueTooLarge: it does not fit into a register; nothing was appended.
             Unavailable: not in time; the entry may be in the log, now or later.
-            ValueTooLarge.
         """
-        return (await self._appender.append((body,), headers, tuple(streams), timeout))[0]
+        headers = check_headers(headers) if headers is not NO_HEADERS else headers
+        streams = check_streams(streams) if streams != () else ()
+        return (await self._appender.append((check_body(body),), headers, streams, timeout))[0]
 
     async def append_many(
         self,
@@ -227,12 +241,15 @@ class Log:
         of it, some of them may also come after those that follow them.
 
         Raises:
-            Unavailable: not in time; some of the entries may be in the log, now or later.
+            UsageError: one of them is no bytes, or there are more than 16,384.
             ValueTooLarge: one of them is; nothing was appended.
+            Unavailable: not in time; some of the entries may be in the log, now or later.
         """
-        if not bodies:
+        given, headers, names = check_bodies(bodies), check_headers(headers), check_streams(streams)
+        if not given:
+            self._check_open()
             return []
-        return await self._appender.append(tuple(bodies), headers, tuple(streams), timeout)
+        return await self._appender.append(given, headers, names, timeout)
 
     # ------------------------------------------------------------ read
 
@@ -242,9 +259,10 @@ class Log:
         Raises:
             NotWritten: neither is there yet.
             LogTrimmed: it is behind the trim point.
+            DamagedEntry: the register holds something else.
         """
-        self._check(position)
-        decided, entry = await self._read(position, "read", self._reader.read, timeout)
+        async with self._within("read", timeout, position):
+            decided, entry = await self._still_there(position, self._reader.read)
         if not decided:
             raise NotWritten(f"nothing is at position {position} of log {self.name!r} yet")
         return entry
@@ -259,13 +277,14 @@ class Log:
 
         Raises:
             LogTrimmed: `start` is behind the trim point.
+            DamagedEntry: positions in it cannot be read; read up to `position`, and from `next`.
             Unavailable: not in time.
         """
-        self._check(start)
-        until = await self.tail() if stop is None else stop
-        return await self._read(
-            start, "read_range", lambda start: self._reader.read_range(start, until), timeout
-        )
+        if stop is not None:
+            check_position(stop, "stop")
+        async with self._within("read_range", timeout, start):
+            until = await self._reader.tail() if stop is None else stop
+            return await self._still_there(start, lambda at: self._reader.read_range(at, until))
 
     async def tail(self, *, timeout: float | None = None) -> int:
         """One past the last position that is written.
@@ -273,11 +292,13 @@ class Log:
         Linearizable, and a fact rather than a hint: it is found in the registers, and asks no
         sequencer.  Positions below it may still be empty for a moment.
         """
-        return await self._timed("tail", self._reader.tail(), timeout)
+        async with self._within("tail", timeout):
+            return await self._reader.tail()
 
     async def first(self, *, timeout: float | None = None) -> int:
         """The first position that is not trimmed."""
-        return (await self._timed("first", self._beginning.find(), timeout)).position
+        async with self._within("first", timeout):
+            return (await self._beginning.find()).position
 
     async def fill(self, position: int, *, timeout: float | None = None) -> Entry | None:
         """Decide a position now: its entry, or None because it is a hole from now on.
@@ -286,70 +307,78 @@ class Log:
 
         Raises:
             NotWritten: it is not below the tail.
-            LogTrimmed.
+            LogTrimmed: it is behind the trim point.
+            DamagedEntry: the register holds something else.
         """
-        self._check(position)
-        if position >= await self.tail(timeout=timeout):
-            raise NotWritten(f"position {position} of log {self.name!r} is not below the tail")
-        return await self._read(position, "fill", self._reader.fill, timeout)
+        async with self._within("fill", timeout, position):
+            if position >= await self._reader.tail():
+                raise NotWritten(f"position {position} of log {self.name!r} is not below the tail")
+            return await self._still_there(position, self._reader.fill)
 
-    def subscribe(
-        self, from_: int | None = None, *, stream: str | None = None
-    ) -> AsyncIterator[Entry]:
+    def subscribe(self, from_: int | None = None, *, stream: str | None = None) -> Stream[Entry]:
         """Every entry from a position on, once, in order: history, then live, without end.
 
-        What blocks it longer than the log's patience is filled.
+        What blocks it longer than the log's patience is filled.  Who stops waiting for an entry, by
+        a time-out for instance, loses nothing: the next wait goes on from there.
 
         Args:
             from_: the first position; by default, the first that is still there.
             stream: only the entries of this stream.
 
-        Raises (while iterating):
-            LogTrimmed: the next position was trimmed before it was delivered.
+        Raises (while iterating, and closes it):
+            LogTrimmed: the next position was trimmed before it was delivered; of a stream: entries
+                may have been trimmed that were not delivered.
+            DamagedEntry: the next positions cannot be read; subscribe again from its `next`.
+            Closed: the log was closed.
         """
-        if from_ is not None and from_ < 0:
-            raise UsageError(f"a position is 0 or more, not {from_}")
-        return self._subscribe(from_, stream)
-
-    async def _subscribe(self, from_: int | None, stream: str | None) -> AsyncIterator[Entry]:
-        first = await self.first()
-        start = first if from_ is None else from_
-        if start < first:
-            raise self._gone(start)
+        self._check_open()
+        if from_ is not None:
+            check_position(from_)
+        source: Source
         if stream is None:
-            source = Subscription(self._reader, start, self._gone).entries()
+            source = WholeLog(self._reader, from_, self._gone)
         else:
-            source = self._streams.follow(stream, start)
-        async for entry in source:
-            yield entry
+            source = self._streams.follow(check_stream(stream), from_)
+        self._sources.add(source)
+        return Subscription(source)
 
     # ------------------------------------------------------------ streams and cursors
 
     async def read_stream(
-        self, name: str, start: int = 0, *, timeout: float | None = None
+        self, name: str, start: int | None = None, *, timeout: float | None = None
     ) -> list[Entry]:
-        """The entries of a stream at `start` and above, in order.
+        """The entries of a stream at `start` and above, in order; by default, all still there.
 
-        Costs reads in proportion to these entries, whatever else is in the log.
+        Linearizable: it has every entry that was acknowledged before the call.  Costs reads in
+        proportion to these entries, whatever else is in the log.
 
         Raises:
+            LogTrimmed: `start` is behind the trim point.
+            DamagedEntry: some of them cannot be read; read from its `next`.
             Unavailable: not in time.
         """
-        deadline = self._client.deadline(timeout)
-        reading = self._streams.read(name, start, deadline)
-        return await self._timed("read_stream", reading, timeout)
+        check_stream(name)
+        if start is not None:
+            check_position(start, "start")
+        async with self._within("read_stream", timeout) as deadline:
+            return await self._streams.read(name, start, deadline)
 
     async def streams(self, *, timeout: float | None = None) -> dict[str, int]:
         """The names of the log's streams, each with the last position handed out for it."""
-        deadline = self._client.deadline(timeout)
-        return await self._streams.names(deadline)
+        async with self._within("streams", timeout) as deadline:
+            return await self._streams.names(deadline)
 
     def cursor(self, name: str) -> Cursor:
-        """The durable cursor of the consumer of this name; it needs no creation."""
-        cursor = self._cursors.get(name)
+        """The durable cursor of the consumer of this name; it needs no creation.
+
+        Raises:
+            BadAddress: the name is empty or too long.
+        """
+        self._check_open()
+        cursor = self._cursors.get(name) if isinstance(name, str) else None
         if cursor is None:
-            mark = Mark(self._client.space(f"{self.name}/cursor/{name}"))
-            cursor = self._cursors[name] = Cursor(name, mark)
+            mark = Mark(self._mark_tape(cursor_space(self.name, name), CURSOR), int)
+            cursor = self._cursors[name] = Cursor(name, mark, self._within)
         return cursor
 
     # ------------------------------------------------------------ trim
@@ -363,65 +392,61 @@ class Log:
         Raises:
             NotWritten: it is above the tail; nothing was trimmed.
         """
-        return await self._timed("trim", self._trimmer.below(position), timeout)
+        check_position(position)
+        async with self._within("trim", timeout):
+            return await self._trimmer.below(position)
 
     async def trim_older(self, seconds: float, *, timeout: float | None = None) -> int:
         """Forget the entries appended longer than this ago, by their appenders' clocks.
 
         Returns the first position still there.
         """
-        cutoff_ms = int((self._clock() - seconds) * 1000)
-        return await self._trim_until(lambda time_ms, before: time_ms >= cutoff_ms, timeout)
+        cutoff_ms = int((self._clock() - check_amount(seconds, "an age")) * 1000)
+        async with self._within("trim_older", timeout):
+            keep = await self._trimmer.search(lambda time_ms, before: time_ms >= cutoff_ms)
+            return await self._trimmer.below(keep)
 
     async def trim_larger(self, size: int, *, timeout: float | None = None) -> int:
         """Forget the oldest entries, so that those which remain have at most `size` bytes.
 
         Returns the first position still there.
         """
-        total = await self._timed("trim", self._trimmer.total(), timeout)
-        return await self._trim_until(lambda time_ms, before: total - before <= size, timeout)
-
-    async def _trim_until(self, keeps: Callable[[int, int], bool], timeout: float | None) -> int:
-        keep = await self._timed("trim", self._trimmer.search(keeps), timeout)
-        return await self.trim(keep, timeout=timeout)
+        check_amount(size, "a size")
+        async with self._within("trim_larger", timeout):
+            total = await self._trimmer.total()
+            keep = await self._trimmer.search(lambda time_ms, before: total - before <= size)
+            return await self._trimmer.below(keep)
 
     async def info(self, *, timeout: float | None = None) -> Info:
         """The log at a glance."""
-        return await self._timed("info", self._info(), timeout)
-
-    async def _info(self) -> Info:
-        first, tail = (await self._beginning.find()).position, await self._reader.tail()
-        oldest = await self._reader.first_pack(first)
-        newest = await self._reader.last_pack(await self._tape.end())
-        size = 0
-        if oldest and newest:
-            begin = next(before for position, before in oldest.befores() if position >= first)
-            size = newest[1].before + newest[1].size - begin
-        return Info(
-            self.name,
-            first,
-            tail,
-            size,
-            self.segment_size,
-            oldest.time_ms / 1000.0 if oldest else None,
-            newest[1].time_ms / 1000.0 if newest else None,
-        )
+        async with self._within("info", timeout):
+            return await look(self.name, self._reader)
 
     # ------------------------------------------------------------ within
 
-    def _check(self, position: int) -> None:
-        if position < 0:
-            raise UsageError(f"a position is 0 or more, not {position}")
-        if position < self._beginning.at.position:
-            raise self._gone(position)
+    @asynccontextmanager
+    async def _within(
+        self, what: str, timeout: float | None, position: int | None = None
+    ) -> AsyncIterator[float]:
+        """The time that one call may take; yields its deadline.
 
-    async def _read(
-        self,
-        position: int,
-        what: str,
-        read: Callable[[int], Awaitable[T]],
-        timeout: float | None,
-    ) -> T:
+        Args:
+            position: where it reads, if it does.
+        """
+        self._check_open()
+        if position is not None and check_position(position) < self._beginning.at.position:
+            raise self._gone(position)
+        deadline = self._client.deadline(timeout)
+        limit = asyncio.timeout_at(deadline)
+        try:
+            async with limit:
+                yield deadline
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise _too_late(what, self.name) from None
+
+    async def _still_there(self, position: int, read: Callable[[int], Awaitable[T]]) -> T:
         """Read at a position, again if what was trimmed meanwhile lies below it.
 
         Raises:
@@ -430,7 +455,7 @@ class Log:
         while True:
             known = self._beginning.at
             try:
-                return await self._timed(what, read(position), timeout)
+                return await read(position)
             except Trimmed as e:
                 found = await self._beginning.find()
                 if position < found.position or found == known:
@@ -442,38 +467,19 @@ class Log:
         what = f"position {position} of log {self.name!r} was trimmed; the first is now {first}"
         return LogTrimmed(what, first)
 
-    async def _timed(self, what: str, work: Awaitable[T], timeout: float | None) -> T:
-        """Wait for `work`, no longer than the call may take."""
-        try:
-            async with asyncio.timeout_at(self._client.deadline(timeout)):
-                return await work
-        except TimeoutError:
-            raise Unavailable(
-                f"{what} of log {self.name!r}: too few servers answered in time"
-            ) from None
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._over()
+
+    def _over(self) -> Closed:
+        return Closed(f"log {self.name!r} was closed here")
 
 
-async def _configure(client: Client, name: str, segment_size: int | None) -> Config:
-    """What the log was made with; makes it if there is none of this name."""
-    space = client.space(f"{name}/config")
-    if segment_size is not None and not MIN_SEGMENT_SIZE <= segment_size <= MAX_SEGMENT_SIZE:
-        raise UsageError(
-            f"a log's segments have {MIN_SEGMENT_SIZE} to {MAX_SEGMENT_SIZE} registers"
-        )
-    try:
-        raw = await space.check(0)
-    except NotAllocated:
-        raw = msgspec.msgpack.encode(Config(segment_size or SEGMENT_SIZE))
-        made = await space.alloc(raw, 1)
-        if made.number != 0:  # somebody else made it at the same time
-            raw = await space.check(0)
-    config = msgspec.msgpack.decode(raw, type=Config)
-    if config.version != VERSION:
-        raise UsageError(
-            f"log {name!r} is of version {config.version}, this program reads {VERSION}"
-        )
-    if segment_size is not None and segment_size != config.segment_size:
-        raise UsageError(
-            f"log {name!r} has segments of {config.segment_size} registers, not {segment_size}"
-        )
-    return config
+def _nothing(log: Log) -> None:
+    """For a log that nobody keeps account of."""
+
+
+def _too_late(what: str, name: str) -> Unavailable:
+    return Unavailable(
+        f"{what} of log {name!r}: not done in time; too few servers, or too slow ones, answered"
+    )

@@ -6,8 +6,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from wormspace.log.records import Latest
+from wormspace.errors import UsageError
+from wormspace.log.records import UNREADABLE, Latest, Natural
 from wormspace.log.tenure import Run
+from wormspace.rpc import Failure
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
@@ -21,8 +23,8 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
         doubt: a ballot under which a write was refused, if there was one.
     """
 
-    counts: tuple[int, ...]
-    size: int
+    counts: tuple[Natural, ...]
+    size: Natural
     named: tuple[tuple[int, dict[str, int]], ...] = ()
     doubt: bytes | None = None
 
@@ -37,8 +39,8 @@ class Given(msgspec.Struct, frozen=True, array_like=True, tag="given"):
     """
 
     runs: tuple[Run, ...]
-    first: int
-    before: int
+    first: Natural
+    before: Natural
     links: tuple[dict[str, tuple[int, ...]], ...] = ()
 
 
@@ -57,9 +59,14 @@ class LastOf(msgspec.Struct, frozen=True, array_like=True, tag="last"):
 
 
 class Last(msgspec.Struct, frozen=True, array_like=True, tag="slots"):
-    """There; what was to go there may have become holes."""
+    """There; what was to go there may have become holes.
+
+    Attributes:
+        next: the position that is handed out next; all of the stream's below it is known.
+    """
 
     latest: Latest
+    next: Natural
 
 
 class NamesOf(msgspec.Struct, frozen=True, array_like=True, tag="names"):
@@ -78,5 +85,33 @@ Answer: TypeAlias = Given | Pong | Last | Names
 encode = msgspec.msgpack.Encoder().encode
 _questions: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)
 _answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
-decode_question = _questions.decode
-decode_answer = _answers.decode
+
+
+def read_question(raw: bytes) -> Question:
+    """What an appender asked.
+
+    Raises:
+        UsageError: that is no question, or does not agree with itself.
+    """
+    try:
+        question = _questions.decode(raw)
+    except UNREADABLE as e:
+        raise UsageError(f"no question for a sequencer: {e}") from e
+    if isinstance(question, Ask):
+        counts = question.counts
+        for i, names in question.named:
+            if not 0 <= i < len(counts) or any(not 0 <= n < counts[i] for n in names.values()):
+                raise UsageError("the streams of a request are of no entry that it has")
+    return question
+
+
+def read_answer(raw: bytes) -> Answer:
+    """What a sequencer answered.
+
+    Raises:
+        Failure: that is no answer.
+    """
+    try:
+        return _answers.decode(raw)
+    except UNREADABLE as e:
+        raise Failure(f"no answer of a sequencer: {e}") from e

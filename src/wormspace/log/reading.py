@@ -16,27 +16,11 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from wormspace.errors import ProtocolViolation, Trimmed
+from wormspace.knobs import KNOBS
 from wormspace.log.beginning import Beginning, Place
-from wormspace.log.records import Entry, Pack, decode_pack
-from wormspace.log.tape import Tape
-
-REMEMBERED = 4096
-"""Packs whose place is remembered; when there are more, every second one is forgotten."""
-
-LOOK_BACK = 64
-"""Slots read at a time, at most, in search of the last pack below a slot."""
-
-PAGE_SLOTS = 512
-PAGE_BYTES = 1 << 20
-"""Slots read at a time by one who reads on: so many, or fewer where these have more bytes."""
-
-BEYOND = 1 << 62
-"""More slots than there are."""
-
-FIRST_SLOTS = 64
-"""Slots read before it is known how large they are."""
-
-POLL_S = 0.01
+from wormspace.log.errors import DamagedEntry
+from wormspace.log.records import MAX_POSITION, Entry, Pack, read_pack
+from wormspace.log.tape import POLL_S, Tape
 
 
 class _Seen:
@@ -55,7 +39,10 @@ class _Seen:
         self.firsts.insert(i, pack.first)
         self.slots.insert(i, slot)
         self.ends.insert(i, pack.end)
-        if len(self.slots) > REMEMBERED:
+
+    def forget(self) -> None:
+        """Forget every second one, if there are many."""
+        if len(self.slots) > KNOBS.log_remembered_packs:
             del self.firsts[::2], self.slots[::2], self.ends[::2]
 
     def last_upto(self, position: int) -> int:
@@ -93,14 +80,18 @@ class Head:
         slot: the next to be read.
         position: the next that is wanted: all below was read, or never asked for.
         entry_bytes: what an entry took on average, of those that were read last.
+        damage: positions that were passed and cannot be read, if there were any; it goes no
+            further then.
     """
 
     def __init__(self, slot: int, position: int, pack: int, entry_bytes: float) -> None:
         self.slot = slot
         self.position = position
         self.entry_bytes = entry_bytes
+        self.damage: DamagedEntry | None = None
         self._pack = float(pack)
         self._above = 0
+        self._damaged: int | None = None  # a slot, since the last pack, that could not be read
 
     def take(self, values: Sequence[bytes | None]) -> list[Entry]:
         """Move over the next slots, up to one that is not written; returns what they hold.
@@ -113,10 +104,14 @@ class Head:
         for raw in values:
             if raw is None:
                 break
-            if raw:
-                pack = decode_pack(raw, self.slot)
+            pack = read_pack(raw, self.slot) if raw else None
+            if raw and pack is None:
+                self._damaged = self.slot
+            if pack is not None:
                 if pack.first < self._above:
                     raise ProtocolViolation(f"slot {self.slot} repeats position {pack.first}")
+                if self._damaged is not None and self._lacks(pack):
+                    break
                 self._above = pack.end
                 count += len(pack.bodies)
                 size += len(raw)
@@ -129,11 +124,34 @@ class Head:
             self.entry_bytes = size / count
         return entries
 
+    def _lacks(self, pack: Pack) -> bool:
+        """The next pack after damage: whether wanted positions are missing before it."""
+        slot, self._damaged = self._damaged, None
+        if pack.first <= self.position:
+            return False
+        self.damage = DamagedEntry(
+            f"positions {self.position} to {pack.first - 1} cannot be read: slot {slot} holds "
+            f"something that is no entry of a log; go on from position {pack.first}",
+            self.position,
+            pack.first,
+        )
+        return True
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether a slot could not be read since the last pack."""
+        return self._damaged is not None
+
+    def check(self) -> None:
+        """Raise what stopped it."""
+        if self.damage is not None:
+            raise self.damage
+
     def ahead(self, entries: int) -> int:
         """How many slots may have so many entries, and no more than a page."""
         wanted = 1 + math.ceil((entries - 1) / self._pack)
-        page = int(PAGE_BYTES / (self._pack * self.entry_bytes))
-        return min(wanted, PAGE_SLOTS, max(1, page))
+        page = int(KNOBS.log_page_bytes / (self._pack * self.entry_bytes))
+        return min(wanted, KNOBS.log_page_slots, max(1, page))
 
 
 class Reader:
@@ -153,7 +171,7 @@ class Reader:
         self.beginning = beginning
         self.patience_s = patience_s
         self._seen = _Seen()
-        self._entry_bytes = PAGE_BYTES / FIRST_SLOTS
+        self._entry_bytes = KNOBS.log_page_bytes / KNOBS.log_first_slots
         self._end = Place(0, 0)  # one past the last pack, as it was once
         self._loop = asyncio.get_running_loop()
 
@@ -182,6 +200,7 @@ class Reader:
         Raises:
             Trimmed, Unavailable.
         """
+        self._seen.forget()  # not within a search, which goes by what it found
         while True:
             known = self.beginning.at
             try:
@@ -206,7 +225,7 @@ class Reader:
         widely = False
         while True:
             bounds = self._bounds(position)
-            if widely and bounds.high == BEYOND:
+            if widely and bounds.high == MAX_POSITION:
                 await self.tail()
                 if position >= self._end.position:
                     return max(self._end.slot, bounds.low), None
@@ -217,7 +236,8 @@ class Reader:
             size = self.tape.size
             probes = (self.tape.segment(slot // size).read(slot % size) for slot in slots)
             values = zip(slots, await asyncio.gather(*probes), strict=True)
-            news = {slot: decode_pack(raw, slot) for slot, raw in values if raw}
+            looked = {slot: read_pack(raw, slot) for slot, raw in values if raw}
+            news = {slot: pack for slot, pack in looked.items() if pack is not None}
             for slot, pack in news.items():
                 self._seen.add(slot, pack)
             if not news and (widely or bounds.high - bounds.low == 1):
@@ -229,7 +249,7 @@ class Reader:
         """Where to search, by what was seen."""
         seen, begin = self._seen, self.beginning.at
         low, at, pace = begin.slot, begin.position, 1
-        high, until = BEYOND, 0
+        high, until = MAX_POSITION, 0
         i = seen.last_upto(position)
         if i >= 0 and seen.slots[i] >= low:
             if seen.ends[i] > position:
@@ -277,7 +297,8 @@ class Reader:
             start = max(lowest, below - width)
             try:
                 values = await self.tape.read(start, below)
-                last = max((i for i, raw in enumerate(values) if raw), default=-1)
+                packs = [read_pack(raw, start + i) if raw else None for i, raw in enumerate(values)]
+                last = max((i for i, pack in enumerate(packs) if pack), default=-1)
                 if fill and None in values[last + 1 :]:
                     await self.tape.fill(start + last + 1, below)
                     continue
@@ -285,15 +306,15 @@ class Reader:
                 if (await self.beginning.find()).slot == lowest:
                     return None
                 continue
-            raw = values[last] if last >= 0 else None
-            if raw:
-                return start + last, decode_pack(raw, start + last)
-            below, width = start, min(LOOK_BACK, 2 * width)
+            pack = packs[last] if last >= 0 else None
+            if pack is not None:
+                return start + last, pack
+            below, width = start, min(KNOBS.log_look_back, 2 * width)
         return None
 
     # ------------------------------------------------------------ reading on
 
-    async def page(self, head: Head, entries: int = PAGE_BYTES) -> list[bytes | None]:
+    async def page(self, head: Head, entries: int = MAX_POSITION) -> list[bytes | None]:
         """What is in the next slots: a page, or fewer if they have about so many entries."""
         self._entry_bytes = head.entry_bytes
         return await self.tape.read(head.slot, self._stop(head, entries))
@@ -311,7 +332,7 @@ class Reader:
         slot, pack = await self._seek(position)
         if pack is None:
             [raw] = await self.tape.read(slot, slot + 1)
-            pack = decode_pack(raw, slot) if raw else None
+            pack = read_pack(raw, slot) if raw else None
         if pack is not None and pack.first <= position < pack.end:
             return True, pack.entries(position, position + 1)[0]
         head, wanted = self._head(slot, position), 1
@@ -320,6 +341,7 @@ class Reader:
             entries = head.take(values)
             if entries:
                 return True, entries[0] if entries[0].position == position else None
+            head.check()
             if None in values:
                 return False, None
             wanted *= 2
@@ -337,6 +359,7 @@ class Reader:
             entries = head.take(values)
             if entries:
                 return entries[0] if entries[0].position == position else None
+            head.check()
             if None in values:
                 await self.tape.fill(head.slot, head.slot + 1)
         return None
@@ -354,6 +377,8 @@ class Reader:
             until = self._stop(head, stop - head.position)
             values = await self.tape.read(head.slot, until)
             entries += head.take(values)
+            if head.damage is not None and head.damage.position < stop:
+                raise head.damage
             if head.slot == until or head.position >= stop:
                 continue
             stop = min(stop, await self.tail())
@@ -366,6 +391,24 @@ class Reader:
         while entries and entries[-1].position >= stop:
             entries.pop()
         return entries
+
+    async def check_damage(self, slot: int, start: int) -> None:
+        """For a slot that cannot be read: whether positions are missing there.
+
+        Raises:
+            DamagedEntry: some are, at `start` or above.
+            Trimmed, Unavailable.
+        """
+        last = await self.last_pack(slot)
+        begin = self.beginning.at
+        at, position = (last[0] + 1, last[1].end) if last else (begin.slot, begin.position)
+        head = self._head(at, max(position, start))
+        while head.slot <= slot or head.is_damaged:
+            values = await self.page(head, 1)
+            entries = head.take(values)
+            head.check()
+            if entries or None in values:
+                return
 
     async def first_pack(self, position: int) -> Pack | None:
         """The pack with the entry at `position`, or if there is none, the next that is written.
@@ -380,7 +423,8 @@ class Reader:
         while slot < end:
             stop = min(end, slot + width, (slot // size + 1) * size)
             for at, raw in enumerate(await self.tape.read(slot, stop), slot):
-                if raw and (pack := decode_pack(raw, at)).end > position:
+                pack = read_pack(raw, at) if raw else None
+                if pack is not None and pack.end > position:
                     return pack
-            slot, width = stop, min(LOOK_BACK, 2 * width)
+            slot, width = stop, min(KNOBS.log_look_back, 2 * width)
         return None

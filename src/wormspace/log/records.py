@@ -4,32 +4,44 @@ A pack is a msgpack array: one entry or several, which were appended together, a
 the first.  The empty value is a hole, so whoever fills one needs to know nothing about the log, and
 no pack can look like one.  A seam is the last register of a segment: once it is written, the log
 goes on in the next segment.
+
+Each record begins with the format's version.  Whatever else a register holds, written by a broken
+or a hostile client, is passed over as a hole is; the positions that are missing there are damaged.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 import msgspec
 
-from wormspace.errors import ProtocolViolation
+from wormspace.errors import NewerFormat
+
+log = logging.getLogger("wormspace.log")
+
+FORMAT = 3
+"""Of all that a log writes: in format 2, records did not name their format."""
 
 HOLE = b""
 """The value of a register that will never hold an entry: CORFU's junk."""
 
-BACKPOINTERS = 4
-"""How many earlier packs of each of its streams a pack names (Tango's entries have four too)."""
+MAX_POSITION = 1 << 62
+"""More than there are positions, or slots."""
+
+Natural = Annotated[int, msgspec.Meta(ge=0, le=MAX_POSITION)]
 
 
 class Group(msgspec.Struct, frozen=True, array_like=True):
     """So many consecutive entries of a pack have these headers and streams in common."""
 
-    count: int
+    count: Natural
     headers: Mapping[str, str]
     streams: tuple[str, ...]
 
 
-class Pack(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Pack(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=FORMAT):
     """Entries that share a register.
 
     Attributes:
@@ -44,14 +56,14 @@ class Pack(msgspec.Struct, frozen=True, array_like=True, gc=False):
         links: for each stream of the pack, the slots of its last packs before this one, descending.
     """
 
-    first: int
-    before: int
+    first: Natural
+    before: Natural
     writer: bytes
     serial: int
     time_ms: int
-    bodies: Sequence[bytes]
+    bodies: Annotated[Sequence[bytes], msgspec.Meta(min_length=1)]
     groups: tuple[Group, ...]
-    links: Mapping[str, tuple[int, ...]]
+    links: Mapping[str, tuple[Natural, ...]]
 
     @property
     def end(self) -> int:
@@ -130,10 +142,10 @@ class Latest(msgspec.Struct, frozen=True, array_like=True):
     """
 
     position: int
-    slots: tuple[int, ...]
+    slots: tuple[Natural, ...]
 
 
-class Seam(msgspec.Struct, frozen=True, array_like=True):
+class Seam(msgspec.Struct, frozen=True, array_like=True, tag=FORMAT):
     """The last register of a segment: the streams as they stood when the next one was opened.
 
     Attributes:
@@ -143,14 +155,18 @@ class Seam(msgspec.Struct, frozen=True, array_like=True):
             slot; 0 if none was.
     """
 
-    upto: int
+    upto: Natural
     streams: dict[str, Latest]
-    left_out: int = 0
+    left_out: Natural = 0
 
 
 encode = msgspec.msgpack.Encoder().encode
 _decode_pack = msgspec.msgpack.Decoder(Pack).decode
 _decode_seam = msgspec.msgpack.Decoder(Seam).decode
+_decode_any = msgspec.msgpack.Decoder().decode
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What decoding raises, whatever the bytes are."""
 
 
 def payload_size(body: bytes, headers: Mapping[str, str]) -> int:
@@ -161,25 +177,66 @@ def payload_size(body: bytes, headers: Mapping[str, str]) -> int:
     return size
 
 
-def decode_pack(raw: bytes, slot: int) -> Pack:
-    """The pack in a register that is written and no hole.
+def read_pack(raw: bytes, slot: int) -> Pack | None:
+    """The pack in a register that is written and no hole; None if something else is there.
 
     Raises:
-        ProtocolViolation: something else was written there, by no log of this kind.
+        NewerFormat: a newer wormspace wrote it.
     """
     try:
-        return _decode_pack(raw)
-    except msgspec.MsgspecError as e:
-        raise ProtocolViolation(f"slot {slot} holds no log entries: {e}") from e
+        pack = _decode_pack(raw)
+    except UNREADABLE as e:
+        refuse_newer(raw)
+        log.info("slot %d holds no log entries, and is passed over: %s", slot, e)
+        return None
+    if (pack.groups or pack.links) and not _agrees(pack, slot):
+        log.info("slot %d holds entries that contradict themselves, and is passed over", slot)
+        return None
+    return pack
 
 
-def decode_seam(raw: bytes) -> Seam:
-    """The seam in the last register of a closed segment.
+def _agrees(pack: Pack, slot: int) -> bool:
+    """Whether groups and links of a pack belong to its bodies and its place."""
+    named = {name for group in pack.groups for name in group.streams}
+    return (
+        sum([group.count for group in pack.groups]) == len(pack.bodies)
+        and named == pack.links.keys()
+        and all(before < slot for slots in pack.links.values() for before in slots)
+    )
+
+
+def read_seam(raw: bytes, segment: int, end: int) -> Seam:
+    """The seam in the last register of a closed segment, of which `end` is one past the last slot.
+
+    One that cannot be read tells nothing: all streams are looked for below it.
 
     Raises:
-        ProtocolViolation: something else was written there.
+        NewerFormat: a newer wormspace wrote it.
     """
     try:
-        return _decode_seam(raw)
-    except msgspec.MsgspecError as e:
-        raise ProtocolViolation(f"the end of a log segment holds no seam: {e}") from e
+        seam = _decode_seam(raw)
+    except UNREADABLE as e:
+        refuse_newer(raw)
+        log.info("the end of segment %d holds no seam, streams are looked for: %s", segment, e)
+        return Seam(end, {}, end)
+    if any(slot >= end for latest in seam.streams.values() for slot in latest.slots):
+        log.info("the seam of segment %d names slots above it, streams are looked for", segment)
+        return Seam(end, {}, end)
+    return seam
+
+
+def refuse_newer(raw: bytes) -> None:
+    """For bytes that could not be read.
+
+    Raises:
+        NewerFormat: they are a record of a newer format.
+    """
+    try:
+        record: Any = _decode_any(raw)
+    except UNREADABLE:
+        return
+    version = record[0] if isinstance(record, list) and record else None
+    if isinstance(version, int) and FORMAT < version < FORMAT + 100:
+        raise NewerFormat(
+            f"the log has records of format {version}, this wormspace reads {FORMAT}: update it"
+        )

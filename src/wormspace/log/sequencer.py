@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from wormspace.errors import Trimmed, UsageError
+from wormspace.knobs import KNOBS
 from wormspace.log.errors import Deposed
 from wormspace.log.messages import (
     Answer,
@@ -30,7 +31,7 @@ from wormspace.log.messages import (
 )
 from wormspace.log.reading import Reader
 from wormspace.log.records import Latest, encode
-from wormspace.log.streams import StreamTable, look_up, rebuild
+from wormspace.log.streams import StreamTable, catch_up, look_up, rebuild
 from wormspace.log.tenure import Run, Tenure
 
 log = logging.getLogger("wormspace.log")
@@ -45,8 +46,8 @@ class Sequencer:
     Args:
         reader: of the log.
         unsafe: hand out positions without a capture where that is right; see `Tenure`.
-        may_renew: whether no successor has announced itself; None where nobody announces himself,
-            and who loses the tenure just takes it back.
+        may_renew: whether no successor has announced itself; None where nobody announces himself:
+            who loses the tenure just takes it back when it appends.
         sole: nobody else can be there at all.
     """
 
@@ -70,6 +71,7 @@ class Sequencer:
         self._began = 0  # the slot where the tenure began: the table is rebuilt from those below
         self._linked: int | None = None  # the table may lack slots from here on
         self._table: asyncio.Task[StreamTable] | None = None
+        self._read: tuple[StreamTable, int] | None = None  # a table without a tenure, and its end
         self._turn = asyncio.Lock()
         self._answers: dict[type, Callable[..., Awaitable[Answer]]] = {
             Ask: self.give,
@@ -253,15 +255,14 @@ class Sequencer:
 
     async def _recall(self, table: StreamTable, ask: Ask) -> None:
         """Look up streams that the table has left out."""
-        if not table.left_out:
-            return
-        for name in {name for _, names in ask.named for name in names}:
-            await self._find(table, name)
+        if table.left_out and self._tenure is not None:
+            for name in {name for _, names in ask.named for name in names}:
+                await self._find(table, name, self._tenure.at)
 
-    async def _find(self, table: StreamTable, name: str) -> Latest:
-        if name not in table and table.left_out and self._tenure is not None:
+    async def _find(self, table: StreamTable, name: str, below: int) -> Latest:
+        if name not in table and table.left_out:
             first = await self._beginning.find()
-            table.put(name, await look_up(self._tape, name, self._tenure.at, first.slot))
+            table.put(name, await look_up(self._tape, name, below, first.slot))
         return table.latest(name)
 
     async def _seal(self) -> bytes:
@@ -271,33 +272,60 @@ class Sequencer:
             raise Deposed("this sequencer was deposed")
         first = await self._beginning.find()
         upto = tenure.at if self._linked is None else min(self._linked, tenure.at)
-        return encode(table.seam(upto, first.slot))
+        largest = self._tape.space.client.registers.max_value
+        return encode(table.seam(upto, first.slot, min(KNOBS.log_table_bytes, largest)))
 
     # ------------------------------------------------------------ other questions
 
     async def _on_ping(self, ping: Ping) -> Pong:
         return Pong()
 
-    async def _certain(self) -> None:
-        """Make sure that this is the sequencer now: what it does not know, nobody handed out.
+    async def _on_last(self, question: LastOf) -> Last:
+        async with self._turn:
+            table, below, position = await self._certain()
+            return Last(await self._find(table, question.stream, below), position)
+
+    async def _on_names(self, question: NamesOf) -> Names:
+        async with self._turn:
+            return Names((await self._certain())[0].all())
+
+    async def _certain(self) -> tuple[StreamTable, int, int]:
+        """A table that has every append that was acknowledged before the call, and where it ends.
+
+        The end is a slot, and the position that is the next there.
+
+        What this sequencer knows, if a majority says that it is the sequencer now: what it does not
+        know, nobody handed out.
 
         Raises:
             Deposed, Unavailable.
         """
-        tenure = await self._held()
-        if not self._sole and not await tenure.stands():
+        tenure = self._tenure
+        if tenure is not None and not await tenure.stands():
             await self._lose()
-            await self._acquire()
+            tenure = None
+        if tenure is None and self._may_renew is None:
+            return await self._read_on()
+        tenure = tenure or await self._acquire()
+        return await self._streams(), tenure.at, self._next
 
-    async def _on_last(self, question: LastOf) -> Last:
-        async with self._turn:
-            await self._certain()
-            return Last(await self._find(await self._streams(), question.stream))
-
-    async def _on_names(self, question: NamesOf) -> Names:
-        async with self._turn:
-            await self._certain()
-            return Names((await self._streams()).all())
+    async def _read_on(self) -> tuple[StreamTable, int, int]:
+        """The table as it is read: who only asks takes the right to append from nobody."""
+        tape, patience_s = self._tape, self._reader.patience_s
+        while True:
+            first, end = await self._beginning.find(), await tape.end()
+            table, upto = self._read or (StreamTable(), 0)
+            try:
+                if self._read is None or upto < first.slot or end - upto > tape.size:
+                    table = await rebuild(tape, end, first.slot, patience_s)
+                else:
+                    await catch_up(tape, table, upto, end, patience_s)
+            except Trimmed:
+                self._read = None
+                continue
+            self._read = table, end
+            last = await self._reader.last_pack(end)
+            return table, end, last[1].end if last else first.position
 
 
 def _note_failure(task: asyncio.Task[StreamTable]) -> None:

@@ -12,22 +12,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 
 from wormspace.errors import Trimmed
-from wormspace.log.records import (
-    BACKPOINTERS,
-    HOLE,
-    Latest,
-    Pack,
-    Seam,
-    decode_pack,
-    decode_seam,
-    encode,
-)
+from wormspace.knobs import KNOBS
+from wormspace.log.records import HOLE, Latest, Pack, Seam, encode, read_pack, read_seam
 from wormspace.log.tape import Tape
-
-TABLE_BYTES = 256 * 1024
-"""The largest table that goes into a seam; streams that were quiet longest are left out first."""
-
-PAGE = 512
 
 NOWHERE = Latest(-1, ())
 
@@ -53,10 +40,10 @@ class StreamTable:
         latest = self._latest.get(name, NOWHERE)
         before = tuple(known for known in latest.slots if known < slot)
         if len(before) < len(latest.slots):  # seen already, where tables overlap
-            merged = tuple(sorted({slot, *latest.slots}, reverse=True)[:BACKPOINTERS])
+            merged = tuple(sorted({slot, *latest.slots}, reverse=True)[: KNOBS.log_links])
             self._latest[name] = Latest(max(position, latest.position), merged)
             return before
-        self._latest[name] = Latest(position, (slot, *before[: BACKPOINTERS - 1]))
+        self._latest[name] = Latest(position, (slot, *before[: KNOBS.log_links - 1]))
         self._latest.move_to_end(name)
         return before
 
@@ -75,26 +62,29 @@ class StreamTable:
         """Every stream known here."""
         return dict(self._latest)
 
-    def seam(self, upto: int, first: int) -> Seam:
-        """The table as a seam; without streams that have nothing at slot `first` or above."""
+    def seam(self, upto: int, first: int, room: int) -> Seam:
+        """The table as a seam; without streams that have nothing at slot `first` or above.
+
+        Streams that were quiet longest are left out first, until it takes at most `room` bytes.
+        """
         kept = {
             name: latest for name, latest in self._latest.items() if latest.slots[:1] >= (first,)
         }
         seam = Seam(upto, kept, self.left_out)
-        while len(encode(seam)) > TABLE_BYTES:
+        while kept and len(encode(seam)) > room:
             names = list(kept)[: len(kept) // 4 + 1]
             left_out = 1 + max(kept.pop(name).slots[0] for name in names)
             seam = Seam(upto, kept, max(seam.left_out, left_out))
         return seam
 
 
-async def rebuild(tape: Tape, stop: int, first: int) -> StreamTable:
+async def rebuild(tape: Tape, stop: int, first: int, patience_s: float = 0.0) -> StreamTable:
     """The table of all streams below slot `stop`: the last seam, and what was appended since.
 
-    What is not written there is filled: a pack that appeared later would be missing.
+    What is not written there for so long is filled: a pack that appeared later would be missing.
 
     Raises:
-        Unavailable.
+        Trimmed, Unavailable.
     """
     table = StreamTable()
     number = max(0, stop - 1) // tape.size
@@ -102,22 +92,29 @@ async def rebuild(tape: Tape, stop: int, first: int) -> StreamTable:
     if number > 0:
         raw = await tape.seam(number - 1)
         if raw:
-            seam = decode_seam(raw)
+            seam = read_seam(raw, number - 1, start)
             table.load(seam)
             start = min(start, seam.upto)
-    start = max(start, first)
+    await catch_up(tape, table, max(start, first), stop, patience_s)
+    return table
+
+
+async def catch_up(
+    tape: Tape, table: StreamTable, start: int, stop: int, patience_s: float = 0.0
+) -> None:
+    """Let the table cover slots [start, stop) as well.
+
+    Raises:
+        Trimmed, Unavailable.
+    """
     while start < stop:
-        until = min(stop, start + PAGE)
-        values = await tape.read(start, until)
-        if None in values:
-            await tape.fill(start, until)
-            continue
-        for slot, raw in enumerate(values, start):
-            if raw:
-                for name, position in decode_pack(raw, slot).last_of_streams().items():
+        until = min(stop, start + KNOBS.log_stream_page)
+        for slot, raw in enumerate(await tape.decided(start, until, patience_s), start):
+            pack = read_pack(raw, slot) if raw else None
+            if pack is not None:
+                for name, position in pack.last_of_streams().items():
                     table.push(name, slot, position)
         start = until
-    return table
 
 
 async def look_up(tape: Tape, name: str, below: int, first: int) -> Latest:
@@ -139,7 +136,7 @@ async def look_up(tape: Tape, name: str, below: int, first: int) -> Latest:
             continue
         if raw == HOLE:  # trimmed
             break
-        seam = decode_seam(raw)
+        seam = read_seam(raw, number, (number + 1) * tape.size)
         found = await _search(tape, name, max(start, seam.upto), below) or seam.streams.get(name)
         if found is None:
             below = min(below, seam.upto, seam.left_out)
@@ -156,19 +153,16 @@ async def _search(tape: Tape, name: str, start: int, stop: int) -> Latest | None
     What is not written there is filled: a pack that appeared later would be missing.
     """
     while start < stop:
-        low = max(start, stop - PAGE)
+        low = max(start, stop - KNOBS.log_stream_page)
         try:
-            values = await tape.read(low, stop)
+            values = await tape.decided(low, stop)
         except Trimmed:
             return None
-        if None in values:
-            await tape.fill(low, stop)
-            continue
         for slot in range(stop - 1, low - 1, -1):
             raw = values[slot - low]
-            pack = decode_pack(raw, slot) if raw else None
+            pack = read_pack(raw, slot) if raw else None
             if pack is not None and name in pack.links:
-                slots = (slot, *pack.links[name])[:BACKPOINTERS]
+                slots = (slot, *pack.links[name])[: KNOBS.log_links]
                 return Latest(pack.last_of_streams()[name], slots)
         stop = low
     return None
@@ -179,11 +173,15 @@ class Walk:
 
     Args:
         read: the packs in some slots, by slot; None where there is a hole.
+
+    Attributes:
+        below: slots of the stream under the lower bound, as far as it came to know.
     """
 
     def __init__(
         self, name: str, read: Callable[[Iterable[int]], Awaitable[dict[int, Pack | None]]]
     ) -> None:
+        self.below: set[int] = set()
         self._name = name
         self._read = read
 
@@ -212,6 +210,7 @@ class Walk:
                 if pack.first > start
                 for slot in pack.links[self._name]
             }
+            self.below.update(slot for slot in links if slot < lowest)
             wanted = sorted(slot for slot in links - seen if slot >= lowest)
         return [pack for _, pack in sorted(found.items()) if pack.end > start]
 
@@ -221,9 +220,10 @@ class Walk:
     async def _search(self, stop: int, lowest: int) -> dict[int, Pack]:
         """The newest pack of the stream in a slot below `stop`."""
         while stop > lowest:
-            start = max(lowest, stop - PAGE)
+            start = max(lowest, stop - KNOBS.log_stream_page)
             mine = self._mine(await self._read(range(start, stop)))
             if mine:
                 return {max(mine): mine[max(mine)]}
             stop = start
+        self.below.add(lowest - 1)  # perhaps
         return {}

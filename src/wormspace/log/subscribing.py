@@ -1,74 +1,156 @@
 """Subscriptions: every entry once, in order, from history into the present, past the holes.
 
-Two ways to learn what is new, and the subscription takes the one that is cheaper at the moment.
-When it is behind it reads pages of registers: one message to one server brings hundreds, so a
-reader is several times as fast as any number of appenders.  When it has caught up it listens, and
-learns of an entry at the moment its appender does.  One head goes over the slots in order, whoever
-brings what is in them, so changing over loses nothing and repeats nothing.
+Two ways to learn what is new, and a subscription takes the one that is cheaper at the moment.  When
+it is behind it reads pages of registers: one message to one server brings hundreds, so a reader is
+several times as fast as any number of appenders.  When it has caught up it listens, and learns of
+an entry at the moment its appender does.  One head goes over the slots in order, whoever brings
+what is in them, so changing over loses nothing and repeats nothing.
+
+Who stops waiting for an entry does not stop the work on it: a step that reads is a task, which the
+next wait finds where it is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 
-from wormspace.errors import Trimmed, Unavailable
-from wormspace.log.reading import POLL_S, Head, Reader
+from wormspace.errors import Closed, Trimmed, Unavailable
+from wormspace.knobs import KNOBS
+from wormspace.log.reading import Head, Reader
 from wormspace.log.records import Entry
-from wormspace.log.tape import Tape
-from wormspace.space import Address, TrimmedAway, Written
-
-BEHIND = 256
-"""With more slots than this arrived and not consumed, it is cheaper to read than to listen."""
+from wormspace.log.tape import POLL_S, Tape
+from wormspace.space import Address, Stream, TrimmedAway, Written
 
 RETRY_S = 0.1
 
 
-class Subscription:
+class Source(ABC):
+    """Where a subscription's entries come from; does not refer to the subscription."""
+
+    def __init__(self) -> None:
+        self._ended: Closed | None = None
+        self._is_over = False
+        self._working: asyncio.Task[list[Entry]] | None = None
+
+    async def more(self) -> list[Entry]:
+        """The next entries, perhaps none yet; nothing is lost if the wait is given up."""
+        if self._working is None and not self._is_over:
+            self._working = asyncio.get_running_loop().create_task(self.step())
+            self._working.add_done_callback(_look_at)
+        working = self._working
+        if working is not None:
+            await asyncio.wait([working])
+            self._working = None
+            if not working.cancelled():
+                return working.result()
+        if self._ended is not None:
+            raise self._ended
+        return []
+
+    @abstractmethod
+    async def step(self) -> list[Entry]:
+        """Do something for it, and return what came of that."""
+
+    def end(self, error: Closed) -> None:
+        """The log is closed: tell who waits."""
+        self._ended = error
+        self.close()
+
+    def close(self) -> None:
+        """Stop what is under way."""
+        self._is_over = True
+        if self._working is not None:
+            self._working.cancel()
+
+
+def _look_at(task: asyncio.Task[list[Entry]]) -> None:
+    """Who waits is told; a failure that comes when nobody waits any more is no news."""
+    if not task.cancelled():
+        task.exception()
+
+
+class Subscription(Stream[Entry]):
+    """What `Log.subscribe` returns: entries, one by one."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source.close)
+        self._source = source
+
+    async def _more(self) -> None:
+        self._items.extend(await self._source.more())
+
+
+class WholeLog(Source):
     """One pass over a log from a position on.
 
     Args:
         reader: of the log.
-        start: the first position to deliver.
+        start: the first position to deliver; by default, the first that is still there.
         gone: makes the error for a position that was trimmed.
     """
 
-    def __init__(self, reader: Reader, start: int, gone: Callable[[int], Exception]) -> None:
+    def __init__(self, reader: Reader, start: int | None, gone: Callable[[int], Exception]) -> None:
+        super().__init__()
         self._reader = reader
         self._tape = reader.tape
         self._start = start
         self._head: Head | None = None
+        self._ear: _Ear | None = None
         self._gone = gone
         self._rng = self._tape.space.client.rng
         self._loop = asyncio.get_running_loop()
         self._stuck_at = -1
         self._stuck_until = 0.0
 
-    async def entries(self) -> AsyncIterator[Entry]:
-        """All entries, without end.
+    async def more(self) -> list[Entry]:
+        """What was heard costs no task."""
+        head, ear = self._head, self._ear
+        if self._working is not None or head is None or ear is None:
+            return await super().more()
+        entries = self._heard(head, ear)
+        if not entries and ear.is_quiet:
+            await ear.news()
+        elif not entries:
+            return await super().more()
+        return entries
+
+    async def step(self) -> list[Entry]:
+        """What is next.
 
         Raises:
             LogTrimmed: the next position was trimmed before it was delivered.
+            DamagedEntry: the next positions cannot be read.
         """
-        while True:
-            try:
-                if self._head is None:
-                    self._head = await self._reader.head(self._start)
-                async for entry in self._history(self._head):
-                    yield entry
-                async for entry in self._live(self._head):
-                    yield entry
-            except Trimmed as e:
-                await self._lose_head(e)
-            except Unavailable:
-                await asyncio.sleep(RETRY_S)
+        try:
+            if self._head is None:
+                self._head = await self._begin()
+            if self._ear is None:
+                return await self._read_on(self._head)
+            await self._hear_on(self._head, self._ear)
+        except Trimmed as e:
+            await self._lose_head(e)
+        except Unavailable:
+            self._stop_listening()
+            await asyncio.sleep(RETRY_S)
+        return []
+
+    async def _begin(self) -> Head:
+        first = (await self._reader.beginning.find()).position
+        if self._start is None:
+            self._start = first
+        elif self._start < first:
+            raise self._gone(self._start)
+        return await self._reader.head(self._start)
 
     async def _lose_head(self, error: Trimmed) -> None:
         """Its slot was trimmed: begin anew, unless the position was trimmed with it."""
+        self._stop_listening()
         head, self._head = self._head, None
         found = await self._reader.beginning.find()
         if head is None or head.position < found.position or head.slot >= found.slot:
-            raise self._gone(head.position if head else self._start) from error
+            raise self._gone(head.position if head else self._start or 0) from error
         self._start = head.position
 
     async def _wait(self, slot: int, stop: int, pause: Callable[[], Awaitable[object]]) -> None:
@@ -79,53 +161,58 @@ class Subscription:
             # Not all readers at once: they would take the registers from each other.
             self._stuck_until = now + self._reader.patience_s * self._rng.uniform(1.0, 1.2)
         left = self._stuck_until - now
-        try:
-            if left > 0:
+        if left > 0:
+            try:
                 async with asyncio.timeout(left):
                     await pause()
                 return
-        except TimeoutError:
-            pass
+            except TimeoutError:
+                pass
         await self._tape.fill(slot, stop)
 
     # ------------------------------------------------------------ behind: read
 
-    async def _history(self, head: Head) -> AsyncIterator[Entry]:
-        """What is there, until a page is not full."""
-        while True:
-            start = head.slot
-            values = await self._reader.page(head)
-            for entry in head.take(values):
-                yield entry
-            left = values[head.slot - start :]
-            if not left:
-                continue
-            gap = next((k for k, value in enumerate(left) if value is not None), 0)
-            if not gap:
-                return
+    async def _read_on(self, head: Head) -> list[Entry]:
+        """A page of what is there; after one that is not full, listen."""
+        head.check()
+        start = head.slot
+        values = await self._reader.page(head)
+        entries = head.take(values)
+        left = values[head.slot - start :]
+        if entries or not left or head.damage is not None:
+            return entries
+        gap = next((k for k, value in enumerate(left) if value is not None), 0)
+        if gap:
             await self._wait(head.slot, head.slot + gap, lambda: asyncio.sleep(POLL_S))
+        else:
+            self._ear = _Ear(self._tape, head.slot)
+        return []
 
     # ------------------------------------------------------------ caught up: listen
 
-    async def _live(self, head: Head) -> AsyncIterator[Entry]:
-        """What is decided from now on, until too much of it waits."""
-        ear = _Ear(self._tape, head.slot)
-        try:
-            while not ear.has_overflowed:
-                values: list[bytes] = []
-                while (value := ear.arrived.pop(head.slot + len(values), None)) is not None:
-                    values.append(value)
-                for entry in head.take(values):
-                    yield entry
-                if head.slot in ear.arrived:
-                    continue
-                ear.check(head.slot)
-                if ear.arrived:
-                    await self._wait(head.slot, min(ear.arrived), ear.news)
-                else:
-                    await ear.news()
-        finally:
-            await ear.close()
+    def _heard(self, head: Head, ear: _Ear) -> list[Entry]:
+        """What is decided by now, as far as it is next."""
+        head.check()
+        values: list[bytes] = []
+        while (value := ear.arrived.pop(head.slot + len(values), None)) is not None:
+            values.append(value)
+        if ear.has_overflowed and not values:
+            self._stop_listening()
+        return head.take(values)
+
+    async def _hear_on(self, head: Head, ear: _Ear) -> None:
+        ear.check(head.slot)
+        if ear.arrived and head.slot not in ear.arrived:
+            await self._wait(head.slot, min(ear.arrived), ear.news)
+
+    def _stop_listening(self) -> None:
+        ear, self._ear = self._ear, None
+        if ear is not None:
+            ear.close()
+
+    def close(self) -> None:
+        super().close()
+        self._stop_listening()
 
 
 class _Ear:
@@ -147,19 +234,25 @@ class _Ear:
     async def _listen(self, start: int) -> None:
         size = self._tape.size
         try:
-            async for event in self._tape.space.listen(Address.of(start, size)):
-                if isinstance(event, Written):
-                    if event.address.offset < size:
-                        self.arrived[event.address.position(size)] = event.value
+            async with self._tape.space.listen(Address.of(start, size)) as events:
+                async for event in events:
+                    if isinstance(event, Written):
+                        if event.address.offset < size:
+                            self.arrived[event.address.position(size)] = event.value
+                            self._news.set()
+                    elif isinstance(event, TrimmedAway):
+                        self._dropped = max(self._dropped, event.stop * size)
                         self._news.set()
-                elif isinstance(event, TrimmedAway):
-                    self._dropped = max(self._dropped, event.stop * size)
-                    self._news.set()
-                if len(self.arrived) > BEHIND:
-                    self.has_overflowed = True
-                    return
+                    if len(self.arrived) > KNOBS.log_behind_slots:
+                        self.has_overflowed = True
+                        return
         finally:
             self._news.set()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there is nothing but to wait for what comes."""
+        return not (self.arrived or self._dropped or self._task.done())
 
     def check(self, slot: int) -> None:
         """Raise what ended the listening, or `Trimmed` if this slot can never arrive."""
@@ -167,13 +260,14 @@ class _Ear:
             self._task.result()
         if slot < self._dropped:
             raise Trimmed(f"slot {slot} was trimmed")
+        self._dropped = 0
 
     async def news(self) -> None:
         """Wait until something arrives."""
         await self._news.wait()
         self._news.clear()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Stop listening."""
         self._task.cancel()
-        await asyncio.wait([self._task])
+        self._news.set()

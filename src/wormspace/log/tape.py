@@ -13,17 +13,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from wormspace.errors import AlreadyWritten, CaptureLost, Trimmed
+from wormspace.errors import AlreadyWritten, CaptureLost, NotAllocated, Trimmed, WrongKind
+from wormspace.knobs import KNOBS
 from wormspace.log.records import HOLE
+from wormspace.log.spaces import metadata, require_part
 from wormspace.space import Segment, Space
 
-PROBES = 16
-"""How many registers one step of a search looks at, in one message."""
-
-NEAR = 64
-"""A search stops when it is this close, and reads the rest."""
-
 STEAL_PAUSE_S = 0.005
+
+POLL_S = 0.01
+"""How often one looks again at a slot that is still empty."""
 
 
 class Tape:
@@ -32,11 +31,13 @@ class Tape:
     Attributes:
         space: where the segments are.
         size: slots per segment.
+        part: which part of a log it is.
     """
 
-    def __init__(self, space: Space, size: int) -> None:
+    def __init__(self, space: Space, size: int, part: str) -> None:
         self.space = space
         self.size = size
+        self.part = part
         self._segments: dict[int, Segment] = {}
         self._open = 0  # all segments below are closed
         self._end = 0  # some slot just below is written, or it is 0
@@ -51,7 +52,33 @@ class Tape:
         if segment is None:
             segment = Segment(self.space, number, self.size + 1, b"")
             self._segments[number] = segment
+            if len(self._segments) > KNOBS.log_segment_handles:
+                del self._segments[next(iter(self._segments))]
         return segment
+
+    async def allocated(self, number: int) -> bool:
+        """Make sure that a segment is allocated; true if it was allocated here.
+
+        Raises:
+            WrongKind: somebody uses the space for something else.
+            NewerFormat: a newer wormspace allocated it.
+        """
+        try:
+            segment = await self.space.segment(number)
+        except NotAllocated:
+            made = await self.space.alloc(metadata(self.part), self.size + 1)
+            if made.number == number:
+                return True
+            segment = await self.space.segment(number)
+        except Trimmed:
+            return False
+        require_part(segment, self.part)
+        if segment.size != self.size + 1:
+            raise WrongKind(
+                f"segment {self.space.name}/{number} has {segment.size} registers, those of this "
+                f"log have {self.size + 1}: somebody else allocated it"
+            )
+        return False
 
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(segment, offset, stop offset) of each segment that [start, stop) touches."""
@@ -71,6 +98,24 @@ class Tape:
         for number, offset, until in self.pieces(start, stop):
             values += await self.segment(number).read_range(offset, until)
         return values
+
+    async def decided(self, start: int, stop: int, patience_s: float = 0.0) -> list[bytes]:
+        """The values at [start, stop); what stays empty for so long becomes a hole.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + patience_s
+        while True:
+            values = await self.read(start, stop)
+            decided = [value for value in values if value is not None]
+            if len(decided) == len(values):
+                return decided
+            if loop.time() < give_up:
+                await asyncio.sleep(POLL_S)
+            else:
+                await self.fill(start, stop)
 
     async def is_closed(self, number: int) -> bool:
         """Whether the tape goes on in the next segment."""
@@ -154,8 +199,8 @@ class Tape:
             return self._end - first
         segment = self.segment(number)
         low, high = 0, self.size
-        while high - low > NEAR:
-            step = (high - low) // PROBES
+        while high - low > KNOBS.log_near:
+            step = max(1, (high - low) // KNOBS.log_probes)
             offsets = range(low + step - 1, high, step)
             values = await asyncio.gather(*(segment.read(offset) for offset in offsets))
             written = [i for i, value in enumerate(values) if value is not None]

@@ -32,7 +32,6 @@ import msgspec
 from wormspace.errors import (
     AlreadyWritten,
     CaptureLost,
-    NotAllocated,
     PartialWrite,
     Trimmed,
     WormError,
@@ -49,6 +48,9 @@ MARGIN = 4
 
 UNSAFE = b""
 """The ballot of slots that are written without a capture."""
+
+BEFORE_ANY_CAPTURE = bytes(16)
+"""The ballot below all captures: what has it stands until somebody captures for the first time."""
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
@@ -146,18 +148,12 @@ class Tenure:
         The seam tells: a successor captures it, and nobody who only fills a hole does.
         """
         stretch, tape = self._current(), self._tape
-        token = Run(stretch.number, tape.size, tape.size + 1, stretch.ballot).token(tape.space.name)
+        ballot = stretch.ballot or BEFORE_ANY_CAPTURE
+        token = Token(tape.space.name, stretch.number, tape.size, tape.size + 1, ballot)
         try:
-            if token is not None:
-                return await tape.segment(stretch.number).holds(token, tape.size)
-            if not self.left:
-                return False
-            # An unsafe ballot holds nothing that could be asked for: spend a slot.
-            [run] = self.take(1)
-            await Held(tape, run).write(run.start, HOLE)
-        except (CaptureLost, AlreadyWritten, Trimmed):
+            return await tape.segment(stretch.number).holds(token, tape.size)
+        except Trimmed:
             return False
-        return True
 
     def _current(self) -> _Stretch:
         if self._now is None:
@@ -239,7 +235,7 @@ class Tenure:
     async def _take_over(self, number: int) -> _Stretch | None:
         """Capture what is left of a segment; None if the tape goes on in the next."""
         tape = self._tape
-        own = number == 0 and await self._allocated(0)
+        own = number == 0 and await tape.allocated(0)
         try:
             low = await tape.written_offset(number)
             captured = await tape.segment(number).capture(low, tape.size + 1)
@@ -274,7 +270,7 @@ class Tenure:
         """Allocate (or adopt) the next segment, capture it, and move the right there."""
         tape, current = self._tape, self._current()
         number = current.number + 1
-        mine = await self._allocated(number)
+        mine = await tape.allocated(number)
         if mine and self._unsafe:
             ballot = UNSAFE
         else:
@@ -295,18 +291,6 @@ class Tenure:
             await Held(tape, run).write(tape.size, stretch.seam)
         except (CaptureLost, AlreadyWritten, Trimmed) as e:
             raise Deposed(f"{tape.space.name}: another sequencer has taken over") from e
-
-    async def _allocated(self, number: int) -> bool:
-        """Make sure that a segment is allocated; true if it was allocated here."""
-        space = self._tape.space
-        try:
-            await space.segment(number)
-        except NotAllocated:
-            made = await space.alloc(f"{self._tape.size} slots".encode(), self._tape.size + 1)
-            return made.number == number
-        except Trimmed:
-            pass
-        return False
 
 
 class Held:

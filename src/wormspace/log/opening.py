@@ -1,0 +1,87 @@
+"""What is fixed when a log is made, and how a log is told from what else has its name."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import msgspec
+
+from wormspace.errors import NotAllocated, UsageError, WrongKind
+from wormspace.knobs import KNOBS
+from wormspace.log.records import UNREADABLE
+from wormspace.log.spaces import (
+    CONFIG,
+    ENTRIES,
+    SEQUENCER,
+    TRIM,
+    check_log_name,
+    metadata,
+    require_ours,
+    require_part,
+)
+from wormspace.space import Client, Space
+
+MIN_SEGMENT_SIZE = 4
+MAX_SEGMENT_SIZE = 65_536
+"""What is left of a segment is filled, register by register, when a sequencer takes over."""
+
+
+class Config(msgspec.Struct, frozen=True, array_like=True):
+    """What all who use a log agree on: the payload of the one segment of `<log>/config`.
+
+    Attributes:
+        segment_size: registers per segment of the entries, beside the seam.
+        mark_size: registers per segment of the marks, beside the seam.
+    """
+
+    segment_size: Annotated[int, msgspec.Meta(ge=MIN_SEGMENT_SIZE, le=MAX_SEGMENT_SIZE)]
+    mark_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEGMENT_SIZE)]
+
+
+async def configure(client: Client, name: str, segment_size: int | None) -> Config:
+    """What the log was made with; makes it if there is none of this name.
+
+    Raises:
+        BadAddress: no log can have this name.
+        WrongKind: something else has it.
+        NewerFormat: a newer wormspace made it.
+        UsageError: the segments of the log have another size.
+        Unavailable.
+    """
+    check_log_name(name)
+    _check_segment_size(segment_size)
+    parts = {f"{name}/{part}": part for part in (CONFIG, SEQUENCER, TRIM)} | {name: ENTRIES}
+    looks = (require_ours(client.space(its), part) for its, part in parts.items())
+    for trouble in await asyncio.gather(*looks, return_exceptions=True):
+        if trouble is not None:
+            raise trouble
+    config = await _make_or_read(client.space(f"{name}/{CONFIG}"), segment_size)
+    if segment_size is not None and segment_size != config.segment_size:
+        raise UsageError(
+            f"log {name!r} has segments of {config.segment_size} registers, not {segment_size}"
+        )
+    return config
+
+
+def _check_segment_size(size: int | None) -> None:
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
+        raise UsageError(f"segment_size is an int, not {type(size).__name__}")
+    if size is not None and not MIN_SEGMENT_SIZE <= size <= MAX_SEGMENT_SIZE:
+        raise UsageError(
+            f"a log's segments have {MIN_SEGMENT_SIZE} to {MAX_SEGMENT_SIZE} registers, not {size}"
+        )
+
+
+async def _make_or_read(space: Space, segment_size: int | None) -> Config:
+    try:
+        segment = await space.segment(0)
+    except NotAllocated:
+        made = Config(segment_size or KNOBS.log_segment_size, KNOBS.log_mark_size)
+        segment = await space.alloc(metadata(CONFIG, msgspec.msgpack.encode(made)), 1)
+        if segment.number != 0:  # somebody else made it at the same time
+            segment = await space.segment(0)
+    try:
+        return msgspec.msgpack.decode(require_part(segment, CONFIG), type=Config)
+    except UNREADABLE as e:
+        raise WrongKind(f"space {space.name!r} does not say how its log was made: {e}") from e
