@@ -59,7 +59,10 @@ PROCEDURES = (
     *(f"smr.engine.Engine.{name}" for name in ("apply", "_move", "_apply_packet")),
     *("smr.writing.complete", "smr.writing.close", "smr.writing.Reign._insist"),
     "smr.leaderless.LeaderlessProposer._attempt",
-    *(f"tx.box.Box.{name}" for name in ("cast", "_cast_alone", "_send", "_write", "refuse")),
+    *(
+        f"tx.box.Box.{name}"
+        for name in ("cast", "_put", "_cast_alone", "_send", "_write", "refuse")
+    ),
     *(f"tx.parts.Part.{name}" for name in ("prepare", "_on_prepared", "_promise", "_on_stands")),
     *(f"tx.parts.Part.{name}" for name in ("act", "_on_acted", "_do")),
     "tx.matters.Matter.learn",

@@ -109,7 +109,8 @@ def _a_part(e: Engine, it: Thing, decision: Any, closed: bool = False) -> Any:
     site = Thing(
         figures={"votes_yes": 0, "votes_no": 0, "left_to_sweep": 0},
         clock=lambda: NOW,
-        space="s",
+        gid=lambda manager, txid: Gid("1d", "s", manager, txid),
+        now=lambda: 1,
         closed=closed,
         manager={"a": manager}.get,
         on_decision=(lambda *its: it.told.append(its)) if it.watcher else None,
@@ -170,8 +171,9 @@ def obeying(e: Engine) -> None:
         }
         for part, vote in it.promised:
             error = work.error if it.here else None
-            reason = vote.reason if not it.here else str(error) if error else ""
-            right = (yes, PARTIES, "worm:s:a:i-0", NOW, "a", reason, type(error) is Conflict)
+            why = (str(error) or type(error).__name__) if error else ""
+            reason = why if it.here else vote.reason
+            right = (yes, PARTIES, "worm2:1d:s:a:i-0", NOW, "a", reason, type(error) is Conflict)
             claims["a yes iff it is prepared"] = z3.BoolVal(part is it.part and vote.yes is yes)
             claims["the vote says whose it is, who takes part, and why it is no"] = z3.BoolVal(
                 fields(vote) == right and bool(it.here or reason)
@@ -212,7 +214,7 @@ def obeying(e: Engine) -> None:
         learned = [name == "a" and (vote is it.stands or fields(vote) == no)
                    for name, vote in it.learned]  # fmt: skip
         ended = (it.heard and not stood) or any(work.over for work in it.works)
-        gid = Gid("s", "a", it.plan.id)
+        gid = Gid("1d", "s", "a", it.plan.id)
         return _worked(it) | {
             "commits only what is committed": z3.Or(z3.BoolVal("commit" not in it.did), committed),
             "aborts only what is not": z3.Or(z3.BoolVal("abort" not in it.did), z3.Not(committed)),

@@ -36,6 +36,10 @@ from wormspace.errors import (
     Unavailable,
     WormError,
 )
+from wormspace.tx.names import Gid
+
+SEGMENT_SIZE = 1024
+"""Registers of a vote segment; nothing here depends on how many."""
 
 says_yes = z3.Function("says_yes", z3.IntSort(), th.Bool)
 """What a vote register's value says."""
@@ -92,7 +96,8 @@ def _a_vote(e: Engine) -> tuple[Thing, Cast]:
     def segment(*its: Any) -> Register:
         return register if its == ("m", "i", 0, 1) else Register()
 
-    me = Thing(client=paced(), _segment=replying(segment))
+    home = Thing(segment_size=SEGMENT_SIZE)
+    me = Thing(client=paced(), _segment=replying(segment), home=home, open=replying(lambda _: home))
     return me, Cast(register, codec.any("mine"), codec, [], [])
 
 
@@ -104,7 +109,7 @@ def fields(vote: Any) -> tuple[Any, ...]:
 
 def txid_of(number: int) -> Thing:
     """A transaction's name, in the first segment."""
-    return Thing(number=number, address=(0, number), initiator="i")
+    return Thing(number=number, address=lambda size: divmod(number, size), initiator="i")
 
 
 def _written(it: Cast) -> Claims:
@@ -133,13 +138,14 @@ def casting(e: Engine) -> None:
     box = e.core.modules["tx.box"]
     box.__dict__.update(
         asyncio=clock(),
+        left=lambda deadline: deadline,
         encode=lambda vote: Codec.now.encode(vote),
         decode=lambda raw: Codec.now.decode(raw),
     )
 
     def refuses() -> Any:
         me, it = _a_vote(e)
-        return box.Box.refuse(me, "m", txid_of(0), it.mine, timeout=1), it
+        return box.Box.refuse(me, "m", txid_of(0), it.mine, deadline=1), it
 
     def refused(done: Done) -> Claims:
         it, claims = done.met, _written(done.met)
@@ -185,23 +191,24 @@ def _casts(e: Engine, box: Any) -> Any:
         if any(results):
             raise PartialWrite("some failed", results)
 
-    held = box._Held(Thing(write_range=write_range), Thing(is_free=is_free))
+    segment = Thing(write_range=write_range, size=SEGMENT_SIZE, number=0)
+    held = box._Held(segment, Thing(is_free=is_free))
     captured = choose("captured")
-    me._held = Thing(get=lambda its: held if its == key and (captured or me.now) else None)
-    me.now = False
+    me._held = Thing(get=lambda its: held if its == key and captured else None)
 
-    def capture(its: Any, timeout: float) -> None:
+    def capture(its: Any, deadline: float) -> Any:
         fails(Unavailable("no majority"))
-        me.now = its == key and timeout == 1
+        assert its == key and deadline == 1  # noqa: PT018
+        return held
 
     me._capture = replying(capture)
     me._loop = Thing(call_soon=lambda then, *args: pending.append((then, args)))
     me._spawn = lambda work: finish(work)
     me.prepare_segment = lambda *its: it.ahead.append(its)
-    for name in ("cast", "_cast_alone", "_send", "_write"):
+    for name in ("cast", "_put", "_cast_alone", "_send", "_write"):
         setattr(me, name, getattr(box.Box, name).__get__(me))
 
-    def refuse(manager: str, txid: Any, vote: Any, *, timeout: Any) -> Any:
+    def refuse(manager: str, txid: Any, vote: Any, *, deadline: Any) -> Any:
         """What was proved of `refuse`."""
         fails(Unavailable("no majority"), Trimmed("over"), TokenReused("used"))
         if txid.number == at:
@@ -216,12 +223,12 @@ def _casts(e: Engine, box: Any) -> Any:
     async def cast() -> None:
         ahead = choose("ahead")
         tell = lambda vote, error: it.told.append((vote, error))  # noqa: E731
-        me.cast("m", txid_of(at), it.mine, tell, ahead=ahead, timeout=1)
+        me.cast("m", txid_of(at), it.mine, tell, ahead=ahead, deadline=1)
         if pending and choose("another"):
             other = it.codec.any("other")
             near = choose("next to it")
             place = (1 if near else 5) if at == 0 else 599 if near else 0
-            me.cast("m", txid_of(place), other, lambda *_: None, ahead=True, timeout=1)
+            me.cast("m", txid_of(place), other, lambda *_: None, ahead=True, deadline=1)
         for then, args in pending:
             then(*args)
 
@@ -250,22 +257,22 @@ def _told(done: Done) -> Claims:
 def settling(e: Engine) -> None:
     """`settle` collects the votes of two participants, and judges them."""
     resolver = e.core.modules["tx.resolver"]
-    resolver.__dict__["asyncio"] = clock()
+    resolver.__dict__.update(asyncio=clock(), within=lambda timeout: timeout)
 
     def settles() -> Any:
         codec = Codec(e.core)
         registers = {name: Register() for name in ("a", "b")}
         right: list[bool] = []
 
-        def reads(name: str, txid: Any, *, timeout: Any) -> Any:
+        def reads(name: str, txid: Any, *, deadline: Any) -> Any:
             register = registers[name]
             fails(Unavailable("no majority"))
             return codec.decode(register.held) if bool(SymBool(register.later())) else None
 
-        def refuses(name: str, txid: Any, vote: Any, *, timeout: Any) -> Any:
+        def refuses(name: str, txid: Any, vote: Any, *, deadline: Any) -> Any:
             register = registers[name]
             register.attempts.append(bool_term(vote.yes))
-            gid = f"worm:s:{name}:i-0"
+            gid = f"worm2:1d:s:{name}:i-0"
             no = (False, ("a", "b"), gid, 1.5, "me", resolver.GAVE_UP, False)
             right.append(fields(vote) == no)
             fails(Unavailable("no majority"))
@@ -277,8 +284,9 @@ def settling(e: Engine) -> None:
             if choose("known"):
                 current().facts.append(register.written)
                 known[name] = codec.decode(register.held)
-        box = Thing(read=replying(reads), refuse=replying(refuses), space="s")
-        me = Thing(_box=box, _timeout=1, _clock=lambda: 1.5, _by="me")
+        home = Thing(gid=lambda name, txid: Gid("1d", "s", name, txid))
+        box = Thing(read=replying(reads), refuse=replying(refuses), open=replying(lambda _: home))
+        me = Thing(_box=box, _timeout=1, _clock=lambda: 1.5, by="me")
         me.refuse = lambda *args: resolver.Resolver.refuse(me, *args)
         txid = resolver.TxId("i", 0)
         met = registers, right

@@ -147,6 +147,24 @@ class Knobs:
     smr_session_batches: int = knob(4096, least=8)
     """The batches that go with `smr_session_s`, and like it part of the replicated state."""
 
+    tx_segment_size: int = knob(1024, least=2)
+    """Registers per vote segment of a transaction space that is made now; stored with it."""
+
+    tx_segments_held: int = knob(1024, least=1)
+    """Vote segments that one process keeps captured; what it took first is let go first."""
+
+    tx_spaces_followed: int = knob(256, least=1)
+    """Vote spaces that one process listens to; the one it needed longest ago is let go."""
+
+    tx_early_votes: int = knob(4096, least=1)
+    """Transactions of which votes are remembered although nobody here has asked about them yet."""
+
+    tx_resolved_at_once: int = knob(32, least=1)
+    """Prepared branches that one sweep finishes at a time."""
+
+    tx_pool: int = knob(32, least=1)
+    """Connections to one database in which transactions work, unless its manager says otherwise."""
+
 
 KNOBS = Knobs()
 """The settings in force.  Only `turned` changes them."""

@@ -18,5 +18,6 @@ async def cast(site: tx.Site, manager: str, txid: tx.TxId, vote: tx.Vote) -> tx.
         else:
             stands.set_exception(error)
 
-    site.box.cast(manager, txid, vote, on_stands, ahead=True, timeout=5)
+    await site.open()
+    site.box.cast(manager, txid, vote, on_stands, ahead=True, deadline=site.now() + 5)
     return await stands

@@ -27,7 +27,7 @@ def prepare(url: str, votes: dict[str, bool]) -> tx.TxId:
             site = tx.Site(client, clock=lambda: 1000.0)
             txid = site.new_id()
             for name, yes in votes.items():
-                gid = str(tx.Gid("tx", name, txid))
+                gid = str((await site.open()).gid(name, txid))
                 vote = tx.Vote(yes, ("a", "b", "c"), gid, 1000.0, name, "" if yes else "no room")
                 await cast(site, name, txid, vote)
             await site.close()

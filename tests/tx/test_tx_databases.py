@@ -140,7 +140,8 @@ async def test_anybody_finishes_what_a_crash_left_prepared(accounts, votes) -> N
         async with managers(*accounts) as (a, b):
             dead = tx.Site(worm)
             txid = dead.new_id()
-            gids = {m.name: tx.Gid("tx", m.name, txid) for m in (a, b)}
+            home = await dead.open()
+            gids = {m.name: home.gid(m.name, txid) for m in (a, b)}
             branches = {m.name: await m.begin(gids[m.name]) for m in (a, b)}
             for name, change in (("orders", "- 30"), ("billing", "+ 30")):
                 await branches[name].session.execute(f"UPDATE account SET money = money {change}")
@@ -205,26 +206,27 @@ async def test_a_transaction_sends_no_statement_that_bare_two_phase_commit_does_
 ) -> None:
     postgres, _ = accounts
     sent: list[str] = []
-    execute = psycopg.AsyncConnection.execute
+    execute = psycopg.AsyncCursor.execute
 
     async def record(self, query, *arguments, **options):
         sent.append(query if isinstance(query, str) else query.as_string())
         return await execute(self, query, *arguments, **options)
 
-    monkeypatch.setattr(psycopg.AsyncConnection, "execute", record)
+    monkeypatch.setattr(psycopg.AsyncCursor, "execute", record)
     pair = [Postgres(name, postgres.url(name)) for name in ("orders", "billing")]
     async with wormspace.connect("memory:") as worm:
         async with worm.transaction(pair) as t:
             for manager in pair:
                 await t[manager].execute("UPDATE account SET money = money WHERE id = 1")
-        gids = [f"worm:tx:{manager.name}:{t.id}" for manager in pair]
+        gids = [str(worm.site().gid(manager.name, t.id)) for manager in pair]
+        for manager in pair:
+            await manager.close()
         assert sorted(sent) == sorted(
             2 * ["BEGIN", "UPDATE account SET money = money WHERE id = 1"]
             + [f"PREPARE TRANSACTION '{gid}'" for gid in gids]
             + [f"COMMIT PREPARED '{gid}'" for gid in gids]
+            + 2 * ["DISCARD ALL"]  # in the background, when the votes are under way
         )
-    for manager in pair:
-        await manager.close()
 
 
 async def test_a_database_that_cannot_be_reached_says_so(accounts) -> None:
@@ -244,7 +246,7 @@ async def test_the_command_resolves_what_a_crash_left_in_both(accounts, tmp_path
             dead = tx.Site(worm)
             txid = dead.new_id()
             for m, change in ((a, "- 30"), (b, "+ 30")):
-                gid = tx.Gid("tx", m.name, txid)
+                gid = (await dead.open()).gid(m.name, txid)
                 branch = await m.begin(gid)
                 await branch.session.execute(f"UPDATE account SET money = money {change}")
                 await branch.prepare()

@@ -29,6 +29,8 @@ from wormspace.tx import Gid, KeyValueStore, LmdbStore, ResourceManager, Transac
 
 SEGMENT_SIZE = 1 << 24
 KEYS = 1 << 20
+IDENTITY = "be9cbe9cbe9cbe9c"
+"""Of bare branches, which no transaction space owns."""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -135,11 +137,12 @@ class _Run:
             Postgres(f"pg{i}", url, pool=pool) for i, url in enumerate(self._options.postgres)
         ]
         for manager in managers:
-            branch = await manager.begin(Gid("bench", manager.name, TxId("setup", 0)))
+            gid = Gid(IDENTITY, "bench", manager.name, TxId("setup", 0))
+            branch = await manager.begin(gid)
             await branch.session.execute("DROP TABLE IF EXISTS wormspace_bench")
             await branch.session.execute("CREATE TABLE wormspace_bench (n bigint, v bytea)")
-            await branch.session.execute("COMMIT")
-            await branch.rollback()
+            await branch.prepare()
+            await manager.commit(gid)
         for window in self._options.windows:
             await self._loop("bare 2PC", self._bare(managers, window), window)
             await self._loop("PostgreSQL transaction", self._over(worm, managers), window)
@@ -152,7 +155,10 @@ class _Run:
         """Prepare both, then commit both."""
 
         async def transaction(n: int) -> None:
-            gids = [Gid("bench", m.name, TxId(f"bare.{os.getpid()}.{window}", n)) for m in managers]
+            gids = [
+                Gid(IDENTITY, "bench", m.name, TxId(f"bare.{os.getpid()}.{window}", n))
+                for m in managers
+            ]
             branches = [await m.begin(g) for m, g in zip(managers, gids, strict=True)]
             for branch in branches:
                 await self._insert(branch.session, n)

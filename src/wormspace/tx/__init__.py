@@ -6,13 +6,22 @@ docs/tx.md for how it works and docs/in-doubt.md for operating it.
 """
 
 from wormspace.tx.deciding import ABORTED, COMMITTED, UNDECIDED, Decision, Vote, outcome
-from wormspace.tx.errors import Aborted, CannotPrepare, Conflict, ManagerDown, OutcomeUnknown
+from wormspace.tx.errors import (
+    Aborted,
+    CannotPrepare,
+    Conflict,
+    ManagerDown,
+    OutcomeUnknown,
+    TimedOut,
+    TooLate,
+)
 from wormspace.tx.kv import KeyValueStore, KvBranch
 from wormspace.tx.managers import Branch, ResourceManager
 from wormspace.tx.names import Gid, TxId
 from wormspace.tx.remote import RemoteStore
 from wormspace.tx.resolver import Resolution, Resolver
 from wormspace.tx.site import Site
+from wormspace.tx.space import TransactionSpace
 from wormspace.tx.storage import LmdbStore
 from wormspace.tx.transaction import Transaction, run_transaction
 from wormspace.tx.variants import VARIANTS, Variant
@@ -38,7 +47,10 @@ __all__ = [
     "Resolver",
     "ResourceManager",
     "Site",
+    "TimedOut",
+    "TooLate",
     "Transaction",
+    "TransactionSpace",
     "TxId",
     "Variant",
     "Vote",

@@ -20,26 +20,27 @@ from wormspace.errors import (
     CaptureLost,
     NotAllocated,
     PartialWrite,
-    ProtocolViolation,
     TokenReused,
     Trimmed,
     Unavailable,
+    UsageError,
     WormError,
 )
+from wormspace.knobs import KNOBS
 from wormspace.space import Address, Client, Segment, Token, Written
+from wormspace.tx.deadlines import left, within
 from wormspace.tx.deciding import Vote, decode, encode
-from wormspace.tx.names import VOTES, TxId, vote_space
+from wormspace.tx.names import TxId
+from wormspace.tx.space import TransactionSpace, find_space, open_space
 
 log = logging.getLogger("wormspace.tx")
 
 OnVote = Callable[[TxId, str, Vote], None]
 
-MAX_FOLLOWED = 256
-"""Vote spaces that one process listens to at a time; the one it needed longest ago is let go."""
-
-MAX_HELD = 1024
 RETRY_MIN_S = 0.002
 RETRY_MAX_S = 0.25
+CAPTURE_S = 10.0
+"""How long a segment's capture may take, which many votes may wait for."""
 
 
 OnStands = Callable[[Vote | None, WormError | None], None]
@@ -53,7 +54,7 @@ class _Ballot(NamedTuple):
     manager: str
     txid: TxId
     vote: Vote
-    timeout: float
+    deadline: float
     on_stands: OnStands
 
 
@@ -83,6 +84,7 @@ class Box:
     def __init__(self, client: Client, space: str, on_vote: OnVote) -> None:
         self.client = client
         self.space = space
+        self._home: TransactionSpace | None = None
         self._on_vote = on_vote
         self._held: OrderedDict[tuple[str, str, int], _Held] = OrderedDict()
         self._known: OrderedDict[tuple[str, str, int], Segment] = OrderedDict()
@@ -90,6 +92,39 @@ class Box:
         self._followed: OrderedDict[tuple[str, str], asyncio.Task[None]] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def home(self) -> TransactionSpace:
+        """The transaction space; whoever starts to work with it has opened it before.
+
+        Raises:
+            UsageError: it was not opened yet.
+        """
+        if self._home is None:
+            raise UsageError(f"transaction space {self.space!r} is not open yet")
+        return self._home
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `home` is known."""
+        return self._home is not None
+
+    async def open(self, deadline: float) -> TransactionSpace:
+        """The transaction space; made if there is none.
+
+        Raises:
+            WrongKind, NewerFormat, Trimmed: it cannot be used.
+            Unavailable.
+        """
+        if self._home is None:
+            self._home = await open_space(self.client, self.space, deadline)
+        return self._home
+
+    async def find(self, deadline: float) -> TransactionSpace | None:
+        """As `open`, but None if there is none."""
+        if self._home is None:
+            self._home = await find_space(self.client, self.space, deadline)
+        return self._home
 
     # ------------------------------------------------------------ voting
 
@@ -101,7 +136,7 @@ class Box:
         on_stands: OnStands,
         *,
         ahead: bool,
-        timeout: float,
+        deadline: float,
     ) -> None:
         """Vote in the manager's own register.
 
@@ -114,27 +149,36 @@ class Box:
             ahead: write under the capture of the whole segment, made ahead; otherwise capture
                 the register now, which costs another round trip.
         """
-        number, offset = divmod(txid.number, VOTES)
-        ballot = _Ballot(offset, manager, txid, vote, timeout, on_stands)
+        number, offset = divmod(txid.number, self.home.segment_size)
+        ballot = _Ballot(offset, manager, txid, vote, deadline, on_stands)
         held = self._held.get((manager, txid.initiator, number)) if ahead else None
-        if held is None or not held.token.is_free(offset):
-            self._spawn(self._cast_alone(ballot, ahead and held is None))
+        if held is None:
+            self._spawn(self._cast_alone(ballot, ahead))
+        else:
+            self._put(held, ballot)
+
+    def _put(self, held: _Held, ballot: _Ballot) -> None:
+        """A vote that leaves at the end of this turn, if nobody was quicker."""
+        if not held.token.is_free(ballot.offset):
+            self._spawn(self._cast_alone(ballot, False))
             return
-        if 2 * offset >= VOTES:
-            self.prepare_segment(manager, txid.initiator, number + 1)
+        if 2 * ballot.offset >= held.segment.size:
+            initiator = ballot.txid.initiator
+            self.prepare_segment(ballot.manager, initiator, held.segment.number + 1)
         if not held.ballots:
             self._loop.call_soon(self._send, held)
         held.ballots.append(ballot)
 
     async def _cast_alone(self, ballot: _Ballot, ahead: bool) -> None:
         """Vote where the segment is not captured (`ahead`: yet), or somebody was quicker."""
-        _, manager, txid, vote, timeout, on_stands = ballot
+        _, manager, txid, vote, deadline, on_stands = ballot
         try:
             if ahead:
-                await self._capture((manager, txid.initiator, txid.number // VOTES), timeout)
-                self.cast(manager, txid, vote, on_stands, ahead=True, timeout=timeout)
+                number = txid.number // self.home.segment_size
+                held = await self._capture((manager, txid.initiator, number), deadline)
+                self._put(held, ballot)
                 return
-            stands = await self.refuse(manager, txid, vote, timeout=timeout)
+            stands = await self.refuse(manager, txid, vote, deadline=deadline)
         except WormError as e:
             on_stands(None, e)
         else:
@@ -153,10 +197,10 @@ class Box:
 
     async def _write(self, held: _Held, run: list[_Ballot]) -> None:
         votes = [encode(ballot.vote) for ballot in run]
-        timeout = max(ballot.timeout for ballot in run)
+        deadline = max([ballot.deadline for ballot in run])
         failures: Sequence[WormError | None] = [None] * len(run)
         try:
-            await held.segment.write_range(run[0].offset, votes, held.token, timeout=timeout)
+            await held.segment.write_range(run[0].offset, votes, held.token, timeout=left(deadline))
         except PartialWrite as e:
             failures = e.results
         except WormError as e:
@@ -175,25 +219,27 @@ class Box:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def refuse(self, manager: str, txid: TxId, vote: Vote, *, timeout: float) -> Vote:
+    async def refuse(self, manager: str, txid: TxId, vote: Vote, *, deadline: float) -> Vote:
         """Capture the register and write `vote` if it is empty; returns the vote that stands.
 
         Raises:
             Trimmed, Unavailable.
         """
-        number, offset = txid.address
-        segment = await self._segment(manager, txid.initiator, number, timeout)
+        number, offset = txid.address((await self.open(deadline)).segment_size)
+        segment = await self._segment(manager, txid.initiator, number, deadline)
         pause = RETRY_MIN_S
-        deadline = asyncio.get_running_loop().time() + timeout
         while True:
-            captured = await segment.capture(offset, timeout=timeout)
+            captured = await segment.capture(offset, timeout=left(deadline))
             if offset in captured.written:
                 return decode(captured.written[offset])
             try:
-                await segment.write(offset, encode(vote), captured.token, timeout=timeout)
+                await segment.write(offset, encode(vote), captured.token, timeout=left(deadline))
             except CaptureLost:
                 if asyncio.get_running_loop().time() > deadline:
-                    raise Unavailable(f"{manager}'s vote on {txid}: always preempted") from None
+                    raise Unavailable(
+                        f"{manager}'s vote on {txid}: others captured its register again and "
+                        "again, until the time was over"
+                    ) from None
                 await asyncio.sleep(self.client.rng.uniform(0, pause))
                 pause = min(RETRY_MAX_S, 2 * pause)
             except AlreadyWritten as e:
@@ -201,18 +247,21 @@ class Box:
             else:
                 return vote
 
-    async def read(self, manager: str, txid: TxId, *, timeout: float) -> Vote | None:
+    async def read(self, manager: str, txid: TxId, *, deadline: float) -> Vote | None:
         """The vote that stands in a register, or None.
 
         Raises:
             Trimmed, Unavailable.
         """
-        number, offset = txid.address
+        home = await self.find(deadline)
+        if home is None:
+            return None
+        number, offset = txid.address(home.segment_size)
         try:
-            segment = await self._find(manager, txid.initiator, number, timeout)
+            segment = await self._find(manager, txid.initiator, number, deadline)
         except NotAllocated:
             return None
-        raw = await segment.read(offset, timeout=timeout)
+        raw = await segment.read(offset, timeout=left(deadline))
         return None if raw is None else decode(raw)
 
     # ------------------------------------------------------------ segments
@@ -226,10 +275,11 @@ class Box:
     def _start_capture(self, key: tuple[str, str, int]) -> asyncio.Task[_Held]:
         async def capture() -> _Held:
             try:
-                segment = await self._segment(*key, None)
-                held = _Held(segment, (await segment.capture()).token)
-                self._held[key] = held
-                while len(self._held) > MAX_HELD:
+                deadline = within(CAPTURE_S)
+                segment = await self._segment(*key, deadline)
+                captured = await segment.capture(timeout=left(deadline))
+                held = self._held[key] = _Held(segment, captured.token)
+                while len(self._held) > KNOBS.tx_segments_held:
                     self._held.popitem(last=False)
                 return held
             finally:
@@ -239,49 +289,45 @@ class Box:
         task.add_done_callback(_look_at)
         return task
 
-    async def _capture(self, key: tuple[str, str, int], timeout: float) -> _Held:
+    async def _capture(self, key: tuple[str, str, int], deadline: float) -> _Held:
         task = self._capturing.get(key) or self._start_capture(key)
-        try:
-            async with asyncio.timeout(timeout):
-                return await asyncio.shield(task)
-        except TimeoutError as e:
-            raise Unavailable(f"{key[0]}'s vote segment could not be captured in time") from e
+        await asyncio.wait([task], timeout=left(deadline))
+        if not task.done():
+            raise Unavailable(f"{key[0]}'s vote segment could not be captured in time")
+        return task.result()
 
-    async def _segment(
-        self, manager: str, initiator: str, number: int, timeout: float | None
-    ) -> Segment:
+    async def _segment(self, manager: str, initiator: str, number: int, deadline: float) -> Segment:
         """The vote segment of that number, allocated by whoever needs it first."""
         while True:
             try:
-                return await self._find(manager, initiator, number, timeout)
+                return await self._find(manager, initiator, number, deadline)
             except NotAllocated:
-                space = self.client.space(vote_space(self.space, manager, initiator))
-                await space.alloc(size=VOTES, timeout=timeout)
+                home = await self.open(deadline)
+                space = self.client.space(home.vote_space(manager, initiator))
+                await space.alloc(home.stamp, home.segment_size, timeout=left(deadline))
 
-    async def _find(
-        self, manager: str, initiator: str, number: int, timeout: float | None
-    ) -> Segment:
+    async def _find(self, manager: str, initiator: str, number: int, deadline: float) -> Segment:
         """The vote segment of that number.
 
         Raises:
             NotAllocated: it is not there yet.
+            WrongKind: the space is something else.
         """
         key = (manager, initiator, number)
         segment = self._known.get(key)
         if segment is not None:
             return segment
-        space = self.client.space(vote_space(self.space, manager, initiator))
-        segment = await space.segment(number, timeout=timeout)
-        if segment.size != VOTES:
-            raise ProtocolViolation(f"{segment} is no vote segment: they have {VOTES} registers")
+        space = self.client.space(self.home.vote_space(manager, initiator))
+        segment = self.home.check(await space.segment(number, timeout=left(deadline)))
         self._known[key] = segment
-        if len(self._known) > MAX_HELD:
+        if len(self._known) > KNOBS.tx_segments_held:
             self._known.popitem(last=False)
         return segment
 
     def forget(self, manager: str, initiator: str, number: int) -> None:
         """A segment is not needed any more."""
         self._held.pop((manager, initiator, number), None)
+        self._known.pop((manager, initiator, number), None)
 
     # ------------------------------------------------------------ listening
 
@@ -291,17 +337,18 @@ class Box:
         task = self._followed.get(key)
         if task is None or task.done():
             loop = asyncio.get_running_loop()
-            self._followed[key] = loop.create_task(self._hear(*key, txid.address.segment))
-            if len(self._followed) > MAX_FOLLOWED:
+            self._followed[key] = loop.create_task(self._hear(*key, txid))
+            if len(self._followed) > KNOBS.tx_spaces_followed:
                 self._followed.popitem(last=False)[1].cancel()
         self._followed.move_to_end(key)
 
-    async def _hear(self, manager: str, initiator: str, segment: int) -> None:
-        space = self.client.space(vote_space(self.space, manager, initiator))
+    async def _hear(self, manager: str, initiator: str, first: TxId) -> None:
+        size = self.home.segment_size
+        space = self.client.space(self.home.vote_space(manager, initiator))
         try:
-            async for event in space.listen(Address(segment, 0)):
+            async for event in space.listen(Address(first.address(size).segment, 0)):
                 if isinstance(event, Written):
-                    txid = TxId(initiator, event.address.position(VOTES))
+                    txid = TxId(initiator, event.address.position(size))
                     self._on_vote(txid, manager, decode(event.value))
         except WormError as e:
             log.info("tx: no longer hears %s's votes: %s", manager, e)

@@ -8,10 +8,13 @@ is done.  Whatever goes wrong on the way, the initiator ends up reading the regi
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from wormspace.errors import Trimmed, Unavailable, WormError
+from wormspace.errors import Unavailable, WormError
+from wormspace.tx.cancelling import cancel_later
+from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import Decision
 from wormspace.tx.errors import OutcomeUnknown
 from wormspace.tx.messages import Ask, Begin, Plan, Tell, decode_decision, decode_votes
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from wormspace.tx.managers import Branch
     from wormspace.tx.matters import Matter
     from wormspace.tx.site import Site
+
+ACT_S = 5.0
+"""How long after its time limit a transaction waits for the managers here to act on it."""
 
 
 def sites_of(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -67,6 +73,7 @@ async def run(
     """
     matter = site.matters.join(plan.id, plan.participants)
     matter.deadline = site.now() + plan.timeout
+    limit = matter.deadline + plan.timeout + ACT_S
     if any(plan.addresses):
         for name, branch in branches.items():
             site.hold(plan.id, name, branch)
@@ -75,11 +82,33 @@ async def run(
         site.take_part(plan, branches)
     try:
         decision = await matter.ended()
-    except (Trimmed, Unavailable) as e:
-        raise _unknown(plan, e) from e
+    except asyncio.CancelledError:
+        decision = await _end_cancelled(site, plan, matter, limit)
+    except WormError as e:
+        raise unknown(plan, e) from e
     finally:
         site.matters.leave(matter)
     return decision, matter.pending
+
+
+async def _end_cancelled(site: Site, plan: Plan, matter: Matter, limit: float) -> Decision:
+    """Whoever waits is cancelled: the commit ends all the same, and says what is true.
+
+    Raises:
+        OutcomeUnknown: it cannot be learned in time, or the whole process is ending.
+    """
+    while site.is_alive:
+        try:
+            async with asyncio.timeout_at(limit):
+                decision = await matter.ended()
+        except asyncio.CancelledError:
+            continue
+        except (TimeoutError, WormError) as e:
+            cancel_later()
+            raise unknown(plan, e) from e
+        cancel_later()
+        return decision
+    raise unknown(plan, Unavailable("this process is ending"))
 
 
 def _set_off(site: Site, plan: Plan, matter: Matter, asked: frozenset[str]) -> None:
@@ -100,10 +129,12 @@ def _set_off(site: Site, plan: Plan, matter: Matter, asked: frozenset[str]) -> N
             site.spawn(_ask(site, plan, matter, address, left))
 
 
-def _unknown(plan: Plan, e: WormError) -> OutcomeUnknown:
+def unknown(plan: Plan, e: Exception) -> OutcomeUnknown:
+    """What is said of a transaction whose votes cannot be read."""
     return OutcomeUnknown(
         f"transaction {plan.id} ({', '.join(plan.participants)}) is committed or aborted, and "
-        f"which of them is unknown here: {e}; `wormspace tx show {plan.id}` tells",
+        f"which of them is unknown here: {str(e) or 'no answer in time'}; "
+        f"`wormspace tx show {plan.id}` tells",
         plan.id,
         plan.participants,
     )
@@ -117,8 +148,10 @@ async def _ask(
         raw = await site.call(address, Ask(plan, managers), plan.timeout)
         votes = decode_votes(raw)
     except WormError:
+        deadline = within(plan.timeout)
         votes = [
-            await site.resolver.refuse(manager, plan.id, plan.participants) for manager in managers
+            await site.resolver.refuse(manager, plan.id, plan.participants, deadline)
+            for manager in managers
         ]
     for manager, vote in zip(managers, votes, strict=True):
         if matter is not None and vote is not None:
@@ -158,8 +191,8 @@ async def drive(site: Site, plan: Plan) -> Decision | None:
     matter.deadline = site.now() + plan.timeout
     try:
         decision = await matter.decided()
-    except (Trimmed, Unavailable) as e:
-        raise _unknown(plan, e) from e
+    except WormError as e:
+        raise unknown(plan, e) from e
     finally:
         site.matters.leave(matter)
     for address in sites:

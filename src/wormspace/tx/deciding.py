@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from wormspace.errors import ProtocolViolation
+from wormspace.errors import NewerFormat, ProtocolViolation
 
 YES, NO, MISSING = "yes", "no", "missing"
 COMMITTED, ABORTED, UNDECIDED = "committed", "aborted", "undecided"
@@ -63,20 +63,39 @@ class Vote(msgspec.Struct, frozen=True, array_like=True, gc=False):
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Vote).decode
 
+VOTE_FORMAT = 1
+REASON_MAX = 200
+_MARK = b"\xc1"
+"""How a vote begins, and nothing that msgpack makes does; the format's version follows."""
+
+
+def shortened(reason: str) -> str:
+    """Why it is no, as a vote says it: it must fit into a register, whatever a database said."""
+    text = reason.encode(errors="replace").decode()
+    return text if len(text) <= REASON_MAX else f"{text[: REASON_MAX - 3]}..."
+
 
 def encode(vote: Vote) -> bytes:
     """As it is written."""
-    return _encode(vote)
+    return _MARK + bytes([VOTE_FORMAT]) + _encode(vote)
 
 
 def decode(raw: bytes) -> Vote:
     """As it was written.
 
     Raises:
+        NewerFormat: a newer wormspace wrote it.
         ProtocolViolation: somebody wrote something else there.
     """
+    if raw[:1] != _MARK or len(raw) < 2:
+        raise ProtocolViolation("a vote register holds something else")
+    if raw[1] > VOTE_FORMAT:
+        raise NewerFormat(
+            f"a vote has format {raw[1]}, written by a newer wormspace; this one reads up to "
+            f"{VOTE_FORMAT}: update it"
+        )
     try:
-        return _decode(raw)
+        return _decode(raw[2:])
     except msgspec.MsgspecError as e:
         raise ProtocolViolation(f"a vote register holds something else: {e}") from e
 

@@ -50,5 +50,27 @@ class OutcomeUnknown(Unavailable):
         self.participants = participants
 
 
+class TooLate(RaceLost):
+    """The block raised an error, and its transaction was committed all the same.
+
+    All of its stores had been told with `last=True` to vote, and had voted yes before they could be
+    called off.  `__cause__` is what the block raised.
+
+    Attributes:
+        decision: committed.
+    """
+
+    def __init__(self, message: str, decision: Decision) -> None:
+        super().__init__(message)
+        self.decision = decision
+
+
+class TimedOut(WormError, TimeoutError):
+    """The time for running a transaction, again and again, is over; nothing of it took effect."""
+
+
 class ManagerDown(Unavailable):
-    """A resource manager could not be reached; what it holds prepared is resolved when it can."""
+    """A resource manager could not be reached, or did not answer in time.
+
+    What it holds prepared is resolved when it can be.
+    """

@@ -18,6 +18,7 @@ import msgspec
 
 from wormspace.errors import StoreError, UsageError, WormError, WrongIdentity
 from wormspace.store.engine import Batch, Engine
+from wormspace.tx.checking import check_key, check_value
 from wormspace.tx.errors import CannotPrepare, Conflict
 from wormspace.tx.locks import Locks, Owner
 from wormspace.tx.names import Gid, check_name
@@ -221,6 +222,9 @@ class KeyValueStore:
     async def prepared(self) -> list[Gid]:
         return list(self._prepared)
 
+    def is_conflict(self, error: BaseException) -> bool:
+        return isinstance(error, Conflict)
+
     async def close(self) -> None:
         await self._writer.drain()
         self._engine.close()
@@ -309,8 +313,7 @@ class KvBranch(Owner):
 
     async def put(self, key: bytes, value: bytes) -> None:
         """Set `key`."""
-        if type(value) is not bytes:
-            raise UsageError(f"a value is bytes, not {type(value).__name__}")
+        check_value(value)
         if not self._lock(key, exclusive=True):
             await self._wait_for(key, exclusive=True)
         self.writes[key] = value
@@ -361,8 +364,7 @@ class KvBranch(Owner):
 
     def _lock(self, key: bytes, *, exclusive: bool) -> bool:
         """Take a lock; false if somebody is in the way."""
-        if type(key) is not bytes or not 0 < len(key) <= 127:
-            raise UsageError(f"a key is 1 to 127 bytes, not {key!r}")
+        check_key(key)
         if self._over:
             raise UsageError("this branch is over")
         held = self.held.get(key)

@@ -33,7 +33,10 @@ class Branch(Protocol):
         """
 
     async def rollback(self) -> None:
-        """Undo the work; not after `prepare` was called."""
+        """Undo the work; nothing to do after `prepare` was called.
+
+        It ends in a bounded time; a database that cannot be reached rolls back by itself.
+        """
 
 
 class ResourceManager(Protocol):
@@ -73,6 +76,12 @@ class ResourceManager(Protocol):
 
         Raises:
             ManagerDown: it cannot be reached.
+        """
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """Whether an error of a session means that another transaction was in the way.
+
+        So that running it again makes sense: a lock, a deadlock, a failed serialization.
         """
 
     async def close(self) -> None:

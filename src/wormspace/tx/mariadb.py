@@ -4,56 +4,52 @@ A prepared XA transaction belongs to the connection that prepared it, and no oth
 until that connection ends; from then on any can.  So the branch keeps its connection until it is
 over, and whoever else is told that there is no such transaction looks whether it is still listed.
 
-PyMySQL blocks, so each call runs in a thread.  The user's session is small: `execute`.
+Transactions work on connections of one lane, which they may fill while they wait for each other's
+rows.  What lists and ends prepared ones has a lane, and threads, of its own.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import msgspec
 import pymysql
 
 from wormspace.errors import UsageError
-from wormspace.tx.errors import CannotPrepare, ManagerDown
-from wormspace.tx.names import Gid, TxId, check_name
+from wormspace.knobs import KNOBS
+from wormspace.tx.checking import check_count, check_seconds
+from wormspace.tx.deadlines import within
+from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
+from wormspace.tx.mariadb_lane import Lane, Rows, line, query
+from wormspace.tx.names import MARK, Gid, branches_of, check_name
+from wormspace.tx.statements import refuse_control
 
-T = TypeVar("T")
-
-POOL = 32
+TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5
 
+CONFLICTS = (1205, 1213)
+"""A lock that was not to be had in time, and a deadlock: running it again may succeed."""
+
 _UNKNOWN_XID = 1397
-_LOST = (0, 2003, 2006, 2013, 2014, 1053, 1927)
-"""Codes of PyMySQL and of the server that mean that the connection is gone."""
 
-_FIRST_HALF = re.compile(r"([A-Za-z0-9_.]{1,20}):([A-Za-z0-9_.]{1,20})-(\d{1,18})")
-_MARK = "worm:"
-
-
-class Rows(msgspec.Struct, frozen=True):
-    """What a statement gave: its rows, and how many it found or changed."""
-
-    rows: tuple[tuple[Any, ...], ...]
-    count: int
+_FIRST_HALF = re.compile(r"([A-Za-z0-9_.]{1,20}):([A-Za-z0-9_.]{1,20}-\d{1,18})")
 
 
 def xid(gid: Gid) -> str:
     """A gid as XA writes it: the transaction, and which of its branches."""
-    return f"'{gid.space}:{gid.id}','{_MARK}{gid.manager}'"
+    mark = f"{MARK}:{gid.identity}" if gid.identity else "worm"
+    return f"'{gid.space}:{gid.id}','{mark}:{gid.manager}'"
 
 
-def parse_xid(transaction: str, branch: str) -> Gid | None:
-    """The gid of the two halves; None if it is none of ours."""
+def parse_xid(transaction: str, branch: str) -> str:
+    """The gid of the two halves, as a text; "" if they are none of ours."""
     match = _FIRST_HALF.fullmatch(transaction)
-    if match is None or not branch.startswith(_MARK):
-        return None
-    return Gid(match[1], branch.removeprefix(_MARK), TxId(match[2], int(match[3])))
+    mark, colon, manager = branch.rpartition(":")
+    if match is None or not colon or not mark.startswith("worm"):
+        return ""
+    return f"{mark}:{match[1]}:{manager}:{match[2]}"
 
 
 class MariaDb:
@@ -64,20 +60,28 @@ class MariaDb:
     Args:
         name: the same wherever this server takes part.
         url: `mysql://USER:PASSWORD@HOST:PORT/DATABASE`; `?unix_socket=PATH` for a local one.
-        pool: connections at most.
+        pool: transactions that work here at a time (default 32); each has a connection.  A quarter
+            as many connections more, at least one, list and end what is prepared.
+        timeout: seconds that connecting, or any one statement of the manager's own, may take.
+
+    Raises:
+        UsageError: one of these makes no sense.
     """
 
-    def __init__(self, name: str, url: str, *, pool: int = POOL) -> None:
+    def __init__(
+        self, name: str, url: str, *, pool: int | None = None, timeout: float = TIMEOUT_S
+    ) -> None:
         self.name = check_name(name)
-        self._options = _options(url)
-        self._threads = ThreadPoolExecutor(pool, thread_name_prefix=f"wormspace-{name}")
-        self._places = asyncio.Semaphore(pool)
-        self._idle: list[Any] = []
+        self.timeout = check_seconds("a timeout", timeout)
+        size = KNOBS.tx_pool if pool is None else check_count("a pool", pool)
+        options = _options(url)
+        self._work = Lane(name, options, size)
+        self._ends = Lane(name, options, (size + 3) // 4)
         self._holding: dict[Gid, Any] = {}
 
     async def begin(self, gid: Gid) -> MariaDbBranch:
-        connection = await self._execute(f"XA START {xid(gid)}")
-        return MariaDbBranch(self, connection, gid)
+        connection, _ = await self._work.run(f"XA START {xid(gid)}", within(self.timeout))
+        return MariaDbBranch(self, self._work, connection, gid)
 
     async def commit(self, gid: Gid) -> None:
         await self._end("XA COMMIT", gid)
@@ -86,210 +90,164 @@ class MariaDb:
         await self._end("XA ROLLBACK", gid)
 
     async def prepared(self) -> list[Gid]:
-        connection = await self._connect()
-        rows = (await self.run(connection, lambda: _query(connection, "XA RECOVER"))).rows
-        self.release(connection)
-        found = []
-        for _, first, second, data in rows:
+        held = list(self._holding)
+        try:
+            connection, listed = await self._ends.run("XA RECOVER", within(self.timeout))
+        except pymysql.Error as e:  # for instance: it lacks the right to
+            raise ManagerDown(f"{self.name}: {line(e)}") from e
+        self._ends.give_back(connection)
+        texts = []
+        for _, first, second, data in listed.rows:
             text = data.decode(errors="replace") if isinstance(data, bytes) else str(data)
-            gid = parse_xid(text[:first], text[first : first + second])
-            if gid is not None and gid.manager == self.name:
-                found.append(gid)
+            texts.append(parse_xid(text[:first], text[first : first + second]))
+        found = branches_of(self.name, texts)
+        for gid in held:
+            if gid not in found and (over := self._holding.pop(gid, None)) is not None:
+                self._work.drop(over)  # somebody else has ended it, by hand
         return found
 
     async def close(self) -> None:
-        for connection in [*self._idle, *self._holding.values()]:
-            connection.close()
-        self._idle.clear()
         self._holding.clear()
-        self._threads.shutdown(wait=False)
+        await self._work.close()
+        await self._ends.close()
 
-    # ------------------------------------------------------------ connections
+    def is_conflict(self, error: BaseException) -> bool:
+        return isinstance(error, pymysql.Error) and error.args[:1] in [(c,) for c in CONFLICTS]
 
     def hold(self, gid: Gid, connection: Any) -> None:
         """This connection has the prepared branch."""
         self._holding[gid] = connection
 
-    def release(self, connection: Any) -> None:
-        """Give a connection back that is in no transaction."""
-        self._places.release()
-        self._idle.append(connection)
-
-    def discard(self, connection: Any) -> None:
-        """Drop a connection; the server rolls back what it has not prepared."""
-        self._places.release()
-        try:
-            connection.close()
-        except pymysql.Error:
-            pass  # it was closed before
-
-    async def run(self, connection: Any, work: Callable[[], T]) -> T:
-        """Work with a connection in a thread; it is dropped if that fails or is not waited for.
-
-        Raises:
-            ManagerDown: the connection is gone.
-            pymysql.Error.
-        """
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-
-            def drop(done: asyncio.Future[T]) -> None:
-                done.exception()
-                self.discard(connection)
-
-            future.add_done_callback(drop)
-            raise
-        except (pymysql.Error, OSError) as e:
-            self.discard(connection)
-            if isinstance(e, pymysql.Error) and e.args and e.args[0] not in _LOST:
-                raise
-            raise ManagerDown(f"{self.name}: {_line(e)}") from e
-
-    async def _connect(self) -> Any:
-        await self._places.acquire()
-        if self._idle:
-            return self._idle.pop()
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(
-                self._threads, lambda: pymysql.connect(**self._options)
-            )
-        except BaseException as e:
-            self._places.release()
-            if isinstance(e, (pymysql.Error, OSError)):
-                raise ManagerDown(f"{self.name}: {_line(e)}") from e
-            raise
-
-    async def _execute(self, statement: str) -> Any:
-        """Run a statement that may be repeated; returns the connection it ran on.
-
-        Raises:
-            ManagerDown: also on a fresh connection it does not work.
-            pymysql.Error: the server refuses.
-        """
-        while True:
-            fresh = not self._idle
-            connection = await self._connect()
-            try:
-                await self.run(connection, lambda c=connection: _query(c, statement))  # type: ignore[misc]
-            except ManagerDown:
-                if fresh:
-                    raise
-            else:
-                return connection
-
     async def _end(self, command: str, gid: Gid) -> None:
         statement = f"{command} {xid(gid)}"
+        deadline = within(self.timeout)
         connection = self._holding.pop(gid, None)
         if connection is not None:
             try:
-                await self.run(connection, lambda: _query(connection, statement))
+                await self._work.call(connection, lambda: query(connection, statement), deadline)
             except (ManagerDown, pymysql.Error):
                 pass  # that connection is gone now, so any other can do it
             else:
-                self.release(connection)
+                self._work.renew(connection, within(self.timeout))
                 return
         try:
-            self.release(await self._execute(statement))
+            other, _ = await self._ends.run(statement, deadline)
         except pymysql.Error as e:
             if e.args[0] != _UNKNOWN_XID:
-                raise ManagerDown(f"{self.name}: {_line(e)}") from e
+                raise ManagerDown(f"{self.name}: {line(e)}") from e
             if gid in await self.prepared():
                 raise ManagerDown(
                     f"{self.name}: the connection that prepared {gid} still has it"
                 ) from e
+        else:
+            self._ends.give_back(other)
 
 
-class MariaDbBranch:
-    """One transaction's work in one MariaDB server; it is its own session."""
+class MariaDbSession:
+    """What users of a MariaDB participant work with, in one transaction."""
 
-    def __init__(self, manager: MariaDb, connection: Any, gid: Gid) -> None:
-        self._manager = manager
-        self._connection: Any = connection
-        self._gid = gid
-
-    @property
-    def session(self) -> MariaDbBranch:
-        return self
+    def __init__(self, lane: Lane, connection: Any, name: str) -> None:
+        self._lane = lane
+        self._name = name
+        self.connection: Any = connection
 
     async def execute(self, statement: str, arguments: Sequence[object] = ()) -> Rows:
         """Run a statement, with `%s` for each argument.
 
         Raises:
+            UsageError: it is no text, or would begin or end the transaction; nothing was sent.
+            CannotPrepare: an earlier statement failed, and the work was lost with it.
             ManagerDown: the connection is gone, and the work with it.
-            pymysql.Error: the server refuses.
+            pymysql.Error: the server refuses; the work is lost.
         """
-        connection = self._open()
+        if not isinstance(statement, str):
+            raise UsageError(f"a statement is text, not {type(statement).__name__}")
+        if isinstance(arguments, str | bytes) or not isinstance(arguments, Sequence):
+            raise UsageError(f"arguments are a list or tuple, not {type(arguments).__name__}")
+        refuse_control(statement, mariadb=True)
+        connection = self.connection
+        if connection is None:
+            raise CannotPrepare(f"{self._name}: the work is lost, or over")
         try:
-            return await self._manager.run(
-                connection, lambda: _query(connection, statement, arguments)
+            return await self._lane.call(
+                connection, lambda: query(connection, statement, arguments), None
             )
         except BaseException:
-            self._connection = None
+            self.connection = None
             raise
 
+
+class MariaDbBranch:
+    """One transaction's work in one MariaDB server."""
+
+    def __init__(self, manager: MariaDb, lane: Lane, connection: Any, gid: Gid) -> None:
+        self._manager = manager
+        self._lane = lane
+        self._gid = gid
+        self.session = MariaDbSession(lane, connection, manager.name)
+
     async def prepare(self) -> None:
-        connection, self._connection = self._open(), None
-        name = xid(self._gid)
-
-        def work() -> None:
-            _query(connection, f"XA END {name}")
-            _query(connection, f"XA PREPARE {name}")
-
+        connection, name = self._take(), self._manager.name
+        if connection is None:
+            raise CannotPrepare(f"{name}: the work is lost: a statement failed or was cancelled")
         try:
-            await self._manager.run(connection, work)
+            await self._both("XA END", "XA PREPARE", connection)
         except pymysql.Error as e:
-            raise CannotPrepare(f"{self._manager.name}: {_line(e)}") from e
+            kind = Conflict if self._manager.is_conflict(e) else CannotPrepare
+            raise kind(f"{name}: {line(e)}") from e
         self._manager.hold(self._gid, connection)
 
     async def rollback(self) -> None:
-        connection, self._connection = self._connection, None
+        connection = self._take()
         if connection is None:
             return
+        try:
+            await self._both("XA END", "XA ROLLBACK", connection)
+        except (ManagerDown, pymysql.Error):
+            return  # the connection is gone, and the server rolls back
+        self._lane.renew(connection, within(self._manager.timeout))
+
+    async def _both(self, first: str, second: str, connection: Any) -> None:
         name = xid(self._gid)
 
         def work() -> None:
-            _query(connection, f"XA END {name}")
-            _query(connection, f"XA ROLLBACK {name}")
+            query(connection, f"{first} {name}")
+            query(connection, f"{second} {name}")
 
-        try:
-            await self._manager.run(connection, work)
-        except (ManagerDown, pymysql.Error):
-            return  # the connection is gone, and the server rolls back
-        self._manager.release(connection)
+        await self._lane.call(connection, work, within(self._manager.timeout))
 
-    def _open(self) -> Any:
-        if self._connection is None:
-            raise CannotPrepare(f"{self._manager.name}: the work is lost")
-        return self._connection
-
-
-def _query(connection: Any, statement: str, arguments: Sequence[object] = ()) -> Rows:
-    with connection.cursor() as cursor:
-        count = cursor.execute(statement, tuple(arguments) or None)
-        return Rows(tuple(cursor.fetchall()), count)
+    def _take(self) -> Any:
+        """The connection, which is the user's no longer; None if the work is lost or over."""
+        connection, self.session.connection = self.session.connection, None
+        return connection
 
 
 def _options(url: str) -> dict[str, Any]:
-    parts = urlsplit(url)
+    """What PyMySQL is told.
+
+    Raises:
+        UsageError.
+    """
+    form = "mysql://USER:PASSWORD@HOST:PORT/DATABASE"
+    if not isinstance(url, str):
+        raise UsageError(f"a URL is text, {form}, not {type(url).__name__}")
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 3306
+    except ValueError as e:
+        raise UsageError(f"the URL is not {form}: {e}") from e
     if parts.scheme not in ("mysql", "mariadb"):
-        raise UsageError(f"{url!r} is not mysql://USER:PASSWORD@HOST:PORT/DATABASE")
+        raise UsageError(f"the URL is not {form}")
+    given = {k: int(v) if v.isdecimal() else v for k, v in parse_qsl(parts.query)}
     options: dict[str, Any] = {
         "user": unquote(parts.username or ""),
         "password": unquote(parts.password or ""),
         "database": parts.path.lstrip("/") or None,
         "connect_timeout": CONNECT_TIMEOUT_S,
+        **given,
         "autocommit": True,
-        **dict(parse_qsl(parts.query)),
     }
     if "unix_socket" not in options:
         options["host"] = parts.hostname or "127.0.0.1"
-        options["port"] = parts.port or 3306
+        options["port"] = port
     return options
-
-
-def _line(e: BaseException) -> str:
-    """An error as one line."""
-    return " ".join(str(a) for a in e.args) or type(e).__name__

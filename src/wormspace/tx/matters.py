@@ -12,14 +12,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from wormspace.errors import Unavailable, WormError
+from wormspace.knobs import KNOBS
 from wormspace.tx.deciding import Decision, Vote, judge
 from wormspace.tx.names import TxId
 
 if TYPE_CHECKING:
     from wormspace.tx.parts import Part
-
-EARLY = 4096
-"""Transactions of which votes are remembered although nobody here has asked about them yet."""
 
 
 class Matter:
@@ -212,7 +210,7 @@ class Matters:
             matter.learn(manager, vote)
             return
         self._early.setdefault(txid, {})[manager] = vote
-        if len(self._early) > EARLY:
+        if len(self._early) > KNOBS.tx_early_votes:
             self._early.popitem(last=False)
 
     def leave(self, matter: Matter) -> None:

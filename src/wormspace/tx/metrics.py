@@ -26,6 +26,7 @@ COUNTERS = {
 GAUGES = {
     "under_way": "Transactions that this site deals with.",
     "prepared": "Branches that the resource managers here held prepared at the last sweep.",
+    "prepared_left_alone": "Branches here of other transaction spaces, for longer than patience.",
     "prepared_longest_seconds": "How long the oldest of them has been seen so.",
 }
 

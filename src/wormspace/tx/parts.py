@@ -18,11 +18,10 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from wormspace.errors import Trimmed, WormError
-from wormspace.tx.deciding import Vote
+from wormspace.tx.deciding import Vote, shortened
 from wormspace.tx.errors import CannotPrepare, Conflict
 from wormspace.tx.managers import Branch
 from wormspace.tx.messages import Plan
-from wormspace.tx.names import Gid
 from wormspace.tx.resolver import OVER
 from wormspace.tx.variants import VARIANTS
 
@@ -89,24 +88,24 @@ class Part:
         vote = Vote(
             yes,
             plan.participants,
-            str(Gid(site.space, self.manager, plan.id)),
+            str(site.gid(self.manager, plan.id)),
             site.clock(),
             self.manager,
-            "" if yes else str(error),
+            "" if error is None else shortened(str(error) or type(error).__name__),
             isinstance(error, Conflict),
         )
         self._matter.promised(self, vote)
 
     def cast(self, vote: Vote) -> None:
         """The second step."""
-        plan = self._plan
-        self._site.box.cast(
+        site, plan = self._site, self._plan
+        site.box.cast(
             self.manager,
             plan.id,
             vote,
             self._on_stands,
             ahead=VARIANTS[plan.variant].ahead,
-            timeout=plan.timeout,
+            deadline=site.now() + plan.timeout,
         )
 
     def _on_stands(self, vote: Vote | None, error: WormError | None) -> None:
@@ -130,7 +129,7 @@ class Part:
         site, txid = self._site, self._plan.id
         if site.on_decision is not None:
             site.on_decision(txid, self.manager, decision)
-        manager, gid = site.manager(self.manager), Gid(site.space, self.manager, txid)
+        manager, gid = site.manager(self.manager), site.gid(self.manager, txid)
         self._do(manager.commit(gid) if decision.committed else manager.abort(gid), self._on_acted)
 
     def _on_acted(self, done: asyncio.Future[None]) -> None:

@@ -1,7 +1,10 @@
 """PostgreSQL as a resource manager: `PREPARE TRANSACTION` (psycopg 3; extra `postgres`).
 
 The server needs `max_prepared_transactions` above 0 (0 is its default).  The session is a psycopg
-`AsyncConnection` inside a transaction; what it does not do is end that transaction.
+`AsyncConnection` inside a transaction; see `postgres_session`.
+
+Transactions work on connections of one lane, which they may fill while they wait for each other's
+rows.  What ends a prepared one, and so frees rows, has a lane of its own.
 
 A transaction that failed before is rolled back by `PREPARE TRANSACTION`, *without an error*: only
 the command tag says so (`ROLLBACK`).  That is a no.
@@ -10,17 +13,38 @@ the command tag says so (`ROLLBACK`).  That is a no.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import psycopg
+from psycopg import conninfo as conninfo_of
 from psycopg import sql
 
-from wormspace.tx.errors import CannotPrepare, ManagerDown
-from wormspace.tx.names import Gid, check_name
+from wormspace.errors import UsageError
+from wormspace.knobs import KNOBS
+from wormspace.tx.checking import check_count, check_seconds
+from wormspace.tx.deadlines import left, within
+from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
+from wormspace.tx.names import Gid, branches_of, check_name
+from wormspace.tx.postgres_session import OVER, OWN, USERS, Session, line
 
-_Connection = psycopg.AsyncConnection[tuple[object, ...]]
-_LOST = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
+TIMEOUT_S = 10.0
+CANCEL_S = 2.0
 
-POOL = 32
+CONFLICTS = ("40001", "40P01", "55P03")
+"""Serialization failure, deadlock, a lock that was not to be had in time: running it again may
+succeed."""
+
+_NO_PLACE = ("55000", "53200")
+"""What PREPARE says where `max_prepared_transactions` is 0, or used up."""
+
+_NOTICES_DEATH = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""So that a server whose host is gone is noticed in seconds; what the user says comes first."""
 
 
 class Postgres:
@@ -29,18 +53,27 @@ class Postgres:
     Args:
         name: the same wherever this database takes part.
         conninfo: as psycopg takes it, for instance `postgresql://user@host/db`.
-        pool: connections at most.
+        pool: transactions that work here at a time (default 32); each has a connection.  A quarter
+            as many connections more, at least one, end what is prepared.
+        timeout: seconds that connecting, or any one statement of the manager's own, may take.
+
+    Raises:
+        UsageError: one of these makes no sense.
     """
 
-    def __init__(self, name: str, conninfo: str, *, pool: int = POOL) -> None:
+    def __init__(
+        self, name: str, conninfo: str, *, pool: int | None = None, timeout: float = TIMEOUT_S
+    ) -> None:
         self.name = check_name(name)
-        self._conninfo = conninfo
-        self._idle: list[_Connection] = []
-        self._places = asyncio.Semaphore(pool)
+        self.timeout = check_seconds("a timeout", timeout)
+        size = KNOBS.tx_pool if pool is None else check_count("a pool", pool)
+        self._work = _Lane(self, _complete(conninfo), size)
+        self._ends = _Lane(self, _complete(conninfo), (size + 3) // 4)
 
     async def begin(self, gid: Gid) -> PostgresBranch:
-        connection = await self._execute(sql.SQL("BEGIN"), keep=True)
-        return PostgresBranch(self, connection, gid)
+        session, _ = await self._work.run(sql.SQL("BEGIN"), within(self.timeout))
+        session.whose = USERS
+        return PostgresBranch(self._work, session, gid)
 
     async def commit(self, gid: Gid) -> None:
         await self._end("COMMIT PREPARED {}", gid)
@@ -49,136 +82,251 @@ class Postgres:
         await self._end("ROLLBACK PREPARED {}", gid)
 
     async def prepared(self) -> list[Gid]:
-        connection = await self._connect()
-        try:
-            cursor = await connection.execute(
-                "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
-            )
-            rows = await cursor.fetchall()
-        except _LOST as e:
-            await self.discard(connection)
-            raise ManagerDown(f"{self.name}: {_line(e)}") from e
-        self.release(connection)
-        gids = [Gid.parse(str(row[0])) for row in rows]
-        return [gid for gid in gids if gid is not None and gid.manager == self.name]
+        listing = sql.SQL("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
+        session, cursor = await self._ends.run(listing, within(self.timeout))
+        self._ends.give_back(session)
+        return branches_of(self.name, [str(row[0]) for row in await cursor.fetchall()])
 
     async def close(self) -> None:
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            await connection.close()
+        await self._work.close()
+        await self._ends.close()
 
-    # ------------------------------------------------------------ connections
-
-    def release(self, connection: _Connection) -> None:
-        """Give a connection back that is not in a transaction."""
-        self._places.release()
-        self._idle.append(connection)
-
-    async def discard(self, connection: _Connection) -> None:
-        """Drop a connection of which nobody knows what it is in."""
-        self._places.release()
-        await connection.close()
-
-    async def _connect(self) -> _Connection:
-        """An idle connection, or a new one.
-
-        Raises:
-            ManagerDown.
-        """
-        await self._places.acquire()
-        if self._idle:
-            return self._idle.pop()
-        try:
-            return await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
-        except BaseException as e:
-            self._places.release()
-            if isinstance(e, _LOST):
-                raise ManagerDown(f"{self.name}: {_line(e)}") from e
-            raise
-
-    async def _execute(
-        self, statement: sql.SQL | sql.Composed, *, keep: bool = False
-    ) -> _Connection:
-        """Run a statement that may be repeated; an idle connection may have died meanwhile.
-
-        Raises:
-            ManagerDown: also on a fresh connection it does not work.
-        """
-        while True:
-            fresh = not self._idle
-            connection = await self._connect()
-            try:
-                await connection.execute(statement)
-            except _LOST as e:
-                await self.discard(connection)
-                if fresh:
-                    raise ManagerDown(f"{self.name}: {_line(e)}") from e
-            except BaseException:
-                await self.discard(connection)
-                raise
-            else:
-                if not keep:
-                    self.release(connection)
-                return connection
+    def is_conflict(self, error: BaseException) -> bool:
+        return isinstance(error, psycopg.Error) and error.sqlstate in CONFLICTS
 
     async def _end(self, command: str, gid: Gid) -> None:
+        statement = sql.SQL(command).format(sql.Literal(str(gid)))
         try:
-            await self._execute(sql.SQL(command).format(sql.Literal(str(gid))))
+            session, _ = await self._ends.run(statement, within(self.timeout))
         except psycopg.errors.UndefinedObject:
             pass  # it is over already, or was never prepared
         except psycopg.Error as e:  # for instance: another session is finishing it right now
-            raise ManagerDown(f"{self.name}: {_line(e)}") from e
+            raise ManagerDown(f"{self.name}: {line(e)}") from e
+        else:
+            self._ends.give_back(session)
 
 
 class PostgresBranch:
     """One transaction's work in one PostgreSQL database."""
 
-    def __init__(self, manager: Postgres, connection: _Connection, gid: Gid) -> None:
-        self._manager = manager
-        self._connection: _Connection | None = connection
+    def __init__(self, lane: _Lane, session: Session, gid: Gid) -> None:
+        self._lane = lane
+        self._session: Session | None = session
         self._gid = gid
 
     @property
-    def session(self) -> _Connection:
-        if self._connection is None:
-            raise CannotPrepare("this branch is over")
-        return self._connection
+    def session(self) -> Session:
+        if self._session is None:
+            raise UsageError("this transaction is over, and its session with it")
+        return self._session
 
     async def prepare(self) -> None:
-        connection, self._connection = self.session, None
+        session, name = self._take(), self._lane.manager.name
+        if session is None:
+            raise CannotPrepare(f"{name}: the work was rolled back")
+        if session.lost or session.ended:
+            await self._lane.drop(session)
+            raise CannotPrepare(f"{name}: a statement of its user lost or ended the work")
         statement = sql.SQL("PREPARE TRANSACTION {}").format(sql.Literal(str(self._gid)))
         try:
-            cursor = await connection.execute(statement)
-        except _LOST as e:
-            await self._manager.discard(connection)
-            raise ManagerDown(f"{self._manager.name}: {_line(e)}") from e
-        except psycopg.Error as e:
-            await self._manager.discard(connection)
-            raise CannotPrepare(f"{self._manager.name}: {_line(e)}") from e
-        except BaseException:
-            await self._manager.discard(connection)
+            cursor = await session.run(statement, within(self._lane.manager.timeout))
+        except BaseException as e:
+            await self._lane.drop(session)
+            if isinstance(e, psycopg.Error):
+                raise self._refusal(e) from e
             raise
-        self._manager.release(connection)
-        if cursor.statusmessage != "PREPARE TRANSACTION":
+        status = cursor.statusmessage
+        self._lane.renew(session)
+        if status != "PREPARE TRANSACTION":
             raise CannotPrepare(
-                f"{self._manager.name}: the transaction had failed before, so that "
+                f"{name}: the transaction had failed before, so that "
                 "PREPARE TRANSACTION rolled it back"
             )
 
+    def _refusal(self, e: psycopg.Error) -> CannotPrepare | Conflict:
+        """Why PREPARE TRANSACTION failed, and what to do."""
+        manager = self._lane.manager
+        if manager.is_conflict(e):
+            return Conflict(f"{manager.name}: {line(e)}")
+        if e.sqlstate in _NO_PLACE:
+            return CannotPrepare(
+                f"{manager.name}: {line(e)}; set max_prepared_transactions to at least the number "
+                "of transactions in flight, of all programs, and restart PostgreSQL"
+            )
+        return CannotPrepare(f"{manager.name}: {line(e)}")
+
     async def rollback(self) -> None:
-        if self._connection is None:
+        session = self._take()
+        if session is None:
             return
-        connection, self._connection = self._connection, None
         try:
-            await connection.execute("ROLLBACK")
-        except BaseException as e:
-            await self._manager.discard(connection)
-            if not isinstance(e, psycopg.Error):
-                raise
+            if session.is_sound and not session.is_idle:
+                await session.run(sql.SQL("ROLLBACK"), within(self._lane.manager.timeout))
+        except (ManagerDown, psycopg.Error):
+            await self._lane.drop(session)  # the server rolls back when the connection is gone
+        except BaseException:
+            await self._lane.drop(session)
+            raise
         else:
-            self._manager.release(connection)
+            if session.is_sound:
+                self._lane.renew(session)
+            else:
+                await self._lane.drop(session)
+
+    def _take(self) -> Session | None:
+        """The session, which is the user's no longer; None if that was done before."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.whose = OWN
+        return session
 
 
-def _line(e: BaseException) -> str:
-    """An error as one line."""
-    return " ".join(str(e).split()) or type(e).__name__
+class _Lane:
+    """Connections for one purpose, made when they are needed.
+
+    Args:
+        size: how many there are at most.
+    """
+
+    def __init__(self, manager: Postgres, conninfo: str, size: int) -> None:
+        self.manager = manager
+        self._conninfo = conninfo
+        self._size = size
+        self._places = asyncio.Semaphore(size)
+        self._idle: list[Session] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def run(
+        self, statement: sql.SQL | sql.Composed, deadline: float
+    ) -> tuple[Session, psycopg.AsyncCursor[tuple[Any, ...]]]:
+        """Run a statement that may be repeated, for a connection that was idle may be dead.
+
+        Returns:
+            The connection it ran on, to be given back, and what it gave.
+
+        Raises:
+            ManagerDown: also on a fresh connection it does not work, or not in time.
+            psycopg.Error: the server refuses.
+        """
+        while True:
+            await self._take_place(deadline)
+            fresh = not self._idle
+            session = await self._connect(deadline) if fresh else self._idle.pop()
+            share = 1.0 if fresh else 0.25
+            try:
+                cursor = await session.run(statement, within(share * left(deadline)))
+            except BaseException as e:
+                await self.drop(session)
+                if fresh or not isinstance(e, ManagerDown):
+                    raise
+                await self._drop_idle()
+            else:
+                return session, cursor
+
+    async def _take_place(self, deadline: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._places.acquire()
+        except TimeoutError as e:
+            raise ManagerDown(
+                f"{self.manager.name}: all {self._size} connections were in use until the time "
+                "was over; end transactions sooner, or give a larger pool"
+            ) from e
+
+    async def _connect(self, deadline: float) -> Session:
+        """A new connection, in the place that was taken."""
+        try:
+            if self._closed:
+                raise ManagerDown(f"{self.manager.name} was closed")
+            async with asyncio.timeout_at(deadline):
+                session = await Session.connect(self._conninfo, autocommit=True)
+        except BaseException as e:
+            self._places.release()
+            if isinstance(e, psycopg.OperationalError | OSError):  # a TimeoutError is one
+                text = line(e) if str(e) else "no connection in time"
+                raise ManagerDown(f"{self.manager.name}: {text}") from e
+            raise
+        return self._own(session)
+
+    def _own(self, session: Session) -> Session:
+        session.manager = self.manager.name
+        return session
+
+    def give_back(self, session: Session) -> None:
+        """A connection that no user had, and that is in no transaction."""
+        self._places.release()
+        if self._closed:
+            session.pgconn.finish()
+        else:
+            self._idle.append(session)
+
+    def renew(self, session: Session) -> None:
+        """A connection that a user had, and that is in no transaction: nothing of that stays."""
+        self._spawn(self._renew(session))
+
+    async def _renew(self, session: Session) -> None:
+        try:
+            await session.run(sql.SQL("DISCARD ALL"), within(self.manager.timeout))
+            anew = Session(session.pgconn)
+            await anew.set_autocommit(True)
+        except BaseException as e:
+            await self.drop(session)
+            if not isinstance(e, ManagerDown | psycopg.Error):
+                raise
+            return
+        session.whose = OVER
+        self.give_back(self._own(anew))
+
+    async def drop(self, session: Session) -> None:
+        """Drop a connection of which nobody knows what it is in; the server rolls back."""
+        session.whose = OVER
+        if session.lost and not session.closed:
+            self._spawn(self._cancel(session))
+        else:
+            session.pgconn.finish()
+            self._places.release()
+
+    async def _cancel(self, session: Session) -> None:
+        """Tell the server to stop what nobody waits for; then hang up."""
+        try:
+            async with asyncio.timeout(CANCEL_S):
+                await session.cancel_safe(timeout=CANCEL_S)
+        except (psycopg.Error, OSError):
+            pass  # it does not answer, and notices by itself
+        finally:
+            session.pgconn.finish()
+            self._places.release()
+
+    async def _drop_idle(self) -> None:
+        """One that was idle is dead: so are the others, as a rule."""
+        idle, self._idle = self._idle, []
+        for session in idle:
+            session.pgconn.finish()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Hang up; what transactions still use is dropped when they give it back."""
+        self._closed = True
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._drop_idle()
+
+
+def _complete(conninfo: str) -> str:
+    """With the settings that notice a dead server, where they are not given.
+
+    Raises:
+        UsageError: it is no connection string.
+    """
+    if not isinstance(conninfo, str):
+        raise UsageError(f"a connection string is text, not {type(conninfo).__name__}")
+    try:
+        given = conninfo_of.conninfo_to_dict(conninfo)
+        missing = {k: v for k, v in _NOTICES_DEATH.items() if k not in given}
+        return conninfo_of.make_conninfo(conninfo, **missing)
+    except (psycopg.ProgrammingError, UnicodeError) as e:
+        raise UsageError(f"not a connection string of PostgreSQL: {line(e)}") from e

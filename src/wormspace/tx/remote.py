@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from wormspace.errors import UsageError, WormError
 from wormspace.rpc import Caller, NoAnswer
+from wormspace.tx.checking import check_address, check_key, check_value
 from wormspace.tx.errors import Conflict, ManagerDown
 from wormspace.tx.managers import Branch
 from wormspace.tx.messages import (
@@ -20,7 +21,7 @@ from wormspace.tx.messages import (
     decode_said,
     encode,
 )
-from wormspace.tx.names import Gid, TxId, check_name
+from wormspace.tx.names import Gid, TxId, branches_of, check_name
 from wormspace.tx.operations import DELETE, GET, PUT, Operation, decode_found
 
 if TYPE_CHECKING:
@@ -45,12 +46,9 @@ class RemoteStore:
     """
 
     def __init__(self, name: str, address: str) -> None:
-        host, colon, port = address.rpartition(":")
-        if not colon or not host or not port.isdecimal():
-            raise UsageError(f"{address!r} is not HOST:PORT")
         self.name = check_name(name)
         self.address = address
-        self._caller = Caller(host.strip("[]"), int(port))
+        self._caller = Caller(*check_address(address))
 
     def session(self, site: Site, txid: TxId, planner: Planner) -> RemoteSession:
         """A transaction's session there; it begins with its first operation."""
@@ -67,11 +65,15 @@ class RemoteStore:
     async def prepared(self) -> list[Gid]:
         """See ResourceManager."""
         raw = await self._call(ListPrepared(self.name))
-        return [gid for text in decode_gids(raw) if (gid := Gid.parse(text))]
+        return branches_of(self.name, decode_gids(raw))
 
     async def begin(self, gid: Gid) -> Branch:
         """Remote branches begin at their site, with the first operation of a session."""
         raise UsageError(f"{self.name!r} is elsewhere: work with its session")
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """See ResourceManager."""
+        return isinstance(error, Conflict)
 
     async def close(self) -> None:
         """Disconnect."""
@@ -101,15 +103,15 @@ class RemoteSession:
 
     async def get(self, key: bytes, *, last: bool = False) -> bytes | None:
         """The value of `key`, or None; nobody else writes it until this transaction is over."""
-        return decode_found(await self._do(Operation(GET, key), last)).value
+        return decode_found(await self._do(Operation(GET, check_key(key)), last)).value
 
     async def put(self, key: bytes, value: bytes, *, last: bool = False) -> None:
         """Set `key`."""
-        await self._do(Operation(PUT, key, value), last)
+        await self._do(Operation(PUT, check_key(key), check_value(value)), last)
 
     async def delete(self, key: bytes, *, last: bool = False) -> None:
         """Forget `key`."""
-        await self._do(Operation(DELETE, key), last)
+        await self._do(Operation(DELETE, check_key(key)), last)
 
     def rollback(self) -> None:
         """Undo the work there, in the background."""

@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from wormspace.errors import Trimmed, WormError
+from wormspace.errors import Trimmed, UsageError, WormError
+from wormspace.knobs import KNOBS
 from wormspace.tx.box import Box
+from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import ABORTED, Decision, Vote, judge, refusal
 from wormspace.tx.managers import ResourceManager
 from wormspace.tx.names import Gid, TxId
 
 log = logging.getLogger("wormspace.tx")
-
-AT_ONCE = 32
 
 GAVE_UP = "it had not voted when somebody stopped waiting for it"
 OVER = Decision(ABORTED, reason="its vote segment is trimmed, so it was not committed")
@@ -47,68 +47,94 @@ class Resolver:
 
     Args:
         clock: seconds since 1970, for the votes that it writes.
+        by: who writes no for those that have not voted.
+        timeout: seconds that deciding one transaction may take, and then telling one manager.
     """
 
     def __init__(self, box: Box, by: str, clock: Callable[[], float], timeout: float) -> None:
         self._box = box
-        self._by = by
+        self.by = by
         self._clock = clock
         self._timeout = timeout
 
     async def settle(
-        self, txid: TxId, participants: tuple[str, ...], known: dict[str, Vote] | None = None
+        self,
+        txid: TxId,
+        participants: tuple[str, ...],
+        known: dict[str, Vote] | None = None,
+        *,
+        deadline: float | None = None,
     ) -> Decision:
         """The decision of a transaction; who has not voted until now votes no.
+
+        Args:
+            known: votes that stand, by manager.
+            deadline: on the loop's clock; the resolver's time limit if it is not given.
 
         Raises:
             Trimmed: it is over; a committed one had been acted on everywhere.
             Unavailable.
         """
+        if deadline is None:
+            deadline = within(self._timeout)
         votes = dict(known or {})
         missing = [p for p in participants if p not in votes]
-        read = await asyncio.gather(
-            *(self._box.read(p, txid, timeout=self._timeout) for p in missing)
-        )
+        read = await asyncio.gather(*(self._box.read(p, txid, deadline=deadline) for p in missing))
         votes.update({p: v for p, v in zip(missing, read, strict=True) if v is not None})
         while (decision := judge(participants, votes)) is None:
             manager = next(p for p in participants if p not in votes)
-            votes[manager] = await self.refuse(manager, txid, participants)
+            votes[manager] = await self.refuse(manager, txid, participants, deadline)
         return decision
 
     async def decide(self, gid: Gid) -> Decision:
         """The decision of a transaction of which this branch is prepared.
 
         Raises:
+            UsageError: the branch is another transaction space's, whose votes are not here.
             Unavailable.
         """
+        deadline = within(self._timeout)
+        home = await self._box.find(deadline)
+        if home is None or not home.owns(gid):
+            raise UsageError(
+                f"{gid} belongs to no transaction of space {self._box.space!r} here: its votes are "
+                "in another address space, or it is of an older format; it is left alone"
+            )
         try:
-            own = await self._box.read(gid.manager, gid.id, timeout=self._timeout)
+            own = await self._box.read(gid.manager, gid.id, deadline=deadline)
             if own is None:
-                own = await self.refuse(gid.manager, gid.id, ())
+                own = await self.refuse(gid.manager, gid.id, (), deadline)
             if not own.yes:
                 return refusal(gid.manager, own)
-            return await self.settle(gid.id, own.participants, {gid.manager: own})
+            known = {gid.manager: own}
+            return await self.settle(gid.id, own.participants, known, deadline=deadline)
         except Trimmed:
             return OVER
 
-    async def refuse(self, manager: str, txid: TxId, participants: tuple[str, ...]) -> Vote:
+    async def refuse(
+        self, manager: str, txid: TxId, participants: tuple[str, ...], deadline: float
+    ) -> Vote:
         """Write no for a manager that has not voted; the vote that stands.
 
         Raises:
             Trimmed, Unavailable.
         """
-        gid = str(Gid(self._box.space, manager, txid))
-        vote = Vote(False, participants, gid, self._clock(), self._by, GAVE_UP)
-        return await self._box.refuse(manager, txid, vote, timeout=self._timeout)
+        home = await self._box.open(deadline)
+        gid = str(home.gid(manager, txid))
+        vote = Vote(False, participants, gid, self._clock(), self.by, GAVE_UP)
+        return await self._box.refuse(manager, txid, vote, deadline=deadline)
 
     async def finish(self, manager: ResourceManager, gid: Gid) -> Resolution:
         """Decide a prepared branch and make the manager obey."""
         try:
             decision = await self.decide(gid)
-            if decision.committed:
-                await manager.commit(gid)
-            else:
-                await manager.abort(gid)
+            async with asyncio.timeout(self._timeout):
+                if decision.committed:
+                    await manager.commit(gid)
+                else:
+                    await manager.abort(gid)
+        except TimeoutError:
+            return Resolution(gid, None, f"{manager.name} did not obey within {self._timeout:g} s")
         except WormError as e:
             return Resolution(gid, None, str(e))
         log.info("tx: %s at %s was %s", gid.id, gid.manager, decision.outcome)
@@ -116,7 +142,7 @@ class Resolver:
 
     async def finish_all(self, branches: Iterable[tuple[ResourceManager, Gid]]) -> list[Resolution]:
         """`finish` each of them, some at a time."""
-        places = asyncio.Semaphore(AT_ONCE)
+        places = asyncio.Semaphore(KNOBS.tx_resolved_at_once)
 
         async def one(manager: ResourceManager, gid: Gid) -> Resolution:
             async with places:

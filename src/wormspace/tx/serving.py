@@ -54,6 +54,7 @@ class Handlers:
             m = decode_request(body)
         except msgspec.MsgspecError as e:
             raise UsageError(f"not a request between sites: {e}") from e
+        await self._site.open()
         match m:
             case Operate():
                 return encode(await self._on_operate(m))
@@ -81,8 +82,7 @@ class Handlers:
         site = self._site
         branch = site.held(m.id, m.manager)
         if branch is None:
-            gid = Gid(site.space, m.manager, m.id)
-            branch = await site.manager(m.manager).begin(gid)
+            branch = await site.manager(m.manager).begin(site.gid(m.manager, m.id))
             site.hold(m.id, m.manager, branch)
         said = await self._operate(branch, m.body)
         if m.last is not None:

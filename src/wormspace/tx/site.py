@@ -15,18 +15,23 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
-from wormspace.errors import Trimmed, UsageError, WormError
+from wormspace.errors import UsageError, WormError
 from wormspace.rpc import Caller, Service
 from wormspace.space import Client
+from wormspace.tx import committing
 from wormspace.tx.box import Box
+from wormspace.tx.checking import check_address, check_names, check_seconds
+from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import Decision
 from wormspace.tx.managers import Branch, ResourceManager
 from wormspace.tx.matters import Matter, Matters
 from wormspace.tx.messages import SERVICE, Plan, ToSite, encode
-from wormspace.tx.names import Gid, TxId, check_name
+from wormspace.tx.names import Gid, TxId, check_id, check_name
 from wormspace.tx.parts import Part
-from wormspace.tx.resolver import OVER, Resolution, Resolver
+from wormspace.tx.resolver import Resolution, Resolver
 from wormspace.tx.serving import Handlers
+from wormspace.tx.space import TransactionSpace
+from wormspace.tx.sweeping import Sweeper
 from wormspace.tx.trimming import Finished
 
 log = logging.getLogger("wormspace.tx")
@@ -37,8 +42,6 @@ PATIENCE_S = 10.0
 CALL_TIMEOUT_S = 5.0
 SESSION_IDLE_S = 30.0
 TICK_S = 0.05
-ACT_S = 5.0
-"""How long after its time limit a transaction waits for the managers here to act on it."""
 
 OnDecision = Callable[[TxId, str, Decision], None]
 
@@ -88,7 +91,11 @@ class Site:
         on_decision: OnDecision | None = None,
     ) -> None:
         self.client = client
+        if not isinstance(client, Client):
+            raise UsageError(f"a site needs what `connect` gave, not {type(client).__name__}")
         self.space = check_name(space)
+        check_seconds("patience", patience)
+        check_seconds("idle", idle)
         self.initiator = f"{client.rng.getrandbits(64):016x}"
         self.matters = Matters()
         self.box = Box(client, space, self.matters.learn)
@@ -108,11 +115,35 @@ class Site:
         self._callers: dict[str, Caller] = {}
         self._service: Service | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._seen: dict[Gid, float] = {}
+        self.sweeper = Sweeper(self)
         for manager in managers:
             self.attach(manager)
-        self._sweeper = self.loop.create_task(self._sweep_for_ever())
         self._clockwork = self.loop.create_task(self._tick_for_ever())
+
+    async def open(self, timeout: float = CALL_TIMEOUT_S) -> TransactionSpace:
+        """The transaction space; it is made if there is none.
+
+        Raises:
+            WrongKind: the address space of that name is something else.
+            NewerFormat: a newer wormspace made it.
+            Trimmed: somebody trimmed it.
+            Unavailable.
+        """
+        return await self.box.open(within(timeout))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has dealt with the transaction space yet."""
+        return self.box.is_open
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether time limits are looked after, so that whoever waits here does not for ever."""
+        return not (self.closed or self._clockwork.done() or self._clockwork.cancelling())
+
+    def gid(self, manager: str, txid: TxId) -> Gid:
+        """The name of a manager's branch; the transaction space is open."""
+        return self.box.home.gid(manager, txid)
 
     async def start(self, host: str, port: int = 0, *, address: str = "") -> str:
         """Serve the managers here to other processes; returns the address, HOST:PORT.
@@ -120,6 +151,10 @@ class Site:
         Args:
             address: what others call it, if that differs from where it listens.
         """
+        if not isinstance(host, str) or type(port) is not int or not 0 <= port < 65536:
+            raise UsageError(f"a site listens on a host and a port, not {host!r}:{port!r}")
+        if address:
+            check_address(address)
         self._service = Service({SERVICE: Handlers(self).on_request})
         chosen = await self._service.start(host, port)
         self.address = address or f"{host}:{chosen}"
@@ -133,7 +168,7 @@ class Site:
         for caller in self._callers.values():
             await caller.close()
         parts = [part for m in self.matters.open.values() for part in m.parts.values()]
-        tasks = [self._sweeper, self._clockwork, *self._tasks]
+        tasks = [self._clockwork, *self.sweeper.tasks, *self._tasks]
         tasks += [part.task for part in parts if part.task is not None]
         for task in tasks:
             task.cancel()
@@ -150,7 +185,17 @@ class Site:
             return
         name = check_name(manager.name)
         if self.managers.setdefault(name, manager) is not manager:
-            raise UsageError(f"two resource managers are called {name!r}")
+            raise UsageError(
+                f"two resource managers are called {name!r}: make one, and use it for every "
+                "transaction; or detach the first"
+            )
+        self.sweeper.watch(manager)
+
+    def detach(self, manager: ResourceManager) -> None:
+        """Look after a resource manager no longer; nothing to do if it is not here."""
+        if self.managers.get(manager.name) is manager:
+            del self.managers[manager.name]
+            self.sweeper.unwatch(manager.name)
 
     def manager(self, name: str) -> ResourceManager:
         """The resource manager of that name here.
@@ -220,8 +265,7 @@ class Site:
         """
         caller = self._callers.get(address)
         if caller is None:
-            host, _, port = address.rpartition(":")
-            caller = self._callers[address] = Caller(host.strip("[]"), int(port))
+            caller = self._callers[address] = Caller(*check_address(address))
         return await caller.call(SERVICE, encode(message), timeout)
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
@@ -250,7 +294,7 @@ class Site:
                     if matter.decision is None:
                         matter.deadline = float("inf")
                         self.spawn(self._settle_overdue(matter))
-                    elif now >= matter.deadline + ACT_S:
+                    elif now >= matter.deadline + committing.ACT_S:
                         matter.stop_waiting()
 
     async def _settle_overdue(self, matter: Matter) -> None:
@@ -262,86 +306,48 @@ class Site:
             matter.decide(decision)
             matter.deadline = self.loop.time()
 
-    # ------------------------------------------------------------ the sweep
+    # ------------------------------------------------------------ resolving
 
-    async def settle(self, txid: TxId, participants: Iterable[str]) -> Decision:
+    async def settle(
+        self, txid: TxId, participants: Iterable[str], *, timeout: float = CALL_TIMEOUT_S
+    ) -> Decision:
         """The decision of a transaction, now: who has not voted yet has voted no.
 
+        Args:
+            participants: the names of all of its resource managers.
+
         Raises:
+            UsageError: no transaction has such an id or such participants.
             Trimmed: it is over, and what it was is forgotten.
             Unavailable.
         """
-        return await self.resolver.settle(txid, tuple(participants))
+        deadline = within(check_seconds("a timeout", timeout))
+        names = check_names("participants", participants)
+        return await self.resolver.settle(check_id(txid), names, deadline=deadline)
 
     async def sweep(self, patience: float | None = None) -> list[Resolution]:
         """Resolve whatever has been undecided, here or in a manager here, for `patience` seconds.
 
         A branch counts from when a sweep of this site first saw it; so one sweep with patience 0
-        resolves all that is prepared.
+        resolves all that is prepared.  Branches of other transaction spaces are left alone.
         """
-        patience = self.patience if patience is None else patience
-        now = self.loop.time()
-        for matter in list(self.matters.open.values()):
-            # Until its time limit, a transaction that is run here is its initiator's own.
-            is_own = now < matter.deadline < float("inf")
-            if matter.decision is None and not is_own and now - matter.since >= patience:
-                await self._resolve_matter(matter)
-        await self._roll_back_idle(now)
-        prepared = await self._list_prepared(now)
-        old = [(m, gid) for m, gid in prepared if now - self._seen[gid] >= patience]
-        results = await self.resolver.finish_all(
-            (m, gid) for m, gid in old if gid.id not in self.matters.open
-        )
-        self.figures["resolved"] += sum(not r.problem for r in results)
-        await self.finished.trim()
-        return results
+        if patience is not None and patience != float("inf"):
+            check_seconds("patience", patience, zero=True)
+        return await self.sweeper.sweep(self.patience if patience is None else patience)
 
-    async def _sweep_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self.patience / 2)
-            try:
-                await self.sweep()
-            except WormError as e:
-                log.warning("tx: the sweep goes on later: %s", e)
+    @property
+    def left_alone(self) -> list[Gid]:
+        """Branches here that have been prepared for longer than the patience by others.
 
-    async def _resolve_matter(self, matter: Matter) -> None:
-        try:
-            matter.decide(await self.resolver.settle(matter.id, matter.participants, matter.votes))
-        except Trimmed:
-            if matter.parts:
-                matter.decide(OVER)
-        except WormError as e:
-            log.warning("tx: %s cannot be resolved now: %s", matter.id, e)
-
-    async def _list_prepared(self, now: float) -> list[tuple[ResourceManager, Gid]]:
-        """What the managers here hold, with `_seen` brought up to date."""
-        found: list[tuple[ResourceManager, Gid]] = []
-        for manager in list(self.managers.values()):
-            try:
-                gids = await manager.prepared()
-            except WormError as e:
-                log.warning("tx: %s cannot be asked what it holds prepared: %s", manager.name, e)
-                continue
-            found += [
-                (manager, g) for g in gids if g.space == self.space and g.manager == manager.name
-            ]
-        self._seen = {gid: self._seen.get(gid, now) for _, gid in found}
-        return found
+        By programs of another transaction space, or in an older format: this site cannot read
+        their votes, and so knows nothing of them.
+        """
+        return self.sweeper.left_alone(self.patience)
 
     def gauges(self) -> dict[str, float]:
         """Figures that rise and fall; see `metrics`."""
-        seen = self._seen
-        oldest = min(seen.values(), default=None)
-        return {
-            "under_way": len(self.matters.open),
-            "prepared": len(seen),
-            "prepared_longest_seconds": 0.0 if oldest is None else self.loop.time() - oldest,
-        }
+        return {"under_way": len(self.matters.open), **self.sweeper.gauges()}
 
-    async def _roll_back_idle(self, now: float) -> None:
-        """Free what a client that died left behind before it was asked to vote."""
-        for key, entry in list(self._sessions.items()):
-            if now - entry.used >= self.idle and key[0].initiator != self.initiator:
-                del self._sessions[key]
-                self.figures["sessions_expired"] += 1
-                await entry.branch.rollback()
+    def sessions(self) -> list[tuple[tuple[TxId, str], float]]:
+        """The branches that are kept for transactions elsewhere, and when each was used last."""
+        return [(key, entry.used) for key, entry in self._sessions.items()]

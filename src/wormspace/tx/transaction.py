@@ -6,11 +6,14 @@
     print(tx.decision)                        # committed, or the block raised why not
 
 Leaving the block commits: all or nothing, on every participant, whatever crashes.  An exception in
-the block rolls everything back.  What the block raises is the truth:
+the block, a cancellation too, rolls everything back.  What the block raises is the truth:
 
 * `Aborted`: nothing took effect; its `decision` says who said no, and why;
 * `OutcomeUnknown`: it is decided or will be, and cannot be read now; the message says how to;
 * nothing: it is committed.
+
+A commit that has begun is not cancelled, for nobody could say what became of it: it ends within its
+time limit, and the cancellation strikes after the block (see `cancelling`).
 """
 
 from __future__ import annotations
@@ -23,11 +26,21 @@ from typing import Any, Self, TypeVar
 
 from wormspace.errors import UsageError, WormError
 from wormspace.tx import committing
-from wormspace.tx.deciding import ALL_YES, Decision
-from wormspace.tx.errors import Aborted, Conflict
+from wormspace.tx.cancelling import to_the_end
+from wormspace.tx.checking import check_seconds
+from wormspace.tx.deadlines import left, within
+from wormspace.tx.deciding import ABORTED, ALL_YES, REASON_MAX, Decision, Vote, encode
+from wormspace.tx.errors import (
+    Aborted,
+    Conflict,
+    ManagerDown,
+    OutcomeUnknown,
+    TimedOut,
+    TooLate,
+)
 from wormspace.tx.managers import Branch, ResourceManager
 from wormspace.tx.messages import Plan
-from wormspace.tx.names import Gid
+from wormspace.tx.names import check_name
 from wormspace.tx.remote import RemoteSession, RemoteStore
 from wormspace.tx.site import Site
 from wormspace.tx.variants import DEFAULT, find
@@ -35,16 +48,29 @@ from wormspace.tx.variants import DEFAULT, find
 T = TypeVar("T")
 
 TIMEOUT_S = 5.0
+RUN_S = 30.0
 RESTART_MIN_S = 0.001
 RESTART_MAX_S = 0.1
+
+VOTE_MAX, NAME_ROOM = 1024, 24
+"""Bytes of a vote, generously: what it has in any case, and what each participant adds."""
+
+ROLLED_BACK = Decision(ABORTED, reason="its user rolled it back")
 
 
 class Transaction:
     """One transaction; get it from `worm.transaction` or `Site.transaction`.
 
+    Args:
+        participants: what takes part, each by a name of its own.
+        timeout: seconds to begin at all of them, and again for the votes.
+
     Attributes:
         id: its name.
         decision: its outcome, once it is known.
+
+    Raises:
+        UsageError: one of these makes no sense.
     """
 
     def __init__(
@@ -56,25 +82,38 @@ class Transaction:
         timeout: float = TIMEOUT_S,
         tm: str = "",
     ) -> None:
-        by_name = {m.name: m for m in participants}
-        if not by_name or len(by_name) != len(participants):
-            raise UsageError("a transaction needs participants, each once and by a name of its own")
-        if timeout <= 0:
-            raise UsageError(f"a timeout is a positive number of seconds, not {timeout}")
+        by_name = _by_name(participants)
+        self._variant = find(variant)
+        self._timeout = check_seconds("a timeout", timeout)
+        if not isinstance(tm, str):
+            raise UsageError(f"a TM is HOST:PORT, not {tm!r}")
         self.id = site.new_id()
         self.decision: Decision | None = None
         self._site = site
-        self._variant = find(variant)
-        self._timeout = timeout
         self._tm = tm
         self._participants = by_name
+        self._entered = False
         self._branches: dict[str, Branch] = {}
         self._remote: dict[str, RemoteSession] = {}
         self._asked: frozenset[str] = frozenset()
         self._plan: Plan | None = None
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            raise UsageError(f"transaction {self.id} was begun before; make another one")
+        self._entered = True
+        deadline = within(self._timeout)
+        try:
+            await self._begin(deadline)
+        except BaseException:
+            await to_the_end(self._roll_back())
+            raise
+        return self
+
+    async def _begin(self, deadline: float) -> None:
         site = self._site
+        home = await site.open(left(deadline))
+        self._check_votes_fit()
         local: list[str] = []
         for name, manager in self._participants.items():
             if isinstance(manager, RemoteStore):
@@ -82,25 +121,43 @@ class Transaction:
             else:
                 site.attach(manager)
                 local.append(name)
-        # In one order, so that no two transactions wait for each other's connections.
-        local.sort()
+        if not local:
+            return
+        name = ""
         try:
-            for name in local:
-                gid = Gid(site.space, name, self.id)
-                self._branches[name] = await self._participants[name].begin(gid)
-        except BaseException:
-            await self.rollback()
-            raise
-        return self
+            async with asyncio.timeout_at(deadline):
+                # In one order, so that no two transactions wait for each other's connections.
+                for name in sorted(local):
+                    gid = home.gid(name, self.id)
+                    self._branches[name] = await self._participants[name].begin(gid)
+        except TimeoutError as e:
+            raise ManagerDown(f"{name} could not begin within {self._timeout:g} s") from e
+
+    def _check_votes_fit(self) -> None:
+        """Before harm: a vote that its register cannot take would leave branches in doubt."""
+        names = tuple(self._participants)
+        limit = self._site.client.registers.max_value
+        if limit >= VOTE_MAX + NAME_ROOM * len(names):
+            return
+        longest = max(names, key=len)
+        gid = str(self._site.gid(longest, self.id))
+        vote = Vote(False, names, gid, 0.0, self._site.resolver.by, REASON_MAX * "x", True)
+        if limit < (size := len(encode(vote))):
+            raise UsageError(
+                f"the servers take values of {limit} bytes, and a vote of these participants has "
+                f"up to {size}: raise the servers' max_value, or let fewer take part"
+            )
 
     def __getitem__(self, participant: ResourceManager) -> Any:
         """The participant's own session in this transaction."""
-        name = participant.name
+        name = getattr(participant, "name", None)
+        if not isinstance(name, str) or self._participants.get(name) is not participant:
+            raise UsageError(f"{name or participant!r} takes no part in this transaction")
         branch = self._branches.get(name)
         if branch is not None:
             return branch.session
         if name not in self._remote:
-            raise UsageError(f"{name!r} takes no part in this transaction")
+            raise UsageError(f"transaction {self.id} is not begun: use it with `async with`")
         return self._remote[name]
 
     async def __aexit__(
@@ -109,43 +166,91 @@ class Transaction:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None:
-            await self.rollback()
-        else:
+        if error is None:
             await self.commit()
+        elif self.decision is None:
+            await self._roll_back_for(error)
 
-    async def rollback(self) -> None:
-        """Undo all work; stores that were told to vote already learn that it is aborted."""
-        for branch in self._branches.values():
-            try:
-                await branch.rollback()
-            except WormError:
-                pass  # a database that cannot be reached rolls back by itself
+    async def _roll_back_for(self, error: BaseException) -> None:
+        """The block raised: undo all, and let the error say so, if that is true."""
+        try:
+            decision = await to_the_end(self._roll_back())
+        except OutcomeUnknown as e:
+            raise e from error
+        if decision.committed:
+            raise TooLate(
+                f"transaction {self.id} was committed before the block raised "
+                f"{type(error).__name__}: all of its stores had voted yes already (last=True)",
+                decision,
+            ) from error
+
+    async def rollback(self) -> Decision:
+        """Undo all work.  It ends in a bounded time, also if the caller is cancelled.
+
+        Returns:
+            What is true now: aborted; or committed, if it was too late to call off stores that
+            were told with `last=True` to vote.
+
+        Raises:
+            OutcomeUnknown: such stores cannot be called off, for no majority answers.
+        """
+        if self.decision is None:
+            return await to_the_end(self._roll_back())
+        return self.decision
+
+    async def _roll_back(self) -> Decision:
+        branches = self._branches.values()
+        results = await asyncio.gather(*(b.rollback() for b in branches), return_exceptions=True)
         for session in self._remote.values():
             session.rollback()
-        if self._plan is None:
-            self._site.finished.add(self.id)
-        else:
-            self._site.spawn(self._call_off(self._plan))
-
-    async def _call_off(self, plan: Plan) -> None:
-        """Decide what some stores have voted on already."""
-        await self._site.settle(plan.id, plan.participants)
-        self._site.finished.add(plan.id, plan)
+        site, plan, decision = self._site, self._plan, ROLLED_BACK
+        if plan is None:
+            site.finished.add(self.id)
+        else:  # some stores have voted already
+            try:
+                decision = await site.resolver.settle(
+                    plan.id, plan.participants, deadline=within(self._timeout)
+                )
+            except WormError as e:
+                site.finished.leave_open(plan)
+                raise committing.unknown(plan, e) from e
+            site.finished.add(plan.id, plan)
+        self.decision = decision
+        for result in results:  # a database that cannot be reached rolls back by itself
+            if isinstance(result, BaseException) and not isinstance(result, WormError):
+                raise result
+        return decision
 
     async def commit(self) -> Decision:
         """Vote, decide, and wait until the resource managers here have acted.
 
+        It is not cancelled, see `cancelling`: it ends within its time limit.
+
         Raises:
             Aborted, OutcomeUnknown.
         """
+        if not self._entered:
+            raise UsageError(f"transaction {self.id} is not begun: use it with `async with`")
+        decision = self.decision or await self._commit()
+        if not decision.committed:
+            who = decision.culprit or "nobody voted"
+            if decision.by not in ("", decision.culprit):
+                who += f" (said by {decision.by})"
+            raise Aborted(f"transaction {self.id} was aborted: {who}: {decision.reason}", decision)
+        return decision
+
+    async def _commit(self) -> Decision:
         plan = self._plan or self._fix_plan()
+        site = self._site
         if not plan.participants:
             self.decision = ALL_YES
-            self._site.finished.add(self.id)
+            site.finished.add(self.id)
             return self.decision
-        site = self._site
-        decision, pending = await committing.run(site, plan, self._branches, self._asked)
+        try:
+            decision, pending = await committing.run(site, plan, self._branches, self._asked)
+        except BaseException:
+            site.finished.leave_open(plan)
+            raise
         site.finished.add(plan.id, plan)
         site.figures[decision.outcome] += 1
         if pending:
@@ -154,12 +259,14 @@ class Transaction:
                 decision.conflict, pending,
             )  # fmt: skip
         self.decision = decision
-        if not decision.committed:
-            who = decision.culprit
-            if decision.by not in ("", decision.culprit):
-                who += f" (said by {decision.by})"
-            raise Aborted(f"transaction {plan.id} was aborted: {who}: {decision.reason}", decision)
         return decision
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """Whether an error that the block raised means that another transaction was in the way."""
+        if isinstance(error, Aborted):
+            return error.conflict
+        managers = self._participants.values()
+        return isinstance(error, Conflict) or any(m.is_conflict(error) for m in managers)
 
     def plan_now(self, manager: str) -> Plan:
         """See `remote.Planner`."""
@@ -168,6 +275,8 @@ class Transaction:
                 "last=True lets a store vote unasked, and only variant F2 does that, not "
                 f"{self._variant.name}: use variant='F2', or leave last=True out"
             )
+        if self.decision is not None:
+            raise UsageError(f"transaction {self.id} is over")
         if self._plan is None:
             self._plan = self._fix_plan(everybody=True)
         self._asked |= {manager}
@@ -207,31 +316,74 @@ async def run_transaction(
     begin: Callable[[], Transaction],
     work: Callable[[Transaction], Awaitable[T]],
     *,
-    attempts: int = 20,
+    timeout: float = RUN_S,
     rng: random.Random | None = None,
 ) -> T:
-    """Run `work` in a transaction, and again from the start when it meets another one's lock.
+    """Run `work` in a transaction, and again from the start when another transaction is in the way.
+
+    That is: a lock of the built-in store, a deadlock, a failed serialization, or a lock of a
+    database that was not to be had in time; when a statement says so, and when a vote does.
 
     Args:
         begin: makes a fresh transaction.
         work: what to do in it; it may run several times, of which at most one takes effect.
+        timeout: seconds for all of it together.
 
     Raises:
-        Aborted, Conflict: every attempt met a lock, or it was aborted for another reason.
+        Aborted, Conflict, the database's own error: the last attempt's, when the time is over; or
+            of another kind, which is not tried again.
+        TimedOut: the time was over in the middle of `work`, which was rolled back.
         OutcomeUnknown: it may have taken effect, so it is not run again.
     """
+    deadline = within(check_seconds("a timeout", timeout))
     rng = rng or random.SystemRandom()
     pause = RESTART_MIN_S
-    for attempt in range(attempts):
+    while True:
+        tx = begin()
+        if not isinstance(tx, Transaction):
+            raise UsageError(f"`begin` makes a Transaction, not {type(tx).__name__}")
         try:
-            async with begin() as tx:
-                result = await work(tx)
-        except (Conflict, Aborted) as e:
-            again = isinstance(e, Conflict) or e.conflict
-            if not again or attempt + 1 == attempts:
+            return await _attempt(tx, work, deadline)
+        except TimedOut as e:
+            raise TimedOut(f"not done within {timeout:g} s, and rolled back") from e.__cause__
+        except Exception as e:
+            if not tx.is_conflict(e) or asyncio.get_running_loop().time() + pause > deadline:
                 raise
-        else:
-            return result
         await asyncio.sleep(rng.uniform(0, pause))
         pause = min(RESTART_MAX_S, 2 * pause)
-    raise UsageError("attempts is at least 1")
+
+
+async def _attempt(
+    tx: Transaction, work: Callable[[Transaction], Awaitable[T]], deadline: float
+) -> T:
+    """One attempt.
+
+    Raises:
+        TimedOut: it was cut short, and rolled back.
+    """
+    scope = asyncio.timeout_at(deadline)
+    try:
+        async with scope, tx:
+            return await work(tx)
+    except TimeoutError as e:
+        if scope.expired() and type(e) is TimeoutError:
+            raise TimedOut("the time is over") from e
+        raise
+
+
+def _by_name(participants: Sequence[ResourceManager]) -> dict[str, ResourceManager]:
+    """The participants.
+
+    Raises:
+        UsageError: there are none, two have one name, or something is no resource manager.
+    """
+    if isinstance(participants, str | bytes) or not isinstance(participants, Sequence):
+        raise UsageError(f"participants are a list of resource managers, not {participants!r}")
+    found: dict[str, ResourceManager] = {}
+    for manager in participants:
+        if not callable(getattr(manager, "prepared", None)):
+            raise UsageError(f"{manager!r} is no resource manager")
+        found[check_name(manager.name)] = manager
+    if not found or len(found) != len(participants):
+        raise UsageError("a transaction needs participants, each once and by a name of its own")
+    return found

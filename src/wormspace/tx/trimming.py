@@ -19,19 +19,22 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from wormspace.errors import CaptureLost, PartialWrite, Trimmed, WormError
+from wormspace.errors import CaptureLost, NotAllocated, PartialWrite, Trimmed, WormError
 from wormspace.space import Client, Segment
+from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import Vote, decode, encode
 from wormspace.tx.managers import ResourceManager
 from wormspace.tx.messages import ListPrepared, Plan, decode_gids
-from wormspace.tx.names import VOTES, Gid, TxId, split_vote_space, vote_space
+from wormspace.tx.names import Gid, TxId, branches_of, check_name, split_vote_space
 from wormspace.tx.resolver import Resolver
+from wormspace.tx.space import TransactionSpace, find_space
 
 if TYPE_CHECKING:
     from wormspace.tx.site import Site
 
 log = logging.getLogger("wormspace.tx")
 
+FIND_S = 10.0
 UNUSED = "its initiator is gone and the segment is retired"
 
 
@@ -60,10 +63,15 @@ class Finished:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._segments: dict[int, _Segment] = {}
+        self._unopened: list[TxId] = []
+        self._open: dict[TxId, Plan] = {}
 
     def add(self, txid: TxId, plan: Plan | None = None) -> None:
         """This transaction is decided; without a plan: nobody was asked to vote on it."""
-        number = txid.number // VOTES
+        if not self._site.is_open:
+            self._unopened.append(txid)
+            return
+        number = txid.number // self._site.box.home.segment_size
         segment = self._segments.get(number)
         if segment is None:
             segment = self._segments[number] = _Segment()
@@ -71,10 +79,33 @@ class Finished:
         if plan is not None:
             segment.voters.add((plan.participants, plan.addresses))
 
+    def leave_open(self, plan: Plan) -> None:
+        """Nobody here knows how this one was decided."""
+        self._open[plan.id] = plan
+
+    async def _close(self) -> None:
+        """Learn how those were decided that nobody here knows of."""
+        for txid, plan in list(self._open.items()):
+            try:
+                await self._site.resolver.settle(txid, plan.participants)
+            except Trimmed:
+                pass  # somebody else has looked after it
+            del self._open[txid]
+            self.add(txid, plan)
+
     async def trim(self) -> None:
         """Trim what may be trimmed by now."""
+        if not self._site.is_open:
+            return
+        unopened, self._unopened = self._unopened, []
+        for txid in unopened:
+            self.add(txid)
+        try:
+            await self._close()
+        except WormError as e:
+            log.info("tx: the outcome of a transaction of this process is still unknown: %s", e)
         for number, segment in list(self._segments.items()):
-            if segment.decided < VOTES:
+            if segment.decided < self._site.box.home.segment_size:
                 continue
             try:
                 if not await self._is_prepared_anywhere(number, segment):
@@ -90,23 +121,28 @@ class Finished:
                 gids = await site.manager(name).prepared()
             else:
                 raw = await site.call(address, ListPrepared(name), site.patience)
-                gids = [gid for text in decode_gids(raw) if (gid := Gid.parse(text))]
-            if _any_of(gids, site.space, site.initiator, number):
+                gids = branches_of(name, decode_gids(raw))
+            if _any_of(gids, site.box.home, site.initiator, number):
                 return True
         return False
 
     async def _trim(self, number: int, segment: _Segment) -> None:
         site = self._site
         for name in segment.managers:
-            space = site.client.space(vote_space(site.space, name, site.initiator))
-            await space.trim(number)
+            space = site.client.space(site.box.home.vote_space(name, site.initiator))
+            try:
+                await space.trim(number)
+            except NotAllocated:
+                continue  # it has never voted there
             site.box.forget(name, site.initiator, number)
             site.figures["segments_trimmed"] += 1
 
 
-def _any_of(gids: list[Gid], space: str, initiator: str, number: int) -> bool:
+def _any_of(gids: list[Gid], home: TransactionSpace, initiator: str, number: int) -> bool:
     return any(
-        gid.space == space and gid.id.initiator == initiator and gid.id.address.segment == number
+        home.owns(gid)
+        and gid.id.initiator == initiator
+        and gid.id.address(home.segment_size).segment == number
         for gid in gids
     )
 
@@ -128,8 +164,12 @@ async def retire(
         What was trimmed, as SPACE/SEGMENT.
 
     Raises:
+        WrongKind: there is something else under the name of a vote space.
         Unavailable, ManagerDown.
     """
+    home = await find_space(client, check_name(space), within(FIND_S))
+    if home is None:
+        return []
     initiators: dict[str, list[str]] = {}
     for name in await client.spaces():
         pair = split_vote_space(space, name)
@@ -140,21 +180,21 @@ async def retire(
         if not all(name in managers for name in names):
             log.info("tx: votes of %s stay: not all of %s can be asked", initiator, names)
             continue
-        segments = await _segments(client, space, initiator, names)
+        segments = await _segments(client, home, initiator, names)
         if segments and await _newest(segments) < before:
-            trimmed += await _retire_one(space, initiator, segments, resolver, managers)
+            trimmed += await _retire_one(home, initiator, segments, resolver, managers)
     return trimmed
 
 
 async def _segments(
-    client: Client, space: str, initiator: str, names: list[str]
+    client: Client, home: TransactionSpace, initiator: str, names: list[str]
 ) -> list[tuple[str, Segment]]:
     found = []
     for name in names:
-        votes = client.space(vote_space(space, name, initiator))
+        votes = client.space(home.vote_space(name, initiator))
         for number in range(await votes.head(), await votes.tail()):
             try:
-                found.append((name, await votes.segment(number)))
+                found.append((name, home.check(await votes.segment(number))))
             except Trimmed:
                 continue
     return found
@@ -170,21 +210,21 @@ async def _newest(segments: list[tuple[str, Segment]]) -> float:
 
 
 async def _retire_one(
-    space: str,
+    home: TransactionSpace,
     initiator: str,
     segments: list[tuple[str, Segment]],
     resolver: Resolver,
     managers: Mapping[str, ResourceManager],
 ) -> list[str]:
     for name, segment in segments:
-        await _seal(space, initiator, name, segment)
+        await _seal(home, initiator, name, segment)
     branches: list[tuple[ResourceManager, Gid]] = []
     for name in dict(segments):
         prepared = await managers[name].prepared()
         branches += [
             (managers[name], gid)
             for gid in prepared
-            if gid.space == space and gid.id.initiator == initiator
+            if home.owns(gid) and gid.id.initiator == initiator
         ]
     failed = [r for r in await resolver.finish_all(branches) if r.problem]
     if failed:
@@ -195,16 +235,16 @@ async def _retire_one(
     return [f"{segment.space.name}/{segment.number}" for _, segment in segments]
 
 
-async def _seal(space: str, initiator: str, manager: str, segment: Segment) -> None:
+async def _seal(home: TransactionSpace, initiator: str, manager: str, segment: Segment) -> None:
     """Decide every register of a vote segment."""
     while True:
         token = (await segment.capture()).token
         try:
             for first, stop in _runs(list(token.free())):
                 votes = [
-                    encode(Vote(False, (), str(Gid(space, manager, txid)), 0.0, "", UNUSED))
+                    encode(Vote(False, (), str(home.gid(manager, txid)), 0.0, "", UNUSED))
                     for txid in (
-                        TxId(initiator, segment.number * VOTES + offset)
+                        TxId(initiator, segment.number * segment.size + offset)
                         for offset in range(first, stop)
                     )
                 ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from wormspace.errors import NotAllocated, Trimmed
 from wormspace.space import Client
 from wormspace.tx.box import Box
+from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import MISSING, NO, YES, Vote, decode, outcome
-from wormspace.tx.names import VOTES, TxId, split_vote_space, vote_space
+from wormspace.tx.names import TxId, check_id, check_name, split_vote_space
+from wormspace.tx.space import find_space
 
 TIMEOUT_S = 5.0
 
@@ -57,19 +59,24 @@ async def look(client: Client, space: str) -> list[Seen]:
     """Every transaction of which votes are kept, the latest last.
 
     Raises:
+        UsageError: no transaction space can be called that.
+        WrongKind: the space is something else.
         Unavailable.
     """
+    home = await find_space(client, check_name(space), within(TIMEOUT_S))
+    if home is None:
+        return []
     found: dict[TxId, Seen] = {}
     for manager, initiator in await _vote_spaces(client, space):
-        votes = client.space(vote_space(space, manager, initiator))
+        votes = client.space(home.vote_space(manager, initiator))
         for number in range(await votes.head(), await votes.tail()):
             try:
-                values = await (await votes.segment(number)).read_range()
+                values = await home.check(await votes.segment(number)).read_range()
             except (Trimmed, NotAllocated):
                 continue
             for offset, raw in enumerate(values):
                 if raw is not None:
-                    txid = TxId(initiator, number * VOTES + offset)
+                    txid = TxId(initiator, number * home.segment_size + offset)
                     seen = found.setdefault(txid, Seen(txid))
                     seen.votes[manager] = decode(raw)
     return sorted(found.values(), key=lambda seen: (seen.at, seen.id))
@@ -79,14 +86,16 @@ async def look_at(client: Client, space: str, txid: TxId) -> Seen | None:
     """One transaction; None if no vote of it is kept: it was never voted on, or it is over.
 
     Raises:
+        UsageError: no transaction or transaction space can be called that.
+        WrongKind: the space is something else.
         Trimmed: it is over, and its votes are forgotten.
         Unavailable.
     """
-    seen = Seen(txid)
-    box = Box(client, space, lambda *_: None)
+    seen = Seen(check_id(txid))
+    box = Box(client, check_name(space), lambda *_: None)
     for manager, initiator in await _vote_spaces(client, space):
         if initiator == txid.initiator:
-            vote = await box.read(manager, txid, timeout=TIMEOUT_S)
+            vote = await box.read(manager, txid, deadline=within(TIMEOUT_S))
             if vote is not None:
                 seen.votes[manager] = vote
     return seen if seen.votes else None

@@ -1,0 +1,93 @@
+"""What callers pass is checked where they pass it, before anything is sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from wormspace.errors import UsageError
+from wormspace.tx.names import check_name
+
+KEY_MAX = 127
+VALUE_MAX = 8 << 20
+"""Half of what one message between two sites may have."""
+
+
+def check_seconds(what: str, value: float, *, zero: bool = False) -> float:
+    """`value`, if it is a finite number of seconds above 0 (`zero`: or 0).
+
+    Raises:
+        UsageError.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not (value > 0 or (zero and value == 0)) or not math.isfinite(value):
+        least = "0 or more" if zero else "above 0"
+        raise UsageError(f"{what} is a number of seconds, {least}, not {value!r}")
+    return value
+
+
+def check_count(what: str, value: int) -> int:
+    """`value`, if it is an integer of 1 or more.
+
+    Raises:
+        UsageError.
+    """
+    if type(value) is not int or value < 1:
+        raise UsageError(f"{what} is an integer of 1 or more, not {value!r}")
+    return value
+
+
+def check_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Names of resource managers, each once.
+
+    Raises:
+        UsageError: there are none, or they are one text, not several names.
+    """
+    if isinstance(names, str | bytes) or not isinstance(names, Iterable):
+        raise UsageError(f"{what} are several names, not {names!r}")
+    checked = tuple(check_name(name) for name in names)
+    if not checked or len(set(checked)) != len(checked):
+        raise UsageError(f"{what} are at least one name, each once, not {checked!r}")
+    return checked
+
+
+def check_key(key: bytes) -> bytes:
+    """A key of the built-in store.
+
+    Raises:
+        UsageError.
+    """
+    if type(key) is not bytes or not 0 < len(key) <= KEY_MAX:
+        raise UsageError(f"a key is 1 to {KEY_MAX} bytes, not {_short(key)}")
+    return key
+
+
+def check_value(value: bytes) -> bytes:
+    """A value of the built-in store.
+
+    Raises:
+        UsageError.
+    """
+    if type(value) is not bytes:
+        raise UsageError(f"a value is bytes, not {type(value).__name__}")
+    if len(value) > VALUE_MAX:
+        raise UsageError(f"a value has at most {VALUE_MAX} bytes, not {len(value)}")
+    return value
+
+
+def check_address(address: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT.
+
+    Raises:
+        UsageError.
+    """
+    if isinstance(address, str):
+        host, _, port = address.rpartition(":")
+        if host and port.isascii() and port.isdecimal() and len(port) < 6 and int(port) < 65536:
+            return host.strip("[]"), int(port)
+    raise UsageError(f"{address!r} is not HOST:PORT")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:60]}..."

@@ -1,0 +1,81 @@
+"""Which statements end or begin a transaction, so that they can be refused before they are sent.
+
+In a block, the transaction is ended by its votes: a COMMIT of the user's own would make half of it
+take effect whatever the others vote.
+"""
+
+from __future__ import annotations
+
+import re
+
+from wormspace.errors import UsageError
+
+_POSTGRES = re.compile(
+    r"""(?P<skip>--[^\n]*|\s+|[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"
+        |\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$)
+    |(?P<comment>/\*)|(?P<end>;)|(?P<word>[^\W\d][\w$]*)|(?P<other>.)""",
+    re.DOTALL | re.VERBOSE,
+)
+_MARIADB = re.compile(
+    r"""(?P<skip>--[^\n]*|\#[^\n]*|\s+|'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`[^`]*`
+        |/\*M?!\d*|\*/)
+    |(?P<comment>/\*)|(?P<end>;)|(?P<word>[^\W\d][\w$]*)|(?P<other>.)""",
+    re.DOTALL | re.VERBOSE,
+)
+_COMMENT = re.compile(r"/\*|\*/")
+
+_ENDING = {"BEGIN", "START", "COMMIT", "END", "ABORT", "XA"}
+_NOISE = {"WORK", "TRANSACTION"}
+WORDS = 3
+"""How many words of a statement tell what it is."""
+
+
+def refuse_control(statement: str, *, mariadb: bool = False) -> None:
+    """Pass every statement that neither begins nor ends a transaction.
+
+    Savepoints are the user's own, and so is ROLLBACK TO one.
+
+    Raises:
+        UsageError: it does; nothing was sent.
+    """
+    for words in _statements(statement, _MARIADB if mariadb else _POSTGRES):
+        if _is_control(words):
+            raise UsageError(
+                f"{' '.join(words[:2])} was not sent: the block is the transaction.  Leave it to "
+                "commit, raise an exception in it to roll back; a savepoint can be rolled back to"
+            )
+
+
+def _is_control(words: list[str]) -> bool:
+    first, *rest = words
+    if first == "ROLLBACK":
+        return [word for word in rest if word not in _NOISE][:1] != ["TO"]
+    if first == "BEGIN" and rest[:2] == ["NOT", "ATOMIC"]:
+        return False
+    return first in _ENDING or (first == "PREPARE" and rest[:1] == ["TRANSACTION"])
+
+
+def _statements(text: str, scanner: re.Pattern[str]) -> list[list[str]]:
+    """The first words of each statement, in capitals; a parenthesis or the like counts as one."""
+    found: list[list[str]] = []
+    words: list[str] = []
+    at = 0
+    while (match := scanner.match(text, at)) is not None:
+        at = match.end()
+        if match["comment"]:
+            at = _after_comment(text, at)
+        elif match["end"]:
+            found.append(words)
+            words = []
+        elif (word := match["word"] or match["other"]) and len(words) < WORDS:
+            words.append(word.upper())
+    return [words for words in [*found, words] if words]
+
+
+def _after_comment(text: str, at: int) -> int:
+    """Where a comment ends that began before `at`; PostgreSQL's may be nested."""
+    depth = 1
+    while depth and (match := _COMMENT.search(text, at)) is not None:
+        depth += 1 if match[0] == "/*" else -1
+        at = match.end()
+    return at if not depth else len(text)
