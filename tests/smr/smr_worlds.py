@@ -164,7 +164,7 @@ class Group:
                     "cells",
                     host=name,
                     port=SMR_PORT,
-                    clock=lambda: world.now,
+                    clock=world.host(name).clock,
                     rng=rng,
                     timeout=4.0,
                     **arguments,

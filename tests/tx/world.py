@@ -63,7 +63,7 @@ class Deployment:
             managers=managers,
             patience=self.patience,
             idle=4.0,
-            clock=lambda: self.world.now,
+            clock=self.world.host(host).clock,
             on_decision=lambda txid, name, d: self.decisions.append(
                 (self.world.now, name, txid, d.outcome)
             ),

@@ -59,6 +59,7 @@ class Mix:
             "inspect": 2,
             "spaces": 1,
             "servers": 1,
+            "listen": 1,
             "trim": 1,
             "trim_prefix": 1,
         }

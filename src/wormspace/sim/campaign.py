@@ -92,7 +92,7 @@ class Shape:
             lossy=lossy,
             knobs=World.drawn_knobs(world_seed),
             client_crash_every_s=rng.choice((1.0, 3.0, 1000.0)),
-            mix=Mix(segments=rng.choice((1, 2)), size=rng.choice((4, 12, 30))),
+            mix=Mix(segments=rng.choice((1, 2, 4)), size=rng.choice((4, 12, 30))),
             faults=FaultPlan(
                 every_s=(0.02, rng.choice((0.3, 1.0))),
                 lasting_s=(0.02, rng.choice((0.5, 2.0))),

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from wormspace.sim.world import World
+from wormspace.sim.world import Host, Process, World
 
 __all__ = ["KINDS", "FaultPlan", "FaultSchedule"]
 
@@ -105,6 +106,27 @@ class FaultSchedule:
         """Cut one direction between a server and some others."""
         return self._cut(host, one_way=True)
 
+    def strand(self, host: str) -> End:
+        """Cut somebody off from a majority of the servers, and let both sides notice at once."""
+        client = self._random.choice(self._clients or self._servers)
+        others = [server for server in self._servers if server != client]
+        lost = self._random.sample(others, min(len(others), len(self._servers) // 2 + 1))
+        network = self._world.network
+        cut = network.cut([client], lost)
+        for server in lost:
+            network.reset(client, server)
+        return lambda: network.heal(cut)
+
+    def set_clock(self, host: str) -> End:
+        """Let a clock jump, and go wrong by up to a tenth; both stay, or are put right again."""
+        random = self._random
+        machine = self._world.host(random.choice(self._servers + self._clients))
+        size_s = random.choice((0.1, 10.0, 4000.0, 1e6))
+        machine.set_clock(random.uniform(-size_s, size_s), random.uniform(0.9, 1.1))
+        if random.random() < 0.5:
+            return lambda: None
+        return lambda: machine.set_clock(0.0, 1.0)
+
     def isolate(self, host: str) -> End:
         """Cut a server off from everybody."""
         cut = self._world.network.cut([host])
@@ -142,7 +164,44 @@ class FaultSchedule:
             return None
         for process in alive:
             process.crash()
-        return lambda: [process.restart() for process in alive]
+        return lambda: self._restart(host, alive)
+
+    def _restart(self, host: str, were_alive: list[Process]) -> None:
+        """Restart those of these processes that are down, though they may have lived again."""
+        names = {process.name for process in were_alive}
+        for process in self._world.host(host).down:
+            if process.name in names:
+                process.restart()
+
+    def crash_again(self, host: str) -> End | None:
+        """Kill a server, and again while it recovers, and once more soon after."""
+        alive = self._world.host(host).alive
+        end = self.crash(host)
+        if end is None:
+            return None
+        world, random = self._world, self._random
+        delay_s = 0.0
+        for _ in range(random.randint(1, 3)):
+            delay_s += random.choice((0.0, 0.001, 0.01, 0.1)) * random.random()
+            power = random.random() < 0.5
+            world.after(delay_s, partial(self._relapse, host, alive, power))
+        return end
+
+    def _relapse(self, host: str, were_alive: list[Process], power: bool) -> None:
+        """Restart processes that are down, and let them fail again a moment later."""
+        machine = self._world.host(host)
+        if not machine.down:
+            return  # the fault is over
+        self._restart(host, were_alive)
+        self._world.after(self._random.random() * 0.005, partial(self._fail, machine, power))
+
+    def _fail(self, machine: Host, power: bool) -> None:
+        if ("crash again", machine.name) not in self._under_way:
+            return
+        if power:
+            machine.crash()
+        for process in machine.alive:
+            process.crash()
 
     def crash_host(self, host: str) -> End | None:
         """Cut a server's power; it boots and the server is restarted."""
@@ -150,7 +209,7 @@ class FaultSchedule:
         if not alive:
             return None
         self._world.host(host).crash()
-        return lambda: [process.restart() for process in alive]
+        return lambda: self._restart(host, alive)
 
     def slow_disk(self, host: str) -> End:
         """Make commits take much longer."""
@@ -193,14 +252,17 @@ class FaultSchedule:
 KINDS: dict[str, tuple[Callable[[FaultSchedule, str], End | None], bool]] = {
     "cut": (FaultSchedule.cut_some, True),
     "cut one way": (FaultSchedule.cut_one_way, True),
+    "strand": (FaultSchedule.strand, False),
     "isolate": (FaultSchedule.isolate, True),
     "reset": (FaultSchedule.reset, False),
     "slow": (FaultSchedule.slow, False),
     "pause": (FaultSchedule.pause, True),
     "crash": (FaultSchedule.crash, True),
+    "crash again": (FaultSchedule.crash_again, True),
     "crash host": (FaultSchedule.crash_host, True),
     "slow disk": (FaultSchedule.slow_disk, False),
     "stall disk": (FaultSchedule.stall_disk, True),
     "fill disk": (FaultSchedule.fill_disk, True),
+    "clock": (FaultSchedule.set_clock, False),
 }
 """Each kind of fault: how it begins, and whether the server is hurt while it lasts."""

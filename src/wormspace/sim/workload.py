@@ -20,6 +20,8 @@ from wormspace.sim.world import World
 __all__ = ["Person", "Workload"]
 
 OPERATION_TIMEOUT_S = 2.0
+MAX_EARS = 4
+"""Listeners of one life of a client."""
 
 
 class Workload:
@@ -65,6 +67,7 @@ class Person(Questions):
         self.host = host
         self.life = life
         self.idle = False
+        self._ears: list[asyncio.Task[None]] = []
 
     async def connect(self) -> None:
         """Connect, however long it takes."""
@@ -81,7 +84,10 @@ class Person(Questions):
         """Connect, work until told to stop, listen until the end."""
         await self.connect()
         loop = asyncio.get_running_loop()
-        ears = [loop.create_task(self._listen(i)) for i in range(listeners)]
+        spaces = self.mix.spaces
+        for i in range(listeners):
+            space = spaces[(i + self.life) % len(spaces)]
+            self._ears.append(loop.create_task(self._listen(i, space)))
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(workers):
@@ -89,7 +95,7 @@ class Person(Questions):
             self.idle = True
             await self.work.ending.wait()
         finally:
-            for ear in ears:
+            for ear in self._ears:
                 ear.cancel()
             await self.worm.close()
 
@@ -123,8 +129,13 @@ class Person(Questions):
 
     # ------------------------------------------------------------ listening
 
-    async def _listen(self, index: int) -> None:
-        space = self.mix.spaces[(index + self.life) % len(self.mix.spaces)]
+    async def on_listen(self, space: str) -> None:
+        """Begin to listen in the midst of everything, perhaps as the first of all."""
+        index = len(self._ears)
+        if index < MAX_EARS:
+            self._ears.append(asyncio.get_running_loop().create_task(self._listen(index, space)))
+
+    async def _listen(self, index: int, space: str) -> None:
         first = (0, 0) if self.rng.random() < 0.7 else (self.rng.randrange(3), 2)
         feed = self.records.listener(f"{self.name}/{index}", space, first)
         events: Any = self.worm.space(space).listen(wormspace.Address(*first))

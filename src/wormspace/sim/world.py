@@ -163,6 +163,18 @@ class Host:
         self.processes: list[Process] = []
         self._world = world
         self._disks: dict[str, Disk] = {}
+        self._clock = (0.0, 0.0, 1.0)
+
+    def set_clock(self, error_s: float, rate: float) -> None:
+        """Let its wall clock be wrong by so much from now on, and run so fast."""
+        now = self._world.now
+        self._clock = (now, now + error_s, rate)
+        self._world.note(self.name, "the clock jumps to %f, and runs at %f", now + error_s, rate)
+
+    def clock(self) -> float:
+        """Its wall clock, in seconds; timers do not go by it."""
+        since, told, rate = self._clock
+        return told + (self._world.now - since) * rate
 
     def disk(self, name: str = "data") -> Disk:
         """The disk (or data directory) of this name; made empty when first asked for."""
@@ -186,6 +198,12 @@ class Host:
     def alive(self) -> list[Process]:
         """Its processes that have neither exited nor crashed."""
         return [process for process in self.processes if process.alive]
+
+    @property
+    def down(self) -> list[Process]:
+        """Its processes whose last life ended in a crash."""
+        last = {process.name: process for process in self.processes}
+        return [process for process in last.values() if process.state is State.CRASHED]
 
     def crash(self) -> None:
         """Cut its power: processes die, disks lose what was not synced, nothing answers."""
