@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import Random
 from typing import TypeVar
 
 from wormspace.errors import ProtocolViolation, Unavailable
@@ -92,7 +93,11 @@ class Shape:
             lossy=lossy,
             knobs=World.drawn_knobs(world_seed),
             client_crash_every_s=rng.choice((1.0, 3.0, 1000.0)),
-            mix=Mix(segments=rng.choice((1, 2, 4)), size=rng.choice((4, 12, 30))),
+            mix=Mix(
+                calls=_draw_calls(rng),
+                segments=rng.choice((1, 2, 4)),
+                size=rng.choice((4, 12, 30)),
+            ),
             faults=FaultPlan(
                 every_s=(0.02, rng.choice((0.3, 1.0))),
                 lasting_s=(0.02, rng.choice((0.5, 2.0))),
@@ -105,6 +110,15 @@ class Shape:
                 split=0.05,
             ),
         )
+
+
+def _draw_calls(rng: Random) -> dict[str, int]:
+    """How often each call is made: in each run some are made all the time, and some never."""
+    calls = Mix().calls
+    return {name: weight * rng.choice((0, 1, 1, 1, 5)) for name, weight in calls.items()} | {
+        "write": calls["write"],
+        "read": calls["read"],
+    }
 
 
 @dataclass

@@ -1,0 +1,125 @@
+"""Mistakes in the shipped registers, servers and spaces that random runs of the system must find.
+
+They sit where limits are reached and things happen at an unlucky moment: the ends of pages, memory
+that is full, a majority counted over the wrong set, listeners that were cut off.  Nothing in a run
+is made for one of them: what is run is the campaign of every seed.
+"""
+
+from tests.mutating import Mutant
+
+CAPTURING = "wormspace.paxos.capturing"
+OPERATIONS = "wormspace.register.operations"
+LISTENING = "wormspace.register.listening:Subscription"
+REGISTERS = "wormspace.register.paxos_registers:PaxosRegisters"
+ACCEPTORS = "wormspace.server.acceptors"
+FOLLOWER = "wormspace.space.follow:Follower"
+
+MUTANTS = {
+    "a promise counts though pages of its report are missing": Mutant(
+        f"{CAPTURING}:on_promise", "if p.next != COMPLETE:", "if False:"
+    ),
+    "a report counts though further pages are missing": Mutant(
+        f"{CAPTURING}:on_report", "if r.next != COMPLETE:", "if False:"
+    ),
+    "a page is asked for from one too far": Mutant(
+        f"{CAPTURING}:on_promise", "[(p.next, c.stop)]", "[(min(p.next + 1, c.stop - 1), c.stop)]"
+    ),
+    "a read goes on one too far after a page": Mutant(
+        f"{REGISTERS}.read", "(max(lo, end), hi)", "(max(lo, end + 1), hi)"
+    ),
+    "a read that was cut off counts as whole": Mutant(
+        f"{OPERATIONS}:ReadOperation._on_report",
+        "if report.next != COMPLETE and report.next < self.end:",
+        "if False:",
+    ),
+    "the newest forgotten ballot is not known as forgotten": Mutant(
+        "wormspace.register.memory:_Forgotten.has", "rank <= highest", "rank < highest"
+    ),
+    "what is forgotten is known for one group only": Mutant(
+        "wormspace.register.memory:_Forgotten.add",
+        "self._anywhere = max(highest, self._anywhere or highest)",
+        "pass",
+    ),
+    "writes in doubt are forgotten as decided": Mutant(
+        "wormspace.register.memory:Memory._forget_one",
+        "(self._in_doubt if oldest.issued.doubt else self._decided)",
+        "self._decided",
+    ),
+    "a second value for what is settled is taken for the first": Mutant(
+        f"{REGISTERS}._compare_first", "elif held != value:", "elif False:"
+    ),
+    "a write is done though some server refused it and no majority has it": Mutant(
+        f"{OPERATIONS}:WriteOperation.on_reply",
+        "for tally in (*lost, *still_open)",
+        "for tally in lost",
+    ),
+    "a read that meets values under two ballots helps one of them": Mutant(
+        f"{REGISTERS}._conclude",
+        "for ballot, rows in half.items():",
+        "for ballot, rows in list(half.items())[:1]:",
+    ),
+    "what a reader could not help it leaves out": Mutant(
+        f"{REGISTERS}._help", "values.update(captured.written)", "pass"
+    ),
+    "after a gap a listener reads the newest segment only": Mutant(
+        f"{FOLLOWER}._go_back", "self._done.below, 0", "max(self._done.below, self._tail - 1), 0"
+    ),
+    "a listener that goes back reads on where it was": Mutant(
+        f"{FOLLOWER}._go_back", "self._done.below, 0", "self._done.below, self._from"
+    ),
+    "what is coming is left out of a page though it is not": Mutant(
+        f"{FOLLOWER}._absorb",
+        "if not self._source.is_coming(number, offset):",
+        "if offset != look.end - 1:",
+    ),
+    "a listener counts servers and not their ballots": Mutant(
+        f"{LISTENING}._on_accepted",
+        "is_quorum(proposal.voters, size)",
+        "is_quorum(votes.voters, size)",
+    ),
+    "a listener that lost a stream says no gap when it is back": Mutant(
+        f"{LISTENING}.on_down", "self._streams &= ~(1 << server)", "pass"
+    ),
+    "a listener says no gaps while a stream is away": Mutant(
+        f"{LISTENING}._look", "self._whole and is_one_away", "False"
+    ),
+    "a server tells of a batch only who listened when it began": Mutant(
+        "wormspace.server.node:Node._handle",
+        "if fresh is not None:",
+        "if fresh is not None and self._listeners.want(m.space):",
+    ),
+    "a page of a report ends one too far": Mutant(
+        f"{ACCEPTORS}:_page", "return rows, offset", "return rows, offset + 1"
+    ),
+    "many spans of a read are cut off in silence": Mutant(
+        f"{ACCEPTORS}:read",
+        "cut = spans[KNOBS.server_page_spans][0]",
+        "cut = COMPLETE",
+    ),
+    "of many promises the first is looked at": Mutant(
+        f"{ACCEPTORS}:write",
+        "if narrow:\n    promises = held =",
+        "if False:\n    promises = held =",
+    ),
+    "a tombstone ends one too early": Mutant(
+        "wormspace.server.tables:is_trimmed",
+        'segment < int.from_bytes(found[1][:8], "big")',
+        'segment < int.from_bytes(found[1][:8], "big") - 1',
+    ),
+    "a tombstone ends one too late": Mutant(
+        "wormspace.server.tables:is_trimmed",
+        'segment < int.from_bytes(found[1][:8], "big")',
+        'segment <= int.from_bytes(found[1][:8], "big")',
+    ),
+    "promises that a slice lost stay in the store": Mutant(
+        "wormspace.server.tables:store_slice", "if r not in stay:", "if False:"
+    ),
+    "a capture stands though a server of the majority has promised more": Mutant(
+        "wormspace.register.standing:StandingOperation.on_reply",
+        "self.lost |= 1 << server",
+        "self.standing |= (1 << server) * (self.standing > 0)",
+    ),
+    "a segment counts as allocated though its metadata is empty still": Mutant(
+        "wormspace.space.space:Space._find_tail", "return held is not None", "return False"
+    ),
+}
