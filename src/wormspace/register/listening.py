@@ -329,14 +329,13 @@ class Subscription:
 
     def _begin_to_settle(self, at: tuple[int, int], votes: _Votes) -> None:
         votes.reading = True
-        task = self._loop.create_task(self._settle(at))
+        task = self._loop.create_task(self._settle(at, votes.voters))
         self._readers.add(task)
         task.add_done_callback(self._readers.discard)
 
-    async def _settle(self, at: tuple[int, int]) -> None:
+    async def _settle(self, at: tuple[int, int], voters: int) -> None:
         number, offset = at
         began = self._loop.time()
-        voters = self._votes[at].voters
         value: bytes | None = None
         try:
             value = await self._read_one((self._message.space, number), offset)
