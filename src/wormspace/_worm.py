@@ -63,6 +63,7 @@ class Worm(Client):
             name,
             sequencer=sequencer,
             sole=self.embedded,
+            beside=lambda: next((log for log in self._logs if log.name == name), None),
             capture_ahead=capture_ahead,
             segment_size=segment_size,
             patience=patience,

@@ -16,6 +16,7 @@ from wormspace.errors import (
     CaptureLost,
     Closed,
     PartialWrite,
+    Trimmed,
     Unavailable,
     ValueTooLarge,
     WormError,
@@ -287,6 +288,10 @@ class Appender:
                 await self._insist([(wish, 0, len(wish.bodies)) for wish in wishes], deadline)
         except TimeoutError as e:
             raise Unavailable("append: not done in time; it may be in the log all the same") from e
+        except Trimmed as e:
+            raise Unavailable(
+                "append: its register was trimmed meanwhile, and what became of it is unknown"
+            ) from e
 
     async def _insist(self, parts: Sequence[_Part], deadline: float) -> None:
         """Write entries to new places, until each of them has one for good."""

@@ -74,10 +74,15 @@ class Desk(Protocol):
 class PrivateDesk:
     """Each appender hands out positions to itself: there is no sequencer.
 
-    Where several append to one log, each takes the tenure from the other, append by append.
+    Where several append to one log, each takes the tenure from the other, append by append.  In an
+    embedded address space all handles of a log share one.
+
+    Attributes:
+        users: how many logs use it; it is closed by the last of them.
     """
 
     def __init__(self, sequencer: Sequencer) -> None:
+        self.users = 1
         self._sequencer = sequencer
         self._closed = False
 
@@ -98,8 +103,10 @@ class PrivateDesk:
         raise Closed("the log was closed")
 
     async def close(self) -> None:
-        self._closed = True
-        await self._sequencer.close()
+        self.users -= 1
+        if not self.users:
+            self._closed = True
+            await self._sequencer.close()
 
 
 class _Here:

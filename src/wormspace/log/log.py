@@ -101,6 +101,7 @@ class Log:
         *,
         sequencer: SequencerChoice = "auto",
         sole: bool = False,
+        beside: Callable[[], Log | None] = lambda: None,
         capture_ahead: bool = True,
         segment_size: int | None = None,
         patience: float = PATIENCE_S,
@@ -113,7 +114,8 @@ class Log:
         """Open a log, or make it; see `Worm.log`, which calls this.
 
         Args:
-            sole: no other process can reach this address space.
+            sole: no other client can reach this address space.
+            beside: with `sole`, finds another open handle of this log.
             on_close: called with the log when it was closed.
         """
         check_choice(sequencer, "sequencer", get_args(SequencerChoice))
@@ -129,7 +131,12 @@ class Log:
                 await log._beginning.find()
         except TimeoutError:
             raise _too_late("opening", name) from None
-        log._desk = log._make_desk(sequencer, sole, capture_ahead, host, port)
+        other = beside() if sole else None
+        if other is not None and not other._closed and isinstance(other._desk, PrivateDesk):
+            log._desk = other._desk
+            other._desk.users += 1
+        else:
+            log._desk = log._make_desk(sequencer, sole, capture_ahead, host, port)
         log._appender = Appender(log._tape, log._desk, client.nonce()[:8], clock)
         log._streams = StreamReader(client, log._reader, log._desk, log._gone)
         log._on_close = on_close or _nothing
@@ -434,12 +441,15 @@ class Log:
             position: where it reads, if it does.
         """
         self._check_open()
-        if position is not None and check_position(position) < self._beginning.at.position:
-            raise self._gone(position)
+        if position is not None:
+            check_position(position)
         deadline = self._client.deadline(timeout)
         limit = asyncio.timeout_at(deadline)
         try:
             async with limit:
+                if position is not None and position < self._beginning.at.position:
+                    await self._beginning.find()
+                    raise self._gone(position)
                 yield deadline
         except TimeoutError:
             if not limit.expired():

@@ -158,11 +158,19 @@ class Mark(Generic[T]):
         try:
             await Held(self._tape, run).write(run.start, raw)
         except (CaptureLost, AlreadyWritten):
-            if not await self._tape.settle(position, raw):
+            if not await self._settle(position, raw):
                 return None
+        except Trimmed:
+            return None  # newer values pushed it out
         self._tape.saw(position)
         await self._trim_below(run.segment)
         return position
+
+    async def _settle(self, position: int, raw: bytes) -> bool:
+        try:
+            return await self._tape.settle(position, raw)
+        except Trimmed:
+            return False  # newer values pushed it out
 
     async def _trim_below(self, segment: int) -> None:
         """Let the values before the newest go; what fails here is done with a later value."""

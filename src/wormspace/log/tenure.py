@@ -274,7 +274,10 @@ class Tenure:
         if mine and self._unsafe:
             ballot = UNSAFE
         else:
-            captured = await tape.segment(number).capture()
+            try:
+                captured = await tape.segment(number).capture()
+            except Trimmed as e:
+                raise Deposed(f"{tape.space.name}: another sequencer has been to {number}") from e
             if captured.written:
                 raise Deposed(f"{tape.space.name}: somebody else already writes to {number}")
             ballot = captured.token.ballot
