@@ -26,6 +26,9 @@ from wormspace.sim import World
 MOST = 2000
 """A call that waits more often than this does not end."""
 
+HOST = "here"
+"""Where all of it runs, so that it may use the network, with itself."""
+
 SETTLE_S = 20.0
 """Virtual seconds for what was begun to come to its end: longer than any deadline in use."""
 
@@ -114,4 +117,4 @@ def _run(setting: Any, act: Any, check: Any, at: int, late: bool, settle_s: floa
             return cut.fired
 
     with World(1) as world:
-        return world.run(drive())
+        return world.run(world.spawn(HOST, drive, may_fail=True).wait())
