@@ -100,13 +100,16 @@ def _or_too_late(act):
     """A cancellation may find that both have voted yes: then the block says that."""
 
     async def acts(it: _Place) -> None:
+        late = None
         try:
             await act(it)
         except tx.TooLate as e:
-            assert e.decision.committed
+            late = e
+        if late is not None:
+            assert late.decision.committed
             assert {store.value(b"k") for store in it.stores} == {b"after"}
             await asyncio.sleep(0.001)
-            raise asyncio.CancelledError from e
+            raise asyncio.CancelledError from late
 
     return acts
 

@@ -24,7 +24,8 @@ _MARIADB = re.compile(
 )
 _COMMENT = re.compile(r"/\*|\*/")
 
-_ENDING = {"BEGIN", "START", "COMMIT", "END", "ABORT", "XA"}
+_POSTGRES_CONTROL = {"BEGIN", "START", "COMMIT", "END", "ABORT"}
+_MARIADB_CONTROL = {"BEGIN", "START", "COMMIT", "XA"}
 _NOISE = {"WORK", "TRANSACTION"}
 WORDS = 3
 """How many words of a statement tell what it is."""
@@ -38,21 +39,25 @@ def refuse_control(statement: str, *, mariadb: bool = False) -> None:
     Raises:
         UsageError: it does; nothing was sent.
     """
-    for words in _statements(statement, _MARIADB if mariadb else _POSTGRES):
-        if _is_control(words):
+    if mariadb:  # it is sent one statement at a time
+        found, control = _statements(statement, _MARIADB)[:1], _MARIADB_CONTROL
+    else:
+        found, control = _statements(statement, _POSTGRES), _POSTGRES_CONTROL
+    for words in found:
+        if _is_control(words, control):
             raise UsageError(
                 f"{' '.join(words[:2])} was not sent: the block is the transaction.  Leave it to "
                 "commit, raise an exception in it to roll back; a savepoint can be rolled back to"
             )
 
 
-def _is_control(words: list[str]) -> bool:
+def _is_control(words: list[str], control: set[str]) -> bool:
     first, *rest = words
     if first == "ROLLBACK":
         return [word for word in rest if word not in _NOISE][:1] != ["TO"]
     if first == "BEGIN" and rest[:2] == ["NOT", "ATOMIC"]:
         return False
-    return first in _ENDING or (first == "PREPARE" and rest[:1] == ["TRANSACTION"])
+    return first in control or (first == "PREPARE" and rest[:1] == ["TRANSACTION"])
 
 
 def _statements(text: str, scanner: re.Pattern[str]) -> list[list[str]]:

@@ -1,0 +1,82 @@
+"""Statements that would begin or end a transaction are told from all others."""
+
+from __future__ import annotations
+
+import pytest
+
+from wormspace.errors import UsageError
+from wormspace.tx.statements import refuse_control
+
+CONTROL = [
+    "COMMIT",
+    "commit;",
+    " \n\tEnd",
+    "ROLLBACK",
+    "rollback work",
+    "ROLLBACK AND CHAIN",
+    "abort",
+    "BEGIN",
+    "START TRANSACTION",
+    "COMMIT AND CHAIN",
+    "SELECT 1; COMMIT",
+    "-- a word\nCOMMIT",
+    "/* a /* nested */ word */ COMMIT",
+    "SELECT 'it''s'; COMMIT",
+    r"SELECT 'a\'; COMMIT --'",
+    r"SELECT E'a\'b'; COMMIT",
+    "SELECT $$;$$; COMMIT",
+    "SELECT $x$ $$ ; $x$; COMMIT",
+    'SELECT ";" ; COMMIT',
+    "PREPARE TRANSACTION 'x'",
+    "COMMIT PREPARED 'x'",
+]
+HARMLESS = [
+    "",
+    ";;",
+    "SELECT 'COMMIT'",
+    "SELECT ';COMMIT'",
+    r"SELECT E'\';COMMIT'",
+    "SELECT $$; COMMIT$$",
+    "SELECT $body$; COMMIT; $body$",
+    "SELECT 1 -- ; COMMIT",
+    "SELECT /* ; COMMIT */ 1",
+    "SELECT /* never closed ; COMMIT",
+    "ROLLBACK TO SAVEPOINT a",
+    "ROLLBACK WORK TO a",
+    "SAVEPOINT a",
+    "RELEASE a",
+    "PREPARE commit AS SELECT 1",
+    "INSERT INTO commit VALUES (1)",
+    "(SELECT 1)",
+    'SELECT "; COMMIT"',
+    "COMMITTED",
+    "DO $$ BEGIN PERFORM 1; END $$",
+]
+
+
+@pytest.mark.parametrize("statement", CONTROL)
+def test_a_statement_that_ends_or_begins_a_transaction_is_refused(statement: str) -> None:
+    with pytest.raises(UsageError, match="was not sent"):
+        refuse_control(statement)
+
+
+@pytest.mark.parametrize("statement", HARMLESS)
+def test_any_other_statement_passes(statement: str) -> None:
+    refuse_control(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["XA END 'x'", "COMMIT", "/*!50000 COMMIT */", "# a word\nCOMMIT", "/*M! xa end */", "begin"],
+)
+def test_mariadbs_words_are_refused(statement: str) -> None:
+    with pytest.raises(UsageError):
+        refuse_control(statement, mariadb=True)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [r"SELECT 'a\'; COMMIT'", "SELECT `; COMMIT`", "BEGIN NOT ATOMIC SELECT 1; END", "SELECT 1"],
+)
+def test_mariadbs_other_words_pass(statement: str) -> None:
+    refuse_control(statement, mariadb=True)
