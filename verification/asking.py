@@ -71,7 +71,7 @@ def _left_to_do(e: Engine) -> None:
     rows, facts = one_by_one(lambda at: any_row(e.core, at)[0])
     e.each(
         "capturing.half: exactly the rows that are not decided",
-        e.paths("capturing.half", any_capturing(e.core, rows)),
+        e.paths("capturing.half", any_capturing(e.core, ((0, rows),))),
         lambda out: (
             z3.BoolVal(any(row is rows.own for row in out))
             == z3.And(rows.present, z3.Not(bool_term(rows.own.decided)))

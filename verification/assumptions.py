@@ -58,6 +58,7 @@ _PROCEDURES = {
 
 _ONE_BY_ONE = (
     "capturing.half",
+    "capturing.absorb",
     "writing.finished",
     "writing.lost",
     "writing.contested",

@@ -22,7 +22,7 @@ REFUSED = (
     ast.JoinedStr, ast.Delete, ast.AsyncFor, ast.AsyncFunctionDef,
 )  # fmt: skip
 BUILTINS = {"tuple", "list", "sorted", "all", "max", "range"}
-METHODS = {"bit_count", "bit_length", "get"}
+METHODS = {"bit_count", "bit_length", "get", "setdefault", "append"}
 REFLECTION = {"id", "hash", "getattr", "vars", "repr"}
 LIBRARY = {"msgspec.structs.replace"}
 

@@ -391,6 +391,25 @@ def _choices(e: Engine) -> None:
         for clause, claim in merged(_out_rows(path.result), best.has, rows.has).items():
             e.claim(theorem, f"path {i}: {clause}", given, claim)
     e.summarise("capturing.merge", _merge_summary(e.core))
+    _parts(e)
+
+
+def _parts(e: Engine) -> None:
+    """A page is merged part by part: followed for the part that F is in, and one other."""
+    theorem = "capturing.absorb: each part is merged with what the page has for it"
+    page = Rows.any("page"), Rows.any("page")
+    e.core.modules["capturing"].__dict__["by_part"] = lambda rows: tuple(enumerate(page))
+    for known in ((), ((0, Rows.any("best")),), ((0, Rows.any("best")), (1, Rows.any("best")))):
+        for path in e.paths("capturing.absorb", known, "rows"):
+            best = dict(known).get(0, Rows.none())
+            given = [*path.hypotheses, once(best.has)]
+            if path.error is not None:
+                others = isinstance(path.error, e.core.capturing.ClashingReports)
+                e.claim(theorem, "the right error", given, z3.BoolVal(others))
+                continue
+            for clause, claim in merged(has(dict(path.result)[0]), best.has, page[0].has).items():
+                e.claim(theorem, clause, given, claim)
+    e.summarise("capturing.absorb", _merge_summary(e.core))
 
 
 def merged(out: Has, best: Has, rows: Has) -> Claims:

@@ -74,6 +74,12 @@ class Knobs:
     server_flush_bytes: int = knob(256 << 10, least=1)
     """Answers to one client that are sent before the turn of the loop is over."""
 
+    paxos_part: int = knob(4096, least=1)
+    """Registers whose reports a captor keeps together: a page is merged into the parts it meets."""
+
+    register_pages_at_once: int = knob(4, least=1)
+    """Pages of one long read that are asked for at the same time, of several servers."""
+
     register_memory: int = knob(4096, least=2)
     """Arrays and ballots of which a client remembers what it wrote, register by register."""
 

@@ -154,7 +154,8 @@ class Proposer:
         if isinstance(m, Capturing):
             text = m.phase
             if m.phase == capturing.PROMISED:
-                text += f"; met {show_rows(m.best)}; to complete {show_rows(capturing.half(m))}"
+                met, half = show_rows(capturing.reported(m)), show_rows(capturing.half(m))
+                text += f"; met {met}; to complete {half}"
             return text
         if isinstance(m, Writing):
             lost = {t.offset for t in writing.lost(m)}

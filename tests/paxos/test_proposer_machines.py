@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenario_player import Acceptor
 
+from wormspace.knobs import turned
 from wormspace.paxos import capturing, reading, telling, writing
 from wormspace.paxos.ballot import UNSAFE, above, ballot
 from wormspace.paxos.capturing import PREEMPTED, PROMISED, PROMISING, Capturing, ClashingReports
@@ -108,7 +109,7 @@ def test_the_highest_ballot_is_completed_and_the_decided_is_not():
     )
     c, _ = capturing.on_promise(c, 1, Promise([row(0, B2, b"new"), row(1, B1, b"a")], COMPLETE))
     assert capturing.half(c) == (row(0, B2, b"new"),)
-    assert [r.value for r in c.best] == [b"new", b"a"]
+    assert [r.value for r in capturing.reported(c)] == [b"new", b"a"]
 
 
 @pytest.mark.parametrize("decided", [False, True])
@@ -348,3 +349,18 @@ def test_the_check_of_schedules_can_fail(monkeypatch):
     """Were the highest ballot not completed, some schedule would decide two values."""
     monkeypatch.setattr(capturing, "half", lambda c: ())
     assert any(len(run_schedule(seed, 3, 3, 400)) > 1 for seed in range(60))
+
+
+def test_pages_merged_part_by_part_are_what_merging_them_at_once_gives():
+    rng = random.Random(3)
+    for size in (1, 3, 4096):
+        with turned(paxos_part=size):
+            pages = [
+                [row(o, rng.choice((B1, B2)), b"v", rng.random() < 0.3) for o in sorted(chosen)]
+                for chosen in (rng.sample(range(40), rng.randrange(20)) for _ in range(30))
+            ]
+            parts, whole = (), ()
+            for page in pages:
+                parts, whole = capturing.absorb(parts, page), capturing.merge(whole, page)
+            assert tuple(r for _, part in parts for r in part) == whole
+            assert all(r.offset // size == at for at, part in parts for r in part)

@@ -12,12 +12,18 @@ above `top`, after a random pause if somebody else keeps doing the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TypeAlias
+
 import msgspec
 
+from wormspace.knobs import KNOBS
 from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.effects import Send, to_all
 from wormspace.paxos.messages import COMPLETE, Capture, Promise, Read, Report, Row
 from wormspace.paxos.quorum import everyone, is_quorum, out_of_reach
+
+Parts: TypeAlias = tuple[tuple[int, tuple[Row, ...]], ...]
 
 PROMISING, PROMISED, PREEMPTED = "promising", "promised", "preempted"
 
@@ -30,7 +36,8 @@ class Capturing(msgspec.Struct, frozen=True):
         promised: servers that promised and whose report is complete.
         rejected: servers that refused.
         top: the highest ballot that a refusal named.
-        best: per register that anybody accepted, the row with the highest ballot; by offset.
+        best: per register that anybody accepted, the row with the highest ballot: rows by offset,
+            in parts that are numbered by the offsets they are for (`reported` has them all).
     """
 
     servers: int
@@ -44,7 +51,7 @@ class Capturing(msgspec.Struct, frozen=True):
     promised: int = 0
     rejected: int = 0
     top: bytes = UNSAFE
-    best: tuple[Row, ...] = ()
+    best: Parts = ()
 
 
 def better(a: Row, b: Row) -> Row:
@@ -81,6 +88,27 @@ def merge(best: tuple[Row, ...], rows: list[Row]) -> tuple[Row, ...]:
     return tuple(merged[offset] for offset in sorted(merged))
 
 
+def absorb(best: Parts, rows: list[Row]) -> Parts:
+    """`merge` of a page into what is known; costs what is in the page, and in parts that it meets.
+
+    Raises:
+        ClashingReports.
+    """
+    parts = {at: part for at, part in best}  # noqa: C416 - the prover knows comprehensions
+    for at, some in by_part(rows):
+        parts[at] = merge(parts.get(at, ()), some)
+    return tuple((at, parts[at]) for at in sorted(parts))
+
+
+def by_part(rows: list[Row]) -> tuple[tuple[int, list[Row]], ...]:
+    """Rows by the number of the part that their offset belongs to, ascending."""
+    size = KNOBS.paxos_part
+    parts: dict[int, list[Row]] = {}
+    for row in rows:
+        parts.setdefault(row.offset // size, []).append(row)
+    return tuple((at, parts[at]) for at in sorted(parts))
+
+
 class ClashingReports(Exception):
     """Two servers accepted different values for one register under one ballot."""
 
@@ -98,7 +126,7 @@ def begin(c: Capturing) -> tuple[Send, ...]:
 
     A server that granted the capture but whose promise was lost refuses it the second time; if
     that costs the majority, the capture is preempted by itself and begun anew.  A report whose
-    next page was lost is asked for from its start.
+    next page was lost is asked for from its start (or from that page on, by who knows it).
     """
     if c.phase != PROMISING:
         return ()
@@ -116,7 +144,7 @@ def on_promise(c: Capturing, server: int, p: Promise) -> tuple[Capturing, tuple[
     bit = 1 << server
     if c.phase != PROMISING or c.granted & bit:
         return c, ()
-    c = msgspec.structs.replace(c, granted=c.granted | bit, best=merge(c.best, p.rows))
+    c = msgspec.structs.replace(c, granted=c.granted | bit, best=absorb(c.best, p.rows))
     if p.next != COMPLETE:
         return c, (Send(server, Read(c.space, c.segment, [(p.next, c.stop)])),)
     return _reported(c, bit), ()
@@ -134,7 +162,7 @@ def on_report(c: Capturing, server: int, r: Report) -> tuple[Capturing, tuple[Se
     for row in r.rows:
         if row.ballot > c.ballot and not row.decided:
             return _rejected(c, bit, row.ballot), ()
-    c = msgspec.structs.replace(c, best=merge(c.best, r.rows))
+    c = msgspec.structs.replace(c, best=absorb(c.best, r.rows))
     if r.next != COMPLETE:
         return c, (Send(server, Read(c.space, c.segment, [(r.next, c.stop)])),)
     return _reported(c, bit), ()
@@ -178,4 +206,9 @@ def _reported(c: Capturing, bit: int) -> Capturing:
 
 def half(c: Capturing) -> tuple[Row, ...]:
     """What the captor must write under its own ballot before the capture is done."""
-    return tuple(row for row in c.best if not row.decided)
+    return tuple(row for _, part in c.best for row in part if not row.decided)
+
+
+def reported(c: Capturing) -> Iterator[Row]:
+    """All that was met, by offset."""
+    return (row for _, part in c.best for row in part)

@@ -7,6 +7,7 @@ future.  Nothing here decides anything about registers.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Protocol
 
 from wormspace.errors import (
@@ -23,7 +24,7 @@ from wormspace.paxos import capturing, reading, telling, writing
 from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.capturing import Capturing, ClashingReports
 from wormspace.paxos.effects import Send
-from wormspace.paxos.messages import COMPLETE, Done, Gone, Promise, Reject, Report, Written
+from wormspace.paxos.messages import COMPLETE, Done, Gone, Promise, Read, Reject, Report, Written
 from wormspace.paxos.quorum import is_quorum, out_of_reach
 from wormspace.paxos.reading import Reading
 from wormspace.paxos.telling import Telling
@@ -35,7 +36,9 @@ from wormspace.register.token import as_spans
 from wormspace.wire.messages import BAD_REQUEST, FULL, TOO_LARGE, Downward, Failed
 
 RETRY_S = 0.5
-"""How long a server may stay silent before it is sent the same again."""
+RETRY_MAX_S = 4.0
+"""How long the servers may stay silent before those that have not answered are sent the same again:
+at first, and at most, since each silence doubles it."""
 
 BATCH_REGISTERS = 512
 BATCH_BYTES = 1 << 20
@@ -56,14 +59,16 @@ class Base:
         self.deadline = deadline
         self.loop = asyncio.get_running_loop()
         self.id = partition.enter(self)
-        self.full = 0
+        self.failures: dict[int, Failed] = {}
         self.over = False
+        self._patience = RETRY_S
+        self._progressed = False
         self._timer: asyncio.TimerHandle | None = None
 
     # What a subclass provides.
 
-    def resend(self) -> None:
-        """Send again what has not been answered."""
+    def unanswered(self) -> Iterable[Send]:
+        """What has not been answered."""
         raise NotImplementedError
 
     def on_reply(self, server: int, message: Downward) -> None:
@@ -90,12 +95,16 @@ class Base:
 
     def begin(self) -> None:
         """Send for the first time, and start the clock."""
-        self.resend()
+        self.post(self.unanswered())
         self.arm()
+
+    def post(self, sends: Iterable[Send]) -> None:
+        """Send."""
+        self.partition.post(self.id, sends)
 
     def arm(self) -> None:
         """Wait for the next retry or the deadline."""
-        at = min(self.loop.time() + RETRY_S, self.deadline)
+        at = min(self.loop.time() + self._patience, self.deadline)
         self._timer = self.loop.call_at(at, self._on_timer)
 
     def leave(self) -> None:
@@ -111,19 +120,24 @@ class Base:
             self.cancel(Refused(str(refusal), refusal.code))
         elif self.loop.time() >= self.deadline:
             self.expire()
+        elif self._progressed:
+            self._progressed = False
+            self._patience = RETRY_S
+            self.arm()
         else:
-            self.full = 0
+            self.failures.clear()
             self.give_up()
             if not self.over:
-                self.resend()
+                self.post(self.unanswered())
+                self._patience = min(RETRY_MAX_S, 2 * self._patience)
                 self.arm()
 
     def expire(self) -> None:
         """The deadline has passed."""
-        self.cancel(self.partition.unavailable(self.what, self.heard()))
+        self.cancel(self.partition.unavailable(self.what, self.heard(), self.failures))
 
     def on_up(self, server: int) -> None:
-        self.resend()
+        self.post(send for send in self.unanswered() if send.server == server)
 
     def on_down(self, server: int) -> None:
         """What was under way is sent again when the link is up."""
@@ -136,6 +150,7 @@ class Base:
         if isinstance(message, Failed):
             self._on_failed(server, message)
             return
+        self._progressed = True
         try:
             self.on_reply(server, message)
         except ClashingReports as e:
@@ -148,33 +163,119 @@ class Base:
 
     def _on_failed(self, server: int, failed: Failed) -> None:
         """A server could not do it, and changed nothing; others may yet make a majority."""
-        link = self.partition.links[server].name
+        self.failures[server] = failed
+        same = sum(1 << s for s, other in self.failures.items() if other.code == failed.code)
+        if not out_of_reach(same, self.partition.size):
+            return
+        text = f"{self.partition.links[server].name}: {failed.text}"
         if failed.code == TOO_LARGE:
-            self.cancel(ValueTooLarge(f"{self.what}: {failed.text}"))
+            self.cancel(ValueTooLarge(f"{self.what}: {text}"))
         elif failed.code == BAD_REQUEST:
-            self.cancel(UsageError(f"{self.what}: {link}: {failed.text}"))
+            self.cancel(UsageError(f"{self.what}: {text}"))
         elif failed.code == FULL:
-            self.full |= 1 << server
-            if out_of_reach(self.full, self.partition.size):
-                self.cancel(
-                    ServerFull(
-                        f"{self.what}: too many servers have no room; {link}: {failed.text}. "
-                        "The outcome is unknown; the same call again is safe."
-                    )
+            self.cancel(
+                ServerFull(
+                    f"{self.what}: too many servers have no room; {text}. "
+                    "The outcome is unknown; the same call again is safe."
                 )
+            )
+
+
+class _Page:
+    """A question for one page of one server's report.
+
+    Each has an id of its own, and keeps it when it is asked again: a second answer to the same
+    question is known as one, and does not begin a second row of questions.
+    """
+
+    def __init__(self, owner: CaptureOperation, send: Send) -> None:
+        self._owner = owner
+        self.send = send
+        self._id = owner.partition.enter(self)
+
+    def ask(self) -> None:
+        self._owner.partition.post(self._id, [self.send])
+
+    def leave(self) -> None:
+        self._owner.partition.leave(self._id)
+
+    def on_message(self, server: int, message: Downward) -> None:
+        if server == self.send.server:
+            if not isinstance(message, Failed):
+                self.leave()
+            self._owner.on_message(server, message)
+
+    def on_up(self, server: int) -> None:
+        """Its owner asks again."""
+
+    def on_down(self, server: int) -> None:
+        """Its owner waits for the link."""
+
+    def cancel(self, error: Exception) -> None:
+        """Its owner is told as well."""
 
 
 class CaptureOperation(Base):
-    """Runs a `Capturing` until it is promised, preempted or gone."""
+    """Runs a `Capturing` until it is promised, preempted or gone.
+
+    Reports that come in several pages are asked of a majority; of the other servers that promised
+    only if one of those is silent or goes down (`spare` has what to ask them).
+    """
 
     def __init__(self, partition: Partition, machine: Capturing, deadline: float) -> None:
         what = f"capture of {machine.space}/{machine.segment}[{machine.start}:{machine.stop}]"
         super().__init__(partition, what, deadline)
         self.machine = machine
+        self.pages: dict[int, _Page] = {}
+        self.spare: dict[int, Send] = {}
         self.done: asyncio.Future[Capturing] = self.loop.create_future()
 
-    def resend(self) -> None:
-        self.partition.post(self.id, capturing.begin(self.machine))
+    def unanswered(self) -> Iterable[Send]:
+        """The capture; of a report that has begun to come, the page that was asked for last."""
+        for send in capturing.begin(self.machine):
+            if not isinstance(send.message, Read):
+                yield send
+                continue
+            page = self.pages.get(send.server)
+            yield page.send if page is not None else self.spare.get(send.server, send)
+
+    def on_down(self, server: int) -> None:
+        if self.spare:
+            self.post(self.unanswered())
+        super().on_down(server)
+
+    def _ask_on(self, sends: Iterable[Send]) -> None:
+        """Go on with a report, unless enough servers are at it."""
+        for send in sends:
+            asked = self.machine.promised | sum(1 << server for server in self.pages)
+            if is_quorum(asked & ~(1 << send.server), self.machine.servers):
+                self.spare[send.server] = send
+            else:
+                self.post((send,))
+
+    def post(self, sends: Iterable[Send]) -> None:
+        captures = []
+        for send in sends:
+            if not isinstance(send.message, Read):
+                captures.append(send)
+                continue
+            self.spare.pop(send.server, None)
+            page = self.pages.get(send.server)
+            if page is None or page.send is not send:
+                self._leave_page(send.server)
+                page = self.pages[send.server] = _Page(self, send)
+            page.ask()
+        self.partition.post(self.id, captures)
+
+    def leave(self) -> None:
+        super().leave()
+        for server in list(self.pages):
+            self._leave_page(server)
+
+    def _leave_page(self, server: int) -> None:
+        page = self.pages.pop(server, None)
+        if page is not None:
+            page.leave()
 
     def heard(self) -> int:
         return self.machine.promised | self.machine.rejected
@@ -190,7 +291,7 @@ class CaptureOperation(Base):
         elif isinstance(message, Gone):
             self.cancel(gone((self.machine.space, self.machine.segment)))
             return
-        self.partition.post(self.id, sends)
+        self._ask_on(sends)
         if self.is_everyone_heard:
             self.give_up()
         self._check_done()
@@ -227,17 +328,22 @@ class ReadOperation(Base):
     def begin(self) -> None:
         self.machine, sends = reading.begin(self.machine)
         if self.partition.links[self.machine.first].up:
-            self.partition.post(self.id, sends)
+            self.post(sends)
         else:
-            self.resend()
+            self.post(self.unanswered())
         self.arm()
 
-    def resend(self) -> None:
+    def unanswered(self) -> Iterable[Send]:
         self.machine, sends = reading.widen(self.machine)
-        self.partition.post(self.id, sends)
+        return sends
+
+    def on_up(self, server: int) -> None:
+        if self.machine.phase != reading.ASKING_ONE:
+            super().on_up(server)
 
     def on_down(self, server: int) -> None:
-        self.resend()
+        if self.machine.phase == reading.ASKING_ONE and server == self.machine.first:
+            self.post(self.unanswered())
 
     def heard(self) -> int:
         return self.machine.heard
@@ -281,8 +387,8 @@ class TellOperation(Base):
         self.machine = machine
         self.done: asyncio.Future[None] = self.loop.create_future()
 
-    def resend(self) -> None:
-        self.partition.post(self.id, telling.begin(self.machine))
+    def unanswered(self) -> Iterable[Send]:
+        return telling.begin(self.machine)
 
     def heard(self) -> int:
         return self.machine.heard
@@ -371,9 +477,8 @@ class WriteOperation(Base):
         self.partition.send_marks()
         super().begin()
 
-    def resend(self) -> None:
-        if self.machine is not None:
-            self.partition.post(self.id, writing.begin(self.machine))
+    def unanswered(self) -> Iterable[Send]:
+        return writing.begin(self.machine) if self.machine is not None else ()
 
     def heard(self) -> int:
         return self.machine.answered if self.machine else 0
@@ -463,7 +568,7 @@ class WriteOperation(Base):
         now = self.loop.time()
         late = [offset for offset in self.waiting if self.deadlines[offset] <= now]
         if late:
-            error = self.partition.unavailable(self.what, self.heard())
+            error = self.partition.unavailable(self.what, self.heard(), self.failures)
             for offset in late:
                 self._fail(offset, error)
         if self.waiting:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from wormspace.errors import Refused, Unavailable
 from wormspace.paxos.effects import Send
 from wormspace.paxos.messages import Decided, Request, Span
-from wormspace.paxos.quorum import out_of_reach
+from wormspace.paxos.quorum import is_quorum, majority, out_of_reach
 from wormspace.wire.link import Link, Outgoing
-from wormspace.wire.messages import ONE_WAY, Downward, Upward
+from wormspace.wire.messages import ONE_WAY, Downward, Failed, Upward
 
 MARKS_DELAY_S = 0.005
 
@@ -153,16 +153,29 @@ class Partition:
                 reason = link.refused
         return reason if out_of_reach(refused, self.size) else None
 
-    def unavailable(self, what: str, heard: int) -> Unavailable:
-        """The error for an operation that ran out of time, having heard of the servers `heard`."""
-        silent = [
-            f"{link.name} ({link.trouble or 'did not answer in time'})"
-            for i, link in enumerate(self.links)
-            if not heard >> i & 1
-        ]
+    def unavailable(
+        self, what: str, heard: int, failures: Mapping[int, Failed] | None = None
+    ) -> Unavailable:
+        """The error for an operation that ran out of time.
+
+        Args:
+            heard: the servers that answered, as a mask.
+            failures: what those said that could not do it.
+        """
+        silent = []
+        for i, link in enumerate(self.links):
+            if not heard >> i & 1:
+                failed = failures.get(i) if failures else None
+                why = link.trouble or (failed.text if failed else "did not answer in time")
+                silent.append(f"{link.name} ({why})")
+        answered = heard.bit_count()
+        if is_quorum(heard, self.size):
+            said = f"{answered} of {self.size} servers answered, and did not agree in time"
+        else:
+            said = f"{answered} of {self.size} servers answered in time, {majority(self.size)} must"
+        without = f"; without: {', '.join(silent)}" if silent else ""
         return Unavailable(
-            f"{what}: no majority of {self.size} servers in time; silent: {', '.join(silent)}. "
-            "The outcome is unknown; the same call again is safe."
+            f"{what}: {said}{without}. The outcome is unknown; the same call again is safe."
         )
 
 

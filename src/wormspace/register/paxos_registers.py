@@ -20,10 +20,12 @@ from wormspace.errors import (
     ProtocolViolation,
     TokenReused,
     Trimmed,
+    Unavailable,
     UsageError,
     ValueTooLarge,
     WormError,
 )
+from wormspace.knobs import KNOBS
 from wormspace.paxos import capturing, reading
 from wormspace.paxos.ballot import UNSAFE, above
 from wormspace.paxos.capturing import Capturing
@@ -120,8 +122,11 @@ class PaxosRegisters:
                 break
             self._seen = max(self._seen, machine.top)
             if self._loop.time() >= deadline:
-                raise partition.unavailable(f"{operation.what}: always preempted", 0)
-        written = {row.offset: row.value for row in machine.best}
+                raise Unavailable(
+                    f"{operation.what}: other clients captured it again and again until the "
+                    "deadline; the outcome is unknown, and the same call again is safe"
+                )
+        written = {row.offset: row.value for row in capturing.reported(machine)}
         token = Token(space, number, start, stop, ballot, as_spans(list(written)))
         return Captured(token, written)
 
@@ -214,9 +219,26 @@ class PaxosRegisters:
         if end >= spans[-1][1]:
             return values
         every = dict(values)
-        while rest := [(max(lo, end), hi) for lo, hi in spans if hi > end]:
-            values, end = await self.read_page(array, rest, deadline)
+        rest = [(max(lo, end), hi) for lo, hi in spans if hi > end]
+        shares = _shares(rest, KNOBS.register_pages_at_once)
+        reading = [asyncio.ensure_future(self._read_on(array, s, deadline)) for s in shares]
+        try:
+            for values in await asyncio.gather(*reading):
+                every.update(values)
+        finally:
+            for share in reading:
+                share.cancel()
+        return every
+
+    async def _read_on(
+        self, array: ArrayName, spans: list[Span], deadline: float
+    ) -> dict[int, bytes]:
+        """Page after page."""
+        every: dict[int, bytes] = {}
+        while spans:
+            values, end = await self.read_page(array, spans, deadline)
             every.update(values)
+            spans = [(max(lo, end), hi) for lo, hi in spans if hi > end]
         return every
 
     async def read_page(
@@ -422,6 +444,16 @@ class PaxosRegisters:
         except asyncio.CancelledError:
             operation.cancel(Closed(f"{operation.what} was cancelled"))
             raise
+
+
+def _shares(spans: list[Span], most: int) -> list[list[Span]]:
+    """Spans as up to so many lists of about equal size, ascending, to be read at the same time."""
+    if len(spans) == 1:
+        [(lo, hi)] = spans
+        step = -(-(hi - lo) // most)
+        return [[(at, min(at + step, hi))] for at in range(lo, hi, step)]
+    step = -(-len(spans) // most)
+    return [spans[at : at + step] for at in range(0, len(spans), step)]
 
 
 def _reused(writes: BallotWrites, offset: int) -> TokenReused:

@@ -9,8 +9,9 @@ before it answers a read from its own state (cf. ReadIndex in Raft, section 6.4 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
-from wormspace.paxos.effects import to_all
+from wormspace.paxos.effects import Send, to_all
 from wormspace.paxos.messages import Gone, Read, Report
 from wormspace.paxos.quorum import is_quorum, out_of_reach
 from wormspace.paxos.ranges import ballot_at
@@ -36,9 +37,9 @@ class StandingOperation(Base):
         self.lost = 0
         self.done: asyncio.Future[bool] = self.loop.create_future()
 
-    def resend(self) -> None:
+    def unanswered(self) -> Iterable[Send]:
         question = Read(*self.array, [(self.offset, self.offset + 1)], detail=True)
-        self.partition.post(self.id, to_all(self.partition.size, question, but=self.heard()))
+        return to_all(self.partition.size, question, but=self.heard())
 
     def heard(self) -> int:
         return self.standing | self.lost

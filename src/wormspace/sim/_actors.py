@@ -310,8 +310,8 @@ class Proposer(Base):
 
     def _on_promised(self, state: Begun, machine: Capturing) -> Move:
         half = capturing.half(machine)
-        claims = frozenset((r.offset, r.value) for r in machine.best if r.decided)
-        taken = {row.offset for row in machine.best}
+        claims = frozenset((r.offset, r.value) for r in capturing.reported(machine) if r.decided)
+        taken = {row.offset for row in capturing.reported(machine)}
         free = tuple(offset for offset in range(*self.span) if offset not in taken)
         after = Begun(state.attempt, "completing", rest=free)
         if not half:
@@ -480,7 +480,7 @@ class Reader(Base):
 
     def _on_promised(self, state: Begun, machine: Capturing) -> Move:
         half = capturing.half(machine)
-        claims = frozenset((r.offset, r.value) for r in machine.best if r.decided)
+        claims = frozenset((r.offset, r.value) for r in capturing.reported(machine) if r.decided)
         if not half:
             return self._help_next(state.rest, state.attempt, claims)
         wish = Wish("write", machine.ballot, 0, 0, ((half[0].offset, half[0].value),))
