@@ -115,6 +115,8 @@ class SimTransport(asyncio.Transport):
         if self._closing or not data:
             return
         data = bytes(data)
+        if self._network.tap is not None:
+            self._network.tap(self, data, True)
         if self._network.framed:
             for frame in self._cut_frames(data):
                 self._send(frame)
@@ -379,6 +381,8 @@ class SimTransport(asyncio.Transport):
                 self.close()
 
     def _feed(self, data: bytes) -> None:
+        if self._network.tap is not None:
+            self._network.tap(self, data, False)
         try:
             self._context.run(self._protocol.data_received, data)  # type: ignore[union-attr]
         except Exception as error:  # noqa: BLE001 (as in asyncio: reported, and fatal to the stream)

@@ -33,6 +33,10 @@ from wormspace.space.segment import Segment
 __all__ = ["Calls", "Gift", "Mix"]
 
 
+USED_TOKENS = 3
+"""Tokens that a client keeps after it has written under them."""
+
+
 @dataclass(frozen=True)
 class Mix:
     """How often each call is drawn, relative to the others, and how large the world is.
@@ -92,6 +96,7 @@ class Calls:
         self.rng = rng
         self._gifts = gifts
         self._values = 0
+        self._used: list[tuple[Segment, int, wormspace.Token]] = []
         self._segments: dict[str, list[Segment]] = {space: [] for space in mix.spaces}
         self._worm: Client | None = None
 
@@ -256,15 +261,27 @@ class Calls:
                     await self._settle(segment, offset)
 
     async def on_reuse(self, space: str) -> None:
-        """A second value under one token: refused, unless the first is known to be decided."""
-        segment = await self._segment(space)
-        offset = self.rng.randrange(segment.size)
-        captured = await self._capture(segment, offset, offset + 1)
-        for _ in range(2):
-            try:
-                await self._write(segment, offset, self.fresh(), captured.token)
-            except (CaptureLost, Unavailable):
-                self.records.count("second value tried")
+        """A second value under one token: refused, unless the first is known to be decided.
+
+        At once, or under a token of old, when the client may have forgotten what it wrote.
+        """
+        if self._used and self.rng.random() < 0.6:
+            used = self._used[self.rng.randrange(len(self._used))]
+        else:
+            segment = await self._segment(space)
+            offset = self.rng.randrange(segment.size)
+            captured = await self._capture(segment, offset, offset + 1)
+            used = (segment, offset, captured.token)
+            await self._try_value(*used)
+            self._used = [*self._used[-USED_TOKENS:], used]
+        if self.rng.random() < 0.7:
+            await self._try_value(*used)
+
+    async def _try_value(self, segment: Segment, offset: int, token: wormspace.Token) -> None:
+        try:
+            await self._write(segment, offset, self.fresh(), token)
+        except (CaptureLost, Unavailable):
+            self.records.count("second value tried")
 
     # ------------------------------------------------------------ tokens handed over
 

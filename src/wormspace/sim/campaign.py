@@ -26,8 +26,10 @@ from wormspace.sim.calls import Mix
 from wormspace.sim.checks import check_records, missing, trims_missing, values_of
 from wormspace.sim.faults import FaultPlan, FaultSchedule
 from wormspace.sim.network import Loss, NetworkOptions, skewed, uniform
+from wormspace.sim.protocol import ProtocolCheck
 from wormspace.sim.records import Records, Violation
 from wormspace.sim.storage import StorageWatch
+from wormspace.sim.wiretap import Wiretap
 from wormspace.sim.workload import Person, Workload
 from wormspace.sim.world import State, World, current
 
@@ -163,6 +165,8 @@ class Run:
         self.work = Workload(self.world, addresses, shape.mix, self.records)
         self.faults = FaultSchedule(self.world, shape.faults, servers, self.clients)
         self._random = self.world.random_for("clients' deaths")
+        self.protocol = ProtocolCheck()
+        Wiretap(self.protocol).attach(self.world.network, PORT)
 
     def _start_servers(self) -> None:
         shape, world = self.shape, self.world
@@ -206,6 +210,7 @@ class Run:
         """
         for watch in self.watches:
             watch.check()
+        self.protocol.check()
         check_records(self.records)
 
     # ------------------------------------------------------------ clients die

@@ -109,7 +109,11 @@ class Cut:
 
 
 class Network:
-    """Hosts come into being when they are first named."""
+    """Hosts come into being when they are first named.
+
+    Attributes:
+        tap: told all bytes that an end sends (True), or its process is given (False).
+    """
 
     def __init__(
         self, loop: SimLoop, random: Random, trace: Trace, options: NetworkOptions | None = None
@@ -118,6 +122,7 @@ class Network:
         self.random = random
         self.options = options or NetworkOptions()
         self.framed = self.options.framed
+        self.tap: Callable[[SimTransport, bytes, bool], None] | None = None
         self.messages = 0
         self.dropped = 0
         self.duplicated = 0

@@ -6,11 +6,15 @@ are real can be told by a proxy in the same way.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from wormspace.wire import codec
 from wormspace.wire.frames import FrameDecoder
 from wormspace.wire.messages import Downward, Hello, Upward, Welcome
+
+if TYPE_CHECKING:
+    from wormspace.sim._transport import SimTransport
+    from wormspace.sim.network import Network
 
 __all__ = ["Connection", "Listener", "Wiretap"]
 
@@ -94,6 +98,17 @@ class Wiretap:
                     self._on_downward(connection, body, leaving)
         except codec.BadMessage:
             way.is_ours = False  # another protocol, or nothing that anybody understands
+
+    def attach(self, network: Network, port: int) -> None:
+        """Hear all that is said with servers at this port of any host."""
+
+        def tap(end: SimTransport, data: bytes, leaving: bool) -> None:
+            if end.remote[1] == port:  # the client's end
+                self.feed(end.local, end.local[0], data, upward=leaving, leaving=leaving)
+            elif end.local[1] == port:
+                self.feed(end.remote, end.remote[0], data, upward=not leaving, leaving=leaving)
+
+        network.tap = tap
 
     def _on_greeting(self, c: Connection, body: bytes, upward: bool) -> None:
         greeting: Hello | object = (codec.decode_hello if upward else codec.decode_greeting)(body)

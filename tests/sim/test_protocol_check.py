@@ -1,0 +1,56 @@
+"""Every message of a run is one that the proved protocol allows; a mistake in it is noticed."""
+
+import logging
+
+import pytest
+
+from tests.mutating import Mutant
+from wormspace.sim.campaign import Run, Shape
+
+SEEDS = 12
+
+REGISTERS = "wormspace.register.paxos_registers:PaxosRegisters"
+
+BROKEN = {
+    "ballots": Mutant(f"{REGISTERS}.capture", "ballot = self._seen = above", "ballot = above"),
+    "one value": Mutant(
+        f"{REGISTERS}._issue",
+        "if writes.is_refused or not writes.issued.issue(offset, value):",
+        "writes.issued.issue(offset, value)\nif writes.is_refused:",
+    ),
+    "one issuer": Mutant(
+        f"{REGISTERS}.trim", "{TRIM: TRIM_VALUE}", "{TRIM: TRIM_VALUE + self._proposer}"
+    ),
+    "pages first: a write": Mutant(
+        "wormspace.paxos.capturing:on_promise", "if p.next != COMPLETE:", "if False:"
+    ),
+    "pages first: a value": Mutant(
+        "wormspace.paxos.capturing:better", "b.ballot > a.ballot", "b.ballot < a.ballot"
+    ),
+    "store: a capture": Mutant(
+        "wormspace.server.acceptors:capture",
+        "tables.store_slice(batch, tables.PROMISES, prefix, old, new)",
+        "pass",
+    ),
+    "store: what was accepted": Mutant(
+        "wormspace.server.acceptors:write", "batch.put_many(tables.ROWS, items)", "pass"
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_it_notices_a_mistake_against(rule, caplog):
+    caplog.set_level(logging.CRITICAL + 1)
+    with BROKEN[rule].applied():
+        for seed in range(SEEDS):
+            making = Run(seed, Shape.draw(seed))
+            with making.world as world:
+                try:
+                    world.run(making.drive(), deadline_s=100.0)
+                except Exception:  # noqa: BLE001 - others may notice, too
+                    pass
+            first = making.protocol.first
+            if first is not None and first.claim.startswith(rule):
+                print(f"seed {seed}: {first.claim}")
+                return
+    pytest.fail(f"none of {SEEDS} runs showed it")
