@@ -60,14 +60,20 @@ class Mutant:
     def _fitted(self, source: str) -> tuple[str, str]:
         """`old` and `new` with the indentation that the source has there."""
         old, new = textwrap.dedent(self.old).strip("\n"), textwrap.dedent(self.new).strip("\n")
-        found = set()
-        for indent in range(0, 40, 4):
-            one = textwrap.indent(old, " " * indent).lstrip()
-            if source.count(one) == 1:
-                found.add((one, textwrap.indent(new, " " * indent).lstrip()))
-        if not found:
-            raise LookupError(f"{self.where} does not say, just once: {old!r}")
-        return max(found)
+        for depth in range(10):
+            indent = " " * 4 * depth
+            one = textwrap.indent(old, indent).lstrip()
+            if source.count(one) == 1 and (
+                "\n" in old or indent == _indent_of(source, source.index(one))
+            ):
+                return one, textwrap.indent(new, indent).lstrip()
+        raise LookupError(f"{self.where} does not say, just once: {old!r}")
+
+
+def _indent_of(source: str, at: int) -> str:
+    """The blanks before the line in which a place lies."""
+    line = source[source.rfind("\n", 0, at) + 1 :]
+    return line[: len(line) - len(line.lstrip())]
 
 
 def _place(tree: ast.AST, qualname: str) -> tuple[int, int]:
