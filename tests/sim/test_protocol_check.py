@@ -3,11 +3,21 @@
 import logging
 
 import pytest
-
 from tests.mutating import Mutant
+
+from wormspace.sim.calls import Mix
 from wormspace.sim.campaign import Run, Shape
+from wormspace.sim.network import Loss, NetworkOptions
 
 SEEDS = 12
+
+IN_DOUBT = Shape(
+    duration_s=3.0,
+    lossy=True,
+    network=NetworkOptions(framed=True, loss=Loss(drop=0.15, duplicate=0.05, delay=0.2)),
+    mix=Mix(size=4, calls={"write": 20, "reuse": 20, "read": 5}),
+)
+"""Many second values under one token, the first one being in doubt."""
 
 REGISTERS = "wormspace.register.paxos_registers:PaxosRegisters"
 
@@ -43,7 +53,7 @@ def test_it_notices_a_mistake_against(rule, caplog):
     caplog.set_level(logging.CRITICAL + 1)
     with BROKEN[rule].applied():
         for seed in range(SEEDS):
-            making = Run(seed, Shape.draw(seed))
+            making = Run(seed, IN_DOUBT if rule == "one value" else Shape.draw(seed))
             with making.world as world:
                 try:
                     world.run(making.drive(), deadline_s=100.0)
