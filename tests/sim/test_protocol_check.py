@@ -12,10 +12,10 @@ from wormspace.sim.network import Loss, NetworkOptions
 SEEDS = 12
 
 IN_DOUBT = Shape(
-    duration_s=3.0,
+    duration_s=6.0,
     lossy=True,
-    network=NetworkOptions(framed=True, loss=Loss(drop=0.15, duplicate=0.05, delay=0.2)),
-    mix=Mix(size=4, calls={"write": 20, "reuse": 20, "read": 5}),
+    network=NetworkOptions(framed=True, loss=Loss(drop=0.08, duplicate=0.05, delay=0.2)),
+    mix=Mix(size=4, calls={"write": 20, "reuse": 40}),
 )
 """Many second values under one token, the first one being in doubt."""
 
