@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from wormspace.collector import collect_seldom
 from wormspace.errors import WrongIdentity
-from wormspace.server import identity
+from wormspace.server import descriptors, identity
 from wormspace.server.config import ClusterConfig, ServerConfig
 from wormspace.server.listener import Server
 from wormspace.server.node import Node
@@ -110,11 +112,14 @@ async def serve(
     `node_type` is for benchmarks, which measure what a simpler node would cost.
 
     Raises:
+        UsageError: there are too few file descriptors.
         StoreError: the store cannot be used, or failed for another reason than being full.
         OSError: the address cannot be listened on.
     """
+    affordable = descriptors.connections(config.limits.max_connections, descriptors.raise_limit())
+    limits = msgspec.structs.replace(config.limits, max_connections=affordable)
     engine = await open_engine(config, server, base)
-    running = Server(config.identity(server), engine, config.limits, node_type)
+    running = Server(config.identity(server), engine, limits, node_type)
     collect_seldom()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

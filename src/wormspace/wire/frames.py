@@ -33,6 +33,11 @@ class FrameDecoder:
         self._have = 0  # bytes in `_held`
         self._need = HEADER_BYTES  # bytes that must be there before it is worth a look
 
+    @property
+    def held(self) -> int:
+        """Bytes of a frame that is not whole yet."""
+        return self._have
+
     def feed(self, data: bytes) -> list[bytes]:
         """Take in `data` and return the bodies it completes.
 
