@@ -32,6 +32,36 @@ def knob(shipped: int, least: int) -> Any:
 class Knobs:
     """The settings; `KNOBS` is the one in force."""
 
+    store_checkpoint_bytes: int = knob(16 << 20, least=1)
+    """A journal of this size is worth a checkpoint: fewer cost less, larger ones hold up more."""
+
+    store_journal_step_bytes: int = knob(1 << 20, least=4096)
+    """The journal's files grow by this much, so that hardly any commit changes a file's size."""
+
+    store_map_bytes: int = knob(64 << 20, least=1 << 18)
+    """How much of the tables' file is mapped at first; the map doubles when it must."""
+
+    store_large_bytes: int = knob(2048, least=1)
+    """A value of about half a page has pages of its own."""
+
+    store_large_weight: int = knob(8, least=1)
+    """Records of large values count so many times towards a checkpoint (docs/performance.md)."""
+
+    store_spare_bytes: int = knob(64 << 10, least=1)
+    """What growing batches leave in the journal, so that trims find room on a full disk."""
+
+    store_probe_bytes: int = knob(1 << 20, least=1)
+    """A full disk that takes so much has room again."""
+
+    store_scrub_rows: int = knob(1000, least=1)
+    """Rows that one step of the scrub verifies."""
+
+    store_inline_bytes: int = knob(16 << 10, least=0)
+    """Larger records are always written by the thread."""
+
+    store_inline_after: int = knob(32, least=1)
+    """So many writes in a row must have been fast before one is made in the loop."""
+
     server_page_bytes: int = knob(1 << 20, least=1)
     """Bytes of a report's rows; it is cut off after the row that brings it to this size."""
 

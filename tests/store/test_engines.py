@@ -15,9 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wormspace.errors import StoreError, StoreFull, StoreLocked
+from wormspace.knobs import KNOBS
 from wormspace.server.storage import AcceptorStore
-from wormspace.store import lmdb_engine
+from wormspace.store.lmdb_tables import Tables
 from wormspace.store.memory_engine import MemoryEngine
+from wormspace.store.room import Room
+from wormspace.store.roots import Roots
 
 TABLES = ["rows", "promises", "spaces"]
 END = b"\xff" * 40
@@ -196,7 +199,7 @@ def rows(engine):
 
 
 async def test_the_journal_stays_small_however_much_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(lmdb_engine, "CHECKPOINT_BYTES", 1 << 18)
+    monkeypatch.setattr(KNOBS, "store_checkpoint_bytes", 1 << 18)
     engine = AcceptorStore(tmp_path, durability="os")
     for round_ in range(5):
         await fill(engine, 500 + round_, 2000)
@@ -214,27 +217,17 @@ async def test_a_batch_that_changes_nothing_does_not_wait_for_the_disk(tmp_path)
     engine.close()
 
 
-async def test_a_batch_that_the_tables_refuse_is_taken_out_of_the_journal(tmp_path, monkeypatch):
+async def test_a_batch_that_finds_no_place_in_the_map_makes_it_grow(tmp_path, monkeypatch):
+    """Whenever the map is full: in a batch, at a checkpoint, when the journal is read."""
+    monkeypatch.setattr(KNOBS, "store_map_bytes", 1 << 18)
     engine = AcceptorStore(tmp_path / "store")
     await put(engine, b"before")
-    real = lmdb_engine._Tables.apply
-
-    def refusing(self, changes):
-        if b"refused" in changes.get("rows", {}):
-            real(self, changes)
-            raise lmdb.MapFullError("no more pages")
-        real(self, changes)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(lmdb_engine._Tables, "apply", refusing)
-        with pytest.raises(StoreFull):
-            await put(engine, b"refused")
-        assert rows(engine) == [b"before"]
-        await put(engine, b"later")
-    assert rows(engine) == [b"before", b"later"]
+    await fill(engine, 40, 100_000)
+    assert len(rows(engine)) == 41
+    assert engine.view.map_bytes >= 4_000_000
     shutil.copytree(tmp_path / "store", tmp_path / "killed")
     again = AcceptorStore(tmp_path / "killed")
-    assert rows(again) == [b"before", b"later"]
+    assert rows(again) == rows(engine)
     again.close()
     engine.close()
 
@@ -242,14 +235,14 @@ async def test_a_batch_that_the_tables_refuse_is_taken_out_of_the_journal(tmp_pa
 async def test_large_values_are_brought_to_disk_sooner_than_small_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(AcceptorStore, "_draw_enough", lambda self: 160_000)
     small, large = AcceptorStore(tmp_path / "small"), AcceptorStore(tmp_path / "large")
-    real = lmdb_engine._Tables.commit
+    real = Tables.commit
     checkpoints = []
 
-    def commit(self):
+    def commit(self, number, salt):
         checkpoints.append(small if self is small.view else large)
-        real(self)
+        real(self, number, salt)
 
-    monkeypatch.setattr(lmdb_engine._Tables, "commit", commit)
+    monkeypatch.setattr(Tables, "commit", commit)
     for n in range(10):
         batch = small.begin()
         batch.put_many("rows", [(b"%02d-%03d" % (n, i), bytes(90)) for i in range(100)])
@@ -268,22 +261,22 @@ async def test_large_values_are_brought_to_disk_sooner_than_small_ones(tmp_path,
 async def test_a_checkpoint_without_room_loses_nothing_and_is_made_later(tmp_path, monkeypatch):
     monkeypatch.setattr(AcceptorStore, "_draw_enough", lambda self: 10_000)
     engine = AcceptorStore(tmp_path)
-    real = lmdb_engine._Tables.commit
+    real = Tables.commit
 
-    def no_room(self):
+    def no_room(self, number, salt):
         self._txn.abort()
         raise lmdb.DiskError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lmdb_engine._Tables, "commit", no_room)
-        patch.setattr(AcceptorStore, "_has_room", lambda self: False)
+        patch.setattr(Tables, "commit", no_room)
+        patch.setattr(Room, "is_there", lambda self: False)
         written = await fill_until(StoreFull, engine)
         assert written > 5
         assert len(rows(engine)) == written
         batch = engine.begin()
         batch.delete("rows", b"000000")  # what makes room is taken
         await engine.commit(batch)
-    assert lmdb_engine._Tables.commit is real
+    assert Tables.commit is real
     await put(engine, b"later")
     assert len(rows(engine)) == written
     engine.close()
@@ -294,14 +287,14 @@ async def test_a_checkpoint_without_room_loses_nothing_and_is_made_later(tmp_pat
 
 async def test_a_disk_that_fails_at_a_checkpoint_is_trusted_no_more(tmp_path, monkeypatch):
     """Trying again would prove nothing; what the checkpoint before and the journal hold stands."""
-    monkeypatch.setattr(lmdb_engine, "CHECKPOINT_BYTES", 10_000)
+    monkeypatch.setattr(KNOBS, "store_checkpoint_bytes", 10_000)
 
-    def failing(self, number, pages):
+    def failing(self, checkpoint):
         raise OSError(errno.EIO, "input/output error")
 
     engine = AcceptorStore(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(lmdb_engine.Roots, "save", failing)
+        patch.setattr(Roots, "save", failing)
         written = await fill_until(StoreError, engine)
         engine.close()
     again = AcceptorStore(tmp_path)
@@ -311,7 +304,7 @@ async def test_a_disk_that_fails_at_a_checkpoint_is_trusted_no_more(tmp_path, mo
 
 @pytest.mark.parametrize("missing", ["roots", "data.mdb", "journal.0"])
 async def test_a_directory_with_a_file_missing_is_refused(tmp_path, missing, monkeypatch):
-    monkeypatch.setattr(lmdb_engine, "CHECKPOINT_BYTES", 10_000)
+    monkeypatch.setattr(KNOBS, "store_checkpoint_bytes", 10_000)
     engine = AcceptorStore(tmp_path)
     await fill(engine, 8)
     engine.close()

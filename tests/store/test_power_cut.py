@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from wormspace.knobs import KNOBS
 from wormspace.server.storage import AcceptorStore
-from wormspace.store import blocks, disk, journal, lmdb_engine, roots
+from wormspace.store import blocks, disk, journal, journal_file, roots
 from wormspace.store.files import SystemFiles
+from wormspace.store.journal_file import JournalFile
 
 BLOCK = 512
 BATCHES = 60
@@ -196,7 +198,9 @@ async def violations(tmp_path, monkeypatch, seed, broken="", cuts=80):
     """Run a store, cut the power again and again, and return what went wrong."""
     rng = random.Random(seed)
     path = tmp_path / f"store-{seed}"
-    monkeypatch.setattr(lmdb_engine, "CHECKPOINT_BYTES", rng.choice([3_000, 8_000, 20_000]))
+    monkeypatch.setattr(KNOBS, "store_checkpoint_bytes", rng.choice([3_000, 8_000, 20_000]))
+    monkeypatch.setattr(KNOBS, "store_map_bytes", rng.choice([1 << 18, 64 << 20]))
+    monkeypatch.setattr(KNOBS, "store_inline_after", rng.choice([0, 3]))
     watched = Disk(path, rng)
     engine = AcceptorStore(path, files=watched)
     states = [state(engine.view)]
@@ -233,7 +237,7 @@ async def violations(tmp_path, monkeypatch, seed, broken="", cuts=80):
 
 def through_the_cache(monkeypatch):
     """As on systems that cannot do without."""
-    monkeypatch.setattr(journal._File, "avoid_cache", lambda self: None)
+    monkeypatch.setattr(JournalFile, "avoid_cache", lambda self: None)
 
 
 async def test_writing_through_the_cache_loses_nothing(tmp_path):
@@ -255,14 +259,12 @@ async def test_no_power_cut_of_many_loses_anything(tmp_path, monkeypatch, seed):
 
 
 def without_roots(monkeypatch):
-    monkeypatch.setattr(roots.Roots, "restore", lambda self: None)
+    monkeypatch.setattr(roots.Roots, "restore", lambda self, checkpoint: None)
 
 
 def without_waiting_for_the_journal(monkeypatch):
-    def write(self, parts, at):
-        disk.write_all(self._files, self.fd, parts, at)
-
-    monkeypatch.setattr(journal._File, "write", write)
+    write = JournalFile._write
+    monkeypatch.setattr(JournalFile, "_write", lambda self, parts, sync: write(self, parts, False))
 
 
 def without_waiting_past_the_cache(monkeypatch):
@@ -289,14 +291,30 @@ def without_what_the_block_held(monkeypatch):
 
 
 def without_checking_records(monkeypatch):
-    monkeypatch.setattr(journal._File, "_crc", lambda self, number, payload: 7)
+    monkeypatch.setattr(journal_file, "checksum", lambda content, seed=0: 7)
+
+
+def without_naming_the_next_file(monkeypatch):
+    """A file that is left does not say where the journal goes on."""
+    switch = journal.Journal.switch
+
+    def silent(self):
+        switch(self)
+        self._is_closed = True
+
+    monkeypatch.setattr(journal.Journal, "switch", silent)
+
+
+def without_preparing(monkeypatch):
+    """The header of the file in which the journal goes on is not waited for."""
+    monkeypatch.setattr(journal_file, "write_durably", disk.write_all)
 
 
 def without_waiting_for_the_checkpoint(monkeypatch):
     """The roots are saved before what they name is on disk."""
 
-    def hasty(self, number, pages):
-        self._roots.save(number, pages)
+    def hasty(self, checkpoint):
+        self._roots.save(checkpoint)
 
     monkeypatch.setattr(AcceptorStore, "_bring_to_disk", hasty)
 
@@ -307,7 +325,9 @@ def with_commits_before_the_checkpoint_is_done(monkeypatch):
 
     async def eager(self, batch):
         await commit(self, batch)
-        self._view.commit()
+        saved = self._tables.committed
+        self._tables.commit(saved.number, saved.salt)
+        self._tables.begin()
 
     monkeypatch.setattr(AcceptorStore, "commit", eager)
 
@@ -320,6 +340,8 @@ def with_commits_before_the_checkpoint_is_done(monkeypatch):
         without_waiting_past_the_cache,
         without_what_the_block_held,
         without_checking_records,
+        without_naming_the_next_file,
+        without_preparing,
         without_waiting_for_the_checkpoint,
         with_commits_before_the_checkpoint_is_done,
     ],

@@ -240,6 +240,11 @@ class SimEngine:
         self._batch = self._under_way = None
         disk.close(self)
 
+    def health(self) -> str:
+        """What is wrong with the disk, if something is."""
+        error = self._disk.error()
+        return "" if error is None else str(error)
+
     def figures(self) -> dict[str, int]:
         """Sizes and counts for the status message."""
         size = sum(len(k) + len(v) for table in self._tables.values() for k, v in table.items())

@@ -14,7 +14,11 @@ Item: TypeAlias = tuple[bytes, bytes]
 
 
 class View(Protocol):
-    """A consistent state of the store.  Use it within one turn of the event loop."""
+    """A consistent state of the store.  Use it within one turn of the event loop.
+
+    Every method raises `StoreDamaged` where a row is not what was written.  Each look costs the
+    logarithm of the store's size, and each row that it yields.
+    """
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value of `key`, if any."""
@@ -62,9 +66,17 @@ class Engine(Protocol):
     async def commit(self, batch: Batch) -> None:
         """Make a batch durable.  The event loop goes on meanwhile.
 
+        To cancel it half-way makes the store fail.
+
         Raises:
             StoreFull: no room; nothing was changed.
+            UsageError: a key is empty or too long, or there is no such table.
+            StoreError: any other means that the store takes no batch any more: what is on disk is
+                not certain.  Open it anew; the batch may be there or not.
         """
+
+    def health(self) -> str:
+        """What is wrong with the store, and what to do; empty if all is well."""
 
     def figures(self) -> dict[str, int]:
         """Sizes and counts for the status message."""

@@ -2,136 +2,35 @@
 
 LMDB makes a commit durable in two steps, pages and then the root that names them, and waits for
 the disk twice.  Here a batch is one record at the end of a file that has its full size already:
-one write that is durable when it is done, and no metadata of the file system.  Recovery reads the
-records after the last checkpoint in order and stops at the first one that is not whole: nobody was
-told of it.
+one write that is durable when it is done, and no metadata of the file system.
 
-    file    header, record, record, ...      two files; a checkpoint frees one and fills the other
-    header  "WSJOURN1", number of the first record (8), salt (8), CRC-32 of these
-    record  length (4), CRC-32 of salt, number and payload (4), payload
+There are two files (`journal_file.py`).  One is written; at a checkpoint the journal goes on in the
+other one, and the first is free when the checkpoint is durable.  Nothing may go missing unnoticed:
 
-Files are used again, so what follows the last record is old.  The salt, new and random with every
-use of a file, keeps an old record, or one that somebody put into a value, from passing for a new
-one.
+* the checkpoint names the file that follows it, by the file's salt;
+* a file that is left before its checkpoint is durable ends with a record that names the next;
+* so a free file is *prepared* first: its header, with a new salt, is durable before anything
+  names it.
 
-Numbers are big-endian.  Blocks are overwritten with the bytes that they had and more: a disk that
-tears a block leaves each of its sectors old or new, and so the records before it whole.
+Recovery follows the names.  A file that is not there, or is an older copy, is not the one that was
+named: refused, not skipped.
 """
 
 from __future__ import annotations
 
-import os
-import struct
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
-from wormspace.errors import StoreError
-from wormspace.store.blocks import BlockWriter, Unsupported
-from wormspace.store.disk import FULL, read_all, sync_directory, write_all, write_durably
+from wormspace.errors import StoreDamaged, StoreError
+from wormspace.store.blocks import BLOCK
+from wormspace.store.disk import FULL, sync_directory
 from wormspace.store.files import SYSTEM, Files
+from wormspace.store.journal_file import BATCH, CLOSING, JournalFile
+from wormspace.store.trust import ADVICE
 
 NAMES = ("journal.0", "journal.1")
-MAGIC = b"WSJOURN1"
-STEP_BYTES = 1 << 20
-"""Files grow by this much, filled with zeros, so that hardly any commit changes a file's size."""
-
-_HEADER = struct.Struct(">8sQ8sI")
-_RECORD = struct.Struct(">II")
-_NUMBER = struct.Struct(">Q")
-
-
-class _File:
-    """One of the two files.
-
-    Attributes:
-        first: the number of its first record; 0 if it holds no journal.
-        end: where the next record goes.
-        size: the bytes it has on disk.
-        blocks: writes past the system's cache, where that can be had.
-    """
-
-    def __init__(self, files: Files, path: Path) -> None:
-        self.path = path
-        self._files = files
-        self.fd = files.open(path, os.O_RDWR | os.O_CREAT)
-        self.size = files.size(self.fd)
-        self.blocks: BlockWriter | None = None
-        self.first = 0
-        self.salt = b""
-        self.end = _HEADER.size
-        header = read_all(files, self.fd, _HEADER.size, 0)
-        if len(header) == _HEADER.size:
-            magic, first, salt, crc = _HEADER.unpack(header)
-            if magic == MAGIC and crc == zlib.crc32(header[:-4]):
-                self.first, self.salt = first, salt
-
-    def avoid_cache(self) -> None:
-        """Write past the system's cache from now on, if that can be had."""
-        with suppress(Unsupported):
-            self.blocks = BlockWriter(self._files, self.path, self.fd)
-
-    def write(self, parts: list[bytes], at: int) -> None:
-        """Write, and wait for the disk.
-
-        Raises:
-            OSError: what is on disk is not certain.
-        """
-        if self.blocks is not None:
-            self.blocks.write(parts, at)
-        else:
-            write_durably(self._files, self.fd, parts, at)
-
-    def close(self) -> None:
-        """Close it."""
-        if self.blocks is not None:
-            self.blocks.close()
-        self._files.close(self.fd)
-
-    def begin(self, first: int) -> None:
-        """Make it the journal from record `first` on; durable with its first record."""
-        self.first, self.salt, self.end = first, self._files.random(8), _HEADER.size
-        write_all(self._files, self.fd, [self.header(), bytes(_RECORD.size)], 0)
-
-    def header(self) -> bytes:
-        """How the file begins."""
-        header = _HEADER.pack(MAGIC, self.first, self.salt, 0)[:-4]
-        return header + struct.pack(">I", zlib.crc32(header))
-
-    def grow(self, size: int) -> None:
-        """Make room for `size` bytes, on disk.
-
-        Raises:
-            OSError: there is none; the file is as it was.
-        """
-        wanted = -(-size // STEP_BYTES) * STEP_BYTES
-        if wanted <= self.size:
-            return
-        try:
-            write_all(self._files, self.fd, [bytes(wanted - self.size)], self.size)
-            self._files.sync(self.fd)
-        except OSError:
-            self._files.truncate(self.fd, self.size)
-            raise
-        self.size = wanted
-
-    def seal(self, number: int, payload: bytes) -> bytes:
-        """The head of a record."""
-        return _RECORD.pack(len(payload), self._crc(number, payload))
-
-    def record(self, content: bytes, number: int, at: int) -> bytes | None:
-        """The payload of record `number` at `at`, if a whole one is there."""
-        if at + _RECORD.size > len(content):
-            return None
-        length, crc = _RECORD.unpack_from(content, at)
-        start = at + _RECORD.size
-        payload = content[start : start + length]
-        whole = length > 0 and len(payload) == length and crc == self._crc(number, payload)
-        return payload if whole else None
-
-    def _crc(self, number: int, payload: bytes) -> int:
-        return zlib.crc32(payload, zlib.crc32(_NUMBER.pack(number), zlib.crc32(self.salt)))
+SALT_BYTES = 8
 
 
 class Journal:
@@ -143,27 +42,128 @@ class Journal:
 
     Attributes:
         last: the number of the last record.
+        lost: what was dropped when the journal was read, in words; only without `sync`.
 
     Raises:
         OSError: the files cannot be opened, or made.
+        NewerFormat: a newer wormspace wrote them.
     """
 
     def __init__(self, directory: Path, *, sync: bool, files: Files = SYSTEM) -> None:
+        self._directory = directory
         self._sync = sync
         self._system = files
-        self._files = [_File(files, directory / name) for name in NAMES]
-        for file in self._files:
-            file.grow(STEP_BYTES)
-            if sync:
-                file.avoid_cache()
-        sync_directory(files, directory)
+        self._files: list[JournalFile] = []
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            for name in NAMES:
+                self._files.append(JournalFile(files, directory / name))
+            undo.pop_all()
         self._current = self._files[0]
-        self._begun = 0
+        self._old: JournalFile | None = None
+        self._is_closed = True
+        self._prepared: JournalFile | None = None
         self.last = 0
+        self.lost = ""
+
+    # ------------------------------------------------------------ opening
+
+    def create(self) -> None:
+        """Make the journal of a new store; waits for the disk.
+
+        Raises:
+            OSError
+        """
+        self._make_room()
+        sync_directory(self._system, self._directory)
+        if not self._current.salt:
+            self._current.begin(self._system.random(SALT_BYTES))
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether nothing was ever written: its store is new, or was not made to the end."""
+        first, second = self._files
+        return not second.salt and not (first.salt and any(first.records()))
+
+    def recover(self, after: int, salt: bytes, first: int) -> Iterator[bytes]:
+        """The payloads after record `after`, in order.
+
+        They are in the file with that salt, which begins with record `first`, and those that it
+        names.  What is found is made durable first: a process that was killed may have left it in
+        memory.
+
+        Raises:
+            StoreDamaged: records are missing or damaged that had been made durable.
+            OSError
+        """
+        self.last = first - 1
+        file: JournalFile | None = self._named(salt)
+        while file is not None:
+            file.check_size()
+            self._system.sync_data(file.fd)
+            file.first = self.last + 1
+            self._current, closing = file, b""
+            for number, kind, payload in self._read(file):
+                if kind == CLOSING:
+                    closing = payload
+                    break
+                self.last = number
+                if number > after:
+                    yield payload
+            if closing:
+                self._old = file
+            file = self._named(closing) if closing else None
+        if self.last < after:
+            raise StoreDamaged(
+                f"{self._current.path} ends with record {self.last}, and the tables have those up "
+                f"to {after}. {ADVICE}"
+            )
+        self._make_room()
+
+    def _named(self, salt: bytes) -> JournalFile:
+        for file in self._files:
+            if file.salt == salt:
+                return file
+        raise StoreDamaged(
+            f"{self._directory}: the journal is missing from record {self.last + 1} on: neither "
+            f"{' nor '.join(NAMES)} is the file that was written then. {ADVICE}"
+        )
+
+    def _read(self, file: JournalFile) -> Iterator[tuple[int, int, bytes]]:
+        try:
+            yield from file.records()
+        except StoreDamaged as e:
+            if self._sync:
+                raise
+            self.lost = f"{e} (durability is 'os', so a crash of the machine may have done it)"
+
+    def _make_room(self) -> None:
+        for file in self._files:
+            file.grow(BLOCK + 1)
+            if self._sync:
+                file.avoid_cache()
+
+    def again(self, after: int) -> Iterator[bytes]:
+        """The payloads after record `after` anew, while the journal is in use.
+
+        Raises:
+            StoreError: they cannot be read.
+            OSError
+        """
+        done = after
+        for file in (self._old, self._current):
+            for number, kind, payload in file.records() if file is not None else ():
+                if kind == BATCH and number > done:
+                    done = number
+                    yield payload
+        if done != max(after, self.last):
+            raise StoreError(f"{self._current.path}: what was written, up to {self.last}, is gone")
+
+    # ------------------------------------------------------------ in use
 
     @property
     def size(self) -> int:
-        """The bytes of the records since the last `switch`."""
+        """The bytes of the file that is written."""
         return self._current.end
 
     @property
@@ -171,55 +171,10 @@ class Journal:
         """The bytes both files take."""
         return sum(file.size for file in self._files)
 
-    def recover(self, after: int) -> Iterator[bytes]:
-        """The payloads of the records after number `after`, in order; then ready to append.
-
-        What is found is made durable first: a process that was killed may have left it in memory.
-
-        Raises:
-            StoreError: records are missing or damaged that had been made durable.
-        """
-        self.last = after
-        files = sorted((f for f in self._files if f.first), key=lambda f: f.first)
-        if after and not files:
-            self._lost(self._current, "records are missing")
-        if len(files) > 1 and files[1].first <= after + 1:
-            del files[0]
-        for file in files:
-            if file.first > self.last + 1:
-                self._lost(file, "records before it are missing")
-                break
-            self._system.sync_data(file.fd)
-            self._current = file
-            yield from self._read(file)
-        if not 0 < self._current.first <= self.last + 1:
-            self._current.begin(self.last + 1)
-
-    def _read(self, file: _File) -> Iterator[bytes]:
-        yield from self._records(file, read_all(self._system, file.fd, file.size, 0))
-
-    def _records(self, file: _File, content: bytes) -> Iterator[bytes]:
-        number, at = file.first, _HEADER.size
-        while (payload := file.record(content, number, at)) is not None:
-            self._begun = at
-            at += _RECORD.size + len(payload)
-            if number == self.last + 1:
-                self.last = number
-                yield payload
-            number += 1
-        file.end = at
-        if at + _RECORD.size > len(content):
-            return
-        length = _RECORD.unpack_from(content, at)[0]
-        if length and file.record(content, number + 1, at + _RECORD.size + length) is not None:
-            self._lost(file, f"record {number} is damaged")
-
-    def _lost(self, file: _File, what: str) -> None:
-        if self._sync:
-            raise StoreError(
-                f"{file.path}: {what}, though they were durable: the disk has lost what this "
-                "server promised. Restore the directory, or leave the server down"
-            )
+    @property
+    def place(self) -> tuple[bytes, int]:
+        """The salt and the first record of the file that is written."""
+        return self._current.salt, self._current.first
 
     def append(self, payload: bytes, spare: int = 0) -> None:
         """Write the next record; returns when it is durable.  Waits for the disk.
@@ -228,69 +183,69 @@ class Journal:
             spare: bytes that must be left in the file for others afterwards.
 
         Raises:
-            OSError: there was no room; nothing was written.
-            StoreError: the disk failed; what it holds is not certain any more.
+            OSError: with an errno of `FULL`: there was no room, and nothing was written.
+                Otherwise what is on disk is not certain any more.
         """
         file = self._current
-        file.grow(file.end + _RECORD.size + len(payload) + spare)
-        at, parts = self._next(payload)
-        with self._writing(file):
-            if self._sync:
-                file.write(parts, at)
-            else:
-                write_all(self._system, file.fd, parts, at)
-        self._advance(payload)
-
-    def _next(self, payload: bytes) -> tuple[int, list[bytes]]:
-        """The next record, and where it goes; the first of a file takes the header with it."""
-        file = self._current
-        parts = [file.seal(self.last + 1, payload), payload]
-        if file.end == _HEADER.size:
-            return 0, [file.header(), *parts]
-        return file.end, parts
-
-    def _advance(self, payload: bytes) -> None:
-        file = self._current
-        self._begun, file.end = file.end, file.end + _RECORD.size + len(payload)
+        if not self._is_closed and self._old is not None:
+            self._write(self._old, CLOSING, file.salt)
+            self._is_closed = True
+        file.grow(file.end + file.bytes_of(len(payload)) + spare)
+        self._write(file, BATCH, payload)
         self.last += 1
 
-    def retract(self) -> None:
-        """Take the last record back.  Waits for the disk.
+    def _write(self, file: JournalFile, kind: int, payload: bytes) -> None:
+        number = self.last + 1
+        try:
+            file.append(number, kind, payload, sync=self._sync)
+        except OSError as e:
+            if e.errno in FULL:
+                file.erase()  # some file systems want room even for what is there
+            raise
 
-        Raises:
-            StoreError: the disk failed.
-        """
-        self._erase(self._current, self._begun)
-        self._current.end = self._begun
-        self.last -= 1
+    @property
+    def is_prepared(self) -> bool:
+        """Whether `switch` may be called."""
+        return self._prepared is not None
+
+    @property
+    def next_salt(self) -> bytes:
+        """The salt of the file in which `switch` will go on."""
+        assert self._prepared is not None
+        return self._prepared.salt
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether records of the file before the one that is written are still needed."""
+        return self._old is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that `append` will do is to write one record."""
+        return self._is_closed or self._old is None
 
     def switch(self) -> None:
-        """Go on in the other file; what it holds must not be needed any more."""
-        if self._current.first == self.last + 1:
-            return  # nothing is in this one, and two that begin alike could not be told apart
+        """Go on in the other file, which is prepared."""
+        assert self._prepared is not None
+        self._old, self._is_closed = self._current, False
+        self._current, self._prepared = self._prepared, None
+        self._current.first = self.last + 1
+
+    def release(self) -> None:
+        """A checkpoint that names the file that is written is durable: the other one is free."""
+        self._old, self._is_closed = None, True
+
+    def prepare(self) -> None:
+        """Make the free file ready for `switch`.  Waits for the disk.
+
+        Raises:
+            OSError
+        """
         other = self._files[1 - self._files.index(self._current)]
-        other.begin(self.last + 1)
-        self._current = other
+        other.begin(self._system.random(SALT_BYTES))
+        self._prepared = other
 
     def close(self) -> None:
         """Close the files."""
         for file in self._files:
             file.close()
-
-    @contextmanager
-    def _writing(self, file: _File) -> Iterator[None]:
-        try:
-            yield
-        except OSError as e:
-            if e.errno not in FULL:
-                # The system may have dropped what it could not write: trying again proves nothing.
-                raise StoreError(f"{file.path}: the disk failed: {e.strerror}") from e
-            self._erase(file, file.end)  # some file systems want room even for what is there
-            raise
-
-    def _erase(self, file: _File, at: int) -> None:
-        """Make sure that no record begins at `at`."""
-        try:
-            write_durably(self._system, file.fd, [bytes(_RECORD.size)], at)
-        except OSError as e:
-            raise StoreError(f"{file.path}: the disk failed: {e.strerror}") from e

@@ -1,16 +1,17 @@
 """The durable engine: tables in LMDB, and a journal of what they do not have on disk yet.
 
-A batch is collected in memory, written to the journal while the event loop goes on (by the kernel;
-where it cannot, by a thread that waits for the disk), and only then put into the tables, which is
-where reads look; so nobody sees what is not durable yet, and a slow disk stops no read.  The tables
-are one long transaction of LMDB: a page that changes again and again is written once.  When the
-journal has grown, a *checkpoint* commits that transaction without waiting (the system's memory has
-it then), another thread waits until the disk has it and saves the roots, and the journal begins
-anew.
+A batch is collected in memory, written to the journal, and only then put into the tables, which is
+where reads look; so nobody sees what is not durable yet.  As a rule a thread waits for the disk, so
+that a slow disk stops no read (`pace.py` has the exception).  The tables are one long transaction
+of LMDB: a page that changes again and again is written once.  When the journal has grown, a
+*checkpoint* commits that transaction without waiting (the system's memory has it then), another
+thread waits until the disk has it and saves the roots, and the journal goes on in its other file.
 
 A store is opened at its last checkpoint, always, and reads the journal from there.  LMDB reuses no
 page that its last two commits use.  So the checkpoint stays whole as long as there is only one
 commit after it, and a second one waits until the first is the checkpoint (`_saving`).
+
+After an error that is not "no room, nothing was changed" the store fails for good (`trust.py`).
 
 One process has the store open (a lock on the directory), and one thread uses LMDB, so LMDB's own
 lock is off.  Not with its writable map: with it a full disk is a SIGBUS, not an error.
@@ -22,50 +23,40 @@ larger is taken: of a server, trims, and the deletion of what they made garbage.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar, cast
 
 import lmdb
 
-from wormspace.errors import StoreError, StoreFull, StoreLocked
+from wormspace.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, UsageError
+from wormspace.knobs import KNOBS
 from wormspace.store.changes import Changes, decode, encode
 from wormspace.store.changes import Tables as Changed
-from wormspace.store.disk import FULL, make_directories
-from wormspace.store.engine import Batch, Item, View
+from wormspace.store.disk import make_directories
+from wormspace.store.engine import Batch, View
 from wormspace.store.files import SYSTEM, Files
-from wormspace.store.journal import NAMES, Journal
+from wormspace.store.journal import Journal
+from wormspace.store.lmdb_tables import Tables
+from wormspace.store.pace import Pace
+from wormspace.store.room import Room
 from wormspace.store.roots import NAME as ROOTS
-from wormspace.store.roots import Roots
+from wormspace.store.roots import Checkpoint, Roots
+from wormspace.store.scrub import Scrub
+from wormspace.store.trust import ADVICE, Trust
 
 log = logging.getLogger("wormspace.store")
 
 DEFAULT_MAX_BYTES = 1 << 40
-CHECKPOINT_BYTES = 16 << 20
-"""A journal of this size is worth a checkpoint: fewer ones cost less, larger ones hold up more."""
+MAX_KEY_BYTES = 511
+"""LMDB takes no larger ones."""
 
-LARGE_BYTES = 2048
-"""A value of about half a page has pages of its own."""
+SCRUB_PAUSE_S = 1.0
+"""Between two steps of the scrub."""
 
-LARGE_WEIGHT = 8
-"""Records of large values count so many times.
-
-Their pages change once, so waiting saves no writing; and LMDB hands many of them to the system in
-one call, which takes several times as long from 4 MiB on (docs/performance.md).
-"""
-
-SLACK_BYTES = 1 << 30
-"""Addresses for pages that are copied, beyond the limit: LMDB changes nothing in place."""
-
-SPARE_BYTES = 64 << 10
-"""What growing batches leave in the journal, so that trims find room on a full disk."""
-
-SCARCE_BYTES = 64 << 20
-PROBE_BYTES = 1 << 20
 SYNC, OS = "sync", "os"
 
 
@@ -74,14 +65,16 @@ class LmdbEngine:
 
     Args:
         path: the directory; made if it is not there.
-        files: what stands for the system.
         durability: `sync`: a commit is done when the disk has it; `os`: when the operating
             system has it, so that a crash of the *machine* may lose the last commits.
         max_bytes: the size above which the store is full.
+        files: what stands for the system.
 
     Raises:
         StoreLocked: another process has it open.
+        StoreDamaged: what was durable is not whole any more.
         StoreError: it cannot be opened.
+        NewerFormat: a newer wormspace wrote it.
     """
 
     tables: ClassVar[tuple[str, ...]]
@@ -99,6 +92,11 @@ class LmdbEngine:
         self._path = path
         self._max_bytes = max_bytes
         self._files = files
+        self._sync = durability == SYNC
+        self._trust = Trust(path)
+        self._crowded: StoreFull | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._scrubbing: asyncio.TimerHandle | None = None
         try:
             make_directories(files, path)
             self._lock = _lock_directory(files, path)
@@ -106,161 +104,288 @@ class LmdbEngine:
             raise StoreError(f"{path} cannot be used as a data directory: {e.strerror}") from e
         with ExitStack() as undo:
             undo.callback(files.close, self._lock)
+            self._room = Room(files, path, self._lock)
             try:
-                self._roots = Roots(path, files)
-                undo.callback(self._roots.close)
-                self._env, self._dbs = self._open()
-                undo.callback(self._env.close)
-                self._journal = Journal(path, sync=durability == SYNC, files=files)
-                undo.callback(self._journal.close)
-                self._view = _Tables(self._env, self._dbs)
-                undo.callback(self._view.abort)
-                self._recover()
-            except (lmdb.Error, OSError) as e:
-                raise self._explain(e) from e
+                self._open(undo)
+            except (lmdb.Error, OSError, RuntimeError) as e:
+                raise self._room.explain(e) from e
             undo.pop_all()
-        self._page_bytes = int(self._env.stat()["psize"])
-        self._committer = files.worker("wormspace-commit")
-        self._saver = files.worker("wormspace-checkpoint")
-        self._saving: asyncio.Task[None] | None = None
-        self._crowded: StoreFull | None = None
-        self._failed: StoreError | None = None
+        self._pace = Pace(files)
         self._grown = self._journal.size
         self._enough = self._draw_enough()
 
-    def _open(self) -> tuple[lmdb.Environment, dict[str, lmdb._Database]]:
-        """LMDB at the last checkpoint; a store without one gets its first."""
-        if self._roots.number is not None:
-            self._roots.restore()
-        elif any(self._files.size_at(self._path / name) is not None for name in NAMES):
-            raise StoreError(f"{self._path / ROOTS} is missing: restore it")
-        env = self._files.open_tables(
-            self._path, 2 * self._max_bytes + SLACK_BYTES, len(self.tables)
-        )
-        dbs = {name: env.open_db(name.encode()) for name in self.tables}
-        if self._roots.number is None:
-            env.sync(True)
-            self._roots.save(0, self._roots.read(env.stat()["psize"]))
-        return env, dbs
+    # ------------------------------------------------------------ opening and closing
 
-    def _recover(self) -> None:
+    def _open(self, undo: ExitStack) -> None:
+        """Open what the directory holds, at its last checkpoint, and read the journal."""
+        files, path = self._files, self._path
+        if self._sync and files.kind(path) in ("tmpfs", "ramfs"):
+            log.warning(
+                "%s is in memory (%s): what is promised there does not outlive the machine, though "
+                "durability is 'sync'",
+                *(path, files.kind(path)),
+            )
+        self._roots = Roots(path, files)
+        undo.callback(self._roots.close)
+        self._journal = Journal(path, sync=self._sync, files=files)
+        undo.callback(self._journal.close)
+        saved = self._roots.saved
+        if saved is not None:
+            self._roots.restore(saved)
+        elif not self._journal.is_unused:
+            raise StoreDamaged(f"{path / ROOTS} is missing. {ADVICE}")
+        else:
+            self._journal.create()
+        size = saved.data_bytes if saved is not None else 0
+        self._tables = Tables(files, path, self.tables, size)
+        undo.callback(self._tables.close)
+        self._committer = files.worker("wormspace-commit")
+        undo.callback(self._committer.stop)
+        self._saver = files.worker("wormspace-checkpoint")
+        undo.callback(self._saver.stop)
+        self._scrub = Scrub(self._tables, self.tables)
+        self._check_state(saved)
+        if saved is None:
+            self._checkpoint_now()
+        else:
+            self._recover(saved)
+        self._journal.prepare()
+
+    def _check_state(self, saved: Checkpoint | None) -> None:
+        """Check that the tables are those of the checkpoint."""
+        found = self._tables.committed
+        expected = (saved.number, saved.salt) if saved is not None else (0, self._journal.place[0])
+        if (found is None and saved is None) or (
+            found is not None and (found.number, found.salt) == expected
+        ):
+            return
+        raise StoreDamaged(
+            f"{self._path}: data.mdb and {ROOTS} are not of the same moment. {ADVICE}"
+        )
+
+    def _recover(self, saved: Checkpoint) -> None:
         """Put what the journal has into the tables, which are as of the last checkpoint."""
-        for record in self._journal.recover(self._roots.number or 0):
-            self._view.apply(decode(record))
+        journal = self._journal
+        self._replay(lambda: journal.recover(saved.number, saved.salt, saved.first))
+        if journal.goes_on:
+            self._checkpoint_now()  # the first of the two files must become free
+        if journal.lost:
+            log.warning("%s", journal.lost)
+            journal.prepare()
+            self._checkpoint_now()  # what follows the gap is left behind for good
+
+    def close(self) -> None:
+        """Close the store; nothing may be under way."""
+        with ExitStack() as closing:
+            closing.callback(self._files.close, self._lock)
+            closing.callback(self._roots.close)
+            closing.callback(self._journal.close)
+            closing.callback(self._tables.close)
+            if self._scrubbing is not None:
+                self._scrubbing.cancel()
+            self._committer.stop()
+            self._saver.stop()
+            self._finish()
+
+    def _finish(self) -> None:
+        """A last checkpoint, so that the next start has nothing to read; not needed for safety."""
+        saved = self._roots.saved
+        if self._trust.failed or saved is None or self._journal.last == saved.number:
+            return
+        if saved.salt == self._journal.place[0]:
+            self._journal.release()
+        try:
+            with self._trust:
+                self._checkpoint_now()
+        except (lmdb.Error, OSError, StoreError) as e:
+            log.warning("%s: closed without a checkpoint: %s", self._path, e)
+
+    # ------------------------------------------------------------ batches
 
     @property
     def view(self) -> View:
-        return self._view
+        return self._tables
 
     def begin(self) -> Batch:
-        return Changes(self._view)
+        return Changes(self._tables)
 
     async def commit(self, batch: Batch) -> None:
         changes = cast(Changes, batch).tables
-        if self._failed is not None:
-            raise self._failed
+        self._trust.check()
         if not any(changes.values()):
             return
+        self._check_keys(changes)
+        with self._trust:
+            await self._commit(changes)
+
+    def _check_keys(self, changes: Changed) -> None:
+        """Refuse at the door what the tables would refuse after the journal has it."""
+        for table, changed in changes.items():
+            if table not in self.tables:
+                raise UsageError(f"{self._path}: there is no table {table!r}")
+            if changed and not (min(map(len, changed)) and max(map(len, changed)) <= MAX_KEY_BYTES):
+                raise UsageError(f"{self._path}: a key has 1 to {MAX_KEY_BYTES} bytes")
+
+    async def _commit(self, changes: Changed) -> None:
+        """Journal, then tables.
+
+        Raises:
+            StoreFull: nothing was changed.
+            Exception: any other means that the store has failed.
+        """
         record = encode(changes)
         spare = 0
         if any(value is not None for t in self.growing for value in changes.get(t, {}).values()):
             self._check_room(changes, len(record))
-            spare = SPARE_BYTES
-        try:
-            await self._committer.run(lambda: self._journal.append(record, spare))
-        except OSError as e:
-            raise self._explain(e) from e
-        except StoreError as e:
-            self._failed = e
-            raise
-        try:
-            self._view.apply(changes)
-        except lmdb.Error as e:
-            # In this turn of the loop: nobody may read tables that have a half of it.
-            self._take_back()
-            raise self._explain(e) from e
-        is_large = len(record) >= LARGE_BYTES * sum(map(len, changes.values()))
-        self._grown += len(record) * (LARGE_WEIGHT if is_large else 1)
+            spare = KNOBS.store_spare_bytes
+        await self._append(record, spare)
+        self._apply(changes)
+        is_large = len(record) >= KNOBS.store_large_bytes * sum(map(len, changes.values()))
+        self._grown += len(record) * (KNOBS.store_large_weight if is_large else 1)
         if self._grown >= self._enough or self._crowded is not None:
             self._checkpoint()
+        if self._scrubbing is None:
+            self._scrub_later()
+
+    async def _append(self, record: bytes, spare: int) -> None:
+        """Write a record of the journal.
+
+        Raises:
+            StoreFull: there was no room; nothing was changed.
+            StoreError
+        """
+        append = self._pace.timed(lambda: self._journal.append(record, spare))
+        try:
+            if self._saving is None and self._journal.is_settled and self._pace.allows(len(record)):
+                append()
+            else:
+                await self._committer.run(append)
+        except OSError as e:
+            raise self._room.explain(e) from e
+
+    def _apply(self, changes: Changed) -> None:
+        """Put what the journal has into the tables.
+
+        In this turn of the loop: nobody may read tables that have a half of it.
+        """
+        try:
+            self._tables.apply(changes)
+        except lmdb.MapFullError:
+            self._tables.abort()
+            self._extend()
+            self._begin_again()
+
+    def _begin_again(self) -> None:
+        """The transaction is lost: make it again from what is committed and the journal."""
+        self._tables.restart()
+        committed = self._tables.committed
+        number = committed.number if committed is not None else 0
+        self._replay(lambda: self._journal.again(number))
+
+    def _replay(self, records: Callable[[], Iterator[bytes]]) -> None:
+        """Put records into the tables, with a larger map if they do not fit."""
+        while True:
+            try:
+                for record in records():
+                    self._tables.apply(decode(record))
+                return
+            except lmdb.MapFullError:
+                self._tables.abort()
+                self._extend()
+                self._tables.restart()
+
+    def _extend(self) -> None:
+        """Map more of the file; there is no transaction.
+
+        Raises:
+            StoreError: the process has no addresses left.
+        """
+        try:
+            self._tables.grow(self._file_bytes())
+        except OSError as e:
+            raise StoreError(
+                f"{self._path}: the process has no addresses left for the tables ({e.strerror}): "
+                "raise its limit (ulimit -v)"
+            ) from e
 
     # ------------------------------------------------------------ checkpoints
 
     def _checkpoint(self) -> None:
         """Bring the tables to disk, in the background; one at a time."""
-        if self._saving is not None:
+        journal, tables = self._journal, self._tables
+        if self._saving is not None or not journal.is_prepared:
             return
         try:
-            self._view.commit()
+            tables.commit(journal.last, journal.next_salt)
         except (lmdb.Error, OSError) as e:
-            error = self._explain(e)
+            error = self._room.explain(e)
             self._begin_again()
-            if isinstance(error, StoreFull):
-                self._crowded = error
-            else:
-                self._failed = error
+            if not isinstance(error, StoreFull):
+                raise error from e
+            self._crowded = error
             return
         self._crowded = None
-        number, pages = self._journal.last, self._roots.read(self._page_bytes)
-        self._journal.switch()
+        journal.switch()
+        if tables.needs_addresses(self._file_bytes()):
+            self._extend()
+        tables.begin()
         self._grown = 0
         self._enough = self._draw_enough()
-        self._saving = asyncio.get_running_loop().create_task(self._save(number, pages))
+        checkpoint = self._describe()
+        self._saving = asyncio.get_running_loop().create_task(self._save(checkpoint))
 
-    async def _save(self, number: int, pages: bytes) -> None:
+    def _describe(self) -> Checkpoint:
+        """The checkpoint of what was committed last."""
+        size, pages = self._roots.read(self._tables.page_bytes)
+        salt, first = self._journal.place
+        return Checkpoint(self._journal.last, salt, first, size, pages)
+
+    async def _save(self, checkpoint: Checkpoint) -> None:
         try:
-            await self._saver.run(lambda: self._bring_to_disk(number, pages))
+            await self._saver.run(lambda: self._bring_to_disk(checkpoint))
+            self._journal.release()
+            await self._committer.run(self._prepare)
+        except StoreError:
+            pass  # told by the trust, and raised by the next commit
         finally:
             self._saving = None
 
-    def _bring_to_disk(self, number: int, pages: bytes) -> None:
+    def _bring_to_disk(self, checkpoint: Checkpoint) -> None:
         """Make what is committed the checkpoint.  Waits for the disk."""
-        try:
-            self._env.sync(True)
-            self._roots.save(number, pages)
-        except (lmdb.Error, OSError) as e:
-            # The system may have dropped what it could not write: trying again proves nothing.
-            self._failed = StoreError(f"{self._path}: the disk failed at a checkpoint: {e}")
-            log.critical("%s", self._failed)
+        with self._trust:
+            self._tables.sync()
+            self._roots.save(checkpoint)
 
-    def _take_back(self) -> None:
-        """Undo the last record: a restart must not bring back what nobody was told of.
+    def _prepare(self) -> None:
+        with self._trust:
+            self._journal.prepare()
 
-        Raises:
-            StoreError: the disk failed.
-        """
-        try:
-            self._journal.retract()
-        except StoreError as e:
-            self._failed = e
-            raise
-        self._begin_again()
-
-    def _begin_again(self) -> None:
-        """The transaction is lost: make it again from what is committed and the journal.
+    def _checkpoint_now(self) -> None:
+        """Make what the tables have the checkpoint, and wait for the disk.
 
         Raises:
-            StoreError: it cannot be made.
+            lmdb.Error, OSError
         """
-        try:
-            self._view.abort()
-            self._view.begin()
-            self._recover()
-        except (lmdb.Error, OSError, StoreError) as e:
-            self._failed = StoreError(f"{self._path}: the tables are lost until a restart: {e}")
-            raise self._failed from e
+        journal = self._journal
+        self._tables.commit(
+            journal.last, journal.next_salt if journal.is_prepared else journal.place[0]
+        )
+        if journal.is_prepared:
+            journal.switch()
+        checkpoint = self._describe()
+        self._tables.sync()
+        self._roots.save(checkpoint)
+        journal.release()
+        self._tables.begin()
 
-    def _finish(self) -> None:
-        """A last checkpoint, so that the next start has nothing to read; not needed for safety."""
-        if self._journal.last == self._roots.number:
-            return
-        try:
-            self._view.commit()
-        except (lmdb.Error, OSError) as e:
-            log.warning("%s: closed without a checkpoint: %s", self._path, e)
-            return
-        self._bring_to_disk(self._journal.last, self._roots.read(self._page_bytes))
-        self._journal.switch()
+    def _draw_enough(self) -> int:
+        """How much the journal grows: another size each time.
+
+        Servers that write the same would otherwise all be busy with a checkpoint at the same
+        moment.
+        """
+        most = KNOBS.store_checkpoint_bytes
+        return most - most * self._files.random(1)[0] // 512
 
     # ------------------------------------------------------------ room
 
@@ -271,10 +396,10 @@ class LmdbEngine:
             StoreFull: and the changes are dropped.
         """
         if self._crowded is not None:
-            if self._has_room():
+            if self._room.is_there():
                 self._checkpoint()
             if self._crowded is not None:
-                raise self._crowded
+                raise StoreFull(str(self._crowded))
         if self._file_bytes() + 4 * (self._journal.size + size) < self._max_bytes:
             return
         if self._used_bytes() + size > self._max_bytes and self._growth(changes) > 0:
@@ -288,44 +413,42 @@ class LmdbEngine:
         growth = 0
         for table in self.growing:
             for key, value in changes.get(table, {}).items():
-                old = self._view.get(table, key)
-                growth += len(key + value) if value is not None else 0
-                growth -= len(key + old) if old is not None else 0
+                growth -= self._tables.row_bytes(table, key)
+                growth += len(key) + len(value) if value is not None else 0
         return growth
 
     def _file_bytes(self) -> int:
-        return self._view.committed_pages * self._page_bytes
-
-    def _explain(self, e: Exception) -> StoreError:
-        """An error of LMDB or the system as ours."""
-        where = self._path
-        if isinstance(e, lmdb.MapFullError):
-            return StoreFull(f"{where}: the store has reached its size limit; raise it or trim")
-        if isinstance(e, lmdb.DiskError) or (isinstance(e, OSError) and e.errno in FULL):
-            return StoreFull(f"{where}: no room on the disk ({e}); make some")
-        if isinstance(e, lmdb.Error) and any(os.strerror(n) in str(e) for n in FULL):
-            return StoreFull(f"{where}: no room on the disk ({e}); make some")
-        if isinstance(e, lmdb.Error) and os.strerror(errno.EIO) in str(e) and self._is_full():
-            # LMDB reports a write that was cut short as an input/output error.
-            return StoreFull(f"{where}: no room on the disk ({e}); make some")
-        return StoreError(f"{where}: {e}")
-
-    def _is_full(self) -> bool:
-        """Whether the disk (or quota) has no room."""
-        return self._files.free_bytes(self._path) < SCARCE_BYTES or not self._has_room()
-
-    def _has_room(self) -> bool:
-        """Whether the disk takes some more."""
-        try:
-            self._files.reserve(self._lock, 0, PROBE_BYTES)
-        except OSError as e:
-            return e.errno not in FULL
-        finally:
-            self._files.truncate(self._lock, 0)
-        return True
+        return self._tables.committed_pages * self._tables.page_bytes
 
     def _used_bytes(self) -> int:
-        return self._view.pages() * self._page_bytes
+        return self._tables.pages() * self._tables.page_bytes
+
+    # ------------------------------------------------------------ what is known of it
+
+    def _scrub_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._scrubbing = loop.call_later(SCRUB_PAUSE_S, self._scrub_some)
+
+    def _scrub_some(self) -> None:
+        self._scrubbing = None
+        if self._trust.failed:
+            return
+        try:
+            with self._trust:
+                self._scrub.step(KNOBS.store_scrub_rows)
+        except StoreError:
+            return  # told by the trust, and raised by the next commit
+        self._scrub_later()
+
+    def health(self) -> str:
+        if self._trust.failed:
+            return self._trust.failed
+        if self._scrub.damaged or self._tables.damaged:
+            return (
+                f"{self._path}: rows are damaged ({len(self._scrub.damaged)} found by the scrub, "
+                f"{self._tables.damaged} reads refused); the log names them"
+            )
+        return str(self._crowded) if self._crowded is not None else ""
 
     def figures(self) -> dict[str, int]:
         used = self._used_bytes()
@@ -334,125 +457,33 @@ class LmdbEngine:
             "store_used_bytes": used,
             "store_max_bytes": self._max_bytes,
             "store_commits": self._journal.last,
+            "store_failed": int(bool(self._trust.failed)),
+            "store_damaged_rows": len(self._scrub.damaged),
+            "store_damaged_reads": self._tables.damaged,
+            "store_scrub_rounds": self._scrub.rounds,
+            "store_scrub_rows": self._scrub.rows,
+            "store_slow_writes": self._pace.slow,
             "journal_bytes": self._journal.disk_bytes,
         }
 
-    def close(self) -> None:
-        self._committer.stop()
-        self._saver.stop()
-        if self._failed is None:
-            self._finish()
-        self._view.abort()
-        self._env.close()
-        self._journal.close()
-        self._roots.close()
-        self._files.close(self._lock)
-
-    def _draw_enough(self) -> int:
-        """How much the journal grows: another size each time.
-
-        Servers that write the same would otherwise all be busy with a checkpoint at the same
-        moment.
-        """
-        return CHECKPOINT_BYTES - CHECKPOINT_BYTES * self._files.random(1)[0] // 512
-
-
-class _Tables:
-    """What is durable: LMDB's transaction as a view.
-
-    Attributes:
-        committed_pages: the pages of the file as of the last commit.
-    """
-
-    def __init__(self, env: lmdb.Environment, dbs: dict[str, lmdb._Database]) -> None:
-        self._env = env
-        self._dbs = dbs
-        self.begin()
-
-    def begin(self) -> None:
-        """Begin the next transaction."""
-        self._txn = self._env.begin(write=True)
-        self.committed_pages = int(self._env.info()["last_pgno"]) + 1
-
-    def abort(self) -> None:
-        """Drop what changed since the last commit."""
-        self._txn.abort()
-
-    def commit(self) -> None:
-        """Hand what changed to the operating system, and begin the next transaction.
-
-        Raises:
-            lmdb.Error, OSError: what changed is dropped.
-        """
-        self._txn.commit()
-        self.begin()
-
-    def apply(self, changes: Changed) -> None:
-        """Put and delete."""
-        for table, changed in changes.items():
-            with self._txn.cursor(db=self._dbs[table]) as cursor:
-                if None not in changed.values():
-                    cursor.putmulti(cast(Iterable[Item], changed.items()))
-                    continue
-                for key, value in changed.items():
-                    if value is not None:
-                        cursor.put(key, value)
-                    elif cursor.set_key(key):
-                        cursor.delete()
-
-    def pages(self) -> int:
-        """How many pages the tables take."""
-        stats = [self._txn.stat(db) for db in self._dbs.values()]
-        return sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
-
-    def get(self, table: str, key: bytes) -> bytes | None:
-        return self._txn.get(key, db=self._dbs[table])
-
-    def get_many(self, table: str, keys: list[bytes]) -> list[bytes | None]:
-        with self._txn.cursor(db=self._dbs[table]) as cursor:
-            if len(keys) > 1 and not (cursor.set_range(min(keys)) and cursor.key() <= max(keys)):
-                return [None] * len(keys)  # new registers: as a rule there is nothing around them
-            get = cursor.get
-            return [get(key) for key in keys]
-
-    def scan(self, table: str, lo: bytes, hi: bytes) -> Iterator[Item]:
-        with self._txn.cursor(db=self._dbs[table]) as cursor:
-            if not cursor.set_range(lo):
-                return
-            for key, value in cursor.iternext(keys=True, values=True):
-                if key >= hi:
-                    return
-                yield key, value
-
-    def descend(self, table: str, key: bytes) -> Iterator[Item]:
-        """The items with keys up to `key`, in descending order."""
-        with self._txn.cursor(db=self._dbs[table]) as cursor:
-            found = _seek(cursor, key)
-            while found:
-                yield cursor.key(), cursor.value()
-                found = cursor.prev()
-
-    def floor(self, table: str, key: bytes) -> Item | None:
-        with self._txn.cursor(db=self._dbs[table]) as cursor:
-            return cursor.item() if _seek(cursor, key) else None
-
-
-def _seek(cursor: lmdb.Cursor, key: bytes) -> bool:
-    """Go to `key` or the last key before it; false if there is none."""
-    if not cursor.set_range(key):
-        return cursor.last()
-    return cursor.key() == key or cursor.prev()
-
 
 def _lock_directory(files: Files, path: Path) -> int:
-    """Lock the directory for this process; the operating system unlocks it when it dies."""
+    """Lock the directory for this process; the operating system unlocks it when it dies.
+
+    Raises:
+        StoreLocked, UsageError
+        OSError
+    """
     fd = files.open(path / "lock", os.O_RDWR | os.O_CREAT)
     try:
         files.lock(fd)
-    except OSError as e:
+    except BlockingIOError as e:
         files.close(fd)
         raise StoreLocked(
             f"{path} is open in another process; close that one first, or run a server "
             "(`wormspace server`) to share it"
         ) from e
+    except BaseException:
+        files.close(fd)
+        raise
     return fd

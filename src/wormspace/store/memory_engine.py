@@ -27,6 +27,9 @@ class MemoryEngine:
         if isinstance(batch, _MemoryBatch):
             batch.apply()
 
+    def health(self) -> str:
+        return ""
+
     def figures(self) -> dict[str, int]:
         return {
             "store_bytes": sum(len(k) + len(v) for t in self._tables.values() for k, v in t.items())

@@ -6,26 +6,50 @@ two pages may name others that were never written.  Therefore a store is always 
 pages of the last checkpoint put back: whatever came later is not used, and the journal has it.
 
     file    two slots, a half each; the valid one with the higher number is the checkpoint
-    slot    "WSROOTS1", number of the last record in the tables (8), bytes (4), CRC-32 (4), pages
+    slot    "WSROOTS.", format version (4), number of the last record in the tables (8), salt of
+            the journal's file that goes on from there (8), number of that file's first record (8),
+            bytes of data.mdb (8), bytes of the pages (4), checksum (8), pages
 """
 
 from __future__ import annotations
 
 import os
 import struct
-import zlib
 from contextlib import ExitStack
 from pathlib import Path
 
-from wormspace.errors import StoreError
+import msgspec
+
+from wormspace.errors import NewerFormat, StoreDamaged
+from wormspace.store.checksum import checksum
 from wormspace.store.disk import read_all, sync_directory, write_all
 from wormspace.store.files import SYSTEM, Files
+from wormspace.store.trust import ADVICE
 
 NAME = "roots"
 DATA = "data.mdb"
-MAGIC = b"WSROOTS1"
+MAGIC = b"WSROOTS."
+VERSION = 1
 
-_HEAD = struct.Struct(">8sQII")
+_HEAD = struct.Struct(">8sIQ8sQQIQ")
+_SUM = 8
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """What is durable in the tables, and where the journal goes on.
+
+    Attributes:
+        number: the last record that the tables have.
+        salt, first: the journal's file that has the next, and that file's first record.
+        data_bytes: the size of the tables' file.
+        pages: its first two pages.
+    """
+
+    number: int
+    salt: bytes
+    first: int
+    data_bytes: int
+    pages: bytes
 
 
 class Roots:
@@ -34,80 +58,83 @@ class Roots:
     Both are made here if they are not there, and stay open.
 
     Attributes:
-        number: the last record of the journal that the checkpoint has; None if there is none yet.
+        saved: the checkpoint; None if there is none yet.
 
     Raises:
-        StoreError: the file is damaged.
+        StoreDamaged: the file is damaged, or the tables' file is cut off, or gone.
+        NewerFormat: a newer wormspace wrote it.
         OSError: it cannot be opened.
     """
 
     def __init__(self, directory: Path, files: Files = SYSTEM) -> None:
         self._directory = directory
         self._files = files
-        self._pages = b""
         self._slot = 0
-        self.number: int | None = None
-        path = directory / NAME
-        content = self._content(path)
-        for slot in (0, 1) if content else ():
-            found = _read(content[slot * (len(content) // 2) :])
-            if found is not None and (self.number is None or found[0] > self.number):
-                (self.number, self._pages), self._slot = found, slot
-        if content and self.number is None:
-            raise StoreError(f"{path} is damaged: the store cannot be opened without it")
-        tables = directory / DATA
-        if self.number is not None and (files.size_at(tables) or 0) < len(self._pages):
-            raise StoreError(f"{tables} is missing, or cut off: restore it")
+        self.saved: Checkpoint | None = None
         with ExitStack() as undo:
-            self._fd = files.open(path, os.O_RDWR | os.O_CREAT)
+            self._fd = files.open(directory / NAME, os.O_RDWR | os.O_CREAT)
             undo.callback(files.close, self._fd)
-            self._tables = files.open(tables, os.O_RDWR | os.O_CREAT)
+            self._load(directory / NAME)
+            self._check_tables(directory / DATA)
+            self._tables = files.open(directory / DATA, os.O_RDWR | os.O_CREAT)
             undo.pop_all()
 
-    def _content(self, path: Path) -> bytes:
-        size = self._files.size_at(path)
-        if not size:
-            return b""
-        fd = self._files.open(path, os.O_RDONLY)
-        try:
-            return read_all(self._files, fd, size, 0)
-        finally:
-            self._files.close(fd)
+    def _load(self, path: Path) -> None:
+        content = read_all(self._files, self._fd, self._files.size(self._fd), 0)
+        for slot in (0, 1):
+            found = _read(content[slot * (len(content) // 2) :], path)
+            if found and (self.saved is None or found.number >= self.saved.number):
+                self.saved, self._slot = found, slot
+        if any(content) and self.saved is None:
+            raise StoreDamaged(
+                f"{path} is damaged: the store cannot be opened without it. {ADVICE}"
+            )
 
-    def restore(self) -> None:
+    def _check_tables(self, path: Path) -> None:
+        """LMDB would read what is not there, and the process would die of it."""
+        size = self._files.size_at(path)
+        if self.saved is None or (size is not None and size >= self.saved.data_bytes):
+            return
+        found = "missing" if size is None else f"cut off: it has {size} bytes"
+        raise StoreDamaged(f"{path} is {found}, and it had {self.saved.data_bytes}. {ADVICE}")
+
+    def restore(self, checkpoint: Checkpoint) -> None:
         """Put the pages back into the tables' file.
 
         Raises:
             OSError
         """
-        write_all(self._files, self._tables, [self._pages], 0)
+        write_all(self._files, self._tables, [checkpoint.pages], 0)
 
-    def read(self, page_bytes: int) -> bytes:
-        """The pages as they are now.
+    def read(self, page_bytes: int) -> tuple[int, bytes]:
+        """The size of the tables' file, and its first two pages, as they are now.
 
         Raises:
             OSError
         """
-        return read_all(self._files, self._tables, 2 * page_bytes, 0)
+        size = self._files.size(self._tables)
+        return size, read_all(self._files, self._tables, 2 * page_bytes, 0)
 
-    def save(self, number: int, pages: bytes) -> None:
-        """Make `pages` the checkpoint; what they name must be durable.  Waits for the disk.
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Make this the checkpoint; what it names must be durable.  Waits for the disk.
 
         Raises:
             OSError: and the checkpoint before it stands.
         """
-        slot = 1 - self._slot
-        head = _HEAD.pack(MAGIC, number, len(pages), 0)[:-4]
-        head += struct.pack(">I", zlib.crc32(head + pages))
+        c, slot = checkpoint, 1 - self._slot
+        head = _HEAD.pack(MAGIC, VERSION, c.number, c.salt, c.first, c.data_bytes, len(c.pages), 0)[
+            :-_SUM
+        ]
+        head += checksum(c.pages, checksum(head)).to_bytes(_SUM, "big")
         half = self._files.size(self._fd) // 2
-        if not half:
-            half = len(head) + len(pages)
+        if half < len(head) + len(c.pages):
+            half = len(head) + len(c.pages)
             # All the room it will ever need.
             write_all(self._files, self._fd, [bytes(2 * half)], 0)
             sync_directory(self._files, self._directory)
-        write_all(self._files, self._fd, [head, pages], slot * half)
+        write_all(self._files, self._fd, [head, c.pages], slot * half)
         self._files.sync(self._fd)
-        self._slot, self.number, self._pages = slot, number, pages
+        self._slot, self.saved = slot, checkpoint
 
     def close(self) -> None:
         """Close the files."""
@@ -115,10 +142,16 @@ class Roots:
         self._files.close(self._tables)
 
 
-def _read(slot: bytes) -> tuple[int, bytes] | None:
+def _read(slot: bytes, path: Path) -> Checkpoint | None:
     if len(slot) < _HEAD.size:
         return None
-    magic, number, size, crc = _HEAD.unpack_from(slot)
+    magic, version, number, salt, first, data_bytes, size, held = _HEAD.unpack_from(slot)
     pages = slot[_HEAD.size : _HEAD.size + size]
-    whole = magic == MAGIC and crc == zlib.crc32(slot[: _HEAD.size - 4] + pages)
-    return (number, pages) if whole else None
+    if magic != MAGIC or held != checksum(pages, checksum(slot[: _HEAD.size - _SUM])):
+        return None
+    if version > VERSION:
+        raise NewerFormat(
+            f"{path} has format {version}, and this wormspace knows those up to {VERSION}: "
+            "update it"
+        )
+    return Checkpoint(number, salt, first, data_bytes, pages)

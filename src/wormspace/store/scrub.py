@@ -1,0 +1,73 @@
+"""The scrub: all rows are read again and again, a few at a time, so that rot is found early.
+
+Rows that nobody reads would otherwise rot unseen until the other copies have rotted too.  A row
+that is not what was written is counted, and told of once.  When a table has been walked to its end,
+the XOR of the rows' checksums must be that of all rows that were ever put there: if not, rows are
+missing or old ones came back, nobody knows which, and the store fails, since "nothing is here"
+cannot be believed any more.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from wormspace.errors import StoreDamaged
+from wormspace.store.checksum import SUM_BYTES
+from wormspace.store.lmdb_tables import Tables
+from wormspace.store.trust import ADVICE
+
+log = logging.getLogger("wormspace.store")
+
+
+class Scrub:
+    """Walks the tables.
+
+    Attributes:
+        rounds: how often all tables were walked to their end.
+        rows: how many rows were verified.
+        damaged: the damaged rows that were found, as (table, key).
+    """
+
+    def __init__(self, tables: Tables, names: tuple[str, ...]) -> None:
+        self._tables = tables
+        self._names = names
+        self._at = 0
+        self.rounds = 0
+        self.rows = 0
+        self.damaged: set[tuple[str, bytes]] = set()
+
+    def step(self, limit: int) -> None:
+        """Verify up to `limit` rows.
+
+        Raises:
+            StoreDamaged: rows are missing, or older ones came back.
+        """
+        table = self._names[self._at]
+        held = self._tables.sums[table]
+        if held.place is None:
+            held.place, held.passed = b"", 0
+        rows = self._tables.stored(table, held.place or None, limit)
+        for key, stored in rows:
+            self.rows += 1
+            held.place = key
+            held.passed ^= int.from_bytes(stored[-SUM_BYTES:], "big")
+            if not self._tables.is_whole(table, key, stored):
+                self._tell(table, key)
+        if len(rows) < limit:
+            self._on_end(table)
+
+    def _tell(self, table: str, key: bytes) -> None:
+        if (table, key) not in self.damaged:
+            self.damaged.add((table, key))
+            log.critical("damaged row: table %r, key %s. %s", table, key.hex(), ADVICE)
+
+    def _on_end(self, table: str) -> None:
+        held = self._tables.sums[table]
+        passed, held.place = held.passed, None
+        self._at = (self._at + 1) % len(self._names)
+        self.rounds += self._at == 0
+        if passed != held.total and not any(t == table for t, _ in self.damaged):
+            raise StoreDamaged(
+                f"table {table!r}: rows are missing, or are older than the last ones written. "
+                f"{ADVICE}"
+            )
