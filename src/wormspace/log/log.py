@@ -268,6 +268,7 @@ class Log:
             LogTrimmed: it is behind the trim point.
             DamagedEntry: the register holds something else.
         """
+        check_position(position)
         async with self._within("read", timeout, position):
             decided, entry = await self._still_there(position, self._reader.read)
         if not decided:
@@ -287,6 +288,7 @@ class Log:
             DamagedEntry: positions in it cannot be read; read up to `position`, and from `next`.
             Unavailable: not in time.
         """
+        check_position(start, "start")
         if stop is not None:
             check_position(stop, "stop")
         async with self._within("read_range", timeout, start):
@@ -317,6 +319,7 @@ class Log:
             LogTrimmed: it is behind the trim point.
             DamagedEntry: the register holds something else.
         """
+        check_position(position)
         async with self._within("fill", timeout, position):
             if position >= await self._reader.tail():
                 raise NotWritten(f"position {position} of log {self.name!r} is not below the tail")
@@ -441,8 +444,6 @@ class Log:
             position: where it reads, if it does.
         """
         self._check_open()
-        if position is not None:
-            check_position(position)
         deadline = self._client.deadline(timeout)
         limit = asyncio.timeout_at(deadline)
         try:

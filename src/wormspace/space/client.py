@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from types import TracebackType
 from typing import Self
@@ -69,11 +70,14 @@ class Client:
         """`timeout` seconds from now (default: the client's), on the running loop's clock.
 
         Raises:
-            UsageError: it is not positive.
+            UsageError: it is no positive, finite number.
         """
         if timeout is None:
             timeout = self._timeout
-        elif timeout <= 0:
+        elif isinstance(timeout, bool) or not isinstance(timeout, int | float):
+            kind = type(timeout).__name__
+            raise UsageError(f"a timeout is a positive number of seconds, not {kind}")
+        elif not 0 < timeout < math.inf:
             raise UsageError(f"a timeout is a positive number of seconds, not {timeout}")
         return self._loop.time() + timeout
 
