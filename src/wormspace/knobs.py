@@ -171,6 +171,9 @@ class Knobs:
     smr_piece_rows: int = knob(256, least=2)
     """Rows that are encoded at a time for a snapshot."""
 
+    smr_part_bytes: int = knob(1 << 20, least=64)
+    """A larger piece of a snapshot travels, and is kept, in parts."""
+
     smr_pieces_per_write: int = knob(16, least=1)
     """Pieces of a snapshot that go to the disk at a time."""
 

@@ -143,9 +143,11 @@ def test_an_argument_of_another_type_harms_only_its_own_command():
     assert {fault.kind for fault in outcome.faults.values()} == {"TypeError"}
 
 
-def test_exceptions_of_this_process_are_no_result():
-    with pytest.raises(RecursionError):
-        Engine(Account()).apply(register(packet(1, ("recurse",))), SIZE)
+def test_recursion_without_end_stops_no_replica():
+    engine = Engine(Account())
+    applied, _ = engine.apply(register(packet(1, ("recurse",), ("add", 1))), SIZE)
+    assert outcomes(applied)[0].faults[0].kind == "RecursionError"
+    assert engine.machine.total == 1
 
 
 def test_a_result_is_what_it_was_when_the_command_returned():

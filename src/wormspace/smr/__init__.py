@@ -18,7 +18,7 @@ from wormspace.smr.consistency import (
     Sequential,
     Session,
 )
-from wormspace.smr.declare import StateMachine, command, query
+from wormspace.smr.declare import StateMachine
 from wormspace.smr.durability import (
     Durability,
     NeverTrim,
@@ -35,16 +35,19 @@ from wormspace.smr.errors import (
     NoSnapshot,
     OtherStrategy,
     SessionExpired,
+    ShapeChanged,
     Stopped,
+    UpdateNeeded,
 )
 from wormspace.smr.kv import Change, Entry, KeyValue
 from wormspace.smr.leaderless import Leaderless
 from wormspace.smr.leadership import Fixed, Sticky
+from wormspace.smr.methods import command, query
 from wormspace.smr.remote import Remote, addresses_of, attach
 from wormspace.smr.replica import Replica, Status, replicate
 from wormspace.smr.rotating import Rotating
 from wormspace.smr.seat import Leadership, Tuning
-from wormspace.smr.snapshots import LocalSnapshots, MemorySnapshots, SnapshotStore
+from wormspace.smr.stores import LocalSnapshots, MemorySnapshots, SnapshotStore
 from wormspace.smr.table import Table
 from wormspace.smr.types import (
     Counter,
@@ -96,6 +99,7 @@ __all__ = [
     "Session",
     "SessionExpired",
     "Set",
+    "ShapeChanged",
     "SnapshotStore",
     "StateMachine",
     "Status",
@@ -105,6 +109,7 @@ __all__ = [
     "TrimBehindSnapshots",
     "TrimWhenApplied",
     "Tuning",
+    "UpdateNeeded",
     "View",
     "addresses_of",
     "attach",

@@ -22,12 +22,12 @@ from wormspace.smr.canonical import encode_canonical
 from wormspace.smr.records import Fault, Outcome, encode
 
 if TYPE_CHECKING:
-    from wormspace.smr.declare import Method
+    from wormspace.smr.methods import Method
 
 MAX_CALLS = 1 << 16
 """So many travel together at most; nothing else limits those that have no arguments."""
 
-OF_THIS_PROCESS = (MemoryError, RecursionError)
+OF_THIS_PROCESS = (MemoryError,)
 """Exceptions that say something about a process, and need not come elsewhere."""
 
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_CALLS)]
@@ -221,6 +221,8 @@ def _encode_outcome(values: list[Any], faults: dict[int, Fault]) -> bytes:
 
 def as_fault(error: Exception) -> Fault:
     """An exception as a result."""
+    if isinstance(error, RecursionError):  # its text tells how far it came, by chance
+        return Fault("RecursionError", "maximum recursion depth exceeded", [])
     try:
         # A copy, for a later call may change what it refers to.
         arguments = _decode_anything(encode_canonical(error.args))

@@ -17,7 +17,8 @@ import msgspec
 from wormspace.errors import UsageError, WormError
 from wormspace.smr.engine import Engine
 from wormspace.smr.seat import Proposer, Seat
-from wormspace.smr.snapshots import LocalSnapshots, Snapshot, SnapshotStore
+from wormspace.smr.snapshots import Snapshot
+from wormspace.smr.stores import LocalSnapshots, SnapshotStore
 from wormspace.space import Address
 
 PACE_S = 0.001
@@ -97,7 +98,7 @@ class TrimBehindSnapshots(msgspec.Struct, frozen=True):
         store = self.store
         is_local = isinstance(store, LocalSnapshots)
         copies = self.copies or (2 if is_local else 1)
-        taken_at = seat.learner.position
+        taken_at = seat.kept
         while store is not None:
             await asyncio.sleep(self.every_s)
             position = seat.learner.position

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections import OrderedDict, deque
 from typing import Any
 
 import msgspec
 
 from wormspace.knobs import KNOBS
-from wormspace.smr.calls import Malformed, encode_outcome
+from wormspace.smr.calls import OF_THIS_PROCESS, Malformed, as_fault, encode_outcome
 from wormspace.smr.declare import Moment, StateMachine
 from wormspace.smr.errors import Diverged
+from wormspace.smr.methods import QUERY, Method, run_whole
 from wormspace.smr.records import (
     Batch,
     Mark,
@@ -26,13 +28,18 @@ from wormspace.smr.records import (
     Packet,
     Rest,
     Seal,
+    decode_outcome,
     decode_record,
     encode,
 )
 from wormspace.smr.sessions import Sessions
+from wormspace.smr.shapes import Shape
+from wormspace.smr.versions import UPGRADE, Line, decode_upgrade, upgraded
 from wormspace.space import Address
 
 log = logging.getLogger("wormspace.smr")
+
+_FAULTLESS = encode({}) + encode("")
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -47,7 +54,8 @@ class Engine:
     """A state machine, its sessions, and where it stands.
 
     Attributes:
-        machine: the instance.
+        machine: the instance, of the class that the object is of at `position`.
+        line: the classes that this replica knows.
         position: the next register to apply.
         chain: the hash of all outcomes.
         time_ns: the time of the last batch.
@@ -56,8 +64,9 @@ class Engine:
         rests: the owners who have passed on all their turns in the segment of `position`.
     """
 
-    def __init__(self, machine: StateMachine) -> None:
+    def __init__(self, machine: StateMachine, newest: type[StateMachine] | None = None) -> None:
         self.machine = machine
+        self.line = Line(newest or type(machine))
         self.position = Address(0, 0)
         self.chain = bytes(16)
         self.time_ns = 0
@@ -66,7 +75,17 @@ class Engine:
         self.emitted = 0
         self.recent: deque[Any] = deque(maxlen=KNOBS.smr_events_kept)
         self.chains: OrderedDict[Address, bytes] = OrderedDict()
-        self._declaration = machine.declaration
+        self._complained = ""
+
+    def begin(self, version: int, shape: Shape, what: str) -> None:
+        """At the beginning of the log: be of the version that the object began as.
+
+        Raises:
+            UpdateNeeded, ShapeChanged.
+        """
+        machine_type = self.line.at(version, shape, what)
+        if machine_type is not type(self.machine):
+            self.machine = machine_type()
 
     def apply(self, raw: bytes, size: int, turns: int = 1) -> tuple[list[Applied], Batch | None]:
         """Apply the register at `position`, in a segment of `size`; moves on.
@@ -125,20 +144,21 @@ class Engine:
     def _apply_batch(self, batch: Batch, address: Address) -> list[Applied]:
         machine = self.machine
         self.time_ns = max(self.time_ns, batch.time_ns)
-        due = machine.due()
+        due = self.due()
         if due is not None and due * 1e9 <= self.time_ns:
             machine._moment = Moment(self.time_ns, f"{batch.seed}/{address}/due")
-            machine.on_due()
+            self._let_happen()
         applied = []
         chain = hashlib.blake2b(self.chain, digest_size=16)
         for index, packet in enumerate(batch.packets):
             outcome, is_new = self._apply_packet(packet, batch.seed, address, index)
             applied.append(Applied(packet.client, packet.number, outcome))
             if is_new:
-                chain.update(outcome)
+                chain.update(_compared(outcome))
         self.sessions.expire(self.time_ns)
         self.chain = chain.digest()
-        for name in self._declaration.tables:
+        machine = self.machine
+        for name in machine.declaration.tables:
             getattr(machine, name).settle()
         if machine._events:
             self.emitted += len(machine._events)
@@ -161,10 +181,89 @@ class Engine:
         sessions.keep(packet, outcome, self.time_ns)
         return outcome, True
 
+    def due(self) -> float | None:
+        """When something happens by itself, in seconds since the epoch; None if nothing does."""
+        try:
+            with self.machine._journal.closed("due"):
+                due = self.machine.due()
+            return None if due is None or math.isnan(due) else float(due)
+        except OF_THIS_PROCESS:
+            raise
+        except Exception as e:  # noqa: BLE001 - the same on all replicas: nothing is due
+            self._complain("due", e)
+            return None
+
+    def _let_happen(self) -> None:
+        try:
+            run_whole(self.machine, type(self.machine).on_due)
+        except OF_THIS_PROCESS:
+            raise
+        except Exception as e:  # noqa: BLE001 - the same on all replicas: nothing has happened
+            self._complain("on_due", e)
+
+    def _complain(self, what: str, error: Exception) -> None:
+        """Once for each error: it comes again with each batch."""
+        text = f"{type(self.machine).__name__}.{what}: {type(error).__name__}: {error}"
+        if text != self._complained:
+            self._complained = text
+            log.error("%s; nothing has changed, and it is tried again", text)
+
+    def query(self, method: Method, arguments: tuple[Any, ...]) -> Any:
+        """Answer a query of the newest class here and now, with the version that there is.
+
+        Raises:
+            TypeError: the object is of an older version, which does not know the query.
+        """
+        declaration = self.machine.declaration
+        here = declaration.methods.get(method.name)
+        if here is None or here.kind != QUERY:
+            raise TypeError(f"{declaration.owner.__name__} has no {method.name!r} yet: upgrade it")
+        with self.machine._journal.closed(method.name):
+            value = here.call(self.machine, *arguments)
+        return value if method.is_plain else method.decode(encode(value))
+
     def _run(self, commands: bytes) -> bytes:
         """What came of a packet's commands, encoded."""
+        if commands.startswith(UPGRADE):
+            return self._upgrade(commands)
         try:
-            values, faults = self._declaration.commands.run(self.machine, commands)
+            values, faults = self.machine.declaration.commands.run(self.machine, commands)
         except Malformed as e:
             return encode(Outcome([], {}, f"its packet is malformed: {e}"))
         return encode_outcome(values, faults)
+
+    def _upgrade(self, raw: bytes) -> bytes:
+        """Become another version; what came of it, encoded: the version that it is of now.
+
+        Raises:
+            UpdateNeeded, ShapeChanged: others can, this replica cannot.
+        """
+        try:
+            upgrade = decode_upgrade(raw)
+        except msgspec.MsgspecError as e:
+            return encode(Outcome([], {}, f"its packet is malformed: {e}"))
+        machine = self.machine
+        current = machine.declaration.version
+        if upgrade.version > current:
+            self.line.at(upgrade.version, upgrade.shape, f"from position {self.position} on it")
+            try:
+                self.machine = upgraded(machine, self.line.between(current, upgrade.version))
+            except OF_THIS_PROCESS:
+                raise
+            except Exception as e:  # noqa: BLE001 - the same on all replicas: it stays what it was
+                return encode_outcome([None], {0: as_fault(e)})
+            log.info("%s is of version %d now", type(self.machine).__name__, upgrade.version)
+        return encode_outcome([self.machine.declaration.version], {})
+
+
+def _compared(outcome: bytes) -> bytes:
+    """What of an outcome must be the same everywhere.
+
+    Of a fault, only where it is and its class: its words are those of this version of Python and
+    of what else is installed, which differ while machines are brought up to date one by one.
+    """
+    if outcome.endswith(_FAULTLESS):
+        return outcome
+    found = decode_outcome(outcome)
+    faults = {index: fault.kind for index, fault in found.faults.items()}
+    return encode((found.values, faults, bool(found.refused)))

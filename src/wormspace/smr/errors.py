@@ -37,6 +37,17 @@ class OtherStrategy(UsageError):
     """This replica was given another leadership strategy than the object was begun with."""
 
 
+class UpdateNeeded(UsageError):
+    """This replica's class is of another version than the object: it cannot take part.
+
+    Mostly it is older; start it again with the newer class, and it goes on.
+    """
+
+
+class ShapeChanged(UsageError):
+    """This replica's class declares something else than the object has, of the same version."""
+
+
 class NoLeader(Unavailable):
     """No replica that leads could be reached in time; whether a command was applied is unknown."""
 
@@ -51,6 +62,10 @@ class Behind(Unavailable):
 
 class BadSnapshot(StoreError):
     """A snapshot is damaged, or of another state machine."""
+
+
+class NothingKept(StoreError):
+    """A place for snapshots has none."""
 
 
 class NoSnapshot(StoreError):

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import msgspec
 
-from wormspace.smr.declare import StateMachine, command, query
+from wormspace.smr.declare import StateMachine
+from wormspace.smr.kinds import INT_MAX
+from wormspace.smr.methods import command, query
 from wormspace.smr.table import Table
 
 SCAN_LIMIT = 1000
@@ -48,6 +50,7 @@ class KeyValue(StateMachine):
     """The store.  Its events are `Change`s."""
 
     event = Change
+    _checks_first = True  # see `methods.is_trusted`
 
     entries: Table[str, Change]
     expiries: Table[tuple[int, str], None]
@@ -61,6 +64,8 @@ class KeyValue(StateMachine):
             if not ttl_s > 0:
                 raise ValueError("a time to live is positive")
             expires_ns = self._moment.time_ns + int(ttl_s * 1e9)
+            if expires_ns > INT_MAX:
+                raise ValueError("a time to live ends within some five centuries")
         if self.expiries:
             self._forget_expiry(key)
         if expires_ns:

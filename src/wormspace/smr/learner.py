@@ -83,11 +83,13 @@ class Learner:
         return self._charters.get(number)
 
     async def require_strategy(self) -> None:
-        """Refuse to take part in a space that was begun with another leadership strategy.
+        """Refuse to take part in a space of another kind, strategy, version or shape.
 
         Raises:
             WrongKind: the space is something else than a replicated object.
-            OtherStrategy, NewerFormat, Unavailable.
+            OtherStrategy: it was begun with another leadership strategy.
+            UpdateNeeded, ShapeChanged: this replica's class is not the object's.
+            NewerFormat, Unavailable.
         """
         while True:
             try:
@@ -97,7 +99,23 @@ class Learner:
             except Trimmed:
                 continue
             self._check_strategy(decode_charter(raw, self.space.name))
-            return
+            break
+        await self._require_version()
+
+    async def _require_version(self) -> None:
+        """Refuse to take part with a class that is older than the object, or not its class.
+
+        Raises:
+            UpdateNeeded, ShapeChanged, Unavailable.
+        """
+        tail = await self.space.tail()
+        if tail > await self.space.head():
+            newest = decode_charter(await self.space.check(tail - 1), self.space.name)
+            self._check_class(newest)
+
+    def _check_class(self, charter: Charter) -> None:
+        what = f"{self.space.name!r} (a {charter.machine})"
+        self.engine.line.at(charter.version, charter.shape, what)
 
     def require_ours(self, metadata: bytes) -> Charter:
         """A segment's metadata; nothing is written into a segment before this was asked.
@@ -107,6 +125,12 @@ class Learner:
             NewerFormat, ProtocolViolation.
         """
         return decode_charter(metadata, self.space.name)
+
+    def _begin(self, charter: Charter) -> None:
+        """The object is what its first segment says, up to the first upgrade."""
+        if self.engine.position == Address(0, 0):
+            what = f"{self.space.name!r} (a {charter.machine})"
+            self.engine.begin(charter.version, charter.shape, what)
 
     def _check_strategy(self, charter: Charter) -> None:
         if charter.strategy != self.strategy:
@@ -126,6 +150,7 @@ class Learner:
             charter = self.require_ours(metadata)
             if number == 0:
                 self._check_strategy(charter)
+                self._begin(charter)
         except WormError as e:
             self._fail(e)
             return

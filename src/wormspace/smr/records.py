@@ -115,12 +115,17 @@ class Charter(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         owners: where turns rotate, whose turn each register is, in order.
         strategy: how it is decided who proposes, as its allocator was told.
+        machine, version, shape: of what class the object was for the allocator, then; that of the
+            first segment is what the object begins as (see `versions`).
     """
 
     leader: Member
     members: list[Member] = []
     owners: list[Member] = []
     strategy: str = ""
+    machine: str = ""
+    version: int = 1
+    shape: dict[str, str] = {}
 
 
 _decode_charter = msgspec.msgpack.Decoder(Charter).decode

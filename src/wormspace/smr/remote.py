@@ -21,8 +21,9 @@ import msgspec
 from wormspace.errors import Closed, UsageError, WormError
 from wormspace.rpc import Caller
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
-from wormspace.smr.declare import Declaration, Method, StateMachine
+from wormspace.smr.declare import Declaration, StateMachine
 from wormspace.smr.errors import NoLeader
+from wormspace.smr.methods import Method
 from wormspace.smr.records import (
     Member,
     Packet,

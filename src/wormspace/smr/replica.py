@@ -23,12 +23,13 @@ import msgspec
 from wormspace.errors import Closed, Trimmed, UsageError, WormError
 from wormspace.smr import serving
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
-from wormspace.smr.declare import Method, StateMachine
+from wormspace.smr.declare import StateMachine
 from wormspace.smr.durability import Durability, NeverTrim
 from wormspace.smr.engine import Applied, Engine
 from wormspace.smr.errors import Behind, Diverged, NoLeader, Stopped
 from wormspace.smr.leadership import Sticky
 from wormspace.smr.learner import Learner
+from wormspace.smr.methods import Method
 from wormspace.smr.records import (
     Batch,
     Mark,
@@ -325,8 +326,7 @@ class Core(Generic[M]):
         if not isinstance(level, Eventual):
             await self.reach(session.seen)
             session.saw(self.learner.position)
-        value = method.call(self.learner.engine.machine, *arguments)
-        return value if method.is_plain else method.decode(encode(value))
+        return self.learner.engine.query(method, arguments)
 
     async def reach(self, position: Address) -> None:
         """Wait until this replica has applied everything before `position`.

@@ -100,7 +100,18 @@ class Seat:
     def charter(self, owners: list[Member] | None = None) -> bytes:
         """What to allocate a segment with, in this replica's name."""
         others = [one.member for one in self.members.values()]
-        return encode_charter(Charter(self.member, others, owners or [], self.learner.strategy))
+        declared = self.learner.engine.machine.declaration
+        return encode_charter(
+            Charter(
+                self.member,
+                others,
+                owners or [],
+                self.learner.strategy,
+                declared.owner.__name__,
+                declared.version,
+                declared.shape,
+            )
+        )
 
     def batch(self, packets: list[Packet]) -> bytes:
         """Packets as they are written, with the time, the dice and claims that can be compared."""
@@ -135,8 +146,7 @@ class Seat:
 
     def is_due(self) -> bool:
         """Whether the state machine waits for a time that has come."""
-        engine = self.learner.engine
-        due = engine.machine.due()
+        due = self.learner.engine.due()
         return due is not None and due <= self.clock()
 
     def fail_waiting(self, error: WormError) -> None:

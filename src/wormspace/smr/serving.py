@@ -19,7 +19,7 @@ from wormspace.errors import UsageError, WormError
 from wormspace.rpc import Failure, NoAnswer, Service
 from wormspace.smr.calls import Malformed, encode_outcome
 from wormspace.smr.engine import Engine
-from wormspace.smr.errors import NoSnapshot
+from wormspace.smr.errors import BadSnapshot, NoSnapshot, NothingKept
 from wormspace.smr.records import (
     Ask,
     Fetch,
@@ -36,7 +36,8 @@ from wormspace.smr.records import (
     encode,
 )
 from wormspace.smr.seat import NotLeading, Peer
-from wormspace.smr.snapshots import Snapshot, SnapshotStore, restore
+from wormspace.smr.snapshots import Snapshot, restore
+from wormspace.smr.stores import SnapshotStore
 from wormspace.space import Address
 
 if TYPE_CHECKING:
@@ -131,7 +132,11 @@ class _Desk:
             ticket = fetch.ticket
         if ticket not in self._open:
             raise NoSnapshot("that snapshot is not held any more")
-        piece = next(self._open[ticket][1], b"")
+        snapshot, pieces, timer = self._open[ticket]
+        timer.cancel()
+        piece = next(pieces, b"")
+        timer = core.loop.call_later(TICKET_S, self._drop, ticket)
+        self._open[ticket] = (snapshot, pieces, timer)
         if not piece:
             self._drop(ticket)
         return encode(Fetched(ticket, piece))
@@ -220,19 +225,23 @@ async def events(core: Core[Any], after: int | None) -> AsyncIterator[tuple[int,
 
 
 async def restore_from(core: Core[Any], store: SnapshotStore) -> None:
-    """Begin with the snapshot that the store has, if it has one that leads further."""
-    pieces = store.load(core.name)
+    """Begin with the snapshot that the store has, if it has one that leads further.
+
+    One that is damaged is passed over, as if there were none: whatever it led to is in the space,
+    or with other replicas, or else `catch_up` says that nobody has it.
+    """
     try:
-        first = await anext(aiter(pieces))
-    except StopAsyncIteration:
+        engine = await restore(core.machine_type, store.load(core.name))
+    except NothingKept:
         return
-
-    async def again() -> AsyncIterator[bytes]:
-        yield first
-        async for piece in pieces:
-            yield piece
-
-    engine = await restore(core.machine_type, again())
+    except (BadSnapshot, OSError) as e:
+        log.error(
+            "%s: the snapshot that is kept is of no use: %s; the state is read from the space, or "
+            "another replica gives it, and the next snapshot replaces this one",
+            core.name,
+            e,
+        )
+        return
     if engine.position > core.learner.position:
         core.learner.install(engine)
         core.seat.kept = engine.position

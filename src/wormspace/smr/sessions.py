@@ -24,10 +24,10 @@ class Session(msgspec.Struct, array_like=True):
 
 
 class SessionTable(msgspec.Struct, array_like=True):
-    """All sessions in a snapshot, in the order in which they were last used."""
+    """All sessions at one moment, in the order in which they were last used."""
 
     batch: int
-    clients: dict[bytes, Session]
+    clients: list[tuple[bytes, Session]]
 
 
 class Sessions:
@@ -84,9 +84,18 @@ class Sessions:
             del self._clients[client]
 
     def dump(self) -> SessionTable:
-        """For a snapshot; encode it before anything else is applied."""
-        return SessionTable(self._batch, self._clients)
+        """For a snapshot: a copy of all but the outcomes themselves."""
+        clients = [
+            (client, Session(s.low, s.touched_ns, s.touched_batch, dict(s.outcomes)))
+            for client, s in self._clients.items()
+        ]
+        return SessionTable(self._batch, clients)
 
     def load(self, table: SessionTable) -> None:
-        """From a snapshot."""
-        self._batch, self._clients = table.batch, table.clients
+        """Go on from a snapshot."""
+        self._batch, self._clients = table.batch, {}
+        self.add(table.clients)
+
+    def add(self, clients: list[tuple[bytes, Session]]) -> None:
+        """More sessions of that snapshot."""
+        self._clients.update(clients)

@@ -1,57 +1,84 @@
 """Snapshots: an engine's state at a position, in pieces that are made while it goes on.
 
-The plain attributes, the sessions and the position are encoded at the moment of the freeze; tables
-are frozen in no time and encoded piece by piece.  The last piece carries the digest of all before
-it: a snapshot that was cut short is not taken for a whole one.
-
-A store keeps the latest snapshot somewhere: `LocalSnapshots` in a directory of this machine;
-anything with the same two methods (an object store, a shared file system) is "a place the user
-gives".
+At the moment of the freeze only what is small is copied.  Tables and the dictionaries, lists and
+sets of plain attributes are encoded piece by piece afterwards, as they were at that moment.  A
+piece that is too large for one message is cut into parts.  The last piece carries the digest of all
+before it: a snapshot that was cut short or damaged is not taken for a whole one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import chain, islice
+from typing import Any
 
 import msgspec
 
+from wormspace.errors import NewerFormat
 from wormspace.knobs import KNOBS
 from wormspace.smr.canonical import encode_canonical
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.engine import Engine
-from wormspace.smr.errors import BadSnapshot
+from wormspace.smr.errors import BadSnapshot, NothingKept
+from wormspace.smr.journal import Image
 from wormspace.smr.records import encode
-from wormspace.smr.sessions import SessionTable
+from wormspace.smr.sessions import Session, SessionTable
+from wormspace.smr.shapes import Shape
+from wormspace.smr.state import StateDict, StateList, StateSet, tracked
 from wormspace.smr.table import FrozenTable
+from wormspace.smr.versions import Line
 from wormspace.space import Address
 
 FORMAT = 1
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True, tag="head"):
-    """The first piece: of what, and where it stands."""
+    """The first piece: of what, and where it stands.
+
+    Attributes:
+        machine: the class's name, for people.
+        version, shape: what that class declares.
+        batches: how many there were until then, as sessions count them.
+    """
 
     format: int
     machine: str
+    version: int
+    shape: Shape
     position: Address
     rests: list[int]
     emitted: int
     chain: bytes
     time_ns: int
-    sessions: SessionTable
-    plain: bytes
+    batches: int
 
 
-class Rows(msgspec.Struct, frozen=True, array_like=True, tag="rows"):
-    """Rows of one table, as an encoded array."""
+class Value(msgspec.Struct, frozen=True, array_like=True, tag="value"):
+    """A plain attribute that is in one piece."""
 
-    table: str
-    rows: bytes
+    attribute: str
+    value: bytes
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True, tag="chunk"):
+    """Some of what there is much of, as an encoded array.
+
+    Attributes:
+        name: the attribute; "" for sessions, those that were silent longest first.
+        items: rows of a table, pairs of a dictionary, items of a list or set, or sessions.
+    """
+
+    name: str
+    items: bytes
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True, tag="part"):
+    """Part of a piece that is too large to travel at once."""
+
+    piece: bytes
+    is_last: bool
 
 
 class Tail(msgspec.Struct, frozen=True, array_like=True, tag="tail"):
@@ -60,39 +87,77 @@ class Tail(msgspec.Struct, frozen=True, array_like=True, tag="tail"):
     digest: bytes
 
 
-_decode_piece = msgspec.msgpack.Decoder(Head | Rows | Tail).decode
+_decode_piece = msgspec.msgpack.Decoder(Head | Value | Chunk | Part | Tail).decode
+_decode_anything = msgspec.msgpack.Decoder().decode
+_decode_sessions = msgspec.msgpack.Decoder(list[tuple[bytes, Session]]).decode
 
 
 class _Frozen:
-    """The tables of a state machine at one moment."""
+    """A state machine's state at one moment."""
 
     def __init__(self, machine: StateMachine) -> None:
-        declaration = machine.declaration
         _refuse_undeclared(machine)
+        declaration = machine.declaration
+        self._image = Image(machine._journal)
         self._tables: dict[str, FrozenTable[Any, Any]] = {
             name: getattr(machine, name).freeze() for name in sorted(declaration.tables)
         }
-
-    def rows(self) -> Iterator[bytes]:
-        """All rows as pieces, in the order of tables and keys."""
-        for name, table in self._tables.items():
-            held: list[msgspec.Raw] = []
-            size = 0
-            while taken := table.take(KNOBS.smr_piece_rows):
-                for row in taken:
-                    one = encode(row)
-                    held.append(msgspec.Raw(one))
-                    size += len(one)
-                if size >= KNOBS.smr_piece_bytes:
-                    yield encode(Rows(name, encode(held)))
-                    held, size = [], 0
-            if held:
-                yield encode(Rows(name, encode(held)))
+        self._plain: dict[str, Any] = {name: vars(machine)[name] for name in declaration.plain}
 
     def close(self) -> None:
         """No more of it is wanted."""
+        self._image.close()
         for table in self._tables.values():
             table.close()
+
+    def values(self) -> Iterator[tuple[str, Any]]:
+        """The attributes that are in one piece, as they were."""
+        for name, value in self._plain.items():
+            if type(value) not in _CONTAINERS:
+                yield name, self._as_it_was(value)
+
+    def containers(self) -> Iterator[tuple[str, Any, Iterator[list[Any]]]]:
+        """The others: name, container, and what was in it, some at a time."""
+        for name, container in self._plain.items():
+            if type(container) in _CONTAINERS:
+                yield name, container, self._items(container)
+
+    def rows(self) -> Iterator[tuple[str, Iterator[list[Any]]]]:
+        """The tables: name, and rows in the order of keys, some at a time."""
+        for name, table in self._tables.items():
+            yield name, iter(lambda table=table: table.take(KNOBS.smr_piece_rows), [])  # type: ignore[misc]
+
+    def _items(self, container: Any) -> Iterator[list[Any]]:
+        """In order, though the container changes meanwhile; pairs, if it is a dictionary."""
+        taken = 0
+        while True:
+            held = self._image.of(container)
+            iterator = iter(held.items() if type(container) is StateDict else held)
+            if taken:
+                iterator = islice(iterator, taken, None)
+            while some := list(islice(iterator, KNOBS.smr_piece_rows)):
+                yield [self._as_it_was(one) for one in some]
+                taken += len(some)
+                if self._image.of(container) is not held:
+                    break  # it has changed: go on in the copy that was left aside
+            else:
+                return
+
+    def _as_it_was(self, value: Any) -> Any:
+        """The value without what has changed in it since."""
+        if type(value) is tuple:
+            return tuple(self._as_it_was(one) for one in value)
+        if type(value) not in _CONTAINERS:
+            return value
+        held = self._image.of(value)
+        if type(value) is StateDict:
+            return {key: self._as_it_was(one) for key, one in held.items()}
+        if type(value) is StateList:
+            return [self._as_it_was(one) for one in held]
+        return set(held)
+
+
+_CONTAINERS = (StateDict, StateList, StateSet)
 
 
 class Snapshot(_Frozen):
@@ -108,29 +173,66 @@ class Snapshot(_Frozen):
         super().__init__(engine.machine)
         machine = engine.machine
         self.position = engine.position
+        self._sessions = engine.sessions.dump()
         self._head = encode(
             Head(
                 FORMAT,
                 type(machine).__name__,
+                machine.declaration.version,
+                machine.declaration.shape,
                 engine.position,
                 sorted(engine.rests),
                 engine.emitted,
                 engine.chain,
                 engine.time_ns,
-                engine.sessions.dump(),
-                encode({name: getattr(machine, name) for name in machine.declaration.plain}),
+                self._sessions.batch,
             )
         )
 
     def pieces(self) -> Iterator[bytes]:
         """All pieces in order."""
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(self._head)
-        yield self._head
-        for rows in self.rows():
-            digest.update(rows)
-            yield rows
+        for whole in self._wholes():
+            for piece in _parts(whole):
+                digest.update(piece)
+                yield piece
         yield encode(Tail(digest.digest()))
+
+    def _wholes(self) -> Iterator[bytes]:
+        yield self._head
+        sessions = self._sessions.clients
+        yield from _chunks("", ([one] for one in sessions))
+        for name, value in self.values():
+            yield encode(Value(name, encode(value)))
+        for name, _, items in self.containers():
+            yield from _chunks(name, items)
+        for name, rows in self.rows():
+            yield from _chunks(name, rows)
+
+
+def _chunks(name: str, items: Iterable[list[Any]]) -> Iterator[bytes]:
+    """Items, encoded, in pieces of about the size that is set."""
+    held: list[msgspec.Raw] = []
+    size = 0
+    for one in chain.from_iterable(items):
+        raw = encode(one)
+        held.append(msgspec.Raw(raw))
+        size += len(raw)
+        if size >= KNOBS.smr_piece_bytes:
+            yield encode(Chunk(name, encode(held)))
+            held, size = [], 0
+    if held:
+        yield encode(Chunk(name, encode(held)))
+
+
+def _parts(piece: bytes) -> Iterator[bytes]:
+    """The piece, or parts of it if it is too large for one message."""
+    limit = KNOBS.smr_part_bytes
+    if len(piece) <= limit:
+        yield piece
+        return
+    for start in range(0, len(piece), limit):
+        yield encode(Part(piece[start : start + limit], start + limit >= len(piece)))
 
 
 class Audit(_Frozen):
@@ -138,24 +240,50 @@ class Audit(_Frozen):
 
     Attributes:
         position: the first register that is not in it.
+
+    Dictionaries and sets are equal whatever their order.
     """
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine.machine)
-        machine = engine.machine
         self.position = engine.position
-        plain = {name: getattr(machine, name) for name in machine.declaration.plain}
-        self._digest = hashlib.blake2b(encode_canonical(plain), digest_size=16)
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._digest.update(encode(engine.machine.declaration.version))
 
     def steps(self) -> Iterator[None]:
         """Hash piece by piece; whoever iterates lets others run in between."""
-        for rows in self.rows():
-            self._digest.update(rows)
-            yield
+        update = self._digest.update
+        for name, value in self.values():
+            update(encode_canonical((name, value)))
+        for name, container, items in self.containers():
+            update(encode((name, len(self._image.of(container)))))
+            if type(container) is StateList:
+                for some in items:
+                    update(encode_canonical(some))
+                    yield
+                continue
+            total = 0
+            for some in items:
+                total += sum(map(_number, some))
+                yield
+            update((total % _MODULUS).to_bytes(16, "big"))
+        for name, rows in self.rows():
+            update(encode(name))
+            for some in rows:
+                update(b"".join(map(encode, some)))
+                yield
 
     def digest(self) -> bytes:
         """The hash, once the steps are done."""
         return self._digest.digest()
+
+
+_MODULUS = 1 << 128
+
+
+def _number(item: Any) -> int:
+    """A hash to be added up: a sum has no order."""
+    return int.from_bytes(hashlib.blake2b(encode_canonical(item), digest_size=16).digest(), "big")
 
 
 def state_digest(engine: Engine) -> bytes:
@@ -179,138 +307,113 @@ def _refuse_undeclared(machine: StateMachine) -> None:
             )
 
 
+# ------------------------------------------------------------------ the way back
+
+
 async def restore(machine_type: type[StateMachine], pieces: AsyncIterator[bytes]) -> Engine:
     """The engine that a snapshot was taken of.
 
+    Args:
+        machine_type: the newest class that this replica knows.
+
     Raises:
-        BadSnapshot: damaged, cut short, or of something else.
+        NothingKept: there are no pieces.
+        BadSnapshot: damaged or cut short.
+        NewerFormat: a newer wormspace made it.
+        UpdateNeeded, ShapeChanged: it is of another class.
     """
-    machine = machine_type()
-    engine = Engine(machine)
-    declaration = machine_type.declaration
-    digest = hashlib.blake2b(digest_size=16)
-    begun = False
+    restoring = _Restoring(machine_type)
     async for raw in pieces:
         try:
-            piece = _decode_piece(raw)
-            if isinstance(piece, Tail):
-                if not begun or piece.digest != digest.digest():
-                    raise BadSnapshot("the snapshot is damaged: its digest is another")
-                return engine
-            digest.update(raw)
-            if isinstance(piece, Head):
-                _begin(engine, piece)
-                begun = True
-            else:
-                table = getattr(machine, piece.table)
-                for key, value in declaration.decode_rows[piece.table](piece.rows):
-                    table[key] = value
-                table.settle()
-        except (msgspec.MsgspecError, KeyError) as e:
-            raise BadSnapshot(f"the snapshot does not fit {machine_type.__name__}: {e}") from e
+            if restoring.take(raw):
+                return restoring.engine
+        except (msgspec.MsgspecError, UnicodeError, KeyError, AttributeError) as e:
+            raise BadSnapshot(f"the snapshot is damaged: {type(e).__name__}: {e}") from e
         await asyncio.sleep(0)
+    if not restoring.begun:
+        raise NothingKept("there is no snapshot")
     raise BadSnapshot("the snapshot is cut short")
 
 
-def _begin(engine: Engine, head: Head) -> None:
-    machine = engine.machine
-    if head.format != FORMAT or head.machine != type(machine).__name__:
-        raise BadSnapshot(f"a snapshot of {head.machine!r} in format {head.format}")
-    state = machine.declaration.decode_plain(head.plain)
-    for name in machine.declaration.plain:
-        setattr(machine, name, getattr(state, name))
-    engine.position = head.position
-    engine.rests = set(head.rests)
-    engine.emitted = head.emitted
-    engine.chain = head.chain
-    engine.time_ns = head.time_ns
-    engine.sessions.load(head.sessions)
-    engine.chains[head.position] = head.chain
+class _Restoring:
+    """An engine of which not all pieces are there yet."""
+
+    engine: Engine
+
+    def __init__(self, machine_type: type[StateMachine]) -> None:
+        self._newest = machine_type
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._parts: list[bytes] = []
+        self.begun = False
+
+    def take(self, raw: bytes) -> bool:
+        """One more piece; whether it was the last."""
+        if not self.begun and not self._parts:
+            _require_format(raw)
+        piece = _decode_piece(raw)
+        if isinstance(piece, Tail):
+            if not self.begun or self._parts or piece.digest != self._digest.digest():
+                raise BadSnapshot("the snapshot is damaged: its digest is another")
+            return True
+        self._digest.update(raw)
+        if isinstance(piece, Part):
+            self._parts.append(piece.piece)
+            if not piece.is_last:
+                return False
+            piece = _decode_piece(b"".join(self._parts))
+            self._parts.clear()
+        if isinstance(piece, Head):
+            self._begin(piece)
+            self.begun = True
+        elif isinstance(piece, Value):
+            machine = self.engine.machine
+            kind = machine.declaration.plain[piece.attribute]
+            value = tracked(kind.decode(piece.value), kind, machine._journal)
+            vars(machine)[piece.attribute] = value
+        elif isinstance(piece, Chunk):
+            self._fill(piece.name, piece.items)
+        return False
+
+    def _begin(self, head: Head) -> None:
+        if self.begun:
+            raise BadSnapshot("the snapshot is damaged: it begins twice")
+        what = f"the snapshot of a {head.machine}"
+        machine = Line(self._newest).at(head.version, head.shape, what)()
+        self.engine = engine = Engine(machine, self._newest)
+        for name, kind in machine.declaration.plain.items():
+            if kind.container is not None:
+                vars(machine)[name] = tracked(kind.container(), kind, machine._journal)
+        engine.position = head.position
+        engine.rests = set(head.rests)
+        engine.emitted = head.emitted
+        engine.chain = head.chain
+        engine.time_ns = head.time_ns
+        engine.chains[head.position] = head.chain
+        engine.sessions.load(SessionTable(head.batches, []))
+
+    def _fill(self, name: str, items: bytes) -> None:
+        machine = self.engine.machine
+        declaration = machine.declaration
+        if not name:
+            self.engine.sessions.add(_decode_sessions(items))
+        elif name in declaration.tables:
+            table = vars(machine)[name]
+            table.fill(declaration.decode_rows[name](items))
+        else:
+            kind = declaration.plain[name]
+            container = vars(machine)[name]
+            if container is None or type(container) not in _CONTAINERS:
+                raise BadSnapshot(f"the snapshot is damaged: {name!r} is in pieces")
+            container.fill(kind.of(container).decode_items(items))
 
 
-# ------------------------------------------------------------------ stores
-
-
-class SnapshotStore(Protocol):
-    """Where snapshots are kept: the latest of each name is enough."""
-
-    async def save(self, name: str, position: Address, pieces: AsyncIterator[bytes]) -> None:
-        """Keep a snapshot, durably, before returning; an older one may go then."""
-
-    def load(self, name: str) -> AsyncIterator[bytes]:
-        """The pieces of the latest snapshot; none if there is none."""
-
-
-class LocalSnapshots:
-    """Snapshots in a directory: one file per name, replaced by renaming when it is durable."""
-
-    def __init__(self, directory: str | Path) -> None:
-        self._directory = Path(directory)
-
-    def _path(self, name: str) -> Path:
-        return self._directory / (name.encode().hex() + ".snapshot")
-
-    async def save(self, name: str, position: Address, pieces: AsyncIterator[bytes]) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        path = self._path(name)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb", buffering=0) as file:
-            held: list[bytes] = []
-            async for piece in pieces:
-                held += (len(piece).to_bytes(4, "big"), piece)
-                if len(held) >= 2 * KNOBS.smr_pieces_per_write:
-                    held = await asyncio.to_thread(_write_all, file.fileno(), held)
-            await asyncio.to_thread(_write_all, file.fileno(), held)
-            await asyncio.to_thread(_put_in_place, file.fileno(), partial, path)
-
-    async def load(self, name: str) -> AsyncIterator[bytes]:
-        try:
-            file = self._path(name).open("rb")
-        except FileNotFoundError:
-            return
-        with file:
-            while header := file.read(4):
-                size = int.from_bytes(header, "big")
-                piece = file.read(size)
-                if len(header) < 4 or len(piece) < size:
-                    raise BadSnapshot(f"{file.name} is cut short")
-                yield piece
-
-
-def _write_all(fd: int, pieces: list[bytes]) -> list[bytes]:
-    """Write in a thread: a disk that is busy may hold it up.  Returns what is left: nothing."""
-    rest = memoryview(b"".join(pieces))
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-    return []
-
-
-def _put_in_place(fd: int, partial: Path, path: Path) -> None:
-    """Make a file durable, and then the one that counts.
-
-    In a thread: the file system frees the blocks of the one before, 0.15 s for a gigabyte.
-    """
-    os.fsync(fd)
-    partial.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-class MemorySnapshots:
-    """Snapshots in memory: for tests, and for several replicas in one process."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, tuple[Address, list[bytes]]] = {}
-
-    async def save(self, name: str, position: Address, pieces: AsyncIterator[bytes]) -> None:
-        taken = [piece async for piece in pieces]
-        held = self._kept.get(name)
-        if held is None or held[0] < position:
-            self._kept[name] = (position, taken)
-
-    async def load(self, name: str) -> AsyncIterator[bytes]:
-        for piece in self._kept.get(name, (None, []))[1]:
-            yield piece
+def _require_format(raw: bytes) -> None:
+    """Refuse what a newer wormspace made, before anything else of it is read."""
+    head = _decode_anything(raw)
+    if not isinstance(head, list) or head[:1] not in (["head"], ["part"]):
+        raise BadSnapshot("this is no snapshot, or its beginning is missing")
+    if head[0] == "head" and isinstance(head[1], int) and head[1] > FORMAT:
+        raise NewerFormat(
+            f"a snapshot in format {head[1]}, made by a newer wormspace; this one reads up to "
+            f"{FORMAT}: update it"
+        )

@@ -20,8 +20,9 @@ from wormspace.errors import ProtocolViolation, ValueTooLarge
 from wormspace.knobs import KNOBS
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.consistency import Session
-from wormspace.smr.declare import Declaration, Method
+from wormspace.smr.declare import Declaration
 from wormspace.smr.errors import CommandFailed, SessionExpired
+from wormspace.smr.methods import Method
 from wormspace.smr.records import (
     Fault,
     Packet,

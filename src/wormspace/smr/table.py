@@ -20,6 +20,9 @@ from typing import Any, Generic, TypeVar, overload
 
 from sortedcontainers import SortedDict, SortedList
 
+from wormspace.smr.journal import Journal
+from wormspace.smr.kinds import Kind
+
 K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
@@ -40,6 +43,11 @@ class Table(dict[K, V]):
         super().__init__()
         self._keys: SortedList[K] = SortedList()
         self._frozen: list[FrozenTable[K, V]] = []
+
+    def fill(self, rows: list[tuple[K, V]]) -> None:
+        """Add rows of a snapshot."""
+        super().update(rows)
+        self.settle()
 
     def settle(self) -> SortedList[K]:
         """Put the keys that are new into their places; all of them, in order.
@@ -90,15 +98,16 @@ class Table(dict[K, V]):
         """The table as it is now, to be read while it changes.  `close` it in the end."""
         frozen = FrozenTable(self)
         self._frozen.append(frozen)
-        self.__class__ = _Watched
+        if type(self) is Table:
+            self.__class__ = _Watched
         return frozen
 
     def thaw(self, frozen: FrozenTable[K, V]) -> None:
         """That image is not wanted any more."""
         if frozen in self._frozen:
             self._frozen.remove(frozen)
-        if not self._frozen:
-            self.__class__ = Table
+        if not self._frozen and type(self) is _Watched:
+            self.__class__ = Table  # type: ignore[assignment]
 
     # What a dict does past the methods above, a mapping does with them.
     keys = MutableMapping.keys  # type: ignore[assignment]
@@ -163,6 +172,40 @@ class _Watched(Table[K, V]):
         old = self.get(key, _ABSENT)
         for frozen in self._frozen:
             frozen.save(key, old)
+
+
+class StateTable(_Watched[K, V]):
+    """A table that is part of the state: it looks at its rows, and changes can be undone."""
+
+    __slots__ = ("_check_key", "_check_row", "_journal")
+
+    def __init__(self, key: Kind, row: Kind, journal: Journal) -> None:
+        super().__init__()
+        self._check_key, self._check_row, self._journal = key.check, row.check, journal
+
+    def __setitem__(self, key: K, value: V) -> None:
+        key, value = self._check_key(key), self._check_row(value)
+        undo = self._journal.change()
+        if undo is not None:
+            undo.append((_put_back, (self, key, self.get(key, _ABSENT))))
+        if self._frozen:
+            self._put_aside(key)
+        dict.__setitem__(self, key, value)
+
+    def __delitem__(self, key: K) -> None:
+        old = self[key]
+        undo = self._journal.change()
+        if undo is not None:
+            undo.append((_put_back, (self, key, old)))
+        super().__delitem__(key)
+
+
+def _put_back(table: StateTable[K, V], key: K, old: V) -> None:
+    """Undo what was done to a row."""
+    if old is _ABSENT:
+        _Watched.__delitem__(table, key)
+    else:
+        _Watched.__setitem__(table, key, old)
 
 
 class FrozenTable(Generic[K, V]):

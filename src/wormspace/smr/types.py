@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from wormspace.errors import WormError
-from wormspace.smr.declare import StateMachine, command, query
+from wormspace.smr.declare import StateMachine
+from wormspace.smr.methods import command, query
 from wormspace.smr.table import Table
 
 RENEWALS_PER_LEASE = 3

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from wormspace.smr.consistency import Consistency, Session
-from wormspace.smr.declare import QUERY, Declaration, Method, StateMachine
+from wormspace.smr.declare import Declaration, StateMachine
+from wormspace.smr.methods import QUERY, Method
 
 M = TypeVar("M", bound=StateMachine)
 P = ParamSpec("P")

@@ -1,0 +1,85 @@
+"""What is refused when a class is declared: types that cannot be encoded, keys without an order."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+import msgspec
+
+from wormspace.smr.errors import DeclarationError
+
+
+def check_comparable(hint: Any, where: str) -> None:
+    """Refuse keys that have no order: they would be found out after the command that sets one."""
+    kinds = set(members(hint))
+    if kinds in ({str}, {bytes}) or kinds <= {bool, int, float}:
+        return
+    if len(kinds) == 1:
+        (kind,) = kinds
+        if typing.get_origin(kind) is tuple:
+            for inner in typing.get_args(kind):
+                if inner is not Ellipsis:
+                    check_comparable(inner, where)
+            return
+        if getattr(getattr(kind, "__struct_config__", None), "order", False):
+            for inner in typing.get_type_hints(kind, include_extras=True).values():
+                check_comparable(inner, where)
+            return
+    raise DeclarationError(
+        f"{where}: the keys of a Table have an order: numbers, or strings, or bytes, tuples of "
+        f"them or msgspec.Structs with order=True, not {hint!r}"
+    )
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a union; a type alone is its only one."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return members(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (typing.Union, type(int | str)):
+        return typing.get_args(hint)
+    return (type(None),) if hint is None else (hint,)
+
+
+def check_encodable(hint: Any, where: str) -> None:
+    """Refuse a type that msgpack cannot carry and bring back.
+
+    Raises:
+        DeclarationError: naming the place and the type.
+    """
+    try:
+        info = msgspec.inspect.type_info(hint)
+        msgspec.msgpack.Decoder(hint)
+    except (TypeError, NameError) as e:
+        raise DeclarationError(f"{where}: {_name(hint)} cannot be encoded: {e}") from e
+    custom = _find_custom(info, set())
+    if custom is not None:
+        raise DeclarationError(
+            f"{where}: {_name(custom)} cannot be encoded: use built-in types, dataclasses or "
+            "msgspec.Structs"
+        )
+
+
+def _name(hint: Any) -> str:
+    return repr(getattr(hint, "__name__", hint))
+
+
+def _find_custom(info: Any, seen: set[Any]) -> Any:
+    """The first type in `info` that msgspec does not know how to encode."""
+    if isinstance(info, msgspec.inspect.CustomType):
+        return info.cls
+    if isinstance(info, tuple | list):
+        for one in info:
+            found = _find_custom(one, seen)
+            if found is not None:
+                return found
+        return None
+    if not isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
+        return None
+    cls = getattr(info, "cls", None)
+    if cls is not None:
+        if cls in seen:
+            return None
+        seen.add(cls)
+    parts = [getattr(info, name) for name in info.__struct_fields__ if name not in ("cls",)]
+    return _find_custom([p for p in parts if not isinstance(p, str)], seen)

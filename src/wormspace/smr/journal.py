@@ -1,0 +1,132 @@
+"""What the command that runs has changed, so that a command that fails has changed nothing.
+
+A command changes state through containers that know the journal (`state`): before each change they
+note how it is undone.  When the command is over, values that it has put into the state are checked
+and copied into it (`settle`); when it fails, everything is undone, last change first.
+
+The journal also keeps images: whoever takes a snapshot while commands go on sees each container as
+it was, for the first change afterwards leaves a copy aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+
+class Container(Protocol):
+    """Part of the state, with places for values."""
+
+    def settle(self, place: Any) -> None:
+        """Check the value in that place, and make it part of the state.
+
+        Raises:
+            TypeError, ValueError, OverflowError: it is not what was declared.
+        """
+
+    def image(self) -> Any:
+        """A copy of this container, but not of what is in it."""
+
+
+Undo = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class Journal:
+    """Of one state machine.
+
+    Attributes:
+        undo: how to undo the changes of the command that runs; None if none runs.
+        images: those who look at the state as it was at some moment, while it changes.
+    """
+
+    __slots__ = ("_closed", "_fresh", "images", "undo")
+
+    def __init__(self) -> None:
+        self.undo: list[Undo] | None = None
+        self.images: list[Image] = []
+        self._fresh: dict[tuple[int, Any], tuple[Container, Any]] = {}
+        self._closed = ""
+
+    def change(self, container: Container | None = None) -> list[Undo] | None:
+        """A container is about to change; returns where to note how that is undone.
+
+        Args:
+            container: whose image is kept; None if it keeps its own, or has none.
+
+        Raises:
+            TypeError: a query runs.
+        """
+        if self._closed:
+            raise TypeError(f"{self._closed}() is a query: it cannot change the state")
+        if container is not None:
+            for image in self.images:
+                image.keep(container)
+        return self.undo
+
+    def put(self, container: Container, place: Any, key: Any) -> None:
+        """A value that may still change was put into a place of a container.
+
+        Args:
+            key: tells the places of one container apart.
+        """
+        if self.undo is None:
+            container.settle(place)
+        else:
+            self._fresh[id(container), key] = (container, place)
+
+    def begin(self) -> None:
+        """A command begins."""
+        self.undo = []
+
+    def commit(self) -> None:
+        """It is over: what it has put into the state is checked, and stays.
+
+        Raises:
+            TypeError, ValueError, OverflowError: something is not what was declared; roll back.
+        """
+        if self._fresh:
+            for container, place in list(self._fresh.values()):
+                container.settle(place)
+            self._fresh.clear()
+        self.undo = None
+
+    def roll_back(self) -> None:
+        """It has failed: the state is what it was when it began."""
+        undo, self.undo = self.undo or [], None
+        self._fresh.clear()
+        for how, arguments in reversed(undo):
+            how(*arguments)
+
+    @contextmanager
+    def closed(self, query: str) -> Iterator[None]:
+        """A query runs: nothing may change meanwhile."""
+        self._closed = query
+        try:
+            yield
+        finally:
+            self._closed = ""
+
+
+class Image:
+    """Containers as they were at one moment.  `close` it in the end."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._kept: dict[int, tuple[Container, Any]] = {}
+        journal.images.append(self)
+
+    def keep(self, container: Container) -> None:
+        """It is about to change."""
+        if id(container) not in self._kept:
+            self._kept[id(container)] = (container, container.image())
+
+    def of(self, container: Any) -> Any:
+        """The container as it was, which must not be changed."""
+        kept = self._kept.get(id(container))
+        return container if kept is None else kept[1]
+
+    def close(self) -> None:
+        """It is not wanted any more."""
+        if self in self._journal.images:
+            self._journal.images.remove(self)
