@@ -101,9 +101,21 @@ class Group:
 
     Args:
         options: for `replicate`, by replica name.
+        patience_s: how long a register's call may take; a replica's may take twice that.
     """
 
-    def __init__(self, world, machine=Cells, *, replicas=3, servers=3, options=None, size=16):
+    def __init__(
+        self,
+        world,
+        machine=Cells,
+        *,
+        replicas=3,
+        servers=3,
+        options=None,
+        size=16,
+        patience_s=2.0,
+    ):
+        self.patience_s = patience_s
         self.world = world
         self.machine = machine
         self.servers = [f"s{i + 1}" for i in range(servers)]
@@ -147,7 +159,7 @@ class Group:
         rng = world.random_for(f"{name}.{life}")
         while True:
             try:
-                worm = await wormspace.connect(self.url, timeout=2.0, rng=rng)
+                worm = await wormspace.connect(self.url, timeout=self.patience_s, rng=rng)
                 break
             except Unavailable:
                 pass
@@ -166,7 +178,7 @@ class Group:
                     port=SMR_PORT,
                     clock=world.host(name).clock,
                     rng=rng,
-                    timeout=4.0,
+                    timeout=2 * self.patience_s,
                     **arguments,
                 )
                 break

@@ -14,9 +14,10 @@ import logging
 
 import msgspec
 
-from wormspace.errors import Closed, NotAllocated, RaceLost, Trimmed, Unavailable, WormError
+from wormspace.errors import Closed, NotAllocated, RaceLost, Trimmed, Unavailable
 from wormspace.smr.records import Member, Packet
-from wormspace.smr.seat import NotLeading, Proposer, Seat, answer_all
+from wormspace.smr.seat import Proposer, Seat
+from wormspace.smr.shared import Shared
 from wormspace.space import Address, Segment
 
 log = logging.getLogger("wormspace.smr")
@@ -47,8 +48,7 @@ class Equal:
         self._seat = seat
         self._queue: list[Packet] = []
         self._wake = asyncio.Event()
-        self._asking: list[asyncio.Future[None]] = []
-        self._asker: asyncio.Task[None] | None = None
+        self._confirmation = Shared(self._see_emptiness)
 
     @property
     def leader(self) -> Member | None:
@@ -63,35 +63,13 @@ class Equal:
 
     def end(self) -> None:
         """Take no further part."""
-        if self._asker is not None:
-            self._asker.cancel()
-        answer_all(self._asking, NotLeading("the replica was closed"))
+        self._confirmation.end()
 
-    async def confirm(self) -> None:
-        future: asyncio.Future[None] = self._seat.loop.create_future()
-        self._asking.append(future)
-        if self._asker is None:
-            self._asker = self._seat.loop.create_task(self._ask())
-        await future
+    async def confirm(self) -> Address:
+        return await self._confirmation.ask()
 
-    async def _ask(self) -> None:
-        try:
-            while self._asking:
-                await asyncio.sleep(0)  # let the questions of this turn come together
-                asking, self._asking = self._asking, []
-                error: WormError | None = NotLeading("the replica was closed")
-                try:
-                    await self._see_emptiness()
-                    error = None
-                except WormError as e:
-                    error = e
-                finally:
-                    answer_all(asking, error)
-        finally:
-            self._asker = None
-
-    async def _see_emptiness(self) -> None:
-        """Apply until the next register was empty at some moment after the call."""
+    async def _see_emptiness(self) -> Address:
+        """The next register to apply, when it was empty at some moment after the call."""
         learner = self._seat.learner
         while True:
             place = learner.position
@@ -100,7 +78,7 @@ class Equal:
                 stop = min(segment.size, place.offset + READ_AHEAD)
                 values = await segment.read_range(place.offset, stop)
             except NotAllocated:
-                return
+                return place
             except Trimmed:
                 await learner.reached(Address(place.segment + 1, 0))  # by a snapshot
                 continue
@@ -109,7 +87,7 @@ class Equal:
                 if value is not None:
                     learner.learn(Address(place.segment, offset), value)
             if values[0] is None:
-                return
+                return place
 
     async def _segment(self, number: int, metadata: bytes) -> Segment:
         """A segment that is wanted; allocated now if it is not there."""

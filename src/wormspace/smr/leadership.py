@@ -18,6 +18,7 @@ from wormspace.rpc import Failure, NoAnswer
 from wormspace.smr.records import Member, Packet, Ping, Pong, decoder, encode
 from wormspace.smr.seat import NotLeading, Peer, Proposer, Seat
 from wormspace.smr.writing import Reign
+from wormspace.space import Address
 
 log = logging.getLogger("wormspace.smr")
 
@@ -90,10 +91,10 @@ class StickyProposer:
             raise NotLeading("this replica does not lead")
         self._reign.offer(packet)
 
-    async def confirm(self) -> None:
+    async def confirm(self) -> Address:
         if self._reign is None or not self.leads:
             raise NotLeading("this replica does not lead")
-        await self._reign.confirm()
+        return await self._reign.confirm()
 
     async def run(self) -> None:
         seat = self._seat

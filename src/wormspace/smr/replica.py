@@ -423,8 +423,8 @@ class Core(Generic[M]):
         Raises:
             NotLeading.
         """
-        await self.proposer.confirm()
-        await self.reach(seen)
+        latest = await self.proposer.confirm()
+        await self.reach(max(latest, seen))
         return Reply(serving.run_queries(self.learner.engine, queries), self.learner.position)
 
 

@@ -27,17 +27,6 @@ class NotLeading(WormError):
     """This replica cannot propose, or cannot vouch for its state, now; another one may."""
 
 
-def answer_all(asking: list[asyncio.Future[None]], error: Exception | None) -> None:
-    """Tell all who ask that it is so, or why it cannot be said."""
-    for future in asking:
-        if future.done():
-            continue
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
-
-
 class Peer(msgspec.Struct, frozen=True):
     """Another replica: who it is, what it has applied, how far a snapshot goes that it keeps."""
 
@@ -194,10 +183,10 @@ class Proposer(Protocol):
     def offer(self, packet: Packet) -> None:
         """Take a packet to a register; its outcome comes when it is applied, or `NotLeading`."""
 
-    async def confirm(self) -> None:
-        """Return once the local state contains all that was acknowledged before the call.
+    async def confirm(self) -> Address:
+        """A position before which lies all that was acknowledged before the call.
 
-        Writes nothing.
+        The local state is the latest once it has reached it.  Writes nothing.
 
         Raises:
             NotLeading: another replica must be asked.

@@ -17,10 +17,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from wormspace.errors import RaceLost, Trimmed, Unavailable
+from wormspace.errors import RaceLost, Unavailable
 from wormspace.smr.learner import Learner
 from wormspace.smr.records import NOOP, SEAL, Packet
-from wormspace.smr.seat import NotLeading, Seat, answer_all
+from wormspace.smr.seat import NotLeading, Seat
+from wormspace.smr.shared import Shared
 from wormspace.space import Address, Segment, Space, Token
 
 log = logging.getLogger("wormspace.smr")
@@ -115,8 +116,7 @@ class Reign:
         self._open = False
         self._trouble = asyncio.Event()
         self._error: Exception | None = None
-        self._asking: list[asyncio.Future[None]] = []
-        self._asker: asyncio.Task[None] | None = None
+        self._confirmation = Shared(self._confirm)
         self.confirmed_at = self._loop.time()
 
     # ------------------------------------------------------------ life
@@ -146,10 +146,10 @@ class Reign:
     def end(self) -> None:
         """Stop; what is under way may or may not succeed."""
         self._open = False
-        for task in (*self._writes, self._extending, self._asker):
+        for task in (*self._writes, self._extending):
             if task is not None:
                 task.cancel()
-        answer_all(self._asking, NotLeading("the leader has lost its place"))
+        self._confirmation.end()
 
     async def _hold(self, held: Held) -> None:
         held.token, held.next, sealed = await complete(self._seat.learner, held.segment)
@@ -186,7 +186,7 @@ class Reign:
         elif self._loop.time() - self.confirmed_at > 0:
             try:
                 await self._stands()
-            except Unavailable as e:
+            except (Unavailable, NotLeading) as e:  # the next time tells more
                 log.info("%s: leading, but out of touch: %s", self._seat.member, e)
 
     # ------------------------------------------------------------ proposing
@@ -292,36 +292,20 @@ class Reign:
 
     # ------------------------------------------------------------ reading
 
-    async def confirm(self) -> None:
-        """Make sure that nobody else leads, at some moment from now on.
-
-        Questions that come while one is under way are answered by the next one, all together.
+    async def confirm(self) -> Address:
+        """A position before which lies all that was acknowledged before the call.
 
         Raises:
-            NotLeading.
+            NotLeading, Unavailable, Trimmed, Closed: nobody knows.
         """
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._asking.append(future)
-        if self._asker is None:
-            self._asker = self._loop.create_task(self._ask())
-        await future
+        return await self._confirmation.ask()
 
-    async def _ask(self) -> None:
-        while self._asking:
-            await asyncio.sleep(0)  # let the questions of this turn come together
-            asking, self._asking = self._asking, []
-            error: Exception | None = None
-            try:
-                if not await self._stands():
-                    error = NotLeading("another replica has taken over")
-            except (Unavailable, Trimmed, NotLeading) as e:
-                error = e
-            except asyncio.CancelledError:
-                error = NotLeading("the leader has lost its place")
-                raise
-            finally:
-                answer_all(asking, error)
-        self._asker = None
+    async def _confirm(self) -> Address:
+        """What this leader has applied, if nobody else led at some moment after the call."""
+        position = self._seat.learner.position
+        if not await self._stands():
+            raise NotLeading("another replica has taken over")
+        return position
 
     async def _stands(self) -> bool:
         """Ask a majority whether the next register to write is still this leader's."""
