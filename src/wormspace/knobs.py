@@ -119,8 +119,8 @@ class Knobs:
     space_catch_up: int = knob(16, least=1)
     """Segments of which a listener that is behind reads at the same time."""
 
-    space_spans: int = knob(512, least=1)
-    """Spans of registers in one question of a listener that is behind."""
+    register_spans: int = knob(512, least=1)
+    """Spans of registers in one question for what is not known yet."""
 
     log_segment_size: int = knob(1024, least=4)
     """Registers per segment of a log that is made without a word about it."""

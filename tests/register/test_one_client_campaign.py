@@ -263,8 +263,8 @@ def wait_for_what_nobody_decides(patch):
     """A register that one server accepted holds up all that come after it."""
     shipped = Subscription._settle
 
-    async def settle(self, at):
-        await shipped(self, at)
+    async def settle(self, at, *rest):
+        await shipped(self, at, *rest)
         if at in self._votes:
             self._votes[at].empty_at = 0.0
 

@@ -20,11 +20,11 @@ from wormspace.errors import (
     ValueTooLarge,
     WormError,
 )
-from wormspace.paxos import capturing, reading, telling, writing
+from wormspace.paxos import reading, telling, writing
 from wormspace.paxos.ballot import UNSAFE
-from wormspace.paxos.capturing import Capturing, ClashingReports
+from wormspace.paxos.capturing import ClashingReports
 from wormspace.paxos.effects import Send
-from wormspace.paxos.messages import COMPLETE, Done, Gone, Promise, Read, Reject, Report, Written
+from wormspace.paxos.messages import COMPLETE, Done, Gone, Report, Written
 from wormspace.paxos.quorum import is_quorum, out_of_reach
 from wormspace.paxos.reading import Reading
 from wormspace.paxos.telling import Telling
@@ -128,9 +128,13 @@ class Base:
             self.failures.clear()
             self.give_up()
             if not self.over:
-                self.post(self.unanswered())
+                self.on_silence()
                 self._patience = min(RETRY_MAX_S, 2 * self._patience)
                 self.arm()
+
+    def on_silence(self) -> None:
+        """Nobody has answered for a while: ask again."""
+        self.post(self.unanswered())
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -179,137 +183,6 @@ class Base:
                     "The outcome is unknown; the same call again is safe."
                 )
             )
-
-
-class _Page:
-    """A question for one page of one server's report.
-
-    Each has an id of its own, and keeps it when it is asked again: a second answer to the same
-    question is known as one, and does not begin a second row of questions.
-    """
-
-    def __init__(self, owner: CaptureOperation, send: Send) -> None:
-        self._owner = owner
-        self.send = send
-        self._id = owner.partition.enter(self)
-
-    def ask(self) -> None:
-        self._owner.partition.post(self._id, [self.send])
-
-    def leave(self) -> None:
-        self._owner.partition.leave(self._id)
-
-    def on_message(self, server: int, message: Downward) -> None:
-        if server == self.send.server:
-            if not isinstance(message, Failed):
-                self.leave()
-            self._owner.on_message(server, message)
-
-    def on_up(self, server: int) -> None:
-        """Its owner asks again."""
-
-    def on_down(self, server: int) -> None:
-        """Its owner waits for the link."""
-
-    def cancel(self, error: Exception) -> None:
-        """Its owner is told as well."""
-
-
-class CaptureOperation(Base):
-    """Runs a `Capturing` until it is promised, preempted or gone.
-
-    Reports that come in several pages are asked of a majority; of the other servers that promised
-    only if one of those is silent or goes down (`spare` has what to ask them).
-    """
-
-    def __init__(self, partition: Partition, machine: Capturing, deadline: float) -> None:
-        what = f"capture of {machine.space}/{machine.segment}[{machine.start}:{machine.stop}]"
-        super().__init__(partition, what, deadline)
-        self.machine = machine
-        self.pages: dict[int, _Page] = {}
-        self.spare: dict[int, Send] = {}
-        self.done: asyncio.Future[Capturing] = self.loop.create_future()
-
-    def unanswered(self) -> Iterable[Send]:
-        """The capture; of a report that has begun to come, the page that was asked for last."""
-        for send in capturing.begin(self.machine):
-            if not isinstance(send.message, Read):
-                yield send
-                continue
-            page = self.pages.get(send.server)
-            yield page.send if page is not None else self.spare.get(send.server, send)
-
-    def on_down(self, server: int) -> None:
-        if self.spare:
-            self.post(self.unanswered())
-        super().on_down(server)
-
-    def _ask_on(self, sends: Iterable[Send]) -> None:
-        """Go on with a report, unless enough servers are at it."""
-        for send in sends:
-            asked = self.machine.promised | sum(1 << server for server in self.pages)
-            if is_quorum(asked & ~(1 << send.server), self.machine.servers):
-                self.spare[send.server] = send
-            else:
-                self.post((send,))
-
-    def post(self, sends: Iterable[Send]) -> None:
-        captures = []
-        for send in sends:
-            if not isinstance(send.message, Read):
-                captures.append(send)
-                continue
-            self.spare.pop(send.server, None)
-            page = self.pages.get(send.server)
-            if page is None or page.send is not send:
-                self._leave_page(send.server)
-                page = self.pages[send.server] = _Page(self, send)
-            page.ask()
-        self.partition.post(self.id, captures)
-
-    def leave(self) -> None:
-        super().leave()
-        for server in list(self.pages):
-            self._leave_page(server)
-
-    def _leave_page(self, server: int) -> None:
-        page = self.pages.pop(server, None)
-        if page is not None:
-            page.leave()
-
-    def heard(self) -> int:
-        return self.machine.promised | self.machine.rejected
-
-    def on_reply(self, server: int, message: Downward) -> None:
-        sends: tuple[Send, ...] = ()
-        if isinstance(message, Promise):
-            self.machine, sends = capturing.on_promise(self.machine, server, message)
-        elif isinstance(message, Reject):
-            self.machine = capturing.on_reject(self.machine, server, message.promised)
-        elif isinstance(message, Report):
-            self.machine, sends = capturing.on_report(self.machine, server, message)
-        elif isinstance(message, Gone):
-            self.cancel(gone((self.machine.space, self.machine.segment)))
-            return
-        self._ask_on(sends)
-        if self.is_everyone_heard:
-            self.give_up()
-        self._check_done()
-
-    def give_up(self) -> None:
-        self.machine = capturing.give_up(self.machine)
-        self._check_done()
-
-    def _check_done(self) -> None:
-        if self.machine.phase in (capturing.PROMISED, capturing.PREEMPTED):
-            self.leave()
-            if not self.done.done():
-                self.done.set_result(self.machine)
-
-    def cancel(self, error: Exception) -> None:
-        self.leave()
-        if not self.done.done():
-            self.done.set_exception(error)
 
 
 class ReadOperation(Base):

@@ -33,6 +33,7 @@ from wormspace.paxos.messages import Span, Trim
 from wormspace.paxos.reading import Reading
 from wormspace.paxos.telling import Telling
 from wormspace.register import administration, listening
+from wormspace.register.capture_operation import CaptureOperation
 from wormspace.register.contract import (
     TRIM,
     ArrayName,
@@ -45,7 +46,6 @@ from wormspace.register.gathering import Gathering
 from wormspace.register.issued import Issued
 from wormspace.register.memory import BallotWrites, Memory
 from wormspace.register.operations import (
-    CaptureOperation,
     ReadOperation,
     TellOperation,
     WriteOperation,

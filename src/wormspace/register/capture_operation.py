@@ -1,0 +1,208 @@
+"""Runs a `Capturing` under asyncio: the capture, and reports that come in many pages.
+
+A long report is asked of one server after the other.  What one of them knows to be decided is not
+asked of the next (a decided row outweighs any other), so that of a segment that is written and
+decided one report travels, and not one from each server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from wormspace.knobs import KNOBS
+from wormspace.paxos import capturing
+from wormspace.paxos.capturing import Capturing
+from wormspace.paxos.effects import Send
+from wormspace.paxos.messages import COMPLETE, Gone, Promise, Read, Reject, Report, Span
+from wormspace.register.operations import Base, gone
+from wormspace.register.partition import Partition
+from wormspace.register.token import as_spans
+from wormspace.wire.messages import Downward, Failed
+
+
+class _Page:
+    """A question for one page of one server's report.
+
+    Each has an id of its own, and keeps it when it is asked again: a second answer to the same
+    question is known as one, and does not begin a second row of questions.
+    """
+
+    def __init__(self, owner: CaptureOperation, send: Send) -> None:
+        self._owner = owner
+        self.send = send
+        self._id = owner.partition.enter(self)
+
+    def ask(self) -> None:
+        """Ask, or ask again."""
+        self._owner.partition.post(self._id, [self.send])
+
+    def leave(self) -> None:
+        """It is answered, or of no interest any more."""
+        self._owner.partition.leave(self._id)
+
+    def on_message(self, server: int, message: Downward) -> None:
+        if server == self.send.server:
+            if not isinstance(message, Failed):
+                self._owner.leave_page(server)
+            self._owner.on_message(server, message)
+
+    def on_up(self, server: int) -> None:
+        """Its owner asks again."""
+
+    def on_down(self, server: int) -> None:
+        """Its owner waits for the link."""
+
+    def cancel(self, error: Exception) -> None:
+        """Its owner is told as well."""
+
+
+class CaptureOperation(Base):
+    """Runs a `Capturing` until it is promised, preempted or gone.
+
+    Attributes:
+        reporting: the server that is sending the rest of its report; None if none is.
+        pages: by server, what was asked of it last.
+        waiting: by server, what to ask next of those that promised, once it is their turn.
+        wanted: by server, the registers that are of interest: the others are known as decided.
+    """
+
+    def __init__(self, partition: Partition, machine: Capturing, deadline: float) -> None:
+        what = f"capture of {machine.space}/{machine.segment}[{machine.start}:{machine.stop}]"
+        super().__init__(partition, what, deadline)
+        self.machine = machine
+        self.reporting: int | None = None
+        self.pages: dict[int, _Page] = {}
+        self.waiting: dict[int, Send] = {}
+        self.wanted: dict[int, tuple[Span, ...]] = {}
+        self.done: asyncio.Future[Capturing] = self.loop.create_future()
+
+    # ------------------------------------------------------------ the pages of reports
+
+    def unanswered(self) -> Iterable[Send]:
+        """The capture; of the report that is coming, the page that was asked for last."""
+        for send in capturing.begin(self.machine):
+            if not isinstance(send.message, Read):
+                yield send
+            elif send.server in self.pages:
+                yield self.pages[send.server].send
+
+    def post(self, sends: Iterable[Send]) -> None:
+        captures = []
+        for send in sends:
+            if isinstance(send.message, Read):
+                self._ask(send)
+            else:
+                captures.append(send)
+        self.partition.post(self.id, captures)
+
+    def _ask(self, send: Send) -> None:
+        page = self.pages.get(send.server)
+        if page is None or page.send is not send:
+            self.leave_page(send.server)
+            page = self.pages[send.server] = _Page(self, send)
+        page.ask()
+
+    def _go_on(self, sends: Iterable[Send]) -> None:
+        """Ask for what comes next of the reports, one server at a time."""
+        for send in sends:
+            self.waiting[send.server] = send
+        heard = self.machine.promised | self.machine.rejected
+        if self.reporting is not None and heard >> self.reporting & 1:
+            self.reporting = None
+        while self.waiting and self.machine.phase == capturing.PROMISING:
+            server = next(iter(self.waiting)) if self.reporting is None else self.reporting
+            following = self.waiting.pop(server, None)
+            if following is None:
+                return
+            self.reporting = server
+            narrow = self._narrow(following)
+            if narrow is not None:
+                self._ask(narrow)
+                return
+            nothing = Report([], COMPLETE)
+            self.machine, _ = capturing.on_report(self.machine, server, nothing)
+            self.reporting = None
+
+    def _narrow(self, send: Send) -> Send | None:
+        """The question without what is known as decided; None if nothing is left."""
+        m = self.machine
+        start, stop = send.message.spans[0] if isinstance(send.message, Read) else (0, 0)
+        if send.server not in self.wanted:
+            self.wanted[send.server] = self._undecided(start, stop)
+        left = [(max(lo, start), hi) for lo, hi in self.wanted[send.server] if hi > start]
+        return Send(send.server, Read(m.space, m.segment, left)) if left else None
+
+    def _undecided(self, start: int, stop: int) -> tuple[Span, ...]:
+        """What of [start, stop) nobody reported as decided; not in more spans than a read has."""
+        decided = [row.offset for row in capturing.reported(self.machine) if row.decided]
+        first = bisect_left(decided, start)
+        spans: list[Span] = []
+        for lo, hi in as_spans(decided[first:]):
+            if len(spans) == KNOBS.register_spans - 1:
+                break
+            if start < lo:
+                spans.append((start, lo))
+            start = hi
+        if start < stop:
+            spans.append((start, stop))
+        return tuple(spans)
+
+    def on_silence(self) -> None:
+        super().on_silence()
+        self.reporting = None  # it is somebody else's turn
+        self._go_on(())
+
+    def on_down(self, server: int) -> None:
+        if server == self.reporting:
+            self.reporting = None
+            self._go_on(())
+        super().on_down(server)
+
+    def leave(self) -> None:
+        super().leave()
+        for server in list(self.pages):
+            self.leave_page(server)
+
+    def leave_page(self, server: int) -> None:
+        """The page that was asked of a server last is here, or of no interest any more."""
+        page = self.pages.pop(server, None)
+        if page is not None:
+            page.leave()
+
+    # ------------------------------------------------------------ the machine
+
+    def heard(self) -> int:
+        return self.machine.promised | self.machine.rejected
+
+    def on_reply(self, server: int, message: Downward) -> None:
+        sends: tuple[Send, ...] = ()
+        if isinstance(message, Promise):
+            self.machine, sends = capturing.on_promise(self.machine, server, message)
+        elif isinstance(message, Reject):
+            self.machine = capturing.on_reject(self.machine, server, message.promised)
+        elif isinstance(message, Report):
+            self.machine, sends = capturing.on_report(self.machine, server, message)
+        elif isinstance(message, Gone):
+            self.cancel(gone((self.machine.space, self.machine.segment)))
+            return
+        self._go_on(sends)
+        if self.is_everyone_heard:
+            self.give_up()
+        self._check_done()
+
+    def give_up(self) -> None:
+        self.machine = capturing.give_up(self.machine)
+        self._check_done()
+
+    def _check_done(self) -> None:
+        if self.machine.phase in (capturing.PROMISED, capturing.PREEMPTED):
+            self.leave()
+            if not self.done.done():
+                self.done.set_result(self.machine)
+
+    def cancel(self, error: Exception) -> None:
+        self.leave()
+        if not self.done.done():
+            self.done.set_exception(error)

@@ -1,0 +1,161 @@
+"""Reports of many pages: they go on, they are not begun again, and each page costs itself."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from scaling import assert_growth
+from wires import Wire
+from wires import World as Wires
+from wormspace import Written
+from wormspace.knobs import turned
+from wormspace.paxos.messages import Capture, Read
+from wormspace.sim import World
+
+PAGES = 64
+PAGE_S = 0.4
+"""What a page takes: PAGES of them take many times the patience with a silent server."""
+
+
+@contextlib.asynccontextmanager
+async def filled(count: int, page_rows: int = 1):
+    """A segment of which `count` registers are written and decided, in pages of so many rows."""
+    w = Wires(3)
+    segment = await w.client().space("s").alloc(size=2 * count)
+    token = (await segment.capture()).token
+    await segment.write_range(0, [b"v%d" % i for i in range(count)], token)
+    await asyncio.sleep(3)
+    with turned(server_page_bytes=65 * page_rows):
+        yield w, segment
+    await w.close()
+
+
+def slow_down(w, seconds: float) -> None:
+    """Every answer takes so long."""
+    shipped = Wire._deliver
+
+    def answer(self, request_id, message):
+        self._loop.call_later(seconds, shipped, self, request_id, message)
+
+    for wires in w.wires:
+        for wire in wires:
+            wire.answer = answer.__get__(wire)
+
+
+def sent(client, kind) -> int:
+    return sum(isinstance(m, kind) for wire in client.wires for m in wire.sent)
+
+
+def simulated(work):
+    """Run it on a simulated loop."""
+    with World(1) as world:
+        return world.run(work())
+
+
+def test_a_capture_whose_pages_are_slow_asks_for_each_page_once():
+    async def work():
+        async with filled(PAGES) as (w, _):
+            client = w.client(timeout=600)
+            segment = await client.space("s").segment(0)
+            slow_down(w, PAGE_S)
+            captured = await segment.capture()
+            assert len(captured.written) == PAGES
+            assert sent(client, Capture) == 6  # its first ballot is too low
+            assert sent(client, Read) <= PAGES + 10
+
+    simulated(work)
+
+
+def test_a_read_whose_pages_are_slow_asks_for_each_page_once():
+    async def work():
+        async with filled(PAGES) as (w, _):
+            client = w.client(timeout=600)
+            segment = await client.space("s").segment(0)
+            slow_down(w, PAGE_S)
+            values = await segment.read_range()
+            assert sum(value is not None for value in values) == PAGES
+            assert sent(client, Read) <= PAGES + 20
+
+    simulated(work)
+
+
+def test_a_listener_catches_up_with_slow_pages_and_asks_for_each_once():
+    async def work():
+        async with filled(PAGES) as (w, _):
+            client = w.client(timeout=600)
+            slow_down(w, PAGE_S)
+            async with client.space("s").listen() as events:
+                heard = [await anext(events) for _ in range(PAGES + 1)]
+            assert [e.address.offset for e in heard if isinstance(e, Written)] == [*range(PAGES)]
+            assert sent(client, Read) <= PAGES + 20
+
+    simulated(work)
+
+
+@pytest.mark.parametrize("how", ["stops", "is cut off"])
+def test_the_report_of_another_server_is_taken_when_one_falls_silent_in_the_midst(how):
+    async def work():
+        async with filled(PAGES) as (w, _):
+            client = w.client(timeout=600)
+            segment = await client.space("s").segment(0)
+            slow_down(w, 0.01)
+            capturing = asyncio.ensure_future(segment.capture())
+            await asyncio.sleep(0.2)
+            pages = [sum(isinstance(m, Read) for m in wire.sent) for wire in client.wires]
+            reporting = max(range(3), key=pages.__getitem__)
+            assert 5 < pages[reporting] < PAGES
+            began = asyncio.get_running_loop().time()
+            if how == "stops":
+                client.wires[reporting].drop = lambda message: True
+            else:
+                client.wires[reporting].cut()
+            assert len((await capturing).written) == PAGES
+            assert asyncio.get_running_loop().time() - began < 5
+            assert sent(client, Capture) == 6  # its first ballot is too low
+
+    simulated(work)
+
+
+def test_what_one_server_does_not_know_as_decided_is_asked_of_another():
+    """Half-written registers and holes among the decided ones."""
+
+    async def work():
+        async with filled(PAGES) as (w, segment):
+            token = (await segment.capture()).token
+            loser = segment.space.client
+            loser.wires[0].drop = loser.wires[1].drop = lambda message: True
+            with contextlib.suppress(Exception):
+                await segment.write(PAGES + 3, b"half", token, timeout=0.1)
+            client = w.client(timeout=600)
+            client.wires[0].cut()  # the report of the one that has it is needed
+            theirs = await client.space("s").segment(0)
+            captured = await theirs.capture()
+            assert captured.written[PAGES + 3] == b"half"
+            assert len(captured.written) == PAGES + 1
+
+    simulated(work)
+
+
+@pytest.mark.parametrize("call", ["capture", "read_range"])
+def test_the_cost_of_a_long_report_is_linear(call):
+    """Counted for the client and the servers together: rows that are all decided."""
+    worlds = []
+
+    def prepare(n):
+        world = World(1)
+        scene = filled(n, page_rows=16)
+        w, _ = world.run(scene.__aenter__())
+        worlds.append((world, scene))
+        client = world.run(new_client(w))
+        theirs = world.run(client.space("s").segment(0))
+        return lambda: world.run(getattr(theirs, call)(timeout=600))
+
+    async def new_client(w):
+        return w.client(timeout=600)
+
+    with turned(paxos_part=64):
+        assert_growth(prepare, [200, 400, 800], at_most=1.0)
+    for world, scene in reversed(worlds):
+        world.run(scene.__aexit__(None, None, None))
+        world.__exit__(None, None, None)
