@@ -10,74 +10,19 @@ import pymysql
 import pytest
 from tests.cli.command import in_file
 from tests.tx.casting import cast
+from tests.tx.databases import accounts, managers, mariadb, money, move, postgres
 
 import wormspace
 from wormspace import tx
-from wormspace.bench import databases
-from wormspace.bench.databases import MariaDbServer, PostgresServer
 from wormspace.tx.mariadb import MariaDb
 from wormspace.tx.postgres import Postgres
+
+__all__ = ["accounts", "mariadb", "postgres"]
 
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.xdist_group("databases"),
 ]
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    if databases.INITDB is None:
-        pytest.skip(databases.NO_POSTGRES)
-    server = PostgresServer("orders", "billing")
-    for database in ("orders", "billing"):
-        server.query(
-            database, "CREATE TABLE account (id int PRIMARY KEY, money int CHECK (money >= 0))"
-        )
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def mariadb():
-    if databases.MARIADBD is None:
-        pytest.skip(databases.NO_MARIADB)
-    server = MariaDbServer()
-    server.query("CREATE TABLE bank.account (id int PRIMARY KEY, money int) ENGINE=InnoDB")
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def accounts(postgres, mariadb):
-    for database in ("orders", "billing"):
-        postgres.query(database, "DELETE FROM account")
-        postgres.query(database, "INSERT INTO account VALUES (1, 100)")
-    mariadb.query("DELETE FROM bank.account")
-    mariadb.query("INSERT INTO bank.account VALUES (1, 100)")
-    return postgres, mariadb
-
-
-@contextlib.asynccontextmanager
-async def managers(postgres, mariadb):
-    a = Postgres("orders", postgres.url("orders"))
-    b = MariaDb("billing", mariadb.url)
-    try:
-        yield a, b
-    finally:
-        await a.close()
-        await b.close()
-
-
-def money(postgres, mariadb) -> tuple[int, int]:
-    return (
-        postgres.query("orders", "SELECT money FROM account WHERE id = 1")[0][0],
-        mariadb.query("SELECT money FROM bank.account WHERE id = 1")[0][0],
-    )
-
-
-async def move(transaction, a, b, amount=30):
-    await transaction[a].execute("UPDATE account SET money = money - %s WHERE id = 1", (amount,))
-    await transaction[b].execute("UPDATE account SET money = money + %s WHERE id = 1", (amount,))
 
 
 async def test_money_moves_between_postgresql_and_mariadb(accounts) -> None:

@@ -124,15 +124,19 @@ class Database:
 class PostgresServer(Database):
     """A PostgreSQL server with these databases.
 
+    Args:
+        prepared: how many prepared transactions it has room for.
+
     Raises:
         NotInstalled.
     """
 
-    def __init__(self, *databases: str) -> None:
+    def __init__(self, *databases: str, prepared: int = 600) -> None:
         if INITDB is None or POSTGRES is None:
             raise NotInstalled(NO_POSTGRES)
         super().__init__("postgres")
         self._binary = POSTGRES
+        self._prepared = prepared
         self._port = free_ports(1)[0]
         self.run(INITDB, "-D", str(self.data), "-U", "worm", "-A", "trust", "--no-sync")
         self.start()
@@ -146,7 +150,10 @@ class PostgresServer(Database):
     def start(self) -> None:
         """Start it and wait until it serves."""
         (self.data / "postmaster.pid").unlink(missing_ok=True)
-        options = ("max_prepared_transactions=600", "max_connections=600", "lock_timeout=2s")
+        options = (
+            f"max_prepared_transactions={self._prepared}",
+            *("max_connections=600", "lock_timeout=2s", "deadlock_timeout=100ms"),
+        )
         self.launch(
             *(self._binary, "-D", str(self.data), "-p", str(self._port), "-k", str(self.base)),
             *(word for option in options for word in ("-c", option)),
