@@ -198,7 +198,10 @@ class WholeLog(Source):
             values.append(value)
         if ear.has_overflowed and not values:
             self._stop_listening()
-        return head.take(values)
+        entries = head.take(values)
+        if not entries:
+            head.check()
+        return entries
 
     async def _hear_on(self, head: Head, ear: _Ear) -> None:
         ear.check(head.slot)
