@@ -54,7 +54,7 @@ async def test_a_log_is_not_opened_over_something_else(worm, what, part, trimmed
     await segment.write(0, b"precious", captured.token)
     await space.trim_prefix(trimmed)
     before = await everything(worm)
-    with pytest.raises(WrongKind, match="choose another name|of the user's own making"):
+    with pytest.raises(WrongKind, match=r"choose another name|the user's own making"):
         await worm.log("orders", segment_size=16)
     assert await everything(worm) == before
 
