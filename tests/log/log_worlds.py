@@ -74,8 +74,11 @@ class Book:
         self.bodies = {}
         self.number = 0
 
-    async def append(self, who, log, count=1, **options):
-        """Append one entry, or `count` of them at once; false if the outcome is unknown."""
+    async def append(self, who, log, count=1, noted=None, **options):
+        """Append one entry, or `count` of them at once; false if the outcome is unknown.
+
+        Their positions are added to `noted`.
+        """
         bodies = []
         for _ in range(count):
             self.number += 1
@@ -92,6 +95,8 @@ class Book:
             self.history.ret(call, position)
             assert position not in self.acknowledged, "one position was given to two entries"
             self.acknowledged[position] = body
+            if noted is not None:
+                noted.append(position)
         return True
 
     async def tail(self, who, log):

@@ -49,8 +49,11 @@ class Campaign:
         self.usurp_every_s = usurp_every_s
         self.fill_every_s = fill_every_s
         self.trim_every_s = trim_every_s
+        self.reads_every_s = 0.2
         self.random = self.world.random_for("campaign")
         self.heard = []
+        self.in_streams = {stream: [] for stream in "abc"}
+        self.committed = dict.fromkeys(self.names, (0, 0))
         self.left = dict.fromkeys(self.names, appenders * entries)
 
     async def log_of(self, worm, host):
@@ -64,7 +67,15 @@ class Campaign:
     def client(self, name):
         async def live(worm):
             log = await self.log_of(worm, name)
-            others = (self.listen(log), self.usurp(log), self.fill(log), self.trim(log))
+            others = (
+                self.listen(log),
+                self.usurp(log),
+                self.fill(log),
+                self.trim(log, name),
+                self.read_one(log),
+                self.read_stream(log),
+                self.move_cursor(log, name),
+            )
             beside = [asyncio.create_task(other) for other in others]
             async with asyncio.TaskGroup() as group:
                 for i in range(self.appenders):
@@ -94,12 +105,57 @@ class Campaign:
             except (wormspace.Unavailable, LogTrimmed, NotWritten):
                 pass
 
-    async def trim(self, log):
-        """Trim to anywhere, in the middle of a pack as well."""
+    async def trim(self, log, name):
+        """Trim to anywhere, in the middle of a pack as well; sometimes die in the midst of it."""
         while self.trim_every_s is not None:
             await asyncio.sleep(self.random.expovariate(1 / self.trim_every_s))
+            if self.random.random() < 0.5:
+                self.world.after(self.random.random() * 0.03, lambda: self.strike(name, 0.3))
             try:
                 await log.trim(self.random.randint(await log.first(), await log.tail()))
+            except wormspace.Unavailable:
+                pass
+
+    async def read_one(self, log):
+        """What was acknowledged is where it was said to be, or trimmed."""
+        while self.reads_every_s is not None:
+            await asyncio.sleep(self.random.expovariate(1 / self.reads_every_s))
+            known = self.book.acknowledged
+            if not known:
+                continue
+            position = self.random.choice(list(known))
+            try:
+                entry = await log.read(position)
+            except (wormspace.Unavailable, LogTrimmed):
+                continue
+            assert entry is not None, f"{position} was acknowledged, and is a hole"
+            assert entry.body == known[position], f"{position} has another entry"
+
+    async def read_stream(self, log):
+        """All of a stream that was acknowledged before, but for what is trimmed."""
+        while self.reads_every_s is not None:
+            await asyncio.sleep(self.random.expovariate(1 / self.reads_every_s))
+            stream = self.random.choice("abc")
+            before = list(self.in_streams[stream])
+            try:
+                found = {entry.position for entry in await log.read_stream(stream)}
+                first = await log.first()
+            except (wormspace.Unavailable, LogTrimmed):
+                continue
+            lacking = [one for one in before if one >= first and one not in found]
+            assert not lacking, f"stream {stream} lacks {lacking}, acknowledged before"
+
+    async def move_cursor(self, log, name):
+        """A cursor is where it was put, and never where it was before that."""
+        while self.reads_every_s is not None:
+            await asyncio.sleep(self.random.expovariate(1 / self.reads_every_s))
+            done, tried = self.committed[name]
+            try:
+                found = await log.cursor(name).load()
+                assert done <= found <= tried, f"the cursor is at {found}, not {done} to {tried}"
+                self.committed[name] = (done, tried + 1)
+                await log.cursor(name).commit(tried + 1)
+                self.committed[name] = (tried + 1, tried + 1)
             except wormspace.Unavailable:
                 pass
 
@@ -117,7 +173,8 @@ class Campaign:
         """One call, of one entry or of many, which may name a stream."""
         count = 1 if self.random.random() < 0.8 else self.random.randint(2, 40)
         streams = [self.random.choice("abc")] if self.random.random() < 0.3 else []
-        return self.book.append(who, log, count, streams=streams)
+        noted = self.in_streams[streams[0]] if streams else None
+        return self.book.append(who, log, count, noted, streams=streams)
 
     async def listen(self, log):
         start = 0
@@ -133,11 +190,14 @@ class Campaign:
     def kill(self):
         if self.kill_every_s is None:
             return
-        name = self.random.choice(self.names)
+        self.strike(self.random.choice(self.names), self.random.random())
+        self.world.after(self.random.expovariate(1 / self.kill_every_s), self.kill)
+
+    def strike(self, name, fate):
+        """Kill, freeze or cut off a client."""
         process = self.world.host(name).processes[-1]
-        if process.state is State.RUNNING:
+        if process.state is State.RUNNING and self.kill_every_s is not None:
             lasting_s = self.random.uniform(0.05, 1.5)
-            fate = self.random.random()
             if fate < 0.6:
                 process.crash()
                 self.world.after(lasting_s, process.restart)
@@ -147,7 +207,6 @@ class Campaign:
             else:
                 cut = self.world.network.cut([name], self.cluster.servers)
                 self.world.after(lasting_s, lambda: self.world.network.heal(cut))
-        self.world.after(self.random.expovariate(1 / self.kill_every_s), self.kill)
 
     async def drive(self):
         for name in self.names:
@@ -162,6 +221,7 @@ class Campaign:
             await asyncio.sleep(0.2)
         schedule.stop()
         self.kill_every_s = self.usurp_every_s = self.fill_every_s = self.trim_every_s = None
+        self.reads_every_s = None
         self.world.network.loss = None
         await asyncio.sleep(5)
         await self.cluster.spawn("last", self.last_look).wait()

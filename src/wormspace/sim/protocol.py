@@ -153,6 +153,7 @@ class ProtocolCheck:
         self._spans: dict[tuple[Connection, bytes], Pages] = {}
         self._captures: dict[bytes, _CaptureWatch] = {}
         self._by_id: dict[tuple[Connection, int], _CaptureWatch] = {}
+        self._latest: dict[tuple[str, int, Array], _CaptureWatch] = {}
         self._values: dict[tuple[Array, int, bytes], bytes] = {}
 
     def check(self) -> None:
@@ -179,6 +180,12 @@ class ProtocolCheck:
             elif known.message != m:
                 self._blame("ballots: two captures have one", f"{known.message} and {m}")
             self._by_id[c, request_id] = known
+            self._latest[c.client, request_id, (m.space, m.segment)] = known
+        elif isinstance(m, Read):
+            # A further page may be asked for on another connection than the capture was.
+            latest = self._latest.get((c.client, request_id, (m.space, m.segment)))
+            if latest is not None:
+                self._by_id[c, request_id] = latest
         elif isinstance(m, Write):
             self._on_write_sent(c, m)
 
