@@ -44,7 +44,7 @@ from wormspace.smr.leaderless import Leaderless
 from wormspace.smr.leadership import Fixed, Sticky
 from wormspace.smr.methods import command, query
 from wormspace.smr.remote import Remote, addresses_of, attach
-from wormspace.smr.replica import Replica, Status, replicate
+from wormspace.smr.replica import Replica, replicate
 from wormspace.smr.rotating import Rotating
 from wormspace.smr.seat import Leadership, Tuning
 from wormspace.smr.stores import LocalSnapshots, MemorySnapshots, SnapshotStore
@@ -60,7 +60,8 @@ from wormspace.smr.types import (
     Set,
     holding,
 )
-from wormspace.smr.views import View
+from wormspace.smr.upgrading import Versions
+from wormspace.smr.views import Status, View
 
 __all__ = [
     "BadSnapshot",
@@ -110,6 +111,7 @@ __all__ = [
     "TrimWhenApplied",
     "Tuning",
     "UpdateNeeded",
+    "Versions",
     "View",
     "addresses_of",
     "attach",

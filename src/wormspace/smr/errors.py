@@ -44,6 +44,10 @@ class UpdateNeeded(UsageError):
     """
 
 
+class VersionForgotten(UpdateNeeded):
+    """The log, or a snapshot, is still of a version that this replica's class does not lead to."""
+
+
 class ShapeChanged(UsageError):
     """This replica's class declares something else than the object has, of the same version."""
 

@@ -15,7 +15,7 @@ import msgspec
 
 from wormspace.errors import Closed, UsageError, WormError
 from wormspace.rpc import Failure, NoAnswer
-from wormspace.smr.records import Member, Packet, Ping, Pong, decoder, encode
+from wormspace.smr.records import Member, Packet, Pong, decoder, encode
 from wormspace.smr.seat import NotLeading, Peer, Proposer, Seat
 from wormspace.smr.writing import Reign
 from wormspace.space import Address
@@ -171,7 +171,7 @@ class StickyProposer:
     async def _ping(self, leader: Member, timeout: float) -> float | None:
         """How long ago the leader was confirmed; None if it does not lead or does not answer."""
         seat = self._seat
-        ping = Ping(seat.member, seat.learner.position, seat.kept)
+        ping = seat.ping()
         try:
             pong = _decode_pong(await seat.call(leader, "ping", encode(ping), timeout))
         except (NoAnswer, Failure, msgspec.MsgspecError):

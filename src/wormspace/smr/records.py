@@ -218,11 +218,16 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True):
-    """A follower to its leader: who it is, and how far it and its snapshots are."""
+    """A follower to its leader: who it is, and how far it and its snapshots are.
+
+    Attributes:
+        newest: the newest version of the object that it has the class of.
+    """
 
     member: Member
     applied: Address
     kept: Address
+    newest: int = 1
 
 
 class Pong(msgspec.Struct, frozen=True, array_like=True):

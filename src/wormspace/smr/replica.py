@@ -21,7 +21,7 @@ from typing import Any, Generic, Self, TypeVar
 import msgspec
 
 from wormspace.errors import Closed, Trimmed, UsageError, WormError
-from wormspace.smr import serving
+from wormspace.smr import serving, upgrading
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.durability import Durability, NeverTrim
@@ -42,7 +42,8 @@ from wormspace.smr.records import (
 from wormspace.smr.seat import Leadership, NotLeading, Seat, Tuning
 from wormspace.smr.snapshots import Audit
 from wormspace.smr.submit import Asker, Submitter
-from wormspace.smr.views import View
+from wormspace.smr.upgrading import Announced, Versions
+from wormspace.smr.views import Status, View
 from wormspace.space import Address, Client
 
 log = logging.getLogger("wormspace.smr")
@@ -53,25 +54,6 @@ PAUSE_MIN_S = 0.005
 PAUSE_MAX_S = 0.1
 ATTEMPT_S = 1.0
 AUDITS_KEPT = 64
-
-
-class Status(msgspec.Struct, frozen=True):
-    """How a replica is.
-
-    Attributes:
-        applied: the next register to apply.
-        leader: who leads, as far as is known here.
-        leads: whether it is this one.
-        failed: why it stopped, or empty.
-        sessions: how many clients it remembers.
-    """
-
-    member: Member
-    applied: Address
-    leader: Member | None
-    leads: bool
-    failed: str
-    sessions: int
 
 
 class Replica(View[M], Generic[M]):
@@ -107,6 +89,28 @@ class Replica(View[M], Generic[M]):
         """
         return serving.events(self._core, after)
 
+    async def versions(self) -> Versions:
+        """Of what versions the object is: which classes are still needed, which one is in force.
+
+        Raises:
+            Unavailable.
+        """
+        return await upgrading.versions(self._core)
+
+    async def upgrade(self) -> int:
+        """Make the object what this replica's class is, from some position on, everywhere.
+
+        Replicas that have no such class stop there, and go on when they are started with it.
+
+        Returns:
+            The version that the object is of now.
+
+        Raises:
+            Exception: what the migration raised; nothing has changed then.
+            NoLeader, SessionExpired: whether it was done is unknown; calling again is safe.
+        """
+        return await upgrading.upgrade(self._core)
+
     async def close(self) -> None:
         """Stop taking part; the state is where it was, in the space."""
         await self._core.close()
@@ -137,12 +141,13 @@ class Core(Generic[M]):
         self.failed: Exception | None = None
         self._replica = replica
         self._host = host
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._clock = clock
-        self._rng = rng
+        self.rng = rng
         self._leadership = leadership
         self._durability = durability
         self._tuning = tuning
+        self.announced = Announced()
         self._audits: dict[Address, bytes] = {}
         self._claims: dict[Address, bytes] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -151,7 +156,7 @@ class Core(Generic[M]):
         self.watchers: list[asyncio.Future[None]] = []
         self._closed = False
         declaration = machine_type.declaration
-        self._submitter = Submitter(declaration, timeout_s, rng, self._carry)
+        self._submitter = Submitter(declaration, timeout_s, rng, self.carry)
         self._asker = Asker(declaration, timeout_s, self._carry_question)
         self.learner = Learner(
             worm.space(name),
@@ -167,11 +172,11 @@ class Core(Generic[M]):
         """Restore, listen, take part."""
         self.service = serving.service(self)
         port = await self.service.start(self._host, port)
-        identity = self._rng.getrandbits(64).to_bytes(8, "big")
+        identity = self.rng.getrandbits(64).to_bytes(8, "big")
         member = Member(self._replica or f"{self._host}:{port}", identity, self._host, port)
         space = self.worm.space(self.name)
         self.seat = Seat(
-            f"smr/{self.name}", space, member, self.learner, self._clock, self._rng, self._tuning
+            f"smr/{self.name}", space, member, self.learner, self._clock, self.rng, self._tuning
         )
         self.proposer = self._leadership.take_seat(self.seat)
         await self.learner.require_strategy()
@@ -181,6 +186,8 @@ class Core(Generic[M]):
         if await space.head() > self.learner.position.segment:
             await serving.catch_up(self, store)
         self._spawn(self._guard(self.proposer.run))
+        if self._tuning.upgrade_s > 0:
+            self._spawn(self._guard(lambda: upgrading.run(self, self._tuning.upgrade_s)))
         self._spawn(self._guard(lambda: self._durability.run(self.seat, self.proposer)))
 
     async def close(self) -> None:
@@ -337,12 +344,12 @@ class Core(Generic[M]):
         if self.learner.position >= position:
             return
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 await self.learner.reached(position)
         except TimeoutError as e:
             raise Behind(f"this replica is at {self.learner.position}, not {position}") from e
 
-    async def _carry(self, packet: Packet, deadline: float) -> Reply:
+    async def carry(self, packet: Packet, deadline: float) -> Reply:
         """Have a packet applied, by whoever leads."""
         return await self._until(
             deadline,
@@ -381,7 +388,7 @@ class Core(Generic[M]):
                 raise
             except (WormError, TimeoutError, msgspec.MsgspecError) as e:
                 log.debug("%s: trying again: %s", self.name, e)
-            await asyncio.sleep(min(pause * self._rng.uniform(0.5, 1), remaining))
+            await asyncio.sleep(min(pause * self.rng.uniform(0.5, 1), remaining))
             pause = min(pause * 2, PAUSE_MAX_S)
 
     async def _forward(self, leader: Member, there: Any, remaining: float) -> bytes:

@@ -23,7 +23,7 @@ import msgspec
 from wormspace.errors import Closed, RaceLost, Trimmed, Unavailable, UsageError, WormError
 from wormspace.rpc import Failure, NoAnswer
 from wormspace.smr.leaderless import RETRY_S, Equal
-from wormspace.smr.records import NOOP, REST, Member, Packet, Ping, encode
+from wormspace.smr.records import NOOP, REST, Member, Packet, encode
 from wormspace.smr.seat import Proposer, Seat
 from wormspace.space import Address, Segment
 
@@ -286,7 +286,7 @@ class RotatingProposer(Equal):
             await asyncio.sleep(period)
 
     async def _ping(self, owner: Member, timeout: float) -> None:
-        ping = encode(Ping(self._seat.member, self._seat.learner.position, self._seat.kept))
+        ping = encode(self._seat.ping())
         try:
             await self._seat.call(owner, "ping", ping, timeout)
         except (NoAnswer, Failure, WormError):

@@ -17,7 +17,7 @@ import msgspec
 from wormspace.errors import WormError
 from wormspace.rpc import Caller
 from wormspace.smr.learner import Learner
-from wormspace.smr.records import Batch, Charter, Mark, Member, Packet, encode, encode_charter
+from wormspace.smr.records import Batch, Charter, Mark, Member, Packet, Ping, encode, encode_charter
 from wormspace.space import Address, Space
 
 SEED_BITS = 63
@@ -43,12 +43,15 @@ class Tuning(msgspec.Struct, frozen=True):
         batch_bytes: a register carries no more packets once it has so many bytes.
         pipeline: registers in flight at once.
         audit_s: seconds between hashes of the whole state; 0 for none.
+        upgrade_s: a leader that has a newer class upgrades the object when, for so many seconds,
+            nobody was heard of who has it not; 0 to upgrade only when `upgrade` is called.
     """
 
     segment_size: int = 1024
     batch_bytes: int = 64 * 1024
     pipeline: int = 4
     audit_s: float = 30.0
+    upgrade_s: float = 10.0
 
 
 class Seat:
@@ -101,6 +104,11 @@ class Seat:
                 declared.shape,
             )
         )
+
+    def ping(self) -> Ping:
+        """What this replica tells of itself."""
+        newest = self.learner.engine.line.newest.declaration.version
+        return Ping(self.member, self.learner.position, self.kept, newest)
 
     def batch(self, packets: list[Packet]) -> bytes:
         """Packets as they are written, with the time, the dice and claims that can be compared."""

@@ -19,7 +19,7 @@ from wormspace.errors import UsageError, WormError
 from wormspace.rpc import Failure, NoAnswer, Service
 from wormspace.smr.calls import Malformed, encode_outcome
 from wormspace.smr.engine import Engine
-from wormspace.smr.errors import BadSnapshot, NoSnapshot, NothingKept
+from wormspace.smr.errors import BadSnapshot, NoSnapshot, NothingKept, VersionForgotten
 from wormspace.smr.records import (
     Ask,
     Fetch,
@@ -116,6 +116,7 @@ class _Desk:
         core = self._core
         ping = self._decode(_decode_ping, body)
         seat = core.seat
+        core.announced.note(ping, core.loop.time())
         seat.members[ping.member.name] = Peer(ping.member, ping.applied, ping.kept)
         others = [one.member for one in seat.members.values()]
         return encode(Pong(core.proposer.age(), core.learner.position, others))
@@ -234,7 +235,7 @@ async def restore_from(core: Core[Any], store: SnapshotStore) -> None:
         engine = await restore(core.machine_type, store.load(core.name))
     except NothingKept:
         return
-    except (BadSnapshot, OSError) as e:
+    except (BadSnapshot, VersionForgotten, OSError) as e:
         log.error(
             "%s: the snapshot that is kept is of no use: %s; the state is read from the space, or "
             "another replica gives it, and the next snapshot replaces this one",

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from wormspace.smr.declare import StateMachine
-from wormspace.smr.errors import ShapeChanged, UpdateNeeded
+from wormspace.smr.errors import ShapeChanged, UpdateNeeded, VersionForgotten
 from wormspace.smr.kinds import describe
 from wormspace.smr.methods import run_whole
 from wormspace.smr.records import encode
@@ -83,7 +83,7 @@ class Line:
                     f"{what} is of version {version}, and this replica knows versions up to "
                     f"{newest.declaration.version} ({newest.__name__}): update this replica"
                 )
-            raise UpdateNeeded(
+            raise VersionForgotten(
                 f"{what} is still of version {version} here, and this replica does not know that "
                 f"any more: {newest.__name__} must name the class of that version as the one that "
                 "it `replaces`, or begin with a later snapshot"

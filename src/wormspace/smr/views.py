@@ -5,13 +5,36 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
+import msgspec
+
 from wormspace.smr.consistency import Consistency, Session
 from wormspace.smr.declare import Declaration, StateMachine
 from wormspace.smr.methods import QUERY, Method
+from wormspace.smr.records import Member
+from wormspace.space import Address
 
 M = TypeVar("M", bound=StateMachine)
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How a replica is.
+
+    Attributes:
+        applied: the next register to apply.
+        leader: who leads, as far as is known here.
+        leads: whether it is this one.
+        failed: why it stopped, or empty.
+        sessions: how many clients it remembers.
+    """
+
+    member: Member
+    applied: Address
+    leader: Member | None
+    leads: bool
+    failed: str
+    sessions: int
 
 
 class Port(Protocol):

@@ -1,0 +1,109 @@
+"""When an object becomes a newer version: once every replica that is alive has the newer class.
+
+Replicas are restarted with the newer class one after the other, in any order; meanwhile the object
+stays what it is, and those with the newer class run the older one, which it names.  Each tells the
+leader what it has.  When all who are alive have it, the leader proposes the upgrade; or somebody
+calls `upgrade`, who knows that all have it.  A replica that has it not stops at that position.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from wormspace.errors import WormError
+from wormspace.smr.errors import SessionExpired
+from wormspace.smr.records import Packet, Ping, decode_charter, decode_plain_outcome
+from wormspace.smr.submit import as_exception
+from wormspace.smr.versions import encode_upgrade
+
+if TYPE_CHECKING:
+    from wormspace.smr.replica import Core
+
+log = logging.getLogger("wormspace.smr")
+
+LOOKS = 10
+"""So often does a leader look, in the time that it waits, whether all have the newer class."""
+
+
+class Versions(msgspec.Struct, frozen=True):
+    """Of what versions an object is.
+
+    Attributes:
+        oldest: the log begins with it: the classes from here on must stay in the code.
+        current: what the object is now.
+        newest: what this replica has.
+    """
+
+    oldest: int
+    current: int
+    newest: int
+
+
+class Announced:
+    """What the other replicas have said that they have."""
+
+    def __init__(self) -> None:
+        self._heard: dict[bytes, tuple[int, float]] = {}
+
+    def note(self, ping: Ping, now: float) -> None:
+        """A replica was heard of."""
+        self._heard[ping.member.id] = (ping.newest, now)
+
+    def least(self, since: float, own: int) -> int:
+        """The oldest of what was announced since then, and of this replica's own."""
+        self._heard = {who: one for who, one in self._heard.items() if one[1] >= since}
+        return min([own, *(newest for newest, _ in self._heard.values())])
+
+
+async def versions(core: Core[Any]) -> Versions:
+    """See `Replica.versions`."""
+    space = core.worm.space(core.name)
+    charter = decode_charter(await space.check(await space.head()), core.name)
+    engine = core.learner.engine
+    current = engine.machine.declaration.version
+    return Versions(charter.version, current, engine.line.newest.declaration.version)
+
+
+async def upgrade(core: Core[Any]) -> int:
+    """See `Replica.upgrade`."""
+    client = core.rng.getrandbits(64).to_bytes(8, "big")
+    packet = Packet(client, 1, 1, encode_upgrade(core.machine_type))
+    reply = await core.carry(packet, core.loop.time() + core.timeout_s)
+    outcome = decode_plain_outcome(reply.body or b"")
+    if outcome.refused:
+        raise SessionExpired(f"nobody knows whether it was upgraded: {outcome.refused}")
+    if outcome.faults:
+        raise as_exception(outcome.faults[0], core.machine_type.declaration)
+    version: int = outcome.values[0]
+    return version
+
+
+async def run(core: Core[Any], patience_s: float) -> None:
+    """While this replica leads: upgrade when all who are alive have what it has.
+
+    Args:
+        patience_s: who was not heard of for so long is not alive, nor is a leader sure before.
+    """
+    own = core.machine_type.declaration.version
+    began = None
+    while True:
+        await asyncio.sleep(patience_s / LOOKS)
+        now = core.loop.time()
+        if core.learner.engine.machine.declaration.version >= own or not core.proposer.leads:
+            began = None
+            continue
+        if began is None:
+            began = now
+        if now - began < patience_s or core.announced.least(now - patience_s, own) < own:
+            continue
+        try:
+            await upgrade(core)
+        except WormError as e:
+            log.info("%s: the upgrade has to wait: %s", core.name, e)
+        except Exception as e:  # noqa: BLE001 - a migration's fault: it would come again and again
+            log.error("%s: the upgrade to version %d has failed: %s", core.name, own, e)
+            return
