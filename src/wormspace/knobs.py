@@ -258,4 +258,4 @@ def _draw(rng: random.Random, field: dataclasses.Field[Any]) -> int:
     hi: int = getattr(Knobs(), field.name)
     if rng.random() < 0.25:
         return hi
-    return min(hi, max(lo, round(math.exp(rng.uniform(math.log(lo), math.log(hi))))))
+    return min(hi, max(lo, round(math.expm1(rng.uniform(math.log1p(lo), math.log1p(hi))))))

@@ -111,17 +111,18 @@ class _Asked:
 class _Heard:
     """What one server reported to a captor: the pages that came in, and their rows."""
 
-    __slots__ = ("is_granted", "pages", "rows")
+    __slots__ = ("granted_at", "is_granted", "pages", "rows")
 
     def __init__(self) -> None:
         self.is_granted = False
+        self.granted_at = 0
         self.pages: Pages = []
         self.rows: dict[int, Row] = {}
 
-    def is_whole(self, start: int, stop: int) -> bool:
-        """Whether the pages leave nothing out."""
+    def is_whole(self, start: int, stop: int, decided: Iterable[int]) -> bool:
+        """Whether the pages leave nothing out, but for what is known to be decided."""
         at = start
-        for lo, hi in sorted(self.pages):
+        for lo, hi in sorted([*self.pages, *((offset, offset + 1) for offset in decided)]):
             if lo > at:
                 break
             at = max(at, hi)
@@ -131,12 +132,13 @@ class _Heard:
 class _CaptureWatch:
     """One capture: by whom, of what, and what it has heard."""
 
-    __slots__ = ("by", "heard", "message", "partial", "reports")
+    __slots__ = ("by", "decided", "heard", "message", "partial", "reports")
 
     def __init__(self, by: str, message: Capture) -> None:
         self.by = by
         self.message = message
         self.heard: dict[str, _Heard] = {}
+        self.decided: set[int] = set()
         self.reports: list[dict[int, Row]] | None = None
         """What the whole reports said when the first write under the ballot left; then the rest."""
         self.partial: list[dict[int, Row]] = []
@@ -150,10 +152,11 @@ class ProtocolCheck:
         self.messages = 0
         self._ledgers: dict[tuple[str, Array], _Ledger] = {}
         self._under_way: dict[tuple[Connection, int], deque[_Asked]] = {}
-        self._spans: dict[tuple[Connection, bytes], Pages] = {}
+        self._spans: dict[tuple[Connection, bytes], list[tuple[int, Array, Pages]]] = {}
+        self._granted: dict[tuple[str, bytes], int] = {}
+        self._promised: dict[tuple[Connection, bytes], list[tuple[bytes, Capture]]] = {}
         self._captures: dict[bytes, _CaptureWatch] = {}
-        self._by_id: dict[tuple[Connection, int], _CaptureWatch] = {}
-        self._latest: dict[tuple[str, int, Array], _CaptureWatch] = {}
+        self._open: dict[tuple[str, Array], dict[bytes, _CaptureWatch]] = {}
         self._values: dict[tuple[Array, int, bytes], bytes] = {}
 
     def check(self) -> None:
@@ -177,15 +180,9 @@ class ProtocolCheck:
             known = self._captures.get(m.ballot)
             if known is None:
                 known = self._captures[m.ballot] = _CaptureWatch(c.client, m)
+                self._open.setdefault((c.client, (m.space, m.segment)), {})[m.ballot] = known
             elif known.message != m:
                 self._blame("ballots: two captures have one", f"{known.message} and {m}")
-            self._by_id[c, request_id] = known
-            self._latest[c.client, request_id, (m.space, m.segment)] = known
-        elif isinstance(m, Read):
-            # A further page may be asked for on another connection than the capture was.
-            latest = self._latest.get((c.client, request_id, (m.space, m.segment)))
-            if latest is not None:
-                self._by_id[c, request_id] = latest
         elif isinstance(m, Write):
             self._on_write_sent(c, m)
 
@@ -212,7 +209,12 @@ class ProtocolCheck:
 
     def _count_reports(self, capture: _CaptureWatch, replicas: int, m: Write) -> None:
         asked = capture.message
-        whole = [h for h in capture.heard.values() if h.is_whole(asked.start, asked.stop)]
+        whole = [
+            heard
+            for heard in capture.heard.values()
+            if heard.is_whole(asked.start, asked.stop, capture.decided)
+        ]
+        self._open.get((capture.by, (asked.space, asked.segment)), {}).pop(m.ballot, None)
         if len(whole) < majority(replicas):
             heard = {name: (h.is_granted, sorted(h.pages)) for name, h in capture.heard.items()}
             self._blame(
@@ -235,19 +237,31 @@ class ProtocolCheck:
             )
 
     def on_answer_received(self, c: Connection, request_id: int, m: Downward, raw: bytes) -> None:
-        if not isinstance(m, Promise | Report):
-            return
-        capture = self._by_id.get((c, request_id))
-        if capture is None or capture.reports is not None:
-            return
-        heard = capture.heard.setdefault(c.server, _Heard())
-        stop = capture.message.stop
         if isinstance(m, Promise):
-            heard.is_granted = True
-            heard.pages.append((capture.message.start, stop if m.next == COMPLETE else m.next))
-        else:
-            heard.pages += self._spans.get((c, raw), ())
-        for row in m.rows:
+            for ballot, asked in self._promised.get((c, raw), ()):
+                capture = self._captures.get(ballot)
+                if capture is not None and capture.reports is None:
+                    heard = capture.heard.setdefault(c.server, _Heard())
+                    heard.is_granted = True
+                    heard.granted_at = self._granted[c.server, ballot]
+                    end = asked.stop if m.next == COMPLETE else m.next
+                    self._note(capture, heard, [(asked.start, end)], m.rows)
+        elif isinstance(m, Report):
+            # A page may be asked for under another id than the capture was, on any connection.
+            for moment, array, pages in self._spans.get((c, raw), ()):
+                for capture in self._open.get((c.client, array), {}).values():
+                    known = capture.heard.get(c.server)
+                    if known is not None and moment >= known.granted_at:
+                        self._note(capture, known, pages, m.rows)
+
+    def _note(self, capture: _CaptureWatch, heard: _Heard, pages: Pages, rows: list[Row]) -> None:
+        """A page of a server's report came in."""
+        heard.pages += pages
+        for row in rows:
+            if row.decided:
+                capture.decided.add(row.offset)
+            if row.ballot >= capture.message.ballot:
+                continue  # it came after the promise, and binds nobody who wrote below it
             known = heard.rows.get(row.offset)
             if known is None or known.ballot <= row.ballot:
                 heard.rows[row.offset] = row
@@ -297,12 +311,17 @@ class ProtocolCheck:
         elif asked.is_gone and not (isinstance(m, Report) and not m.rows):
             self._blame("store: a trimmed segment is used again", f"{where}\nanswered {m}")
         elif isinstance(q, Capture):
+            if isinstance(m, Promise):
+                self._granted.setdefault((c.server, q.ballot), self.messages)
+                self._promised.setdefault((c, raw), []).append((q.ballot, q))
             self._on_capture_answered(ledger, asked, q, m, where)
         elif isinstance(q, Write) and isinstance(m, Written):
             self._on_write_answered(ledger, asked, q, m, where)
         elif isinstance(q, Read) and isinstance(m, Report):
-            lo, hi = q.spans[0][0], q.spans[-1][1]
-            self._spans.setdefault((c, raw), []).append((lo, hi if m.next == COMPLETE else m.next))
+            end = q.spans[-1][1] if m.next == COMPLETE else m.next
+            pages = [(lo, min(hi, end)) for lo, hi in q.spans if lo < end]
+            found = (asked.moment, (q.space, q.segment), pages)
+            self._spans.setdefault((c, raw), []).append(found)
             self._check_rows(ledger, asked, q.spans, m.rows, m.next, where)
 
     def _take(self, c: Connection, request_id: int, m: Downward | None) -> _Asked | None:
