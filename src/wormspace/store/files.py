@@ -25,6 +25,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -74,7 +75,7 @@ class Files(Protocol):
     # ------------------------------------------------------------ descriptors
 
     def close(self, fd: int) -> None:
-        """close(2)"""
+        """close(2).  Raises nothing: what was to be durable has been waited for."""
 
     def lock(self, fd: int) -> None:
         """flock(2), for this process alone.  BlockingIOError if another one has the lock."""
@@ -166,7 +167,8 @@ class SystemFiles:
 
     def close(self, fd: int) -> None:
         _locks.discard(fd)
-        os.close(fd)
+        with suppress(OSError):
+            os.close(fd)
 
     def lock(self, fd: int) -> None:
         import fcntl  # only here: clients import this module on systems that do not have it

@@ -110,9 +110,6 @@ class LmdbEngine:
             except (lmdb.Error, OSError, RuntimeError) as e:
                 raise self._room.explain(e) from e
             undo.pop_all()
-        self._pace = Pace(files)
-        self._grown = self._journal.size
-        self._enough = self._draw_enough()
 
     # ------------------------------------------------------------ opening and closing
 
@@ -150,6 +147,9 @@ class LmdbEngine:
         else:
             self._recover(saved)
         self._journal.prepare()
+        self._pace = Pace(files)
+        self._grown = self._journal.size
+        self._enough = self._draw_enough()
 
     def _check_state(self, saved: Checkpoint | None) -> None:
         """Check that the tables are those of the checkpoint."""
