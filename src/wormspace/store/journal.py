@@ -85,6 +85,15 @@ class Journal:
         first, second = self._files
         return not second.salt and not (first.salt and any(first.records()))
 
+    def check(self, after: int, salt: bytes) -> None:
+        """Check that the file that a checkpoint names is there, before anything is changed.
+
+        Raises:
+            StoreDamaged
+        """
+        self.last = after
+        self._named(salt).check_size()
+
     def recover(self, after: int, salt: bytes, first: int) -> Iterator[bytes]:
         """The payloads after record `after`, in order.
 

@@ -128,6 +128,7 @@ class LmdbEngine:
         undo.callback(self._journal.close)
         saved = self._roots.saved
         if saved is not None:
+            self._journal.check(saved.number, saved.salt)
             self._roots.restore(saved)
         elif not self._journal.is_unused:
             raise StoreDamaged(f"{path / ROOTS} is missing. {ADVICE}")

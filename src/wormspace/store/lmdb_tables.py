@@ -120,7 +120,10 @@ class Tables:
         self.committed = self._read_state()
 
     def _read_state(self) -> State | None:
-        stored = self._txn.get(_ROW, db=self._state_db)
+        try:
+            stored = self._txn.get(_ROW, db=self._state_db)
+        except lmdb.Error as e:
+            raise StoreDamaged(f"{self._path}: data.mdb cannot be read ({e}). {ADVICE}") from e
         if stored is None:
             return None
         state = _decode(stored)
