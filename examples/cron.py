@@ -102,9 +102,13 @@ async def lead(cron: Replica[Cron], grant: Grant, jobs: list[Job]) -> None:
 
 
 async def run(cron: Replica[Cron], job: Job) -> None:
-    """One run of one job."""
+    """One run of one job; it is killed when this machine does not lead any more."""
     process = await asyncio.create_subprocess_shell(job.shell)
-    code = await process.wait()
+    try:
+        code = await process.wait()
+    except asyncio.CancelledError:
+        process.kill()
+        raise
     log.info("%s: exit code %d", job.name, code)
     await cron.call(Cron.finish, job.name, code)
 

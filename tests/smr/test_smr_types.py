@@ -10,12 +10,10 @@ from wormspace.smr import (
     Counter,
     Dict,
     Election,
-    LeaseLost,
     Lock,
     Queue,
     Set,
     Sticky,
-    holding,
     replicate,
 )
 from wormspace.smr.leaderless import Leaderless
@@ -65,56 +63,66 @@ async def test_a_queue_gives_each_item_once_in_order():
             assert await one.put(b"%d" % i) == i
         assert await other.peek() == b"0"
         taken = await asyncio.gather(*(side.take() for side in (one, other) * 10))
-        assert sorted(taken, key=int) == [b"%d" % i for i in range(20)]
+        assert sorted((job.item for job in taken), key=int) == [b"%d" % i for i in range(20)]
         assert await one.take() is None
+        assert await one.size() == 20
+        assert all(await asyncio.gather(*(other.finish(job.token) for job in taken)))
         assert await one.size() == 0
 
 
+async def test_what_is_given_back_has_its_old_place():
+    async with two(Queue) as (one, other):
+        for i in range(3):
+            await one.put(b"%d" % i)
+        first, second = await one.take(), await other.take()
+        assert await other.give_back(first.token)
+        assert not await other.give_back(first.token)
+        assert not await other.finish(first.token)
+        assert [(await one.take()).item for _ in range(2)] == [b"0", b"2"]
+        assert await one.finish(second.token)
+        assert await one.renew(second.token) is None
+
+
+async def test_a_job_that_is_not_finished_in_time_is_given_to_somebody_else():
+    async with two(Queue) as (one, other):
+        await one.put(b"x")
+        lost = await one.take(0.2)
+        kept = await other.take(0.2)
+        assert kept is None
+        async with asyncio.timeout(10):
+            while (again := await other.take(100)) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert (again.item, again.number) == (b"x", 0)
+        assert not await one.finish(lost.token)
+        assert await other.finish(again.token)
+
+
 async def test_a_lock_has_one_holder_and_a_fence_that_grows():
-    now = [100.0]
-    async with two(Lock, clock=lambda: now[0]) as (one, other):
+    async with two(Lock) as (one, other):
         first = await one.acquire("a", 10)
-        assert (first.owner, first.fence, first.until) == ("a", 1, 110.0)
+        assert (first.owner, first.fence, first.lease_s) == ("a", 1, 10.0)
         assert await other.acquire("b", 10) is None
-        now[0] += 5
-        assert (await one.acquire("a", 10)).until == 115.0
+        assert await other.acquire("a", 10) is None, "an owner's name is no acquisition"
+        assert (await other.acquire("a", 20, first.token)).fence == 1
+        assert (await one.renew(first.token, 0.2)).lease_s == 0.2
         assert not await other.release("b")
-        now[0] += 11
-        await asyncio.sleep(0.3)
-        assert await other.holder() is None, "a lease ends without anybody's command"
-        second = await other.acquire("b", 10)
-        assert second.fence == 2
-        assert not await one.release("a")
-        assert await other.release("b")
+        assert await one.renew("b", 10) is None
+        async with asyncio.timeout(10):
+            while await other.holder() is not None:  # noqa: ASYNC110 - without anybody's command
+                await asyncio.sleep(0.05)
+        second = await other.acquire("b", 10, "a token")
+        assert (second.fence, second.token) == (2, "a token")
+        assert not await one.release(first.token)
+        assert await one.renew(first.token, 10) is None
+        assert await other.release(second.token)
 
 
-async def test_holding_waits_renews_and_releases():
-    async with two(Lock) as (one, other):
-        order = []
-
-        async def hold(lock, owner):
-            async with holding(lock, owner, 0.3) as grant:
-                order.append((owner, "has it", grant.fence))
-                await asyncio.sleep(0.7)  # longer than the lease
-                order.append((owner, "gives it back", grant.fence))
-
-        await asyncio.gather(hold(one, "a"), hold(other, "b"))
-        owners = [owner for owner, *_ in order]
-        assert owners[0] == owners[1] != owners[2] == owners[3]
-        assert [fence for *_, fence in order] == [1, 1, 2, 2]
-
-
-async def test_a_holder_that_loses_its_lease_is_told():
-    async with two(Lock) as (one, other):
-
-        async def hold():
-            async with holding(one, "a", 0.3):
-                await other.release("a")
-                await other.acquire("b", 100)
-                await asyncio.sleep(5)
-
-        with pytest.raises(LeaseLost):
-            await hold()
+@pytest.mark.parametrize("lease_s", [0, -1.0, float("nan"), float("inf")])
+async def test_a_lease_has_a_length(lease_s):
+    async with two(Lock) as (one, _):
+        with pytest.raises(ValueError, match="positive"):
+            await one.acquire("a", lease_s)
+        assert await one.acquire("a", 10)
 
 
 async def test_an_election_has_one_leader_per_term():

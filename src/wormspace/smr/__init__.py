@@ -31,6 +31,7 @@ from wormspace.smr.errors import (
     CommandFailed,
     DeclarationError,
     Diverged,
+    LeaseLost,
     NoLeader,
     NoSnapshot,
     OtherStrategy,
@@ -39,6 +40,7 @@ from wormspace.smr.errors import (
     Stopped,
     UpdateNeeded,
 )
+from wormspace.smr.holding import holding, taking
 from wormspace.smr.kv import Change, Entry, KeyValue
 from wormspace.smr.leaderless import Leaderless
 from wormspace.smr.leadership import Fixed, Sticky
@@ -49,17 +51,7 @@ from wormspace.smr.rotating import Rotating
 from wormspace.smr.seat import Leadership, Tuning
 from wormspace.smr.stores import LocalSnapshots, MemorySnapshots, SnapshotStore
 from wormspace.smr.table import Table
-from wormspace.smr.types import (
-    Counter,
-    Dict,
-    Election,
-    Grant,
-    LeaseLost,
-    Lock,
-    Queue,
-    Set,
-    holding,
-)
+from wormspace.smr.types import Counter, Dict, Election, Grant, Job, Lock, Queue, Set
 from wormspace.smr.upgrading import Versions
 from wormspace.smr.views import Status, View
 
@@ -80,6 +72,7 @@ __all__ = [
     "Eventual",
     "Fixed",
     "Grant",
+    "Job",
     "KeyValue",
     "Leaderless",
     "Leadership",
@@ -119,4 +112,5 @@ __all__ = [
     "holding",
     "query",
     "replicate",
+    "taking",
 ]

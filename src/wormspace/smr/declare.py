@@ -35,8 +35,8 @@ from wormspace.smr.state import adopt
 from wormspace.smr.table import StateTable, Table
 
 RESERVED = frozenset(
-    {"at", "call", "close", "due", "emit", "events", "migrate", "now"}
-    | {"on_due", "random", "session", "status", "token", "upgrade", "versions"}
+    {"at", "call", "close", "due", "emit", "events", "leases", "migrate", "now"}
+    | {"on_due", "on_lapse", "random", "session", "status", "token", "upgrade", "versions"}
 )
 """Names that mean something on a replica; no command or query can have them."""
 
@@ -187,13 +187,26 @@ class StateMachine:
         self._events.append(self.declaration.event.check(event))
 
     def due(self) -> float | None:
-        """The time at which something happens by itself (a lease ends), or None."""
+        """The time at which something happens by itself (a key expires), or None."""
         return None
 
     def on_due(self) -> None:
         """Called before the commands of each batch, with their time: let happen what is due.
 
         If it raises an exception, it has changed nothing, and is called again with the next batch.
+        """
+
+    def leases(self) -> dict[str, float]:
+        """The leases that run, and the length of each in seconds; see `wormspace.smr.leases`.
+
+        A name is used once: a lease that is renewed has another name.
+        """
+        return {}
+
+    def on_lapse(self, lease: str) -> None:
+        """Called when a lease has run for its length: let it end.
+
+        If it raises an exception, it has changed nothing, and is called again later.
         """
 
     def migrate(self, old: Any) -> None:

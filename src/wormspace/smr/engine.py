@@ -148,6 +148,10 @@ class Engine:
         if due is not None and due * 1e9 <= self.time_ns:
             machine._moment = Moment(self.time_ns, f"{batch.seed}/{address}/due")
             self._let_happen()
+        for lease in batch.lapsed:
+            if lease in self.leases():
+                machine._moment = Moment(self.time_ns, f"{batch.seed}/{address}/{lease}")
+                self._let_lapse(lease)
         applied = []
         chain = hashlib.blake2b(self.chain, digest_size=16)
         for index, packet in enumerate(batch.packets):
@@ -200,6 +204,25 @@ class Engine:
             raise
         except Exception as e:  # noqa: BLE001 - the same on all replicas: nothing has happened
             self._complain("on_due", e)
+
+    def leases(self) -> dict[str, float]:
+        """The leases that run, and the length of each in seconds."""
+        try:
+            with self.machine._journal.closed("leases"):
+                return self.machine.leases()
+        except OF_THIS_PROCESS:
+            raise
+        except Exception as e:  # noqa: BLE001 - the same on all replicas: none lapses
+            self._complain("leases", e)
+            return {}
+
+    def _let_lapse(self, lease: str) -> None:
+        try:
+            run_whole(self.machine, type(self.machine).on_lapse, (lease,))
+        except OF_THIS_PROCESS:
+            raise
+        except Exception as e:  # noqa: BLE001 - the same on all replicas: nothing has happened
+            self._complain("on_lapse", e)
 
     def _complain(self, what: str, error: Exception) -> None:
         """Once for each error: it comes again with each batch."""

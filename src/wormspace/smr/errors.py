@@ -64,6 +64,10 @@ class Behind(Unavailable):
     """The replica did not reach the position that a session must see in time."""
 
 
+class LeaseLost(WormError):
+    """What a block had for a lease was not its own any more; somebody else may have it now."""
+
+
 class BadSnapshot(StoreError):
     """A snapshot is damaged, or of another state machine."""
 

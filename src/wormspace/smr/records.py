@@ -53,6 +53,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, tag=5):
         chain: the proposer's chain of outcomes at some position it has applied.
         audit: whether replicas take a digest of their whole state after this register.
         audited: the proposer's digest of an earlier audit.
+        lapsed: leases that have run for their length, by the proposer's stopwatch.
     """
 
     time_ns: int
@@ -61,6 +62,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, tag=5):
     chain: Mark | None = None
     audit: bool = False
     audited: Mark | None = None
+    lapsed: list[str] = []
 
 
 class Noop(msgspec.Struct, frozen=True, array_like=True, tag=2):

@@ -188,6 +188,7 @@ class Core(Generic[M]):
         self._spawn(self._guard(self.proposer.run))
         if self._tuning.upgrade_s > 0:
             self._spawn(self._guard(lambda: upgrading.run(self, self._tuning.upgrade_s)))
+        self._spawn(self._guard(self.seat.watch_leases))
         self._spawn(self._guard(lambda: self._durability.run(self.seat, self.proposer)))
 
     async def close(self) -> None:

@@ -16,11 +16,16 @@ import msgspec
 
 from wormspace.errors import WormError
 from wormspace.rpc import Caller
+from wormspace.smr.declare import StateMachine
 from wormspace.smr.learner import Learner
+from wormspace.smr.leases import IDLE_LOOK_S, LOOK_S, Stopwatches
 from wormspace.smr.records import Batch, Charter, Mark, Member, Packet, Ping, encode, encode_charter
 from wormspace.space import Address, Space
 
 SEED_BITS = 63
+
+SLOWER = 1 / 16
+"""So much slower than real time commands' time goes while a clock that was ahead is made up for."""
 
 
 class NotLeading(WormError):
@@ -62,6 +67,7 @@ class Seat:
         members: the other replicas that were heard of, by name.
         kept: how far a snapshot goes that this replica keeps.
         waiting: who waits for the outcome of which packet.
+        lapsed: leases that have run for their length, which no batch has said yet.
     """
 
     def __init__(
@@ -86,6 +92,10 @@ class Seat:
         self.kept = Address(0, 0)
         self.waiting: dict[tuple[bytes, int], asyncio.Future[bytes]] = {}
         self.audited: Mark | None = None
+        self.lapsed: list[str] = []
+        self._stopwatches = Stopwatches()
+        self._told_ns = 0
+        self._told_at = self.loop.time()
         self._audit_at = 0.0
         self._callers: dict[tuple[str, int], Caller] = {}
 
@@ -117,17 +127,41 @@ class Seat:
         if audit:
             self._audit_at = now
         audited, self.audited = self.audited, None
-        engine = self.learner.engine
+        lapsed, self.lapsed = self.lapsed, []
         return encode(
             Batch(
-                max(engine.time_ns, int(self.clock() * 1e9)),
+                self.now_ns(),
                 self.rng.getrandbits(SEED_BITS),
                 packets,
-                engine.mark(),
+                self.learner.engine.mark(),
                 audit,
                 audited,
+                lapsed,
             )
         )
+
+    def now_ns(self) -> int:
+        """The time that commands get, since the epoch: this machine's, unless that is behind.
+
+        Where another proposer's clock was ahead, the time goes on from there, a little slower than
+        it passes, until this machine's clock has caught up: it never stands still.
+        """
+        at = self.loop.time()
+        passed_ns = int((at - self._told_at) * (1 - SLOWER) * 1e9)
+        going_on = max(self._told_ns + passed_ns, self.learner.engine.time_ns)
+        self._told_ns, self._told_at = max(going_on, int(self.clock() * 1e9)), at
+        return self._told_ns
+
+    async def watch_leases(self) -> None:
+        """Note which leases have run for their length; see `leases`."""
+        while True:
+            machine = self.learner.engine.machine
+            if type(machine).leases is StateMachine.leases:
+                await asyncio.sleep(IDLE_LOOK_S)
+                continue
+            running = self.learner.engine.leases()
+            self.lapsed = self._stopwatches.look(self.loop.time(), running)
+            await asyncio.sleep(LOOK_S)
 
     def take(self, queue: list[Packet]) -> list[Packet]:
         """Remove as many packets from the head of `queue` as go into one register."""
@@ -142,9 +176,9 @@ class Seat:
         return taken
 
     def is_due(self) -> bool:
-        """Whether the state machine waits for a time that has come."""
+        """Whether the state machine waits for a time that has come, or a lease to lapse."""
         due = self.learner.engine.due()
-        return due is not None and due <= self.clock()
+        return bool(self.lapsed) or (due is not None and due * 1e9 <= self.now_ns())
 
     def fail_waiting(self, error: WormError) -> None:
         """Nobody here can say any more what becomes of these packets."""

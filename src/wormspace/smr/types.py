@@ -8,20 +8,13 @@ Values are bytes and names are strings; whoever wants more structure writes a `S
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from typing import Any
+import math
 
 import msgspec
 
-from wormspace.errors import WormError
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.methods import command, query
 from wormspace.smr.table import Table
-
-RENEWALS_PER_LEASE = 3
-POLL_S = 0.1
 
 
 class Counter(StateMachine):
@@ -119,12 +112,33 @@ class Set(StateMachine):
         return list(self.members_)
 
 
+class Job(msgspec.Struct, frozen=True, array_like=True):
+    """An item of a queue that somebody has, for the time of a lease.
+
+    Attributes:
+        number: its place in the queue.
+        token: by which it is renewed, finished or given back.
+        lease: counts the leases of the queue: every renewal begins another.
+    """
+
+    number: int
+    item: bytes
+    token: str
+    lease_s: float
+    lease: int
+
+
 class Queue(StateMachine):
-    """First in, first out."""
+    """First in, first out; each item is done at least once.
+
+    Whoever takes an item has it for a lease, and says when it is finished.  If that does not
+    come in time, the item is back at its old place.  `taking` does all of this.
+    """
 
     items_: Table[int, bytes]
-    first: int = 0
+    taken_: Table[str, Job]
     following: int = 0
+    leases_begun: int = 0
 
     @command
     def put(self, item: bytes) -> int:
@@ -135,39 +149,84 @@ class Queue(StateMachine):
         return number
 
     @command
-    def take(self) -> bytes | None:
-        """Remove the oldest; None if there is none."""
-        if self.first == self.following:
+    def take(self, lease_s: float = 30.0, token: str = "") -> Job | None:
+        """Have the oldest that nobody has, until it is finished or the lease ends.
+
+        None if there is none.  `token` names this taking, unlike any other; by default, dice choose
+        it.  With the token of a job that one has, it is the same job, and its lease begins anew.
+        """
+        _check_lease(lease_s)
+        if token in self.taken_:
+            return self._lend(self.taken_[token], lease_s)
+        number = next(iter(self.items_), None)
+        if number is None:
             return None
-        item = self.items_.pop(self.first)
-        self.first += 1
-        return item
+        item = self.items_.pop(number)
+        return self._lend(Job(number, item, token or new_token(self), lease_s, 0), lease_s)
+
+    @command
+    def renew(self, token: str, lease_s: float = 30.0) -> Job | None:
+        """Let the lease of a job begin anew; None if one does not have it any more."""
+        _check_lease(lease_s)
+        job = self.taken_.get(token)
+        return None if job is None else self._lend(job, lease_s)
+
+    @command
+    def finish(self, token: str) -> bool:
+        """Remove an item for good; whether one still had it."""
+        return self.taken_.pop(token, None) is not None
+
+    @command
+    def give_back(self, token: str) -> bool:
+        """Put an item back at its place; whether one still had it."""
+        job = self.taken_.pop(token, None)
+        if job is None:
+            return False
+        self.items_[job.number] = job.item
+        return True
 
     @query
     def peek(self) -> bytes | None:
-        """The oldest, without removing it."""
-        found: bytes | None = self.items_.get(self.first)
-        return found
+        """The oldest that nobody has, without taking it."""
+        number = next(iter(self.items_), None)
+        return None if number is None else self.items_[number]
 
     @query
     def size(self) -> int:
-        """How many there are."""
-        return self.following - self.first
+        """How many are not finished."""
+        return len(self.items_) + len(self.taken_)
+
+    def leases(self) -> dict[str, float]:
+        return {f"{job.token}/{job.lease}": job.lease_s for job in self.taken_.values()}
+
+    def on_lapse(self, lease: str) -> None:
+        token = lease.rpartition("/")[0]
+        job = self.taken_.pop(token)
+        self.items_[job.number] = job.item
+
+    def _lend(self, job: Job, lease_s: float) -> Job:
+        self.leases_begun += 1
+        lent = Job(job.number, job.item, job.token, lease_s, self.leases_begun)
+        self.taken_[job.token] = lent
+        return lent
 
 
 class Grant(msgspec.Struct, frozen=True, array_like=True):
-    """Somebody has it, until a time.
+    """Somebody has it, until it is released or a lease ends.
 
     Attributes:
-        fence: grows with every new holder: pass it along with every effect, and let whatever is
+        owner: who, for people; several may have the same name.
+        fence: grows with every acquisition: pass it along with every effect, and let whatever is
             protected refuse a smaller one than it has seen.  A lease alone is not safe: its
             holder may be asleep when it ends.
-        until: in seconds since the epoch, by the time of commands.
+        lease_s: in seconds, from the last time that it was asked for.
+        token: names the acquisition; by it, it is renewed and released.
     """
 
     owner: str
     fence: int
-    until: float
+    lease_s: float
+    token: str
 
 
 class Lock(StateMachine):
@@ -180,26 +239,38 @@ class Lock(StateMachine):
 
     grant: Grant | None = None
     fence: int = 0
+    leases_begun: int = 0
 
     @command
-    def acquire(self, owner: str, lease_s: float) -> Grant | None:
-        """Take it, or renew one's own lease; None while somebody else has it."""
-        if not lease_s > 0:
-            raise ValueError("a lease is a positive time")
-        held = self.grant
-        if held is not None and held.owner != owner:
-            return None
-        if held is None:
-            self.fence += 1
-        self.grant = Grant(owner, self.fence, self.now + lease_s)
-        if held is None:
-            self.emit(self.grant)
+    def acquire(self, owner: str, lease_s: float, token: str = "") -> Grant | None:
+        """Take it; None while it is taken, were it by the same owner.
+
+        `token` names this acquisition, unlike any other; by default, dice choose it.  With the
+        token of the present grant, it is the same grant, and its lease begins anew.
+        """
+        _check_lease(lease_s)
+        if self.grant is not None:
+            return self.renew(token, lease_s) if token else None
+        self.fence += 1
+        self.leases_begun += 1
+        self.grant = Grant(owner, self.fence, lease_s, token or new_token(self))
+        self.emit(self.grant)
         return self.grant
 
     @command
-    def release(self, owner: str) -> bool:
+    def renew(self, token: str, lease_s: float) -> Grant | None:
+        """Let the lease begin anew; None if one does not have it any more."""
+        _check_lease(lease_s)
+        if self.grant is None or self.grant.token != token:
+            return None
+        self.leases_begun += 1
+        self.grant = Grant(self.grant.owner, self.grant.fence, lease_s, token)
+        return self.grant
+
+    @command
+    def release(self, token: str) -> bool:
         """Give it back; whether one had it."""
-        if self.grant is None or self.grant.owner != owner:
+        if self.grant is None or self.grant.token != token:
             return False
         self._free()
         return True
@@ -209,12 +280,11 @@ class Lock(StateMachine):
         """Who has it."""
         return self.grant
 
-    def due(self) -> float | None:
-        return None if self.grant is None else self.grant.until
+    def leases(self) -> dict[str, float]:
+        return {} if self.grant is None else {str(self.leases_begun): self.grant.lease_s}
 
-    def on_due(self) -> None:
-        if self.grant is not None and self.grant.until <= self.now:
-            self._free()
+    def on_lapse(self, lease: str) -> None:
+        self._free()
 
     def _free(self) -> None:
         self.grant = None
@@ -225,61 +295,11 @@ class Election(Lock):
     """Who leads: a lock whose holder is the leader and whose fencing token is the term."""
 
 
-@contextlib.asynccontextmanager
-async def holding(lock: Any, owner: str, lease_s: float = 10.0) -> AsyncIterator[Grant]:
-    """Wait for a lock, hold it, renew its lease, and release it in the end.
-
-        async with holding(lock, "worker-7") as grant:
-            await store.write(data, fence=grant.fence)
-
-    If the lease cannot be renewed in time, the body is cancelled with `LeaseLost`: somebody else
-    may have the lock then.
-
-    Args:
-        lock: a replicated `Lock` or `Election`, or a `Remote` one.
-    """
-    loop = asyncio.get_running_loop()
-    body = asyncio.current_task()
-    while True:
-        asked = loop.time()
-        grant = await lock.acquire(owner, lease_s)
-        if grant is not None:
-            break
-        await asyncio.sleep(min(POLL_S, lease_s / RENEWALS_PER_LEASE))
-    lost = False
-
-    async def renew() -> None:
-        nonlocal lost
-        ends = asked + lease_s
-        while True:
-            await asyncio.sleep(lease_s / RENEWALS_PER_LEASE)
-            began = loop.time()
-            try:
-                async with asyncio.timeout_at(ends):
-                    renewed = await lock.acquire(owner, lease_s)
-            except (WormError, TimeoutError):
-                renewed = grant if loop.time() < ends else None
-                began = ends - lease_s
-            if renewed is None or renewed.fence != grant.fence:
-                lost = True
-                if body is not None:
-                    body.cancel()
-                return
-            ends = began + lease_s
-
-    renewing = loop.create_task(renew())
-    try:
-        yield grant
-    except asyncio.CancelledError as e:
-        if lost:
-            raise LeaseLost(f"the lease of {owner!r} was not renewed in time") from e
-        raise
-    finally:
-        renewing.cancel()
-        if not lost:
-            with contextlib.suppress(WormError):
-                await lock.release(owner)
+def new_token(machine: StateMachine) -> str:
+    """A name that comes with the command."""
+    return f"{machine.random.getrandbits(64):016x}"
 
 
-class LeaseLost(WormError):
-    """A lock's lease has ended while it was held; somebody else may hold it now."""
+def _check_lease(lease_s: float) -> None:
+    if not 0 < lease_s < math.inf:
+        raise ValueError(f"a lease is a positive number of seconds, not {lease_s}")
