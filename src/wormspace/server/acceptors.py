@@ -101,8 +101,9 @@ def write(batch: Batch, m: Write) -> tuple[Written | Gone, Write | None]:
             replayed.append(offset)
         else:
             items.append((key, new.ballot + new.value))
-        if narrow:
+        if narrow or len(promises) > few:
             tables.store_slice(batch, tables.PROMISES, prefix, held, promises)
+            narrow = True
     if not narrow:
         tables.store_slice(batch, tables.PROMISES, prefix, held, promises)
     batch.put_many(tables.ROWS, items)

@@ -21,7 +21,7 @@ class MemoryEngine:
         return self._view
 
     def begin(self) -> Batch:
-        return _MemoryBatch(self._tables)
+        return _MemoryBatch(self._tables, self._view)
 
     async def commit(self, batch: Batch) -> None:
         if isinstance(batch, _MemoryBatch):
@@ -31,17 +31,22 @@ class MemoryEngine:
         return ""
 
     def figures(self) -> dict[str, int]:
-        return {
-            "store_bytes": sum(len(k) + len(v) for t in self._tables.values() for k, v in t.items())
-        }
+        return {"store_bytes": self._view.size}
 
     def close(self) -> None:
         self._tables.clear()
 
 
 class _MemoryView:
+    """The tables as a view.
+
+    Attributes:
+        size: bytes of keys and values.
+    """
+
     def __init__(self, tables: dict[str, SortedDict[bytes, bytes]]) -> None:
         self._tables = tables
+        self.size = 0
 
     def get(self, table: str, key: bytes) -> bytes | None:
         t = self._tables.get(table)
@@ -73,14 +78,17 @@ class _MemoryBatch(_MemoryView):
     Nobody reads between `begin` and `commit`: the node commits in the same turn of the loop.
     """
 
-    def __init__(self, tables: dict[str, SortedDict[bytes, bytes]]) -> None:
+    def __init__(self, tables: dict[str, SortedDict[bytes, bytes]], whole: _MemoryView) -> None:
         super().__init__(tables)
+        self._whole = whole
         self._undo: list[tuple[str, bytes, bytes | None]] = []
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         t = self._tables.setdefault(table, SortedDict())
-        self._undo.append((table, key, t.get(key)))
+        before = t.get(key)
+        self._undo.append((table, key, before))
         t[key] = value
+        self._whole.size += len(value) - (len(before) if before is not None else -len(key))
 
     def put_many(self, table: str, items: Iterable[Item]) -> None:
         for key, value in items:
@@ -89,15 +97,17 @@ class _MemoryBatch(_MemoryView):
     def delete(self, table: str, key: bytes) -> None:
         t = self._tables.get(table)
         if t is not None and key in t:
-            self._undo.append((table, key, t.pop(key)))
+            before = t.pop(key)
+            self._undo.append((table, key, before))
+            self._whole.size -= len(key) + len(before)
 
     def apply(self) -> None:
         self._undo.clear()
 
     def abort(self) -> None:
-        for table, key, value in reversed(self._undo):
+        for table, key, value in reversed(self._undo.copy()):
             if value is None:
-                self._tables[table].pop(key, None)
+                self.delete(table, key)
             else:
-                self._tables[table][key] = value
+                self.put(table, key, value)
         self._undo.clear()
