@@ -1,0 +1,84 @@
+"""The suites of new objects, on an old one: see `aged`."""
+
+import asyncio
+
+import aged
+import pytest
+import test_smr_calls
+import test_smr_consistency
+import test_smr_kv
+import test_smr_types
+from smr_worlds import run_faulty
+
+import wormspace
+from wormspace.knobs import KNOBS, least, turned
+from wormspace.smr import (
+    Counter,
+    LocalSnapshots,
+    MemorySnapshots,
+    Sticky,
+    TrimBehindSnapshots,
+    TrimWhenApplied,
+)
+
+TIMED = ("test_holding_waits_renews_and_releases",)
+"""Leases of 0.3 s by the machine's clock: an old object takes longer than that to open."""
+
+SUITES = (test_smr_types, test_smr_kv, test_smr_calls, test_smr_consistency)
+
+
+def on_replicas(suite):
+    """The tests of a suite that take part in an object."""
+    for name, test in vars(suite).items():
+        if name.startswith("test_") and name not in TIMED and asyncio.iscoroutinefunction(test):
+            parametrized = any(m.name == "parametrize" for m in getattr(test, "pytestmark", []))
+            if not parametrized and not test.__code__.co_argcount:
+                yield pytest.param(suite, test, id=f"{suite.__name__[9:]}-{name[5:]}")
+
+
+@pytest.mark.parametrize(("suite", "test"), [one for suite in SUITES for one in on_replicas(suite)])
+async def test_an_old_object_is_as_a_new_one(suite, test, monkeypatch):
+    monkeypatch.setattr(suite, "replicate", aged.replicate)
+    with turned(**least()):
+        await test()
+
+
+async def test_the_old_object_is_old():
+    with turned(**least()):
+        async with (
+            wormspace.connect("memory:") as worm,
+            await aged.replicate(Counter, worm, "hits") as counter,
+        ):
+            assert await counter.add() == 1
+            status = counter.status()
+            assert status.applied.segment >= aged.SEGMENTS
+            assert 0 < status.sessions <= 38
+            assert len(counter._core.learner.engine.chains) == KNOBS.smr_chains_kept
+
+
+async def test_an_old_object_is_restored_trimmed_and_joined_again_and_again(tmp_path):
+    """Thousands of turns, restarts in between; the sum tells whether any was lost or came twice."""
+    durability = TrimBehindSnapshots(LocalSnapshots(tmp_path), registers=20, copies=1, every_s=0.02)
+    options = {"durability": durability, "leadership": Sticky(0.05), "tuning": aged.TUNING}
+    with turned(**least()):
+        async with wormspace.connect("memory:") as worm:
+            total = 0
+            for _ in range(6):
+                async with await aged.replicate(Counter, worm, "hits", **options) as counter:
+                    for _ in range(40):
+                        sums = await asyncio.gather(*(counter.add() for _ in range(5)))
+                        total += 5
+                        assert max(sums) == total
+                    await asyncio.sleep(0.05)
+            assert await worm.space("hits").head() > aged.SEGMENTS
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_worlds_with_all_sizes_at_their_least(seed):
+    durability = [
+        TrimWhenApplied(2, every_s=0.1),
+        TrimBehindSnapshots(MemorySnapshots(), registers=10, every_s=0.1),
+    ][seed % 2]
+    with turned(**least()):
+        group = run_faulty(seed, options=lambda name: {"durability": durability}, size=4)
+    assert group.answered > 100
