@@ -39,6 +39,12 @@ def mariadb():
 
 @pytest.fixture
 def accounts(postgres, mariadb):
+    """Both databases with one account each, and nobody connected who holds its row."""
+    postgres.query(
+        "postgres",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE usename = 'worm' AND backend_type = 'client backend' AND pid <> pg_backend_pid()",
+    )
     for database in ("orders", "billing"):
         postgres.query(database, "DELETE FROM account")
         postgres.query(database, "INSERT INTO account VALUES (1, 100)")

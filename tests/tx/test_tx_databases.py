@@ -113,8 +113,8 @@ async def test_anybody_finishes_what_a_crash_left_prepared(accounts, votes) -> N
 
 async def test_a_slow_participant_that_votes_after_the_abort_rolls_back(accounts) -> None:
     class Slow(Postgres):
-        async def begin(self, gid):
-            branch = await super().begin(gid)
+        async def begin(self, gid, timeout=None):
+            branch = await super().begin(gid, timeout)
             prepare = branch.prepare
 
             async def late():

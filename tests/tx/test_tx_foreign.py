@@ -80,6 +80,19 @@ async def test_who_opens_a_space_at_the_same_moment_agrees_what_it_is() -> None:
             await site.close()
 
 
+async def test_many_transactions_may_be_the_first_at_once() -> None:
+    stores = [await store("a"), await store("b")]
+    async with wormspace.connect("memory:") as worm:
+
+        async def one(n: int) -> None:
+            async with worm.transaction(stores) as t:
+                for each in stores:
+                    await t[each].put(b"%d" % n, b"v")
+
+        await asyncio.gather(*map(one, range(100)))
+        assert await worm.space("tx").tail() == 1, "one of them made the space"
+
+
 async def test_a_gid_of_the_first_format_is_reported_and_not_guessed() -> None:
     shared = await store()
     async with wormspace.connect("memory:") as worm:

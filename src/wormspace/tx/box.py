@@ -85,6 +85,7 @@ class Box:
         self.client = client
         self.space = space
         self._home: TransactionSpace | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._on_vote = on_vote
         self._held: OrderedDict[tuple[str, str, int], _Held] = OrderedDict()
         self._known: OrderedDict[tuple[str, str, int], Segment] = OrderedDict()
@@ -116,9 +117,20 @@ class Box:
             WrongKind, NewerFormat, Trimmed: it cannot be used.
             Unavailable.
         """
-        if self._home is None:
-            self._home = await open_space(self.client, self.space, deadline)
+        while self._home is None:
+            opening = self._opening
+            if opening is None or opening.done():
+                opening = self._opening = self._loop.create_task(self._open(deadline))
+                opening.add_done_callback(_look_at)
+            await asyncio.wait([opening], timeout=left(deadline))
+            if not opening.done():
+                raise Unavailable(f"transaction space {self.space!r} could not be opened in time")
+            opening.result()
         return self._home
+
+    async def _open(self, deadline: float) -> None:
+        """Once for all who wait for it: they would be in each other's way."""
+        self._home = await open_space(self.client, self.space, deadline)
 
     async def find(self, deadline: float) -> TransactionSpace | None:
         """As `open`, but None if there is none."""
@@ -356,12 +368,14 @@ class Box:
     async def close(self) -> None:
         """Stop listening and capturing."""
         tasks = [*self._followed.values(), *self._capturing.values(), *self._tasks]
+        if self._opening is not None:
+            tasks.append(self._opening)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _look_at(task: asyncio.Task[_Held]) -> None:
-    """A capture ahead that failed is made again when it is needed."""
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """What failed is done again when it is needed."""
     if not task.cancelled() and isinstance(task.exception(), Trimmed):
         log.info("tx: a vote segment was trimmed before it was used")

@@ -204,7 +204,7 @@ class KeyValueStore:
             await engine.commit(batch)
         return store
 
-    async def begin(self, gid: Gid) -> KvBranch:
+    async def begin(self, gid: Gid, timeout: float | None = None) -> KvBranch:
         return KvBranch(self, gid)
 
     def commit(self, gid: Gid) -> asyncio.Future[None]:

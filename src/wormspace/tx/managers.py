@@ -50,11 +50,14 @@ class ResourceManager(Protocol):
     def name(self) -> str:
         """See the class."""
 
-    async def begin(self, gid: Gid) -> Branch:
+    async def begin(self, gid: Gid, timeout: float | None = None) -> Branch:
         """Begin a branch, which is to be prepared as `gid`.
 
+        Args:
+            timeout: seconds that it may take; the manager's own limit is another.
+
         Raises:
-            ManagerDown: it cannot be reached.
+            ManagerDown: it cannot be reached in time.
         """
 
     def commit(self, gid: Gid) -> Awaitable[None]:

@@ -79,8 +79,9 @@ class MariaDb:
         self._ends = Lane(name, options, (size + 3) // 4)
         self._holding: dict[Gid, Any] = {}
 
-    async def begin(self, gid: Gid) -> MariaDbBranch:
-        connection, _ = await self._work.run(f"XA START {xid(gid)}", within(self.timeout))
+    async def begin(self, gid: Gid, timeout: float | None = None) -> MariaDbBranch:
+        deadline = within(min(self.timeout, timeout or self.timeout))
+        connection, _ = await self._work.run(f"XA START {xid(gid)}", deadline)
         return MariaDbBranch(self, self._work, connection, gid)
 
     async def commit(self, gid: Gid) -> None:

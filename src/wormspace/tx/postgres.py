@@ -70,8 +70,9 @@ class Postgres:
         self._work = _Lane(self, _complete(conninfo), size)
         self._ends = _Lane(self, _complete(conninfo), (size + 3) // 4)
 
-    async def begin(self, gid: Gid) -> PostgresBranch:
-        session, _ = await self._work.run(sql.SQL("BEGIN"), within(self.timeout))
+    async def begin(self, gid: Gid, timeout: float | None = None) -> PostgresBranch:
+        deadline = within(min(self.timeout, timeout or self.timeout))
+        session, _ = await self._work.run(sql.SQL("BEGIN"), deadline)
         session.whose = USERS
         return PostgresBranch(self._work, session, gid)
 

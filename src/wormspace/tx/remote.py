@@ -67,7 +67,7 @@ class RemoteStore:
         raw = await self._call(ListPrepared(self.name))
         return branches_of(self.name, decode_gids(raw))
 
-    async def begin(self, gid: Gid) -> Branch:
+    async def begin(self, gid: Gid, timeout: float | None = None) -> Branch:
         """Remote branches begin at their site, with the first operation of a session."""
         raise UsageError(f"{self.name!r} is elsewhere: work with its session")
 

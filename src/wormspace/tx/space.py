@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import msgspec
 
-from wormspace.errors import NotAllocated, ProtocolViolation, Trimmed
+from wormspace.errors import NotAllocated, ProtocolViolation, Trimmed, Unavailable
 from wormspace.knobs import KNOBS
 from wormspace.space import Client, Segment, require_stamp, stamp
-from wormspace.tx.deadlines import left
+from wormspace.tx.deadlines import LEAST_S, left
 from wormspace.tx.names import Gid, TxId, vote_space
 
 KIND = "tx"
 FORMAT = 1
+TRY_S = 1.0
+"""After which it is looked whether somebody else has made it meanwhile."""
 
 
 class _Says(msgspec.Struct, frozen=True, array_like=True):
@@ -118,4 +120,10 @@ async def open_space(client: Client, name: str, deadline: float) -> TransactionS
         if found is not None:
             return found
         says = _Says(f"{client.rng.getrandbits(64):016x}", KNOBS.tx_segment_size)
-        await client.space(name).alloc(stamp(KIND, FORMAT, _encode(says)), timeout=left(deadline))
+        try:
+            await client.space(name).alloc(
+                stamp(KIND, FORMAT, _encode(says)), timeout=min(TRY_S, left(deadline))
+            )
+        except Unavailable:
+            if left(deadline) <= LEAST_S:
+                raise

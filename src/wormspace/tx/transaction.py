@@ -33,14 +33,12 @@ from wormspace.tx.deciding import ABORTED, ALL_YES, REASON_MAX, Decision, Vote, 
 from wormspace.tx.errors import (
     Aborted,
     Conflict,
-    ManagerDown,
     OutcomeUnknown,
     TimedOut,
     TooLate,
 )
 from wormspace.tx.managers import Branch, ResourceManager
 from wormspace.tx.messages import Plan
-from wormspace.tx.names import check_name
 from wormspace.tx.remote import RemoteSession, RemoteStore
 from wormspace.tx.site import Site
 from wormspace.tx.variants import DEFAULT, find
@@ -112,7 +110,7 @@ class Transaction:
 
     async def _begin(self, deadline: float) -> None:
         site = self._site
-        home = await site.open(left(deadline))
+        home = site.box.home if site.is_open else await site.open(left(deadline))
         self._check_votes_fit()
         local: list[str] = []
         for name, manager in self._participants.items():
@@ -121,17 +119,11 @@ class Transaction:
             else:
                 site.attach(manager)
                 local.append(name)
-        if not local:
-            return
-        name = ""
-        try:
-            async with asyncio.timeout_at(deadline):
-                # In one order, so that no two transactions wait for each other's connections.
-                for name in sorted(local):
-                    gid = home.gid(name, self.id)
-                    self._branches[name] = await self._participants[name].begin(gid)
-        except TimeoutError as e:
-            raise ManagerDown(f"{name} could not begin within {self._timeout:g} s") from e
+        # In one order, so that no two transactions wait for each other's connections.
+        local.sort()
+        for name in local:
+            gid = home.gid(name, self.id)
+            self._branches[name] = await self._participants[name].begin(gid, left(deadline))
 
     def _check_votes_fit(self) -> None:
         """Before harm: a vote that its register cannot take would leave branches in doubt."""
@@ -383,7 +375,7 @@ def _by_name(participants: Sequence[ResourceManager]) -> dict[str, ResourceManag
     for manager in participants:
         if not callable(getattr(manager, "prepared", None)):
             raise UsageError(f"{manager!r} is no resource manager")
-        found[check_name(manager.name)] = manager
+        found[manager.name] = manager
     if not found or len(found) != len(participants):
         raise UsageError("a transaction needs participants, each once and by a name of its own")
     return found
