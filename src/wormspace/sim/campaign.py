@@ -14,12 +14,12 @@ import asyncio
 import enum
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
 
-from wormspace.errors import ProtocolViolation, Unavailable
+from wormspace.errors import ProtocolViolation, StoreError, StoreFull, Unavailable
 from wormspace.server.listener import Limits, Server, ServerIdentity
 from wormspace.sim._handles import Stuck
 from wormspace.sim.calls import Mix
@@ -65,6 +65,9 @@ class Shape:
         That is more than TCP allows and the protocol must bear it, but a listener relies on its
         stream: with it, listeners may miss events and are only checked for what they are told.
     knobs: the values of knobs; None: all as shipped.
+    real_store: whether the servers have the real store, on simulated files, or the simulated one,
+        which is quicker, and in which every commit is looked at.
+    rot: whether what was synced is damaged, on a minority of the servers.
     """
 
     servers: int = 3
@@ -75,6 +78,8 @@ class Shape:
     duration_s: float = 6.0
     lossy: bool = False
     knobs: Mapping[str, int] | None = None
+    real_store: bool = False
+    rot: bool = False
     client_crash_every_s: float = 2.0
     mix: Mix = field(default_factory=Mix)
     faults: FaultPlan = field(default_factory=lambda: FaultPlan(every_s=(0.02, 0.6)))
@@ -94,6 +99,8 @@ class Shape:
             listeners=rng.choice((0, 1, 2)),
             lossy=lossy,
             knobs=World.drawn_knobs(world_seed),
+            real_store=(real_store := rng.random() < 0.3),
+            rot=real_store and rng.random() < 0.4,
             client_crash_every_s=rng.choice((1.0, 3.0, 1000.0)),
             mix=Mix(
                 calls=_draw_calls(rng),
@@ -165,6 +172,7 @@ class Run:
         self.work = Workload(self.world, addresses, shape.mix, self.records)
         self.faults = FaultSchedule(self.world, shape.faults, servers, self.clients)
         self._random = self.world.random_for("clients' deaths")
+        self._rotting: list[str] = []
         self.protocol = ProtocolCheck()
         Wiretap(self.protocol).attach(self.world.network, PORT)
 
@@ -174,16 +182,50 @@ class Run:
             watch = StorageWatch(shape.servers)
             self.watches.append(watch)
             for name in names:
-                watch.add(name, world.host(name).disk())
+                if not shape.real_store:
+                    watch.add(name, world.host(name).disk())
                 identity = ServerIdentity("cl", name, index, shape.partitions, shape.servers)
 
-                async def serve(identity: ServerIdentity = identity) -> None:
-                    engine = current().world.host(current().host).disk().open()
-                    server = Server(identity, engine, Limits())
-                    await server.start("0.0.0.0", PORT)
-                    raise await server.failed
+                world.spawn(name, self._server(identity))
+            if shape.rot:
+                # Of these, a minority, nothing is expected but that they harm nobody.
+                self._rotting += names[: (len(names) - 1) // 2]
 
-                world.spawn(name, serve)
+    def _server(self, identity: ServerIdentity) -> Callable[[], Awaitable[None]]:
+        async def serve() -> None:
+            while True:
+                disk = current().world.host(current().host).disk()
+                try:
+                    engine = disk.open_store() if self.shape.real_store else disk.open()
+                except StoreFull:
+                    await asyncio.sleep(0.1)
+                    continue
+                except StoreError as e:
+                    if not disk.rotten:
+                        raise
+                    self.world.note(identity.server, "refuses to start: %s", str(e))
+                    self.faults.counts["refused to start"] = 1
+                    await asyncio.Event().wait()
+                server = Server(identity, engine, Limits())
+                await server.start("0.0.0.0", PORT)
+                error = await server.failed
+                if not disk.rotten:
+                    raise error
+                self.world.note(identity.server, "stops: %s", str(error))
+                await server.stop()
+                disk.release()
+
+        return serve
+
+    def _rot_later(self) -> None:
+        """Now and then, something rots on a disk that was synced."""
+        self.world.after(self._random.expovariate(2.0), self._rot)
+
+    def _rot(self) -> None:
+        if self._rotting and not self.work.stopping:
+            self.world.host(self._random.choice(self._rotting)).disk().rot()
+            self.faults.counts["rot"] = self.faults.counts.get("rot", 0) + 1
+            self._rot_later()
 
     async def drive(self) -> None:
         """The three parts of a run."""
@@ -193,6 +235,7 @@ class Run:
             self.world.spawn(name, factory)
         self.faults.start()
         self._kill_later()
+        self._rot_later()
         await asyncio.sleep(self.shape.duration_s)
         self.faults.stop()
         self.world.network.loss = None

@@ -19,9 +19,11 @@ from random import Random
 from sortedcontainers import SortedDict
 
 from wormspace.errors import StoreError, StoreFull, StoreLocked
+from wormspace.server.storage import AcceptorStore
 from wormspace.sim._handles import OWNER, Owner
 from wormspace.sim._loop import SimLoop
 from wormspace.sim._wire import Latency
+from wormspace.sim.files import Died, SimFiles
 from wormspace.sim.network import constant, skewed
 from wormspace.store.engine import Batch, Item, View
 
@@ -49,6 +51,8 @@ class DiskOptions:
 class Disk:
     """One store of one host. `full`, `failing`, `slowness` and `stall` are its faults.
 
+    files: what the real store has on it, once that was opened; deaths: of processes that opened it;
+    rotten: whether something on it was damaged.
     on_commit: for checkers: told the changes of each commit, just before they are applied.
     """
 
@@ -65,9 +69,12 @@ class Disk:
         self._options = options
         self._note = note
         self._tables: Tables = {}
+        self.files: SimFiles | None = None
+        self.deaths = 0
+        self.rotten = False
         self._stalled = False
         self._waiting: list[SimEngine] = []
-        self._user: SimEngine | None = None
+        self._user: SimEngine | _Store | None = None
         # What the operating system still holds: when it was committed, and how to undo it.
         self._unsynced: deque[tuple[float, list[Change]]] = deque()
 
@@ -86,6 +93,56 @@ class Disk:
         self._user = SimEngine(self, tables, durability, OWNER.get())
         return self._user
 
+    def open_store(self) -> AcceptorStore:
+        """Open the real store for the current process, on simulated files.
+
+        The process may be killed while it recovers, and the power fail, again and again; what this
+        returns has lived through that.
+
+        Raises:
+            StoreError: see `AcceptorStore`.
+        """
+        if self._user is not None:
+            raise StoreLocked("the simulated disk is open in another process")
+        if self.files is None:
+            self.files = SimFiles(self, self.random)
+        files = self.files
+        while True:
+            files.die_after = self.random.randrange(120) if self.random.random() < 0.3 else None
+            try:
+                store = AcceptorStore(files.path, files=files)
+            except Died:
+                self.deaths += 1
+                files.kill()
+                if self.random.random() < 0.5:
+                    files.cut()
+                continue
+            files.die_after = None
+            break
+        owner = OWNER.get()
+        self._user = user = _Store(self, files, owner)
+        if owner is not None:
+            owner.resources[user] = None
+        return store
+
+    def release(self) -> None:
+        """The real store was closed in peace."""
+        if isinstance(self._user, _Store):
+            self._user.close()
+
+    async def wait(self) -> None:
+        """Wait as long as a commit takes."""
+        await asyncio.sleep(self.draw_commit_delay())
+        while self._stalled:  # noqa: ASYNC110 - a stall ends at any time
+            await asyncio.sleep(0.01)
+
+    def rot(self) -> None:
+        """Let something rot that was synced; the world must not expect this server to be right."""
+        what = self.files.rot() if self.files is not None else ""
+        if what:
+            self.rotten = True
+            self._note(f"disk rots: {what}")
+
     @property
     def stalled(self) -> bool:
         """Whether commits hang."""
@@ -102,6 +159,8 @@ class Disk:
 
     def crash(self) -> None:
         """The host went down, after its processes: by seed, lose a suffix of unsynced commits."""
+        if self.files is not None:
+            self.files.cut()
         self._expire()
         lost = self.random.randint(0, len(self._unsynced))
         for _ in range(lost):
@@ -163,10 +222,35 @@ class Disk:
         else:
             _apply(tables, changes)
 
-    def close(self, engine: SimEngine) -> None:
+    def close(self, engine: SimEngine | _Store) -> None:
         """The engine lets go of the store."""
         if self._user is engine:
             self._user = None
+
+
+class _Store:
+    """That a process has the real store open."""
+
+    def __init__(self, disk: Disk, files: SimFiles, owner: Owner | None) -> None:
+        self._disk = disk
+        self._files = files
+        self._owner = owner
+
+    def vanish(self, *, silence_s: float, clean: bool) -> None:
+        """The process died: of the work under way, some calls of the system may be done."""
+        random = self._disk.random
+        for work in list(self._files.pending):
+            if random.random() < 0.6:
+                self._files.die_within(work, random.choice((1, 2, 3, 5, 1000)))
+        self._files.kill()
+        self._disk.close(self)
+
+    def close(self) -> None:
+        """The store was closed in peace."""
+        if self._owner is not None:
+            self._owner.resources.pop(self, None)
+        self._files.kill()
+        self._disk.close(self)
 
 
 class SimEngine:

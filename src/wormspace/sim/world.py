@@ -358,6 +358,10 @@ class World:
     def close(self) -> None:
         """End the world, in silence: nothing of it runs any more."""
         self.loop.close()
+        for host in self._hosts.values():
+            for disk in host.disks:
+                if disk.files is not None:
+                    disk.files.remove()
         self._at_end.close()
 
     def __enter__(self) -> World:

@@ -1,0 +1,114 @@
+"""Replicas that live by their snapshots: killed all the time, alone and all at once.
+
+Clients are on machines of their own and go on while replicas die, so that what they ask for is
+under way across snapshots, trims and takeovers.  Each replica keeps its snapshots in a place of its
+own, which is slow to write, and which outlives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from smr_worlds import SMR_PORT, Cells, Group, Witness
+
+from wormspace.sim import FaultPlan, FaultSchedule, World
+from wormspace.sim.world import State
+from wormspace.smr import LocalSnapshots, Sticky, TrimBehindSnapshots, attach
+
+KINDS = ("cut", "reset", "slow", "crash", "crash again", "stall disk", "clock")
+
+
+class SlowPlace(LocalSnapshots):
+    """A directory in the simulated world: a snapshot is there when the last of it is written."""
+
+    def __init__(self, rng):
+        super().__init__(Path("nowhere"))
+        self._rng = rng
+        self._kept = {}
+
+    async def save(self, name, position, pieces):
+        taken = []
+        async for piece in pieces:
+            taken.append(piece)
+            await asyncio.sleep(self._rng.random() * 0.1)
+        self._kept[name] = taken
+
+    async def load(self, name):
+        for piece in self._kept.get(name, ()):
+            yield piece
+
+
+class Living:
+    """One run."""
+
+    def __init__(self, seed, world):
+        self.world = world
+        self.rng = world.random_for("living")
+        self.places = {f"r{i}": SlowPlace(self.rng) for i in (1, 2, 3)}
+        copies = self.rng.choice((1, 2))
+        registers = self.rng.choice((2, 5))
+        self.group = Group(
+            world,
+            Cells,
+            options=lambda name: {
+                "leadership": Sticky(self.rng.choice((0.15, 0.5))),
+                "durability": TrimBehindSnapshots(
+                    self.places[name], registers, copies=copies, every_s=0.05
+                ),
+            },
+            size=self.rng.choice((2, 4)),
+        )
+
+    def user(self, host):
+        """A client that is no replica, with several calls under way."""
+        group, world = self.group, self.world
+        rng = world.random_for(host)
+
+        async def work():
+            addresses = [(name, SMR_PORT) for name in group.names]
+            cells = await attach(Cells, "cells", addresses, timeout=20.0, rng=rng)
+            await asyncio.gather(*(group.work(cells, f"{host}.{i}", rng) for i in range(4)))
+
+        return world.spawn(host, work)
+
+    async def kill(self):
+        group, world = self.group, self.world
+        while not group.stopping:
+            await asyncio.sleep(self.rng.uniform(0.05, 0.8))
+            some = group.names if self.rng.random() < 0.15 else [self.rng.choice(group.names)]
+            for name in some:
+                process = world.host(name).processes[-1]
+                if process.state is State.RUNNING and not group.stopping:
+                    process.crash()
+                    group.replicas.pop(name, None)
+                    world.after(self.rng.uniform(0.01, 0.6), process.restart)
+
+    async def drive(self, duration_s):
+        group = self.group
+        group.start_servers()
+        group.start_replicas()
+        for host in ("u1", "u2"):
+            self.user(host)
+        plan = FaultPlan(kinds=KINDS, every_s=(0.1, 0.6), lasting_s=(0.05, 0.6), max_hurt=1)
+        servers = FaultSchedule(self.world, plan, group.servers, group.names)
+        servers.start()
+        killer = asyncio.ensure_future(self.kill())
+        await asyncio.sleep(duration_s)
+        servers.stop()
+        killer.cancel()
+        await asyncio.sleep(3.0)
+        await group.settle()
+
+
+def run_on_snapshots(seed, *, duration_s=5.0):
+    """One run; returns the group."""
+    logging.getLogger("wormspace").setLevel(logging.CRITICAL)
+    with World(seed, knobs=World.drawn_knobs(seed)) as world, Witness() as witness:
+        living = Living(seed, world)
+        world.run(living.drive(duration_s), deadline_s=300)
+        witness.check()
+        group = living.group
+        group.verdict = group.check()
+        return group
