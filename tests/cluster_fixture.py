@@ -53,6 +53,7 @@ class ProcessCluster:
     Attributes:
         url: what a client connects to.
         running: the process of each server that was started and not killed or stopped since.
+        wrap: a command that starts the servers, such as `prlimit`; none by default.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class ProcessCluster:
         self.url = self.config.url
         self.names = [server.name for server in servers]
         self.running: dict[str, subprocess.Popen[str]] = {}
+        self.wrap: list[str] = []
         for server in servers:
             asyncio.run(runner.prepare_directory(self.config, server, base))
 
@@ -90,7 +92,7 @@ class ProcessCluster:
         assert name not in self.running
         with (self.base / f"{name}.log").open("a") as log:
             self.running[name] = subprocess.Popen(
-                [sys.executable, "-c", SERVE, str(self.file), name],
+                [*self.wrap, sys.executable, "-c", SERVE, str(self.file), name],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

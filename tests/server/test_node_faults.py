@@ -5,6 +5,8 @@ import asyncio
 import pytest
 from nodes import B1, B2, Port, Touchy, settled
 
+import wormspace
+from inprocess import serving
 from wormspace.errors import StoreDamaged, StoreError
 from wormspace.paxos.messages import Capture, Decided, Read, Report, Trim, Write, Written
 from wormspace.server import tables
@@ -214,3 +216,16 @@ async def test_a_read_that_meets_a_fault_of_our_own_is_answered():
     assert isinstance(port.of(2)[0], Report)
     assert not node.fatal
     await node.stop()
+
+
+async def test_status_tells_of_what_troubles_the_store():
+    class Ill(MemoryEngine):
+        def health(self):
+            return "2 rows are damaged"
+
+    async with serving(Ill()) as server:
+        async with wormspace.connect(f"worm://127.0.0.1:{server.port}") as worm:
+            (state,) = await worm.servers()
+    assert (state.reachable, state.trouble) == (True, "2 rows are damaged")
+    assert state.figures["troubled"] == 1
+    assert all(isinstance(value, int) for value in state.figures.values())

@@ -114,7 +114,7 @@ def _show_servers(settings: Settings, servers: list[ServerState]) -> None:
             cell(names.get(s.server, "")),
             cell(s.server),
             str(s.partition + 1),
-            cell("up", "green") if s.reachable else cell(f"down: {s.trouble}", "bold red"),
+            _state(s),
             *(
                 (
                     f"{f.get('registers_written', 0):,}",
@@ -139,6 +139,13 @@ def _show_servers(settings: Settings, servers: list[ServerState]) -> None:
             fate = "it works"
         style = "bold red" if spare < 0 else "dim"
         note(f"partition {i + 1}: {alive} of {len(members)} servers are up; {fate}", style)
+
+
+def _state(s: ServerState) -> Text:
+    """Whether it is up, and what troubles it."""
+    if not s.reachable:
+        return cell(f"down: {s.trouble}", "bold red")
+    return cell(f"up, but {s.trouble}", "bold yellow") if s.trouble else cell("up", "green")
 
 
 def _names() -> dict[str, str]:

@@ -141,8 +141,8 @@ async def servers(partitions: list[Partition], deadline: float) -> list[ServerSt
     for partition in partitions:
         answers = await ask_all(partition, Status(), deadline)
         for link, answer in zip(partition.links, answers, strict=True):
-            figures = answer.figures if isinstance(answer, Figures) else {}
-            trouble = link.trouble if not figures else ""
+            figures = dict(answer.figures) if isinstance(answer, Figures) else {}
+            trouble = figures.pop("trouble", "") if figures else link.trouble
             states.append(
                 ServerState(
                     link.name,

@@ -190,11 +190,14 @@ class Node:
         """The client behind `port` is gone: drop its subscriptions."""
         self._listeners.forget(port)
 
-    def figures(self) -> dict[str, int]:
-        """Counters and sizes, for the status message."""
+    def figures(self) -> dict[str, int | str]:
+        """Counters and sizes, for the status message; and `trouble`, in words, if there is any."""
         counts: dict[str, int] = msgspec.structs.asdict(self.counters)
+        trouble = str(self._failed or "") or self._engine.health()
         return {
             **counts,
+            "troubled": int(bool(trouble)),
+            **({"trouble": trouble} if trouble else {}),
             **self._engine.figures(),
             **self.more_figures(),
             "backlog_bytes": self.backlog_bytes,
