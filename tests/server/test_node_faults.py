@@ -223,9 +223,11 @@ async def test_status_tells_of_what_troubles_the_store():
         def health(self):
             return "2 rows are damaged"
 
-    async with serving(Ill()) as server:
-        async with wormspace.connect(f"worm://127.0.0.1:{server.port}") as worm:
-            (state,) = await worm.servers()
+    async with (
+        serving(Ill()) as server,
+        wormspace.connect(f"worm://127.0.0.1:{server.port}") as worm,
+    ):
+        (state,) = await worm.servers()
     assert (state.reachable, state.trouble) == (True, "2 rows are damaged")
     assert state.figures["troubled"] == 1
     assert all(isinstance(value, int) for value in state.figures.values())

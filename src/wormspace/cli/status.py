@@ -114,7 +114,7 @@ def _show_servers(settings: Settings, servers: list[ServerState]) -> None:
             cell(names.get(s.server, "")),
             cell(s.server),
             str(s.partition + 1),
-            _state(s),
+            _server_state(s),
             *(
                 (
                     f"{f.get('registers_written', 0):,}",
@@ -141,7 +141,7 @@ def _show_servers(settings: Settings, servers: list[ServerState]) -> None:
         note(f"partition {i + 1}: {alive} of {len(members)} servers are up; {fate}", style)
 
 
-def _state(s: ServerState) -> Text:
+def _server_state(s: ServerState) -> Text:
     """Whether it is up, and what troubles it."""
     if not s.reachable:
         return cell(f"down: {s.trouble}", "bold red")
