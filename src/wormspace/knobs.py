@@ -165,6 +165,12 @@ class Knobs:
     smr_events_kept: int = knob(10_000, least=4)
     """So far back can a watcher of a replicated object resume, on any replica."""
 
+    smr_watch_events: int = knob(1000, least=1)
+    """Events in one page for who follows a replicated object, at most."""
+
+    smr_watch_bytes: int = knob(1 << 20, least=1)
+    """Bytes in one page of events that travels, about: one event at least."""
+
     smr_piece_bytes: int = knob(64 * 1024, least=64)
     """A piece of a snapshot has about this size, unless one row alone is larger."""
 

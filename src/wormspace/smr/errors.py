@@ -64,6 +64,14 @@ class Behind(Unavailable):
     """The replica did not reach the position that a session must see in time."""
 
 
+class EventsLost(WormError):
+    """The event that comes next is held by nobody any more; `first` is the oldest that is."""
+
+    def __init__(self, message: str, first: int) -> None:
+        super().__init__(message)
+        self.first = first
+
+
 class LeaseLost(WormError):
     """What a block had for a lease was not its own any more; somebody else may have it now."""
 

@@ -264,10 +264,14 @@ class Watch(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Watched(msgspec.Struct, frozen=True, array_like=True):
-    """Encoded events, the first of which has number `first`."""
+    """Encoded events, the first of which has number `first`.
+
+    `lost`: what was asked for is not held here any more, and `first` is the oldest that is.
+    """
 
     first: int
     events: list[msgspec.Raw]
+    lost: bool = False
 
 
 def decoder(kind: Any) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -22,7 +22,8 @@ from wormspace.errors import Closed, UsageError, WormError
 from wormspace.rpc import Caller
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
 from wormspace.smr.declare import Declaration, StateMachine
-from wormspace.smr.errors import NoLeader
+from wormspace.smr.errors import EventsLost, NoLeader
+from wormspace.smr.events import WATCH_S, RemoteEvents, check_number
 from wormspace.smr.methods import Method
 from wormspace.smr.records import (
     Member,
@@ -34,7 +35,7 @@ from wormspace.smr.records import (
     decoder,
     encode,
 )
-from wormspace.smr.serving import HERE, WATCH_S, question
+from wormspace.smr.serving import HERE, question
 from wormspace.smr.submit import Asker, Submitter
 from wormspace.smr.views import View
 from wormspace.space import Address, Client
@@ -69,8 +70,12 @@ class Remote(View[M], Generic[M]):
     ) -> None:
         await self.close()
 
-    def events(self, after: int | None = None) -> AsyncIterator[tuple[int, Any]]:
-        """What commands emit, numbered; goes on at another replica when one is lost."""
+    def events(self, after: int | None = None) -> RemoteEvents:
+        """What commands emit, numbered; goes on at another replica when one is lost.
+
+        Commands that are called here from now on wait until a replica has said where that is, so
+        nothing that they emit is missed.  Otherwise as `Replica.events`.
+        """
         return self._line.events(after)
 
     async def close(self) -> None:
@@ -99,6 +104,7 @@ class Line:
         self._loop = asyncio.get_running_loop()
         self._callers: dict[tuple[str, int], Caller] = {}
         self._closed = False
+        self._beginning: dict[asyncio.Task[None], None] = {}
         self._submitter = Submitter(declaration, timeout_s, rng, self._carry)
         self._asker = Asker(declaration, timeout_s, self._carry_question)
         self._near = {
@@ -127,6 +133,8 @@ class Line:
     async def close(self) -> None:
         """Hang up."""
         self._closed = True
+        for beginning in list(self._beginning):
+            beginning.cancel()
         for gatherer in (self._submitter, self._asker, *self._near.values()):
             await gatherer.close()
         for caller in self._callers.values():
@@ -139,6 +147,8 @@ class Line:
     # ------------------------------------------------------------ the ways
 
     async def _carry(self, packet: Packet, deadline: float) -> Reply:
+        if self._beginning:
+            await asyncio.wait(list(self._beginning), timeout=deadline - self._loop.time())
         return await self._until(deadline, "submit", encode(packet))
 
     async def _carry_question(self, queries: bytes, session: Session, deadline: float) -> Reply:
@@ -198,28 +208,98 @@ class Line:
             at = known.index(tried) if tried in known else -1
             self._leader = known[(at + 1) % len(known)]
 
-    async def events(self, after: int | None) -> AsyncIterator[tuple[int, Any]]:
+    # ------------------------------------------------------------ events
+
+    def events(self, after: int | None) -> RemoteEvents:
         """See `Remote.events`."""
-        decode = self.declaration.decode_event
-        at = -1 if after is None else after
-        place = 0
+        self._require_open()
+        check_number(after)
+        begun: asyncio.Future[int] = self._loop.create_future()
+        if after is not None:
+            begun.set_result(after)
+        else:
+            beginning = self._loop.create_task(self._find_beginning(begun))
+            self._beginning[beginning] = None
+            beginning.add_done_callback(lambda task: self._beginning.pop(task, None))
+
+            def on_begun(done: asyncio.Future[int]) -> None:
+                if done.cancelled():
+                    beginning.cancel()
+                else:
+                    done.exception()  # whoever reads the stream is told
+
+            begun.add_done_callback(on_begun)
+        return RemoteEvents(Watcher(self).ask, begun, self.declaration.decode_event)
+
+    async def _find_beginning(self, begun: asyncio.Future[int]) -> None:
+        try:
+            watched = await Watcher(self).ask(-1)
+        except asyncio.CancelledError:
+            if not begun.done():
+                begun.set_exception(Closed("hung up"))
+            raise
+        except WormError as e:
+            if not begun.done():
+                begun.set_exception(e)
+        else:
+            if not begun.done():
+                begun.set_result(watched.first - 1)
+
+    async def watch(self, address: tuple[str, int], after: int) -> Watched:
+        """Ask one replica for events.
+
+        Raises:
+            Closed, NoAnswer, Failure, MsgspecError.
+        """
+        raw = await self._call(address, "watch", encode(Watch(after)), 2 * WATCH_S)
+        found: Watched = _decode_watched(raw)
+        return found
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Of the replicas that are known."""
+        return self._addresses
+
+
+class Watcher:
+    """Asks one replica after the other for events, until one answers."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._place = 0
+
+    async def ask(self, after: int) -> Watched:
+        """The events after a number; -1 asks which number is the last.
+
+        Raises:
+            EventsLost: no replica that answers holds the next one any more.
+            Closed: the client was closed.
+        """
+        oldest: list[int] = []
+        tried = 0
         while True:
-            address = self._addresses[place % len(self._addresses)]
+            addresses = self._line.addresses
+            address = addresses[self._place % len(addresses)]
             try:
-                raw = await self._call(address, "watch", encode(Watch(at)), 2 * WATCH_S)
-                watched: Watched = _decode_watched(raw)
+                watched = await self._line.watch(address, after)
             except Closed:
-                return
-            except WormError as e:
-                log.info("watching %s at %s: %s", self._name, address, e)
-                place += 1
+                raise
+            except (WormError, msgspec.MsgspecError) as e:
+                log.info("watching at %s:%d: %s", *address, e)
                 await asyncio.sleep(PAUSE_MAX_S)
-                continue
-            if at < 0:
-                at = watched.first - 1
-            for number, event in enumerate(watched.events, watched.first):
-                at = number
-                yield number, decode(event)
+            else:
+                if not watched.lost:
+                    return watched
+                oldest.append(watched.first)
+            self._place += 1
+            tried += 1
+            if oldest and tried >= len(addresses):
+                first = min(oldest)
+                raise EventsLost(
+                    f"event {after + 1} is held by no replica that answers: the oldest is {first}. "
+                    f"Read the state, and go on with events(after={first - 1})",
+                    first,
+                )
 
 
 async def attach(

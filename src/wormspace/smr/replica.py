@@ -14,7 +14,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -27,6 +27,7 @@ from wormspace.smr.declare import StateMachine
 from wormspace.smr.durability import Durability, NeverTrim
 from wormspace.smr.engine import Applied, Engine
 from wormspace.smr.errors import Behind, Diverged, NoLeader, Stopped
+from wormspace.smr.events import Bells, Events
 from wormspace.smr.leadership import Sticky
 from wormspace.smr.learner import Learner
 from wormspace.smr.methods import Method
@@ -81,13 +82,19 @@ class Replica(View[M], Generic[M]):
         """How this replica is."""
         return self._core.status()
 
-    def events(self, after: int | None = None) -> AsyncIterator[tuple[int, Any]]:
-        """What commands emit, numbered from 1, the same on every replica; see `serving.events`.
+    def events(self, after: int | None = None) -> Events:
+        """What commands emit, numbered from 1, the same on every replica.
+
+        The stream has its place from this call on, though nobody reads it yet.  A wait for its next
+        item may be given up and begun again.  It ends with `Closed` when this replica is closed.
 
         Args:
             after: go on after this number; by default with what comes from now on.
+
+        Raises (from the stream):
+            EventsLost: what comes next is not held any more.
         """
-        return serving.events(self._core, after)
+        return Events(self._core, after)
 
     async def versions(self) -> Versions:
         """Of what versions the object is: which classes are still needed, which one is in force.
@@ -153,7 +160,7 @@ class Core(Generic[M]):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._catching_up: asyncio.Task[None] | None = None
         self._forwarded: dict[asyncio.Timeout, None] = {}
-        self.watchers: list[asyncio.Future[None]] = []
+        self.bells = Bells()
         self._closed = False
         declaration = machine_type.declaration
         self._submitter = Submitter(declaration, timeout_s, rng, self.carry)
@@ -206,7 +213,7 @@ class Core(Generic[M]):
         if tasks:
             await asyncio.wait(tasks)
         await self.seat.close()
-        serving.wake(self)
+        self.bells.ring()
 
     def status(self) -> Status:
         """See `Replica.status`."""
@@ -249,7 +256,7 @@ class Core(Generic[M]):
             if batch.audited is not None:
                 self._claims[batch.audited.position] = batch.audited.digest
                 self._compare(batch.audited.position)
-        serving.wake(self)
+        self.bells.ring()
 
     async def _audit(self, audit: Audit) -> None:
         try:

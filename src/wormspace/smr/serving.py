@@ -17,9 +17,10 @@ import msgspec
 
 from wormspace.errors import UsageError, WormError
 from wormspace.rpc import Failure, NoAnswer, Service
+from wormspace.smr import events
 from wormspace.smr.calls import Malformed, encode_outcome
 from wormspace.smr.engine import Engine
-from wormspace.smr.errors import BadSnapshot, NoSnapshot, NothingKept, VersionForgotten
+from wormspace.smr.errors import BadSnapshot, EventsLost, NoSnapshot, NothingKept, VersionForgotten
 from wormspace.smr.records import (
     Ask,
     Fetch,
@@ -49,8 +50,6 @@ FETCH_TIMEOUT_S = 2.0
 CATCH_UP_S = 10.0
 CATCH_UP_PAUSE_S = 0.25
 TICKET_S = 60.0
-WATCH_S = 1.0
-WATCH_AT_ONCE = 1000
 LINEARIZABLE, HERE = "linearizable", "here"
 
 _decode_packet = decoder(Packet)
@@ -148,18 +147,11 @@ class _Desk:
         snapshot.close()
 
     async def watch(self, body: bytes) -> bytes:
-        core = self._core
         after = self._decode(_decode_watch, body).after
-        if after < 0:
-            return encode(Watched(core.learner.engine.emitted + 1, []))
         try:
-            async with asyncio.timeout(WATCH_S):
-                while core.learner.engine.emitted <= after:
-                    await _woken(core)
-        except TimeoutError:
-            return encode(Watched(after + 1, []))
-        first, found = _since(core.learner.engine, after)
-        return encode(Watched(first, [msgspec.Raw(encode(one)) for one in found[:WATCH_AT_ONCE]]))
+            return encode(await events.watched(self._core, after))
+        except EventsLost as e:
+            return encode(Watched(e.first, [], lost=True))
 
     def _decode(self, decode: Any, body: bytes) -> Any:
         self._core.require_sound()
@@ -177,49 +169,6 @@ def run_queries(engine: Engine, raw: bytes) -> bytes:
     except Malformed as e:
         raise UsageError(f"{type(machine).__name__}: a malformed question: {e}") from e
     return encode_outcome(values, faults)
-
-
-# ------------------------------------------------------------------ events
-
-
-def wake(core: Core[Any]) -> None:
-    """The state has changed: whoever watches looks again."""
-    if core.watchers:
-        watchers, core.watchers = core.watchers, []
-        for future in watchers:
-            if not future.done():
-                future.set_result(None)
-
-
-async def _woken(core: Core[Any]) -> None:
-    future: asyncio.Future[None] = core.loop.create_future()
-    core.watchers.append(future)
-    await future
-
-
-def _since(engine: Engine, after: int) -> tuple[int, list[Any]]:
-    """The events after a number that are still held, and the number of the first of them."""
-    held = list(engine.recent)
-    oldest = engine.emitted - len(held) + 1
-    first = max(after + 1, oldest)
-    return first, held[first - oldest :]
-
-
-async def events(core: Core[Any], after: int | None) -> AsyncIterator[tuple[int, Any]]:
-    """Numbered events, as they come about on this replica.
-
-    Numbers that are missing were too far back, or this replica was caught up by a snapshot: read
-    the state to see what they led to.
-    """
-    at = core.learner.engine.emitted if after is None else after
-    while True:
-        core.require_sound()
-        first, found = _since(core.learner.engine, at)
-        for number, event in enumerate(found, first):
-            at = number
-            yield number, event
-        if not found:
-            await _woken(core)
 
 
 # ------------------------------------------------------------------ snapshots of others

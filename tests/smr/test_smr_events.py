@@ -1,0 +1,169 @@
+"""Streams of events: each event once and in order, or an error; no end that nobody asked for."""
+
+import asyncio
+import contextlib
+import gc
+import random
+
+import pytest
+
+import wormspace
+from cancelling import cancel_everywhere
+from wormspace.errors import Closed, UsageError
+from wormspace.knobs import turned
+from wormspace.smr import EventsLost, KeyValue, Sticky, attach, replicate
+
+
+@contextlib.asynccontextmanager
+async def stores():
+    """A replica, and a client of it."""
+    async with (
+        wormspace.connect("memory:") as worm,
+        await replicate(
+            KeyValue, worm, "kv", leadership=Sticky(0.3), rng=random.Random(1)
+        ) as replica,
+    ):
+        member = replica.status().member
+        address = [(member.host, member.port)]
+        async with await attach(KeyValue, "kv", address, rng=random.Random(2)) as remote:
+            yield {"replica": replica, "remote": remote}
+
+
+SIDES = ["replica", "remote"]
+
+
+async def keys(stream, count):
+    return [(await anext(stream))[1].key for _ in range(count)]
+
+
+@pytest.mark.parametrize("side", SIDES)
+async def test_a_wait_that_is_given_up_loses_nothing(side):
+    async with stores() as sides:
+        stream, seen = sides[side].events(), []
+        for i in range(5):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    while True:
+                        seen += await keys(stream, 1)
+            await sides["replica"].put(f"{i}", b"")
+        async with asyncio.timeout(10):
+            seen += await keys(stream, 5 - len(seen))
+        assert seen == ["0", "1", "2", "3", "4"]
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("side", SIDES)
+async def test_a_stream_has_its_place_from_the_call_on(side):
+    async with stores() as sides:
+        await sides[side].put("before", b"")
+        stream = sides[side].events()
+        await sides[side].put("after", b"")
+        assert await anext(stream) == (2, await _change(sides[side], "after"))
+
+
+async def _change(store, key):
+    entry = await store.entry(key)
+    return wormspace.smr.Change(key, entry.value, entry.revision)
+
+
+@pytest.mark.parametrize("side", SIDES)
+async def test_who_is_far_behind_reads_on_page_by_page(side):
+    with turned(smr_watch_events=3, smr_watch_bytes=1):
+        async with stores() as sides:
+            for i in range(20):
+                await sides["replica"].put(f"{i:02}", b"")
+            stream = sides[side].events(5)
+            assert await keys(stream, 15) == [f"{i:02}" for i in range(5, 20)]
+
+
+async def test_events_that_are_larger_than_a_message_together_come_all_the_same():
+    async with stores() as sides:
+        for i in range(12):
+            await sides["replica"].put(f"{i:02}", bytes(900_000))
+        async with asyncio.timeout(60):
+            assert len(await keys(sides["remote"].events(0), 12)) == 12
+
+
+@pytest.mark.parametrize("side", SIDES)
+async def test_what_is_not_held_any_more_is_told_and_never_passed_over(side):
+    with turned(smr_events_kept=4):
+        async with stores() as sides:
+            slow = sides[side].events()
+            await sides[side].put("00", b"")
+            for i in range(1, 20):
+                await sides["replica"].put(f"{i:02}", b"")
+            for stream in (slow, sides[side].events(3)):
+                with pytest.raises(EventsLost) as lost:
+                    await anext(stream)
+                assert lost.value.first == 17
+                with pytest.raises(StopAsyncIteration):
+                    await anext(stream)
+            on = sides[side].events(lost.value.first - 1)
+            assert await keys(on, 4) == ["16", "17", "18", "19"]
+
+
+@pytest.mark.parametrize("side", SIDES)
+async def test_streams_that_are_closed_or_dropped_leave_nothing(side):
+    async with stores() as sides:
+        before = asyncio.all_tasks()
+        bells = sides["replica"]._core.bells
+        streams = [sides[side].events() for _ in range(5)]
+        for stream in streams:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await anext(stream)
+        for stream in streams[:3]:
+            await stream.aclose()
+        del stream, streams
+        gc.collect()
+        async with asyncio.timeout(10):
+            while len(bells) or asyncio.all_tasks() - before:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("side", SIDES)
+async def test_who_waits_is_told_when_the_stream_or_what_it_follows_is_closed(side):
+    async with stores() as sides:
+        one, other = sides[side].events(), sides[side].events(0)
+        waiting = [asyncio.ensure_future(anext(stream)) for stream in (one, other)]
+        await asyncio.sleep(0.05)
+        await one.aclose()
+        await sides[side].close()
+        ended = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
+        assert [type(error) for error in ended] == [StopAsyncIteration, Closed]
+        with pytest.raises(Closed):
+            sides[side].events()
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("after", [-1, 1 << 63, 1.0, "1", True])
+async def test_what_is_no_number_is_refused_at_the_call(side, after):
+    async with stores() as sides:
+        with pytest.raises(UsageError, match="numbered from 1"):
+            sides[side].events(after)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_wait_can_be_cancelled_anywhere(side):
+    @contextlib.asynccontextmanager
+    async def setting():
+        async with stores() as sides:
+            sides["stream"] = sides[side].events(0)
+            sides["seen"] = []
+            yield sides
+
+    async def act(sides):
+        await sides["replica"].put("a", b"")
+        sides["seen"].append(await anext(sides["stream"]))
+
+    async def check(sides):
+        await sides["replica"].put("b", b"")
+        async with asyncio.timeout(10):
+            while not sides["seen"] or sides["seen"][-1][1].key != "b":
+                sides["seen"].append(await anext(sides["stream"]))
+        numbers = [number for number, _ in sides["seen"]]
+        assert numbers == list(range(1, len(numbers) + 1))
+        await sides["stream"].aclose()
+
+    # A remote stream asks on while nobody waits: that is its one task, and it ends with it.
+    assert cancel_everywhere(setting, act, check) >= 2
