@@ -418,3 +418,43 @@ async def test_a_store_whose_disk_has_failed_can_be_closed(tmp_path, monkeypatch
     store = await tx.KeyValueStore.open("a", LmdbStore(tmp_path / "a"))
     assert await store.prepared() == [gid]
     await store.close()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "?"), MemoryError(), ValueError("a bug")])
+async def test_a_store_that_fails_in_a_way_that_nobody_expected_ends(tmp_path, error) -> None:
+    """Nothing is built on a batch of which nobody knows whether it is there; others go on."""
+    engine = LmdbStore(tmp_path)
+    store = await tx.KeyValueStore.open("a", engine)
+    gids = [tx.Gid(IDENTITY, "tx", "a", tx.TxId("j", n)) for n in range(4)]
+    first, second, third = [await store.begin(gid) for gid in gids[:3]]
+    await first.put(b"k", b"v")
+    await first.prepare()
+    commit, engine.commit = engine.commit, failing_with(error)
+    await second.put(b"l", b"w")
+    with pytest.raises(tx.ManagerDown, match="open it again"):
+        await second.prepare()
+    engine.commit = commit
+    for call in (
+        lambda: store.begin(gids[3]),
+        lambda: third.get(b"x"),
+        lambda: store.commit(gids[0]),
+        store.prepared,
+    ):
+        with pytest.raises(tx.ManagerDown, match="failed half-way"):
+            await call()
+    async with asyncio.timeout(5):
+        await store.close()
+    again = await tx.KeyValueStore.open("a", LmdbStore(tmp_path))
+    assert await again.prepared() == [gids[0]]
+    await again.commit(gids[0])
+    assert again.value(b"k") == b"v"
+    await again.close()
+
+
+def failing_with(error: Exception):
+    """A commit that fails so."""
+
+    async def commit(batch) -> None:
+        raise error
+
+    return commit

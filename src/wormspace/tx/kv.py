@@ -16,17 +16,18 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from wormspace.errors import StoreError, UsageError, WormError, WrongIdentity
+from wormspace.errors import NewerFormat, StoreError, UsageError, WormError, WrongIdentity
 from wormspace.store.engine import Batch, Engine
 from wormspace.tx.checking import check_key, check_value
-from wormspace.tx.errors import CannotPrepare, Conflict
+from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
 from wormspace.tx.locks import Locks, Owner
 from wormspace.tx.names import Gid, check_name
 from wormspace.tx.operations import DELETE, GET, PUT, Found, decode_operation
 
 log = logging.getLogger("wormspace.tx")
 
-_NAME = b"name"
+_NAME, _FORMAT = b"name", b"format"
+STORE_FORMAT = 1
 _TOP = b"\xff" * 128
 
 
@@ -51,7 +52,11 @@ class _Writer:
     """Group commit: whatever waits while the disk is busy is committed together.
 
     A promise that the disk refuses fails.  An outcome must not, for what came after it builds on
-    it: it is tried again until the disk takes it.
+    it: it is tried again until the disk takes it.  After any other error nobody knows what the
+    store holds: it has ended, and says so to all.
+
+    Attributes:
+        broken: why it has ended, if it has.
 
     Args:
         on_refused: told of promises that will never be durable.
@@ -72,12 +77,18 @@ class _Writer:
         self._data: dict[bytes, bytes | None] = {}
         self._leaving: dict[bytes, bytes | None] = {}
         self._failing = False
+        self.broken: ManagerDown | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     def get(self, key: bytes) -> bytes | None:
-        """What is committed under `key`, durable or not."""
+        """What is committed under `key`, durable or not.
+
+        Raises:
+            ManagerDown: the store has ended.
+        """
+        self.check()
         if key in self._data:
             return self._data[key]
         if key in self._leaving:
@@ -87,10 +98,21 @@ class _Writer:
     def promise(self, branch: KvBranch, record: bytes) -> asyncio.Future[None]:
         """Done when the branch is durable; `StoreError` if it is not, and will not be."""
         future: asyncio.Future[None] = self._loop.create_future()
+        if self.broken is not None:
+            future.set_exception(self.broken)
+            return future
         self._promises.append((branch, record, future))
         if self._task is None:
             self._start()
         return future
+
+    def check(self) -> None:
+        """
+        Raises:
+            ManagerDown: the store has ended.
+        """
+        if self.broken is not None:
+            raise self.broken
 
     def end(self, branch: KvBranch, *, commit: bool) -> None:
         """The branch is committed or aborted; that will be durable, however often it takes.
@@ -111,28 +133,45 @@ class _Writer:
             self._task = self._loop.create_task(self._run())
 
     async def _run(self) -> None:
-        while self._promises or self._ended:
-            promises, self._promises = self._promises, []
-            ended, self._ended = self._ended, []
-            self._leaving, self._data = self._data, {}
-            try:
-                await self._engine.commit(self._batch(promises, ended))
-            except StoreError as e:
-                self._ended = ended + self._ended
-                self._data = self._leaving | self._data
-                self._leaving = {}
-                self._refuse(promises, e)
-                self._failing = True
-                await asyncio.sleep(RETRY_S)
-            else:
-                self._failing = False
-                self._leaving = {}
-                for branch in ended:
-                    self._on_durable(branch)
-                for _, _, future in promises:
-                    if not future.done():
-                        future.set_result(None)
-        self._task = None
+        promises: list[_Promise] = []
+        try:
+            while self._promises or self._ended:
+                promises, self._promises = self._promises, []
+                ended, self._ended = self._ended, []
+                await self._write(promises, ended)
+        except BaseException as e:
+            self._break(e, promises + self._promises)
+            raise
+        finally:
+            self._task = None
+
+    async def _write(self, promises: list[_Promise], ended: list[KvBranch]) -> None:
+        self._leaving, self._data = self._data, {}
+        try:
+            await self._engine.commit(self._batch(promises, ended))
+        except StoreError as e:
+            self._ended = ended + self._ended
+            self._data = self._leaving | self._data
+            self._leaving = {}
+            self._refuse(promises, CannotPrepare(str(e)))
+            self._failing = True
+            await asyncio.sleep(RETRY_S)
+        else:
+            self._failing = False
+            self._leaving = {}
+            for branch in ended:
+                self._on_durable(branch)
+            for _, _, future in promises:
+                if not future.done():
+                    future.set_result(None)
+
+    def _break(self, error: BaseException, promises: list[_Promise]) -> None:
+        """Build nothing more on this store; what it has promised is known to the votes."""
+        self.broken = ManagerDown(
+            f"the store has failed half-way and is closed to all work: {error!r}; open it again"
+        )
+        self._promises = []
+        self._refuse(promises, self.broken)
 
     def _batch(self, promises: list[_Promise], ended: list[KvBranch]) -> Batch:
         batch = self._engine.begin()
@@ -146,16 +185,16 @@ class _Writer:
             batch.delete("prepared", branch.key)
         return batch
 
-    def _refuse(self, promises: list[_Promise], error: StoreError) -> None:
+    def _refuse(self, promises: list[_Promise], error: WormError) -> None:
         log.warning("tx: a store cannot be written: %s", error)
         for branch, _, future in promises:
             self._on_refused(branch)
             if not future.done():
-                future.set_exception(CannotPrepare(str(error)))
+                future.set_exception(error)
 
     async def drain(self) -> None:
         """Until nothing is under way, or the disk refuses: the votes keep outcomes as well."""
-        while self._promises or self._ended or self._task is not None:
+        while self.broken is None and (self._promises or self._ended or self._task is not None):
             self._start()
             if self._task is not None:
                 await asyncio.wait([self._task], timeout=RETRY_S)
@@ -181,30 +220,44 @@ class KeyValueStore:
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._done.set_result(None)
         for key, raw in engine.view.scan("prepared", b"", _TOP):
-            gid = Gid.parse(key.decode())
+            gid = Gid.parse(key.decode(errors="replace"))
             if gid is None:
                 raise StoreError(f"store {name!r} holds a branch of nobody: {key!r}")
-            self._prepared[gid] = KvBranch(self, gid, _decode(raw))
+            try:
+                self._prepared[gid] = KvBranch(self, gid, _decode(raw))
+            except msgspec.MsgspecError as e:
+                raise StoreError(f"store {name!r} is damaged: the branch {gid}: {e}") from e
 
     @classmethod
     async def open(cls, name: str, engine: Engine) -> KeyValueStore:
         """The store of that name, with what it has promised; a fresh engine becomes that store.
 
         Raises:
+            UsageError: no store can be called that.
             WrongIdentity: the engine holds the store of another name.
+            NewerFormat: a newer wormspace made it.
             StoreError.
         """
+        check_name(name)
         held = engine.view.get("identity", _NAME)
         if held is not None and held != name.encode():
             raise WrongIdentity(f"this is the store of {held.decode()!r}, not of {name!r}")
+        made = engine.view.get("identity", _FORMAT)
+        if made is not None and made > bytes([STORE_FORMAT]):
+            raise NewerFormat(
+                f"store {name!r} has format {made[0]}, made by a newer wormspace; this one reads "
+                f"up to {STORE_FORMAT}: update it"
+            )
         store = cls(name, engine)
         if held is None:
             batch = engine.begin()
-            batch.put_many("identity", [(_NAME, name.encode())])
+            says = [(_FORMAT, bytes([STORE_FORMAT])), (_NAME, name.encode())]
+            batch.put_many("identity", says)
             await engine.commit(batch)
         return store
 
     async def begin(self, gid: Gid, timeout: float | None = None) -> KvBranch:
+        self._writer.check()
         return KvBranch(self, gid)
 
     def commit(self, gid: Gid) -> asyncio.Future[None]:
@@ -220,6 +273,7 @@ class KeyValueStore:
         return self._end(gid, commit=False)
 
     async def prepared(self) -> list[Gid]:
+        self._writer.check()
         return list(self._prepared)
 
     def is_conflict(self, error: BaseException) -> bool:
@@ -248,6 +302,8 @@ class KeyValueStore:
 
     def _end(self, gid: Gid, *, commit: bool) -> asyncio.Future[None]:
         """Let the locks go; whoever comes next is written to the disk after this."""
+        if self._writer.broken is not None:
+            return _failed(self._writer.broken)
         branch = self._prepared.get(gid)
         if branch is not None and not branch.ended:
             branch.ended = True
@@ -261,6 +317,12 @@ class KeyValueStore:
 
     def _on_durable(self, branch: KvBranch) -> None:
         self._prepared.pop(branch.gid, None)
+
+
+def _failed(error: Exception) -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
 
 
 class KvBranch(Owner):

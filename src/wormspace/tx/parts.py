@@ -42,6 +42,7 @@ class Part:
 
     __slots__ = (
         "_branch",
+        "_gid",
         "_matter",
         "_plan",
         "_site",
@@ -58,6 +59,7 @@ class Part:
         self._matter = matter
         self._plan = plan
         self._branch = branch
+        self._gid = site.gid(manager, plan.id)
         self._work: asyncio.Future[None] | None = None
         self._stands = False
         self.manager = manager
@@ -88,7 +90,7 @@ class Part:
         vote = Vote(
             yes,
             plan.participants,
-            str(site.gid(self.manager, plan.id)),
+            str(self._gid),
             site.clock(),
             self.manager,
             "" if error is None else shortened(str(error) or type(error).__name__),
@@ -129,7 +131,7 @@ class Part:
         site, txid = self._site, self._plan.id
         if site.on_decision is not None:
             site.on_decision(txid, self.manager, decision)
-        manager, gid = site.manager(self.manager), site.gid(self.manager, txid)
+        manager, gid = site.manager(self.manager), self._gid
         self._do(manager.commit(gid) if decision.committed else manager.abort(gid), self._on_acted)
 
     def _on_acted(self, done: asyncio.Future[None]) -> None:
