@@ -1,15 +1,20 @@
 """The tests find what they are for: each rule of the log, broken, is caught."""
 
 import pytest
+from test_log_cancelled import CALLS, serves_on, setting
 from test_log_faults import usurped
 from test_log_minority import read_after_a_takeover
 
 import wormspace
+from cancelling import cancel_everywhere
+from wormspace.log.beginning import Beginning
 from wormspace.log.reading import Reader
 from wormspace.log.sequencer import Sequencer
+from wormspace.log.spaces import TRIM
 from wormspace.log.streams import StreamTable
 from wormspace.log.tape import Tape
 from wormspace.log.tenure import Tenure
+from wormspace.log.trimming import Trimmer
 from wormspace.sim import Unhandled
 
 SEEDS = 20
@@ -87,7 +92,44 @@ def forgets_streams_when_it_takes_over(monkeypatch):
     monkeypatch.setattr(Sequencer, "_rebuild", from_the_seam_alone)
 
 
+def answers_for_streams_without_asking_whether_it_was_deposed(monkeypatch):
+    certain = Sequencer._certain
+
+    async def of_its_own_knowledge(sequencer):
+        tenure = sequencer._tenure
+        if tenure is None:
+            return await certain(sequencer)
+        return await sequencer._streams(), tenure.at, sequencer._next
+
+    monkeypatch.setattr(Sequencer, "_certain", of_its_own_knowledge)
+
+
+def trims_segments_before_the_trim_point_is_set(monkeypatch):
+    move = Beginning.move
+
+    async def late(beginning, place):
+        if beginning._mark._tape.part == TRIM and place.slot:
+            tape = trimmer_of[beginning]
+            whole = min(place.slot // tape.size, await tape.open_segment())
+            if whole > 0:
+                await tape.space.trim_prefix(whole)
+        await move(beginning, place)
+
+    trimmer_of = {}
+    init = Trimmer.__init__
+
+    def noting(trimmer, reader, beginning):
+        init(trimmer, reader, beginning)
+        trimmer_of[beginning] = reader.tape
+
+    monkeypatch.setattr(Trimmer, "__init__", noting)
+    monkeypatch.setattr(Beginning, "move", late)
+
+
+FOUND_BY_CANCELLING = {trims_segments_before_the_trim_point_is_set: "trim"}
+
 FOUND_BY_CAMPAIGNS = (
+    answers_for_streams_without_asking_whether_it_was_deposed,
     never_settles,
     takes_what_it_lost_for_its_own,
     ignores_a_failed_seam,
@@ -95,6 +137,10 @@ FOUND_BY_CAMPAIGNS = (
     forgets_streams_when_it_takes_over,
 )
 FOUND_STEP_BY_STEP = (fills_nothing_when_it_takes_over, goes_on_among_the_slots_of_another)
+
+
+def test_a_campaign_in_which_nothing_is_broken_passes():
+    usurped(0).run()
 
 
 @pytest.mark.parametrize("break_a_rule", FOUND_BY_CAMPAIGNS, ids=lambda mutant: mutant.__name__)
@@ -113,3 +159,11 @@ def test_a_half_written_pack_catches_one_that(break_a_rule, monkeypatch):
     break_a_rule(monkeypatch)
     with pytest.raises((AssertionError, Unhandled)):
         read_after_a_takeover()
+
+
+@pytest.mark.parametrize("break_a_rule", FOUND_BY_CANCELLING, ids=lambda mutant: mutant.__name__)
+def test_a_cancelled_call_catches_one_that(break_a_rule, monkeypatch):
+    break_a_rule(monkeypatch)
+    act, adds = CALLS[FOUND_BY_CANCELLING[break_a_rule]]
+    with pytest.raises((Exception, Unhandled)):
+        cancel_everywhere(setting(worn=True), act, lambda it: serves_on(it, may_add=adds))

@@ -42,6 +42,9 @@ from wormspace.space import Client, Stream
 
 PATIENCE_S = 0.5
 
+GRACE_S = 0.05
+"""So much longer than a call's time-out is waited for who has the same one, and can say more."""
+
 T = TypeVar("T")
 
 SequencerChoice: TypeAlias = Literal["auto", "elsewhere", "none"]
@@ -445,7 +448,7 @@ class Log:
         """
         self._check_open()
         deadline = self._client.deadline(timeout)
-        limit = asyncio.timeout_at(deadline)
+        limit = asyncio.timeout_at(deadline + GRACE_S)
         try:
             async with limit:
                 if position is not None and position < self._beginning.at.position:
