@@ -9,6 +9,7 @@ import random
 from wormspace.register.partition import Partition
 from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.server.node import Node
+from wormspace.sim import World as SimulatedWorld
 from wormspace.space.client import Client
 from wormspace.store.memory_engine import MemoryEngine
 
@@ -124,3 +125,18 @@ async def world(servers: int = 3):
         yield w
     finally:
         await w.close()
+
+
+def delay(w: World, seconds: float) -> None:
+    """Every answer of every server takes so long, to the clients made so far."""
+    for wires in w.wires:
+        for wire in wires:
+            wire.answer = lambda request_id, message, wire=wire: wire._loop.call_later(
+                seconds, wire._deliver, request_id, message
+            )
+
+
+def simulated(work):
+    """Run a coroutine function on a simulated loop."""
+    with SimulatedWorld(1) as s:
+        return s.run(work())

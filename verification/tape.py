@@ -239,15 +239,15 @@ class Size(SymInt):
 
 
 def _in_order(e: Engine, space: Any) -> None:
-    """`alloc` tries the tail, and then number by number."""
+    """`alloc` tries the tail, and looks for it anew when another got that."""
     space.__dict__["Segment"] = lambda *its: its
 
     def allocates() -> Any:
-        tail, size = SymInt(th.fresh("tail", I)), Size(th.fresh("size", I))
+        size = Size(th.fresh("size", I))
         length = 999 if choose("short") else 1000 if choose("longest") else 1001
         payload = b"payload" if choose("bytes") else "payload"
         raw = bytes(length)
-        met = Thing(tail=tail.z, tried=[], won=[], known=SymInt(th.fresh("known", I)), right=[])
+        met = Thing(tails=[], tried=[], won=[], known=SymInt(th.fresh("known", I)), right=[])
         short = z3.BoolVal(length <= 1000 and payload == b"payload")
         met.fits = z3.And(size.z >= 1, size.z <= space.MAX_OFFSETS, short)
 
@@ -267,7 +267,13 @@ def _in_order(e: Engine, space: Any) -> None:
         client = Thing(
             deadline=lambda timeout: 1.0, nonce=lambda: b"nonce", registers=Thing(max_value=1000)
         )
-        me = Thing(client=client, _known_tail=met.known, _find_tail=replying(lambda _: tail))
+
+        def tail(deadline: float) -> SymInt:
+            found = SymInt(th.fresh("tail", I))
+            met.tails.append(found.z)
+            return found
+
+        me = Thing(client=client, _known_tail=met.known, _find_tail=replying(tail))
         me._try_alloc = replying(tries)
         met.me, met.segment = me, [size, payload]
         return space.Space.alloc(me, payload, size), met
@@ -275,8 +281,8 @@ def _in_order(e: Engine, space: Any) -> None:
     def allocated(done: Done) -> Claims:
         m = done.met
         claims = {
-            "the tail first, then one by one": z3.And(
-                *[number == m.tail + k for k, number in enumerate(m.tried)]
+            "the tail, found anew for each attempt": z3.And(
+                *[number == m.tails[k] for k, number in enumerate(m.tried)]
             ),
             "with what it was given, and a nonce": z3.BoolVal(all(m.right)),
         } | _ends(done, UsageError)
@@ -293,11 +299,11 @@ def _in_order(e: Engine, space: Any) -> None:
             )
             claims["of that size, for that"] = z3.BoolVal(me is m.me and its == m.segment)
             claims["what it knows to be allocated is"] = z3.Or(
-                known == m.known.z, known == m.tried[-1] + 1
+                known == m.known.z, *[known == number + 1 for number in m.tried]
             )
         return claims
 
-    procedure(e, "space.Space.alloc: tries only the number after an allocated one", allocates,
+    procedure(e, "space.Space.alloc: tries only what was found to be the tail", allocates,
               allocated)  # fmt: skip
 
 

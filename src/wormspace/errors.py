@@ -11,9 +11,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class WormError(Exception):
-    """Base of all errors raised by wormspace."""
+    """Base of all errors raised by wormspace.
+
+    They can be pickled and copied, with all that they say: between processes, an error that cannot
+    be is replaced by a riddle.
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., WormError], tuple[object, ...]]:
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[WormError], args: tuple[object, ...], said: dict[str, object]) -> WormError:
+    """An error as it was, whatever its constructor takes."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(said)
+    return error
 
 
 # ------------------------------------------------------------------ the caller's mistake
@@ -55,7 +72,8 @@ class TokenReused(UsageError):
     """A second, different value for one register under one capture token.
 
     Under one ballot at most one value is ever proposed for a register: two would break
-    immutability, so the second is refused.
+    immutability, so the second is refused: by this client if it knows of the first, else by the
+    servers that do.
     """
 
 

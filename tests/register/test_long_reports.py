@@ -6,8 +6,8 @@ import contextlib
 import pytest
 
 from scaling import assert_growth
-from wires import Wire
 from wires import World as Wires
+from wires import delay, simulated
 from wormspace import Written
 from wormspace.knobs import turned
 from wormspace.paxos.messages import Capture, Read
@@ -31,26 +31,8 @@ async def filled(count: int, page_rows: int = 1):
     await w.close()
 
 
-def slow_down(w, seconds: float) -> None:
-    """Every answer takes so long."""
-    shipped = Wire._deliver
-
-    def answer(self, request_id, message):
-        self._loop.call_later(seconds, shipped, self, request_id, message)
-
-    for wires in w.wires:
-        for wire in wires:
-            wire.answer = answer.__get__(wire)
-
-
 def sent(client, kind) -> int:
     return sum(isinstance(m, kind) for wire in client.wires for m in wire.sent)
-
-
-def simulated(work):
-    """Run it on a simulated loop."""
-    with World(1) as world:
-        return world.run(work())
 
 
 def test_a_capture_whose_pages_are_slow_asks_for_each_page_once():
@@ -58,7 +40,7 @@ def test_a_capture_whose_pages_are_slow_asks_for_each_page_once():
         async with filled(PAGES) as (w, _):
             client = w.client(timeout=600)
             segment = await client.space("s").segment(0)
-            slow_down(w, PAGE_S)
+            delay(w, PAGE_S)
             captured = await segment.capture()
             assert len(captured.written) == PAGES
             assert sent(client, Capture) == 6  # its first ballot is too low
@@ -72,7 +54,7 @@ def test_a_read_whose_pages_are_slow_asks_for_each_page_once():
         async with filled(PAGES) as (w, _):
             client = w.client(timeout=600)
             segment = await client.space("s").segment(0)
-            slow_down(w, PAGE_S)
+            delay(w, PAGE_S)
             values = await segment.read_range()
             assert sum(value is not None for value in values) == PAGES
             assert sent(client, Read) <= PAGES + 20
@@ -84,7 +66,7 @@ def test_a_listener_catches_up_with_slow_pages_and_asks_for_each_once():
     async def work():
         async with filled(PAGES) as (w, _):
             client = w.client(timeout=600)
-            slow_down(w, PAGE_S)
+            delay(w, PAGE_S)
             async with client.space("s").listen() as events:
                 heard = [await anext(events) for _ in range(PAGES + 1)]
             assert [e.address.offset for e in heard if isinstance(e, Written)] == [*range(PAGES)]
@@ -99,7 +81,7 @@ def test_the_report_of_another_server_is_taken_when_one_falls_silent_in_the_mids
         async with filled(PAGES) as (w, _):
             client = w.client(timeout=600)
             segment = await client.space("s").segment(0)
-            slow_down(w, 0.01)
+            delay(w, 0.01)
             capturing = asyncio.ensure_future(segment.capture())
             await asyncio.sleep(0.2)
             pages = [sum(isinstance(m, Read) for m in wire.sent) for wire in client.wires]

@@ -6,9 +6,9 @@ import asyncio
 
 from wormspace.errors import Unavailable
 from wormspace.paxos.ballot import UNSAFE, show
-from wormspace.paxos.messages import COMPLETE, Gone, Read, Report
+from wormspace.paxos.messages import COMPLETE, Gone, Read, Report, Row
 from wormspace.paxos.quorum import majority
-from wormspace.paxos.ranges import ballot_at
+from wormspace.paxos.ranges import Range
 from wormspace.register.contract import ArrayName, RegisterState, ServerState
 from wormspace.register.partition import Partition
 from wormspace.wire.messages import (
@@ -24,6 +24,10 @@ from wormspace.wire.messages import (
 
 DOWN_S = 0.5
 """How long a server that cannot be reached is waited for: it may be on its way up."""
+
+
+YIELD_EVERY = 1000
+"""Registers that are prepared in one turn of the event loop."""
 
 
 class _Question:
@@ -180,28 +184,38 @@ async def _held(
             return []
         if not isinstance(answer, Report):
             return None
-        states += _states(answer, start, stop)
+        states += await _states(answer, start, stop)
         if answer.next == COMPLETE:
             return states
         start = answer.next
 
 
-def _states(report: Report, start: int, stop: int) -> list[RegisterState]:
-    rows = {row.offset: row for row in report.rows}
+async def _states(report: Report, start: int, stop: int) -> list[RegisterState]:
+    """The registers of a report that hold a value or a promise; yields to others now and then."""
+    states: list[RegisterState] = []
     end = stop if report.next == COMPLETE else report.next
-    states = []
-    for offset in range(start, end):
-        promised = ballot_at(tuple(report.promises), offset)
-        row = rows.get(offset)
-        if row is None and promised == UNSAFE:
+    rows = iter([*report.rows, Row(end)])
+    row = next(rows)
+    promises = iter([*sorted(report.promises, key=lambda r: r.lo), Range(end, end + 1, UNSAFE)])
+    promise = next(promises)
+    offset = start
+    while (offset := max(offset, min(row.offset, promise.lo))) < end:
+        if promise.hi <= offset:
+            promise = next(promises)
             continue
+        is_written, is_promised = row.offset == offset, promise.lo <= offset
         states.append(
             RegisterState(
                 offset,
-                "-" if promised == UNSAFE else show(promised),
-                show(row.ballot) if row else "-",
-                row.decided if row else False,
-                row.value if row else None,
+                show(promise.ballot) if is_promised else "-",
+                show(row.ballot) if is_written else "-",
+                is_written and row.decided,
+                row.value if is_written else None,
             )
         )
+        if is_written:
+            row = next(rows)
+        offset += 1
+        if len(states) % YIELD_EVERY == 0:
+            await asyncio.sleep(0)
     return states

@@ -15,6 +15,7 @@ from wormspace.errors import (
     ProtocolViolation,
     Refused,
     ServerFull,
+    TokenReused,
     Trimmed,
     UsageError,
     ValueTooLarge,
@@ -409,10 +410,15 @@ class WriteOperation(Base):
         if tally.offset not in self.waiting:
             return
         where = f"{self.array[0]}/{self.array[1]}/{tally.offset}"
-        if tally.promised == self.ballot:
-            what = "unsafe ballot" if self.ballot == UNSAFE else "capture token"
-            error: WormError = ProtocolViolation(
-                f"{where}: another value was written under the same {what}"
+        if tally.promised == self.ballot and self.ballot != UNSAFE:
+            error: WormError = TokenReused(
+                f"{where}: another value was written under the same capture token: a token stands "
+                "for one value per register; read what it holds"
+            )
+        elif tally.promised == self.ballot:
+            error = ProtocolViolation(
+                f"{where}: another value was written without a capture: two clients used the "
+                "unsafe write on one register"
             )
         elif self.ballot == UNSAFE:
             error = CaptureLost(

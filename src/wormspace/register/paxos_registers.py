@@ -27,7 +27,7 @@ from wormspace.errors import (
 )
 from wormspace.knobs import KNOBS
 from wormspace.paxos import capturing, reading
-from wormspace.paxos.ballot import UNSAFE, above
+from wormspace.paxos.ballot import MAX_ROUND, UNSAFE, above, round_of
 from wormspace.paxos.capturing import Capturing
 from wormspace.paxos.messages import Span, Trim
 from wormspace.paxos.reading import Reading
@@ -54,8 +54,16 @@ from wormspace.register.partition import Partition
 from wormspace.register.standing import StandingOperation
 from wormspace.register.token import Token, as_spans
 
-BACKOFF_MIN_S = 0.002
-BACKOFF_MAX_S = 0.5
+PAUSE_MIN_S = 0.002
+PAUSE_MAX_S = 0.1
+CONTENDED_S = 1.0
+"""How long a random pause before a capture is, at first and at most, while others capture the same;
+and how long after the last lost race that is believed of the next captures."""
+
+ABSURD_ROUND = 1 << 62
+"""Nobody gets so far by counting.  Such a round stands where somebody put it, and is not carried to
+other registers: from one that nobody can capture any more, all would become so."""
+
 HELP_S = 5.0
 CLOSE_S = 1.0
 TRIM_AT_ONCE = 256
@@ -78,6 +86,8 @@ class PaxosRegisters:
         self._proposer = rng.getrandbits(64).to_bytes(8, "big")
         self._seen = UNSAFE
         self._loop = asyncio.get_running_loop()
+        self._pause_s = 0.0
+        self._contended_until = 0.0
         self._memory = Memory()
         self._gathering = Gathering(self.read, self._spawn)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -104,12 +114,13 @@ class PaxosRegisters:
 
     async def capture(self, array: ArrayName, start: int, stop: int, deadline: float) -> Captured:
         space, number = array
+        floor = self._seen
         for attempt in itertools.count():
-            if attempt > 1:
-                longest = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2**attempt)
-                await asyncio.sleep(self._rng.uniform(0, longest))
+            # The first ballot of a client is often too low, and the second tells of no contention.
+            if attempt != 1 and self._loop.time() < self._contended_until:
+                await asyncio.sleep(self._rng.uniform(0, self._pause_s))
             partition = self._at(array)
-            ballot = self._seen = above(self._seen, self._proposer)
+            ballot = self._next_ballot(floor, array)
             machine = Capturing(partition.size, space, number, start, stop, ballot)
             operation = CaptureOperation(partition, machine, deadline)
             operation.begin()
@@ -119,8 +130,13 @@ class PaxosRegisters:
                 self.on_gone(array)
                 raise
             if machine.phase == capturing.PROMISED and await self._complete(machine, deadline):
+                self._pause_s /= 2
                 break
-            self._seen = max(self._seen, machine.top)
+            if attempt:
+                self._pause_s = min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * self._pause_s))
+                self._contended_until = self._loop.time() + CONTENDED_S
+            floor = machine.top
+            self.on_refused(floor)
             if self._loop.time() >= deadline:
                 raise Unavailable(
                     f"{operation.what}: other clients captured it again and again until the "
@@ -333,7 +349,19 @@ class PaxosRegisters:
 
     def on_refused(self, promised: bytes) -> None:
         """Somebody captured what was written to: the next capture begins above."""
-        self._seen = max(self._seen, promised)
+        if round_of(promised) < ABSURD_ROUND:
+            self._seen = max(self._seen, promised)
+
+    def _next_ballot(self, floor: bytes, array: ArrayName) -> bytes:
+        """A ballot of ours above `floor` and all others seen."""
+        if round_of(floor) >= MAX_ROUND:
+            raise ProtocolViolation(
+                f"{array[0]}/{array[1]}: somebody captured registers with the highest ballot there "
+                "is, so that nobody can capture them any more"
+            )
+        ballot = above(max(floor, self._seen), self._proposer)
+        self.on_refused(ballot)
+        return ballot
 
     # ------------------------------------------------------------ trim
 

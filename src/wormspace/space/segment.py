@@ -14,7 +14,7 @@ from wormspace.space.events import Event
 from wormspace.space.stream import Stream
 
 RACE_PAUSE_MIN_S = 0.002
-RACE_PAUSE_MAX_S = 0.5
+RACE_PAUSE_MAX_S = 0.1
 """How long a random pause after a lost race is, at first and at most."""
 
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ class Space:
         """Allocate the next segment: `size` empty registers, and a payload that says what for.
 
         Of allocators that race for a number, the first to write its metadata register wins; the
-        others get the numbers after it.
+        others try the next that is free.
 
         Raises:
             Unavailable: no majority in time; a segment may have been allocated all the same.
@@ -73,7 +73,9 @@ class Space:
             raise ValueTooLarge(f"metadata of {len(metadata)} bytes")
         number = await self._find_tail(deadline)
         while not await self._try_alloc(number, raw, deadline):
-            number += 1
+            # Somebody else was quicker, and perhaps others were after them.
+            self._known_tail = max(self._known_tail, number + 1)
+            number = await self._find_tail(deadline)
         self._known_tail = max(self._known_tail, number + 1)
         return Segment(self, number, record.size, record.payload)
 
@@ -148,7 +150,9 @@ class Space:
 
         It need not be allocated: when everything was trimmed, it is the tail.
         """
-        deadline = self.client.deadline(timeout)
+        return await self._find_head(self.client.deadline(timeout))
+
+    async def _find_head(self, deadline: float) -> int:
         head = max(self._known_head, await self.client.registers.trimmed_below(self.name, deadline))
         while await self._is_trimmed(head, deadline):
             head += 1
@@ -192,7 +196,7 @@ class Space:
         if stop <= self._told_below:
             return
         # Whoever trimmed what lies below the head may have died before a majority was told.
-        head = min(stop, await self.head(timeout=timeout))
+        head = min(stop, await self._find_head(deadline))
         array = (self.name, head)
         await self.client.registers.trim(array, stop, deadline, told_from=self._told_below)
         self._told_below = max(self._told_below, stop)
