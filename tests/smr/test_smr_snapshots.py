@@ -260,8 +260,13 @@ def test_a_replica_that_was_away_for_long_catches_up_by_snapshot():
             async def write():
                 for i in range(60):
                     await group.replicas[leader].put("a", str(i))
+                written.set()
+                # What the replica has begun in this process must not end with it.
+                await asyncio.Event().wait()
 
-            await world.spawn(leader, write, name="write").wait()
+            written = asyncio.Event()
+            world.spawn(leader, write, name="write")
+            await written.wait()
             await asyncio.sleep(1)
             before = group.replicas[away].status().applied
             world.network.heal(cut)

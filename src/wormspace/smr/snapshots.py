@@ -102,6 +102,7 @@ class _Frozen:
         self._tables: dict[str, FrozenTable[Any, Any]] = {
             name: getattr(machine, name).freeze() for name in sorted(declaration.tables)
         }
+        self._kinds = declaration.plain
         self._plain: dict[str, Any] = {name: vars(machine)[name] for name in declaration.plain}
 
     def close(self) -> None:
@@ -113,13 +114,13 @@ class _Frozen:
     def values(self) -> Iterator[tuple[str, Any]]:
         """The attributes that are in one piece, as they were."""
         for name, value in self._plain.items():
-            if type(value) not in _CONTAINERS:
+            if self._kinds[name].container is None:
                 yield name, self._as_it_was(value)
 
     def containers(self) -> Iterator[tuple[str, Any, Iterator[list[Any]]]]:
         """The others: name, container, and what was in it, some at a time."""
         for name, container in self._plain.items():
-            if type(container) in _CONTAINERS:
+            if self._kinds[name].container is not None:
                 yield name, container, self._items(container)
 
     def rows(self) -> Iterator[tuple[str, Iterator[list[Any]]]]:
@@ -402,9 +403,9 @@ class _Restoring:
         else:
             kind = declaration.plain[name]
             container = vars(machine)[name]
-            if container is None or type(container) not in _CONTAINERS:
+            if kind.container is None:
                 raise BadSnapshot(f"the snapshot is damaged: {name!r} is in pieces")
-            container.fill(kind.of(container).decode_items(items))
+            container.fill(kind.decode_items(items))
 
 
 def _require_format(raw: bytes) -> None:
