@@ -21,6 +21,7 @@ EXTRAS = {
     "bench": "bench",
     "tx/postgres": "postgres",
     "tx/mariadb": "mysql",
+    "tx/metrics": "cli",
 }
 """Which part of the source an extra is for, by the beginning of its path."""
 
