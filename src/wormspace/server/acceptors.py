@@ -28,7 +28,7 @@ from wormspace.paxos.messages import (
 )
 from wormspace.paxos.ranges import Range
 from wormspace.server import tables
-from wormspace.server.marks import Marks
+from wormspace.server.marks import Marks, RangeMap
 from wormspace.store.engine import Batch, Item, View
 from wormspace.wire.messages import BAD_REQUEST, Failed
 
@@ -221,20 +221,29 @@ def _page(
     """
     rows: list[Row] = []
     few = KNOBS.server_few_ranges
-    stored = tables.load_slice(view, tables.DECIDED, prefix, spans[0][0], spans[-1][1], few + 1)
-    narrow = len(stored) > few
+    known = tables.load_slice(view, tables.DECIDED, prefix, spans[0][0], spans[-1][1], few + 1)
+    waiting = marks.of(prefix)
+    are_few = len(known) <= few and (waiting is None or len(waiting) <= few)
+    if are_few and waiting is not None:
+        known = (*known, *waiting.all())
     for offset, held in _accepted(view, prefix, spans):
         if room <= 0:
             return rows, offset
         room -= len(held) + ROW_BYTES
-        if narrow and not (stored and stored[0].lo <= offset < stored[0].hi):
-            mark = tables.range_at(view, tables.DECIDED, prefix, offset)
-            stored = (mark,) if mark is not None else ()
-        pending = marks.at(prefix, offset)
-        known = stored if pending is None else (*stored, pending)
+        if not are_few:
+            known = _marks_at(view, waiting, prefix, offset)
         ballot, value = tables.split_row(held)
         rows.append(Row(offset, ballot, value, is_decided(known, offset, ballot)))
     return rows, COMPLETE
+
+
+def _marks_at(
+    view: View, waiting: RangeMap | None, prefix: bytes, offset: int
+) -> tuple[Range, ...]:
+    """The marks on one register: in the store, and not in the store yet."""
+    stored = tables.range_at(view, tables.DECIDED, prefix, offset)
+    pending = waiting.at(offset) if waiting is not None else None
+    return tuple([mark for mark in (stored, pending) if mark is not None])
 
 
 def _accepted(view: View, prefix: bytes, spans: list[Span]) -> Iterator[tuple[int, bytes]]:

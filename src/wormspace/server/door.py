@@ -75,25 +75,26 @@ class Door:
         return Failed(BAD_REQUEST, text) if text else None
 
     def _of_write(self, m: Write) -> str:
-        if not m.offsets or len(m.offsets) != len(m.values):
+        count = len(m.offsets)
+        if not count or count != len(m.values):
             return "a write needs as many values as offsets, and at least one"
-        if len(m.offsets) > MAX_ITEMS:
+        if count > MAX_ITEMS:
             return f"a write has at most {MAX_ITEMS} registers"
-        if len(set(m.offsets)) != len(m.offsets):
+        if count > 1 and len(set(m.offsets)) != count:
             return "a write names each offset once"
-        return "" if m.ballot == UNSAFE else self._of_ballot(m.ballot)
+        return self._of_ballot(m.ballot)
 
     def _of_capture(self, m: Capture) -> str:
         if m.start >= m.stop:
             return "a capture needs start < stop"
-        return "" if m.ballot == UNSAFE else self._of_ballot(m.ballot)
+        return self._of_ballot(m.ballot)
 
     def _of_ballot(self, ballot: bytes) -> str:
+        if _LOWEST <= ballot <= self._highest or ballot == UNSAFE:
+            return ""
         if ballot < _LOWEST:
             return "a ballot's round is 1 or more, but for the unsafe ballot"
-        if ballot > self._highest:
-            return f"a ballot's round is at most {ROUNDS_JUMP} above those seen here"
-        return ""
+        return f"a ballot's round is at most {ROUNDS_JUMP} above those seen here"
 
 
 def _of_spans(spans: list[tuple[int, int]]) -> str:
@@ -106,7 +107,7 @@ def _of_spans(spans: list[tuple[int, int]]) -> str:
 
 
 def _of_name(m: Upward) -> str:
-    if isinstance(m, Unlisten | Status):
+    if isinstance(m, (Unlisten, Status)):
         return ""
     name = m.after if isinstance(m, Spaces) else m.space
     try:

@@ -17,7 +17,7 @@ from wormspace.server import tables
 from wormspace.store.engine import Batch, View
 
 
-class _RangeMap:
+class RangeMap:
     """Disjoint ranges in memory: found by their beginning, in the order of offsets."""
 
     __slots__ = ("_by_lo", "_los")
@@ -29,6 +29,10 @@ class _RangeMap:
     def __len__(self) -> int:
         return len(self._los)
 
+    def all(self) -> list[Range]:
+        """Every range, in no order."""
+        return list(self._by_lo.values())
+
     def at(self, offset: int) -> Range | None:
         """The range that covers the offset, if any."""
         i = bisect_right(self._los, offset)
@@ -39,15 +43,19 @@ class _RangeMap:
 
     def lay(self, lo: int, hi: int, ballot: bytes) -> None:
         """Lay a mark over what there is."""
-        first = bisect_left(self._los, lo)
-        if first and self._by_lo[self._los[first - 1]].hi >= lo:
+        los, by_lo = self._los, self._by_lo
+        first = bisect_left(los, lo)
+        if first and by_lo[los[first - 1]].hi >= lo:
             first -= 1
-        last = bisect_right(self._los, hi, first)
-        old = tuple([self._by_lo.pop(at) for at in self._los[first:last]])
+        last = bisect_right(los, hi, first)
+        old = tuple([by_lo.pop(at) for at in los[first:last]])
         new = on_decided(old, lo, hi, ballot)
-        self._los[first:last] = sorted([r.lo for r in new])
         for r in new:
-            self._by_lo[r.lo] = r
+            by_lo[r.lo] = r
+        if len(new) == len(old) == 1:
+            los[first] = new[0].lo
+        else:
+            los[first:last] = sorted([r.lo for r in new])
 
     def take(self, most: int) -> list[Range]:
         """Remove the first ranges, up to so many."""
@@ -60,7 +68,7 @@ class Marks:
     """The marks that wait, by segment key; see `paxos.acceptor.on_decided`."""
 
     def __init__(self) -> None:
-        self._pending: dict[bytes, _RangeMap] = {}
+        self._pending: dict[bytes, RangeMap] = {}
         self._count = 0
 
     def __len__(self) -> int:
@@ -75,16 +83,18 @@ class Marks:
         space = tables.find_space(view, d.space)
         if space is None or self._count >= KNOBS.server_marks_pending:
             return
-        marks = self._pending.setdefault(tables.segment_key(space, d.segment), _RangeMap())
+        prefix = tables.segment_key(space, d.segment)
+        marks = self._pending.get(prefix)
+        if marks is None:
+            marks = self._pending[prefix] = RangeMap()
         before = len(marks)
         for lo, hi in d.spans:
             marks.lay(lo, hi, d.ballot)
         self._count += len(marks) - before
 
-    def at(self, prefix: bytes, offset: int) -> Range | None:
-        """The pending mark on a register, if any."""
-        marks = self._pending.get(prefix)
-        return marks.at(offset) if marks is not None else None
+    def of(self, prefix: bytes) -> RangeMap | None:
+        """The pending marks of a segment, if there are any."""
+        return self._pending.get(prefix)
 
     def save(self, batch: Batch, most: int) -> None:
         """Move up to `most` of them into the store."""

@@ -117,7 +117,7 @@ class Node:
         problem = self._refusal(message)
         if problem is not None:
             port.answer(request_id, problem)
-        elif isinstance(message, Write | Capture | Trim):
+        elif isinstance(message, (Write, Capture, Trim)):
             self._queue.append((port, request_id, message, size))
             self.backlog_bytes += size
             self._wake()
@@ -142,9 +142,9 @@ class Node:
 
     def _ask(self, port: Port, request_id: int, m: Upward) -> Downward | None:
         """Carry out what needs no batch; returns the answer, if there is one."""
-        view = self._engine.view
         if isinstance(m, Read):
             return self._read(m)
+        view = self._engine.view
         if isinstance(m, Decided):
             self._learn(m)
         elif isinstance(m, Listen):
