@@ -15,6 +15,7 @@ from tests.docs.exchange import render, talk
 
 from wormspace.paxos import messages as paxos
 from wormspace.paxos.ranges import Range
+from wormspace.server.connection import GREETING_BYTES
 from wormspace.server.listener import Limits
 from wormspace.wire import messages as wire
 from wormspace.wire.frames import MAX_FRAME_BYTES
@@ -57,8 +58,17 @@ def test_every_message_is_there_with_its_fields_in_order(message: type) -> None:
 
 def test_every_code_and_limit_is_there() -> None:
     text = PAGE.read_text()
-    codes = (wire.FULL, wire.TOO_LARGE, wire.BAD_REQUEST, wire.STOPPING, wire.INTERNAL)
-    for code in (*codes, "version", "cluster", "greeting", "busy", "malformed"):
+    codes = (wire.FULL, wire.TOO_LARGE, wire.TOO_MANY, wire.BAD_REQUEST, wire.STOPPING)
+    for code in (
+        *codes,
+        wire.DAMAGED,
+        wire.INTERNAL,
+        "version",
+        "cluster",
+        "greeting",
+        "busy",
+        "malformed",
+    ):
         assert f"`{code}`" in text
-    for limit in (MAX_FRAME_BYTES, Limits().max_value):
+    for limit in (MAX_FRAME_BYTES, Limits().max_value, paxos.MAX_ITEMS, GREETING_BYTES):
         assert f"{limit:,}" in text
