@@ -20,7 +20,15 @@ from wormspace.rpc import Failure, NoAnswer, Service
 from wormspace.smr import events
 from wormspace.smr.calls import Malformed, encode_outcome
 from wormspace.smr.engine import Engine
-from wormspace.smr.errors import BadSnapshot, EventsLost, NoSnapshot, NothingKept, VersionForgotten
+from wormspace.smr.errors import (
+    BadSnapshot,
+    EventsLost,
+    NoSnapshot,
+    NothingKept,
+    ShapeChanged,
+    UpdateNeeded,
+    VersionForgotten,
+)
 from wormspace.smr.records import (
     Ask,
     Fetch,
@@ -174,16 +182,19 @@ def run_queries(engine: Engine, raw: bytes) -> bytes:
 # ------------------------------------------------------------------ snapshots of others
 
 
-async def restore_from(core: Core[Any], store: SnapshotStore) -> None:
+async def restore_from(core: Core[Any], store: SnapshotStore) -> Exception | None:
     """Begin with the snapshot that the store has, if it has one that leads further.
 
     One that is damaged is passed over, as if there were none: whatever it led to is in the space,
     or with other replicas, or else `catch_up` says that nobody has it.
+
+    Returns:
+        What is wrong with it, if it is of no use.
     """
     try:
         engine = await restore(core.machine_type, store.load(core.name))
     except NothingKept:
-        return
+        return None
     except (BadSnapshot, VersionForgotten, OSError) as e:
         log.error(
             "%s: the snapshot that is kept is of no use: %s; the state is read from the space, or "
@@ -191,11 +202,12 @@ async def restore_from(core: Core[Any], store: SnapshotStore) -> None:
             core.name,
             e,
         )
-        return
+        return e
     if engine.position > core.learner.position:
         core.learner.install(engine)
         core.seat.kept = engine.position
         log.info("%s: restored a snapshot at %s", core.name, engine.position)
+    return None
 
 
 async def catch_up(core: Core[Any], store: SnapshotStore | None) -> None:
@@ -206,20 +218,22 @@ async def catch_up(core: Core[Any], store: SnapshotStore | None) -> None:
     """
     space = core.worm.space(core.name)
     deadline = core.loop.time() + CATCH_UP_S
-    trouble: Exception | None = None
+    trouble: dict[str, Exception] = {}
     while True:
         head = await space.head()
         if head <= core.learner.position.segment:
             return
-        if store is not None:
-            await restore_from(core, store)
+        if store is not None and (error := await restore_from(core, store)):
+            trouble["the snapshot that is kept"] = error
         for member in await _known(core):
             if core.learner.position.segment >= head:
                 return
             try:
                 engine = await restore(core.machine_type, _fetch(core, member))
+            except (UpdateNeeded, ShapeChanged):
+                raise
             except (NoAnswer, Failure, WormError) as e:
-                trouble = e
+                trouble[str(member)] = e
                 continue
             if engine.position > core.learner.position:
                 core.learner.install(engine)
@@ -227,9 +241,10 @@ async def catch_up(core: Core[Any], store: SnapshotStore | None) -> None:
         if core.learner.position.segment >= await space.head():
             return
         if core.loop.time() > deadline:
+            found = "; ".join(f"{who}: {error}" for who, error in trouble.items())
             raise NoSnapshot(
                 f"{core.name}: the segments below {head} are trimmed, and no replica that runs "
-                f"has the state they led to ({trouble or 'none is known'})"
+                f"has the state they led to ({found or 'none is known'})"
             )
         await asyncio.sleep(CATCH_UP_PAUSE_S)
 
