@@ -219,6 +219,11 @@ class Site:
         self._next += 1
         return TxId(self.initiator, self._next - 1)
 
+    def leave_segment(self, txid: TxId) -> None:
+        """Somebody took this initiator for gone, and retired its votes: go on behind them."""
+        number, size = txid.number, self.box.home.segment_size
+        self._next = max(self._next, (number // size + 1) * size)
+
     def hold(self, txid: TxId, manager: str, branch: Branch) -> None:
         """Keep a branch until its vote is asked for."""
         self._sessions[txid, manager] = _Session(branch, self.loop.time())

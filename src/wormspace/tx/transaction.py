@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from wormspace.errors import UsageError, WormError
+from wormspace.errors import Trimmed, UsageError, WormError
 from wormspace.tx import committing
 from wormspace.tx.cancelling import to_the_end
 from wormspace.tx.checking import check_seconds
@@ -40,7 +40,9 @@ from wormspace.tx.errors import (
 from wormspace.tx.managers import Branch, ResourceManager
 from wormspace.tx.messages import Plan
 from wormspace.tx.remote import RemoteSession, RemoteStore
+from wormspace.tx.resolver import OVER
 from wormspace.tx.site import Site
+from wormspace.tx.trimming import UNUSED
 from wormspace.tx.variants import DEFAULT, find
 
 T = TypeVar("T")
@@ -240,10 +242,14 @@ class Transaction:
             return self.decision
         try:
             decision, pending = await committing.run(site, plan, self._branches, self._asked)
-        except BaseException:
+        except BaseException as e:
             site.finished.leave_open(plan)
+            if isinstance(e.__cause__, Trimmed):
+                site.leave_segment(plan.id)
             raise
         site.finished.add(plan.id, plan)
+        if decision.reason in (OVER.reason, UNUSED):
+            site.leave_segment(plan.id)
         site.figures[decision.outcome] += 1
         if pending:
             decision = Decision(
