@@ -27,7 +27,7 @@ $(READY): pyproject.toml requirements-dev.lock
 test: $(SOLVERS) databases
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
 
-# PostgreSQL and MariaDB for the tests of transactions; what cannot be installed is named and skipped.
+# PostgreSQL, MariaDB and strace for tests; what cannot be installed is named and skipped.
 databases:
 	@sh tools/databases.sh
 

@@ -51,8 +51,8 @@ from wormspace.store.trust import ADVICE, Trust
 log = logging.getLogger("wormspace.store")
 
 DEFAULT_MAX_BYTES = 1 << 40
-MAX_KEY_BYTES = 511
-"""LMDB takes no larger ones."""
+MAX_KEY_BYTES = 510
+"""LMDB takes 511, and the table of checksums puts one before it."""
 
 SCRUB_PAUSE_S = 1.0
 """Between two steps of the scrub."""
@@ -224,7 +224,8 @@ class LmdbEngine:
         for table, changed in changes.items():
             if table not in self.tables:
                 raise UsageError(f"{self._path}: there is no table {table!r}")
-            if changed and not (min(map(len, changed)) and max(map(len, changed)) <= MAX_KEY_BYTES):
+            lengths = set(map(len, changed))
+            if 0 in lengths or max(lengths, default=0) > MAX_KEY_BYTES:
                 raise UsageError(f"{self._path}: a key has 1 to {MAX_KEY_BYTES} bytes")
 
     async def _commit(self, changes: Changed) -> None:
@@ -240,7 +241,7 @@ class LmdbEngine:
             self._check_room(changes, len(record))
             spare = KNOBS.store_spare_bytes
         await self._append(record, spare)
-        self._apply(changes)
+        self._apply(changes, len(record))
         is_large = len(record) >= KNOBS.store_large_bytes * sum(map(len, changes.values()))
         self._grown += len(record) * (KNOBS.store_large_weight if is_large else 1)
         if self._grown >= self._enough or self._crowded is not None:
@@ -264,13 +265,13 @@ class LmdbEngine:
         except OSError as e:
             raise self._room.explain(e) from e
 
-    def _apply(self, changes: Changed) -> None:
+    def _apply(self, changes: Changed, size: int) -> None:
         """Put what the journal has into the tables.
 
         In this turn of the loop: nobody may read tables that have a half of it.
         """
         try:
-            self._tables.apply(changes)
+            self._tables.apply(changes, size)
         except lmdb.MapFullError:
             self._tables.abort()
             self._extend()
@@ -288,7 +289,7 @@ class LmdbEngine:
         while True:
             try:
                 for record in records():
-                    self._tables.apply(decode(record))
+                    self._tables.apply(decode(record), len(record))
                 return
             except lmdb.MapFullError:
                 self._tables.abort()
@@ -436,7 +437,7 @@ class LmdbEngine:
             return
         try:
             with self._trust:
-                self._scrub.step(KNOBS.store_scrub_rows)
+                self._scrub.step()
         except StoreError:
             return  # told by the trust, and raised by the next commit
         self._scrub_later()

@@ -1,23 +1,25 @@
 """LMDB's tables as a view: every row carries a checksum, which is verified when it is read.
 
     row         value, checksum (8) of table, key and value
+    "ends"      one more table: the checksums of values above 128 KiB, under the number of the table
+                (1) and the key; such a value stands alone, so that no second copy of it is made
     "state"     one more table, with one row: format version, the number of the last record of the
                 journal that the tables have, the salt of the file that goes on from there, and for
-                each table the XOR of its rows' checksums
+                each table the sum of its rows' checksums
 
 A row that was changed on disk, or moved to another key, is `StoreDamaged` and never a value.  A row
 that is gone cannot say so itself: a page of rows that was lost or is an older one is found when the
-XOR of all rows is not what it was (`scrub.py`).  The state tells the tables of this checkpoint from
+sum of all rows is not what it was (`scrub.py`).  The state tells the tables of this checkpoint from
 an older copy of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import reduce
-from operator import add, xor
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+from operator import add
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import lmdb
 import msgspec
@@ -30,7 +32,10 @@ from wormspace.store.engine import Item
 from wormspace.store.files import Files
 from wormspace.store.trust import ADVICE
 
-STATE = b"state"
+STATE, ENDS = b"state", b"ends"
+LARGE_BYTES = 128 << 10
+"""Of a value; part of the format."""
+
 VERSION = 1
 _ROW = b"state"
 
@@ -44,8 +49,12 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     sums: dict[str, int]
 
 
+_MODULUS = (1 << 64) - 1
+"""Sums are modulo this, so that the sum of many checksums is their bytes as one number."""
+
+
 class Sum:
-    """The XOR of a table's checksums: of all rows, and of those that a scrub has passed.
+    """The sum of a table's checksums: of all rows, and of those that a scrub has passed.
 
     Attributes:
         total: of all rows.
@@ -58,16 +67,35 @@ class Sum:
         self.passed = 0
         self.place: bytes | None = None
 
-    def change(self, keys: list[bytes], sums: list[int]) -> None:
-        """These checksums come to the keys, or go from them."""
-        if not sums:
-            return
-        self.total ^= reduce(xor, sums)
+    def add(self, key: bytes, end: bytes) -> None:
+        """A row comes, with this checksum."""
+        self._change(key, int.from_bytes(end, "big"))
+
+    def remove(self, key: bytes, end: bytes) -> None:
+        """A row goes, with this checksum."""
+        self._change(key, -int.from_bytes(end, "big"))
+
+    def _change(self, key: bytes, by: int) -> None:
+        self.total = (self.total + by) % _MODULUS
+        if self.place is not None and key <= self.place:
+            self.passed = (self.passed + by) % _MODULUS
+
+    def add_many(self, keys: Iterable[bytes], ends: list[bytes], lo: bytes, hi: bytes) -> None:
+        """Rows come, the first key being `lo` and the last `hi`."""
         place = self.place
-        if place is not None:
-            for key, held in zip(keys, sums, strict=True):
-                if key <= place:
-                    self.passed ^= held
+        by = int.from_bytes(b"".join(ends), "big")
+        self.total = (self.total + by) % _MODULUS
+        if place is None or place < lo:
+            return
+        if hi > place:
+            passed = [end for key, end in zip(keys, ends, strict=True) if key <= place]
+            by = int.from_bytes(b"".join(passed), "big")
+        self.passed = (self.passed + by) % _MODULUS
+
+    def pass_row(self, key: bytes, end: bytes) -> None:
+        """The scrub passes a row."""
+        self.place = key
+        self.passed = (self.passed + int.from_bytes(end, "big")) % _MODULUS
 
 
 class Tables:
@@ -84,10 +112,12 @@ class Tables:
         self._files = files
         self._path = path
         self.map_bytes = map_bytes_for(file_bytes)
-        self._env = files.open_tables(path, self.map_bytes, len(names) + 1)
+        self._env = files.open_tables(path, self.map_bytes, len(names) + 2)
         try:
             self._dbs = {name: self._env.open_db(name.encode()) for name in names}
             self._state_db = self._env.open_db(STATE)
+            self._ends_db = self._env.open_db(ENDS)
+            self._numbers = {name: bytes([n]) for n, name in enumerate(names)}
             self._seeds = {name: checksum(name.encode()) for name in names}
             self.page_bytes = int(self._env.stat()["psize"])
             self.damaged = 0
@@ -183,8 +213,11 @@ class Tables:
 
     # ------------------------------------------------------------ changes
 
-    def apply(self, changes: Changed) -> None:
+    def apply(self, changes: Changed, size: int) -> None:
         """Put and delete.
+
+        Args:
+            size: at least as large as the largest value.
 
         Raises:
             lmdb.Error: some of it may be done; `abort`.
@@ -192,41 +225,63 @@ class Tables:
         for table, changed in changes.items():
             if not changed:
                 continue
-            keys = list(changed)
+            values = changed.values()
+            is_plain = None not in values and (
+                size <= LARGE_BYTES or max(map(len, cast(Iterable[bytes], values))) <= LARGE_BYTES
+            )
+            lo, hi = min(changed), max(changed)
             with self._txn.cursor(db=self._dbs[table]) as cursor:
-                if None not in changed.values() and _is_free(cursor, keys):
-                    self._insert(cursor, table, changed)
+                if is_plain and _is_free(cursor, lo, hi):
+                    rows = cast(dict[bytes, bytes], changed)
+                    ends = list(map(checksum_bytes, rows.values(), self._seeds_of(table, rows)))
+                    cursor.putmulti(zip(rows, map(add, rows.values(), ends), strict=True))
+                    self.sums[table].add_many(rows, ends, lo, hi)
                 else:
                     self._replace(cursor, table, changed)
 
-    def _insert(self, cursor: lmdb.Cursor, table: str, changed: dict[bytes, bytes | None]) -> None:
-        """New rows where nothing is."""
-        seed = self._seeds[table]
-        rows = cast(dict[bytes, bytes], changed)
-        sums = [checksum(value, checksum(key, seed)) for key, value in rows.items()]
-        ends = [held.to_bytes(SUM_BYTES, "big") for held in sums]
-        cursor.putmulti(zip(rows, map(add, rows.values(), ends), strict=True))
-        self.sums[table].change(list(rows), sums)
+    def _seeds_of(self, table: str, keys: Iterable[bytes]) -> Iterator[int]:
+        """What the checksums of values begin with, so that they hold for the key as well."""
+        return map(checksum, keys, repeat(self._seeds[table]))
 
     def _replace(self, cursor: lmdb.Cursor, table: str, changed: dict[bytes, bytes | None]) -> None:
-        """Rows where there may be others."""
-        seed = self._seeds[table]
-        keys: list[bytes] = []
-        sums: list[int] = []
+        """Rows of any size, where there may be others."""
+        held = self.sums[table]
         for key, value in changed.items():
-            if value is not None:
-                new = checksum(value, checksum(key, seed))
-                old = cursor.replace(key, value + new.to_bytes(SUM_BYTES, "big"))
-                keys.append(key)
-                sums.append(new)
-            else:
+            old: Any = None
+            if value is None:
                 old = cursor.pop(key)
+            else:
+                end = checksum_bytes(value, checksum(key, self._seeds[table]))
+                is_large = len(value) > LARGE_BYTES
+                old = cursor.replace(key, value if is_large else value + end)
             if old is not None:
-                keys.append(key)
-                sums.append(int.from_bytes(old[-SUM_BYTES:], "big"))
-        self.sums[table].change(keys, sums)
+                held.remove(key, self._take_end(table, key, old))
+            if value is not None:
+                held.add(key, end)
+                if is_large:
+                    self._txn.put(self._end_key(table, key), end, db=self._ends_db)
 
-    # ------------------------------------------------------------ reading
+    # ------------------------------------------------------------ checksums
+
+    def _end_key(self, table: str, key: bytes) -> bytes:
+        return self._numbers[table] + key
+
+    def _take_end(self, table: str, key: bytes, stored: bytes) -> bytes:
+        """The checksum that belonged to a stored row."""
+        end: Any = None
+        if len(stored) > LARGE_BYTES:
+            end = self._txn.pop(self._end_key(table, key), db=self._ends_db)
+        return bytes(end) if end is not None else stored[-SUM_BYTES:]
+
+    def checked(self, table: str, key: bytes, stored: bytes) -> tuple[bytes | None, bytes]:
+        """The value of a stored row, None if it is not what was written; and its checksum."""
+        value, end = stored, b""
+        if len(stored) > LARGE_BYTES:
+            end = self._txn.get(self._end_key(table, key), db=self._ends_db) or b""
+        if not end:
+            value, end = stored[:-SUM_BYTES], stored[-SUM_BYTES:]
+        is_whole = end == checksum_bytes(value, checksum(key, self._seeds[table]))
+        return (value if is_whole else None), end
 
     def _open(self, table: str, key: bytes, stored: bytes) -> bytes:
         """The value of a row.
@@ -234,14 +289,18 @@ class Tables:
         Raises:
             StoreDamaged
         """
-        value = stored[:-SUM_BYTES]
-        if stored[-SUM_BYTES:] == checksum_bytes(value, checksum(key, self._seeds[table])):
-            return value
-        raise self._damage(table, f"the row {key.hex()} is not what was written")
+        value, _ = self.checked(table, key, stored)
+        if value is None:
+            raise self._damage(table, f"the row {key.hex()} is not what was written")
+        return value
 
     def _damage(self, table: str, what: str) -> StoreDamaged:
         self.damaged += 1
         return StoreDamaged(f"{self._path}/data.mdb, table {table!r}: {what}. {ADVICE}")
+
+    # ------------------------------------------------------------ reading
+    #
+    # Where many rows are read, small ones are checked on the spot: a call each would cost as much.
 
     def get(self, table: str, key: bytes) -> bytes | None:
         try:
@@ -253,20 +312,25 @@ class Tables:
     def get_many(self, table: str, keys: list[bytes]) -> list[bytes | None]:
         try:
             with self._txn.cursor(db=self._dbs[table]) as cursor:
-                if len(keys) > 1 and _is_free(cursor, keys):
+                if len(keys) > 1 and _is_free(cursor, min(keys), max(keys)):
                     return [None] * len(keys)  # new registers: as a rule nothing is around them
-                get = cursor.get
-                found = [get(key) for key in keys]
+                found = list(map(cursor.get, keys))
         except lmdb.Error as e:
             raise self._damage(table, str(e)) from e
-        open_ = self._open
+        open_, seed = self._open, self._seeds[table]
         return [
-            None if stored is None else open_(table, key, stored)
+            None
+            if stored is None
+            else value
+            if len(stored) <= LARGE_BYTES
+            and checksum_bytes(value := stored[:-SUM_BYTES], checksum(key, seed))
+            == stored[-SUM_BYTES:]
+            else open_(table, key, stored)
             for key, stored in zip(keys, found, strict=True)
         ]
 
     def scan(self, table: str, lo: bytes, hi: bytes) -> Iterator[Item]:
-        open_ = self._open
+        open_, seed = self._open, self._seeds[table]
         try:
             with self._txn.cursor(db=self._dbs[table]) as cursor:
                 if not cursor.set_range(lo):
@@ -274,12 +338,17 @@ class Tables:
                 for key, stored in cursor.iternext(keys=True, values=True):
                     if key >= hi:
                         return
+                    if len(stored) <= LARGE_BYTES:
+                        value = stored[:-SUM_BYTES]
+                        if stored[-SUM_BYTES:] == checksum_bytes(value, checksum(key, seed)):
+                            yield key, value
+                            continue
                     yield key, open_(table, key, stored)
         except lmdb.Error as e:
             raise self._damage(table, str(e)) from e
 
-    def stored(self, table: str, after: bytes | None, limit: int) -> list[Item]:
-        """Up to `limit` rows with keys above `after`, as they are stored: for the scrub.
+    def stored(self, table: str, after: bytes, rows: int, size: int) -> list[Item]:
+        """The next rows with keys above `after`, as they are stored: up to `rows`, or `size` bytes.
 
         Raises:
             StoreDamaged: the table cannot be walked.
@@ -287,26 +356,21 @@ class Tables:
         out: list[Item] = []
         try:
             with self._txn.cursor(db=self._dbs[table]) as cursor:
-                at = after + b"\0" if after is not None else b""
-                if not (cursor.set_range(at) if at else cursor.first()):
+                if not cursor.set_range(after + b"\0"):
                     return out
                 for item in cursor.iternext(keys=True, values=True):
                     out.append(item)
-                    if len(out) == limit:
+                    size -= len(item[1])
+                    if len(out) == rows or size <= 0:
                         break
         except lmdb.Error as e:
             raise self._damage(table, str(e)) from e
         return out
 
-    def is_whole(self, table: str, key: bytes, stored: bytes) -> bool:
-        """Whether a stored row is what was written."""
-        value = stored[:-SUM_BYTES]
-        return stored[-SUM_BYTES:] == checksum_bytes(value, checksum(key, self._seeds[table]))
-
     def row_bytes(self, table: str, key: bytes) -> int:
         """The bytes of a row, whole or not; 0 if there is none."""
         stored = self._txn.get(key, db=self._dbs[table])
-        return 0 if stored is None else len(key) + len(stored) - SUM_BYTES
+        return 0 if stored is None else len(key) + len(stored)
 
     def descend(self, table: str, key: bytes) -> Iterator[Item]:
         """The items with keys up to `key`, in descending order."""
@@ -325,7 +389,7 @@ class Tables:
 
     def pages(self) -> int:
         """How many pages the tables take."""
-        stats = [self._txn.stat(db) for db in self._dbs.values()]
+        stats = [self._txn.stat(db) for db in (*self._dbs.values(), self._ends_db)]
         return sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
 
 
@@ -344,9 +408,9 @@ def _decode(stored: bytes) -> State | None:
     return msgspec.msgpack.decode(content, type=State)
 
 
-def _is_free(cursor: lmdb.Cursor, keys: list[bytes]) -> bool:
-    """Whether there is no row from the first to the last of these keys."""
-    return not cursor.set_range(min(keys)) or bytes(cursor.key()) > max(keys)
+def _is_free(cursor: lmdb.Cursor, lo: bytes, hi: bytes) -> bool:
+    """Whether there is no row from `lo` to `hi`."""
+    return not cursor.set_range(lo) or bytes(cursor.key()) > hi
 
 
 def _seek(cursor: lmdb.Cursor, key: bytes) -> bool:

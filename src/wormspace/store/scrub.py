@@ -2,7 +2,7 @@
 
 Rows that nobody reads would otherwise rot unseen until the other copies have rotted too.  A row
 that is not what was written is counted, and told of once.  When a table has been walked to its end,
-the XOR of the rows' checksums must be that of all rows that were ever put there: if not, rows are
+the sum of the rows' checksums must be that of all rows that were ever put there: if not, rows are
 missing or old ones came back, nobody knows which, and the store fails, since "nothing is here"
 cannot be believed any more.
 """
@@ -12,9 +12,12 @@ from __future__ import annotations
 import logging
 
 from wormspace.errors import StoreDamaged
-from wormspace.store.checksum import SUM_BYTES
+from wormspace.knobs import KNOBS
 from wormspace.store.lmdb_tables import Tables
 from wormspace.store.trust import ADVICE
+
+STEP_BYTES = 1 << 20
+"""A step ends with the row that brings it to this size."""
 
 log = logging.getLogger("wormspace.store")
 
@@ -36,8 +39,8 @@ class Scrub:
         self.rows = 0
         self.damaged: set[tuple[str, bytes]] = set()
 
-    def step(self, limit: int) -> None:
-        """Verify up to `limit` rows.
+    def step(self) -> None:
+        """Verify some rows.
 
         Raises:
             StoreDamaged: rows are missing, or older ones came back.
@@ -46,14 +49,14 @@ class Scrub:
         held = self._tables.sums[table]
         if held.place is None:
             held.place, held.passed = b"", 0
-        rows = self._tables.stored(table, held.place or None, limit)
+        rows = self._tables.stored(table, held.place, KNOBS.store_scrub_rows, STEP_BYTES)
         for key, stored in rows:
             self.rows += 1
-            held.place = key
-            held.passed ^= int.from_bytes(stored[-SUM_BYTES:], "big")
-            if not self._tables.is_whole(table, key, stored):
+            value, end = self._tables.checked(table, key, stored)
+            held.pass_row(key, end)
+            if value is None:
                 self._tell(table, key)
-        if len(rows) < limit:
+        if not rows:
             self._on_end(table)
 
     def _tell(self, table: str, key: bytes) -> None:
