@@ -80,7 +80,7 @@ class Knobs:
     server_few_ranges: int = knob(4, least=1)
     """So many promises or marks are gone through for each register; of more, one is looked up."""
 
-    server_batch_work: int = knob(16384, least=1)
+    server_batch_work: int = knob(4096, least=1)
     """Registers in one batch: a batch is closed by the request that reaches it."""
 
     server_batch_rows_bytes: int = knob(4 << 20, least=1)

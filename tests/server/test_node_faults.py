@@ -6,7 +6,7 @@ import pytest
 from nodes import B1, B2, Port, Touchy, settled
 
 import wormspace
-from inprocess import serving
+from inprocess import Raw, serving
 from wormspace.errors import StoreDamaged, StoreError
 from wormspace.paxos.messages import Capture, Decided, Read, Report, Trim, Write, Written
 from wormspace.server import tables
@@ -231,3 +231,31 @@ async def test_status_tells_of_what_troubles_the_store():
     assert (state.reachable, state.trouble) == (True, "2 rows are damaged")
     assert state.figures["troubled"] == 1
     assert all(isinstance(value, int) for value in state.figures.values())
+
+
+async def test_what_the_node_looks_up_for_itself_costs_no_request():
+    """Whether there is garbage, and how far rounds have come."""
+    engine, node, port = await written_node()
+
+    def bad(table, key):
+        if table == tables.GARBAGE:
+            raise StoreDamaged("garbage")
+
+    engine.bad = bad
+    node.submit(port, 1, Trim("s", 0, 1))
+    node.submit(port, 2, Write("s", 1, B1, [0], [b"v"]))
+    await settled(node)
+    node.submit(port, 3, Write("s", 1, B1, [1], [b"v"]))
+    await settled(node)
+    assert [i for i, _ in port.answers] == [1, 2, 3]
+    assert not any(isinstance(m, Failed) for _, m in port.answers)
+    await node.stop()
+
+
+async def test_an_answer_that_cannot_be_encoded_costs_its_connection_alone(monkeypatch):
+    async with serving() as server:
+        bad, good = await Raw.connect(server.port), await Raw.connect(server.port)
+        monkeypatch.setattr(server.node, "figures", lambda: {"\ud800": 1})
+        bad.request(Status())
+        assert await bad.reply() is None
+        assert await good.call(Write("s", 0, B1, [0], [b"v"])) == Written([])

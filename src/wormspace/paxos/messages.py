@@ -23,7 +23,7 @@ Ballot: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=BALLOT_BYTES, max_l
 Span: TypeAlias = tuple[Bound, Bound]
 """The offsets [lo, hi)."""
 
-MAX_ITEMS = 1 << 14
+MAX_ITEMS = 1 << 12
 """Registers in one write, and spans in one message of decisions."""
 
 COMPLETE = -1

@@ -76,7 +76,13 @@ class Connection(asyncio.Protocol):
     def answer(self, request_id: int, message: Downward) -> None:
         if request_id == ONE_WAY or self._transport is None or self._over:
             return
-        frame = codec.encode(ToClient(request_id, message))
+        try:
+            frame = codec.encode(ToClient(request_id, message))
+        except Exception:
+            # Others wait for their answers behind this one.
+            log.exception("an answer could not be encoded")
+            self._transport.abort()
+            return
         self._out.append(frame)
         self._out_bytes += len(frame)
         if self._out_bytes >= KNOBS.server_flush_bytes:

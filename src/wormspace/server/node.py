@@ -272,7 +272,7 @@ class Node:
 
     def _sweeping(self) -> bool:
         if self._garbage and not self._stopping:
-            self._garbage = acceptors.has_garbage(self._engine.view)
+            self._garbage = self._look_up(lambda: acceptors.has_garbage(self._engine.view))
         return self._garbage and not self._stopping
 
     async def _commit(self, queued: list[Queued]) -> None:
@@ -305,15 +305,23 @@ class Node:
         if mishap is not None:
             await self._apart(queued, mishap)
             return
-        if self._rounds_rose:
-            self._rounds_rose = False
-            self._door.learn_rounds(self._engine.view)
         self.counters.batches += 1
         self.counters.batched_requests += len(queued)
         self._no_room = False
         self._sweep_keys = min(KNOBS.server_sweep_keys, 2 * self._sweep_keys)
         self._settle(queued, answers)
+        if self._rounds_rose:
+            self._rounds_rose = False
+            self._look_up(lambda: self._door.learn_rounds(self._engine.view))
         await self._publish(news)
+
+    def _look_up(self, look: Callable[[], bool | None]) -> bool:
+        """What the node looks up for itself; false if that goes wrong, which costs no request."""
+        try:
+            return bool(look())
+        except Exception as e:  # noqa: BLE001 - it is told, and counted
+            self._mishap(e)
+            return False
 
     async def _apart(self, queued: list[Queued], e: Exception) -> None:
         """A batch could not be handled, and nothing of it is left: find out because of whom.
