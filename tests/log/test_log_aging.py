@@ -66,10 +66,10 @@ def log_knobs(values):
     return {name: value for name, value in values.items() if name.startswith("log_")}
 
 
-async def live(seed, turns, **knobs):
+async def live(seed, turns, *, rivals=False, **knobs):
     with turned(**knobs):
         async with wormspace.connect("memory:", rng=random.Random(seed)) as worm:
-            await Life(worm, seed).live(turns)
+            await Life(worm, seed, rivals=rivals).live(turns)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -80,6 +80,11 @@ async def test_a_long_life_with_everything_as_small_as_can_be(seed):
 @pytest.mark.parametrize("seed", range(10, 14))
 async def test_a_long_life_with_sizes_of_all_kinds(seed):
     await live(seed, 250, **log_knobs(drawn(random.Random(seed))))
+
+
+@pytest.mark.parametrize("seed", range(20, 22))
+async def test_a_long_life_of_handles_that_depose_each_other(seed):
+    await live(seed, 300, rivals=True, **log_knobs(least()))
 
 
 @pytest.mark.soak

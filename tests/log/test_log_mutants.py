@@ -1,6 +1,7 @@
 """The tests find what they are for: each rule of the log, broken, is caught."""
 
 import pytest
+from test_log_aging import live
 from test_log_cancelled import CALLS, serves_on, setting
 from test_log_faults import usurped
 from test_log_minority import read_after_a_takeover
@@ -128,8 +129,9 @@ def trims_segments_before_the_trim_point_is_set(monkeypatch):
 
 FOUND_BY_CANCELLING = {trims_segments_before_the_trim_point_is_set: "trim"}
 
+FOUND_BY_A_LONG_LIFE = (answers_for_streams_without_asking_whether_it_was_deposed,)
+
 FOUND_BY_CAMPAIGNS = (
-    answers_for_streams_without_asking_whether_it_was_deposed,
     never_settles,
     takes_what_it_lost_for_its_own,
     ignores_a_failed_seam,
@@ -159,6 +161,13 @@ def test_a_half_written_pack_catches_one_that(break_a_rule, monkeypatch):
     break_a_rule(monkeypatch)
     with pytest.raises((AssertionError, Unhandled)):
         read_after_a_takeover()
+
+
+@pytest.mark.parametrize("break_a_rule", FOUND_BY_A_LONG_LIFE, ids=lambda mutant: mutant.__name__)
+async def test_a_long_life_catches_one_that(break_a_rule, monkeypatch):
+    break_a_rule(monkeypatch)
+    with pytest.raises(AssertionError):
+        await live(20, 300, rivals=True)
 
 
 @pytest.mark.parametrize("break_a_rule", FOUND_BY_CANCELLING, ids=lambda mutant: mutant.__name__)
