@@ -123,3 +123,28 @@ MUTANTS = {
         "wormspace.space.space:Space._find_tail", "return held is not None", "return False"
     ),
 }
+
+
+JOURNAL = "wormspace.store.journal"
+ENGINE = "wormspace.store.lmdb_engine:LmdbEngine"
+
+ON_REAL_STORES = {
+    "recovery acts on records that it has not made durable": Mutant(
+        f"{JOURNAL}:Journal.recover", "self._system.sync_data(file.fd)", "pass"
+    ),
+    "a record is not waited for": Mutant(
+        f"{JOURNAL}:Journal._write", "sync=self._sync", "sync=False"
+    ),
+    "a checkpoint is named before it is on disk": Mutant(
+        f"{ENGINE}._bring_to_disk", "self._tables.sync()", "pass"
+    ),
+    "a store is opened at whatever its tables have": Mutant(
+        f"{ENGINE}._open", "self._roots.restore(saved)", "pass"
+    ),
+    "recovery leaves out the first record": Mutant(
+        f"{JOURNAL}:Journal.recover", "if number > after:", "if number > after + 1:"
+    ),
+    "records are believed whatever they hold": Mutant(
+        f"{JOURNAL}:Journal._read", "if self._sync:\n    raise", "pass"
+    ),
+}

@@ -24,6 +24,7 @@ from wormspace.server.listener import Limits, Server, ServerIdentity
 from wormspace.sim._handles import Stuck
 from wormspace.sim.calls import Mix
 from wormspace.sim.checks import check_records, missing, trims_missing, values_of
+from wormspace.sim.disk import DiskOptions
 from wormspace.sim.faults import FaultPlan, FaultSchedule
 from wormspace.sim.network import Loss, NetworkOptions, skewed, uniform
 from wormspace.sim.protocol import ProtocolCheck
@@ -84,6 +85,7 @@ class Shape:
     mix: Mix = field(default_factory=Mix)
     faults: FaultPlan = field(default_factory=lambda: FaultPlan(every_s=(0.02, 0.6)))
     network: NetworkOptions = field(default_factory=NetworkOptions)
+    disk: DiskOptions = field(default_factory=DiskOptions)
 
     @classmethod
     def draw(cls, world_seed: int) -> Shape:
@@ -112,6 +114,7 @@ class Shape:
                 lasting_s=(0.02, rng.choice((0.5, 2.0))),
                 max_hurt=rng.choice((1, 2, None)),
             ),
+            disk=DiskOptions(commit_s=skewed(0.0003, rng.choice((0.0003, 0.0003, 0.005)))),
             network=NetworkOptions(
                 latency=latency,
                 framed=lossy,
@@ -159,7 +162,7 @@ class Run:
 
     def __init__(self, seed: int, shape: Shape) -> None:
         self.shape = shape
-        self.world = World(seed, network=shape.network, knobs=shape.knobs)
+        self.world = World(seed, network=shape.network, disk=shape.disk, knobs=shape.knobs)
         self.records = Records()
         self.watches: list[StorageWatch] = []
         self.replica_sets = [

@@ -53,6 +53,7 @@ class Disk:
 
     files: what the real store has on it, once that was opened; deaths: of processes that opened it;
     rotten: whether something on it was damaged.
+    at_work: called once, when the next commit begins, for faults that strike just then.
     on_commit: for checkers: told the changes of each commit, just before they are applied.
     """
 
@@ -72,6 +73,7 @@ class Disk:
         self.files: SimFiles | None = None
         self.deaths = 0
         self.rotten = False
+        self.at_work: Callable[[], None] | None = None
         self._stalled = False
         self._waiting: list[SimEngine] = []
         self._user: SimEngine | _Store | None = None
@@ -125,6 +127,12 @@ class Disk:
             owner.resources[user] = None
         return store
 
+    def begins(self) -> None:
+        """Some work for the disk begins."""
+        at_work, self.at_work = self.at_work, None
+        if at_work is not None:
+            at_work()
+
     def release(self) -> None:
         """The real store was closed in peace."""
         if isinstance(self._user, _Store):
@@ -132,6 +140,7 @@ class Disk:
 
     async def wait(self) -> None:
         """Wait as long as a commit takes."""
+        self.begins()
         await asyncio.sleep(self.draw_commit_delay())
         while self._stalled:  # noqa: ASYNC110 - a stall ends at any time
             await asyncio.sleep(0.01)
@@ -241,7 +250,7 @@ class _Store:
         random = self._disk.random
         for work in list(self._files.pending):
             if random.random() < 0.6:
-                self._files.die_within(work, random.choice((1, 2, 3, 5, 1000)))
+                self._files.die_within(work, random.choice((0, 0, 1, 1, 2, 3, 1000)))
         self._files.kill()
         self._disk.close(self)
 
@@ -292,6 +301,7 @@ class SimEngine:
         if batch is not self._batch or self._under_way is not None:
             raise RuntimeError("this batch is not the one that was begun last")
         disk = self._disk
+        disk.begins()
         self._under_way = disk.loop.create_future()
         disk.loop.call_later(disk.draw_commit_delay(), self.go_on)
         await self._under_way

@@ -187,13 +187,44 @@ class FaultSchedule:
             world.after(delay_s, partial(self._relapse, host, alive, power))
         return end
 
+    def crash_at_work(self, host: str) -> End | None:
+        """Kill a server in the midst of a commit; cut its power soon after it is back."""
+        machine = self._world.host(host)
+        alive, disks = machine.alive, machine.disks
+        if not alive or not disks:
+            return None
+        disk = self._random.choice(disks)
+        after, random = self._world.after, self._random
+
+        def kill() -> None:
+            for process in machine.alive:
+                process.crash()
+            back_s = random.random() * 0.02
+            after(back_s, partial(self._restart, host, alive))
+            after(back_s + random.random() * random.choice((0.02, 0.2)), cut_power)
+
+        def cut_power() -> None:
+            if ("crash at work", host) in self._under_way:
+                machine.crash()
+
+        def end() -> None:
+            disk.at_work = None
+            self._restart(host, alive)
+
+        def strike() -> None:
+            after(random.random() * 0.01, kill)
+
+        disk.at_work = strike
+        return end
+
     def _relapse(self, host: str, were_alive: list[Process], power: bool) -> None:
         """Restart processes that are down, and let them fail again a moment later."""
         machine = self._world.host(host)
         if not machine.down:
             return  # the fault is over
         self._restart(host, were_alive)
-        self._world.after(self._random.random() * 0.005, partial(self._fail, machine, power))
+        delay_s = self._random.random() * self._random.choice((0.005, 0.05, 0.3))
+        self._world.after(delay_s, partial(self._fail, machine, power))
 
     def _fail(self, machine: Host, power: bool) -> None:
         if ("crash again", machine.name) not in self._under_way:
@@ -259,6 +290,7 @@ KINDS: dict[str, tuple[Callable[[FaultSchedule, str], End | None], bool]] = {
     "pause": (FaultSchedule.pause, True),
     "crash": (FaultSchedule.crash, True),
     "crash again": (FaultSchedule.crash_again, True),
+    "crash at work": (FaultSchedule.crash_at_work, True),
     "crash host": (FaultSchedule.crash_host, True),
     "slow disk": (FaultSchedule.slow_disk, False),
     "stall disk": (FaultSchedule.stall_disk, True),
