@@ -184,3 +184,37 @@ async def test_containers_of_any_size_come_back(size):
         engine.machine.by_name,
         engine.machine.in_order,
     )
+
+
+async def test_a_replica_joins_although_the_space_is_trimmed_all_the_time():
+    """What is behind a snapshot that is being fetched is kept until it was."""
+    options = {
+        "durability": TrimWhenApplied(1, every_s=0.005),
+        "tuning": Tuning(segment_size=2, audit_s=0),
+        "leadership": Sticky(0.3),
+        "timeout": 60.0,
+    }
+    with turned(smr_piece_bytes=64, smr_piece_rows=2):
+        async with (
+            wormspace.connect("memory:") as worm,
+            await replicate(Heap, worm, "heap", **options) as first,
+        ):
+            rows = {f"{n:06}": [n] * 9 for n in range(1500)}
+            first._core.learner.engine.machine.by_name.update(rows)
+
+            async def go_on():
+                while True:
+                    await first.put("a", b"x")
+                    await asyncio.sleep(0)
+
+            while await worm.space("heap").head() < 2:
+                await first.put("a", b"x")
+                await asyncio.sleep(0.01)
+            going_on = asyncio.ensure_future(go_on())
+            async with await replicate(Heap, worm, "heap", **options) as second:
+                assert await second.put("a", b"z") == 1
+                assert len(second._core.learner.engine.machine.by_name) == 1500
+            assert not going_on.done()
+            going_on.cancel()
+            first._core.seat.fetches.close()
+            assert first._core.seat.fetches.needed is None

@@ -16,6 +16,7 @@ import msgspec
 
 from wormspace.errors import UsageError, WormError
 from wormspace.smr.engine import Engine
+from wormspace.smr.fetching import NEEDED_S
 from wormspace.smr.seat import Proposer, Seat
 from wormspace.smr.snapshots import Snapshot
 from wormspace.smr.stores import LocalSnapshots, SnapshotStore
@@ -134,11 +135,15 @@ async def gently(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def trim_behind(seat: Seat, proposer: Proposer, count: int, reached: list[Address]) -> None:
-    """Trim the segments that `count` of the positions are beyond."""
+    """Trim the segments that `count` of the positions are beyond, and that nobody needs."""
     if not proposer.leads or len(reached) < count:
         return
     stop = sorted(reached, reverse=True)[count - 1].segment
     stop = min(stop, seat.learner.position.segment)
+    heard = seat.announced.since(seat.loop.time() - NEEDED_S)
+    for needed in (seat.fetches.needed, *(ping.needed for ping in heard)):
+        if needed is not None:
+            stop = min(stop, needed.segment)
     if stop <= 0:
         return
     try:

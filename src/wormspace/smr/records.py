@@ -224,12 +224,14 @@ class Ping(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         newest: the newest version of the object that it has the class of.
+        needed: from where on registers must be kept for whoever fetches a snapshot from it.
     """
 
     member: Member
     applied: Address
     kept: Address
     newest: int = 1
+    needed: Address | None = None
 
 
 class Pong(msgspec.Struct, frozen=True, array_like=True):

@@ -43,7 +43,7 @@ from wormspace.smr.records import (
 from wormspace.smr.seat import Leadership, NotLeading, Seat, Tuning
 from wormspace.smr.snapshots import Audit
 from wormspace.smr.submit import Asker, Submitter
-from wormspace.smr.upgrading import Announced, Versions
+from wormspace.smr.upgrading import Versions
 from wormspace.smr.views import Status, View
 from wormspace.space import Address, Client
 
@@ -154,7 +154,6 @@ class Core(Generic[M]):
         self._leadership = leadership
         self._durability = durability
         self._tuning = tuning
-        self.announced = Announced()
         self._audits: dict[Address, bytes] = {}
         self._claims: dict[Address, bytes] = {}
         self._tasks: set[asyncio.Task[Any]] = set()

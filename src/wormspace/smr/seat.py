@@ -17,6 +17,7 @@ import msgspec
 from wormspace.errors import WormError
 from wormspace.rpc import Caller
 from wormspace.smr.declare import StateMachine
+from wormspace.smr.fetching import Announced, Fetches
 from wormspace.smr.learner import Learner
 from wormspace.smr.leases import IDLE_LOOK_S, LOOK_S, Stopwatches
 from wormspace.smr.records import Batch, Charter, Mark, Member, Packet, Ping, encode, encode_charter
@@ -66,6 +67,7 @@ class Seat:
         member: who this replica is.
         members: the other replicas that were heard of, by name.
         kept: how far a snapshot goes that this replica keeps.
+        fetches: the snapshots that others fetch from it; `announced`: what others have told.
         waiting: who waits for the outcome of which packet.
         lapsed: leases that have run for their length, which no batch has said yet.
     """
@@ -90,6 +92,8 @@ class Seat:
         self.loop = asyncio.get_running_loop()
         self.members: dict[str, Peer] = {}
         self.kept = Address(0, 0)
+        self.fetches = Fetches()
+        self.announced = Announced()
         self.waiting: dict[tuple[bytes, int], asyncio.Future[bytes]] = {}
         self.audited: Mark | None = None
         self.lapsed: list[str] = []
@@ -118,7 +122,7 @@ class Seat:
     def ping(self) -> Ping:
         """What this replica tells of itself."""
         newest = self.learner.engine.line.newest.declaration.version
-        return Ping(self.member, self.learner.position, self.kept, newest)
+        return Ping(self.member, self.learner.position, self.kept, newest, self.fetches.needed)
 
     def batch(self, packets: list[Packet]) -> bytes:
         """Packets as they are written, with the time, the dice and claims that can be compared."""
@@ -201,6 +205,7 @@ class Seat:
 
     async def close(self) -> None:
         """Hang up."""
+        self.fetches.close()
         self.fail_waiting(NotLeading("the replica was closed"))
         for caller in self._callers.values():
             await caller.close()

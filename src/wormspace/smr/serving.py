@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -45,7 +45,7 @@ from wormspace.smr.records import (
     encode,
 )
 from wormspace.smr.seat import NotLeading, Peer
-from wormspace.smr.snapshots import Snapshot, restore
+from wormspace.smr.snapshots import restore
 from wormspace.smr.stores import SnapshotStore
 from wormspace.space import Address
 
@@ -57,7 +57,6 @@ log = logging.getLogger("wormspace.smr")
 FETCH_TIMEOUT_S = 2.0
 CATCH_UP_S = 10.0
 CATCH_UP_PAUSE_S = 0.25
-TICKET_S = 60.0
 LINEARIZABLE, HERE = "linearizable", "here"
 
 _decode_packet = decoder(Packet)
@@ -93,8 +92,6 @@ class _Desk:
 
     def __init__(self, core: Core[Any]) -> None:
         self._core = core
-        self._tickets = itertools.count(1)
-        self._open: dict[int, tuple[Snapshot, Iterator[bytes], asyncio.TimerHandle]] = {}
 
     async def submit(self, body: bytes) -> bytes:
         packet = self._decode(_decode_packet, body)
@@ -123,7 +120,7 @@ class _Desk:
         core = self._core
         ping = self._decode(_decode_ping, body)
         seat = core.seat
-        core.announced.note(ping, core.loop.time())
+        core.seat.announced.note(ping, core.loop.time())
         seat.members[ping.member.name] = Peer(ping.member, ping.applied, ping.kept)
         others = [one.member for one in seat.members.values()]
         return encode(Pong(core.proposer.age(), core.learner.position, others))
@@ -131,28 +128,7 @@ class _Desk:
     async def fetch(self, body: bytes) -> bytes:
         core = self._core
         fetch = self._decode(_decode_fetch, body)
-        if fetch.index == 0:
-            ticket = next(self._tickets)
-            snapshot = Snapshot(core.learner.engine)
-            timer = core.loop.call_later(TICKET_S, self._drop, ticket)
-            self._open[ticket] = (snapshot, snapshot.pieces(), timer)
-        else:
-            ticket = fetch.ticket
-        if ticket not in self._open:
-            raise NoSnapshot("that snapshot is not held any more")
-        snapshot, pieces, timer = self._open[ticket]
-        timer.cancel()
-        piece = next(pieces, b"")
-        timer = core.loop.call_later(TICKET_S, self._drop, ticket)
-        self._open[ticket] = (snapshot, pieces, timer)
-        if not piece:
-            self._drop(ticket)
-        return encode(Fetched(ticket, piece))
-
-    def _drop(self, ticket: int) -> None:
-        snapshot, _, timer = self._open.pop(ticket)
-        timer.cancel()
-        snapshot.close()
+        return encode(core.seat.fetches.next(core.learner.engine, fetch))
 
     async def watch(self, body: bytes) -> bytes:
         after = self._decode(_decode_watch, body).after

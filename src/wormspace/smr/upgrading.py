@@ -16,7 +16,7 @@ import msgspec
 
 from wormspace.errors import WormError
 from wormspace.smr.errors import SessionExpired
-from wormspace.smr.records import Packet, Ping, decode_charter, decode_plain_outcome
+from wormspace.smr.records import Packet, decode_charter, decode_plain_outcome
 from wormspace.smr.submit import as_exception
 from wormspace.smr.versions import encode_upgrade
 
@@ -41,22 +41,6 @@ class Versions(msgspec.Struct, frozen=True):
     oldest: int
     current: int
     newest: int
-
-
-class Announced:
-    """What the other replicas have said that they have."""
-
-    def __init__(self) -> None:
-        self._heard: dict[bytes, tuple[int, float]] = {}
-
-    def note(self, ping: Ping, now: float) -> None:
-        """A replica was heard of."""
-        self._heard[ping.member.id] = (ping.newest, now)
-
-    def least(self, since: float, own: int) -> int:
-        """The oldest of what was announced since then, and of this replica's own."""
-        self._heard = {who: one for who, one in self._heard.items() if one[1] >= since}
-        return min([own, *(newest for newest, _ in self._heard.values())])
 
 
 async def versions(core: Core[Any]) -> Versions:
@@ -98,7 +82,8 @@ async def run(core: Core[Any], patience_s: float) -> None:
             continue
         if began is None:
             began = now
-        if now - began < patience_s or core.announced.least(now - patience_s, own) < own:
+        heard = core.seat.announced.since(now - patience_s)
+        if now - began < patience_s or any(ping.newest < own for ping in heard):
             continue
         try:
             await upgrade(core)
