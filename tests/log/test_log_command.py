@@ -1,11 +1,15 @@
 """`wormspace log` as a Unix tool: lines in, lines out, exit codes."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+from test_log_damage import write_over
+
+import wormspace
 
 
 def run(url, *arguments, given=""):
@@ -102,3 +106,31 @@ def read_some(terminal):
 def test_streams_are_listed(log):
     log("append", "orders", "x", "--stream", "a", "--stream", "b")
     assert json.loads(log("streams", "orders", "--json"))["streams"] == {"a": 0, "b": 0}
+
+
+def test_what_is_damaged_is_said_and_passed_over(log, log_url):
+    log("append", "orders", "zero", "--stream", "s")
+
+    async def damage():
+        async with wormspace.connect(log_url) as worm:
+            await write_over(await worm.log("orders"), b"garbage")
+
+    asyncio.run(damage())
+    log("append", "orders", given="two\nthree\n")
+    for command in (("read", "orders"), ("tail", "orders", "-n", "5")):
+        done = run(log_url, *command)
+        assert (done.returncode, done.stdout) == (0, "zero\ntwo\nthree\n")
+        if "garbage" in done.stderr or "cannot be read" in done.stderr:
+            assert "go on from position" in done.stderr
+
+
+def test_a_log_is_not_opened_over_something_else(log, log_url):
+    async def alloc():
+        async with wormspace.connect(log_url) as worm:
+            await worm.space("mine").alloc(b"what it is for")
+
+    asyncio.run(alloc())
+    done = run(log_url, "append", "mine", "x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the user's own making" in done.stderr
+    log("append", "orders/config", "x", code=2)

@@ -29,7 +29,7 @@ from wormspace.errors import (
     UsageError,
     WormError,
 )
-from wormspace.log import LogTrimmed
+from wormspace.log import DamagedEntry, LogTrimmed
 
 FAILED, MISUSE, RACE_LOST, UNAVAILABLE, TRIMMED, REFUSED = 1, 2, 3, 4, 5, 6
 
@@ -74,6 +74,8 @@ def _details(error: Exception) -> dict[str, object]:
         return {"value": as_json_value(error.value)}
     if isinstance(error, LogTrimmed):
         return {"first": error.first}
+    if isinstance(error, DamagedEntry):
+        return {"position": error.position, "next": error.next}
     if isinstance(error, PartialWrite):
         names = [type(e).__name__ if e is not None else None for e in error.results]
         return {"results": names}

@@ -28,7 +28,7 @@ from wormspace.cli.show import (
     table,
 )
 from wormspace.collector import collect_seldom
-from wormspace.log import Entry, Log
+from wormspace.log import DamagedEntry, Entry, Log
 from wormspace.space.client import Client
 
 T = TypeVar("T")
@@ -103,7 +103,8 @@ def append(
 async def _batches(given: list[bytes]) -> AsyncIterator[list[bytes]]:
     """What to append: the arguments, or standard input, as many lines as there are at once."""
     if given:
-        yield given
+        for at in range(0, len(given), BATCH):
+            yield given[at : at + BATCH]
         return
     lines: asyncio.Queue[bytes | None] = asyncio.Queue(4 * BATCH)
     loop = asyncio.get_running_loop()
@@ -186,17 +187,42 @@ def read(
         tail = await opened.tail()
         stop = tail if stop is None else min(stop, tail)
         if stream is not None:
-            for entry in await opened.read_stream(stream, start):
+            for entry in await _read_stream(opened, stream, start):
                 if entry.position < stop:
                     _show(settings, entry)
             return
         with _progress("read", stop - start if stop - start > PROGRESS_FROM else None) as advance:
-            for at in range(start, stop, PAGE):
-                for entry in await opened.read_range(at, min(at + PAGE, stop)):
+            async for entries, upto in _pages(opened, start, stop):
+                for entry in entries:
                     _show(settings, entry)
-                advance(min(at + PAGE, stop) - start)
+                advance(upto - start)
 
     _run(settings, name, work)
+
+
+async def _read_stream(opened: Log, stream: str, start: int) -> list[Entry]:
+    """The entries of a stream; of what is damaged, those behind it."""
+    while True:
+        try:
+            return await opened.read_stream(stream, start)
+        except DamagedEntry as e:
+            note(str(e))
+            start = e.next
+
+
+async def _pages(opened: Log, start: int, stop: int) -> AsyncIterator[tuple[list[Entry], int]]:
+    """The entries at [start, stop), page by page, and where each ends; past what is damaged."""
+    at = start
+    while at < stop:
+        until = min(at + PAGE, stop)
+        try:
+            entries = await opened.read_range(at, until)
+        except DamagedEntry as e:
+            note(str(e))
+            entries = await opened.read_range(at, e.position)
+            until = e.next
+        yield entries, min(until, stop)
+        at = until
 
 
 @log.command()
@@ -212,19 +238,25 @@ def tail(settings: Settings, name: str, follow: bool, lines: int, stream: str | 
         start = at = await opened.tail()
         first = await opened.first()
         if stream is not None:
-            entries = (await opened.read_stream(stream))[-lines:] if lines else []
+            entries = (await _read_stream(opened, stream, first))[-lines:] if lines else []
         else:
             entries = []
             while at > first and len(entries) < lines:
                 before = max(first, at - max(lines, 100))
-                entries = (await opened.read_range(before, at) + entries)[-lines:]
+                pages = [page async for page, _ in _pages(opened, before, at)]
+                entries = [*(entry for page in pages for entry in page), *entries][-lines:]
                 at = before
         for entry in entries:
             _show(settings, entry)
         if follow:
             start = max([start, *(entry.position + 1 for entry in entries)])
-            async for entry in opened.subscribe(start, stream=stream):
-                _show(settings, entry)
+            while True:
+                try:
+                    async for entry in opened.subscribe(start, stream=stream):
+                        _show(settings, entry)
+                except DamagedEntry as e:
+                    note(str(e))
+                    start = e.next
 
     try:
         _run(settings, name, work)
