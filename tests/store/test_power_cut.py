@@ -34,6 +34,7 @@ class Disk(SystemFiles):
         self.path = path
         self.rng = rng
         self.durable = {}
+        self.before = {}
         self.on_wait = lambda: None
 
     def sync(self, fd):
@@ -48,7 +49,7 @@ class Disk(SystemFiles):
         real(fd)
         if content is not None and name.parent == self.path:
             self.on_wait()
-            self.durable[name.name] = content
+            self._keep(name.name, content)
 
     def write(self, fd, parts, at, flags=0):
         if not flags:
@@ -58,9 +59,15 @@ class Disk(SystemFiles):
         done = super().write(fd, parts, at, flags)
         self.on_wait()
         old = self.durable.get(name.name, b"")
-        self.durable[name.name] = old[:at].ljust(at, b"\0") + new + old[at + len(new) :]
+        self._keep(name.name, old[:at].ljust(at, b"\0") + new + old[at + len(new) :])
         self.on_wait()
         return done
+
+    def _keep(self, name, content):
+        """This is on disk now; what was there before, a lost write brings back."""
+        if content != self.durable.get(name):
+            self.before[name] = self.durable.get(name, b"")
+            self.durable[name] = content
 
     def open_tables(self, path, map_bytes, most):
         return Tables(super().open_tables(path, map_bytes, most), self)
@@ -82,6 +89,41 @@ class Disk(SystemFiles):
                 content += takes[at : at + BLOCK].ljust(min(BLOCK, size - at), b"\0")
             (image / name).write_bytes(content)
 
+    def rot(self, image):
+        """What is found when all has reached the disk, and a synced sector is not what it was.
+
+        Returns:
+            What was done, and whether it may have hit the journal's last record.
+        """
+        image.mkdir()
+        name = self.rng.choice([roots.DATA, roots.DATA, roots.NAME, *journal.NAMES])
+        for other in (roots.DATA, roots.NAME, *journal.NAMES):
+            (image / other).write_bytes((self.path / other).read_bytes())
+        content, durable = (image / name).read_bytes(), self.durable.get(name, b"")
+        sectors = [
+            at
+            for at in range(0, min(len(content), len(durable)), BLOCK)
+            if any(content[at : at + BLOCK])
+            and content[at : at + BLOCK] == durable[at : at + BLOCK]
+        ]
+        if not sectors:
+            return "nothing", False
+        at = self.rng.choice(sectors)
+        held = content[at : at + BLOCK]
+        how = self.rng.choice(["a bit", "zeros", "misdirected", "lost"])
+        if how == "a bit":
+            bit = self.rng.randrange(8 * len(held))
+            new = bytes(b ^ (1 << bit % 8 if n == bit // 8 else 0) for n, b in enumerate(held))
+        elif how == "zeros":
+            new = bytes(len(held))
+        elif how == "misdirected":
+            there = self.rng.choice(sectors)
+            new = content[there : there + BLOCK]
+        else:
+            new = self.before.get(name, b"")[at : at + BLOCK].ljust(len(held), b"\0")
+        (image / name).write_bytes(content[:at] + new + content[at + BLOCK :])
+        return f"{how} at {at} of {name}", name in journal.NAMES
+
 
 class Tables:
     """LMDB's environment: its own writing and waiting."""
@@ -94,7 +136,7 @@ class Tables:
         content = (self._disk.path / roots.DATA).read_bytes()
         self._env.sync(force)
         self._disk.on_wait()
-        self._disk.durable[roots.DATA] = content
+        self._disk._keep(roots.DATA, content)
         self._disk.on_wait()
 
     def begin(self, **how):
@@ -156,7 +198,9 @@ if sys.argv[1]:
 for image in map(Path, sys.argv[2:]):
     try:
         engine = AcceptorStore(image)
-        print(digest(state(engine.view)), flush=True)
+        while not engine.health() and engine._scrub.rounds < 2:
+            engine._scrub_some()
+        print(engine.health() or digest(state(engine.view)), flush=True)
         engine.close()
     except Exception as e:
         print(repr(e), flush=True)
@@ -233,6 +277,53 @@ async def violations(tmp_path, monkeypatch, seed, broken="", cuts=80):
             found.append(f"not one of the states {least} to {stop - 1}: {now}")
     assert images
     return found
+
+
+async def silent(tmp_path, monkeypatch, seed, most=60):
+    """Run a store and let it rot; what nobody was told of, and how often somebody was."""
+    rng = random.Random(seed)
+    path = tmp_path / f"store-{seed}"
+    monkeypatch.setattr(KNOBS, "store_checkpoint_bytes", rng.choice([8_000, 20_000]))
+    watched = Disk(path, rng)
+    engine = AcceptorStore(path, files=watched)
+    states, images = [state(engine.view)], []
+    for number in range(BATCHES):
+        batch = engine.begin()
+        states.append(change(batch, states[-1], rng, number))
+        await engine.commit(batch)
+        if rng.random() < most / BATCHES:
+            image = tmp_path / f"rotten-{seed}-{number}"
+            images.append((image, number + 1, *watched.rot(image)))
+    if engine._saving is not None:
+        await engine._saving
+    monkeypatch.undo()
+    engine.close()
+    found, told = [], 0
+    for now, (_, number, what, is_last) in zip(
+        reopened([image for image, *_ in images], ""), images, strict=True
+    ):
+        allowed = states[number - 1 : number + 1] if is_last else [states[number]]
+        if now in map(digest, allowed):
+            continue
+        told += 1
+        if len(now) == len(digest({})):
+            found.append(f"{what}: the state is another one")
+    return found, told
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_what_rotted_is_refused_or_told_and_never_believed(tmp_path, monkeypatch, seed):
+    """A flipped bit, a sector of zeros, one that went elsewhere, a write that was lost."""
+    found, told = await silent(tmp_path, monkeypatch, seed)
+    assert found == []
+    assert told > 3
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(100, 250))
+async def test_no_rot_of_much_is_believed(tmp_path, monkeypatch, seed):
+    found, _ = await silent(tmp_path, monkeypatch, seed)
+    assert found == []
 
 
 def through_the_cache(monkeypatch):
