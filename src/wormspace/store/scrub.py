@@ -19,6 +19,9 @@ from wormspace.store.trust import ADVICE
 STEP_BYTES = 1 << 20
 """A step ends with the row that brings it to this size."""
 
+MOST_NAMED = 1000
+"""Damaged rows that are named in the log, and kept: of a disk that is gone nobody reads more."""
+
 log = logging.getLogger("wormspace.store")
 
 
@@ -28,7 +31,7 @@ class Scrub:
     Attributes:
         rounds: how often all tables were walked to their end.
         rows: how many rows were verified.
-        damaged: the damaged rows that were found, as (table, key).
+        damaged: the damaged rows that were found, as (table, key), up to `MOST_NAMED`.
     """
 
     def __init__(self, tables: Tables, names: tuple[str, ...]) -> None:
@@ -60,7 +63,7 @@ class Scrub:
             self._on_end(table)
 
     def _tell(self, table: str, key: bytes) -> None:
-        if (table, key) not in self.damaged:
+        if (table, key) not in self.damaged and len(self.damaged) < MOST_NAMED:
             self.damaged.add((table, key))
             log.critical("damaged row: table %r, key %s. %s", table, key.hex(), ADVICE)
 
