@@ -88,7 +88,7 @@ class Client:
         """The space of that name; it needs no creation.
 
         Raises:
-            BadAddress: the name is empty or longer than 255 bytes.
+            BadAddress: the name is empty, longer than 255 bytes, or no valid Unicode.
         """
         return Space(self._background, self, self._twin.space(name))
 
@@ -178,7 +178,7 @@ class Space:
         """Allocate the next segment: `size` empty registers, and a payload that says what for.
 
         Of allocators that race for a number, the first to write its metadata register wins; the
-        others get the numbers after it.
+        others try the next that is free.
 
         Raises:
             Unavailable: no majority in time; a segment may have been allocated all the same.

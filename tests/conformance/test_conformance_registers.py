@@ -222,12 +222,15 @@ async def test_no_call_reaches_outside_the_segment(segment, offset):
 
 async def test_a_value_that_is_not_bytes_is_misuse(segment):
     token = (await segment.capture()).token
-    for wrong in ("text", bytearray(b"mutable"), 7, None):
+    for wrong in ("text", ["list"], 7, None, True):
         with pytest.raises(UsageError):
             await segment.write(0, wrong, token)
         with pytest.raises(UsageError):
             await segment.unsafe_write(0, wrong)
-    await segment.write(0, b"bytes", token)
+        with pytest.raises(UsageError):
+            await segment.write_range(0, [b"fine", wrong], token)
+    await segment.write(0, bytearray(b"bytes"), token)
+    assert await segment.read(0) == b"bytes"
 
 
 # ---------------------------------------------------------------------------- write_range

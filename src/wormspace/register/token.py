@@ -16,16 +16,20 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from wormspace.errors import BadToken
-from wormspace.paxos.ballot import show
+from wormspace.paxos.ballot import UNSAFE, show
 from wormspace.paxos.messages import Ballot, Bound, SegmentNumber, SpaceName, Span
 
 _PREFIX = "worm1-"
 _CHECK_BYTES = 4
+
+MAX_BOUND = 1 << 32
+"""No span ends above it."""
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True):
@@ -55,6 +59,8 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
         Raises:
             BadToken: it is not one, or was damaged on the way.
         """
+        if not isinstance(text, str):
+            raise BadToken(f"a capture token is a word, not {type(text).__name__}")
         text = text.strip()
         if not text.startswith(_PREFIX):
             raise BadToken(f"a capture token begins with {_PREFIX!r}")
@@ -67,9 +73,13 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
         if zlib.crc32(body).to_bytes(_CHECK_BYTES, "big") != check:
             raise BadToken("not a capture token: the text is damaged")
         try:
-            return msgspec.msgpack.decode(body, type=cls)
+            token = msgspec.msgpack.decode(body, type=cls)
         except (msgspec.MsgspecError, UnicodeDecodeError) as e:
             raise BadToken(f"not a capture token: {e}") from e
+        ends = [token.start, *(end for span in token.taken for end in span), token.stop]
+        if ends != sorted(ends) or token.start == token.stop or token.ballot <= UNSAFE:
+            raise BadToken("not a capture token: it makes no sense")
+        return token
 
     @property
     def round(self) -> str:
@@ -93,7 +103,8 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
         """Whether the register lies in the range and was not written when it was captured."""
         if not self.taken:
             return self.covers(offset)
-        return self.covers(offset) and not any(lo <= offset < hi for lo, hi in self.taken)
+        at = bisect_right(self.taken, (offset, MAX_BOUND)) - 1
+        return self.covers(offset) and (at < 0 or self.taken[at][1] <= offset)
 
     def free(self) -> Iterable[int]:
         """The offsets that were free when the range was captured, ascending."""

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from wormspace.errors import BadAddress
 
+MOST_DIGITS = 19
+"""Of a number below 2^62; Python refuses to read some thousands of them."""
+
 
 class Address(NamedTuple):
     """A register's place in its space; addresses order as the registers do."""
@@ -23,9 +26,10 @@ class Address(NamedTuple):
         Raises:
             BadAddress: it is not SEGMENT/OFFSET.
         """
-        segment, _, offset = text.partition("/")
-        if not (segment.isdecimal() and offset.isdecimal()):
-            raise BadAddress(f"an address is SEGMENT/OFFSET, not {text!r}")
+        segment, _, offset = text.partition("/") if isinstance(text, str) else ("", "", "")
+        for number in (segment, offset):
+            if not (number.isascii() and number.isdecimal() and len(number) <= MOST_DIGITS):
+                raise BadAddress(f"an address is SEGMENT/OFFSET, not {ascii(text)[:80]}")
         return cls(int(segment), int(offset))
 
     @classmethod
@@ -36,14 +40,3 @@ class Address(NamedTuple):
     def position(self, size: int) -> int:
         """The global position, in a space whose segments all have `size`."""
         return self.segment * size + self.offset
-
-
-def check_name(name: str) -> str:
-    """A space's name, if it can be one.
-
-    Raises:
-        BadAddress: it is empty or too long.
-    """
-    if not 0 < len(name.encode()) <= 255:
-        raise BadAddress("a space name has 1 to 255 bytes")
-    return name

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from types import TracebackType
 from typing import Self
 
 from wormspace.errors import UsageError
 from wormspace.register.contract import Registers, ServerState
+from wormspace.space.arguments import as_name, as_timeout
 from wormspace.space.space import Space
 
 DEFAULT_TIMEOUT_S = 5.0
@@ -28,7 +28,7 @@ class Client:
     ) -> None:
         self.registers = registers
         self.rng = rng
-        self._timeout = timeout
+        self._timeout = as_timeout(timeout)
         self._loop = asyncio.get_running_loop()
         self._spaces: dict[str, Space] = {}
 
@@ -47,11 +47,12 @@ class Client:
         """The space of that name; it needs no creation.
 
         Raises:
-            BadAddress: the name is empty or longer than 255 bytes.
+            BadAddress: the name is empty, longer than 255 bytes, or no valid Unicode.
         """
-        space = self._spaces.get(name)
+        space = self._spaces.get(name) if isinstance(name, str) else None
         if space is None:
-            space = self._spaces[name] = Space(self, name)
+            space = Space(self, as_name(name))
+            self._spaces[space.name] = space
         return space
 
     async def spaces(self, *, timeout: float | None = None) -> list[str]:
@@ -70,17 +71,22 @@ class Client:
         """`timeout` seconds from now (default: the client's), on the running loop's clock.
 
         Raises:
-            UsageError: it is no positive, finite number.
+            UsageError: it is no positive number, or the caller runs on another event loop.
         """
-        if timeout is None:
-            timeout = self._timeout
-        elif isinstance(timeout, bool) or not isinstance(timeout, int | float):
-            kind = type(timeout).__name__
-            raise UsageError(f"a timeout is a positive number of seconds, not {kind}")
-        elif not 0 < timeout < math.inf:
-            raise UsageError(f"a timeout is a positive number of seconds, not {timeout}")
-        return self._loop.time() + timeout
+        if _running_loop() is not self._loop:
+            raise UsageError(
+                "a client is used on the event loop on which it was opened; threads use "
+                "wormspace.sync, or asyncio.run_coroutine_threadsafe"
+            )
+        return self._loop.time() + (self._timeout if timeout is None else as_timeout(timeout))
 
     def nonce(self) -> bytes:
         """Sixteen bytes that nobody else has."""
         return self.rng.getrandbits(128).to_bytes(16, "big")
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from wormspace.errors import BadAddress, CaptureLost, PartialWrite, WormError
+from wormspace.errors import BadAddress, CaptureLost, PartialWrite, UsageError, WormError
 from wormspace.register.contract import Captured, RegisterState
 from wormspace.register.token import Token
 from wormspace.space.address import Address
+from wormspace.space.arguments import as_bytes, as_int, as_token
 from wormspace.space.events import Event
 from wormspace.space.stream import Stream
 
@@ -56,9 +57,11 @@ class Segment:
         writes any value to a free register in one round trip, until somebody else captures it.
         """
         if start is None:
+            if stop is not None:
+                raise UsageError("stop needs a start: capture(0, stop)")
             start, stop = 0, self.size
         elif stop is None:
-            stop = start + 1
+            stop = as_int(start, "start") + 1
         self._check(start, stop)
         if start == stop:
             raise BadAddress(f"[{start}:{stop}] is no register to capture")
@@ -78,8 +81,10 @@ class Segment:
             BadToken: the token does not cover it.
             ValueTooLarge.
         """
-        if not 0 <= offset < self.size:
-            self._check(offset, offset + 1)
+        if type(offset) is not int or not 0 <= offset < self.size:
+            self._check_one(offset)
+        if type(value) is not bytes or type(token) is not Token:
+            value, token = as_bytes(value, "a value"), as_token(token)
         await self._registers.write(self._array, token, offset, value, self._deadline(timeout))
 
     async def write_range(
@@ -90,7 +95,15 @@ class Segment:
         Raises:
             PartialWrite: some failed; its `results` has an error or None for each.
         """
-        self._check(start, start + len(values))
+        if isinstance(values, str | bytes | bytearray | memoryview):
+            raise UsageError(f"values is a sequence of bytes, not one {type(values).__name__}")
+        try:
+            values = [as_bytes(value, "a value") for value in values]
+        except TypeError:
+            kind = type(values).__name__
+            raise UsageError(f"values is a sequence of bytes, not {kind}") from None
+        self._check(start, as_int(start, "start") + len(values))
+        token = as_token(token)
         deadline = self._deadline(timeout)
         issued: dict[int, asyncio.Future[None]] = {}
         results: list[BaseException | None] = [None] * len(values)
@@ -116,7 +129,10 @@ class Segment:
             CaptureLost: somebody captured it; the outcome is unknown.
             ProtocolViolation: another value was written unsafely: the guarantee was broken.
         """
-        self._check(offset, offset + 1)
+        if type(offset) is not int or not 0 <= offset < self.size:
+            self._check_one(offset)
+        if type(value) is not bytes:
+            value = as_bytes(value, "a value")
         await self._registers.write(self._array, None, offset, value, self._deadline(timeout))
 
     async def read(self, offset: int, *, timeout: float | None = None) -> bytes | None:
@@ -125,8 +141,8 @@ class Segment:
         Linearizable: whatever was written before the call began is seen.  A register that is met
         half-written is completed.
         """
-        if not 0 <= offset < self.size:
-            self._check(offset, offset + 1)
+        if type(offset) is not int or not 0 <= offset < self.size:
+            self._check_one(offset)
         return await self._registers.read_one(self._array, offset, self._deadline(timeout))
 
     async def read_range(
@@ -152,7 +168,8 @@ class Segment:
         Raises:
             Unavailable: no majority in time; the register may have been decided all the same.
         """
-        self._check(offset, offset + 1)
+        self._check_one(offset)
+        otherwise = as_bytes(otherwise, "a value")
         deadline = self._deadline(timeout)
         pause = RACE_PAUSE_MIN_S
         while True:
@@ -179,7 +196,8 @@ class Segment:
         Raises:
             BadToken: the token does not cover it.
         """
-        self._check(offset, offset + 1)
+        self._check_one(offset)
+        token = as_token(token)
         return await self._registers.holds(self._array, token, offset, self._deadline(timeout))
 
     async def trim(self, *, timeout: float | None = None) -> None:
@@ -198,7 +216,11 @@ class Segment:
         self._check(start, stop)
         return await self._registers.inspect(self._array, start, stop, self._deadline(timeout))
 
+    def _check_one(self, offset: int) -> None:
+        self._check(offset, as_int(offset, "an offset") + 1)
+
     def _check(self, start: int, stop: int) -> None:
+        start, stop = as_int(start, "start"), as_int(stop, "stop")
         if not 0 <= start <= stop <= self.size:
             what = f"offset {start}" if stop == start + 1 else f"[{start}:{stop}]"
             raise BadAddress(

@@ -12,11 +12,11 @@ from wormspace.errors import (
     CaptureLost,
     NotAllocated,
     Trimmed,
-    UsageError,
     ValueTooLarge,
 )
 from wormspace.register.contract import MAX_OFFSETS, METADATA, TRIM
-from wormspace.space.address import Address, check_name
+from wormspace.space.address import Address
+from wormspace.space.arguments import as_bytes, as_int
 from wormspace.space.events import Event
 from wormspace.space.follow import Follower
 from wormspace.space.metadata import Metadata
@@ -41,7 +41,7 @@ class Space:
 
     def __init__(self, client: Client, name: str) -> None:
         self.client = client
-        self.name = check_name(name)
+        self.name = name
         self._known_tail = 0
         self._known_head = 0
         self._told_below = 0
@@ -62,10 +62,10 @@ class Space:
         Raises:
             Unavailable: no majority in time; a segment may have been allocated all the same.
         """
+        size = as_int(size, "a segment's size")
         if not 1 <= size <= MAX_OFFSETS:
             raise BadAddress(f"a segment has 1 to {MAX_OFFSETS} registers, not {size}")
-        if not isinstance(metadata, bytes):
-            raise UsageError(f"metadata is bytes, not {type(metadata).__name__}")
+        metadata = as_bytes(metadata, "metadata")
         deadline = self.client.deadline(timeout)
         record = Metadata(size, metadata, self.client.nonce())
         raw = record.encode()
@@ -188,6 +188,8 @@ class Space:
         Raises:
             NotAllocated: `stop` is above the tail; nothing was trimmed.
         """
+        if not 0 <= as_int(stop, "stop") < NO_STOP:
+            raise BadAddress(f"a prefix of segments ends at 0 or more, not {stop}")
         deadline = self.client.deadline(timeout)
         if stop > self._known_tail and stop > await self._find_tail(deadline):
             raise NotAllocated(
@@ -221,18 +223,24 @@ class Space:
             start: a register, or a segment's number.
             stop: the segment to stop before.
         """
-        if isinstance(start, int):
-            start = Address(start, 0)
-        if start < Address(0, 0):
-            raise BadAddress(f"no address is below 0/0: {start}")
-        if stop is not None and stop <= start.segment:
-            raise UsageError("a listener needs stop above start")
-        return Follower(self, start, NO_STOP if stop is None else stop)
+        if not isinstance(start, tuple):
+            start = Address(as_int(start, "start"), 0)
+        elif len(start) != 2:
+            raise BadAddress("start is an Address, or a segment's number")
+        segment, offset = (as_int(part, "a part of an address") for part in start)
+        _check_number(segment)
+        if not 0 <= offset <= MAX_OFFSETS:
+            raise BadAddress(f"an offset is 0 to {MAX_OFFSETS}, not {offset}")
+        end = NO_STOP if stop is None else as_int(stop, "stop")
+        if not segment < end <= NO_STOP:
+            raise BadAddress(f"a listener's stop is above its start, and at most {NO_STOP}")
+        self.client.deadline(None)  # refuses another event loop
+        return Follower(self, Address(segment, offset), end)
 
 
 def _check_number(number: int) -> None:
-    if not 0 <= number < NO_STOP:
-        raise BadAddress(f"a segment number is 0 or more, not {number}")
+    if not 0 <= as_int(number, "a segment number") < NO_STOP:
+        raise BadAddress(f"a segment number is 0 to {NO_STOP - 1}, not {number}")
 
 
 async def _gallop(known: int, holds: Callable[[int], Awaitable[bool]]) -> int:
