@@ -31,6 +31,7 @@ from wormspace.register.spec import SpecRegisters
 from wormspace.server.embedded import open_embedded
 from wormspace.server.local import LocalLink
 from wormspace.server.node import MAX_VALUE_BYTES, Node
+from wormspace.space.arguments import as_timeout
 from wormspace.space.client import DEFAULT_TIMEOUT_S
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire.link import Link, TcpLink
@@ -82,6 +83,7 @@ def connect(
 
     Raises (when awaited):
         BadUrl: the URL makes no sense.
+        UsageError: the timeout is no positive number of seconds.
         Unavailable: no majority of some partition could be reached in time.
         Refused: the servers do not want this client, or are not those that were named.
         StoreError: the directory cannot be used: it is open elsewhere, or not an embedded one.
@@ -103,6 +105,8 @@ async def survey(url: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> Worm:
 
 
 def _split(url: str) -> tuple[str, str, dict[str, str]]:
+    if not isinstance(url, str):
+        raise BadUrl(f"a URL is a str, not {type(url).__name__}; for a path, f'file:{{path}}'")
     scheme, colon, rest = url.partition(":")
     if not colon:
         raise BadUrl(f"{url!r} is no URL; try memory:, file:PATH or worm://HOST:PORT,...")
@@ -112,6 +116,7 @@ def _split(url: str) -> tuple[str, str, dict[str, str]]:
 
 async def _open(url: str, timeout: float, rng: random.Random) -> Worm:
     scheme, rest, options = _split(url)
+    timeout = as_timeout(timeout)
     openers = {"memory": _memory, "file": _file, "worm": _cluster, "spec": _spec}
     if scheme not in openers:
         known = ", ".join(f"{name}:" for name in openers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from wormspace.errors import Unavailable
 from wormspace.paxos.ballot import UNSAFE, show
@@ -13,6 +14,7 @@ from wormspace.register.contract import ArrayName, RegisterState, ServerState
 from wormspace.register.partition import Partition
 from wormspace.wire.messages import (
     Downward,
+    Failed,
     Figures,
     Head,
     SpaceNames,
@@ -86,7 +88,10 @@ async def ask_all(partition: Partition, message: Upward, deadline: float) -> lis
 async def ask_majority(
     partition: Partition, message: Upward, deadline: float
 ) -> list[Downward | None]:
-    """The answers of the servers that are up, at least a majority if there is one in time."""
+    """The answers in the partition's order, a majority of them if there is one in time, else None.
+
+    Those of servers that were not waited for are None as well.
+    """
     asking = [
         asyncio.ensure_future(ask(partition, server, message, deadline))
         for server in range(partition.size)
@@ -97,10 +102,17 @@ async def ask_majority(
         while left and answered < majority(partition.size):
             done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
             answered += sum(task.result() is not None for task in done)
-        return [task.result() for task in asking if task.done()]
+        return [task.result() if task.done() else None for task in asking]
     finally:
         for task in asking:
             task.cancel()
+
+
+def _too_few(partition: Partition, what: str, answers: Sequence[Downward | None]) -> Unavailable:
+    """The error for a question that no majority answered."""
+    failures = {i: a for i, a in enumerate(answers) if isinstance(a, Failed)}
+    heard = sum(1 << i for i, a in enumerate(answers) if a is not None and i not in failures)
+    return partition.unavailable(what, heard, failures)
 
 
 async def spaces(partitions: list[Partition], deadline: float) -> list[str]:
@@ -116,7 +128,7 @@ async def spaces(partitions: list[Partition], deadline: float) -> list[str]:
             answers = await ask_majority(partition, Spaces(after), deadline)
             pages = [a.names for a in answers if isinstance(a, SpaceNames)]
             if len(pages) < majority(partition.size):
-                raise Unavailable(f"{len(pages)} of {partition.size} servers listed their spaces")
+                raise _too_few(partition, "listing the spaces", answers)
             found = set().union(*pages)
             names |= found
             ends = [page[-1] for page in pages if page]
@@ -135,7 +147,7 @@ async def trimmed_below(partition: Partition, space: str, deadline: float) -> in
     answers = await ask_majority(partition, Head(space), deadline)
     below = [a.segment for a in answers if isinstance(a, TrimmedBelow)]
     if len(below) < majority(partition.size):
-        raise Unavailable(f"{len(below)} of {partition.size} servers said what they have trimmed")
+        raise _too_few(partition, f"finding the head of {space!r}", answers)
     return max(below)
 
 

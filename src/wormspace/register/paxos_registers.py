@@ -117,8 +117,10 @@ class PaxosRegisters:
         floor = self._seen
         for attempt in itertools.count():
             # The first ballot of a client is often too low, and the second tells of no contention.
-            if attempt != 1 and self._loop.time() < self._contended_until:
-                await asyncio.sleep(self._rng.uniform(0, self._pause_s))
+            now = self._loop.time()
+            if attempt != 1 and now < self._contended_until:
+                pause = self._rng.uniform(0, self._pause_s)
+                await asyncio.sleep(min(pause, deadline - now))
             partition = self._at(array)
             ballot = self._next_ballot(floor, array)
             machine = Capturing(partition.size, space, number, start, stop, ballot)
@@ -129,6 +131,8 @@ class PaxosRegisters:
             except Trimmed:
                 self.on_gone(array)
                 raise
+            except Unavailable as e:
+                raise _contended(operation.what, attempt) if attempt > 1 else e from None
             if machine.phase == capturing.PROMISED and await self._complete(machine, deadline):
                 self._pause_s /= 2
                 break
@@ -138,10 +142,7 @@ class PaxosRegisters:
             floor = machine.top
             self.on_refused(floor)
             if self._loop.time() >= deadline:
-                raise Unavailable(
-                    f"{operation.what}: other clients captured it again and again until the "
-                    "deadline; the outcome is unknown, and the same call again is safe"
-                )
+                raise _contended(operation.what, attempt)
         written = {row.offset: row.value for row in capturing.reported(machine)}
         token = Token(space, number, start, stop, ballot, as_spans(list(written)))
         return Captured(token, written)
@@ -472,6 +473,14 @@ class PaxosRegisters:
         except asyncio.CancelledError:
             operation.cancel(Closed(f"{operation.what} was cancelled"))
             raise
+
+
+def _contended(what: str, times: int) -> Unavailable:
+    """The error for a capture that others took each time, until there was no time left."""
+    return Unavailable(
+        f"{what}: other clients captured it again and again ({times} times) until the deadline. "
+        "The outcome is unknown; the same call again is safe."
+    )
 
 
 def _shares(spans: list[Span], most: int) -> list[list[Span]]:

@@ -1,0 +1,83 @@
+"""Every public awaitable of a space ends by its deadline, and says what it knows.
+
+Time is virtual.  The servers fall silent, all of them or two of three, with their links up or down.
+"""
+
+import asyncio
+
+import pytest
+from test_cancelling import CALLS, scene
+
+from wires import simulated
+from wormspace.errors import PartialWrite, Unavailable
+
+TIMEOUT_S = 5.0
+"""The default of the clients in use."""
+
+NEVER_FAIL = {"servers", "inspect"}
+"""They say of each server whether it answered."""
+
+
+def silence(it, servers, is_cut):
+    for server in servers:
+        wire = it.worm.wires[server]
+        if is_cut:
+            wire.cut()
+        else:
+            wire.drop = lambda message: True
+
+
+@pytest.mark.parametrize("is_cut", [False, True], ids=["silent", "cut off"])
+@pytest.mark.parametrize("servers", [(0, 1, 2), (1, 2)], ids=["all", "two of three"])
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_ends_by_its_deadline_and_says_who_answered(name, servers, is_cut):
+    act, _ = CALLS[name]
+
+    async def work():
+        async with scene() as it:
+            silence(it, servers, is_cut)
+            began = asyncio.get_running_loop().time()
+            error = None
+            try:
+                await act(it)
+            except Unavailable as e:
+                error = e
+            except PartialWrite as e:
+                error = e.results[0]
+            took = asyncio.get_running_loop().time() - began
+            assert took <= TIMEOUT_S + 0.01
+            if error is None:
+                known = {"read", "read_range", "segment", "check"} if servers == (1, 2) else set()
+                assert name in NEVER_FAIL | known, "it succeeded without a majority"
+                return
+            said = str(error)
+            assert f"{3 - len(servers)} of 3 servers" in said, said
+            for server in servers:
+                assert f"s{server}" in said, said
+            if servers == (1, 2):
+                assert "s0" not in said, said
+
+    simulated(work)
+
+
+def test_contention_is_not_called_silence():
+    async def work():
+        async with scene() as it:
+            theirs = await it.other.space("s").segment(0)
+
+            async def steal():
+                while True:
+                    await theirs.capture(timeout=1)
+                    await asyncio.sleep(0.01)
+
+            stealing = [asyncio.ensure_future(steal()) for _ in range(3)]
+            for wire in it.worm.wires:  # it is always too late
+                wire.answer = lambda request_id, message, wire=wire: wire._loop.call_later(
+                    0.05, wire._deliver, request_id, message
+                )
+            with pytest.raises(Unavailable, match="captured it again and again"):
+                await it.segment.settle(5, b"v", timeout=2)
+            for task in stealing:
+                task.cancel()
+
+    simulated(work)
