@@ -160,6 +160,10 @@ async def test_the_scrub_finds_rows_that_are_gone(whole, tmp_path):
     await scrubbed(engine)
     with pytest.raises(StoreError, match="'rows': rows are missing"):
         await put(engine, 1000)
+    for read in READS.values():  # "nothing is here" is not believed any more
+        with pytest.raises(StoreDamaged, match="rows are missing"):
+            read(engine.view, b"000077")
+    assert engine.figures()["store_failed"] == 1
     engine.close()
 
 

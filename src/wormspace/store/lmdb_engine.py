@@ -439,7 +439,8 @@ class LmdbEngine:
             with self._trust:
                 self._scrub.step()
         except StoreError:
-            return  # told by the trust, and raised by the next commit
+            self._tables.refuse(self._trust.failed)  # "nothing is here" would be believed
+            return
         self._scrub_later()
 
     def health(self) -> str:

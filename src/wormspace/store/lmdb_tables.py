@@ -121,6 +121,8 @@ class Tables:
             self._seeds = {name: checksum(name.encode()) for name in names}
             self.page_bytes = int(self._env.stat()["psize"])
             self.damaged = 0
+            self._refusal = ""
+            self._pages = 0
             self.restart()
         except BaseException:
             self._env.close()
@@ -294,8 +296,15 @@ class Tables:
             raise self._damage(table, f"the row {key.hex()} is not what was written")
         return value
 
+    def refuse(self, why: str) -> None:
+        """Let every read fail from now on: what the tables have cannot be believed."""
+        self._refusal = why
+        self._txn.abort()
+
     def _damage(self, table: str, what: str) -> StoreDamaged:
         self.damaged += 1
+        if self._refusal:
+            return StoreDamaged(self._refusal)
         return StoreDamaged(f"{self._path}/data.mdb, table {table!r}: {what}. {ADVICE}")
 
     # ------------------------------------------------------------ reading
@@ -389,8 +398,12 @@ class Tables:
 
     def pages(self) -> int:
         """How many pages the tables take."""
-        stats = [self._txn.stat(db) for db in (*self._dbs.values(), self._ends_db)]
-        return sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
+        try:
+            stats = [self._txn.stat(db) for db in (*self._dbs.values(), self._ends_db)]
+        except lmdb.Error:
+            return self._pages  # there is no transaction any more: the last answer
+        self._pages = sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
+        return self._pages
 
 
 def map_bytes_for(file_bytes: int) -> int:

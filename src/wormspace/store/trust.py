@@ -57,8 +57,8 @@ class Trust:
         if error is None or isinstance(error, StoreFull):
             return
         self.fail(error)
-        if isinstance(error, Exception) and not isinstance(error, StoreError):
-            raise StoreError(self.failed) from error
+        if isinstance(error, Exception):
+            raise StoreError(self.failed) from error  # and no `StoreDamaged`, which is of one row
 
     def fail(self, error: BaseException) -> None:
         """The store is trusted no more."""
