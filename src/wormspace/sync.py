@@ -55,6 +55,7 @@ def connect(
 
     Raises:
         BadUrl: the URL makes no sense.
+        UsageError: the timeout is no positive number of seconds.
         Unavailable: no majority of some partition could be reached in time.
         Refused: the servers do not want this client, or are not those that were named.
         StoreError: the directory cannot be used: it is open elsewhere, or not an embedded one.
