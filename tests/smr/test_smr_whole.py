@@ -19,7 +19,9 @@ from wormspace.smr import (
     Lock,
     Queue,
     Set,
+    ShapeChanged,
     StateMachine,
+    Sticky,
     Table,
     Tuning,
     command,
@@ -503,3 +505,36 @@ async def test_what_is_wrong_with_an_argument_is_said_by_its_name():
         with pytest.raises(ValueError, match="centuries"):
             await kv.put("a", b"", ttl_s=1e11)
         assert await kv.put("a", b"") == 1
+
+
+class Large(StateMachine):
+    count: int = 0
+
+    @command
+    def give(self, size: int) -> bytes:
+        self.count += 1
+        return bytes(size)
+
+    @query
+    def show(self, size: int) -> list[bytes]:
+        return [bytes(1 << 20)] * size
+
+
+async def test_a_result_too_large_to_travel_is_said_by_its_call_alone():
+    async with wormspace.connect("memory:") as worm, await replicate(Large, worm, "it") as it:
+        sizes = [1, 5 << 20, 5 << 20, 2, 20 << 20]
+        found = await asyncio.gather(*(it.give(n) for n in sizes), return_exceptions=True)
+        assert [isinstance(one, ValueError) for one in found] == [False, False, True, False, True]
+        assert "too large to travel" in str(found[2])
+        assert await it.give(0) == b""
+        with pytest.raises(ValueError, match="too large to travel"):
+            await it.show(40)
+        assert len(await it.show(4)) == 4
+
+
+async def test_an_object_of_another_class_is_refused_and_the_message_names_both():
+    async with wormspace.connect("memory:") as worm:
+        async with await replicate(Counter, worm, "hits", leadership=Sticky(0.1)) as counter:
+            await counter.add()
+        with pytest.raises(ShapeChanged, match=r"'hits' \(a Counter\).*not as Queue declares it"):
+            await replicate(Queue, worm, "hits")

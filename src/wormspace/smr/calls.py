@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MAX_CALLS = 1 << 16
 """So many travel together at most; nothing else limits those that have no arguments."""
 
+MAX_OUTCOME_BYTES = 8 << 20
+"""The results of calls that travel together are no larger: a message is at most twice as large."""
+
 OF_THIS_PROCESS = (MemoryError,)
 """Exceptions that say something about a process, and need not come elsewhere."""
 
@@ -202,6 +205,10 @@ def _check(runs: _Runs, groups: list[list[_Column]]) -> None:
 def encode_outcome(values: list[Any], faults: dict[int, Fault]) -> bytes:
     """What came of calls; a result that cannot be encoded (2**70, a lone surrogate) is a fault."""
     try:
+        outcome = _encode_outcome(values, faults)
+        if len(outcome) <= MAX_OUTCOME_BYTES:
+            return outcome
+        _travels(values, faults)
         return _encode_outcome(values, faults)
     except (TypeError, ValueError, OverflowError):
         for index, value in enumerate(values):
@@ -211,6 +218,24 @@ def encode_outcome(values: list[Any], faults: dict[int, Fault]) -> bytes:
                 values[index] = None
                 faults[index] = as_fault(e)
         return _encode_outcome(values, faults)
+
+
+def _travels(values: list[Any], faults: dict[int, Fault]) -> None:
+    """Keep what fits into one message; a result that does not is a fault."""
+    rest = MAX_OUTCOME_BYTES
+    for index, value in enumerate(values):
+        size = len(encode_canonical(value))
+        if size > rest:
+            values[index] = None
+            faults[index] = as_fault(
+                ValueError(
+                    f"it was made, but its result, of {size} bytes, is too large to travel, by "
+                    "itself or with those of other calls: let it return less, and call it again "
+                    "for the rest"
+                )
+            )
+        else:
+            rest -= size
 
 
 def _encode_outcome(values: list[Any], faults: dict[int, Fault]) -> bytes:

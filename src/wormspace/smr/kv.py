@@ -113,7 +113,13 @@ class KeyValue(StateMachine):
     def scan(
         self, start: str = "", stop: str | None = None, limit: int = SCAN_LIMIT
     ) -> list[tuple[str, bytes]]:
-        """Keys of [start, stop) in order, with values, at most `limit` of them."""
+        """Keys of [start, stop) in order, with values, at most `limit` of them.
+
+        Ask for fewer if values are large; for the rest, go on at the last key and "\\0".
+
+        Raises:
+            ValueError: they are too many bytes for one answer.
+        """
         found: list[tuple[str, bytes]] = []
         for key, row in self.entries.scan(start, stop):
             if len(found) >= limit:
