@@ -165,6 +165,15 @@ class Knobs:
     smr_events_kept: int = knob(10_000, least=4)
     """So far back can a watcher of a replicated object resume, on any replica."""
 
+    smr_packets_under_way: int = knob(2, least=1)
+    """Packets of one client at once: while one is decided, another is made, and calls gather."""
+
+    smr_packet_calls: int = knob(1024, least=1)
+    """Calls that travel in one packet, at most."""
+
+    smr_packet_bytes: int = knob(256 * 1024, least=1)
+    """A packet of several calls is no larger: while one is being decided, the next is made."""
+
     smr_watch_events: int = knob(1000, least=1)
     """Events in one page for who follows a replicated object, at most."""
 

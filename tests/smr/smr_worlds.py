@@ -101,6 +101,7 @@ class Group:
 
     Args:
         options: for `replicate`, by replica name.
+        limits: of the servers.
         patience_s: how long a register's call may take; a replica's may take twice that.
     """
 
@@ -114,7 +115,9 @@ class Group:
         options=None,
         size=16,
         patience_s=2.0,
+        limits=None,
     ):
+        self.limits = limits or Limits()
         self.patience_s = patience_s
         self.world = world
         self.machine = machine
@@ -138,7 +141,7 @@ class Group:
 
             async def serve(identity=identity):
                 engine = current().world.host(current().host).disk().open()
-                server = Server(identity, engine, Limits())
+                server = Server(identity, engine, self.limits)
                 await server.start("0.0.0.0", PORT)
                 raise await server.failed
 

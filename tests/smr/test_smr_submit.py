@@ -7,11 +7,14 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
+from wormspace.knobs import KNOBS
 from wormspace.smr import StateMachine, command
 from wormspace.smr.consistency import Session
 from wormspace.smr.records import Outcome, Reply, encode
-from wormspace.smr.submit import PACKET_CALLS, UNDER_WAY, Submitter
+from wormspace.smr.submit import Submitter
 from wormspace.space import Address
+
+UNDER_WAY, PACKET_CALLS = KNOBS.smr_packets_under_way, KNOBS.smr_packet_calls
 
 
 class Counter(StateMachine):

@@ -13,7 +13,7 @@ import logging
 
 import msgspec
 
-from wormspace.errors import Closed, UsageError, WormError
+from wormspace.errors import Closed, UsageError, ValueTooLarge, WormError
 from wormspace.rpc import Failure, NoAnswer
 from wormspace.smr.records import Member, Packet, Pong, decoder, encode
 from wormspace.smr.seat import NotLeading, Peer, Proposer, Seat
@@ -105,6 +105,8 @@ class StickyProposer:
                 await self._lead()
             except Closed:
                 return
+            except ValueTooLarge:
+                raise  # the servers' limits leave no room: trying again does not help
             except WormError as e:
                 log.info("%s does not lead any more: %s", seat.member, e)
             finally:

@@ -212,11 +212,15 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
         body: an encoded outcome; None if this replica cannot give one now.
         position: what the answer has seen.
         leader: who to turn to instead, if that is known.
+        largest: the size of the largest packet that goes into a register; 0 if that is not said.
+        too_large: the packet was larger, and was not applied.
     """
 
     body: bytes | None
     position: Address
     leader: Member | None = None
+    largest: int = 0
+    too_large: bool = False
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True):

@@ -36,17 +36,14 @@ from wormspace.smr.records import (
     encode,
 )
 from wormspace.smr.serving import HERE, question
-from wormspace.smr.submit import Asker, Submitter
+from wormspace.smr.submit import Asker, PacketTooLarge, Submitter
+from wormspace.smr.trying import PAUSE_MAX_S, Trying
 from wormspace.smr.views import View
 from wormspace.space import Address, Client
 
 log = logging.getLogger("wormspace.smr")
 
 M = TypeVar("M", bound=StateMachine)
-
-ATTEMPT_S = 1.0
-PAUSE_MIN_S = 0.005
-PAUSE_MAX_S = 0.1
 
 _decode_reply = decoder(Reply)
 _decode_watched = decoder(Watched)
@@ -164,27 +161,29 @@ class Line:
 
     async def _until(self, deadline: float, what: str, body: bytes) -> Reply:
         """Ask whoever is thought to lead; go where one is sent, or around."""
-        pause = PAUSE_MIN_S
-        trouble: Exception | None = None
+        trying = Trying(self._name, deadline, self._rng)
         while True:
-            remaining = deadline - self._loop.time()
-            if remaining <= 0:
-                raise NoLeader(
-                    f"{self._name}: no replica answered in time ({trouble}); whether it was done "
-                    "is unknown"
-                )
+            self._require_open()
+            trying.remaining()
             here = self._leader
             try:
-                raw = await self._call(here, what, body, min(remaining, ATTEMPT_S))
+                raw = await self._call(here, what, body, trying.attempt_s())
                 reply: Reply = _decode_reply(raw)
+            except UsageError:
+                raise
+            except (WormError, msgspec.MsgspecError) as e:
+                trying.failed(f"{here[0]}:{here[1]}", e)
+                self._turn(here, None)
+            else:
+                if reply.largest:
+                    self._submitter.largest, self._submitter.is_sure = reply.largest, True
                 if reply.body is not None:
                     return reply
+                if reply.too_large:
+                    raise PacketTooLarge(reply.largest)
+                trying.failed(f"{here[0]}:{here[1]}", "it does not lead")
                 self._turn(here, reply.leader)
-            except (WormError, msgspec.MsgspecError) as e:
-                trouble = e
-                self._turn(here, None)
-            await asyncio.sleep(min(pause * self._rng.uniform(0.5, 1), remaining))
-            pause = min(pause * 2, PAUSE_MAX_S)
+            await trying.pause()
 
     async def _call(
         self, address: tuple[str, int], what: str, body: bytes, timeout: float

@@ -26,7 +26,7 @@ from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Sessi
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.durability import Durability, NeverTrim
 from wormspace.smr.engine import Applied, Engine
-from wormspace.smr.errors import Behind, Diverged, NoLeader, Stopped
+from wormspace.smr.errors import Behind, Diverged, Stopped
 from wormspace.smr.events import Bells, Events
 from wormspace.smr.leadership import Sticky
 from wormspace.smr.learner import Learner
@@ -42,7 +42,8 @@ from wormspace.smr.records import (
 )
 from wormspace.smr.seat import Leadership, NotLeading, Seat, Tuning
 from wormspace.smr.snapshots import Audit
-from wormspace.smr.submit import Asker, Submitter
+from wormspace.smr.submit import Asker, PacketTooLarge, Submitter
+from wormspace.smr.trying import Trying
 from wormspace.smr.upgrading import Versions
 from wormspace.smr.views import Status, View
 from wormspace.space import Address, Client
@@ -51,9 +52,6 @@ log = logging.getLogger("wormspace.smr")
 
 M = TypeVar("M", bound=StateMachine)
 
-PAUSE_MIN_S = 0.005
-PAUSE_MAX_S = 0.1
-ATTEMPT_S = 1.0
 AUDITS_KEPT = 64
 
 
@@ -184,6 +182,7 @@ class Core(Generic[M]):
         self.seat = Seat(
             f"smr/{self.name}", space, member, self.learner, self._clock, self.rng, self._tuning
         )
+        self._submitter.largest, self._submitter.is_sure = self.seat.largest_packet, True
         self.proposer = self._leadership.take_seat(self.seat)
         await self.learner.require_strategy()
         store = self._durability.store
@@ -375,35 +374,39 @@ class Core(Generic[M]):
 
     async def _until(self, deadline: float, here: Any, there: Any) -> Reply:
         """Do it here if this replica leads, else at the leader; again until it is done."""
-        pause = PAUSE_MIN_S
+        trying = Trying(self.name, deadline, self.rng)
         while True:
             self.require_sound()
-            remaining = deadline - self.loop.time()
-            if remaining <= 0:
-                raise NoLeader(f"{self.name}: no leader answered in time; the outcome is unknown")
+            remaining = trying.remaining()
             leader = self.proposer.leader
             try:
                 if self.proposer.leads:
                     async with asyncio.timeout(remaining):
                         reply: Reply = await here()
                     return reply
-                if leader is not None and leader.id != self.seat.member.id:
-                    answer: Reply = _decode_reply(await self._forward(leader, there, remaining))
+                if leader is None:
+                    trying.failed("", "nobody is known to lead")
+                elif leader.id == self.seat.member.id:
+                    trying.failed(leader, "this replica does not lead yet")
+                else:
+                    answer: Reply = _decode_reply(await self._forward(leader, there, trying))
                     if answer.body is not None:
                         return answer
-            except Trimmed:
+                    if answer.too_large:
+                        raise PacketTooLarge(answer.largest)
+                    trying.failed(leader, "it does not lead")
+            except (Trimmed, UsageError):
                 raise
             except (WormError, TimeoutError, msgspec.MsgspecError) as e:
-                log.debug("%s: trying again: %s", self.name, e)
-            await asyncio.sleep(min(pause * self.rng.uniform(0.5, 1), remaining))
-            pause = min(pause * 2, PAUSE_MAX_S)
+                trying.failed(leader or self.seat.member, e)
+            await trying.pause()
 
-    async def _forward(self, leader: Member, there: Any, remaining: float) -> bytes:
+    async def _forward(self, leader: Member, there: Any, trying: Trying) -> bytes:
         """Ask the leader, for as long as it is the leader."""
-        async with asyncio.timeout(remaining) as timeout:
+        async with asyncio.timeout(trying.remaining()) as timeout:
             self._forwarded[timeout] = None
             try:
-                raw: bytes = await there(leader, min(remaining, ATTEMPT_S))
+                raw: bytes = await there(leader, trying.attempt_s())
                 return raw
             finally:
                 del self._forwarded[timeout]
@@ -418,7 +421,11 @@ class Core(Generic[M]):
 
         Raises:
             NotLeading.
+            PacketTooLarge: nothing was done.
         """
+        largest = self.seat.largest_packet
+        if len(packet.commands) > largest:
+            raise PacketTooLarge(largest)
         known = self.learner.engine.sessions.find(packet)
         if known is None:
             key = (packet.client, packet.number)
@@ -429,7 +436,7 @@ class Core(Generic[M]):
                 future = waiting[key] = self.loop.create_future()
                 future.add_done_callback(_look_at)
             known = await asyncio.shield(future)
-        return Reply(known, self.learner.position)
+        return Reply(known, self.learner.position, largest=largest)
 
     async def answer(self, queries: bytes, seen: Address) -> Reply:
         """Answer queries from the local state, once it is known to be the latest.

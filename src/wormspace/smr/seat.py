@@ -25,6 +25,15 @@ from wormspace.space import Address, Space
 
 SEED_BITS = 63
 
+ROOM_BYTES = 1024
+"""So much of a register is left for what travels beside the packets: times, marks, leases."""
+
+LAPSES_TOLD = 8
+"""Leases that one batch says have lapsed."""
+
+MEMBERS_NAMED = 16
+"""Other replicas that a segment's metadata names, at most."""
+
 SLOWER = 1 / 16
 """So much slower than real time commands' time goes while a clock that was ahead is made up for."""
 
@@ -105,7 +114,7 @@ class Seat:
 
     def charter(self, owners: list[Member] | None = None) -> bytes:
         """What to allocate a segment with, in this replica's name."""
-        others = [one.member for one in self.members.values()]
+        others = [one.member for one in self.members.values()][:MEMBERS_NAMED]
         declared = self.learner.engine.machine.declaration
         return encode_charter(
             Charter(
@@ -131,7 +140,7 @@ class Seat:
         if audit:
             self._audit_at = now
         audited, self.audited = self.audited, None
-        lapsed, self.lapsed = self.lapsed, []
+        lapsed, self.lapsed = self.lapsed[:LAPSES_TOLD], self.lapsed[LAPSES_TOLD:]
         return encode(
             Batch(
                 self.now_ns(),
@@ -156,6 +165,15 @@ class Seat:
         self._told_ns, self._told_at = max(going_on, int(self.clock() * 1e9)), at
         return self._told_ns
 
+    @property
+    def largest_packet(self) -> int:
+        """The size of the largest packet that goes into a register, with what is beside it."""
+        return self._largest_value - ROOM_BYTES
+
+    @property
+    def _largest_value(self) -> int:
+        return self.space.client.registers.max_value
+
     async def watch_leases(self) -> None:
         """Note which leases have run for their length; see `leases`."""
         while True:
@@ -169,10 +187,11 @@ class Seat:
 
     def take(self, queue: list[Packet]) -> list[Packet]:
         """Remove as many packets from the head of `queue` as go into one register."""
+        most = min(self.tuning.batch_bytes, self.largest_packet)
         size = count = 0
         for packet in queue:
             size += len(packet.commands) + 32
-            if count and size > self.tuning.batch_bytes:
+            if count and size > most:
                 break
             count += 1
         taken = queue[:count]

@@ -47,6 +47,7 @@ from wormspace.smr.records import (
 from wormspace.smr.seat import NotLeading, Peer
 from wormspace.smr.snapshots import restore
 from wormspace.smr.stores import SnapshotStore
+from wormspace.smr.submit import PacketTooLarge
 from wormspace.space import Address
 
 if TYPE_CHECKING:
@@ -99,6 +100,9 @@ class _Desk:
             return encode(await self._core.propose(packet))
         except NotLeading:
             return self._elsewhere()
+        except PacketTooLarge as e:
+            position = self._core.learner.position
+            return encode(Reply(None, position, largest=e.largest, too_large=True))
 
     async def ask(self, body: bytes) -> bytes:
         core = self._core

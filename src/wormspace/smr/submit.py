@@ -31,21 +31,28 @@ from wormspace.smr.records import (
     decode_plain_outcome,
 )
 
-UNDER_WAY = 2
-"""Packets of one client at once: one is made while another is decided; meanwhile calls gather."""
-
-PACKET_CALLS = 1024
-PACKET_BYTES = 256 * 1024
-"""A packet is no larger: while one is being decided, the next is made."""
-
 MAX_COMMAND_BYTES = 1_000_000
-"""A command is no larger: it must go into one register."""
+"""So large may a command be where servers have the limits that ship; replicas say what holds."""
+
+
+class PacketTooLarge(ValueTooLarge):
+    """A packet does not fit into a register, and was not applied; `largest` is what does."""
+
+    def __init__(self, largest: int) -> None:
+        super().__init__(
+            f"the call is larger than the {largest} bytes that go into a register: split it, or "
+            "raise max_value on all servers"
+        )
+        self.largest = largest
 
 
 class Calls:
-    """Calls that wait to be sent, or for their results: a column for each of their parts."""
+    """Calls that wait to be sent, or for their results: a column for each of their parts.
 
-    __slots__ = ("arguments", "futures", "methods", "sessions")
+    `since`: the loop's time at which each was made.
+    """
+
+    __slots__ = ("arguments", "futures", "methods", "sessions", "since")
 
     def __init__(
         self,
@@ -53,15 +60,21 @@ class Calls:
         arguments: list[tuple[Any, ...]],
         sessions: list[Session],
         futures: list[asyncio.Future[Any]],
+        since: list[float],
     ) -> None:
         self.methods = methods
+        self.since = since
         self.arguments = arguments
         self.sessions = sessions
         self.futures = futures
 
     def __getitem__(self, part: slice) -> Calls:
         return Calls(
-            self.methods[part], self.arguments[part], self.sessions[part], self.futures[part]
+            self.methods[part],
+            self.arguments[part],
+            self.sessions[part],
+            self.futures[part],
+            self.since[part],
         )
 
     def __len__(self) -> int:
@@ -78,14 +91,20 @@ class Gatherer:
     """Gathers the calls of one turn, and hands on what came of them.
 
     Args:
-        timeout_s: how long a call may take in all.
+        timeout_s: how long a call may take in all, from when it was made.
+
+    Attributes:
+        largest: the size of the largest packet; `is_sure`: this is known to be so.
     """
 
     def __init__(self, declaration: Declaration, timeout_s: float) -> None:
         self.declaration = declaration
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
-        self._calls = Calls([], [], [], [])
+        self.largest = MAX_COMMAND_BYTES
+        self.is_sure = False
+        self._calls = Calls([], [], [], [], [])
+        self._now: float | None = None
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._scheduled = False
 
@@ -99,8 +118,12 @@ class Gatherer:
         calls.arguments.append(arguments)
         calls.sessions.append(session)
         calls.futures.append(future)
-        if len(self._tasks) < UNDER_WAY:
-            if len(calls.futures) >= PACKET_CALLS:
+        if self._now is None:
+            self._now = self._loop.time()
+            self._loop.call_soon(self._on_turn)
+        calls.since.append(self._now)
+        if len(self._tasks) < KNOBS.smr_packets_under_way:
+            if len(calls.futures) >= KNOBS.smr_packet_calls:
                 self._send_all()
             elif not self._scheduled:
                 self._scheduled = True
@@ -111,16 +134,20 @@ class Gatherer:
         """Give up what is under way."""
         for task in list(self._tasks):
             task.cancel()
-        calls, self._calls = self._calls, Calls([], [], [], [])
+        calls, self._calls = self._calls, Calls([], [], [], [], [])
         calls.fail(SessionExpired("closed before the call was sent"))
+
+    def _on_turn(self) -> None:
+        self._now = None
 
     def _flush(self) -> None:
         self._scheduled = False
         self._send_all()
 
     def _send_all(self) -> None:
-        while self._calls and len(self._tasks) < UNDER_WAY:
-            calls, self._calls = self._calls[:PACKET_CALLS], self._calls[PACKET_CALLS:]
+        most = KNOBS.smr_packet_calls
+        while self._calls and len(self._tasks) < KNOBS.smr_packets_under_way:
+            calls, self._calls = self._calls[:most], self._calls[most:]
             self._send(calls)
 
     def _send(self, calls: Calls) -> None:
@@ -130,10 +157,12 @@ class Gatherer:
         except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as e:
             self._split(calls, e)
             return
-        if len(raw) > (PACKET_BYTES if len(calls) > 1 else MAX_COMMAND_BYTES):
-            self._split(calls, ValueTooLarge(f"a command of {len(raw)} bytes"))
+        most = min(KNOBS.smr_packet_bytes, self.largest) if len(calls) > 1 else self.largest
+        if len(raw) > most:
+            self._split(calls, PacketTooLarge(self.largest))
             return
-        calls.arguments.clear()  # they are in the packet
+        if self.is_sure:
+            calls.arguments.clear()  # they are in the packet
         task = self._loop.create_task(self._travel(calls, raw))
         self._tasks[task] = None
         task.add_done_callback(self._on_done)
@@ -148,14 +177,21 @@ class Gatherer:
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
-        if self._calls and not self._scheduled and len(self._tasks) < UNDER_WAY:
+        room = len(self._tasks) < KNOBS.smr_packets_under_way
+        if self._calls and not self._scheduled and room:
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
     async def _travel(self, calls: Calls, raw: bytes) -> None:
         """Bring the calls to where they are answered, and the answers back."""
         try:
-            reply = await self._carry(calls, raw, self._loop.time() + self._timeout_s)
+            reply = await self._carry(calls, raw, calls.since[0] + self._timeout_s)
+        except PacketTooLarge as e:
+            self.largest, self.is_sure = e.largest, True
+            if calls.arguments:
+                self._split(calls, e)
+            else:
+                calls.fail(e)
         except Exception as e:  # noqa: BLE001 - whatever it is, nobody waits for ever
             calls.fail(e)
         except asyncio.CancelledError:
