@@ -69,7 +69,7 @@ class TrimWhenApplied(msgspec.Struct, frozen=True):
             raise UsageError("trimming waits for at least one replica")
         while True:
             await asyncio.sleep(self.every_s)
-            applied = [one.applied for one in seat.members.values()]
+            applied = [one.applied for one in seat.company.heard()]
             await trim_behind(seat, proposer, self.replicas, [seat.learner.position, *applied])
 
 
@@ -109,7 +109,7 @@ class TrimBehindSnapshots(msgspec.Struct, frozen=True):
                     taken_at = position
                 except (WormError, OSError) as e:
                     log.warning("%s: no snapshot was kept: %s", seat.member, e)
-            kept = [seat.kept, *(one.kept for one in seat.members.values())]
+            kept = [seat.kept, *(one.kept for one in seat.company.heard())]
             await trim_behind(seat, proposer, copies, kept)
 
     def _distance(self, seat: Seat, since: Address) -> int:

@@ -14,9 +14,8 @@ import logging
 import msgspec
 
 from wormspace.errors import Closed, UsageError, ValueTooLarge, WormError
-from wormspace.rpc import Failure, NoAnswer
-from wormspace.smr.records import Member, Packet, Pong, decoder, encode
-from wormspace.smr.seat import NotLeading, Peer, Proposer, Seat
+from wormspace.smr.records import Member, Packet, Pong, decoder
+from wormspace.smr.seat import NotLeading, Proposer, Seat
 from wormspace.smr.writing import Reign
 from wormspace.space import Address
 
@@ -173,13 +172,8 @@ class StickyProposer:
     async def _ping(self, leader: Member, timeout: float) -> float | None:
         """How long ago the leader was confirmed; None if it does not lead or does not answer."""
         seat = self._seat
-        ping = seat.ping()
-        try:
-            pong = _decode_pong(await seat.call(leader, "ping", encode(ping), timeout))
-        except (NoAnswer, Failure, msgspec.MsgspecError):
+        pong = await seat.greet(leader, timeout)
+        if pong is None:
             return None
-        for member in pong.members:
-            if member.id != seat.member.id and member.name not in seat.members:
-                seat.members[member.name] = Peer(member)
         age: float | None = pong.age_s
         return age

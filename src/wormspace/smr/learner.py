@@ -224,8 +224,15 @@ class Learner:
         """Wait until everything before `address` was applied."""
         if self.engine.position < address:
             future: asyncio.Future[None] = self._loop.create_future()
-            heapq.heappush(self._waiting, (address, next(self._count), future))
-            await future
+            waiting = (address, next(self._count), future)
+            heapq.heappush(self._waiting, waiting)
+            try:
+                await future
+            except asyncio.CancelledError:
+                if waiting in self._waiting:
+                    self._waiting.remove(waiting)
+                    heapq.heapify(self._waiting)
+                raise
 
     def _wake(self) -> None:
         position = self.engine.position

@@ -45,6 +45,9 @@ log = logging.getLogger("wormspace.smr")
 
 M = TypeVar("M", bound=StateMachine)
 
+LEARNED = 16
+"""Addresses of replicas that are remembered besides those that were given."""
+
 _decode_reply = decoder(Reply)
 _decode_watched = decoder(Watched)
 
@@ -95,6 +98,7 @@ class Line:
         self._service = f"smr/{name}"
         self._name = name
         self._addresses = list(addresses)
+        self._given = len(self._addresses)
         self._leader = self._addresses[0]
         self._timeout_s = timeout_s
         self._rng = rng
@@ -102,6 +106,7 @@ class Line:
         self._callers: dict[tuple[str, int], Caller] = {}
         self._closed = False
         self._beginning: dict[asyncio.Task[None], None] = {}
+        self._closing: dict[asyncio.Task[None], None] = {}
         self._submitter = Submitter(declaration, timeout_s, rng, self._carry)
         self._asker = Asker(declaration, timeout_s, self._carry_question)
         self._near = {
@@ -203,9 +208,19 @@ class Line:
             self._leader = (leader.host, leader.port)
             if self._leader not in known:
                 known.append(self._leader)
+            if len(known) > self._given + LEARNED:
+                self._hang_up_on(known.pop(self._given))
         else:
             at = known.index(tried) if tried in known else -1
             self._leader = known[(at + 1) % len(known)]
+
+    def _hang_up_on(self, address: tuple[str, int]) -> None:
+        """A replica that was learned of long ago; it may be gone."""
+        caller = self._callers.pop(address, None)
+        if caller is not None:
+            closing = self._loop.create_task(caller.close())
+            self._closing[closing] = None
+            closing.add_done_callback(lambda task: self._closing.pop(task, None))
 
     # ------------------------------------------------------------ events
 

@@ -20,10 +20,9 @@ import logging
 
 import msgspec
 
-from wormspace.errors import Closed, RaceLost, Trimmed, Unavailable, UsageError, WormError
-from wormspace.rpc import Failure, NoAnswer
+from wormspace.errors import Closed, RaceLost, Trimmed, Unavailable, UsageError
 from wormspace.smr.leaderless import RETRY_S, Equal
-from wormspace.smr.records import NOOP, REST, Member, Packet, encode
+from wormspace.smr.records import NOOP, REST, Member, Packet
 from wormspace.smr.seat import Proposer, Seat
 from wormspace.space import Address, Segment
 
@@ -282,13 +281,11 @@ class RotatingProposer(Equal):
             charter = seat.learner.charter(seat.learner.highest)
             owners = [] if charter is None else charter.owners
             others = [owner for owner in owners if owner.id != seat.member.id]
+            ids = {owner.id for owner in others}
+            self._alive = {who: at for who, at in self._alive.items() if who in ids}
             await asyncio.gather(*(self._ping(owner, period) for owner in others))
             await asyncio.sleep(period)
 
     async def _ping(self, owner: Member, timeout: float) -> None:
-        ping = encode(self._seat.ping())
-        try:
-            await self._seat.call(owner, "ping", ping, timeout)
-        except (NoAnswer, Failure, WormError):
-            return
-        self._alive[owner.id] = self._seat.loop.time()
+        if await self._seat.greet(owner, timeout) is not None:
+            self._alive[owner.id] = self._seat.loop.time()

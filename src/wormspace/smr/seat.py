@@ -16,12 +16,26 @@ import msgspec
 
 from wormspace.errors import WormError
 from wormspace.rpc import Caller
+from wormspace.smr.company import Company
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.fetching import Announced, Fetches
 from wormspace.smr.learner import Learner
 from wormspace.smr.leases import IDLE_LOOK_S, LOOK_S, Stopwatches
-from wormspace.smr.records import Batch, Charter, Mark, Member, Packet, Ping, encode, encode_charter
+from wormspace.smr.records import (
+    Batch,
+    Charter,
+    Mark,
+    Member,
+    Packet,
+    Ping,
+    Pong,
+    decoder,
+    encode,
+    encode_charter,
+)
 from wormspace.space import Address, Space
+
+_decode_pong = decoder(Pong)
 
 SEED_BITS = 63
 
@@ -30,6 +44,9 @@ ROOM_BYTES = 1024
 
 LAPSES_TOLD = 8
 """Leases that one batch says have lapsed."""
+
+GREET_S = 1.0
+"""How often replicas that have no leader greet each other."""
 
 MEMBERS_NAMED = 16
 """Other replicas that a segment's metadata names, at most."""
@@ -40,14 +57,6 @@ SLOWER = 1 / 16
 
 class NotLeading(WormError):
     """This replica cannot propose, or cannot vouch for its state, now; another one may."""
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """Another replica: who it is, what it has applied, how far a snapshot goes that it keeps."""
-
-    member: Member
-    applied: Address = Address(0, 0)
-    kept: Address = Address(0, 0)
 
 
 class Tuning(msgspec.Struct, frozen=True):
@@ -74,7 +83,7 @@ class Seat:
 
     Attributes:
         member: who this replica is.
-        members: the other replicas that were heard of, by name.
+        company: the other replicas that were heard of.
         kept: how far a snapshot goes that this replica keeps.
         fetches: the snapshots that others fetch from it; `announced`: what others have told.
         waiting: who waits for the outcome of which packet.
@@ -99,7 +108,7 @@ class Seat:
         self.rng = rng
         self.tuning = tuning
         self.loop = asyncio.get_running_loop()
-        self.members: dict[str, Peer] = {}
+        self.company = Company(member, self.loop.time)
         self.kept = Address(0, 0)
         self.fetches = Fetches()
         self.announced = Announced()
@@ -114,7 +123,7 @@ class Seat:
 
     def charter(self, owners: list[Member] | None = None) -> bytes:
         """What to allocate a segment with, in this replica's name."""
-        others = [one.member for one in self.members.values()][:MEMBERS_NAMED]
+        others = self.company.members()[:MEMBERS_NAMED]
         declared = self.learner.engine.machine.declaration
         return encode_charter(
             Charter(
@@ -209,6 +218,34 @@ class Seat:
         for future in waiting.values():
             if not future.done():
                 future.set_exception(error)
+
+    async def greet(self, member: Member, timeout: float) -> Pong | None:
+        """Ask another replica for a sign of life, and give one; None if it gives none."""
+        try:
+            raw = await self.call(member, "ping", encode(self.ping()), timeout)
+            pong: Pong = _decode_pong(raw)
+        except (WormError, msgspec.MsgspecError):
+            return None
+        self.company.hear(member, pong.applied)
+        self.company.introduce(pong.members)
+        return pong
+
+    async def keep_company(self, greet_all: bool) -> None:
+        """Hang up on those who are gone; where nobody leads, greet those who are there."""
+        seen = -1
+        while True:
+            await asyncio.sleep(GREET_S)
+            charter = self.learner.charter(self.learner.highest)
+            named = [] if charter is None else [charter.leader, *charter.owners]
+            if self.learner.highest != seen:
+                seen = self.learner.highest
+                self.company.introduce(named)
+            if greet_all:
+                others = self.company.members()
+                await asyncio.gather(*(self.greet(one, GREET_S) for one in others))
+            there = {(one.host, one.port) for one in [*named, *self.company.members()]}
+            for address in [one for one in self._callers if one not in there]:
+                await self._callers.pop(address).close()
 
     async def call(self, member: Member, what: str, body: bytes, timeout: float) -> bytes:
         """Ask another replica.

@@ -44,7 +44,7 @@ from wormspace.smr.records import (
     decoder,
     encode,
 )
-from wormspace.smr.seat import NotLeading, Peer
+from wormspace.smr.seat import NotLeading
 from wormspace.smr.snapshots import restore
 from wormspace.smr.stores import SnapshotStore
 from wormspace.smr.submit import PacketTooLarge
@@ -125,8 +125,8 @@ class _Desk:
         ping = self._decode(_decode_ping, body)
         seat = core.seat
         core.seat.announced.note(ping, core.loop.time())
-        seat.members[ping.member.name] = Peer(ping.member, ping.applied, ping.kept)
-        others = [one.member for one in seat.members.values()]
+        seat.company.hear(ping.member, ping.applied, ping.kept)
+        others = [one.member for one in seat.company.heard()]
         return encode(Pong(core.proposer.age(), core.learner.position, others))
 
     async def fetch(self, body: bytes) -> bytes:
@@ -232,7 +232,7 @@ async def catch_up(core: Core[Any], store: SnapshotStore | None) -> None:
 async def _known(core: Core[Any]) -> list[Member]:
     """The replicas that the newest segment names, and those that were heard of."""
     space = core.worm.space(core.name)
-    found = {one.member.id: one.member for one in core.seat.members.values()}
+    found = {member.id: member for member in core.seat.company.members()}
     tail = await space.tail()
     if tail:
         try:

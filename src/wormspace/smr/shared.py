@@ -11,6 +11,7 @@ every asker's error, and a cancelled finder leaves nobody with an answer.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -29,6 +30,8 @@ class Shared(Generic[T]):
     def __init__(self, find: Callable[[], Awaitable[T]]) -> None:
         self._find = find
         self._loop = asyncio.get_running_loop()
+        # Finding is for all who ask: it runs in nobody's own context.
+        self._context = contextvars.copy_context()
         self._asking: list[asyncio.Future[T]] = []
         self._finding: asyncio.Task[None] | None = None
         self._ended = False
@@ -49,7 +52,7 @@ class Shared(Generic[T]):
         return await future
 
     def _begin(self) -> None:
-        self._finding = self._loop.create_task(self._answer_all())
+        self._finding = self._loop.create_task(self._answer_all(), context=self._context)
         self._finding.add_done_callback(self._on_done)
 
     def end(self) -> None:

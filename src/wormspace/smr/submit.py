@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextvars
 import inspect
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -101,6 +102,8 @@ class Gatherer:
         self.declaration = declaration
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
+        # A packet is for all whose calls are in it: it travels in nobody's own context.
+        self._context = contextvars.copy_context()
         self.largest = MAX_COMMAND_BYTES
         self.is_sure = False
         self._calls = Calls([], [], [], [], [])
@@ -120,14 +123,14 @@ class Gatherer:
         calls.futures.append(future)
         if self._now is None:
             self._now = self._loop.time()
-            self._loop.call_soon(self._on_turn)
+            self._loop.call_soon(self._on_turn, context=self._context)
         calls.since.append(self._now)
         if len(self._tasks) < KNOBS.smr_packets_under_way:
             if len(calls.futures) >= KNOBS.smr_packet_calls:
                 self._send_all()
             elif not self._scheduled:
                 self._scheduled = True
-                self._loop.call_soon(self._flush)
+                self._loop.call_soon(self._flush, context=self._context)
         return future
 
     async def close(self) -> None:
@@ -163,7 +166,7 @@ class Gatherer:
             return
         if self.is_sure:
             calls.arguments.clear()  # they are in the packet
-        task = self._loop.create_task(self._travel(calls, raw))
+        task = self._loop.create_task(self._travel(calls, raw), context=self._context)
         self._tasks[task] = None
         task.add_done_callback(self._on_done)
 
@@ -180,7 +183,7 @@ class Gatherer:
         room = len(self._tasks) < KNOBS.smr_packets_under_way
         if self._calls and not self._scheduled and room:
             self._scheduled = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush, context=self._context)
 
     async def _travel(self, calls: Calls, raw: bytes) -> None:
         """Bring the calls to where they are answered, and the answers back."""
