@@ -40,11 +40,16 @@ class PacketTooLarge(ValueTooLarge):
     """A packet does not fit into a register, and was not applied; `largest` is what does."""
 
     def __init__(self, largest: int) -> None:
-        super().__init__(
-            f"the call is larger than the {largest} bytes that go into a register: split it, or "
-            "raise max_value on all servers"
-        )
+        super().__init__(too_large(largest))
         self.largest = largest
+
+
+def too_large(largest: int) -> str:
+    """What the caller of a call that does not fit is told."""
+    return (
+        f"the call is larger than the {largest} bytes that go into a register: split it, or raise "
+        "max_value on all servers"
+    )
 
 
 class Calls:
@@ -162,7 +167,7 @@ class Gatherer:
             return
         most = min(KNOBS.smr_packet_bytes, self.largest) if len(calls) > 1 else self.largest
         if len(raw) > most:
-            self._split(calls, PacketTooLarge(self.largest))
+            self._split(calls, ValueTooLarge(too_large(self.largest)))
             return
         if self.is_sure:
             calls.arguments.clear()  # they are in the packet
@@ -191,10 +196,11 @@ class Gatherer:
             reply = await self._carry(calls, raw, calls.since[0] + self._timeout_s)
         except PacketTooLarge as e:
             self.largest, self.is_sure = e.largest, True
+            error = ValueTooLarge(str(e))
             if calls.arguments:
-                self._split(calls, e)
+                self._split(calls, error)
             else:
-                calls.fail(e)
+                calls.fail(error)
         except Exception as e:  # noqa: BLE001 - whatever it is, nobody waits for ever
             calls.fail(e)
         except asyncio.CancelledError:
