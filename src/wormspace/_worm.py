@@ -9,6 +9,7 @@ from wormspace.log import Log, SequencerChoice
 from wormspace.register.contract import Registers
 from wormspace.space import Client
 from wormspace.tx import ResourceManager, Site, Transaction
+from wormspace.tx.names import check_name
 
 
 class Worm(Client):
@@ -107,7 +108,7 @@ class Worm(Client):
         It looks after the resource managers that transactions here have used: what a crash left
         prepared in them is resolved in the background.
         """
-        site = self._sites.get(space)
+        site = self._sites.get(check_name(space))
         if site is None:
             site = self._sites[space] = Site(self, space=space)
         return site

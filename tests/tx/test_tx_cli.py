@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +87,46 @@ def test_a_resolver_serves_its_figures_to_prometheus(worm: Command) -> None:
     result = worm(*words, "--metrics", "0")
     assert result.exit_code == 0
     assert "figures on http://127.0.0.1:" in result.stderr
+
+
+def test_a_resolver_names_what_it_leaves_alone(worm: Command, tmp_path: Path) -> None:
+    """A branch of another program's transaction space is neither committed nor rolled back."""
+
+    async def work() -> tuple[str, str]:
+        store = await tx.KeyValueStore.open("a", tx.LmdbStore(tmp_path / "a"))
+        async with wormspace.connect("memory:") as theirs:
+            site = tx.Site(theirs, managers=[store], patience=1000.0)
+            gid = (await site.open()).gid("a", site.new_id())
+            branch = await store.begin(gid)
+            await branch.put(b"k", b"v")
+            await branch.prepare()
+            address = await site.start("127.0.0.1")
+            words = ["tx", "resolve", "--patience", "0", "--manager", f"a=kv://{address}"]
+            result = await asyncio.to_thread(worm, *words)
+            assert result.exit_code == 0, result.output
+            assert await store.prepared() == [gid]
+            await site.close()
+        await store.close()
+        return str(gid), result.stderr
+
+    gid, said = asyncio.run(work())
+    assert f"{gid}: left alone" in said
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("words", [("serve", "a", "--data", "a"), ("resolve", "--watch")])
+def test_what_goes_on_for_ever_ends_at_sigterm(tmp_path: Path, words: tuple[str, ...]) -> None:
+    manager = ("--manager", "b=kv://127.0.0.1:1") if "--watch" in words else ()
+    command = [sys.executable, "-m", "wormspace.cli", "--url", "file:state", "tx", *words, *manager]
+    process = subprocess.Popen(
+        [*command, "--metrics", "0"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for line in process.stderr:
+            if "figures on" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.stderr.close()

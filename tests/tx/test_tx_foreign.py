@@ -45,7 +45,7 @@ async def test_a_sweep_leaves_alone_what_another_program_has_prepared(caplog) ->
                 assert await theirs.sweep(patience=0) == []
                 await asyncio.sleep(0.06)
         assert await shared.prepared() == [gid]
-        assert theirs.left_alone == [gid]
+        assert theirs.left_alone() == [gid]
         assert theirs.gauges()["prepared_left_alone"] == 1
         assert theirs.gauges()["prepared"] == 0
         assert caplog.text.count(str(gid)) == 1, "said once"
@@ -105,7 +105,7 @@ async def test_a_gid_of_the_first_format_is_reported_and_not_guessed() -> None:
         await site.open()
         assert await site.sweep(patience=0) == []
         await asyncio.sleep(0.06)
-        assert site.left_alone == [old]
+        assert site.left_alone() == [old]
         await site.close()
 
 

@@ -20,6 +20,7 @@ from wormspace.errors import Trimmed, WormError
 from wormspace.space.client import Client
 from wormspace.tx import (
     UNDECIDED,
+    Gid,
     KeyValueStore,
     LmdbStore,
     Resolution,
@@ -192,7 +193,7 @@ def show(settings: Settings, id: str, space: str) -> None:  # noqa: A002 - the a
     metavar="SECONDS",
     help="Also trim the votes of initiators that have not voted for so long.",
 )
-@click.option("--watch", is_flag=True, help="Go on until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Go on until Ctrl-C or SIGTERM.")
 @metrics_option
 @space_option
 @common
@@ -215,6 +216,7 @@ def resolve(
         opened = [open_manager(name, url) for name, url in managers]
         site = Site(worm, space=space, managers=opened, patience=max(patience, 0.1))
         problems = 0
+        told: set[Gid] = set()
         try:
             async with _figures(site, metrics):
                 await site.sweep(patience=float("inf"))
@@ -223,6 +225,7 @@ def resolve(
                     for resolution in await site.sweep(patience):
                         problems += bool(resolution.problem)
                         _tell(settings, resolution)
+                    told = _tell_of_others(settings, site.left_alone(patience), told)
                     if trim_after is not None:
                         await _retire(settings, worm, site, opened, trim_after)
                     if not watch:
@@ -265,6 +268,18 @@ def _tell(settings: Settings, r: Resolution) -> None:
         )
     else:
         say(f"{r.gid.id} at {r.gid.manager}: {r.problem or outcome}", STYLES[outcome])
+
+
+def _tell_of_others(settings: Settings, others: list[Gid], told: set[Gid]) -> set[Gid]:
+    """Name each branch of other transaction spaces once, as long as it is there."""
+    for gid in others:
+        if gid in told:
+            continue
+        if settings.json:
+            emit({"left_alone": str(gid), "manager": gid.manager})
+        else:
+            note(f"{gid}: left alone, of another transaction space or an older format")
+    return set(others)
 
 
 @tx.command()
@@ -358,7 +373,7 @@ def serve(
     metrics: tuple[str, int] | None,
     space: str,
 ) -> None:
-    """Serve a key-value store that takes part in transactions, until Ctrl-C."""
+    """Serve a key-value store that takes part in transactions, until Ctrl-C or SIGTERM."""
 
     async def work(worm: Client) -> None:
         store = await KeyValueStore.open(name, LmdbStore(data))

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from wormspace.errors import UsageError
 from wormspace.tx.names import check_name
 
+SECONDS_MAX = 10**9
 KEY_MAX = 127
 VALUE_MAX = 8 << 20
 """Half of what one message between two sites may have."""
 
 
 def check_seconds(what: str, value: float, *, zero: bool = False) -> float:
-    """`value`, if it is a finite number of seconds above 0 (`zero`: or 0).
+    """`value`, if it is a number of seconds above 0 (`zero`: or 0), of a lifetime at most.
 
     Raises:
         UsageError.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not (value > 0 or (zero and value == 0)) or not math.isfinite(value):
+    if not is_number or not (0 < value <= SECONDS_MAX or (zero and value == 0)):
         least = "0 or more" if zero else "above 0"
-        raise UsageError(f"{what} is a number of seconds, {least}, not {value!r}")
+        raise UsageError(
+            f"{what} is a number of seconds, {least} and at most {SECONDS_MAX}, not {value!r}"
+        )
     return value
 
 
@@ -43,7 +45,7 @@ def check_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
     Raises:
         UsageError: there are none, or they are one text, not several names.
     """
-    if isinstance(names, str | bytes) or not isinstance(names, Iterable):
+    if isinstance(names, str | bytes | Mapping) or not isinstance(names, Iterable):
         raise UsageError(f"{what} are several names, not {names!r}")
     checked = tuple(check_name(name) for name in names)
     if not checked or len(set(checked)) != len(checked):

@@ -13,6 +13,8 @@ def open_manager(name: str, url: str) -> ResourceManager:
     Raises:
         UsageError: the URL makes no sense, or the driver's package is not installed.
     """
+    if not isinstance(url, str):
+        raise UsageError(f"a resource manager's URL is text, not {type(url).__name__}")
     scheme = url.partition(":")[0]
     try:
         if scheme in ("postgresql", "postgres"):
@@ -28,4 +30,6 @@ def open_manager(name: str, url: str) -> ResourceManager:
         raise UsageError(f"{e}; install wormspace[{extra}]") from e
     if scheme == "kv":
         return RemoteStore(name, url.removeprefix("kv://"))
-    raise UsageError(f"{url!r}: a resource manager is postgresql://, mysql:// or kv://HOST:PORT")
+    raise UsageError(
+        f"{scheme[:20]!r}: a resource manager is postgresql://, mysql:// or kv://HOST:PORT"
+    )

@@ -150,13 +150,20 @@ class Site:
 
         Args:
             address: what others call it, if that differs from where it listens.
+
+        Raises:
+            UsageError: that is no host and port.
+            WormError: nobody can listen there.
         """
         if not isinstance(host, str) or type(port) is not int or not 0 <= port < 65536:
             raise UsageError(f"a site listens on a host and a port, not {host!r}:{port!r}")
         if address:
             check_address(address)
         self._service = Service({SERVICE: Handlers(self).on_request})
-        chosen = await self._service.start(host, port)
+        try:
+            chosen = await self._service.start(host, port)
+        except (OSError, ValueError, OverflowError) as e:  # of a name, too
+            raise WormError(f"cannot listen on {host!r}:{port}: {e}; choose another") from e
         self.address = address or f"{host}:{chosen}"
         return self.address
 
@@ -340,14 +347,13 @@ class Site:
             check_seconds("patience", patience, zero=True)
         return await self.sweeper.sweep(self.patience if patience is None else patience)
 
-    @property
-    def left_alone(self) -> list[Gid]:
+    def left_alone(self, patience: float | None = None) -> list[Gid]:
         """Branches here that have been prepared for longer than the patience by others.
 
         By programs of another transaction space, or in an older format: this site cannot read
         their votes, and so knows nothing of them.
         """
-        return self.sweeper.left_alone(self.patience)
+        return self.sweeper.left_alone(self.patience if patience is None else patience)
 
     def gauges(self) -> dict[str, float]:
         """Figures that rise and fall; see `metrics`."""

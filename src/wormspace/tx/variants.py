@@ -79,7 +79,7 @@ def find(name: str) -> Variant:
     Raises:
         UsageError: there is none.
     """
-    variant = VARIANTS.get(name)
+    variant = VARIANTS.get(name) if isinstance(name, str) else None
     if variant is None:
         raise UsageError(f"a variant is one of {', '.join(VARIANTS)}, not {name!r}")
     return variant

@@ -1,0 +1,233 @@
+"""Whatever is passed to a public call is checked there: a clear error, and all else goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import wormspace
+from wormspace import tx
+from wormspace.errors import UsageError, WormError
+from wormspace.store.memory_engine import MemoryEngine
+from wormspace.tx.mariadb import MariaDb
+from wormspace.tx.names import NAME_MAX
+from wormspace.tx.opening import open_manager
+from wormspace.tx.postgres import Postgres
+from wormspace.tx.trimming import retire
+from wormspace.tx.viewing import look, look_at
+
+ANYTHING = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([2**63, 2**64, -1, 10**30])
+    | st.floats()
+    | st.text(max_size=30)
+    | st.text(st.characters(min_codepoint=0xD800, max_codepoint=0xDFFF), min_size=1, max_size=3)
+    | st.binary(max_size=200)
+    | st.lists(st.integers(), max_size=2)
+    | st.dictionaries(st.text(max_size=2), st.none(), max_size=1)
+    | st.builds(object)
+)
+
+
+def is_name(x: object) -> bool:
+    letters = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
+    return isinstance(x, str) and 0 < len(x) <= NAME_MAX and set(x) <= letters
+
+
+def is_seconds(x: object) -> bool:
+    return type(x) in (int, float) and 0 < x <= 10**9
+
+
+def is_key(x: object) -> bool:
+    return type(x) is bytes and 0 < len(x) <= 127
+
+
+class Doors:
+    """Each public call with one argument replaced, and which values of it are right."""
+
+    def __init__(self, worm, site, store, remote) -> None:
+        self.worm, self.site, self.store, self.remote = worm, site, store, remote
+        self.calls = {
+            "participants": (self.begin, lambda x: False),
+            "participant": (lambda x: self.begin([x]), lambda x: False),
+            "variant": (
+                lambda x: self.begin([store], variant=x),
+                lambda x: isinstance(x, str) and x in tx.VARIANTS,
+            ),
+            "timeout": (lambda x: self.begin([store], timeout=x), is_seconds),
+            "tm": (lambda x: self.begin([store], tm=x), lambda x: isinstance(x, str)),
+            "space": (self.in_space, is_name),
+            "session": (self.session, lambda x: False),
+            "key": (lambda x: self.work("put", x, b"v"), is_key),
+            "value": (lambda x: self.work("put", b"k", x), lambda x: type(x) is bytes),
+            "get": (lambda x: self.work("get", x), is_key),
+            "delete": (lambda x: self.work("delete", x), is_key),
+            "remote key": (lambda x: self.work("put", x, b"v", far=True), is_key),
+            "remote value": (
+                lambda x: self.work("put", b"k", x, far=True),
+                lambda x: type(x) is bytes,
+            ),
+            "settle": (lambda x: site.settle(x, ["a"]), lambda x: False),
+            "settle whom": (lambda x: site.settle(tx.TxId("j", 0), x), lambda x: False),
+            "settle number": (lambda x: site.settle(tx.TxId("j", x), ["a"]), self.is_number),
+            "settle initiator": (lambda x: site.settle(tx.TxId(x, 0), ["a"]), is_name),
+            "settle timeout": (
+                lambda x: site.settle(tx.TxId("j", 0), ["a"], timeout=x),
+                is_seconds,
+            ),
+            "sweep": (site.sweep, lambda x: x is None or is_seconds(x) or self.is_zero(x)),
+            "site": (self.make_site, is_name),
+            "patience": (lambda x: self.make_site("tx", patience=x), is_seconds),
+            "start": (lambda x: self.start(x, 0), lambda x: None if isinstance(x, str) else False),
+            "port": (lambda x: self.start("127.0.0.1", x), lambda x: x == 0 and type(x) is int),
+            "store": (lambda x: tx.KeyValueStore.open(x, MemoryEngine()), is_name),
+            "remote": (lambda x: self.soon(tx.RemoteStore, x, "h:1"), is_name),
+            "address": (lambda x: self.soon(tx.RemoteStore, "a", x), lambda x: False),
+            "postgres": (lambda x: self.soon(Postgres, x, ""), is_name),
+            "conninfo": (lambda x: self.soon(Postgres, "a", x), lambda x: x == ""),
+            "mariadb": (lambda x: self.soon(MariaDb, "a", x), lambda x: False),
+            "pool": (
+                lambda x: self.soon(lambda p: Postgres("a", "", pool=p), x),
+                lambda x: x is None or (type(x) is int and x > 0),
+            ),
+            "open": (lambda x: self.soon(open_manager, "a", x), lambda x: False),
+            "txid": (lambda x: self.soon(tx.TxId.parse, x), lambda x: False),
+            "look": (lambda x: look(worm, x), is_name),
+            "look at": (lambda x: look_at(worm, "tx", x), lambda x: False),
+            "retire": (lambda x: retire(worm, x, site.resolver, {}, before=1.0), is_name),
+            "run": (lambda x: tx.run_transaction(lambda: x, self.nothing), lambda x: False),
+            "run timeout": (self.run_for, is_seconds),
+        }
+
+    def is_number(self, x: object) -> bool:
+        return type(x) is int and 0 <= x < 10**18
+
+    def is_zero(self, x: object) -> bool:
+        return type(x) in (int, float) and x == 0
+
+    async def nothing(self, t) -> None:
+        pass
+
+    async def soon(self, call, *arguments) -> None:
+        call(*arguments)
+
+    async def begin(self, participants, **options) -> None:
+        async with tx.Transaction(self.site, participants, **options):
+            pass
+
+    async def in_space(self, space) -> None:
+        async with self.worm.transaction([self.store], space=space):
+            pass
+
+    async def session(self, x) -> None:
+        async with tx.Transaction(self.site, [self.store]) as t:
+            t[x]
+
+    async def work(self, what: str, *arguments, far: bool = False) -> None:
+        participant = self.remote if far else self.store
+        async with tx.Transaction(self.site, [participant]) as t:
+            await getattr(t[participant], what)(*arguments)
+
+    async def make_site(self, space, **options) -> None:
+        await tx.Site(self.worm, space=space, **options).close()
+
+    async def start(self, host, port) -> None:
+        site = tx.Site(self.worm)
+        try:
+            await site.start(host, port)
+        finally:
+            await site.close()
+
+    async def run_for(self, timeout) -> None:
+        await tx.run_transaction(
+            lambda: tx.Transaction(self.site, [self.store]), self.nothing, timeout=timeout
+        )
+
+    async def serves_on(self) -> None:
+        async with tx.Transaction(self.site, [self.store]) as t:
+            await t[self.store].put(b"still", b"here")
+        assert self.store.value(b"still") == b"here"
+
+
+async def knock(values: list[object], name: str) -> None:
+    async with wormspace.connect("memory:") as worm:
+        store = await tx.KeyValueStore.open("a", MemoryEngine())
+        far = await tx.KeyValueStore.open("far", MemoryEngine())
+        site, there = tx.Site(worm), tx.Site(worm, managers=[far])
+        remote = tx.RemoteStore("far", await there.start("127.0.0.1"))
+        doors = Doors(worm, site, store, remote)
+        call, is_right = doors.calls[name]
+        for value in values:
+            error: Exception | None = None
+            try:
+                await call(value)
+            except WormError as e:
+                error = e
+            # What is right may still fail, but not as the caller's mistake.
+            refused = isinstance(error, UsageError)
+            right = is_right(value)  # None: either
+            assert right is None or refused != right, f"{name} = {value!r}: {error!r}"
+        await doors.serves_on()
+        for each in (site, there):
+            await each.close()
+        await remote.close()
+        for each in (store, far):
+            await each.close()
+
+
+NAMES = list(Doors(*[type("", (), {"settle": 0, "sweep": 0, "resolver": 0})()] * 4).calls)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(
+    max_examples=2,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(values=st.lists(ANYTHING, min_size=12, max_size=30))
+def test_a_wrong_argument_is_an_error_of_the_caller(name: str, values: list[object]) -> None:
+    asyncio.run(knock(values, name))
+
+
+async def test_a_transaction_is_used_once_and_inside_its_block() -> None:
+    async with wormspace.connect("memory:") as worm:
+        store = await tx.KeyValueStore.open("a", MemoryEngine())
+        other = await tx.KeyValueStore.open("a", MemoryEngine())
+        t = worm.transaction([store])
+        with pytest.raises(UsageError, match="async with"):
+            t[store]
+        with pytest.raises(UsageError, match="async with"):
+            await t.commit()
+        async with t:
+            with pytest.raises(UsageError, match="takes no part"):
+                t[other]
+            await t[store].put(b"k", b"v")
+        with pytest.raises(UsageError, match="begun before"):
+            await t.__aenter__()
+        assert (await t.commit()).committed, "said again"
+        with pytest.raises(UsageError, match="called 'a'"):
+            async with worm.transaction([other]):
+                pass
+        worm.site().detach(store)
+        async with worm.transaction([other]) as t:
+            await t[other].put(b"k", b"w")
+        for each in (store, other):
+            await each.close()
+
+
+def test_a_password_is_in_no_message(tmp_path: Path) -> None:
+    for url in ("mysql://u:secret@h:99999/d", "http://u:secret@h/d", "mysql://u:secret@h:x/d"):
+        with pytest.raises(UsageError) as caught:
+            MariaDb("a", url)
+        assert "secret" not in str(caught.value)
+        with pytest.raises(UsageError) as caught:
+            open_manager("a", url)
+        assert "secret" not in str(caught.value)
