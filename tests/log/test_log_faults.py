@@ -11,6 +11,7 @@ import pytest
 from log_worlds import Book, LogWorld, read_all
 
 import wormspace
+from wormspace.knobs import least
 from wormspace.log import LogTrimmed, NotWritten
 from wormspace.sim import FaultPlan, FaultSchedule, Loss, NetworkOptions, World
 from wormspace.sim.world import State
@@ -36,8 +37,10 @@ class Campaign:
         fill_every_s=0.5,
         trim_every_s=None,
         options=None,
+        knobs=None,
     ):
-        self.cluster = LogWorld(seed, network=network, knobs=World.drawn_knobs(seed))
+        knobs = World.drawn_knobs(seed) if knobs is None else knobs
+        self.cluster = LogWorld(seed, network=network, knobs=knobs)
         self.world = self.cluster.world
         self.book = Book()
         self.names = [f"c{i + 1}" for i in range(clients)]
@@ -309,6 +312,13 @@ def test_with_several_sequencers_at_once(seed):
 @pytest.mark.parametrize("seed", range(500, 504))
 def test_with_the_log_trimmed_meanwhile(seed):
     Campaign(seed, trim_every_s=0.5, options={"segment_size": 8}).run()
+
+
+@pytest.mark.parametrize("seed", range(600, 602))
+def test_with_everything_as_small_as_can_be(seed):
+    knobs = {name: value for name, value in least().items() if name.startswith("log_")}
+    options = {"segment_size": 4}
+    Campaign(seed, entries=3, trim_every_s=0.4, options=options, knobs=knobs).run()
 
 
 def test_appends_of_64_clients_at_once_are_linearizable():
