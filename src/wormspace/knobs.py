@@ -119,6 +119,27 @@ class Knobs:
     space_catch_up: int = knob(16, least=1)
     """Segments of which a listener that is behind reads at the same time."""
 
+    register_batch: int = knob(512, least=1)
+    """Registers in one write message, at most."""
+
+    register_batch_bytes: int = knob(1 << 20, least=1)
+    """A write message gets no more registers once it has so many bytes."""
+
+    register_small: int = knob(128, least=1)
+    """Registers that are worth a read message of their own."""
+
+    register_reads_in_flight: int = knob(4, least=1)
+    """Into so many messages single reads are spread, unless these would be small."""
+
+    register_trims_at_once: int = knob(256, least=1)
+    """Segments whose trim is decided at the same time."""
+
+    register_queue_events: int = knob(100_000, least=2)
+    """Events that the consumer of a listener may fall behind; then it reads what it missed."""
+
+    register_queue_bytes: int = knob(64 << 20, least=1)
+    """Bytes of values in these events."""
+
     register_spans: int = knob(512, least=1)
     """Spans of registers in one question for what is not known yet."""
 

@@ -167,6 +167,26 @@ def test_the_harness_notices(fault):
         cancel_everywhere(lock, act, is_free)
 
 
+def test_closing_goes_on_although_somebody_stops_waiting_for_it():
+    @contextlib.asynccontextmanager
+    async def busy():
+        async with scene() as it:
+            for wire in it.worm.wires:
+                wire.drop = lambda message: True
+            it.waiting = asyncio.ensure_future(it.segment.read(0))
+            await asyncio.sleep(0.1)
+            yield it
+
+    async def closed(it):
+        assert isinstance(it.waiting.exception(), wormspace.Closed)
+        assert all(wire._receiver is None for wire in it.worm.wires)
+        await it.worm.close()
+        with pytest.raises(wormspace.Closed):
+            await it.segment.read(0)
+
+    assert cancel_everywhere(busy, lambda it: it.worm.close(), closed) > 0
+
+
 def test_a_listener_is_whole_wherever_a_wait_for_it_was_cancelled():
     @contextlib.asynccontextmanager
     async def hearing():

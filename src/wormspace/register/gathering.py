@@ -1,8 +1,8 @@
 """Single reads of one turn of the event loop travel together.
 
 A read of one register costs a message, and a message some ten times what a register in it costs.
-Several messages, though, are answered by several servers at once: so there are about `IN_FLIGHT` of
-them under way, unless they would be small.
+Several messages, though, are answered by several servers at once: so a few of them are under way
+(`KNOBS.register_reads_in_flight`), unless they would be small.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from wormspace.errors import Unavailable
+from wormspace.knobs import KNOBS
 from wormspace.paxos.messages import Span
 from wormspace.register.contract import ArrayName
 from wormspace.register.token import as_spans
 
-SMALL = 128
-"""Registers that are worth a message of their own."""
-
-IN_FLIGHT = 4
 SAME_TIME_S = 0.001
 """Deadlines that differ by less are one."""
 
@@ -69,7 +66,7 @@ class Gathering:
         turn = self._turns.pop(array)
         count = len(turn.offsets)
         self._under_way += count
-        size = max(SMALL, self._under_way // IN_FLIGHT)
+        size = max(KNOBS.register_small, self._under_way // KNOBS.register_reads_in_flight)
         for lo in range(0, count, size):
             hi = lo + size
             self._spawn(

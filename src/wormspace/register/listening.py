@@ -31,6 +31,7 @@ from typing import Self, TypeAlias
 import msgspec
 
 from wormspace.errors import Refused, Trimmed, WormError
+from wormspace.knobs import KNOBS
 from wormspace.paxos.messages import Done
 from wormspace.paxos.quorum import everyone, is_quorum, out_of_reach
 from wormspace.register.contract import ArrayName, Dropped, Event, Gap, Wrote
@@ -55,9 +56,6 @@ waits for a server that is slow to open its stream before it makes do with a maj
 
 GAP_S = 2.0
 """How long a listener goes on without reading what it may have missed, while a stream is away."""
-
-QUEUE_LIMIT = 100_000
-"""Events a consumer may fall behind; beyond, they are dropped and it gets a `Gap`."""
 
 ReadOne: TypeAlias = Callable[[ArrayName, int], Awaitable[bytes | None]]
 
@@ -363,6 +361,7 @@ class Listening:
 
     def __init__(self, on_close: Callable[[Listening], None] = lambda _: None) -> None:
         self._events: deque[Event] = deque()
+        self._bytes = 0
         self._queued: set[tuple[int, int]] = set()
         self._ready = asyncio.Event()
         self._closed: Exception | None = None
@@ -374,15 +373,21 @@ class Listening:
         self._subscriptions.append(subscription)
 
     def emit(self, event: Event) -> None:
-        """Called by the sources."""
-        if len(self._events) >= QUEUE_LIMIT:
-            self._events = deque([Gap()])
-            self._queued.clear()
-        else:
-            self._events.append(event)
-            if isinstance(event, Wrote):
-                self._queued.add((event.number, event.offset))
+        """Called by the sources.  A consumer that is far behind gets a `Gap` in place of all."""
+        full = len(self._events) >= KNOBS.register_queue_events
+        if full or self._bytes >= KNOBS.register_queue_bytes:
+            self._forget()
+            event = Gap()
+        self._events.append(event)
+        if isinstance(event, Wrote):
+            self._queued.add((event.number, event.offset))
+            self._bytes += len(event.value)
         self._ready.set()
+
+    def _forget(self) -> None:
+        self._events.clear()
+        self._queued.clear()
+        self._bytes = 0
 
     def fail(self, error: Exception) -> None:
         """End the stream with an error."""
@@ -407,12 +412,13 @@ class Listening:
         event = self._events.popleft()
         if isinstance(event, Wrote):
             self._queued.discard((event.number, event.offset))
+            self._bytes -= len(event.value)
         return event
 
     def close(self) -> None:
         """End the subscriptions, and the iteration."""
         if not isinstance(self._closed, StopAsyncIteration):
-            self._events.clear()
+            self._forget()
             self.fail(StopAsyncIteration())
             for subscription in self._subscriptions:
                 subscription.close()

@@ -21,6 +21,7 @@ from wormspace.errors import (
     ValueTooLarge,
     WormError,
 )
+from wormspace.knobs import KNOBS
 from wormspace.paxos import reading, telling, writing
 from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.capturing import ClashingReports
@@ -40,10 +41,6 @@ RETRY_S = 0.5
 RETRY_MAX_S = 4.0
 """How long the servers may stay silent before those that have not answered are sent the same again:
 at first, and at most, since each silence doubles it."""
-
-BATCH_REGISTERS = 512
-BATCH_BYTES = 1 << 20
-"""A write message has at most so many registers, and no more once it has so many bytes."""
 
 
 def gone(array: ArrayName) -> Trimmed:
@@ -334,7 +331,8 @@ class WriteOperation(Base):
     @property
     def is_full(self) -> bool:
         """Whether one more register should go into another message."""
-        return len(self.values) >= BATCH_REGISTERS or self.size >= BATCH_BYTES
+        most, room = KNOBS.register_batch, KNOBS.register_batch_bytes
+        return len(self.values) >= most or self.size >= room
 
     def begin(self) -> None:
         if self.over:

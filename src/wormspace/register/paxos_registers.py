@@ -66,7 +66,6 @@ other registers: from one that nobody can capture any more, all would become so.
 
 HELP_S = 5.0
 CLOSE_S = 1.0
-TRIM_AT_ONCE = 256
 
 TRIM_VALUE = b"trimmed"
 """What every trimmer writes, so that the unsafe write is safe: one value under one ballot."""
@@ -94,6 +93,7 @@ class PaxosRegisters:
         self._listenings: dict[listening.Listening, None] = {}
         self._trimmed_told: set[ArrayName] = set()
         self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         for partition in partitions:
             partition.start()
 
@@ -370,8 +370,9 @@ class PaxosRegisters:
         self, array: ArrayName, stop: int, deadline: float, *, told_from: int | None = None
     ) -> None:
         space, first = array
-        for lo in range(first, stop, TRIM_AT_ONCE):
-            hi = min(stop, lo + TRIM_AT_ONCE)
+        at_once = KNOBS.register_trims_at_once
+        for lo in range(first, stop, at_once):
+            hi = min(stop, lo + at_once)
             # Everybody writes this very value there, so it need not be remembered.
             row = {TRIM: TRIM_VALUE}
             decided = [
@@ -437,8 +438,11 @@ class PaxosRegisters:
     # ------------------------------------------------------------ life
 
     async def close(self) -> None:
-        if self._closed:
-            return
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close())
+        await asyncio.shield(self._closing)  # who stops waiting leaves it half-closed otherwise
+
+    async def _close(self) -> None:
         self._closed = True
         error = Closed("the client was closed")
         for writes in self._memory.writes.values():
