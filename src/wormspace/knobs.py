@@ -186,6 +186,15 @@ class Knobs:
     smr_events_kept: int = knob(10_000, least=4)
     """So far back can a watcher of a replicated object resume, on any replica."""
 
+    smr_audits_kept: int = knob(64, least=2)
+    """Hashes of the state that wait for the proposer's, and the other way round."""
+
+    smr_registers_in_flight: int = knob(64, least=1)
+    """Registers that one replica writes at once where turns rotate."""
+
+    smr_read_ahead: int = knob(32, least=1)
+    """Registers that a replica without a leader reads at once, to see whether the next is empty."""
+
     smr_packets_under_way: int = knob(2, least=1)
     """Packets of one client at once: while one is decided, another is made, and calls gather."""
 

@@ -15,6 +15,7 @@ import logging
 import msgspec
 
 from wormspace.errors import Closed, NotAllocated, RaceLost, Trimmed, Unavailable
+from wormspace.knobs import KNOBS
 from wormspace.smr.records import Member, Packet
 from wormspace.smr.seat import Proposer, Seat
 from wormspace.smr.shared import Shared
@@ -25,7 +26,6 @@ log = logging.getLogger("wormspace.smr")
 RETRY_S = 0.05
 RACE_PAUSE_S = 0.01
 RACE_PAUSE_MAX_S = 0.32
-READ_AHEAD = 32
 TICK_S = 0.1
 
 
@@ -75,7 +75,7 @@ class Equal:
             place = learner.position
             try:
                 segment = await self._seat.space.segment(place.segment)
-                stop = min(segment.size, place.offset + READ_AHEAD)
+                stop = min(segment.size, place.offset + KNOBS.smr_read_ahead)
                 values = await segment.read_range(place.offset, stop)
             except NotAllocated:
                 return place

@@ -339,16 +339,24 @@ async def attach(
     return Remote(line, level)
 
 
-async def addresses_of(worm: Client, name: str) -> list[tuple[str, int]]:
+async def addresses_of(
+    worm: Client, name: str, *, timeout: float | None = None
+) -> list[tuple[str, int]]:
     """Where the replicas of `name` can be called, as its newest segment tells; the leader first.
+
+    Args:
+        timeout: in seconds, for all of it; by default the client's.
 
     Raises:
         NoLeader: nobody has ever replicated an object of that name.
+        Unavailable: too few servers answered in time.
     """
     space = worm.space(name)
-    tail = await space.tail()
+    deadline = worm.deadline(timeout)
+    tail = await space.tail(timeout=timeout)
     if tail == 0:
         raise NoLeader(f"there is no replicated object {name!r}: start a replica of it")
-    charter = decode_charter(await space.check(tail - 1), name)
+    left = max(0.001, deadline - asyncio.get_running_loop().time())
+    charter = decode_charter(await space.check(tail - 1, timeout=left), name)
     members = [charter.leader, *charter.members, *charter.owners]
     return list(dict.fromkeys((member.host, member.port) for member in members))

@@ -22,6 +22,7 @@ import msgspec
 
 from wormspace.errors import Closed, Trimmed, UsageError, WormError
 from wormspace.smr import serving, upgrading
+from wormspace.smr.auditing import Audits
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.durability import Durability, NeverTrim
@@ -33,7 +34,6 @@ from wormspace.smr.learner import Learner
 from wormspace.smr.methods import Method
 from wormspace.smr.records import (
     Batch,
-    Mark,
     Member,
     Packet,
     Reply,
@@ -51,8 +51,6 @@ from wormspace.space import Address, Client
 log = logging.getLogger("wormspace.smr")
 
 M = TypeVar("M", bound=StateMachine)
-
-AUDITS_KEPT = 64
 
 
 class Replica(View[M], Generic[M]):
@@ -152,8 +150,7 @@ class Core(Generic[M]):
         self._leadership = leadership
         self._durability = durability
         self._tuning = tuning
-        self._audits: dict[Address, bytes] = {}
-        self._claims: dict[Address, bytes] = {}
+        self._audits = Audits(self._on_differing)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._catching_up: asyncio.Task[None] | None = None
         self._forwarded: dict[asyncio.Timeout, None] = {}
@@ -254,35 +251,21 @@ class Core(Generic[M]):
             if batch.audit:
                 self._spawn(self._audit(Audit(self.learner.engine)))
             if batch.audited is not None:
-                self._claims[batch.audited.position] = batch.audited.digest
-                self._compare(batch.audited.position)
+                self._audits.claim(batch.audited)
         self.bells.ring()
 
     async def _audit(self, audit: Audit) -> None:
-        try:
-            for _ in audit.steps():
-                await asyncio.sleep(0)
-            self._audits[audit.position] = audit.digest()
-            if self.proposer.leads:
-                self.seat.audited = Mark(audit.position, audit.digest())
-            self._compare(audit.position)
-        finally:
-            audit.close()
+        mark = await self._audits.take(audit)
+        if self.proposer.leads:
+            self.seat.audited = mark
 
-    def _compare(self, position: Address) -> None:
-        """Compare this replica's audit with the proposer's, once both are there."""
-        if position in self._audits and position in self._claims:
-            mine, theirs = self._audits.pop(position), self._claims.pop(position)
-            if mine != theirs:
-                self._on_failed(
-                    Diverged(
-                        f"{self.name}: the state of {self.seat.member} at position {position} "
-                        "differs from the proposer's: a command is not the same everywhere"
-                    )
-                )
-        for held in (self._audits, self._claims):
-            while len(held) > AUDITS_KEPT:
-                del held[next(iter(held))]
+    def _on_differing(self, position: Address) -> None:
+        self._on_failed(
+            Diverged(
+                f"{self.name}: the state of {self.seat.member} at position {position} differs from "
+                "the proposer's: a command is not the same everywhere"
+            )
+        )
 
     def _on_missing(self) -> None:
         if self._catching_up is None:
@@ -339,7 +322,11 @@ class Core(Generic[M]):
         self, method: Method, arguments: tuple[Any, ...], level: Consistency, session: Session
     ) -> Any:
         if not isinstance(level, Eventual):
-            await self.reach(session.seen)
+            try:
+                await self.reach(session.seen)
+            except asyncio.CancelledError:
+                self.require_sound()  # the replica was closed, and nobody cancelled the caller
+                raise
             session.saw(self.learner.position)
         return self.learner.engine.query(method, arguments)
 
@@ -436,7 +423,8 @@ class Core(Generic[M]):
             if future is None:
                 self.proposer.offer(packet)
                 future = waiting[key] = self.loop.create_future()
-                future.add_done_callback(_look_at)
+                # Whoever sent the packet may have hung up: then its failure is no news.
+                future.add_done_callback(lambda f: f.cancelled() or f.exception())
             known = await asyncio.shield(future)
         return Reply(known, self.learner.position, largest=largest)
 
@@ -452,12 +440,6 @@ class Core(Generic[M]):
 
 
 _decode_reply = decoder(Reply)
-
-
-def _look_at(future: asyncio.Future[bytes]) -> None:
-    """Whoever sent the packet may have hung up: then its failure is no news."""
-    if not future.cancelled():
-        future.exception()
 
 
 async def replicate(

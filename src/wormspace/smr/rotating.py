@@ -21,6 +21,7 @@ import logging
 import msgspec
 
 from wormspace.errors import Closed, RaceLost, Trimmed, Unavailable, UsageError
+from wormspace.knobs import KNOBS
 from wormspace.smr.leaderless import RETRY_S, Equal
 from wormspace.smr.records import NOOP, REST, Member, Packet
 from wormspace.smr.seat import Proposer, Seat
@@ -29,7 +30,6 @@ from wormspace.space import Address, Segment
 log = logging.getLogger("wormspace.smr")
 
 PINGS_PER_TIMEOUT = 4
-REGISTERS_IN_FLIGHT = 64
 
 
 class Rotating(msgspec.Struct, frozen=True):
@@ -175,7 +175,7 @@ class RotatingProposer(Equal):
         ahead = self._seat.learner.ahead(turns.segment.number)
         furthest = max(ahead, default=-1)
         while turns.next < min(furthest, turns.segment.size):
-            if len(self._writes) >= REGISTERS_IN_FLIGHT:
+            if len(self._writes) >= KNOBS.smr_registers_in_flight:
                 return  # goes on when one is written
             if self._queue:
                 packets = self._seat.take(self._queue)
