@@ -15,7 +15,8 @@ ASSUMPTIONS = {
     "only what it met, a token's holder writes only what it found free, each remembers.",
     "one issuer": "At most one client ever issues an unsafe write to a register, with one value "
     "(for the trim register: everybody, with the same value).",
-    "pages first": "A captor has all reports it counts before it writes under its ballot.",
+    "pages first": "A captor has all reports it counts before it writes under its ballot, but for "
+    "registers that one of them says are decided, which it does not write.",
     "register": "Only the register's specification: a write changes an empty register or nothing; "
     "a read returns the register's content at a moment between call and return.",
     "names": "No two allocators write equal metadata, no two appends equal values (nonces; writer "
