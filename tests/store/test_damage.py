@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from wormspace.errors import NewerFormat, StoreDamaged, StoreError
@@ -396,3 +397,50 @@ def test_new_directories_above_a_store_are_on_disk(tmp_path):
 
 async def test_the_memory_engine_is_always_well():
     assert MemoryEngine().health() == ""
+
+
+def test_tables_of_another_moment_than_the_roots_are_refused(whole, tmp_path):
+    path = copy(whole, tmp_path)
+    held = roots.Roots(path)
+    held.save(msgspec.structs.replace(held.saved, number=held.saved.number + 1))
+    held.close()
+    with pytest.raises(StoreDamaged, match="not of the same moment"):
+        AcceptorStore(path)
+
+
+REOPEN = """
+import sys
+from pathlib import Path
+from wormspace.server.storage import AcceptorStore
+engine = AcceptorStore(Path(sys.argv[1]))
+while engine._scrub.rounds < 2 and not engine.health():
+    engine._scrub_some()
+print(engine.health() or "well")
+"""
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 5])
+def test_an_older_table_file_of_the_same_size_is_never_believed(tmp_path, rounds):
+    """LMDB may end the process when it meets pages of another moment; with a message."""
+    path = tmp_path / "killed"
+
+    async def make():
+        engine = await filled(tmp_path / "store", 200)
+        await checkpointed(engine)
+        older = (tmp_path / "store" / roots.DATA).read_bytes()
+        for n in range(rounds):
+            for key in range(200):
+                await put(engine, key, b"%d" % n * 100)
+            await checkpointed(engine)
+        shutil.copytree(tmp_path / "store", path)
+        engine.close()
+        return older
+
+    older = asyncio.run(make())
+    size = (path / roots.DATA).stat().st_size
+    (path / roots.DATA).write_bytes(older.ljust(size, b"\0"))
+    done = subprocess.run(
+        [sys.executable, "-c", REOPEN, path], capture_output=True, text=True, check=False
+    )
+    assert done.stdout != "well\n"
+    assert done.stderr or "missing" in done.stdout or "damaged" in done.stdout
