@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wormspace.errors import StoreError, StoreFull, StoreLocked
-from wormspace.knobs import KNOBS
+from wormspace.knobs import KNOBS, least, turned
 from wormspace.server.storage import AcceptorStore
 from wormspace.store.lmdb_tables import Tables
 from wormspace.store.memory_engine import MemoryEngine
@@ -230,6 +230,33 @@ async def test_a_batch_that_finds_no_place_in_the_map_makes_it_grow(tmp_path, mo
     assert rows(again) == rows(engine)
     again.close()
     engine.close()
+
+
+@given(batches)
+@settings(max_examples=25, deadline=None)
+def test_every_knob_may_be_at_its_least(done):
+    """Each batch a checkpoint, each look a scrub, the map too small for anything."""
+
+    async def run(path):
+        model = {table: {} for table in TABLES}
+        for round_ in range(2):
+            engine = make("lmdb", path)
+            check(engine.view, model, [b"x"])
+            for batch_changes, _ in done:
+                batch = engine.begin()
+                for change in batch_changes:
+                    apply(batch, model, change)
+                batch.put("rows", b"more", bytes(200_000 * round_))
+                model["rows"][b"more"] = bytes(200_000 * round_)
+                await engine.commit(batch)
+                engine._scrub_some()
+                await asyncio.sleep(0)
+            check(engine.view, model, [b"x"])
+            assert engine.health() == ""
+            engine.close()
+
+    with tempfile.TemporaryDirectory() as path, turned(**least()):
+        asyncio.run(run(Path(path)))
 
 
 async def test_large_values_are_brought_to_disk_sooner_than_small_ones(tmp_path, monkeypatch):

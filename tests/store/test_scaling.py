@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from scaling import assert_growth, count, growth
+from wormspace.knobs import turned
 from wormspace.server.storage import AcceptorStore
 from wormspace.store.memory_engine import MemoryEngine
 
@@ -123,6 +124,49 @@ def test_a_floor_costs_one_step_more_per_row_deleted_right_below(make):
         return lambda: batch.floor("rows", key(2 * n))
 
     assert_growth(prepare, SIZES, at_most=1)
+
+
+WHOLE = {
+    "figures": lambda engine: engine.figures(),
+    "health": lambda engine: engine.health(),
+    "a step of the scrub": lambda engine: engine._scrub.step() if hasattr(engine, "_scrub") else 0,
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_is_asked_of_the_whole_store_costs_the_same_whatever_its_size(make, name):
+    def prepare(n):
+        engine = make(n)
+        return lambda: WHOLE[name](engine)
+
+    with turned(store_scrub_rows=50):
+        assert_growth(prepare, SIZES, at_most=0.1)
+
+
+def test_deletes_are_linear_in_their_number(make):
+    def prepare(n):
+        engine = make(n)
+        batch = engine.begin()
+        for key_, _ in items(n):
+            batch.delete("rows", key_)
+        return lambda: asyncio.run(engine.commit(batch))
+
+    assert_growth(prepare, SIZES, at_most=1)
+
+
+def test_opening_costs_the_records_of_the_journal_and_not_the_rows(tmp_path):
+    """Of a store that was closed: nothing but its last checkpoint is read."""
+
+    def prepare(n):
+        path = tmp_path / f"closed-{n}"
+        engine = AcceptorStore(path, durability="os")
+        batch = engine.begin()
+        batch.put_many("rows", items(n))
+        asyncio.run(engine.commit(batch))
+        engine.close()
+        return lambda: AcceptorStore(path).close()
+
+    assert_growth(prepare, SIZES, at_most=0.1)
 
 
 def test_a_commit_is_linear_in_its_batch_and_not_in_the_store(make):

@@ -159,14 +159,15 @@ class Journal:
             StoreError: they cannot be read.
             OSError
         """
-        done = after
+        if after >= self.last:
+            return
         for file in (self._old, self._current):
             for number, kind, payload in file.records() if file is not None else ():
-                if kind == BATCH and number > done:
-                    done = number
+                if kind == BATCH and number > after:
                     yield payload
-        if done != max(after, self.last):
-            raise StoreError(f"{self._current.path}: what was written, up to {self.last}, is gone")
+                if number == self.last and kind == BATCH:
+                    return
+        raise StoreError(f"{self._current.path}: what was written, up to {self.last}, is gone")
 
     # ------------------------------------------------------------ in use
 

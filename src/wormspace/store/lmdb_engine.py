@@ -319,6 +319,10 @@ class LmdbEngine:
             return
         try:
             tables.commit(journal.last, journal.next_salt)
+        except lmdb.MapFullError:
+            self._extend()
+            self._begin_again()
+            return  # the next commit tries again
         except (lmdb.Error, OSError) as e:
             error = self._room.explain(e)
             self._begin_again()
@@ -369,9 +373,14 @@ class LmdbEngine:
             lmdb.Error, OSError
         """
         journal = self._journal
-        self._tables.commit(
-            journal.last, journal.next_salt if journal.is_prepared else journal.place[0]
-        )
+        salt = journal.next_salt if journal.is_prepared else journal.place[0]
+        while True:
+            try:
+                self._tables.commit(journal.last, salt)
+                break
+            except lmdb.MapFullError:
+                self._extend()
+                self._begin_again()
         if journal.is_prepared:
             journal.switch()
         checkpoint = self._describe()

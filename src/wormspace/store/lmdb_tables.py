@@ -183,8 +183,12 @@ class Tables:
         """
         sums = {name: held.total for name, held in self.sums.items()}
         content = msgspec.msgpack.encode(State(VERSION, number, salt, sums))
-        self._txn.put(_ROW, content + checksum_bytes(content), db=self._state_db)
-        self._txn.commit()
+        try:
+            self._txn.put(_ROW, content + checksum_bytes(content), db=self._state_db)
+            self._txn.commit()
+        except BaseException:
+            self._txn.abort()
+            raise
 
     def sync(self) -> None:
         """Wait until the disk has what was committed."""
