@@ -66,6 +66,15 @@ def test_2_a_token_that_does_not_cover_the_register(worm: Command, segment: str)
     assert worm("write", segment, "0", "v", "--token", token).exit_code == 2
 
 
+def test_2_another_value_under_one_token(worm: Command, segment: str) -> None:
+    token = worm.token(segment, "0")
+    worm.ok("write", segment, "0", "one", "--token", token)
+    result = worm("write", segment, "0", "two", "--token", token)
+    assert result.exit_code == 2
+    assert "same capture token" in result.stderr
+    assert worm("write", segment, "0", "one", "--token", token).exit_code == 0
+
+
 def test_2_no_url_and_no_cluster_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(cli, ["spaces"])

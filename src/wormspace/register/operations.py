@@ -415,8 +415,8 @@ class WriteOperation(Base):
             )
         elif tally.promised == self.ballot:
             error = ProtocolViolation(
-                f"{where}: another value was written without a capture: two clients used the "
-                "unsafe write on one register"
+                f"{where}: another value was written under the same unsafe ballot: two clients "
+                "used the unsafe write on one register"
             )
         elif self.ballot == UNSAFE:
             error = CaptureLost(

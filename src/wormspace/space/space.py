@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from wormspace.space.client import Client
 
 DEFAULT_SIZE = 1024
-MAX_HANDLES = 4096
 NO_STOP = (1 << 62) - 1
 
 
