@@ -169,10 +169,18 @@ class Core(Generic[M]):
         )
         self.learner.on_leader = self._on_leader
 
-    async def start(self, port: int) -> None:
-        """Restore, listen, take part."""
+    async def listen(self, port: int) -> None:
+        """Be callable by others, and so have an identity.
+
+        Raises:
+            OSError: the port cannot be had.
+        """
         self.service = serving.service(self)
-        port = await self.service.start(self._host, port)
+        try:
+            port = await self.service.start(self._host, port)
+        except BaseException:
+            await self.service.stop()
+            raise
         identity = self.rng.getrandbits(64).to_bytes(8, "big")
         member = Member(self._replica or f"{self._host}:{port}", identity, self._host, port)
         space = self.worm.space(self.name)
@@ -181,11 +189,14 @@ class Core(Generic[M]):
         )
         self._submitter.largest, self._submitter.is_sure = self.seat.largest_packet, True
         self.proposer = self._leadership.take_seat(self.seat)
+
+    async def start(self) -> None:
+        """Restore, and take part."""
         await self.learner.require_strategy()
         store = self._durability.store
         if store is not None:
             await serving.restore_from(self, store)
-        if await space.head() > self.learner.position.segment:
+        if await self.learner.space.head() > self.learner.position.segment:
             await serving.catch_up(self, store)
         self._spawn(self._guard(self.proposer.run))
         if self._tuning.upgrade_s > 0:
@@ -196,9 +207,7 @@ class Core(Generic[M]):
         self._spawn(self._guard(lambda: self._durability.run(self.seat, self.proposer)))
 
     async def close(self) -> None:
-        """Stop everything."""
-        if self._closed:
-            return
+        """Stop everything; who was cancelled here may call it again."""
         self._closed = True
         await self.service.stop()
         await self._submitter.close()
@@ -494,8 +503,9 @@ async def replicate(
         durability=durability or NeverTrim(),
         tuning=tuning or Tuning(),
     )
+    await core.listen(port)
     try:
-        await core.start(port)
+        await core.start()
     except BaseException:
         await core.close()
         raise

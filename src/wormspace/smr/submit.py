@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from wormspace.errors import ProtocolViolation, ValueTooLarge
+from wormspace.errors import Closed, ProtocolViolation, ValueTooLarge
 from wormspace.knobs import KNOBS
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.consistency import Session
@@ -143,7 +143,7 @@ class Gatherer:
         for task in list(self._tasks):
             task.cancel()
         calls, self._calls = self._calls, Calls([], [], [], [], [])
-        calls.fail(SessionExpired("closed before the call was sent"))
+        calls.fail(Closed("closed before the call was sent: nothing was done"))
 
     def _on_turn(self) -> None:
         self._now = None
@@ -204,7 +204,9 @@ class Gatherer:
         except Exception as e:  # noqa: BLE001 - whatever it is, nobody waits for ever
             calls.fail(e)
         except asyncio.CancelledError:
-            calls.fail(SessionExpired("closed while the call was under way"))
+            calls.fail(
+                Closed("closed while the call was under way: whether it was done is unknown")
+            )
             raise
         else:
             for session in dict.fromkeys(calls.sessions):
