@@ -3,7 +3,7 @@
 import pytest
 from test_log_aging import live
 from test_log_cancelled import CALLS, serves_on, setting
-from test_log_faults import usurped
+from test_log_faults import Campaign, usurped
 from test_log_minority import read_after_a_takeover
 
 import wormspace
@@ -176,3 +176,70 @@ def test_a_cancelled_call_catches_one_that(break_a_rule, monkeypatch):
     act, adds = CALLS[FOUND_BY_CANCELLING[break_a_rule]]
     with pytest.raises((Exception, Unhandled)):
         cancel_everywhere(setting(worn=True), act, lambda it: serves_on(it, may_add=adds))
+
+
+TRIMMED, STREAMED, USURPED = "trimmed", "streamed", "usurped"
+WORLDS = {
+    TRIMMED: lambda seed: Campaign(seed, trim_every_s=0.3, options={"segment_size": 8}),
+    STREAMED: lambda seed: Campaign(seed, entries=12, usurp_every_s=0.2, kill_every_s=None),
+    USURPED: usurped,
+}
+
+MISTAKES = {
+    "segments are trimmed before the trim point is set": (
+        TRIMMED,
+        Mutant(
+            "wormspace.log.trimming:Trimmer.below",
+            "await beginning.move(Place(position, slot))",
+            "whole = min(slot // tape.size, await tape.open_segment())\n"
+            "if whole > 0:\n"
+            "    await tape.space.trim_prefix(whole)\n"
+            "await beginning.move(Place(position, slot))",
+        ),
+    ),
+    "a deposed sequencer answers for a stream by itself": (
+        STREAMED,
+        Mutant(
+            "wormspace.log.sequencer:Sequencer._certain",
+            "if tenure is not None and not await tenure.stands():",
+            "if False:",
+        ),
+    ),
+    "one segment too many is trimmed": (
+        TRIMMED,
+        Mutant(
+            "wormspace.log.trimming:Trimmer.below",
+            "beginning.at.slot // tape.size,",
+            "beginning.at.slot // tape.size + 1,",
+        ),
+    ),
+    "a mark is read where it was a page ago": (
+        TRIMMED,
+        Mutant(
+            "wormspace.log.marks:Mark._newest",
+            "for slot in range(end - 1, start - 1, -1):",
+            "for slot in range(start, end):",
+        ),
+    ),
+    "a successor begins one position too low": (
+        USURPED,
+        Mutant(
+            "wormspace.log.sequencer:Sequencer._go_on_at",
+            "last[1].end if last else 0)",
+            "last[1].end - 1 if last else 0)",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_campaign_shows_that(mistake):
+    world, mutant = MISTAKES[mistake]
+    with mutant.applied():
+        for seed in range(SEEDS):
+            try:
+                WORLDS[world](seed).run()
+            except Exception as e:  # noqa: BLE001 - unbroken, they pass: whatever it is, it is found
+                print(f"seed {seed}: {str(e)[:100]!r}")
+                return
+    pytest.fail(f"none of {SEEDS} campaigns found it")

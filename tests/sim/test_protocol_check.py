@@ -22,7 +22,7 @@ IN_DOUBT = Shape(
 REGISTERS = "wormspace.register.paxos_registers:PaxosRegisters"
 
 BROKEN = {
-    "ballots": Mutant(f"{REGISTERS}.capture", "ballot = self._seen = above", "ballot = above"),
+    "ballots": Mutant(f"{REGISTERS}._next_ballot", "max(floor, self._seen)", "max(floor, UNSAFE)"),
     "one value": Mutant(
         f"{REGISTERS}._issue",
         "if writes.is_refused or not writes.issued.issue(offset, value):",

@@ -69,21 +69,31 @@ class Living:
         async def work():
             addresses = [(name, SMR_PORT) for name in group.names]
             cells = await attach(Cells, "cells", addresses, timeout=20.0, rng=rng)
-            await asyncio.gather(*(group.work(cells, f"{host}.{i}", rng) for i in range(4)))
+            await asyncio.gather(*(group.work(cells, f"{host}.{i}", rng) for i in range(6)))
 
         return world.spawn(host, work)
 
     async def kill(self):
-        group, world = self.group, self.world
+        """Kill some replica; or the leader, and soon after it whoever may succeed it."""
+        group, rng = self.group, self.rng
         while not group.stopping:
-            await asyncio.sleep(self.rng.uniform(0.05, 0.8))
-            some = group.names if self.rng.random() < 0.15 else [self.rng.choice(group.names)]
-            for name in some:
-                process = world.host(name).processes[-1]
-                if process.state is State.RUNNING and not group.stopping:
-                    process.crash()
-                    group.replicas.pop(name, None)
-                    world.after(self.rng.uniform(0.01, 0.6), process.restart)
+            await asyncio.sleep(rng.uniform(0.05, 0.8))
+            leading = [name for name, one in group.replicas.items() if one.status().leads]
+            if not leading or rng.random() < 0.4:
+                self.strike(rng.choice(group.names))
+                continue
+            self.strike(leading[0])
+            await asyncio.sleep(rng.uniform(0.05, 0.5))
+            for name in group.names:
+                self.strike(name)
+
+    def strike(self, name):
+        group = self.group
+        process = self.world.host(name).processes[-1]
+        if process.state is State.RUNNING and not group.stopping:
+            process.crash(silence_s=self.rng.choice((0.0, self.rng.random() * 1.5)))
+            group.replicas.pop(name, None)
+            self.world.after(self.rng.uniform(0.01, 0.3), process.restart)
 
     async def drive(self, duration_s):
         group = self.group
