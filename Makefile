@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup test databases lint types imports fmt demo soak coq prove prove-mutants clean
+.PHONY: help setup test databases lint types imports fmt demo soak coq prove prove-mutants reach clean
 
 help:
 	@echo "make demo    a story: three servers, a stolen capture, two kills, nothing lost"
 	@echo "make test    everything that must hold, in minutes"
 	@echo "make lint    ruff, mypy --strict, import rules"
 	@echo "make soak    the long campaigns"
+	@echo "make reach   what simulated runs reach, package by package"
 	@echo "make prove   the safety proofs, about the code that runs"
 
 setup: $(READY)
@@ -64,6 +65,10 @@ soak: $(SOLVERS) databases
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m soak
 	$(BIN)/wormspace sim --minutes 30
 	$(MAKE) prove-mutants
+
+# What simulated runs alone reach of the product; fails below a floor.
+reach: $(READY)
+	$(BIN)/python tools/reach.py
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py

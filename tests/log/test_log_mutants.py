@@ -5,6 +5,7 @@ from test_log_aging import live
 from test_log_cancelled import CALLS, serves_on, setting
 from test_log_faults import Campaign, usurped
 from test_log_minority import read_after_a_takeover
+from tests.mutating import Mutant
 
 import wormspace
 from cancelling import cancel_everywhere

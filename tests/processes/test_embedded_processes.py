@@ -1,6 +1,5 @@
 """`file:` and real processes: one at a time, durable through `kill -9`, quick to open again."""
 
-import asyncio
 import os
 import random
 import resource
@@ -173,24 +172,18 @@ async def test_reading_a_register_of_a_large_store_does_not_load_it(tmp_path):
 
 
 async def test_trimming_a_million_registers_gives_their_space_back(tmp_path):
-    """The second million fits into what the first one took."""
+    """The second million fits into what the first one took; however long the sweep may take."""
+    sizes = []
     async with wormspace.connect(f"file:{tmp_path / 'store'}?durability=os", timeout=60) as worm:
-        space, sizes = worm.space("s"), []
+        space = worm.space("s")
         for _ in range(3):
             segment = await space.alloc(size=1_000_000)
             token = (await segment.capture()).token
-            await segment.write_range(0, [bytes(50)] * 20_000, token)
-            await segment.write_range(980_000, [bytes(50)] * 20_000, token)
+            for start in (0, 995_000):
+                await segment.write_range(start, [bytes(50)] * 5_000, token)
+            assert (await worm.servers())[0].figures["store_used_bytes"] > 500_000
             await segment.trim()
-            while not (figures := (await worm.servers())[0].figures)["swept"]:
+            while (figures := (await worm.servers())[0].figures)["store_used_bytes"] > 200_000:
                 pass
-            last = -1
-            while figures["swept"] != last:
-                last = figures["swept"]
-                await worm.spaces()
-                await space.tail()
-                await asyncio.sleep(0.05)
-                figures = (await worm.servers())[0].figures
             sizes.append(figures["store_bytes"])
-            assert figures["store_used_bytes"] < 200_000
         assert sizes[2] < 1.5 * sizes[0]

@@ -17,8 +17,8 @@ MISTAKES = {
     ),
     "votes are trimmed though a manager elsewhere has not acted": Mutant(
         "wormspace.tx.trimming:Finished._is_prepared_anywhere",
-        'if address in ("", site.address):',
-        'if address not in ("", site.address):\n    continue\nelse:',
+        "raw = await site.call(address, ListPrepared(name), site.patience)",
+        "continue",
     ),
     "what a resolver does not know it takes for a no": Mutant(
         "wormspace.tx.resolver:Resolver.settle",
