@@ -141,3 +141,28 @@ def test_the_cost_of_a_long_report_is_linear(call):
     for world, scene in reversed(worlds):
         world.run(scene.__aexit__(None, None, None))
         world.__exit__(None, None, None)
+
+
+def test_single_captures_and_writes_of_one_segment_cost_the_same_each():
+    """Each has a ballot of its own, so that the servers' promises do not become one range."""
+    worlds = []
+
+    def prepare(n):
+        world = World(1)
+        w, segment = world.run(allocated(n))
+        worlds.append((world, w))
+        return lambda: world.run(singles(segment, n))
+
+    async def allocated(n):
+        w = Wires(3)
+        return w, await w.client(timeout=600).space("s").alloc(size=n)
+
+    async def singles(segment, n):
+        for offset in range(n):
+            captured = await segment.capture(offset)
+            await segment.write(offset, b"v", captured.token)
+
+    assert_growth(prepare, [50, 100, 200], at_most=1.0)
+    for world, w in reversed(worlds):
+        world.run(w.close())
+        world.__exit__(None, None, None)

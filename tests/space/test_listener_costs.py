@@ -7,9 +7,10 @@ import pytest
 from scaling import assert_growth
 from wires import World as Wires
 from wires import delay, simulated
-from wormspace import Written
+from wormspace import TrimmedAway, Written
 from wormspace.knobs import turned
 from wormspace.paxos.messages import Read
+from wormspace.register.contract import Gap
 from wormspace.sim import World
 
 SEGMENTS = 128
@@ -106,6 +107,35 @@ def test_what_a_consumer_leaves_lying_is_bounded_in_bytes_and_nothing_is_lost():
             assert events._source._bytes <= 11_000
             heard = [await anext(events) for _ in range(64)]
         assert sorted(e.address.offset for e in heard) == [*range(64)]
+        await events.aclose()
+        await w.close()
+
+    simulated(work)
+
+
+def test_gaps_that_nobody_has_looked_at_yet_are_one_and_trims_are_not_forgotten_with_writes():
+    async def work():
+        w = Wires(3)
+        space = w.client().space("s")
+        first, second = [await space.alloc(size=8) for _ in range(2)]
+        for offset in range(8):
+            await first.unsafe_write(offset, b"v")
+        client = w.client()
+        events = client.space("s").listen()
+        for _ in range(10):
+            await anext(events)
+        with turned(register_queue_events=4):
+            await first.trim()
+            for offset in range(8):
+                await second.unsafe_write(offset, b"w")
+                client.wires[0].cut()
+                client.wires[0].mend()
+            await asyncio.sleep(1)
+        queued = events._source._events
+        assert sum(isinstance(e, Gap) for e in queued) == 1
+        heard = [await anext(events) for _ in range(9)]
+        assert TrimmedAway(0, 1) in heard
+        assert sum(isinstance(e, Written) for e in heard) == 8
         await events.aclose()
         await w.close()
 

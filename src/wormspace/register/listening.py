@@ -362,6 +362,7 @@ class Listening:
     def __init__(self, on_close: Callable[[Listening], None] = lambda _: None) -> None:
         self._events: deque[Event] = deque()
         self._bytes = 0
+        self._is_gap_queued = False
         self._queued: set[tuple[int, int]] = set()
         self._ready = asyncio.Event()
         self._closed: Exception | None = None
@@ -376,8 +377,16 @@ class Listening:
         """Called by the sources.  A consumer that is far behind gets a `Gap` in place of all."""
         full = len(self._events) >= KNOBS.register_queue_events
         if full or self._bytes >= KNOBS.register_queue_bytes:
+            trims = [
+                e for e in self._events if isinstance(e, Dropped)
+            ]  # reading shows none of them
             self._forget()
+            self._events.extend(trims)
             event = Gap()
+        if isinstance(event, Gap):
+            if self._is_gap_queued:
+                return  # the consumer reads after this moment anyway
+            self._is_gap_queued = True
         self._events.append(event)
         if isinstance(event, Wrote):
             self._queued.add((event.number, event.offset))
@@ -388,6 +397,7 @@ class Listening:
         self._events.clear()
         self._queued.clear()
         self._bytes = 0
+        self._is_gap_queued = False
 
     def fail(self, error: Exception) -> None:
         """End the stream with an error."""
@@ -413,6 +423,8 @@ class Listening:
         if isinstance(event, Wrote):
             self._queued.discard((event.number, event.offset))
             self._bytes -= len(event.value)
+        elif isinstance(event, Gap):
+            self._is_gap_queued = False
         return event
 
     def close(self) -> None:
