@@ -92,7 +92,7 @@ class Knobs:
     server_marks_pending: int = knob(10_000, least=1)
     """Decided marks that wait for a batch; above it they are saved, or forgotten."""
 
-    server_marks_saved: int = knob(1000, least=1)
+    server_marks_saved: int = knob(250, least=1)
     """Decided marks that are saved in one batch."""
 
     server_sweep_keys: int = knob(2000, least=1)
