@@ -86,6 +86,9 @@ class Knobs:
     server_batch_rows_bytes: int = knob(4 << 20, least=1)
     """Bytes of rows in all promises of one batch; further ones come without."""
 
+    server_supersede: int = knob(2000, least=1)
+    """Promises or tombstones that a request replaces at once; of more, a part in each turn."""
+
     server_turn_requests: int = knob(1024, least=1)
     """Requests of one connection, and events, before others have their turn."""
 

@@ -28,6 +28,7 @@ from wormspace.paxos.messages import (
 )
 from wormspace.paxos.ranges import Range
 from wormspace.server import tables
+from wormspace.server.dividing import Divide, Turns, at_once, finish
 from wormspace.server.marks import Marks, RangeMap
 from wormspace.store.engine import Batch, Item, View
 from wormspace.wire.messages import BAD_REQUEST, Failed
@@ -53,16 +54,35 @@ def capture(
 
     Args:
         room: how many bytes of rows the promise may have, if less than a page.
+
+    Raises:
+        TooMuch: it supersedes more than it may at once; nothing was put.
+    """
+    return finish(capturing(batch, marks, m, at_once, room))
+
+
+def capturing(
+    batch: Batch, marks: Marks, m: Capture, divide: Divide, room: int | None = None
+) -> Turns[Promise | Reject | Gone]:
+    """Handle a capture, in as many turns as `divide` makes of it.
+
+    A refusal may come after a part was put: then the batch is to be dropped.
     """
     space = tables.intern_space(batch, m.space)
     if tables.is_trimmed(batch, space, m.segment):
         return Gone()
     prefix = tables.segment_key(space, m.segment)
-    old = tables.load_slice(batch, tables.PROMISES, prefix, m.start, m.stop)
-    new, top = on_capture(old, m.start, m.stop, m.ballot)
-    if new is old:
-        return Reject(top)
-    tables.store_slice(batch, tables.PROMISES, prefix, old, new)
+
+    def stored(lo: int) -> tuple[Range, ...]:
+        most = KNOBS.server_supersede + 1
+        return tables.load_slice(batch, tables.PROMISES, prefix, lo, m.stop, most)
+
+    for lo, hi, old in divide(m.start, m.stop, stored):
+        new, top = on_capture(old, lo, hi, m.ballot)
+        if new is old:
+            return Reject(top)
+        tables.store_slice(batch, tables.PROMISES, prefix, old, new)
+        yield
     page = KNOBS.server_page_bytes
     room = page if room is None else min(room, page)
     rows, following = _page(batch, marks, prefix, [(m.start, m.stop)], room)
@@ -164,19 +184,35 @@ def trim(batch: Batch, m: Trim) -> tuple[Done | Failed, bool]:
     """Put tombstones on [m.segment, m.stop); also returns whether that is news.
 
     Costs a key for each tombstone that it merges.
+
+    Raises:
+        TooMuch: these are more than it may merge at once; nothing was put.
     """
+    return finish(trimming(batch, m, at_once))
+
+
+def trimming(batch: Batch, m: Trim, divide: Divide) -> Turns[tuple[Done | Failed, bool]]:
+    """Handle a trim, in as many turns as `divide` makes of it."""
     space = tables.intern_space(batch, m.space)
     known = tables.segments_known(batch, space)
     if m.stop > known + TRIM_REACH:
         text = f"a trim of segments up to {m.stop}, but only {known} are known of here"
         return Failed(BAD_REQUEST, text), False
-    old = tables.trimmed_ranges(batch, space, m.segment, m.stop)
-    new = on_trim(old, m.segment, m.stop)
-    if set(new) == set(old):
-        return Done(), False
-    tables.store_slice(batch, tables.TRIMMED, space, old, new)
-    batch.put(tables.GARBAGE, tables.segment_key(space, m.segment), m.stop.to_bytes(8, "big"))
-    return Done(), True
+
+    def stored(lo: int) -> tuple[Range, ...]:
+        return tables.trimmed_ranges(batch, space, lo, m.stop, KNOBS.server_supersede + 1)
+
+    is_news = False
+    for lo, hi, old in divide(m.segment, m.stop, stored):
+        new = on_trim(old, lo, hi)
+        if set(new) != set(old):
+            is_news = True
+            tables.store_slice(batch, tables.TRIMMED, space, old, new)
+        yield
+    if is_news:
+        key = tables.segment_key(space, m.segment)
+        batch.put(tables.GARBAGE, key, m.stop.to_bytes(8, "big"))
+    return Done(), is_news
 
 
 def sweep(batch: Batch, limit: int) -> int:

@@ -24,9 +24,20 @@ import msgspec
 from wormspace.errors import StoreDamaged, StoreError, StoreFull
 from wormspace.knobs import KNOBS
 from wormspace.paxos.ballot import round_of
-from wormspace.paxos.messages import Capture, Decided, Done, Promise, Read, Report, Trim, Write
+from wormspace.paxos.messages import (
+    Capture,
+    Decided,
+    Done,
+    Promise,
+    Read,
+    Reject,
+    Report,
+    Trim,
+    Write,
+)
 from wormspace.server import acceptors, tables
 from wormspace.server.counters import Counters
+from wormspace.server.dividing import TooMuch, in_parts, in_turns
 from wormspace.server.door import Door
 from wormspace.server.listeners import Listeners, Port
 from wormspace.server.marks import Marks
@@ -275,8 +286,12 @@ class Node:
             self._garbage = self._look_up(lambda: acceptors.has_garbage(self._engine.view))
         return self._garbage and not self._stopping
 
-    async def _commit(self, queued: list[Queued]) -> None:
-        """One batch: handle, commit, and only then answer."""
+    async def _commit(self, queued: list[Queued], *, slowly: bool = False) -> None:
+        """One batch: handle, commit, and only then answer.
+
+        Args:
+            slowly: it is one request that is to be handled in parts.
+        """
         if self._failed:
             self._settle(queued, [_has_failed(self._failed)] * len(queued))
             return
@@ -284,14 +299,22 @@ class Node:
         try:
             batch = self._engine.begin()
             try:
-                answers, news = self._handle(batch, queued)
+                if slowly:
+                    answers, news = await self._handle_in_parts(batch, *queued)
+                else:
+                    answers, news = self._handle(batch, queued)
             except Exception as e:
                 batch.abort()
                 if _is_fatal(e):
                     raise
                 mishap = e
             else:
-                await self._engine.commit(batch)
+                if self._failed:
+                    raise self._failed  # as it was read meanwhile
+                if answers and isinstance(answers[0], Reject) and slowly:
+                    batch.abort()  # a part of it may have been put
+                else:
+                    await self._engine.commit(batch)
         except StoreFull as e:
             await self._on_full(queued, e)
             return
@@ -332,6 +355,8 @@ class Node:
             half = len(queued) // 2
             await self._commit(queued[:half])
             await self._commit(queued[half:])
+        elif isinstance(e, TooMuch) and queued:
+            await self._commit(queued, slowly=True)
         else:
             self._settle(queued, [self._mishap(e)] * len(queued))
 
@@ -385,6 +410,24 @@ class Node:
                 self._rounds_rose = True
         self._chores(batch)
         return answers, news
+
+    async def _handle_in_parts(
+        self, batch: Batch, item: Queued
+    ) -> tuple[list[Downward], list[News]]:
+        """As `_handle`, of one request that is too much for a turn of the loop."""
+        port, _, m, _ = item
+        if isinstance(m, Capture):
+            room = 0 if port.congested() else None
+            reply = await in_turns(acceptors.capturing(batch, self._marks, m, in_parts, room))
+            if self._door.is_news(m.ballot):
+                tables.reach_round(batch, round_of(m.ballot))
+                self._rounds_rose = True
+            return [reply], []
+        if isinstance(m, Trim):
+            done, fresh = await in_turns(acceptors.trimming(batch, m, in_parts))
+            self._garbage = self._garbage or fresh
+            return [done], [m] if fresh else []
+        raise TypeError(f"a {type(m).__name__} has no parts")
 
     def _chores(self, batch: Batch) -> None:
         """Save marks and sweep.

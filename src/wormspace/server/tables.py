@@ -122,13 +122,13 @@ def load_slice(
     key for each range that is returned.
     """
     out: list[Range] = []
-    first = view.floor(table, prefix + lo.to_bytes(8, "big"))
+    first = view.floor(table, prefix + (lo - 1).to_bytes(8, "big")) if lo else None
     if first is not None and first[0].startswith(prefix):
         r = _load_range(*first)
         if r.hi >= lo:
             out.append(r)
     for key, stored in view.scan(
-        table, prefix + (lo + 1).to_bytes(8, "big"), prefix + (hi + 1).to_bytes(8, "big")
+        table, prefix + lo.to_bytes(8, "big"), prefix + (hi + 1).to_bytes(8, "big")
     ):
         if len(out) >= most:
             break
@@ -185,9 +185,11 @@ def trimmed_below(view: View, name: str) -> int:
     return int.from_bytes(stored[:8], "big") if stored is not None else 0
 
 
-def trimmed_ranges(view: View, space: bytes, lo: int, hi: int) -> tuple[Range, ...]:
-    """The tombstones that overlap or touch segments [lo, hi]; costs a key for each."""
-    return load_slice(view, TRIMMED, space, lo, hi)
+def trimmed_ranges(
+    view: View, space: bytes, lo: int, hi: int, most: int = sys.maxsize
+) -> tuple[Range, ...]:
+    """The first tombstones that overlap or touch segments [lo, hi]; costs a key for each."""
+    return load_slice(view, TRIMMED, space, lo, hi, most)
 
 
 def segments_known(view: View, space: bytes) -> int:

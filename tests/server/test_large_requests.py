@@ -1,0 +1,103 @@
+"""A request that replaces very much takes several turns, and is still all or nothing."""
+
+import asyncio
+
+import pytest
+from nodes import B1, Port, settled
+
+from wormspace.knobs import turned
+from wormspace.paxos.ballot import ballot
+from wormspace.paxos.messages import Capture, Done, Gone, Promise, Read, Reject, Report, Trim, Write
+from wormspace.server import tables
+from wormspace.server.node import Node
+from wormspace.server.storage import AcceptorStore
+from wormspace.store.memory_engine import MemoryEngine
+
+HIGH, HIGHER = ballot(1000, b"proposer"), ballot(2000, b"proposer")
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def engine(request, tmp_path):
+    if request.param == "memory":
+        return MemoryEngine()
+    return AcceptorStore(tmp_path / "store", durability="os")
+
+
+def held(engine, table):
+    return list(engine.view.scan(table, b"", b"\xff" * 30))
+
+
+async def captured_one_by_one(engine, count):
+    node, port = Node(engine), Port()
+    for i in range(count):
+        node.submit(port, 1, Capture("s", 0, 2 * i, 2 * i + 1, ballot(2 + i, b"proposer")))
+    await settled(node)
+    port.answers.clear()
+    return node, port
+
+
+@pytest.mark.parametrize("supersede", [1, 2, 3, 7, 29, 30, 31])
+@pytest.mark.parametrize("whole", [(0, 1 << 32), (1, 58), (0, 60), (2, 59)])
+async def test_a_capture_in_parts_promises_what_one_at_once_would(engine, supersede, whole):
+    node, port = await captured_one_by_one(engine, 30)
+    with turned(server_supersede=supersede):
+        node.submit(port, 1, Capture("s", 0, *whole, HIGH))
+        node.submit(port, 2, Write("t", 0, B1, [0], [b"v"]))
+        await settled(node)
+    assert isinstance(port.of(1)[0], Promise)
+    other, once = await captured_one_by_one(MemoryEngine(), 30)
+    other.submit(once, 1, Capture("s", 0, *whole, HIGH))
+    other.submit(once, 2, Write("t", 0, B1, [0], [b"v"]))
+    await settled(other)
+    assert held(engine, tables.PROMISES) == held(other._engine, tables.PROMISES)
+    await node.stop()
+    await other.stop()
+
+
+@pytest.mark.parametrize("supersede", [1, 3, 10])
+async def test_one_that_is_refused_in_a_late_part_leaves_nothing(engine, supersede):
+    node, port = await captured_one_by_one(engine, 30)
+    node.submit(port, 1, Capture("s", 0, 58, 59, HIGHER))
+    await settled(node)
+    before = held(engine, tables.PROMISES)
+    with turned(server_supersede=supersede):
+        node.submit(port, 2, Capture("s", 0, 0, 100, HIGH))
+        node.submit(port, 3, Capture("s", 0, 0, 2, HIGH))
+        await settled(node)
+    assert port.of(2) == [Reject(HIGHER)]
+    assert isinstance(port.of(3)[0], Promise)
+    after = held(engine, tables.PROMISES)
+    assert after[1:] == before[1:]
+    await node.stop()
+
+
+async def test_others_have_their_turn_in_between(engine):
+    node, port = await captured_one_by_one(engine, 100)
+    turns = 0
+    with turned(server_supersede=5):
+        node.submit(port, 1, Capture("s", 0, 0, 1000, HIGH))
+        while not port.of(1):
+            node.submit(port, 2, Read("s", 0, [(0, 1)]))
+            turns += 1
+            await asyncio.sleep(0)
+    assert turns >= 20
+    assert all(isinstance(m, Report) for m in port.of(2))
+    await node.stop()
+
+
+@pytest.mark.parametrize("supersede", [1, 2, 7])
+async def test_a_trim_in_parts_leaves_one_tombstone(engine, supersede):
+    node, port = Node(engine), Port()
+    for i in range(20):
+        node.submit(port, 1, Write("s", 2 * i, B1, [0], [b"v"]))
+        node.submit(port, 1, Trim("s", 2 * i, 2 * i + 1))
+    await settled(node)
+    with turned(server_supersede=supersede):
+        node.submit(port, 2, Trim("s", 0, 50))
+        await settled(node)
+    assert port.of(2) == [Done()]
+    assert len(held(engine, tables.TRIMMED)) == 1
+    assert not held(engine, tables.GARBAGE)
+    node.submit(port, 3, Read("s", 49, [(0, 1)]))
+    assert port.of(3) == [Gone()]
+    await node.stop()
