@@ -297,11 +297,10 @@ def test_without_a_sequencer(seed):
     Campaign(seed, appenders=1, entries=15, options={"sequencer": "none"}).run()
 
 
-def usurped(seed):
+def usurped(seed, **options):
     """Sequencers take over from each other all the time, and slots are filled in front of them."""
-    return Campaign(
-        seed, entries=12, faults=False, kill_every_s=None, usurp_every_s=0.05, fill_every_s=0.1
-    )
+    options = {"entries": 12, "usurp_every_s": 0.05, "fill_every_s": 0.1} | options
+    return Campaign(seed, faults=False, kill_every_s=None, **options)
 
 
 @pytest.mark.parametrize("seed", range(400, 406))

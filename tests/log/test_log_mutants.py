@@ -143,7 +143,7 @@ FOUND_STEP_BY_STEP = (fills_nothing_when_it_takes_over, goes_on_among_the_slots_
 
 
 def test_a_campaign_in_which_nothing_is_broken_passes():
-    usurped(0).run()
+    usurped(0, knobs={}).run()
 
 
 @pytest.mark.parametrize("break_a_rule", FOUND_BY_CAMPAIGNS, ids=lambda mutant: mutant.__name__)
@@ -151,7 +151,7 @@ def test_a_campaign_catches_one_that(break_a_rule, monkeypatch):
     break_a_rule(monkeypatch)
     for seed in range(SEEDS):
         try:
-            usurped(seed).run()
+            usurped(seed, knobs={}).run()
         except Exception:  # noqa: BLE001 - unbroken, the campaigns pass: whatever it is, it is found
             return
     pytest.fail(f"none of {SEEDS} campaigns found it")
