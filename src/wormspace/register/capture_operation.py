@@ -183,10 +183,39 @@ class CaptureOperation(Base):
         elif isinstance(message, Reject):
             self.machine = capturing.on_reject(self.machine, server, message.promised)
         elif isinstance(message, Report):
-            self.machine, sends = capturing.on_report(self.machine, server, message)
+            self._on_page(server, message)
+            return
         elif isinstance(message, Gone):
             self.cancel(gone((self.machine.space, self.machine.segment)))
             return
+        self._after(sends)
+
+    def _on_page(self, server: int, report: Report) -> None:
+        """Ask for the next page before this one is merged, so that the server is at it meanwhile.
+
+        All pages are merged in the order in which they came: the last one ends the report.
+        """
+        m, is_asked = self.machine, server == self.reporting
+        if is_asked and report.next != COMPLETE:
+            rest = Send(server, Read(m.space, m.segment, [(report.next, m.stop)]))
+            following = self._narrow(rest)
+            if following is not None:
+                self._ask(following)
+            else:
+                report = Report(report.rows, COMPLETE)
+        self.loop.call_soon(self._merge, server, report, is_asked)
+
+    def _merge(self, server: int, report: Report, is_asked: bool) -> None:
+        if self.over:
+            return
+        try:
+            self.machine, sends = capturing.on_report(self.machine, server, report)
+        except capturing.ClashingReports as e:
+            self.cancel(self.clashing(e))
+            return
+        self._after(() if is_asked else sends)
+
+    def _after(self, sends: Iterable[Send]) -> None:
         self._go_on(sends)
         if self.is_everyone_heard:
             self.give_up()

@@ -156,12 +156,14 @@ class Base:
         try:
             self.on_reply(server, message)
         except ClashingReports as e:
-            self.cancel(
-                ProtocolViolation(
-                    f"{self.what}: {e}: a capture token was used at two places at once, or two "
-                    "clients used the unsafe write on one register"
-                )
-            )
+            self.cancel(self.clashing(e))
+
+    def clashing(self, e: ClashingReports) -> ProtocolViolation:
+        """The error for reports that contradict each other."""
+        return ProtocolViolation(
+            f"{self.what}: {e}: a capture token was used at two places at once, or two "
+            "clients used the unsafe write on one register"
+        )
 
     def _on_failed(self, server: int, failed: Failed) -> None:
         """A server could not do it, and changed nothing; others may yet make a majority."""
