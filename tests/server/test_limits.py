@@ -11,6 +11,7 @@ from wormspace.knobs import turned
 from wormspace.paxos.messages import MAX_ITEMS, Capture, Decided, Promise, Read, Write, Written
 from wormspace.server import connection
 from wormspace.server.listener import Limits
+from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire import codec
 from wormspace.wire.frames import HEADER_BYTES, frame
 from wormspace.wire.messages import (
@@ -261,3 +262,26 @@ async def test_a_promise_without_room_says_whether_there_is_anything():
                 answers[reply.id] = reply.message
             assert [len(answers[i].rows) for i in (90, 91, 92)] == [1, 0, 0]
             assert [answers[i].next for i in (90, 91, 92)] == [6, 5, -1]
+
+
+@pytest.mark.parametrize("registers", [1, 1000])
+async def test_a_backlog_is_measured_in_memory_not_in_bytes_of_the_wire(registers):
+    """Requests of empty values are small on the wire, and take ten times as much here."""
+
+    class Stuck(MemoryEngine):
+        async def commit(self, batch):
+            await asyncio.Event().wait()
+
+    limit = 1_000_000
+    async with serving(Stuck(), limits=Limits(max_backlog=limit)) as server:
+        raw = await Raw.connect(server.port)
+        offsets, values = list(range(registers)), [b""] * registers
+        for _ in range(4_000_000 // (40 + 7 * registers)):
+            raw.request(Write("s", 0, B1, offsets, values))
+        await asyncio.sleep(0.5)
+        held = len(server.node._queue)
+        assert held <= 2 + limit / (
+            connection.REQUEST_BYTES + connection.REGISTER_BYTES * registers
+        )
+        assert server.node.backlog_bytes <= limit + 200_000
+        server.node._worker.cancel()

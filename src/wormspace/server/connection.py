@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, cast
 
 from wormspace.knobs import KNOBS
+from wormspace.paxos.messages import Write
 from wormspace.wire import codec
 from wormspace.wire.frames import HEADER_BYTES, FrameDecoder, FrameTooLarge
 from wormspace.wire.keepalive import keep_alive
@@ -40,6 +41,9 @@ GREETING_BYTES = 4096
 
 REQUEST_BYTES = 512
 """What a request takes in memory beside the bytes of its message."""
+
+REGISTER_BYTES = 96
+"""And each register of a write."""
 
 LINGER_S = 1.0
 """How long a client that was told to go away may take to hear it."""
@@ -212,7 +216,10 @@ class Connection(asyncio.Protocol):
             self._malformed(str(e))
             return False
         else:
-            self._node.submit(self, request.id, request.message, len(body) + REQUEST_BYTES)
+            message, size = request.message, len(body) + REQUEST_BYTES
+            if isinstance(message, Write):
+                size += REGISTER_BYTES * len(message.offsets)
+            self._node.submit(self, request.id, message, size)
         return True
 
     def _on_drained(self) -> None:
