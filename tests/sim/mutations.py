@@ -166,7 +166,7 @@ def a_trim_returns_when_one_server_knows() -> list[Patch]:
 
 
 def answer_before_the_commit() -> list[Patch]:
-    async def commit(self, queued):
+    async def commit(self, queued, **how):
         answered = []
 
         def settle(queued, answers):
@@ -183,7 +183,7 @@ def answer_before_the_commit() -> list[Patch]:
 
         self._handle, self._settle = early, settle
         try:
-            await shipped(self, queued)
+            await shipped(self, queued, **how)
         finally:
             # A commit that retries within itself has taken them off already.
             vars(self).pop("_handle", None)
