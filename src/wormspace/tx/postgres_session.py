@@ -26,6 +26,9 @@ T = TypeVar("T")
 
 _IDLE = pq.TransactionStatus.IDLE
 
+INTERVAL_S = 0.1
+"""How often the state of a connection is looked at while nothing comes from it, as in psycopg."""
+
 OWN, USERS, OVER = "the manager's own", "its user's", "over"
 
 
@@ -84,7 +87,9 @@ class Session(psycopg.AsyncConnection[Any]):
 
     # ------------------------------------------------------------ the one door of all statements
 
-    async def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
+    async def wait(
+        self, gen: PQGen[T], interval: float = INTERVAL_S, *args: Any, **options: Any
+    ) -> T:
         """Every statement of every cursor passes here; see psycopg.
 
         Raises:
@@ -94,7 +99,9 @@ class Session(psycopg.AsyncConnection[Any]):
             gen.close()
             raise UsageError(f"{self.manager}: {self._state()}; begin another transaction")
         try:
-            result: T = await waiting.wait_async(gen, self.pgconn.socket, *args, **options)
+            result: T = await waiting.wait_async(
+                gen, self.pgconn.socket, interval, *args, **options
+            )
         except asyncio.CancelledError:
             self.lost = True
             raise
