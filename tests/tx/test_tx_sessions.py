@@ -239,3 +239,22 @@ async def test_wrong_arguments_are_errors_of_the_caller(accounts) -> None:
             assert isinstance(error, UsageError), error
         assert money(*accounts) == (100, 100)
         await worm.site().close()
+
+
+async def test_a_statement_waits_for_the_server_and_does_not_poll(accounts, monkeypatch) -> None:
+    async with managers(*accounts) as (a, b), wormspace.connect("memory:") as worm:
+        async with worm.transaction([a, b]) as t:
+            statement = asyncio.ensure_future(t[a].execute("SELECT pg_sleep(0.3)"))
+            wakes = 0
+            loop = asyncio.get_running_loop()
+            once = loop._run_once
+
+            def counted() -> None:
+                nonlocal wakes
+                wakes += 1
+                once()
+
+            monkeypatch.setattr(loop, "_run_once", counted)
+            await statement
+            assert wakes < 100, "0.3 s of polling are thousands"
+        await worm.site().close()
