@@ -35,6 +35,9 @@ VERSION = 1
 BATCH, CLOSING = 1, 2
 """Kinds of records: changes, and "goes on in the file with this salt"."""
 
+PIECE_BYTES = 64 << 10
+"""A file is read in pieces of this size: small enough for memory that is used again."""
+
 _HEADER = struct.Struct(">8sI8sQQ")
 _RECORD = struct.Struct(">8sQBIQ")
 _SUM = 8
@@ -63,6 +66,7 @@ class JournalFile:
         self.first = 1
         self.end = BLOCK
         self._promised = 0
+        self._piece = (0, b"")
         self._blocks: BlockWriter | None = None
         try:
             self._read_header()
@@ -183,16 +187,18 @@ class JournalFile:
             StoreDamaged: at the end, if a later record follows one that is not whole.
             OSError
         """
-        content = read_all(self._files, self.fd, self.size, 0)
         at, number = BLOCK, self.first
-        while (found := self._whole(content, at, number)) is not None:
-            kind, payload = found
-            at += _RECORD.size + len(payload)
-            self.end = at
-            yield number, kind, payload
-            number += 1
+        try:
+            while (found := self._whole(at, number)) is not None:
+                kind, payload = found
+                at += _RECORD.size + len(payload)
+                self.end = at
+                yield number, kind, payload
+                number += 1
+        finally:
+            self._piece = (0, b"")
         self.end = at
-        last = self._last_number(content, at, number)
+        last = self._last_number(at, number)
         if last is not None:
             raise StoreDamaged(
                 f"{self.path} is damaged at byte {at}: record {number} is not whole, though "
@@ -200,26 +206,39 @@ class JournalFile:
                 f"are lost ({number - 1} before them are whole). {ADVICE}"
             )
 
-    def _whole(self, content: bytes, at: int, number: int) -> tuple[int, bytes] | None:
+    def _whole(self, at: int, number: int) -> tuple[int, bytes] | None:
         """Kind and payload of record `number` at `at`, if a whole one is there."""
+        head = self._bytes(at, _RECORD.size)
+        if len(head) < _RECORD.size:
+            return None
+        salt, held_number, kind, length, held = _RECORD.unpack(head)
         start = at + _RECORD.size
-        if start > len(content):
+        if salt != self.salt or held_number != number or start + length > self.size:
             return None
-        salt, held_number, kind, length, held = _RECORD.unpack_from(content, at)
-        payload = content[start : start + length]
-        if salt != self.salt or held_number != number or len(payload) != length:
-            return None
-        head = content[at : start - _SUM]
-        return (kind, payload) if held == checksum(payload, checksum(head)) else None
+        payload = self._bytes(start, length)
+        return (kind, payload) if held == checksum(payload, checksum(head[:-_SUM])) else None
 
-    def _last_number(self, content: bytes, at: int, number: int) -> int | None:
+    def _bytes(self, at: int, size: int) -> bytes:
+        """Some of the file, which is read a piece at a time."""
+        start, piece = self._piece
+        if at < start or at + size > start + len(piece):
+            start, piece = at, read_all(self._files, self.fd, max(size, PIECE_BYTES), at)
+            self._piece = (start, piece)
+        return piece[at - start : at - start + size]
+
+    def _last_number(self, at: int, number: int) -> int | None:
         """The highest number of a record of this use behind `at`, if there is one."""
         last = None
-        most = number + len(content) // _RECORD.size
-        while (at := content.find(self.salt, at + 1)) != -1 and at + _RECORD.size <= len(content):
-            found = _RECORD.unpack_from(content, at)[1]
-            if number < found < most:
-                last = max(last or 0, found)
+        most = number + self.size // _RECORD.size
+        for start in range(at + 1, self.size, PIECE_BYTES):
+            piece = read_all(self._files, self.fd, PIECE_BYTES + _RECORD.size - 1, start)
+            found = -1
+            while (found := piece.find(self.salt, found + 1)) != -1:
+                if found + _RECORD.size > len(piece):
+                    break
+                held: int = _RECORD.unpack_from(piece, found)[1]
+                if number < held < most:
+                    last = max(last or 0, held)
         return last
 
     def close(self) -> None:
