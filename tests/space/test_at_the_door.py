@@ -117,7 +117,7 @@ async def scene(w):
 
 
 @pytest.mark.parametrize("name", CALLS)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_call_works_or_is_refused_before_anything_is_sent(name, data):
     arguments, call = CALLS[name]
