@@ -113,6 +113,7 @@ class Gatherer:
         self.is_sure = False
         self._calls = Calls([], [], [], [], [])
         self._now: float | None = None
+        self._most = 0
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._scheduled = False
 
@@ -128,14 +129,15 @@ class Gatherer:
         calls.futures.append(future)
         if self._now is None:
             self._now = self._loop.time()
+            self._most = KNOBS.smr_packet_calls
             self._loop.call_soon(self._on_turn, context=self._context)
         calls.since.append(self._now)
-        if len(self._tasks) < KNOBS.smr_packets_under_way:
-            if len(calls.futures) >= KNOBS.smr_packet_calls:
-                self._send_all()
-            elif not self._scheduled:
+        if not self._scheduled:
+            if len(self._tasks) < KNOBS.smr_packets_under_way:
                 self._scheduled = True
                 self._loop.call_soon(self._flush, context=self._context)
+        elif len(calls.futures) >= self._most:
+            self._send_all()
         return future
 
     async def close(self) -> None:
