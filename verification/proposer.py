@@ -398,9 +398,9 @@ def _parts(e: Engine) -> None:
     """A page is merged part by part: followed for the part that F is in, and one other."""
     theorem = "capturing.absorb: each part is merged with what the page has for it"
     page = Rows.any("page"), Rows.any("page")
-    e.core.modules["capturing"].__dict__["by_part"] = lambda rows: tuple(enumerate(page))
+    e.core.modules["capturing"].__dict__["by_part"] = lambda rows, size: tuple(enumerate(page))
     for known in ((), ((0, Rows.any("best")),), ((0, Rows.any("best")), (1, Rows.any("best")))):
-        for path in e.paths("capturing.absorb", known, "rows"):
+        for path in e.paths("capturing.absorb", known, "rows", 4096):
             best = dict(known).get(0, Rows.none())
             given = [*path.hypotheses, once(best.has)]
             if path.error is not None:
@@ -432,7 +432,7 @@ def merged(out: Has, best: Has, rows: Has) -> Claims:
 def _merge_summary(core: Core) -> Callable[[Any, Any], Any]:
     """What has just been proved of `merge`, in place of `merge`."""
 
-    def merge(best: Any, rows: Any) -> Any:
+    def merge(best: Any, rows: Any, part: int = 0) -> Any:
         if bool(SymBool(th.fresh("clash", th.Bool))):
             raise core.capturing.ClashingReports(0, b"")
         out = Rows.any("merged")

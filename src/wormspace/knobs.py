@@ -107,7 +107,7 @@ class Knobs:
     server_flush_bytes: int = knob(256 << 10, least=1)
     """Answers to one client that are sent before the turn of the loop is over."""
 
-    paxos_part: int = knob(4096, least=1)
+    register_part: int = knob(4096, least=1)
     """Registers whose reports a captor keeps together: a page is merged into the parts it meets."""
 
     register_pages_at_once: int = knob(4, least=1)

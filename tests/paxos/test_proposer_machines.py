@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenario_player import Acceptor
 
-from wormspace.knobs import turned
 from wormspace.paxos import capturing, reading, telling, writing
 from wormspace.paxos.ballot import UNSAFE, above, ballot
 from wormspace.paxos.capturing import PREEMPTED, PROMISED, PROMISING, Capturing, ClashingReports
@@ -354,13 +353,12 @@ def test_the_check_of_schedules_can_fail(monkeypatch):
 def test_pages_merged_part_by_part_are_what_merging_them_at_once_gives():
     rng = random.Random(3)
     for size in (1, 3, 4096):
-        with turned(paxos_part=size):
-            pages = [
-                [row(o, rng.choice((B1, B2)), b"v", rng.random() < 0.3) for o in sorted(chosen)]
-                for chosen in (rng.sample(range(40), rng.randrange(20)) for _ in range(30))
-            ]
-            parts, whole = (), ()
-            for page in pages:
-                parts, whole = capturing.absorb(parts, page), capturing.merge(whole, page)
-            assert tuple(r for _, part in parts for r in part) == whole
-            assert all(r.offset // size == at for at, part in parts for r in part)
+        pages = [
+            [row(o, rng.choice((B1, B2)), b"v", rng.random() < 0.3) for o in sorted(chosen)]
+            for chosen in (rng.sample(range(40), rng.randrange(20)) for _ in range(30))
+        ]
+        parts, whole = (), ()
+        for page in pages:
+            parts, whole = capturing.absorb(parts, page, size), capturing.merge(whole, page)
+        assert tuple(r for _, part in parts for r in part) == whole
+        assert all(r.offset // size == at for at, part in parts for r in part)

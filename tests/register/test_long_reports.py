@@ -136,7 +136,7 @@ def test_the_cost_of_a_long_report_is_linear(call):
     async def new_client(w):
         return w.client(timeout=600)
 
-    with turned(paxos_part=64):
+    with turned(register_part=64):
         assert_growth(prepare, [200, 400, 800], at_most=1.0)
     for world, scene in reversed(worlds):
         world.run(scene.__aexit__(None, None, None))

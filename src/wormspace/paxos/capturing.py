@@ -17,7 +17,6 @@ from typing import TypeAlias
 
 import msgspec
 
-from wormspace.knobs import KNOBS
 from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.effects import Send, to_all
 from wormspace.paxos.messages import COMPLETE, Capture, Promise, Read, Report, Row
@@ -38,6 +37,7 @@ class Capturing(msgspec.Struct, frozen=True):
         top: the highest ballot that a refusal named.
         best: per register that anybody accepted, the row with the highest ballot: rows by offset,
             in parts that are numbered by the offsets they are for (`reported` has them all).
+        part: how many registers a part is for.
     """
 
     servers: int
@@ -52,6 +52,7 @@ class Capturing(msgspec.Struct, frozen=True):
     rejected: int = 0
     top: bytes = UNSAFE
     best: Parts = ()
+    part: int = 4096
 
 
 def better(a: Row, b: Row) -> Row:
@@ -88,21 +89,20 @@ def merge(best: tuple[Row, ...], rows: list[Row]) -> tuple[Row, ...]:
     return tuple(merged[offset] for offset in sorted(merged))
 
 
-def absorb(best: Parts, rows: list[Row]) -> Parts:
+def absorb(best: Parts, rows: list[Row], part: int) -> Parts:
     """`merge` of a page into what is known; costs what is in the page, and in parts that it meets.
 
     Raises:
         ClashingReports.
     """
-    parts = {at: part for at, part in best}  # noqa: C416 - the prover knows comprehensions
-    for at, some in by_part(rows):
+    parts = {at: known for at, known in best}  # noqa: C416 - the prover knows comprehensions
+    for at, some in by_part(rows, part):
         parts[at] = merge(parts.get(at, ()), some)
     return tuple((at, parts[at]) for at in sorted(parts))
 
 
-def by_part(rows: list[Row]) -> tuple[tuple[int, list[Row]], ...]:
+def by_part(rows: list[Row], size: int) -> tuple[tuple[int, list[Row]], ...]:
     """Rows by the number of the part that their offset belongs to, ascending."""
-    size = KNOBS.paxos_part
     parts: dict[int, list[Row]] = {}
     for row in rows:
         parts.setdefault(row.offset // size, []).append(row)
@@ -144,7 +144,7 @@ def on_promise(c: Capturing, server: int, p: Promise) -> tuple[Capturing, tuple[
     bit = 1 << server
     if c.phase != PROMISING or c.granted & bit:
         return c, ()
-    c = msgspec.structs.replace(c, granted=c.granted | bit, best=absorb(c.best, p.rows))
+    c = msgspec.structs.replace(c, granted=c.granted | bit, best=absorb(c.best, p.rows, c.part))
     if p.next != COMPLETE:
         return c, (Send(server, Read(c.space, c.segment, [(p.next, c.stop)])),)
     return _reported(c, bit), ()
@@ -162,7 +162,7 @@ def on_report(c: Capturing, server: int, r: Report) -> tuple[Capturing, tuple[Se
     for row in r.rows:
         if row.ballot > c.ballot and not row.decided:
             return _rejected(c, bit, row.ballot), ()
-    c = msgspec.structs.replace(c, best=absorb(c.best, r.rows))
+    c = msgspec.structs.replace(c, best=absorb(c.best, r.rows, c.part))
     if r.next != COMPLETE:
         return c, (Send(server, Read(c.space, c.segment, [(r.next, c.stop)])),)
     return _reported(c, bit), ()

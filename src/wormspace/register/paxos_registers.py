@@ -123,7 +123,9 @@ class PaxosRegisters:
                 await asyncio.sleep(min(pause, deadline - now))
             partition = self._at(array)
             ballot = self._next_ballot(floor, array)
-            machine = Capturing(partition.size, space, number, start, stop, ballot)
+            machine = Capturing(
+                partition.size, space, number, start, stop, ballot, part=KNOBS.register_part
+            )
             operation = CaptureOperation(partition, machine, deadline)
             operation.begin()
             try:
