@@ -134,7 +134,7 @@ async def scrubbed(engine):
     """Walk all tables to their end once more."""
     rounds = engine._scrub.rounds + 2
     while engine._scrub.rounds < rounds and not engine._trust.failed:
-        engine._scrub_some()
+        engine.scrub()
 
 
 async def test_the_scrub_finds_rot_that_nobody_reads(whole, tmp_path, caplog):
@@ -195,7 +195,7 @@ async def test_the_scrub_is_not_misled_by_what_changes_meanwhile(tmp_path):
                     else:
                         batch.put("rows", key, rng.randbytes(rng.choice([2, 300])))
                 await engine.commit(batch)
-                engine._scrub_some()
+                engine.scrub()
                 if rng.random() < 0.1 and engine._saving is not None:
                     await engine._saving
             assert engine.health() == ""
@@ -416,7 +416,7 @@ from pathlib import Path
 from wormspace.server.storage import AcceptorStore
 engine = AcceptorStore(Path(sys.argv[1]))
 while engine._scrub.rounds < 2 and not engine.health():
-    engine._scrub_some()
+    engine.scrub()
 print(engine.health() or "well")
 """
 

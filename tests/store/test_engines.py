@@ -249,7 +249,7 @@ def test_every_knob_may_be_at_its_least(done):
                 batch.put("rows", b"more", bytes(200_000 * round_))
                 model["rows"][b"more"] = bytes(200_000 * round_)
                 await engine.commit(batch)
-                engine._scrub_some()
+                engine.scrub()
                 await asyncio.sleep(0)
             check(engine.view, model, [b"x"])
             assert engine.health() == ""

@@ -80,7 +80,7 @@ class Run:
             else:
                 self.possible = [after]
             assert state(engine.view) == self.possible[0]
-            engine._scrub_some()
+            engine.scrub()
             for _ in range(rng.randint(0, 3)):
                 await asyncio.sleep(0)
         if engine._saving is not None:

@@ -442,6 +442,12 @@ class LmdbEngine:
 
     def _scrub_some(self) -> None:
         self._scrubbing = None
+        self.scrub()
+        if not self._trust.failed:
+            self._scrub_later()
+
+    def scrub(self) -> None:
+        """Verify some more rows; `health` and `figures` tell what was found."""
         if self._trust.failed:
             return
         try:
@@ -449,8 +455,6 @@ class LmdbEngine:
                 self._scrub.step()
         except StoreError:
             self._tables.refuse(self._trust.failed)  # "nothing is here" would be believed
-            return
-        self._scrub_later()
 
     def health(self) -> str:
         if self._trust.failed:
