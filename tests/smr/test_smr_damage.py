@@ -159,7 +159,10 @@ class Slow(LocalSnapshots):
         return None if kept is None else kept[0]
 
 
-@pytest.mark.parametrize("seed", range(3))
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 8))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_no_segment_goes_before_snapshots_beyond_it_are_kept(seed, monkeypatch):
     """At each trim, as many places as were asked for have a snapshot that begins behind it."""
     logging.getLogger("wormspace").setLevel(logging.CRITICAL)

@@ -397,7 +397,10 @@ class Rolling(Group):
         self.start_replica(name)
 
 
-@pytest.mark.parametrize("seed", range(6))
+SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 12))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_rolling_upgrades_in_worlds_with_faults(seed):
     """States are equal wherever positions are, history is linearizable, and all end up newer."""
     logging.getLogger("wormspace").setLevel(logging.CRITICAL)
