@@ -106,9 +106,13 @@ class Campaign:
                 await t[stores[store]].put(key, b"%d" % START)
 
 
-def run(seed: int, *, faults_s: float = FAULTS_S) -> Campaign:
-    """A campaign under faults, then peace; what it claims is checked here."""
-    with World(seed, knobs=World.drawn_knobs(seed)) as world:
+def run(seed: int, *, faults_s: float = FAULTS_S, **knobs: int) -> Campaign:
+    """A campaign under faults, then peace; what it claims is checked here.
+
+    Args:
+        knobs: values that are not drawn.
+    """
+    with World(seed, knobs={**World.drawn_knobs(seed), **knobs}) as world:
         campaign = Campaign(world)
         world.run(asyncio.sleep(1))  # every site serves
         world.run(world.spawn("bank", campaign.set_up).wait(), deadline_s=30)

@@ -47,7 +47,7 @@ def test_transfers_under_faults_show_that(mistake, caplog):
     with MISTAKES[mistake].applied():
         for seed in range(SEEDS):
             try:
-                run(seed, faults_s=4.0)
+                run(seed, faults_s=4.0, tx_segment_size=4)
             except Exception as e:  # noqa: BLE001 - unbroken, they pass: whatever it is, it is found
                 print(f"seed {seed}: {str(e)[:100]!r}")
                 return
