@@ -34,6 +34,8 @@ class Recorder:
                 self._tasks.add(task)
                 try:
                     await self._pass_on(reader, writer, target)
+                except asyncio.CancelledError:
+                    writer.transport.abort()
                 finally:
                     self._tasks.discard(task)
 
