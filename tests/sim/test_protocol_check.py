@@ -38,7 +38,7 @@ BROKEN = {
         "wormspace.paxos.capturing:better", "b.ballot > a.ballot", "b.ballot < a.ballot"
     ),
     "store: a capture": Mutant(
-        "wormspace.server.acceptors:capture",
+        "wormspace.server.acceptors:capturing",
         "tables.store_slice(batch, tables.PROMISES, prefix, old, new)",
         "pass",
     ),

@@ -206,7 +206,7 @@ class Run:
                 except StoreError as e:
                     if not disk.rotten:
                         raise
-                    self.world.note(identity.server, "refuses to start: %s", str(e))
+                    self.world.note(identity.server, "refuses to start: %s", disk.words(e))
                     self.faults.counts["refused to start"] = 1
                     await asyncio.Event().wait()
                 server = Server(identity, engine, Limits())
@@ -214,7 +214,7 @@ class Run:
                 error = await server.failed
                 if not disk.rotten:
                     raise error
-                self.world.note(identity.server, "stops: %s", str(error))
+                self.world.note(identity.server, "stops: %s", disk.words(error))
                 await server.stop()
                 disk.release()
 

@@ -127,6 +127,10 @@ class Disk:
             owner.resources[user] = None
         return store
 
+    def words(self, error: StoreError) -> str:
+        """An error of the store in words that are the same in every run."""
+        return str(error) if self.files is None else str(error).replace(str(self.files.path), "")
+
     def begins(self) -> None:
         """Some work for the disk begins."""
         at_work, self.at_work = self.at_work, None
