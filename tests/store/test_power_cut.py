@@ -392,7 +392,7 @@ def without_naming_the_next_file(monkeypatch):
 
     def silent(self):
         switch(self)
-        self._is_closed = True
+        self._unclosed = None
 
     monkeypatch.setattr(journal.Journal, "switch", silent)
 

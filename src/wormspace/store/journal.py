@@ -61,7 +61,7 @@ class Journal:
             undo.pop_all()
         self._current = self._files[0]
         self._old: JournalFile | None = None
-        self._is_closed = True
+        self._unclosed: JournalFile | None = None
         self._prepared: JournalFile | None = None
         self.last = 0
         self.lost = ""
@@ -197,9 +197,9 @@ class Journal:
                 Otherwise what is on disk is not certain any more.
         """
         file = self._current
-        if not self._is_closed and self._old is not None:
-            self._write(self._old, CLOSING, file.salt)
-            self._is_closed = True
+        if self._unclosed is not None:  # even after a checkpoint: its roots may rot
+            self._write(self._unclosed, CLOSING, file.salt)
+            self._unclosed = None
         file.grow(file.end + file.bytes_of(len(payload)) + spare)
         self._write(file, BATCH, payload)
         self.last += 1
@@ -232,18 +232,18 @@ class Journal:
     @property
     def is_settled(self) -> bool:
         """Whether all that `append` will do is to write one record."""
-        return self._is_closed or self._old is None
+        return self._unclosed is None
 
     def switch(self) -> None:
         """Go on in the other file, which is prepared."""
         assert self._prepared is not None
-        self._old, self._is_closed = self._current, False
+        self._old = self._unclosed = self._current
         self._current, self._prepared = self._prepared, None
         self._current.first = self.last + 1
 
     def release(self) -> None:
         """A checkpoint that names the file that is written is durable: the other one is free."""
-        self._old, self._is_closed = None, True
+        self._old = None
 
     def prepare(self) -> None:
         """Make the free file ready for `switch`.  Waits for the disk.
@@ -253,7 +253,7 @@ class Journal:
         """
         other = self._files[1 - self._files.index(self._current)]
         other.begin(self._system.random(SALT_BYTES))
-        self._prepared = other
+        self._prepared, self._unclosed = other, None
 
     def close(self) -> None:
         """Close the files."""
