@@ -6,12 +6,13 @@ import contextlib
 import pytest
 
 from scaling import assert_growth
+from wires import Wire, delay, simulated
 from wires import World as Wires
-from wires import delay, simulated
 from wormspace import Written
 from wormspace.knobs import turned
-from wormspace.paxos.messages import Capture, Read
+from wormspace.paxos.messages import Capture, Read, Report
 from wormspace.sim import World
+from wormspace.wire.messages import DAMAGED, INTERNAL, Failed
 
 PAGES = 64
 PAGE_S = 0.4
@@ -166,3 +167,30 @@ def test_single_captures_and_writes_of_one_segment_cost_the_same_each():
     for world, w in reversed(worlds):
         world.run(w.close())
         world.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("code", [DAMAGED, INTERNAL])
+def test_a_server_that_cannot_report_costs_a_read_no_patience(code):
+    """The others are asked at once, and not when the one that said so is taken for silent."""
+
+    async def work():
+        async with filled(8, page_rows=8) as (w, _):
+            client = w.client()
+            segment = await client.space("s").segment(0)
+            for server in range(3):
+                wire = client.wires[server]
+
+                def refuse(request_id, message, wire=wire):
+                    if isinstance(message, Report):
+                        message = Failed(code, "a sector is gone")
+                    Wire.answer(wire, request_id, message)
+
+                wire.answer = refuse
+                began = asyncio.get_running_loop().time()
+                for offset in range(6):
+                    assert await segment.read(offset) == b"v%d" % offset
+                assert sum(v is not None for v in await segment.read_range()) == 8
+                assert asyncio.get_running_loop().time() - began < 0.1
+                del wire.answer
+
+    simulated(work)

@@ -5,6 +5,9 @@ import asyncio
 import pytest
 
 import wormspace
+from wires import World as Wires
+from wires import delay, simulated
+from wormspace.paxos.messages import Trim
 
 
 def test_a_prefix_trim_leaves_nothing_below_it():
@@ -22,3 +25,29 @@ def test_a_prefix_trim_leaves_nothing_below_it():
                 await space.segment(2)
 
     asyncio.run(main())
+
+
+def test_calls_that_trim_a_prefix_at_the_same_time_tell_of_no_empty_range():
+    """One call has told the servers while the other looks for the head."""
+
+    async def work():
+        w = Wires(3)
+        space = w.client().space("s")
+        for _ in range(6):
+            await space.alloc(size=2)
+        delay(w, 0.01)
+        first = asyncio.ensure_future(space.trim_prefix(6))
+        await asyncio.sleep(0.015)
+        looking = space._find_head
+
+        async def look_late(deadline):
+            await asyncio.wait([first])
+            return await looking(deadline)
+
+        space._find_head = look_late
+        await asyncio.gather(first, space.trim_prefix(5), space.trim_prefix(6))
+        trims = [m for wire in w.wires[0] for m in wire.sent if isinstance(m, Trim)]
+        assert trims and all(m.segment < m.stop for m in trims)
+        await w.close()
+
+    simulated(work)

@@ -218,6 +218,11 @@ class ReadOperation(Base):
         if self.machine.phase == reading.ASKING_ONE and server == self.machine.first:
             self.post(self.unanswered())
 
+    def _on_failed(self, server: int, failed: Failed) -> None:
+        super()._on_failed(server, failed)
+        if not self.over and self.machine.phase == reading.ASKING_ONE:
+            self.post(send for send in self.unanswered() if send.server != server)
+
     def heard(self) -> int:
         return self.machine.heard
 

@@ -198,8 +198,10 @@ class Space:
             return
         # Whoever trimmed what lies below the head may have died before a majority was told.
         head = min(stop, await self._find_head(deadline))
-        array = (self.name, head)
-        await self.client.registers.trim(array, stop, deadline, told_from=self._told_below)
+        array, told = (self.name, head), self._told_below
+        if stop <= told:
+            return  # another call has told them meanwhile
+        await self.client.registers.trim(array, stop, deadline, told_from=told)
         self._told_below = max(self._told_below, stop)
 
     async def _trim(self, first: int, stop: int, deadline: float) -> None:
