@@ -233,6 +233,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_campaign_shows_that(mistake):
     world, mutant = MISTAKES[mistake]

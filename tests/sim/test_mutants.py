@@ -15,6 +15,25 @@ SEEDS = 40
 """Runs within which each must be found."""
 
 
+RARE = (
+    "the newest forgotten ballot is not known as forgotten",
+    "what is forgotten is known for one group only",
+    "writes in doubt are forgotten as decided",
+    "a read that meets values under two ballots helps one of them",
+    "a listener that goes back reads on where it was",
+    "a listener that lost a stream says no gap when it is back",
+    "a listener says no gaps while a stream is away",
+    "a server tells of a batch only who listened when it began",
+    "a tombstone ends one too late",
+)
+"""Those that take many runs, or long ones."""
+
+
+def rare(mistakes):
+    """All of them; `make soak` alone looks for the rare ones."""
+    return [pytest.param(one, marks=pytest.mark.soak if one in RARE else ()) for one in mistakes]
+
+
 def on_real_stores(seed):
     """Servers that are killed, and lose their power, again and again."""
     shape = Shape.draw(seed)
@@ -55,7 +74,7 @@ def _quiet(caplog):
     caplog.set_level(logging.CRITICAL + 1)
 
 
-@pytest.mark.parametrize("mistake", MUTANTS)
+@pytest.mark.parametrize("mistake", rare(MUTANTS))
 def test_random_runs_show_that(mistake):
     find(MUTANTS[mistake], Shape.draw)
 
