@@ -4,7 +4,7 @@ import dataclasses
 import logging
 
 import pytest
-from mutants import MUTANTS, ON_REAL_STORES
+from mutants import MUTANTS, OF_THE_FORGETFUL, ON_REAL_STORES
 
 from wormspace.sim.campaign import Result, Shape, run
 from wormspace.sim.disk import DiskOptions
@@ -16,9 +16,6 @@ SEEDS = 40
 
 
 RARE = (
-    "the newest forgotten ballot is not known as forgotten",
-    "what is forgotten is known for one group only",
-    "writes in doubt are forgotten as decided",
     "a read that meets values under two ballots helps one of them",
     "a listener that goes back reads on where it was",
     "a listener that lost a stream says no gap when it is back",
@@ -58,6 +55,15 @@ def on_real_stores(seed):
     )
 
 
+def forgetful(seed):
+    """Clients that remember next to nothing of what they wrote, and use their tokens again."""
+    shape = Shape.draw(seed)
+    knobs = {**shape.knobs, "register_memory": 1 + seed % 2, "register_groups": 1}
+    calls = {"write": 20, "reuse": 40, "unsafe": 10, "read": 5, "alloc": 1}
+    mix = dataclasses.replace(shape.mix, calls=calls, size=12)
+    return dataclasses.replace(shape, knobs=knobs, mix=mix, listeners=0, duration_s=4.0)
+
+
 def find(mutant, shape_of):
     """The report of the first run that shows the mistake."""
     with mutant.applied():
@@ -77,6 +83,11 @@ def _quiet(caplog):
 @pytest.mark.parametrize("mistake", rare(MUTANTS))
 def test_random_runs_show_that(mistake):
     find(MUTANTS[mistake], Shape.draw)
+
+
+@pytest.mark.parametrize("mistake", OF_THE_FORGETFUL)
+def test_clients_with_no_memory_show_that(mistake):
+    find(OF_THE_FORGETFUL[mistake], forgetful)
 
 
 @pytest.mark.parametrize("mistake", ON_REAL_STORES)
