@@ -116,16 +116,6 @@ OF_THE_FORGETFUL = {
     "the newest forgotten ballot is not known as forgotten": Mutant(
         "wormspace.register.memory:_Forgotten.has", "rank <= highest", "rank < highest"
     ),
-    "what is forgotten is known for one group only": Mutant(
-        "wormspace.register.memory:_Forgotten.add",
-        "self._anywhere = max(highest, self._anywhere or highest)",
-        "pass",
-    ),
-    "writes in doubt are forgotten as decided": Mutant(
-        "wormspace.register.memory:Memory._forget_one",
-        "(self._in_doubt if oldest.issued.doubt else self._decided)",
-        "self._decided",
-    ),
 }
 
 JOURNAL = "wormspace.store.journal"
