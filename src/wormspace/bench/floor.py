@@ -13,6 +13,8 @@ from pathlib import Path
 
 import uvloop
 
+from wormspace.errors import ProtocolViolation
+from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Trim, Write, Written
 from wormspace.paxos.quorum import majority
 from wormspace.server import config, runner, tables
@@ -22,6 +24,7 @@ from wormspace.wire.link import Link, Outgoing
 from wormspace.wire.messages import Downward
 
 BATCH = 512
+BALLOT = ballot(1, b"theFloor")
 
 
 class FloorNode(Node):
@@ -75,7 +78,7 @@ class FloorClient:
         offsets, self._offsets = self._offsets, []
         values, self._values = self._values, []
         futures, self._futures = self._futures, []
-        request = Outgoing(self._next, Write("floor", 0, b"\1" * 16, offsets, values))
+        request = Outgoing(self._next, Write("floor", 0, BALLOT, offsets, values))
         self._waiting[self._next] = (futures, [0])
         self._next += 1
         for link in self._links:
@@ -92,6 +95,8 @@ class FloorClient:
         if entry is None:
             return
         futures, count = entry
+        if not isinstance(message, Written):
+            raise ProtocolViolation(f"the floor's server refused: {message}")
         count[0] += 1
         if count[0] == majority(len(self._links)):
             del self._waiting[request_id]
