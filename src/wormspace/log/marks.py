@@ -16,10 +16,11 @@ import msgspec
 from wormspace.errors import AlreadyWritten, CaptureLost, Trimmed, WormError
 from wormspace.knobs import KNOBS
 from wormspace.log.errors import Deposed
-from wormspace.log.records import FORMAT, UNREADABLE, refuse_newer
+from wormspace.log.records import FORMAT, refuse_newer
 from wormspace.log.spaces import require_ours
 from wormspace.log.tape import Tape
 from wormspace.log.tenure import Held, Tenure
+from wormspace.malformed import MALFORMED
 
 log = logging.getLogger("wormspace.log")
 
@@ -95,7 +96,7 @@ class Mark(Generic[T]):
     def _value(self, raw: bytes, slot: int) -> T | None:
         try:
             return self._decode(msgspec.msgpack.decode(raw, type=_Value).body)
-        except UNREADABLE as e:
+        except MALFORMED as e:
             refuse_newer(raw)
             log.info("%s: slot %d has no value: %s", self._tape.space.name, slot, e)
             return None

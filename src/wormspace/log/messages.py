@@ -7,8 +7,9 @@ from typing import TypeAlias
 import msgspec
 
 from wormspace.errors import UsageError
-from wormspace.log.records import UNREADABLE, Latest, Natural
+from wormspace.log.records import Latest, Natural
 from wormspace.log.tenure import Run
+from wormspace.malformed import MALFORMED
 from wormspace.rpc import Failure
 
 
@@ -95,7 +96,7 @@ def read_question(raw: bytes) -> Question:
     """
     try:
         question = _questions.decode(raw)
-    except UNREADABLE as e:
+    except MALFORMED as e:
         raise UsageError(f"no question for a sequencer: {e}") from e
     if isinstance(question, Ask):
         counts = question.counts
@@ -113,5 +114,5 @@ def read_answer(raw: bytes) -> Answer:
     """
     try:
         return _answers.decode(raw)
-    except UNREADABLE as e:
+    except MALFORMED as e:
         raise Failure(f"no answer of a sequencer: {e}") from e

@@ -9,7 +9,6 @@ import msgspec
 
 from wormspace.errors import NotAllocated, UsageError, WrongKind
 from wormspace.knobs import KNOBS
-from wormspace.log.records import UNREADABLE
 from wormspace.log.spaces import (
     CONFIG,
     ENTRIES,
@@ -20,6 +19,7 @@ from wormspace.log.spaces import (
     require_ours,
     require_part,
 )
+from wormspace.malformed import MALFORMED
 from wormspace.space import Client, Space
 
 MIN_SEGMENT_SIZE = 4
@@ -83,5 +83,5 @@ async def _make_or_read(space: Space, segment_size: int | None) -> Config:
             segment = await space.segment(0)
     try:
         return msgspec.msgpack.decode(require_part(segment, CONFIG), type=Config)
-    except UNREADABLE as e:
+    except MALFORMED as e:
         raise WrongKind(f"space {space.name!r} does not say how its log was made: {e}") from e

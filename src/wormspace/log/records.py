@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import msgspec
 
 from wormspace.errors import NewerFormat
+from wormspace.malformed import MALFORMED
 
 log = logging.getLogger("wormspace.log")
 
@@ -165,9 +166,6 @@ _decode_pack = msgspec.msgpack.Decoder(Pack).decode
 _decode_seam = msgspec.msgpack.Decoder(Seam).decode
 _decode_any = msgspec.msgpack.Decoder().decode
 
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
-"""What decoding raises, whatever the bytes are."""
-
 
 def payload_size(body: bytes, headers: Mapping[str, str]) -> int:
     """The bytes by which an entry makes its log larger."""
@@ -185,7 +183,7 @@ def read_pack(raw: bytes, slot: int) -> Pack | None:
     """
     try:
         pack = _decode_pack(raw)
-    except UNREADABLE as e:
+    except MALFORMED as e:
         refuse_newer(raw)
         log.info("slot %d holds no log entries, and is passed over: %s", slot, e)
         return None
@@ -215,7 +213,7 @@ def read_seam(raw: bytes, segment: int, end: int) -> Seam:
     """
     try:
         seam = _decode_seam(raw)
-    except UNREADABLE as e:
+    except MALFORMED as e:
         refuse_newer(raw)
         log.info("the end of segment %d holds no seam, streams are looked for: %s", segment, e)
         return Seam(end, {}, end)
@@ -233,7 +231,7 @@ def refuse_newer(raw: bytes) -> None:
     """
     try:
         record: Any = _decode_any(raw)
-    except UNREADABLE:
+    except MALFORMED:
         return
     version = record[0] if isinstance(record, list) and record else None
     if isinstance(version, int) and FORMAT < version < FORMAT + 100:

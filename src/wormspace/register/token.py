@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from wormspace.errors import BadToken
+from wormspace.malformed import MALFORMED
 from wormspace.paxos.ballot import UNSAFE, show
 from wormspace.paxos.messages import Ballot, Bound, SegmentNumber, SpaceName, Span
 
@@ -74,7 +75,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
             raise BadToken("not a capture token: the text is damaged")
         try:
             token = msgspec.msgpack.decode(body, type=cls)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+        except MALFORMED as e:
             raise BadToken(f"not a capture token: {e}") from e
         ends = [token.start, *(end for span in token.taken for end in span), token.stop]
         if ends != sorted(ends) or token.start == token.stop or token.ballot <= UNSAFE:

@@ -10,8 +10,8 @@ import asyncio
 from typing import cast
 
 from wormspace.errors import ValueTooLarge, WormError
+from wormspace.malformed import MALFORMED
 from wormspace.rpc.messages import (
-    MALFORMED,
     REFUSED,
     VERSIONS,
     Greeting,

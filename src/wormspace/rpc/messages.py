@@ -41,5 +41,3 @@ encode = msgspec.msgpack.Encoder().encode
 decode_greeting = msgspec.msgpack.Decoder(Greeting).decode
 decode_request = msgspec.msgpack.Decoder(Request).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
-MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What the decoders raise for bytes that are no such frame."""

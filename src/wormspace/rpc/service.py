@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias, cast
 
 from wormspace.errors import WormError
+from wormspace.malformed import MALFORMED
 from wormspace.rpc.messages import (
-    MALFORMED,
     REFUSED,
     VERSIONS,
     Answer,

@@ -26,6 +26,7 @@ from typing import Annotated
 import msgspec
 
 from wormspace.errors import UsageError
+from wormspace.malformed import MALFORMED
 from wormspace.server.identity import Identity
 from wormspace.server.listener import Limits, ServerIdentity
 from wormspace.wire.frames import MAX_FRAME_BYTES
@@ -126,7 +127,7 @@ def load(path: Path) -> ClusterConfig:
         config = msgspec.toml.decode(path.read_bytes(), type=ClusterConfig)
     except FileNotFoundError as e:
         raise ConfigError(f"{path}: no such file; `wormspace cluster init` makes one") from e
-    except (OSError, msgspec.MsgspecError) as e:
+    except (OSError, *MALFORMED) as e:
         raise ConfigError(f"{path}: {e}") from e
     problem = _problem(config)
     if problem:

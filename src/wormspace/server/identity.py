@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from wormspace.errors import NewerFormat, WrongIdentity
+from wormspace.malformed import MALFORMED
 from wormspace.store.engine import Engine
 
 FORMAT = 1
@@ -119,7 +120,7 @@ def read(engine: Engine, where: Path) -> Identity | None:
                 f"{FORMAT}: update it"
             )
         return _decode(raw)
-    except msgspec.MsgspecError as e:
+    except MALFORMED as e:
         raise WrongIdentity(
             f"{where} carries an identity that this wormspace cannot read ({e}): an unreleased "
             "version prepared it, or it is damaged. Do not start on it; read it with the version "

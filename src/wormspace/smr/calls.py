@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import msgspec
 
+from wormspace.malformed import MALFORMED
 from wormspace.smr.canonical import encode_canonical
+from wormspace.smr.nesting import MAX_NESTING, is_nested_too_deep
 from wormspace.smr.records import Fault, Outcome, encode
 
 if TYPE_CHECKING:
     from wormspace.smr.methods import Method
 
-MAX_CALLS = 1 << 16
+MAX_CALLS = 1 << 12
 """So many travel together at most; nothing else limits those that have no arguments."""
 
 MAX_OUTCOME_BYTES = 8 << 20
@@ -42,6 +44,12 @@ _decode_loosely = msgspec.msgpack.Decoder(tuple[_Runs, list[list[msgspec.Raw]]])
 _decode_name = msgspec.msgpack.Decoder(str).decode
 _decode_anything = msgspec.msgpack.Decoder().decode
 _decode_column = msgspec.msgpack.Decoder(list[msgspec.Raw] | None).decode
+
+
+_NESTING = 4 + MAX_NESTING
+"""The calls, their groups, a group and a column are around each value."""
+
+_TOO_DEEP = f"values are nested more than {MAX_NESTING} deep"
 
 
 class Malformed(Exception):
@@ -88,6 +96,7 @@ class Dispatcher:
         self._passed_on = passed_on
         self._by_name = {method.name: method for method in methods}
         self._by_columns = {method.columns: method for method in methods}
+        self._may_nest = any(method.may_nest for method in methods)
         columns = tuple(self._by_columns)
         group: Any = typing.Union[columns] if columns else msgspec.UnsetType  # noqa: UP007
         calls: Any = tuple[_Runs, list[group]]
@@ -126,10 +135,12 @@ class Dispatcher:
 
     def _prepare(self, machine: Any, raw: bytes) -> tuple[_Runs, list[_Results]]:
         """The runs, and what makes the calls of each group, one after the other."""
+        if self._may_nest and is_nested_too_deep(raw, _NESTING):
+            raise Malformed(_TOO_DEEP)
         try:
             runs, groups = self._decode(raw)
             columns = [self._columns(group) for group in groups]
-        except (msgspec.ValidationError, UnicodeDecodeError):
+        except (msgspec.ValidationError, UnicodeDecodeError, RecursionError):
             return self._prepare_singly(machine, raw)
         except msgspec.DecodeError as e:
             raise Malformed(str(e)) from e
@@ -155,11 +166,13 @@ class Dispatcher:
 
     def _prepare_singly(self, machine: Any, raw: bytes) -> tuple[_Runs, list[_Results]]:
         """The same where some call is not what was declared: that one raises a `TypeError`."""
+        if is_nested_too_deep(raw, _NESTING):
+            raise Malformed(_TOO_DEEP)
         try:
             runs, groups = _decode_loosely(raw)
             names = [_decode_name(group[0]) for group in groups]
             columns = [[_loose_column(one) for one in group[1:]] for group in groups]
-        except (msgspec.DecodeError, UnicodeDecodeError, IndexError) as e:
+        except (IndexError, *MALFORMED) as e:
             raise Malformed(str(e)) from e
         _check(runs, columns)
         return runs, [

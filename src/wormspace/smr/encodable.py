@@ -60,6 +60,26 @@ def check_encodable(hint: Any, where: str) -> None:
         )
 
 
+def may_nest(hint: Any) -> bool:
+    """Whether a value of that type can be nested to any depth: it may be anything, or itself."""
+    return _is_open(msgspec.inspect.type_info(hint), ())
+
+
+def _is_open(info: Any, around: tuple[Any, ...]) -> bool:
+    if isinstance(info, tuple | list):
+        return any(_is_open(one, around) for one in info)
+    if isinstance(info, msgspec.inspect.AnyType | msgspec.inspect.RawType):
+        return True
+    if not isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
+        return False
+    cls = getattr(info, "cls", None)
+    if cls is not None:
+        if cls in around:
+            return True
+        around = (*around, cls)
+    return _is_open([getattr(info, n) for n in info.__struct_fields__ if n != "cls"], around)
+
+
 def _name(hint: Any) -> str:
     return repr(getattr(hint, "__name__", hint))
 

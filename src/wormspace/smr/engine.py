@@ -263,7 +263,7 @@ class Engine:
         """
         try:
             upgrade = decode_upgrade(raw)
-        except msgspec.MsgspecError as e:
+        except Malformed as e:
             return encode(Outcome([], {}, f"its packet is malformed: {e}"))
         machine = self.machine
         current = machine.declaration.version

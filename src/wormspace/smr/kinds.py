@@ -16,7 +16,9 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from wormspace.malformed import MALFORMED
 from wormspace.smr.errors import DeclarationError
+from wormspace.smr.nesting import MAX_NESTING, is_nested_too_deep
 from wormspace.smr.records import encode
 
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1
@@ -78,12 +80,15 @@ class Normal:
             TypeError, ValueError, OverflowError: it is not of this type, or cannot be encoded.
         """
         try:
-            return self.decode(encode(value))
+            raw = encode(value)
+            if is_nested_too_deep(raw):
+                raise TypeError(f"values are nested more than {MAX_NESTING} deep")
+            return self.decode(raw)
         except OverflowError as e:
             raise OverflowError(f"{self.where}: {e}") from None
         except UnicodeError as e:
             raise ValueError(f"{self.where}: {e}") from None
-        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as e:
+        except (TypeError, ValueError, *MALFORMED) as e:
             raise TypeError(f"{self.where}: {e}") from None
 
 

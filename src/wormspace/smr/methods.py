@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from wormspace.malformed import MALFORMED
 from wormspace.smr.canonical import encode_canonical
-from wormspace.smr.encodable import check_encodable, members
+from wormspace.smr.encodable import check_encodable, may_nest, members
 from wormspace.smr.errors import DeclarationError
 from wormspace.smr.kinds import Normal
 from wormspace.smr.records import encode
@@ -83,6 +84,7 @@ class Method:
         call: runs it on a state machine, all arguments by position.
         run: the same for an outcome: as a whole or not at all, and what a later command could
             change is returned encoded.
+        may_nest: whether an argument can be nested as deep as a caller likes.
         is_plain: whether results are immutable built-ins: safe to hand out as they are.
         decode: a result from its encoding.
     """
@@ -115,6 +117,7 @@ class Method:
             module=owner.__module__,
         )
         self._decoders = [msgspec.msgpack.Decoder(kind).decode for kind in types]
+        self.may_nest = any(may_nest(kind) for kind in types)
         self.decode: Callable[[Any], Any] = msgspec.msgpack.Decoder(hints["return"]).decode
         self.is_plain = all(t in _IMMUTABLE for t in members(hints["return"]))
         self.call = _by_position(function, self.parameters)
@@ -145,7 +148,7 @@ class Method:
             raw = encode_canonical(call(machine, *arguments))
             try:
                 decode(raw)
-            except (msgspec.MsgspecError, UnicodeError) as e:
+            except (UnicodeError, *MALFORMED) as e:
                 raise TypeError(f"{where}: {e}") from None
             return msgspec.Raw(raw)
 
@@ -197,7 +200,7 @@ class Method:
                 continue
             try:
                 decoded.append(decode(raw))
-            except (msgspec.ValidationError, UnicodeDecodeError) as e:
+            except MALFORMED as e:
                 raise TypeError(f"{self.name}(), argument {parameter.name!r}: {e}") from e
         return decoded
 

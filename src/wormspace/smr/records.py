@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from wormspace.errors import ProtocolViolation
+from wormspace.malformed import MALFORMED
 from wormspace.space import Address, require_stamp, stamp
 
 # ------------------------------------------------------------------ in registers
@@ -95,7 +96,7 @@ def decode_record(raw: bytes, address: Address) -> Record:
     """
     try:
         return _decode_record(raw)
-    except msgspec.MsgspecError as e:
+    except MALFORMED as e:
         raise ProtocolViolation(f"register {address} holds no batch of commands: {e}") from e
 
 
@@ -154,7 +155,7 @@ def decode_charter(raw: bytes, space: str) -> Charter:
     _, payload = require_stamp(raw, KIND, FORMAT, space)
     try:
         return _decode_charter(payload)
-    except msgspec.MsgspecError as e:
+    except MALFORMED as e:
         raise ProtocolViolation(f"the metadata of a segment of {space!r} is damaged: {e}") from e
 
 

@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-import msgspec
-
 from wormspace.errors import Closed, UsageError, WormError
+from wormspace.malformed import MALFORMED
 from wormspace.rpc import Caller
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
 from wormspace.smr.declare import Declaration, StateMachine
@@ -176,7 +175,7 @@ class Line:
                 reply: Reply = _decode_reply(raw)
             except UsageError:
                 raise
-            except (WormError, msgspec.MsgspecError) as e:
+            except (WormError, *MALFORMED) as e:
                 trying.failed(f"{here[0]}:{here[1]}", e)
                 self._turn(here, None)
             else:
@@ -298,7 +297,7 @@ class Watcher:
                 watched = await self._line.watch(address, after)
             except Closed:
                 raise
-            except (WormError, msgspec.MsgspecError) as e:
+            except (WormError, *MALFORMED) as e:
                 log.info("watching at %s:%d: %s", *address, e)
                 await asyncio.sleep(PAUSE_MAX_S)
             else:

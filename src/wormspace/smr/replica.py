@@ -18,9 +18,8 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-import msgspec
-
 from wormspace.errors import Closed, Trimmed, UsageError, WormError
+from wormspace.malformed import MALFORMED
 from wormspace.smr import serving, upgrading
 from wormspace.smr.auditing import Audits
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
@@ -395,7 +394,7 @@ class Core(Generic[M]):
                     trying.failed(leader, "it does not lead")
             except (Trimmed, UsageError):
                 raise
-            except (WormError, TimeoutError, msgspec.MsgspecError) as e:
+            except (WormError, TimeoutError, *MALFORMED) as e:
                 trying.failed(leader or self.seat.member, e)
             await trying.pause()
 

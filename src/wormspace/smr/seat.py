@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from wormspace.errors import WormError
+from wormspace.malformed import MALFORMED
 from wormspace.rpc import Caller
 from wormspace.smr.company import Company
 from wormspace.smr.declare import StateMachine
@@ -224,7 +225,7 @@ class Seat:
         try:
             raw = await self.call(member, "ping", encode(self.ping()), timeout)
             pong: Pong = _decode_pong(raw)
-        except (WormError, msgspec.MsgspecError):
+        except (WormError, *MALFORMED):
             return None
         self.company.hear(member, pong.applied)
         self.company.introduce(pong.members)

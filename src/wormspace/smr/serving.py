@@ -13,12 +13,12 @@ import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from wormspace.errors import UsageError, WormError
+from wormspace.malformed import MALFORMED
 from wormspace.rpc import Failure, NoAnswer, Service
 from wormspace.smr import events
 from wormspace.smr.calls import Malformed, encode_outcome
+from wormspace.smr.company import FORGET_S
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import (
     BadSnapshot,
@@ -48,6 +48,7 @@ from wormspace.smr.seat import NotLeading
 from wormspace.smr.snapshots import restore
 from wormspace.smr.stores import SnapshotStore
 from wormspace.smr.submit import PacketTooLarge
+from wormspace.smr.versions import UPGRADE, decode_upgrade
 from wormspace.space import Address
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wormspace.smr")
 
+CLIENT_BYTES = 8
 FETCH_TIMEOUT_S = 2.0
 CATCH_UP_S = 10.0
 CATCH_UP_PAUSE_S = 0.25
@@ -96,6 +98,7 @@ class _Desk:
 
     async def submit(self, body: bytes) -> bytes:
         packet = self._decode(_decode_packet, body)
+        self._check(packet)
         try:
             return encode(await self._core.propose(packet))
         except NotLeading:
@@ -103,6 +106,34 @@ class _Desk:
         except PacketTooLarge as e:
             position = self._core.learner.position
             return encode(Reply(None, position, largest=e.largest, too_large=True))
+
+    def _check(self, packet: Packet) -> None:
+        """Refuse what would stop all replicas, and not only fail, once it is in the log.
+
+        An upgrade that some replica has not the class of stops that one, as its caller knows; one
+        that nobody has is a mistake.
+
+        Raises:
+            UsageError, UpdateNeeded, ShapeChanged.
+        """
+        if len(packet.client) != CLIENT_BYTES:
+            raise UsageError(f"a client's id has {CLIENT_BYTES} bytes, not {len(packet.client)}")
+        if not packet.commands.startswith(UPGRADE):
+            return
+        try:
+            upgrade = decode_upgrade(packet.commands)
+        except Malformed as e:
+            raise UsageError(f"a malformed upgrade: {e}") from e
+        core = self._core
+        own = core.machine_type.declaration.version
+        heard = core.seat.announced.since(core.loop.time() - FORGET_S)
+        if upgrade.version > max([own, *(ping.newest for ping in heard)]):
+            raise UpdateNeeded(
+                f"{core.name!r} cannot become version {upgrade.version}: no replica has that class"
+            )
+        if upgrade.version <= own:
+            what = f"{core.name!r}, once it was upgraded,"
+            core.learner.engine.line.at(upgrade.version, upgrade.shape, what)
 
     async def ask(self, body: bytes) -> bytes:
         core = self._core
@@ -145,7 +176,7 @@ class _Desk:
         self._core.require_sound()
         try:
             return decode(body)
-        except msgspec.MsgspecError as e:
+        except MALFORMED as e:
             raise UsageError(f"a malformed request: {e}") from e
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from wormspace.errors import NewerFormat
 from wormspace.knobs import KNOBS
+from wormspace.malformed import MALFORMED
 from wormspace.smr.canonical import encode_canonical
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.engine import Engine
@@ -328,7 +329,7 @@ async def restore(machine_type: type[StateMachine], pieces: AsyncIterator[bytes]
         try:
             if restoring.take(raw):
                 return restoring.engine
-        except (msgspec.MsgspecError, UnicodeError, KeyError, AttributeError) as e:
+        except (UnicodeError, KeyError, AttributeError, *MALFORMED) as e:
             raise BadSnapshot(f"the snapshot is damaged: {type(e).__name__}: {e}") from e
         await asyncio.sleep(0)
     if not restoring.begun:

@@ -15,10 +15,9 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import msgspec
-
 from wormspace.errors import Closed, ProtocolViolation, ValueTooLarge
 from wormspace.knobs import KNOBS
+from wormspace.malformed import MALFORMED
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.consistency import Session
 from wormspace.smr.declare import Declaration
@@ -164,7 +163,7 @@ class Gatherer:
         """Encode, in parts if it is too much, and start."""
         try:
             raw = encode_calls(calls.methods, calls.arguments)
-        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as e:
+        except (TypeError, ValueError, OverflowError, *MALFORMED) as e:
             self._split(calls, e)
             return
         most = min(KNOBS.smr_packet_bytes, self.largest) if len(calls) > 1 else self.largest
@@ -215,7 +214,7 @@ class Gatherer:
                 session.saw(reply.position)
             try:
                 self._settle(calls, reply.body or b"")
-            except (msgspec.MsgspecError, ValueError, IndexError) as e:
+            except (ValueError, IndexError, *MALFORMED) as e:
                 calls.fail(ProtocolViolation(f"the answer to a packet is none: {e}"))
 
     async def _carry(self, calls: Calls, raw: bytes, deadline: float) -> Reply:
@@ -250,7 +249,7 @@ def _give(future: asyncio.Future[Any], method: Method, value: Any) -> None:
     """The result of a call, as what it was declared to be."""
     try:
         future.set_result(method.decode(value))
-    except (msgspec.ValidationError, UnicodeDecodeError) as e:
+    except MALFORMED as e:
         future.set_exception(
             TypeError(f"{method.name}() was made, but its result is not what it declares: {e}")
         )

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from wormspace.malformed import MALFORMED
+from wormspace.smr.calls import Malformed
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.errors import ShapeChanged, UpdateNeeded, VersionForgotten
 from wormspace.smr.kinds import describe
@@ -44,9 +46,12 @@ def decode_upgrade(raw: bytes) -> Upgrade:
     """The upgrade in a packet that begins as one.
 
     Raises:
-        msgspec.MsgspecError: it is none.
+        Malformed: it is none.
     """
-    return _decode_upgrade(raw[len(UPGRADE) :])
+    try:
+        return _decode_upgrade(raw[len(UPGRADE) :])
+    except MALFORMED as e:
+        raise Malformed(str(e)) from e
 
 
 class Line:

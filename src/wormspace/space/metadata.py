@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from wormspace.errors import ProtocolViolation
+from wormspace.malformed import MALFORMED
 from wormspace.register.contract import MAX_OFFSETS
 
 
@@ -34,5 +35,5 @@ class Metadata(msgspec.Struct, frozen=True, array_like=True):
         """
         try:
             return msgspec.msgpack.decode(raw, type=cls)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+        except MALFORMED as e:
             raise ProtocolViolation(f"a metadata register holds something else: {e}") from e

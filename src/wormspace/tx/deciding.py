@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from wormspace.errors import NewerFormat, ProtocolViolation
+from wormspace.malformed import MALFORMED
 
 YES, NO, MISSING = "yes", "no", "missing"
 COMMITTED, ABORTED, UNDECIDED = "committed", "aborted", "undecided"
@@ -96,7 +97,7 @@ def decode(raw: bytes) -> Vote:
         )
     try:
         return _decode(raw[2:])
-    except msgspec.MsgspecError as e:
+    except MALFORMED as e:
         raise ProtocolViolation(f"a vote register holds something else: {e}") from e
 
 

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from wormspace.errors import NewerFormat, StoreError, UsageError, WormError, WrongIdentity
+from wormspace.malformed import MALFORMED
 from wormspace.store.engine import Batch, Engine
 from wormspace.tx.checking import check_key, check_value
 from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
@@ -225,7 +226,7 @@ class KeyValueStore:
                 raise StoreError(f"store {name!r} holds a branch of nobody: {key!r}")
             try:
                 self._prepared[gid] = KvBranch(self, gid, _decode(raw))
-            except msgspec.MsgspecError as e:
+            except MALFORMED as e:
                 raise StoreError(f"store {name!r} is damaged: the branch {gid}: {e}") from e
 
     @classmethod

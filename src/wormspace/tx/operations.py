@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from wormspace.errors import UsageError
+from wormspace.malformed import MALFORMED
 
 GET, PUT, DELETE = "get", "put", "delete"
 
@@ -35,5 +36,5 @@ def decode_operation(body: bytes) -> Operation:
     """
     try:
         return _decoder.decode(body)
-    except msgspec.MsgspecError as e:
+    except MALFORMED as e:
         raise UsageError(f"not an operation: {e}") from e

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
 from wormspace.errors import UsageError, WormError
+from wormspace.malformed import MALFORMED
 from wormspace.tx import committing
 from wormspace.tx.deciding import Vote
 from wormspace.tx.errors import Conflict
@@ -52,7 +51,7 @@ class Handlers:
         """
         try:
             m = decode_request(body)
-        except msgspec.MsgspecError as e:
+        except MALFORMED as e:
             raise UsageError(f"not a request between sites: {e}") from e
         await self._site.open()
         match m:

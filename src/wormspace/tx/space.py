@@ -14,6 +14,7 @@ import msgspec
 
 from wormspace.errors import NotAllocated, ProtocolViolation, Trimmed, Unavailable
 from wormspace.knobs import KNOBS
+from wormspace.malformed import MALFORMED
 from wormspace.space import Client, Segment, require_stamp, stamp
 from wormspace.tx.deadlines import LEAST_S, left
 from wormspace.tx.names import Gid, TxId, vote_space
@@ -104,7 +105,7 @@ async def find_space(client: Client, name: str, deadline: float) -> TransactionS
     _, payload = require_stamp(segment.metadata, KIND, FORMAT, name)
     try:
         says = _decode(payload)
-    except msgspec.MsgspecError as e:
+    except MALFORMED as e:
         raise ProtocolViolation(f"what transaction space {name!r} says of itself: {e}") from e
     return TransactionSpace(name, says.identity, says.segment_size)
 

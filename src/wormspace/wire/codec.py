@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import msgspec
 
+from wormspace.malformed import MALFORMED
 from wormspace.wire.frames import frame
 from wormspace.wire.messages import Hello, Refusal, RequestId, ToClient, ToServer, Welcome
 
 MAX_PROBLEM = 200
 """Characters of an error that are told and logged."""
-
-_NOT_A_MESSAGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class BadMessage(Exception):
@@ -61,11 +60,11 @@ def decode_request(body: bytes) -> ToServer:
     """
     try:
         return _to_server.decode(body)
-    except _NOT_A_MESSAGE as e:
+    except MALFORMED as e:
         problem = _short(e)
     try:
         envelope = _envelope.decode(body)
-    except _NOT_A_MESSAGE:
+    except MALFORMED:
         raise BadMessage(problem) from None
     raise BadRequest(problem, envelope.id)
 
@@ -80,7 +79,7 @@ def decode_reply(body: bytes) -> ToClient:
     """What a server sent after its greeting."""
     try:
         return _to_client.decode(body)
-    except _NOT_A_MESSAGE as e:
+    except MALFORMED as e:
         raise BadMessage(_short(e)) from e
 
 
@@ -88,7 +87,7 @@ def decode_hello(body: bytes) -> Hello:
     """A client's first frame."""
     try:
         return _hello.decode(body)
-    except _NOT_A_MESSAGE as e:
+    except MALFORMED as e:
         raise BadMessage(_short(e)) from e
 
 
@@ -96,5 +95,5 @@ def decode_greeting(body: bytes) -> Welcome | Refusal:
     """A server's first frame."""
     try:
         return _greeting.decode(body)
-    except _NOT_A_MESSAGE as e:
+    except MALFORMED as e:
         raise BadMessage(_short(e)) from e
