@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup test databases lint types imports fmt demo soak coq prove prove-mutants reach clean
+.PHONY: help setup test databases lint types imports fmt demo soak coq prove prove-mutants mutants mutants-map mutants-again reach clean
 
 help:
 	@echo "make demo    a story: three servers, a stolen capture, two kills, nothing lost"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint    ruff, mypy --strict, import rules"
 	@echo "make soak    the long campaigns"
 	@echo "make reach   what simulated runs reach, package by package"
+	@echo "make mutants every small mistake in what ships: which does no test notice?"
 	@echo "make prove   the safety proofs, about the code that runs"
 
 setup: $(READY)
@@ -60,11 +61,27 @@ prove: $(SOLVERS) coq
 prove-mutants: $(SOLVERS)
 	$(BIN)/python -m verification.mutants
 
-# The long campaigns: thousands of kills, half an hour of seeds, every mutant of the proved code.
+# Every mutant of what ships, by the tests that reach it; goes on where it was interrupted.
+mutants: mutants-map
+	$(BIN)/python -m tools.mutants --log .mutants.log
+
+# Which test reaches what: runs the files of tests that changed since, with marks in what ships.
+mutants-map: $(READY) databases
+	$(BIN)/python -m tools.mutants --map
+
+# What was killed stays killed, where its function is the same; and a sample of functions that
+# changed since that was written down, which is told, and fails nothing.
+mutants-again: $(READY)
+	$(BIN)/python -m tools.mutants --again --seconds 60
+	$(BIN)/python -m tools.mutants --sample 40 --seconds 60 --report \
+	  --changed $$(git log -1 --format=%H -- tools/mutants/killed.txt)
+
+# The long campaigns: thousands of kills, half an hour of seeds, every mutant of what ships and of what is proved.
 soak: $(SOLVERS) databases
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m soak
 	$(BIN)/wormspace sim --minutes 30
 	$(MAKE) prove-mutants
+	$(MAKE) mutants
 
 # What simulated runs alone reach of the product; fails below a floor.
 reach: $(READY)
