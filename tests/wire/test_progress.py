@@ -3,6 +3,8 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import wormspace
 from wormspace.paxos.messages import Write
@@ -11,7 +13,7 @@ from wormspace.server.listener import ServerIdentity
 from wormspace.wire import codec
 from wormspace.wire.link import Outgoing
 from wormspace.wire.messages import Welcome
-from wormspace.wire.progress import UNSENT_BYTES
+from wormspace.wire.progress import STUCK_S, UNSENT_BYTES, Progress
 
 
 class Stopped(asyncio.Protocol):
@@ -39,6 +41,58 @@ def stopped(runner):
     yield make
     for server in servers:
         server.close()
+
+
+class Pipe:
+    """A transport and its loop's clock: what waits, and what time it is."""
+
+    def __init__(self):
+        self.unsent, self.now, self.aborted = 0, 0.0, False
+
+    def write(self, data):
+        self.unsent += len(data)
+
+    def get_write_buffer_size(self):
+        return self.unsent
+
+    def time(self):
+        return self.now
+
+    def abort(self):
+        self.aborted = True
+
+
+LARGE = bytes(UNSENT_BYTES // 4)
+TURNS = st.lists(
+    st.tuples(
+        st.sampled_from([0, 1, len(LARGE), 3 * len(LARGE)]),
+        st.sampled_from([0.0, STUCK_S / 4, STUCK_S, 2 * STUCK_S]),
+    ),
+    max_size=25,
+)
+
+
+@given(TURNS)
+def test_only_a_peer_that_took_in_nothing_for_long_is_stuck(turns):
+    """`since` is when it was first seen to have taken in what it has taken in by now."""
+    pipe = Pipe()
+    progress = Progress(pipe, pipe)
+    taken, seen, since = 0, None, 0.0
+    for takes, pause_s in turns:
+        takes = min(takes, pipe.unsent)
+        pipe.unsent -= takes
+        pipe.now += pause_s
+        taken += takes
+        stands = progress.write(LARGE)
+        stuck = False
+        if pipe.unsent > UNSENT_BYTES:
+            if taken != seen:
+                seen, since = taken, pipe.now
+            stuck = pipe.now - since > STUCK_S
+        assert stands != stuck
+        assert pipe.aborted == stuck
+        if stuck:
+            return
 
 
 async def test_a_client_keeps_little_for_a_server_that_takes_in_nothing(stopped):
