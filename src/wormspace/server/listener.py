@@ -9,10 +9,10 @@ import msgspec
 
 from wormspace.errors import StoreError
 from wormspace.server.connection import Connection
-from wormspace.server.inflow import Inflow
 from wormspace.server.node import Node
 from wormspace.store.engine import Engine
 from wormspace.wire.frames import MAX_FRAME_BYTES
+from wormspace.wire.inflow import Inflow
 
 log = logging.getLogger("wormspace.server")
 
