@@ -13,7 +13,7 @@ import pytest
 from wormspace.errors import NewerFormat, StoreDamaged, StoreError
 from wormspace.knobs import turned
 from wormspace.server.storage import AcceptorStore
-from wormspace.store import lmdb_tables, roots
+from wormspace.store import lmdb_engine, lmdb_tables, roots
 from wormspace.store.files import SystemFiles
 from wormspace.store.journal import NAMES
 from wormspace.store.memory_engine import MemoryEngine
@@ -165,6 +165,38 @@ async def test_the_scrub_finds_rows_that_are_gone(whole, tmp_path):
         with pytest.raises(StoreDamaged, match="rows are missing"):
             read(engine.view, b"000077")
     assert engine.figures()["store_failed"] == 1
+    engine.close()
+
+
+@pytest.mark.parametrize("saving", [False, True])
+async def test_that_rows_are_missing_is_known_to_the_next_process_too(whole, tmp_path, saving):
+    """Restarted, it would answer "nothing is here" until the scrub came by again."""
+    path = copy(whole, tmp_path)
+    engine = AcceptorStore(path)
+    with engine.view._txn.cursor(db=engine.view._dbs["rows"]) as cursor:
+        cursor.set_key(b"000077")
+        cursor.delete()
+    await checkpointed(engine)
+    if saving:
+        await put(engine, 1000)
+        engine._checkpoint()
+    await scrubbed(engine)
+    if saving:
+        await asyncio.wait([engine._saving])
+    engine.close()
+    for _ in range(2):
+        with pytest.raises(StoreDamaged, match="'rows': rows are missing"):
+            AcceptorStore(path)
+
+
+async def test_the_scrub_runs_in_a_store_that_is_only_read(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(lmdb_engine, "SCRUB_PAUSE_S", 0)
+    engine = AcceptorStore(copy(whole, tmp_path))
+    for _ in range(1000):
+        await asyncio.sleep(0.001)
+        if engine._scrub.rows:
+            break
+    assert engine._scrub.rows
     engine.close()
 
 

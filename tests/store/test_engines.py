@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from wormspace.errors import StoreError, StoreFull, StoreLocked
 from wormspace.knobs import KNOBS, least, turned
 from wormspace.server.storage import AcceptorStore
+from wormspace.store.blocks import BLOCK
 from wormspace.store.lmdb_tables import Tables
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.store.room import Room
@@ -141,7 +142,9 @@ async def test_one_process_opens_a_store_once(tmp_path):
 OPEN = "import sys; from pathlib import Path; from wormspace.server.storage import AcceptorStore\n"
 
 
-def test_another_process_finds_the_store_locked_until_the_first_one_dies(tmp_path):
+@pytest.mark.parametrize("deleted", [False, True])
+def test_another_process_finds_the_store_locked_until_the_first_one_dies(tmp_path, deleted):
+    """Also if somebody takes the file for a stale one and deletes it."""
     program = OPEN + "e = AcceptorStore(Path(sys.argv[1])); print('open', flush=True); input()"
     holder = subprocess.Popen(
         [sys.executable, "-c", program, tmp_path / "store"],
@@ -150,6 +153,8 @@ def test_another_process_finds_the_store_locked_until_the_first_one_dies(tmp_pat
     )
     try:
         assert holder.stdout.readline() == b"open\n"
+        if deleted:
+            (tmp_path / "store" / "lock").unlink()
         with pytest.raises(StoreLocked):
             AcceptorStore(tmp_path / "store")
     finally:
@@ -310,6 +315,36 @@ async def test_a_checkpoint_without_room_loses_nothing_and_is_made_later(tmp_pat
     again = AcceptorStore(tmp_path)
     assert len(rows(again)) == written
     again.close()
+
+
+async def test_closing_during_a_checkpoint_leaves_no_task(tmp_path):
+    engine = AcceptorStore(tmp_path)
+    batch = engine.begin()
+    batch.put("rows", b"k", b"v")
+    await engine.commit(batch)
+    engine._checkpoint()
+    saving = engine._saving
+    engine.close()
+    await asyncio.wait([saving], timeout=60)
+    assert saving.done()
+
+
+async def test_after_a_graceful_stop_there_is_nothing_to_read(tmp_path, monkeypatch):
+    """Also if it comes at the end of a checkpoint, when the free file is not prepared yet."""
+    engine = AcceptorStore(tmp_path)
+    monkeypatch.setattr(engine, "_prepare", lambda: None)
+    for n in range(4):
+        batch = engine.begin()
+        batch.put("rows", b"k%d" % n, b"v")
+        await engine.commit(batch)
+        if n == 1:
+            engine._checkpoint()
+            await engine._saving
+    engine.close()
+    engine = AcceptorStore(tmp_path)
+    assert engine._journal.size == BLOCK
+    assert len(list(engine.view.scan("rows", b"", b"\xff"))) == 4
+    engine.close()
 
 
 async def test_a_disk_that_fails_at_a_checkpoint_is_trusted_no_more(tmp_path, monkeypatch):

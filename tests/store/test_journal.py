@@ -194,6 +194,23 @@ def test_a_second_file_that_is_not_the_one_that_was_named_is_refused(tmp_path, s
         opened(tmp_path, checkpoint)
 
 
+@pytest.mark.parametrize("how", ["a bit", "its sector"])
+def test_a_record_that_names_the_next_file_and_rotted_is_damage(tmp_path, how):
+    """It is the last one of its file, and is no torn end: the next file has records."""
+    checkpoint = switched(tmp_path, saved=False)
+    j = Journal(tmp_path, sync=True)
+    end = [j._files[0].end for _ in j._files[0].records()][-1]
+    j.close()
+    content = bytearray((tmp_path / NAMES[0]).read_bytes())
+    if how == "a bit":
+        content[end - 20] ^= 1
+    else:
+        content[end - 512 : end] = bytes(512)
+    (tmp_path / NAMES[0]).write_bytes(content)
+    with pytest.raises(StoreDamaged, match=r"does not name .*, which goes on with record 5"):
+        opened(tmp_path, checkpoint)
+
+
 def test_a_journal_that_ends_before_its_checkpoint_is_refused(tmp_path):
     _, (_, *place) = written(tmp_path, RECORDS)
     with pytest.raises(StoreDamaged, match="ends with record 4"):

@@ -121,9 +121,20 @@ class Disk(SystemFiles):
             new = content[there : there + BLOCK]
         else:
             new = self.before.get(name, b"")[at : at + BLOCK].ljust(len(held), b"\0")
+        is_end = name == written_last(image) and content.find(content[12:20], at + BLOCK) == -1
         (image / name).write_bytes(content[:at] + new + content[at + BLOCK :])
-        is_end = name in journal.NAMES and content.find(content[12:20], at + BLOCK) == -1
         return f"{how} at {at} of {name}", is_end
+
+
+def written_last(image):
+    """The journal's file that has the last records."""
+
+    def first(name):
+        content = (image / name).read_bytes()
+        salt, at = content[12:20], blocks.BLOCK
+        return content[at + 8 : at + 16] if content[at : at + 8] == salt else b""
+
+    return max(journal.NAMES, key=first)
 
 
 class Tables:

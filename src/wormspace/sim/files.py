@@ -195,7 +195,7 @@ class SimFiles:
         self.tables = _TablesFile(self.path / TABLES)
         self._files: dict[Path, _File] = {}
         self._open: dict[int, Path] = {}
-        self._locked: set[Path] = set()
+        self._locked: dict[Path, int] = {}
         self._environments: list[lmdb.Environment] = []
         self._next = 1000
         self._spent_s = 0.0  # in calls that took no virtual time
@@ -298,7 +298,8 @@ class SimFiles:
 
     def _close(self, fd: int) -> None:
         path = self._open.pop(fd)
-        self._locked.discard(path)
+        if self._locked.get(path) == fd:
+            del self._locked[path]
         if fd > 0:
             os.close(fd)
 
@@ -306,7 +307,7 @@ class SimFiles:
         path = self._open[fd]
         if path in self._locked:
             raise BlockingIOError(errno.EWOULDBLOCK, "locked")
-        self._locked.add(path)
+        self._locked[path] = fd
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size if fd > 0 else len(self._files[self._open[fd]].content)

@@ -122,6 +122,7 @@ class Journal:
             if closing:
                 self._old = file
             file = self._named(closing) if closing else None
+        self._check_end()
         if self.last < after:
             raise StoreDamaged(
                 f"{self._current.path} ends with record {self.last}, and the tables have those up "
@@ -142,9 +143,24 @@ class Journal:
         try:
             yield from file.records()
         except StoreDamaged as e:
-            if self._sync:
-                raise
-            self.lost = f"{e} (durability is 'os', so a crash of the machine may have done it)"
+            self._tell(e)
+
+    def _check_end(self) -> None:
+        """Check that the other file has no later records: what names it was durable before them."""
+        for file in self._files:
+            first = file.first_number()
+            if file is not self._current and file is not self._old and first > self.last:
+                self._tell(
+                    StoreDamaged(
+                        f"{self._current.path} is damaged: it ends with record {self.last} and "
+                        f"does not name {file.path}, which goes on with record {first}. {ADVICE}"
+                    )
+                )
+
+    def _tell(self, damage: StoreDamaged) -> None:
+        if self._sync:
+            raise damage
+        self.lost = f"{damage} (durability is 'os', so a crash of the machine may have done it)"
 
     def _make_room(self) -> None:
         for file in self._files:

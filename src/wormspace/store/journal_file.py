@@ -218,6 +218,18 @@ class JournalFile:
         payload = self._bytes(start, length)
         return (kind, payload) if held == checksum(payload, checksum(head[:-_SUM])) else None
 
+    def first_number(self) -> int:
+        """The number of the record of this use with which the file begins; 0 if there is none.
+
+        Raises:
+            OSError
+        """
+        head = read_all(self._files, self.fd, _RECORD.size, BLOCK)
+        if not self.salt or len(head) < _RECORD.size:
+            return 0
+        salt, number, *_ = _RECORD.unpack(head)
+        return int(number) if salt == self.salt else 0
+
     def _bytes(self, at: int, size: int) -> bytes:
         """Some of the file, which is read a piece at a time."""
         start, piece = self._piece

@@ -24,15 +24,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import ClassVar, cast
 
 import lmdb
 
-from wormspace.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, UsageError
+from wormspace.errors import StoreDamaged, StoreError, StoreFull, UsageError
 from wormspace.knobs import KNOBS
 from wormspace.store.changes import Changes, decode, encode
 from wormspace.store.changes import Tables as Changed
@@ -41,6 +40,7 @@ from wormspace.store.engine import Batch, View
 from wormspace.store.files import SYSTEM, Files
 from wormspace.store.journal import Journal
 from wormspace.store.lmdb_tables import Tables
+from wormspace.store.lock import DirectoryLock
 from wormspace.store.pace import Pace
 from wormspace.store.room import Room
 from wormspace.store.roots import NAME as ROOTS
@@ -99,17 +99,19 @@ class LmdbEngine:
         self._scrubbing: asyncio.TimerHandle | None = None
         try:
             make_directories(files, path)
-            self._lock = _lock_directory(files, path)
+            self._lock = DirectoryLock(files, path)
         except OSError as e:
             raise StoreError(f"{path} cannot be used as a data directory: {e.strerror}") from e
         with ExitStack() as undo:
-            undo.callback(files.close, self._lock)
-            self._room = Room(files, path, self._lock)
+            undo.callback(self._lock.close)
+            self._room = Room(files, path, self._lock.fd)
             try:
                 self._open(undo)
             except (lmdb.Error, OSError, RuntimeError) as e:
                 raise self._room.explain(e) from e
             undo.pop_all()
+        with suppress(RuntimeError):  # there is no loop yet: the first commit begins it
+            self._scrub_later()
 
     # ------------------------------------------------------------ opening and closing
 
@@ -178,7 +180,7 @@ class LmdbEngine:
     def close(self) -> None:
         """Close the store; nothing may be under way."""
         with ExitStack() as closing:
-            closing.callback(self._files.close, self._lock)
+            closing.callback(self._lock.close)
             closing.callback(self._roots.close)
             closing.callback(self._journal.close)
             closing.callback(self._tables.close)
@@ -186,6 +188,8 @@ class LmdbEngine:
                 self._scrubbing.cancel()
             self._committer.stop()
             self._saver.stop()
+            if self._saving is not None and not self._saving.get_loop().is_closed():
+                self._saving.cancel()  # what it waits for has been done, or will never be
             self._finish()
 
     def _finish(self) -> None:
@@ -193,10 +197,11 @@ class LmdbEngine:
         saved = self._roots.saved
         if self._trust.failed or saved is None or self._journal.last == saved.number:
             return
-        if saved.salt == self._journal.place[0]:
-            self._journal.release()
         try:
             with self._trust:
+                if saved.salt == self._journal.place[0] and not self._journal.is_prepared:
+                    self._journal.release()
+                    self._journal.prepare()
                 self._checkpoint_now()
         except (lmdb.Error, OSError, StoreError) as e:
             log.warning("%s: closed without a checkpoint: %s", self._path, e)
@@ -453,8 +458,21 @@ class LmdbEngine:
         try:
             with self._trust:
                 self._scrub.step()
-        except StoreError:
+        except StoreError as e:
             self._tables.refuse(self._trust.failed)  # "nothing is here" would be believed
+            if not isinstance(e.__cause__, StoreDamaged):
+                return
+            if self._saving is None:
+                self._condemn()
+            else:
+                self._saving.add_done_callback(lambda _: self._condemn())
+
+    def _condemn(self) -> None:
+        """The next process must not believe the tables either.  Waits for the disk, once."""
+        try:
+            self._roots.condemn(self._trust.failed)
+        except OSError as e:
+            log.critical("%s must not be opened again, and cannot be marked: %s", self._path, e)
 
     def health(self) -> str:
         if self._trust.failed:
@@ -481,25 +499,3 @@ class LmdbEngine:
             "store_slow_writes": self._pace.slow,
             "journal_bytes": self._journal.disk_bytes,
         }
-
-
-def _lock_directory(files: Files, path: Path) -> int:
-    """Lock the directory for this process; the operating system unlocks it when it dies.
-
-    Raises:
-        StoreLocked, UsageError
-        OSError
-    """
-    fd = files.open(path / "lock", os.O_RDWR | os.O_CREAT)
-    try:
-        files.lock(fd)
-    except BlockingIOError as e:
-        files.close(fd)
-        raise StoreLocked(
-            f"{path} is open in another process; close that one first, or run a server "
-            "(`wormspace server`) to share it"
-        ) from e
-    except BaseException:
-        files.close(fd)
-        raise
-    return fd

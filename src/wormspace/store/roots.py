@@ -9,6 +9,8 @@ pages of the last checkpoint put back: whatever came later is not used, and the 
     slot    "WSROOTS.", format version (4), number of the last record in the tables (8), salt of
             the journal's file that goes on from there (8), number of that file's first record (8),
             bytes of data.mdb (8), bytes of the pages (4), checksum (8), pages
+    mark    in place of the older slot, in a store that is known to have lost something: "WSLOST..",
+            format version (4), bytes of a text (4), checksum (8), text
 """
 
 from __future__ import annotations
@@ -29,10 +31,14 @@ from wormspace.store.trust import ADVICE
 NAME = "roots"
 DATA = "data.mdb"
 MAGIC = b"WSROOTS."
+LOST = b"WSLOST.."
 VERSION = 1
 
+_MARK = struct.Struct(">8sIIQ")
 _HEAD = struct.Struct(">8sIQ8sQQIQ")
 _SUM = 8
+_MOST_BYTES = 4096
+"""Of a mark's text."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -82,6 +88,7 @@ class Roots:
     def _load(self, path: Path) -> None:
         content = read_all(self._files, self._fd, self._files.size(self._fd), 0)
         for slot in (0, 1):
+            _refuse_mark(content[slot * (len(content) // 2) :])
             found = _read(content[slot * (len(content) // 2) :], path)
             if found and (self.saved is None or found.number >= self.saved.number):
                 self.saved, self._slot = found, slot
@@ -136,10 +143,32 @@ class Roots:
         self._files.sync(self._fd)
         self._slot, self.saved = slot, checkpoint
 
+    def condemn(self, why: str) -> None:
+        """Let nobody open the store again; the checkpoint stays.  Waits for the disk.
+
+        Raises:
+            OSError
+        """
+        text = why.encode()[:_MOST_BYTES]
+        head = _MARK.pack(LOST, VERSION, len(text), 0)[:-_SUM]
+        head += checksum(text, checksum(head)).to_bytes(_SUM, "big")
+        half = self._files.size(self._fd) // 2
+        write_all(self._files, self._fd, [head, text], (1 - self._slot) * half)
+        self._files.sync(self._fd)
+
     def close(self) -> None:
         """Close the files."""
         self._files.close(self._fd)
         self._files.close(self._tables)
+
+
+def _refuse_mark(slot: bytes) -> None:
+    if len(slot) < _MARK.size:
+        return
+    magic, _, size, held = _MARK.unpack_from(slot)
+    text = slot[_MARK.size : _MARK.size + size]
+    if magic == LOST and held == checksum(text, checksum(slot[: _MARK.size - _SUM])):
+        raise StoreDamaged(text.decode(errors="replace"))
 
 
 def _read(slot: bytes, path: Path) -> Checkpoint | None:
