@@ -12,6 +12,7 @@
 """
 
 from wormspace._front import Connection, connect
+from wormspace._worm import Worm
 from wormspace.collector import collect_seldom
 from wormspace.errors import (
     AlreadyWritten,
@@ -20,12 +21,14 @@ from wormspace.errors import (
     BadUrl,
     CaptureLost,
     Closed,
+    NewerFormat,
     NotAllocated,
     PartialWrite,
     ProtocolViolation,
     RaceLost,
     Refused,
     ServerFull,
+    StoreDamaged,
     StoreError,
     StoreFull,
     StoreLocked,
@@ -36,6 +39,7 @@ from wormspace.errors import (
     ValueTooLarge,
     WormError,
     WrongIdentity,
+    WrongKind,
 )
 from wormspace.smr import StateMachine, command, query, replicate
 from wormspace.space import (
@@ -48,6 +52,7 @@ from wormspace.space import (
     Segment,
     ServerState,
     Space,
+    Stream,
     Token,
     TrimmedAway,
     Written,
@@ -68,6 +73,7 @@ __all__ = [
     "Closed",
     "Connection",
     "Event",
+    "NewerFormat",
     "NotAllocated",
     "PartialWrite",
     "ProtocolViolation",
@@ -79,9 +85,11 @@ __all__ = [
     "ServerState",
     "Space",
     "StateMachine",
+    "StoreDamaged",
     "StoreError",
     "StoreFull",
     "StoreLocked",
+    "Stream",
     "Token",
     "TokenReused",
     "Trimmed",
@@ -89,9 +97,11 @@ __all__ = [
     "Unavailable",
     "UsageError",
     "ValueTooLarge",
+    "Worm",
     "WormError",
     "Written",
     "WrongIdentity",
+    "WrongKind",
     "collect_seldom",
     "command",
     "connect",

@@ -17,7 +17,7 @@ from wormspace.smr import (
     command,
     query,
 )
-from wormspace.smr import replica as replica_module
+from wormspace.smr import core as core_module
 
 WORKERS = 3
 
@@ -63,7 +63,7 @@ class Retrying(Group):
 def lossy(monkeypatch, world):
     """Answers to forwarded packets are lost now and then, so that they are sent again."""
     rng = world.random_for("lossy")
-    forward = replica_module.Core._forward
+    forward = core_module.Core._forward
 
     async def loses(core, leader, there, remaining):
         raw = await forward(core, leader, there, remaining)
@@ -71,7 +71,7 @@ def lossy(monkeypatch, world):
             raise TimeoutError("lost on the way")
         return raw
 
-    monkeypatch.setattr(replica_module.Core, "_forward", loses)
+    monkeypatch.setattr(core_module.Core, "_forward", loses)
 
 
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 10))]

@@ -4,7 +4,7 @@ Not consensus, and nothing that must not be lost: what must survive goes into re
 that got no answer knows nothing about what happened.
 """
 
-from wormspace.rpc.caller import Caller, Failure, NoAnswer
+from wormspace.rpc.caller import Caller, Failure, NoAnswer, NoService
 from wormspace.rpc.service import Service
 
-__all__ = ["Caller", "Failure", "NoAnswer", "Service"]
+__all__ = ["Caller", "Failure", "NoAnswer", "NoService", "Service"]

@@ -36,6 +36,10 @@ class Failure(WormError):
     """The other process answered that it could not do it, and why."""
 
 
+class NoService(Failure):
+    """The other process has no service of that name; nothing was done."""
+
+
 class Caller:
     """A way to call the services at one address.
 
@@ -164,7 +168,8 @@ class _Connection(asyncio.Protocol):
                 if future is None or future.done():
                     continue
                 if answer.failed:
-                    future.set_exception(Failure(answer.body.decode(errors="replace")))
+                    kind = NoService if answer.absent else Failure
+                    future.set_exception(kind(answer.body.decode(errors="replace")))
                 else:
                     future.set_result(answer.body)
         except (*MALFORMED, FrameTooLarge):

@@ -30,11 +30,15 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
-    """What came of request `id`: a body, or, if `failed`, a text that says why there is none."""
+    """What came of request `id`: a body, or, if `failed`, a text that says why there is none.
+
+    `absent`: because there is no service of that name.
+    """
 
     id: int
     body: bytes
     failed: bool = False
+    absent: bool = False
 
 
 encode = msgspec.msgpack.Encoder().encode

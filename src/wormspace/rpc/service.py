@@ -63,6 +63,10 @@ GREETING_S = 5.0
 """How long a caller may take to greet."""
 
 
+class _NoHandler(WormError):
+    """Nobody here has that name."""
+
+
 class Service:
     """Answers requests at one address.
 
@@ -236,13 +240,14 @@ class _Connection(asyncio.Protocol):
         handler = self._service.handlers.get(request.service)
         try:
             if handler is None:
-                raise WormError(f"no service {request.service!r} here")
+                raise _NoHandler(f"no service {request.service!r} here")
             body = await handler(request.body)
             if len(body) > MAX_FRAME_BYTES // 2:
                 raise WormError(f"the answer has {len(body)} bytes, too large for one message")
             answer = Answer(request.id, body)
         except WormError as e:
-            answer = Answer(request.id, str(e).encode(errors="replace"), failed=True)
+            why, absent = str(e).encode(errors="replace"), isinstance(e, _NoHandler)
+            answer = Answer(request.id, why, failed=True, absent=absent)
         except Exception as e:  # who asked must not wait for an answer that never comes
             log.exception("service %s failed", request.service)
             text = f"the service failed: {type(e).__name__}: {e}"

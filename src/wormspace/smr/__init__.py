@@ -40,6 +40,7 @@ from wormspace.smr.errors import (
     ShapeChanged,
     Stopped,
     UpdateNeeded,
+    VersionForgotten,
 )
 from wormspace.smr.holding import holding, taking
 from wormspace.smr.kv import Change, Entry, KeyValue
@@ -106,6 +107,7 @@ __all__ = [
     "TrimWhenApplied",
     "Tuning",
     "UpdateNeeded",
+    "VersionForgotten",
     "Versions",
     "View",
     "addresses_of",

@@ -14,13 +14,15 @@ from typing import Protocol
 
 import msgspec
 
-from wormspace.errors import UsageError, WormError
+from wormspace.errors import WormError
+from wormspace.smr.arguments import as_choice, as_count
 from wormspace.smr.engine import Engine
 from wormspace.smr.fetching import NEEDED_S
 from wormspace.smr.seat import Proposer, Seat
 from wormspace.smr.snapshots import Snapshot
 from wormspace.smr.stores import LocalSnapshots, SnapshotStore
 from wormspace.space import Address
+from wormspace.space.arguments import as_timeout
 
 PACE_S = 0.001
 """A piece of a snapshot takes about half of this to make."""
@@ -60,13 +62,15 @@ class TrimWhenApplied(msgspec.Struct, frozen=True):
     replicas: int
     every_s: float = 1.0
 
+    def __post_init__(self) -> None:
+        as_count(self.replicas, "TrimWhenApplied.replicas", 1)
+        as_timeout(self.every_s)
+
     @property
     def store(self) -> SnapshotStore | None:
         return None
 
     async def run(self, seat: Seat, proposer: Proposer) -> None:
-        if self.replicas < 1:
-            raise UsageError("trimming waits for at least one replica")
         while True:
             await asyncio.sleep(self.every_s)
             applied = [one.applied for one in seat.company.heard()]
@@ -88,6 +92,13 @@ class TrimBehindSnapshots(msgspec.Struct, frozen=True):
     registers: int = 4096
     copies: int = 0
     every_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.place, str | Path):
+            as_choice(self.place, "a place for snapshots", "save")
+        as_count(self.registers, "TrimBehindSnapshots.registers", 1)
+        as_count(self.copies, "TrimBehindSnapshots.copies", 0)
+        as_timeout(self.every_s)
 
     @property
     def store(self) -> SnapshotStore | None:

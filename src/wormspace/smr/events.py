@@ -22,7 +22,7 @@ from wormspace.smr.records import Watched, encode
 from wormspace.space import Stream
 
 if TYPE_CHECKING:
-    from wormspace.smr.replica import Core
+    from wormspace.smr.core import Core
 
 WATCH_S = 1.0
 """So long a replica waits for an event before it says that there was none."""

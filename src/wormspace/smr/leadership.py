@@ -13,11 +13,13 @@ import logging
 
 import msgspec
 
-from wormspace.errors import Closed, UsageError, ValueTooLarge, WormError
+from wormspace.errors import Closed, ValueTooLarge, WormError
+from wormspace.smr.arguments import as_text
 from wormspace.smr.records import Member, Packet, Pong, decoder
 from wormspace.smr.seat import NotLeading, Proposer, Seat
 from wormspace.smr.writing import Reign
 from wormspace.space import Address
+from wormspace.space.arguments import as_timeout
 
 log = logging.getLogger("wormspace.smr")
 
@@ -37,13 +39,14 @@ class Sticky(msgspec.Struct, frozen=True):
 
     timeout_s: float = 1.0
 
+    def __post_init__(self) -> None:
+        as_timeout(self.timeout_s)
+
     @property
     def strategy(self) -> str:
         return "sticky"
 
     def take_seat(self, seat: Seat) -> Proposer:
-        if self.timeout_s <= 0:
-            raise UsageError("an election time-out is positive")
         return StickyProposer(seat, self.timeout_s, may_lead=True)
 
 
@@ -55,6 +58,10 @@ class Fixed(msgspec.Struct, frozen=True):
 
     leader: str
     timeout_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        as_text(self.leader, "the leader's name")
+        as_timeout(self.timeout_s)
 
     @property
     def strategy(self) -> str:

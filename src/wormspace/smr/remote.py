@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from wormspace.errors import Closed, UsageError, WormError
 from wormspace.malformed import MALFORMED
-from wormspace.rpc import Caller
+from wormspace.rpc import Caller, NoService
+from wormspace.smr.arguments import as_addresses, as_level, as_machine, as_rng
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
 from wormspace.smr.declare import Declaration, StateMachine
 from wormspace.smr.errors import EventsLost, NoLeader
@@ -39,6 +40,7 @@ from wormspace.smr.submit import Asker, PacketTooLarge, Submitter
 from wormspace.smr.trying import PAUSE_MAX_S, Trying
 from wormspace.smr.views import View
 from wormspace.space import Address, Client
+from wormspace.space.arguments import as_name, as_timeout
 
 log = logging.getLogger("wormspace.smr")
 
@@ -166,6 +168,7 @@ class Line:
     async def _until(self, deadline: float, what: str, body: bytes) -> Reply:
         """Ask whoever is thought to lead; go where one is sent, or around."""
         trying = Trying(self._name, deadline, self._rng)
+        absent: dict[tuple[str, int], None] | None = {}
         while True:
             self._require_open()
             trying.remaining()
@@ -176,9 +179,15 @@ class Line:
             except UsageError:
                 raise
             except (WormError, *MALFORMED) as e:
+                if absent is not None and isinstance(e, NoService):
+                    absent[here] = None
+                    self.require_present(absent)
+                else:
+                    absent = None  # somebody may have done it
                 trying.failed(f"{here[0]}:{here[1]}", e)
                 self._turn(here, None)
             else:
+                absent = None
                 if reply.largest:
                     self._submitter.largest, self._submitter.is_sure = reply.largest, True
                 if reply.body is not None:
@@ -188,6 +197,19 @@ class Line:
                 trying.failed(f"{here[0]}:{here[1]}", "it does not lead")
                 self._turn(here, reply.leader)
             await trying.pause()
+
+    def require_present(self, absent: Iterable[tuple[str, int]]) -> None:
+        """Some have another object at these addresses; if all have, asking again does not help.
+
+        Raises:
+            UsageError.
+        """
+        if set(self._addresses) <= set(absent):
+            places = ", ".join(f"{host}:{port}" for host, port in self._addresses)
+            raise UsageError(
+                f"there is no replica of {self._name!r} at {places}, but something else: check the "
+                "name and the addresses (addresses_of finds them). Nothing was done"
+            )
 
     async def _call(
         self, address: tuple[str, int], what: str, body: bytes, timeout: float
@@ -287,8 +309,10 @@ class Watcher:
         Raises:
             EventsLost: no replica that answers holds the next one any more.
             Closed: the client was closed.
+            UsageError: all addresses are those of other objects.
         """
         oldest: list[int] = []
+        absent: dict[tuple[str, int], None] = {}
         tried = 0
         while True:
             addresses = self._line.addresses
@@ -298,6 +322,11 @@ class Watcher:
             except Closed:
                 raise
             except (WormError, *MALFORMED) as e:
+                if isinstance(e, NoService):
+                    absent[address] = None
+                    self._line.require_present(absent)
+                else:
+                    absent.pop(address, None)
                 log.info("watching at %s:%d: %s", *address, e)
                 await asyncio.sleep(PAUSE_MAX_S)
             else:
@@ -330,11 +359,14 @@ async def attach(
         addresses: host and port of some of its replicas.
         consistency: of queries, unless a call says otherwise; `Linearizable()` by default.
         timeout: how long a call may take, in seconds, before it is `NoLeader`.
+
+    Raises:
+        UsageError: an argument is not what is said here.
     """
-    if not addresses:
-        raise UsageError("name the address of at least one replica")
-    level = consistency or Linearizable()
-    line = Line(machine_type.declaration, name, addresses, timeout, rng or random.SystemRandom())
+    level = Linearizable() if consistency is None else as_level(consistency)
+    declaration = as_machine(machine_type).declaration
+    places = as_addresses(addresses)
+    line = Line(declaration, as_name(name), places, as_timeout(timeout), as_rng(rng))
     return Remote(line, level)
 
 

@@ -20,12 +20,13 @@ import logging
 
 import msgspec
 
-from wormspace.errors import Closed, RaceLost, Trimmed, Unavailable, UsageError
+from wormspace.errors import Closed, RaceLost, Trimmed, Unavailable
 from wormspace.knobs import KNOBS
 from wormspace.smr.leaderless import RETRY_S, Equal
 from wormspace.smr.records import NOOP, REST, Member, Packet
 from wormspace.smr.seat import Proposer, Seat
 from wormspace.space import Address, Segment
+from wormspace.space.arguments import as_timeout
 
 log = logging.getLogger("wormspace.smr")
 
@@ -41,13 +42,14 @@ class Rotating(msgspec.Struct, frozen=True):
 
     timeout_s: float = 1.0
 
+    def __post_init__(self) -> None:
+        as_timeout(self.timeout_s)
+
     @property
     def strategy(self) -> str:
         return "rotating"
 
     def take_seat(self, seat: Seat) -> Proposer:
-        if self.timeout_s <= 0:
-            raise UsageError("a time-out is positive")
         return RotatingProposer(seat, self.timeout_s)
 
 

@@ -17,6 +17,7 @@ import msgspec
 from wormspace.errors import WormError
 from wormspace.malformed import MALFORMED
 from wormspace.rpc import Caller
+from wormspace.smr.arguments import as_count, as_number
 from wormspace.smr.company import Company
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.fetching import Announced, Fetches
@@ -77,6 +78,13 @@ class Tuning(msgspec.Struct, frozen=True):
     pipeline: int = 4
     audit_s: float = 30.0
     upgrade_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        as_count(self.segment_size, "Tuning.segment_size", 1)
+        as_count(self.batch_bytes, "Tuning.batch_bytes", 1)
+        as_count(self.pipeline, "Tuning.pipeline", 1)
+        as_number(self.audit_s, "Tuning.audit_s", 0)
+        as_number(self.upgrade_s, "Tuning.upgrade_s", 0)
 
 
 class Seat:

@@ -52,7 +52,7 @@ from wormspace.smr.versions import UPGRADE, decode_upgrade
 from wormspace.space import Address
 
 if TYPE_CHECKING:
-    from wormspace.smr.replica import Core
+    from wormspace.smr.core import Core
 
 log = logging.getLogger("wormspace.smr")
 

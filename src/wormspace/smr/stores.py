@@ -8,6 +8,7 @@ gives".  To a store a snapshot is a series of pieces; what is in them is `snapsh
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import BinaryIO, Protocol
 from wormspace.knobs import KNOBS
 from wormspace.smr.errors import BadSnapshot
 from wormspace.space import Address
+
+LONGEST = 200
+"""Characters of a snapshot's file name; systems allow 255, with what a temporary one has more."""
 
 
 class SnapshotStore(Protocol):
@@ -35,7 +39,10 @@ class LocalSnapshots:
         self._directory = Path(directory)
 
     def _path(self, name: str) -> Path:
-        return self._directory / (name.encode().hex() + ".snapshot")
+        readable = name.encode().hex()
+        if len(readable) > LONGEST:  # file names have a limit, and objects' names a larger one
+            readable = "sha256-" + hashlib.sha256(name.encode()).hexdigest()
+        return self._directory / (readable + ".snapshot")
 
     async def save(self, name: str, position: Address, pieces: AsyncIterator[bytes]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from wormspace.smr.submit import as_exception
 from wormspace.smr.versions import encode_upgrade
 
 if TYPE_CHECKING:
-    from wormspace.smr.replica import Core
+    from wormspace.smr.core import Core
 
 log = logging.getLogger("wormspace.smr")
 

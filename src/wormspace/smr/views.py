@@ -7,6 +7,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
+from wormspace.smr.arguments import as_level
 from wormspace.smr.consistency import Consistency, Session
 from wormspace.smr.declare import Declaration, StateMachine
 from wormspace.smr.methods import QUERY, Method
@@ -92,8 +93,12 @@ class View(Generic[M]):
         return bound(*args, **kwargs)
 
     def at(self, level: Consistency) -> View[M]:
-        """The same object and session, with queries at another level."""
-        return View(self._declaration, self._port, level, self._session)
+        """The same object and session, with queries at another level.
+
+        Raises:
+            UsageError: it is none.
+        """
+        return View(self._declaration, self._port, as_level(level), self._session)
 
     def session(self, token: str = "") -> View[M]:
         """The same object in a session of its own, that goes on from `token` if one is given."""
