@@ -3,6 +3,9 @@
 A replica that stopped over a packet would stop again at each start, for the packet is in the log.
 """
 
+import asyncio
+import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,8 +17,10 @@ import wormspace
 from wormspace.rpc import Caller, Failure
 from wormspace.smr import StateMachine, command, query, replicate
 from wormspace.smr.calls import MAX_CALLS
+from wormspace.smr.fetching import AT_ONCE
+from wormspace.smr.learner import Learner
 from wormspace.smr.nesting import MAX_NESTING, is_nested_too_deep
-from wormspace.smr.records import Packet, encode
+from wormspace.smr.records import Fetch, Fetched, Packet, encode
 from wormspace.smr.versions import UPGRADE
 
 
@@ -166,6 +171,72 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=40), inner),
     max_leaves=60,
 )
+
+
+async def test_so_many_snapshots_are_fetched_at_a_time():
+    """Each that is held is told of every change."""
+    async with wormspace.connect("memory:") as worm:
+        replicas = await pair(worm)
+        member = replicas[0]._core.seat.member
+        caller = Caller(member.host, member.port)
+        begin = encode(Fetch(0, 0))
+        for _ in range(AT_ONCE):
+            await caller.call("smr/box/fetch", begin, 5)
+        for _ in range(100):
+            with pytest.raises(Failure, match="being fetched here already"):
+                await caller.call("smr/box/fetch", begin, 5)
+        assert await replicas[0].add(1) == 1
+        for ticket in range(1, AT_ONCE + 1):
+            for index in range(1, 100):
+                raw = await caller.call("smr/box/fetch", encode(Fetch(ticket, index)), 5)
+                if not msgspec.msgpack.decode(raw, type=Fetched).piece:
+                    break
+        await caller.call("smr/box/fetch", begin, 5)
+        await caller.close()
+        await close(replicas)
+
+
+class Place:
+    """A position, in the place of an `Address`, that counts what it is compared with."""
+
+    compared = 0
+
+    def __init__(self, number):
+        self.number = number
+
+    def __lt__(self, other):
+        Place.compared += 1
+        return self.number < other.number
+
+    def __le__(self, other):
+        Place.compared += 1
+        return self.number <= other.number
+
+    def __eq__(self, other):
+        Place.compared += 1
+        return self.number == other.number
+
+    __hash__ = None
+
+
+async def test_to_give_up_waiting_for_a_position_costs_the_same_however_many_wait():
+    learner = Learner.__new__(Learner)
+    learner.engine = SimpleNamespace(position=Place(0))
+    learner._waiting, learner._count, learner._given_up = [], itertools.count(), 0
+    learner._loop = asyncio.get_running_loop()
+    many = 2000
+    waiting = [asyncio.ensure_future(learner.reached(Place(1 + i % 7))) for i in range(many)]
+    await asyncio.sleep(0)
+    Place.compared = 0
+    for task in waiting[: many // 2] + waiting[many // 2 + 10 :]:
+        task.cancel()
+    await asyncio.sleep(0)
+    assert Place.compared < 20 * many
+    assert len(learner._waiting) <= 20
+    learner.engine.position = Place(100)
+    learner._wake()
+    await asyncio.gather(*waiting[many // 2 : many // 2 + 10])
+    assert not learner._waiting
 
 
 @given(values)

@@ -23,6 +23,9 @@ PATIENCE_S = 30.0
 NEEDED_S = 10.0
 """After its last piece, the registers behind a snapshot are kept for so long."""
 
+AT_ONCE = 8
+"""Snapshots that are held at a time: each makes every change of the state dearer."""
+
 ANNOUNCED_KEPT = 64
 """Of so many incarnations of replicas the last word is known."""
 
@@ -46,10 +49,12 @@ class Fetches:
         """The piece that is asked for.
 
         Raises:
-            NoSnapshot: that snapshot is not held any more.
+            NoSnapshot: that snapshot is not held any more, or there are too many already.
         """
         ticket = fetch.ticket
         if fetch.index == 0:
+            if len(self._open) >= AT_ONCE:
+                raise NoSnapshot(f"{AT_ONCE} snapshots are being fetched here already")
             ticket = next(self._tickets)
             snapshot = Snapshot(engine)
             self._open[ticket] = (snapshot, snapshot.pieces())

@@ -63,6 +63,7 @@ class Learner:
         self._charters: dict[int, Charter] = {}
         self._pending: dict[int, dict[int, bytes]] = {}
         self._waiting: list[tuple[Address, int, asyncio.Future[None]]] = []
+        self._given_up = 0  # of those who wait, at most
         self._count = itertools.count()
         self._listening: asyncio.Task[None] | None = None
         self._failed = False
@@ -229,9 +230,11 @@ class Learner:
             try:
                 await future
             except asyncio.CancelledError:
-                if waiting in self._waiting:
-                    self._waiting.remove(waiting)
+                self._given_up += 1
+                if 2 * self._given_up > len(self._waiting):  # so that each costs a constant
+                    self._waiting = [one for one in self._waiting if not one[2].done()]
                     heapq.heapify(self._waiting)
+                    self._given_up = 0
                 raise
 
     def _wake(self) -> None:
