@@ -499,14 +499,18 @@ def _shares(spans: list[Span], most: int) -> list[list[Span]]:
     return [spans[at : at + step] for at in range(0, len(spans), step)]
 
 
-def _reused(writes: BallotWrites, offset: int) -> TokenReused:
-    """The error for a value that is another one, or may be, than was sent under the ballot."""
+def _reused(writes: BallotWrites, offset: int) -> TokenReused | CaptureLost:
+    """The error for a value that is another one, or may be, than was sent under the ballot.
+
+    Where it only may be, the capture is as good as lost: it is of no use here any more, and what
+    was written under it has an unknown outcome.
+    """
     space, number = writes.array
     where = f"{space}/{number}/{offset}"
     is_unsafe = writes.ballot == UNSAFE
     if writes.is_refused:
         way_on = "settle the register" if is_unsafe else "capture the register again"
-        return TokenReused(
+        return CaptureLost(
             f"{where}: what this client wrote there under this "
             f"{'unsafe ballot' if is_unsafe else 'token'} was so long ago that it does not "
             f"remember it, and the outcome may be unknown; nothing was sent: {way_on}"
