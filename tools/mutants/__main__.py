@@ -158,7 +158,7 @@ def main() -> int:
     """Run them; 0 if every survivor is explained, and nothing else."""
     given = arguments()
     if given.map:
-        judges.refresh(given.jobs)
+        judges.refresh(given.jobs, given.only)
         return 0
     began = time.monotonic()
     known, before, account = judges.load(), logged(given.log), Account(given.log)

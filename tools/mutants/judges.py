@@ -150,10 +150,13 @@ def load() -> Judges:
     return out
 
 
-def refresh(jobs: int) -> None:
+def refresh(jobs: int, only: str = "") -> None:
     """Run the files of tests that are new or changed, folder by folder, and take what they reach.
 
     The map is saved after each folder, so that what was interrupted goes on.
+
+    Args:
+        only: a part of the names of the files.
     """
     judges = load()
     folders: dict[str, list[str]] = defaultdict(list)
@@ -161,7 +164,7 @@ def refresh(jobs: int) -> None:
         name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest()[:12] for name in test_files()
     }
     for name, digest in digests.items():
-        if judges.files.get(name) != digest:
+        if only in name and judges.files.get(name) != digest:
             folders[str(Path(name).parent)].append(name)
     for folder, names in sorted(folders.items(), key=lambda one: (len(one[1]), one[0])):
         print(f"{folder}: {len(names)} files", flush=True)
@@ -176,6 +179,7 @@ def refresh(jobs: int) -> None:
                 env={**os.environ, **paths(), "WORMSPACE_REACH": scratch},
                 check=False,
             )
+            judges = load()
             judges.take(Path(scratch))
         judges.files |= {name: digests[name] for name in names}
         judges.save()
