@@ -258,3 +258,10 @@ async def test_a_statement_waits_for_the_server_and_does_not_poll(accounts, monk
             await statement
             assert wakes < 100, "0.3 s of polling are thousands"
         await worm.site().close()
+
+
+async def test_tasks_that_share_a_session_get_their_own_answers(accounts) -> None:
+    async with managers(*accounts) as (a, b), wormspace.connect("memory:") as worm:
+        async with worm.transaction([a, b]) as t:
+            found = await asyncio.gather(*(t[b].execute("SELECT %s", (n,)) for n in range(20)))
+        assert [rows.rows for rows in found] == [((n,),) for n in range(20)]

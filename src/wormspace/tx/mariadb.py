@@ -10,6 +10,7 @@ rows.  What lists and ends prepared ones has a lane, and threads, of its own.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -150,10 +151,11 @@ class MariaDbSession:
     def __init__(self, lane: Lane, connection: Any, name: str) -> None:
         self._lane = lane
         self._name = name
+        self._turn = asyncio.Lock()
         self.connection: Any = connection
 
     async def execute(self, statement: str, arguments: Sequence[object] = ()) -> Rows:
-        """Run a statement, with `%s` for each argument.
+        """Run a statement, with `%s` for each argument; one after the other, if several tasks do.
 
         Raises:
             UsageError: it is no text, or would begin or end the transaction; nothing was sent.
@@ -166,16 +168,17 @@ class MariaDbSession:
         if isinstance(arguments, str | bytes) or not isinstance(arguments, Sequence):
             raise UsageError(f"arguments are a list or tuple, not {type(arguments).__name__}")
         refuse_control(statement, mariadb=True)
-        connection = self.connection
-        if connection is None:
-            raise CannotPrepare(f"{self._name}: the work is lost, or over")
-        try:
-            return await self._lane.call(
-                connection, lambda: query(connection, statement, arguments), None
-            )
-        except BaseException:
-            self.connection = None
-            raise
+        async with self._turn:
+            connection = self.connection
+            if connection is None:
+                raise CannotPrepare(f"{self._name}: the work is lost, or over")
+            try:
+                return await self._lane.call(
+                    connection, lambda: query(connection, statement, arguments), None
+                )
+            except BaseException:
+                self.connection = None
+                raise
 
 
 class MariaDbBranch:
