@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -11,8 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from verification import coqproof
+from verification import coqproof, shares
 from verification.assumptions import ASSUMPTIONS, assumed
+from verification.explaining import misfit
 from verification.goals import Outcome, check
 from verification.prover import layers
 
@@ -59,7 +61,7 @@ def prove(second: bool) -> list[Row]:
             outcome = check(goal, second)
             row.outcomes.append(outcome)
             if not outcome.proved:
-                print(f"{outcome.answer}: {goal.theorem}: {goal.name}", file=sys.stderr)
+                print(outcome.explained(), file=sys.stderr)
     return list(rows.values())
 
 
@@ -81,13 +83,14 @@ def show(rows: Sequence[Row], coq: coqproof.Coq, seconds: float) -> None:
 
 
 def write(rows: Sequence[Row], coq: coqproof.Coq) -> None:
-    """The same as a page.  No times: they would change it at every run."""
+    """The same as a page.  No exact times: they would change it at every run."""
     lines = [
         "# What is proved",
         "",
         "Made by `make prove`; what the words mean is said in [verification.md](verification.md).",
         "`about`: *code* is the shipped source, executed symbolically; *model* is a description",
-        "written for the proof. `assumes` refers to the list at the end.",
+        "written for the proof; *code + model*: some of the actions it follows from are code, the",
+        "proposer's are a model. `assumes` refers to the list at the end.",
         "",
     ]
     columns = [0, 1, 2, 3, 4, 6]
@@ -100,6 +103,9 @@ def write(rows: Sequence[Row], coq: coqproof.Coq) -> None:
                 cells = row.cells()
                 lines.append("| " + " | ".join(cells[i].replace("|", "or") for i in columns) + " |")
         lines.append("")
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    usage = [resource.getrusage(one) for one in who]
+    lines += shares.page(sum(one.ru_utime + one.ru_stime for one in usage))
     lines += ["## Coq", "", f"{', '.join(coqproof.THEOREMS)}: {coq.said}.", ""]
     lines += ["## Assumptions", ""]
     lines += [f"- **{key}**: {text}" for key, text in ASSUMPTIONS.items()]
@@ -114,7 +120,11 @@ def main() -> int:
     parser.add_argument("--no-page", action="store_true", help="do not write the page")
     arguments = parser.parse_args()
     began = time.perf_counter()
-    rows = prove(second=not arguments.one_solver)
+    try:
+        rows = prove(second=not arguments.one_solver)
+    except Exception as error:  # noqa: BLE001 - whatever stops the proof is told to people
+        print(misfit(error), file=sys.stderr)
+        return 2
     seconds = time.perf_counter() - began
     coq = coqproof.Coq(None, "left out", 0.0) if arguments.no_coq else coqproof.run()
     show(rows, coq, seconds)

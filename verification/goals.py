@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 import cvc5
 import z3
 
-CODE, MODEL = "code", "model"
+from verification.explaining import Scene, runs, story
+
+CODE, MODEL, BOTH = "code", "model", "code + model"
 TIMEOUT_MS = 30_000
 EFFORT = 0
 """What z3 may do for a goal, in its own unit, however busy the machine is; 0: any effort."""
@@ -28,9 +30,10 @@ class Goal:
     Attributes:
         theorem: the theorem that it is a part of: a row of the table.
         name: what this part says.
-        about: the shipped `CODE`, or a `MODEL` written for the proof.
+        about: the shipped `CODE`, a `MODEL` written for the proof, or both.
         possible: claim that the hypotheses are satisfiable, instead of the conclusion.
         second: whether a second solver has to agree.
+        scene: where it comes from, to tell a counterexample by.
     """
 
     theorem: str
@@ -40,21 +43,33 @@ class Goal:
     about: str = CODE
     possible: bool = False
     second: bool = False
+    scene: Scene | None = None
 
 
 @dataclass
 class Outcome:
-    """What came of a goal."""
+    """What came of a goal.
+
+    Attributes:
+        model: of a goal that is refuted: what refutes it.
+    """
 
     goal: Goal
     answer: str
     seconds: float
     solvers: list[str] = field(default_factory=list)
+    model: z3.ModelRef | None = None
 
     @property
     def proved(self) -> bool:
         """Whether the goal holds, by every solver that was asked."""
         return self.answer == "proved"
+
+    def explained(self) -> str:
+        """What failed, with the counterexample in the code's own names, for people."""
+        answer = self.answer if runs(self.goal.scene) else "does not run"
+        head = f"{answer}: {self.goal.theorem}: {self.goal.name}"
+        return "\n    ".join([head, *story(self.goal.scene, self.model)])
 
 
 def _solver(hypotheses: Sequence[z3.BoolRef], conclusion: z3.BoolRef | None) -> z3.Solver:
@@ -90,8 +105,11 @@ def check(goal: Goal, second: bool = True) -> Outcome:
     began = time.perf_counter()
     want = "sat" if goal.possible else "unsat"
     conclusion = None if goal.possible else goal.conclusion
-    answer = str(_solver(goal.hypotheses, conclusion).check())
+    solver = _solver(goal.hypotheses, conclusion)
+    answer = str(solver.check())
     outcome = Outcome(goal, "proved", 0.0, ["z3"])
+    if answer == "sat" and not goal.possible:
+        outcome.model = solver.model()
     if goal.possible and answer == "unknown":  # one model is enough, whoever finds it
         answer = ask_cvc5(_solver(goal.hypotheses, None).to_smt2(), want)
         outcome.solvers = ["cvc5"]

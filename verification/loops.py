@@ -16,13 +16,16 @@ of others.  What is then left is the case that no element made it leave.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import z3
 
 from verification import theory as th
+from verification.explaining import Scene, defined, like, place
 from verification.goals import Goal
 from verification.source import CORE, Core, Package, load
 from verification.symex import Path, SymBool, Unsupported, current, explore
@@ -36,6 +39,42 @@ class Splice:
     """All elements of a sequence that is not known, where Python unpacked it."""
 
     sequence: Any
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise Unsupported(
+            f"{_where()}: an expression (`max`, `min`, `sum`, a comprehension) takes the elements "
+            f"of a sequence of any length one by one (here, their {name}), and only a `for` loop "
+            "has an invariant to be proved by; write it so: `for x in xs: acc = step(acc, x)`"
+            f"{_invariants()}"
+        )
+
+
+def _shipped() -> tuple[Engine, FrameType] | None:
+    """The shipped code that is executed, and what executes it."""
+    frame = inspect.currentframe()
+    while frame is not None and "__loop__" not in frame.f_globals:
+        frame = frame.f_back
+    return None if frame is None else (frame.f_globals["__loop__"].__self__, frame)
+
+
+def _where() -> str:
+    """The line of it."""
+    if (found := _shipped()) is None:
+        return "the proof"
+    engine, frame = found
+    return place(engine.package, frame.f_code.co_filename.removesuffix(".py"), frame.f_lineno)
+
+
+def _invariants() -> str:
+    """Where the invariants of its loops are."""
+    if (found := _shipped()) is None:
+        return ""
+    engine, frame = found
+    name = f"{frame.f_code.co_filename.removesuffix('.py')}.{frame.f_code.co_qualname}"
+    own = [s for s in engine.invariants if s.split(":")[0] == name.split(".<locals>")[0]]
+    return "".join(f"; {engine.told(site)} is there already" for site in own)
 
 
 class Symbolic:
@@ -83,6 +122,20 @@ class Invariant:
     among: Callable[[Any, Any], Facts] = lambda some, every: []
 
 
+class Variables(dict[str, Any]):
+    """The variables that a loop finds set, for its invariant to speak of."""
+
+    def __init__(self, known: Mapping[str, Any], loop: str) -> None:
+        super().__init__(known)
+        self.loop = loop
+
+    def __missing__(self, name: str) -> Any:
+        raise Unsupported(
+            f"{self.loop} speaks of a variable {name!r}, which is not set there any more; set are: "
+            f"{like(name, self)}; if it was renamed, rename it in the invariant, too"
+        )
+
+
 class Engine:
     """Executes the core symbolically and collects what remains to be shown."""
 
@@ -93,6 +146,7 @@ class Engine:
         package: Package = CORE,
     ) -> None:
         self.invariants = dict(invariants)
+        self.package = package
         self.core = load(self.loop, changed, package)
         self.established: set[str] = set()
         self.goals: list[Goal] = []
@@ -104,7 +158,12 @@ class Engine:
     def paths(self, function: str, *args: Any, assume: Sequence[z3.BoolRef] = ()) -> list[Path]:
         """Every path through a function of the core, "module.name"."""
         module, name = function.rsplit(".", 1)
-        return explore(getattr(self.core.modules[module], name), *args, assume=assume)
+        executed = getattr(self.core.modules[module], name)
+        paths = explore(executed, *args, assume=assume)
+        names = _names(executed, args)
+        for path in paths:
+            path.names = names
+        return paths
 
     def establish(self, function: str, *args: Any, assume: Sequence[z3.BoolRef] = ()) -> list[Path]:
         """Prove the invariants of the loops of a function, for these (arbitrary) arguments."""
@@ -117,15 +176,31 @@ class Engine:
         sites = {site for site, _ in self._emitted if site.startswith(function + ":")}
         missing = {s for s in self.invariants if s.startswith(function + ":")} - sites
         if missing:
-            raise Unsupported(f"no such loop any more: {', '.join(sorted(missing))}")
+            gone = "; ".join(self.told(site) for site in sorted(missing))
+            raised = [path.error for path in paths if path.error is not None]
+            why = f" (it raises {type(raised[0]).__name__}: {raised[0]})" if raised else ""
+            raise Unsupported(
+                f"{function} does not reach the loop that it is proved by{why}: there is {gone}; "
+                "if it was given another form, write it so: `for x in xs: acc = step(acc, x)`"
+            )
         self.established |= sites
         return paths
 
     def claim(
-        self, theorem: str, name: str, hypotheses: Sequence[z3.BoolRef], conclusion: z3.BoolRef
+        self,
+        theorem: str,
+        name: str,
+        hypotheses: Sequence[z3.BoolRef],
+        conclusion: z3.BoolRef,
+        path: Path | None = None,
+        hint: str = "",
     ) -> None:
-        """Add a goal about the code."""
-        self.goals.append(Goal(theorem, name, [*th.BALLOTS, *hypotheses], conclusion))
+        """Add a goal about the code; `path` and `hint` are for people, should it fail."""
+        scene = None
+        if path is not None:
+            scene = Scene(self.package, self.core.sources, path, path.names, hint)
+        known = [*th.BALLOTS, *hypotheses]
+        self.goals.append(Goal(theorem, name, known, conclusion, scene=scene))
 
     def each(
         self,
@@ -138,14 +213,14 @@ class Engine:
         for i, path in enumerate(paths):
             if path.error is not None:
                 name = f"path {i} raises {path.error!r}: it cannot happen"
-                self.claim(theorem, name, [*given, *path.hypotheses], z3.BoolVal(False))
+                self.claim(theorem, name, [*given, *path.hypotheses], z3.BoolVal(False), path)
                 continue
             claims = conclusion(path.result)
             if not isinstance(claims, dict):
                 claims = {"": claims}
             for clause, formula in claims.items():
                 name = f"path {i} {clause}".rstrip()
-                self.claim(theorem, name, [*given, *path.hypotheses], formula)
+                self.claim(theorem, name, [*given, *path.hypotheses], formula, path)
 
     def summarise(self, function: str, summary: Callable[..., Any]) -> None:
         """From now on, what has been proved of a function stands for the function."""
@@ -171,7 +246,11 @@ class Engine:
             return (), carried
         rule = self.invariants.get(site)
         if rule is None:
-            raise Unsupported(f"{site}: a loop over a sequence that is not known, no invariant")
+            raise Unsupported(
+                f"{site}: a loop over a sequence that is not known, and there is no invariant of "
+                "that name; say what stays true in it, among the INVARIANTS of verification/"
+            )
+        known = Variables(known, self.told(site))
         if site.split(":")[0] == self._now:
             self._obligations(site, rule, body, carried, known)
         elif site not in self.established:
@@ -200,20 +279,49 @@ class Engine:
             return
         self._emitted.add(reached)
         here = [*run.conditions, *run.facts]
-        theorem = f"loop {site}: invariant"
+        theorem, hint = f"loop {site}: invariant", self._changed(site, body)
+        variables = inspect.getfullargspec(body).args
+        before = dict(zip(variables, carried, strict=False))
+        first = Path([], [], before, None, run.turns, {**known})
         for clause, formula in rule.holds(rule.empty(), carried, carried, known).items():
-            self.claim(theorem, f"{clause}: before the first element", here, formula)
+            self.claim(theorem, f"{clause}: before the first element", here, formula, first, hint)
         some = rule.arbitrary()
         havoc = rule.havoc(self.core, carried, known)
         element, facts = rule.element(self.core)
         given = [*here, *facts, *rule.holds(some, carried, havoc(), known).values()]
         more = rule.add(some, element)
         for i, path in enumerate(explore(lambda: body(*havoc(), element), assume=here)):
+            path.names = {**known, **dict(zip(variables, [*havoc(), element], strict=True))}
             if path.error is not None or path.result[0]:
                 if not rule.leaves:
                     leaves = [*given, *path.hypotheses]
-                    self.claim(theorem, f"path {i} leaves the loop", leaves, z3.BoolVal(False))
+                    name = f"path {i} leaves the loop"
+                    self.claim(theorem, name, leaves, z3.BoolVal(False), path, hint)
                 continue
-            for clause, formula in rule.holds(more, carried, path.result[1], known).items():
+            after = path.result[1]
+            path.result = dict(zip(variables, after, strict=False))
+            for clause, formula in rule.holds(more, carried, after, known).items():
                 name = f"{clause}: kept by the body, path {i}"
-                self.claim(theorem, name, [*given, *path.hypotheses], formula)
+                self.claim(theorem, name, [*given, *path.hypotheses], formula, path, hint)
+
+    def told(self, site: str) -> str:
+        """A loop, and where its invariant is."""
+        return f"the invariant of {site} ({defined(self.invariants[site].holds)})"
+
+    def _changed(self, site: str, body: Callable[..., Any]) -> str:
+        """What to do where a loop does not keep its invariant."""
+        module = body.__code__.co_filename.removesuffix(".py")
+        at = place(self.package, module, body.__code__.co_firstlineno)
+        return (
+            f"The loop at {at} does not keep its invariant, which is in "
+            f"{defined(self.invariants[site].holds)}. If the loop was changed on purpose, say "
+            "there what stays true in it now."
+        )
+
+
+def _names(function: Callable[..., Any], args: Sequence[Any]) -> dict[str, Any]:
+    """The arguments, by the names of the parameters."""
+    try:
+        return dict(inspect.signature(function).bind(*args).arguments)
+    except TypeError:  # the call has failed as well, and says why
+        return {}

@@ -20,6 +20,7 @@ from typing import Any
 import z3
 
 from verification import theory as th
+from verification.explaining import like
 from verification.goals import CODE, Goal
 from verification.loops import Claims, Engine
 from verification.symex import (
@@ -74,7 +75,12 @@ class Thing:
         self.__dict__.update(attributes)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(name)
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise Unsupported(
+            f"the code asks for .{name}, which the scene it is executed in does not have; "
+            f"there are: {like(name, self.__dict__)}; if it was renamed, rename it there, too"
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.__dict__[name] = value

@@ -17,7 +17,7 @@ import z3
 
 from verification import theory as th
 from verification.acceptor import Capture, Write, value_term
-from verification.goals import CODE, MODEL, Goal
+from verification.goals import BOTH, CODE, MODEL, Goal
 from verification.loops import Engine
 from verification.ranges import Ranges, inside, says
 from verification.state import (
@@ -377,7 +377,7 @@ def goals(e: Engine) -> list[Goal]:
         ("agreement: no register has two decided values", agreement(s)),
         ("immutability: from a decision on, nothing else can be proposed", decided_is_final(s)),
     ):
-        out.append(Goal(theorem, "from the invariant", here, claim, CODE, second=True))
+        out.append(Goal(theorem, "from the invariant", here, claim, BOTH, second=True))
     for action in all_actions(e):
         out += _linked(action, s, here)
         t = s.after(action.changes)

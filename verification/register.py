@@ -23,7 +23,7 @@ import z3
 
 from verification import theory as th
 from verification.acceptor import value_term
-from verification.goals import CODE, MODEL, Goal
+from verification.goals import BOTH, CODE, MODEL, Goal
 from verification.loops import Engine
 from verification.protocol import MB, VAL, Action, N, Q, all_actions
 from verification.source import PAXOS
@@ -309,7 +309,7 @@ def goals(e: Engine, spec_text: str | None = None) -> list[Goal]:
     here = [*th.AXIOMS, *invariant(s).values()]
     out = _reads()
     out.append(Goal("agreement: no register has two decided values", "of what is chosen",
-                    here, one_value(s), CODE, second=True))  # fmt: skip
+                    here, one_value(s), BOTH, second=True))  # fmt: skip
     return [*out, *_refines(e, spec_text)]
 
 

@@ -11,6 +11,7 @@ Loops over sequences of unknown length are cut by an invariant, see `loops`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -27,6 +28,23 @@ class Unsupported(Exception):
     """The function does something that a symbolic value cannot follow."""
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A branch that was taken.
+
+    Attributes:
+        module: of the shipped code that asked; "" if none of it did.
+        line: there.
+        what: the name of what was chosen, if the scene chose it.
+        choice: yes or no.
+    """
+
+    module: str
+    line: int
+    what: str
+    choice: bool
+
+
 @dataclass
 class Path:
     """One way through a function.
@@ -36,12 +54,16 @@ class Path:
         facts: what the invariants of the loops on the way say.
         result: what was returned; or
         error: what was raised.
+        turns: the branches taken, by the lines of the code that took them.
+        names: the arguments, or the variables of a loop, by name.
     """
 
     conditions: list[z3.BoolRef]
     facts: list[z3.BoolRef]
     result: Any = None
     error: Any = None
+    turns: list[Turn] = field(default_factory=list)
+    names: dict[str, Any] = field(default_factory=dict)
 
     @property
     def hypotheses(self) -> list[z3.BoolRef]:
@@ -65,6 +87,7 @@ class Run:
     pending: list[list[bool]] = field(default_factory=list)
     prune: bool = False
     told: int = 0
+    turns: list[Turn] = field(default_factory=list)
 
     def decide(self, condition: z3.BoolRef) -> bool:
         """The truth of `condition` on this path."""
@@ -85,10 +108,21 @@ class Run:
             if choice and self.solver.check(z3.Not(condition)) != z3.unsat:
                 self.pending.append([*self.trail, False])
         self.trail.append(choice)
+        self.turns.append(_turn(condition, choice))
         taken = condition if choice else z3.Not(condition)
         self.conditions.append(taken)
         self.solver.add(taken)
         return choice
+
+
+def _turn(condition: z3.BoolRef, choice: bool) -> Turn:
+    frame = sys._getframe(2)
+    while frame.f_back is not None and "__loop__" not in frame.f_globals:
+        frame = frame.f_back
+    shipped = "__loop__" in frame.f_globals
+    module = frame.f_code.co_filename.removesuffix(".py") if shipped else ""
+    what = str(condition).split("!")[0] if z3.is_const(condition) else ""
+    return Turn(module, frame.f_lineno, what, choice)
 
 
 _runs: list[Run] = []
@@ -131,7 +165,7 @@ def explore(
         finally:
             _runs.pop()
             solver.pop()
-        paths.append(Path(run.conditions, run.facts, result, error))
+        paths.append(Path(run.conditions, run.facts, result, error, run.turns))
         todo += run.pending
         if len(paths) > max_paths:
             raise Unsupported(f"more than {max_paths} paths through {function.__name__}")
