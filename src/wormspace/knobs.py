@@ -62,6 +62,45 @@ class Knobs:
     store_inline_after: int = knob(32, least=1)
     """So many writes in a row must have been fast before one is made in the loop."""
 
+    register_part: int = knob(4096, least=1)
+    """Registers whose reports a captor keeps together: a page is merged into the parts it meets."""
+
+    register_pages_at_once: int = knob(4, least=1)
+    """Pages of one long read that are asked for at the same time, of several servers."""
+
+    register_memory: int = knob(4096, least=2)
+    """Arrays and ballots of which a client remembers what it wrote, register by register."""
+
+    register_groups: int = knob(1024, least=1)
+    """Spaces, and proposers of tokens, for each of which a client knows what it has forgotten."""
+
+    register_batch: int = knob(512, least=1)
+    """Registers in one write message, at most."""
+
+    register_batch_bytes: int = knob(1 << 20, least=1)
+    """A write message gets no more registers once it has so many bytes."""
+
+    register_small: int = knob(128, least=1)
+    """Registers that are worth a read message of their own."""
+
+    register_reads_in_flight: int = knob(4, least=1)
+    """Into so many messages single reads are spread, unless these would be small."""
+
+    register_trims_at_once: int = knob(256, least=1)
+    """Segments whose trim is decided at the same time."""
+
+    register_queue_events: int = knob(100_000, least=2)
+    """Events that the consumer of a listener may fall behind; then it reads what it missed."""
+
+    register_queue_bytes: int = knob(64 << 20, least=1)
+    """Bytes of values in these events."""
+
+    register_spans: int = knob(512, least=1)
+    """Spans of registers in one question for what is not known yet."""
+
+    space_catch_up: int = knob(16, least=1)
+    """Segments of which a listener that is behind reads at the same time."""
+
     server_page_bytes: int = knob(1 << 20, least=1)
     """Bytes of a report's rows; it is cut off after the row that brings it to this size."""
 
@@ -107,79 +146,57 @@ class Knobs:
     server_flush_bytes: int = knob(256 << 10, least=1)
     """Answers to one client that are sent before the turn of the loop is over."""
 
-    register_part: int = knob(4096, least=1)
-    """Registers whose reports a captor keeps together: a page is merged into the parts it meets."""
-
-    register_pages_at_once: int = knob(4, least=1)
-    """Pages of one long read that are asked for at the same time, of several servers."""
-
-    register_memory: int = knob(4096, least=2)
-    """Arrays and ballots of which a client remembers what it wrote, register by register."""
-
-    register_groups: int = knob(1024, least=1)
-    """Spaces, and proposers of tokens, for each of which a client knows what it has forgotten."""
-
-    space_catch_up: int = knob(16, least=1)
-    """Segments of which a listener that is behind reads at the same time."""
-
-    register_batch: int = knob(512, least=1)
-    """Registers in one write message, at most."""
-
-    register_batch_bytes: int = knob(1 << 20, least=1)
-    """A write message gets no more registers once it has so many bytes."""
-
-    register_small: int = knob(128, least=1)
-    """Registers that are worth a read message of their own."""
-
-    register_reads_in_flight: int = knob(4, least=1)
-    """Into so many messages single reads are spread, unless these would be small."""
-
-    register_trims_at_once: int = knob(256, least=1)
-    """Segments whose trim is decided at the same time."""
-
-    register_queue_events: int = knob(100_000, least=2)
-    """Events that the consumer of a listener may fall behind; then it reads what it missed."""
-
-    register_queue_bytes: int = knob(64 << 20, least=1)
-    """Bytes of values in these events."""
-
-    register_spans: int = knob(512, least=1)
-    """Spans of registers in one question for what is not known yet."""
-
     log_segment_size: int = knob(1024, least=4)
     """Registers per segment of a log that is made without a word about it."""
+
     log_mark_size: int = knob(256, least=2)
     """Registers per segment of a durable mark, in logs that are made from now on."""
+
     log_mark_page: int = knob(64, least=1)
     """Registers read at a time in search of a mark's newest value."""
+
     log_segment_handles: int = knob(64, least=1)
     """Segments of a log whose handles are kept."""
+
     log_probes: int = knob(16, least=2)
     """Registers that one step of the search for a log's end looks at."""
+
     log_near: int = knob(64, least=1)
     """The search for a log's end stops when it is this close, and reads the rest."""
+
     log_ask_entries: int = knob(16_384, least=1)
     """Entries of different appends for which positions are asked together."""
+
     log_pack_bytes: int = knob(32 * 1024, least=1)
     """A pack has no more bytes, unless it has one entry only: readers of one entry get all."""
+
     log_pack_entries: int = knob(1024, least=1)
     """A pack has no more entries."""
+
     log_links: int = knob(4, least=1)
     """Earlier packs of each of its streams that a pack names (Tango's entries have four too)."""
+
     log_table_bytes: int = knob(256 * 1024, least=64)
     """The largest table of streams in a seam."""
+
     log_stream_page: int = knob(512, least=1)
     """Slots read at a time in search of a stream's entries."""
+
     log_remembered_packs: int = knob(4096, least=1)
     """Packs whose place a reader remembers; when there are more, it forgets every second one."""
+
     log_look_back: int = knob(64, least=1)
     """Slots read at a time, at most, in search of the last pack below a slot."""
+
     log_page_slots: int = knob(512, least=1)
     """Slots read at a time by one who reads on, at most."""
+
     log_page_bytes: int = knob(1 << 20, least=1)
     """Bytes read at a time by one who reads on, about."""
+
     log_first_slots: int = knob(64, least=1)
     """Slots read before it is known how large they are."""
+
     log_behind_slots: int = knob(256, least=1)
     """With more slots than this arrived and not consumed, a subscriber reads, and listens later."""
 

@@ -30,6 +30,7 @@ ANSWER_S = 2.0
 COUNTERS = frozenset(
     {f.name for f in msgspec.structs.fields(Counters)}
     | {"connections_refused", "malformed", "store_commits"}
+    | {"store_damaged_reads", "store_scrub_rows", "store_scrub_rounds", "store_slow_writes"}
 )
 """The figures that only rise while a server runs; the others are gauges."""
 

@@ -34,6 +34,7 @@ from wormspace.paxos.reading import Reading
 from wormspace.paxos.telling import Telling
 from wormspace.register import administration, listening
 from wormspace.register.capture_operation import CaptureOperation
+from wormspace.register.contention import Contention, contended
 from wormspace.register.contract import (
     TRIM,
     ArrayName,
@@ -53,12 +54,6 @@ from wormspace.register.operations import (
 from wormspace.register.partition import Partition
 from wormspace.register.standing import StandingOperation
 from wormspace.register.token import Token, as_spans
-
-PAUSE_MIN_S = 0.002
-PAUSE_MAX_S = 0.1
-CONTENDED_S = 1.0
-"""How long a random pause before a capture is, at first and at most, while others capture the same;
-and how long after the last lost race that is believed of the next captures."""
 
 ABSURD_ROUND = 1 << 62
 """Nobody gets so far by counting.  Such a round stands where somebody put it, and is not carried to
@@ -81,12 +76,10 @@ class PaxosRegisters:
 
     def __init__(self, partitions: list[Partition], rng: random.Random) -> None:
         self._partitions = partitions
-        self._rng = rng
+        self._contention = Contention(rng)
         self._proposer = rng.getrandbits(64).to_bytes(8, "big")
         self._seen = UNSAFE
         self._loop = asyncio.get_running_loop()
-        self._pause_s = 0.0
-        self._contended_until = 0.0
         self._memory = Memory()
         self._gathering = Gathering(self.read, self._spawn)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -116,11 +109,7 @@ class PaxosRegisters:
         space, number = array
         floor = self._seen
         for attempt in itertools.count():
-            # The first ballot of a client is often too low, and the second tells of no contention.
-            now = self._loop.time()
-            if attempt != 1 and now < self._contended_until:
-                pause = self._rng.uniform(0, self._pause_s)
-                await asyncio.sleep(min(pause, deadline - now))
+            await self._contention.pause(attempt, deadline)
             partition = self._at(array)
             ballot = self._next_ballot(floor, array)
             machine = Capturing(
@@ -134,17 +123,15 @@ class PaxosRegisters:
                 self.on_gone(array)
                 raise
             except Unavailable as e:
-                raise _contended(operation.what, attempt) if attempt > 1 else e from None
+                raise contended(operation.what, attempt) if attempt > 1 else e from None
             if machine.phase == capturing.PROMISED and await self._complete(machine, deadline):
-                self._pause_s /= 2
+                self._contention.on_won()
                 break
-            if attempt:
-                self._pause_s = min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * self._pause_s))
-                self._contended_until = self._loop.time() + CONTENDED_S
+            self._contention.on_lost(attempt)
             floor = machine.top
             self.on_refused(floor)
             if self._loop.time() >= deadline:
-                raise _contended(operation.what, attempt)
+                raise contended(operation.what, attempt)
         written = {row.offset: row.value for row in capturing.reported(machine)}
         token = Token(space, number, start, stop, ballot, as_spans(list(written)))
         return Captured(token, written)
@@ -479,14 +466,6 @@ class PaxosRegisters:
         except asyncio.CancelledError:
             operation.cancel(Closed(f"{operation.what} was cancelled"))
             raise
-
-
-def _contended(what: str, times: int) -> Unavailable:
-    """The error for a capture that others took each time, until there was no time left."""
-    return Unavailable(
-        f"{what}: other clients captured it again and again ({times} times) until the deadline. "
-        "The outcome is unknown; the same call again is safe."
-    )
 
 
 def _shares(spans: list[Span], most: int) -> list[list[Span]]:

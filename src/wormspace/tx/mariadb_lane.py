@@ -19,6 +19,7 @@ import pymysql
 from wormspace.errors import UsageError
 from wormspace.tx.deadlines import left, within
 from wormspace.tx.errors import ManagerDown
+from wormspace.tx.places import Places
 
 T = TypeVar("T")
 
@@ -60,9 +61,8 @@ class Lane:
     def __init__(self, name: str, options: dict[str, Any], size: int) -> None:
         self._name = name
         self._options = options
-        self._size = size
         self._threads = ThreadPoolExecutor(size, thread_name_prefix=f"wormspace-{name}")
-        self._places = asyncio.Semaphore(size)
+        self._places = Places(name, size)
         self._idle: list[Any] = []
         self._all: set[Any] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -129,7 +129,7 @@ class Lane:
             pymysql.Error: the server refuses.
         """
         while True:
-            await self._take_place(deadline)
+            await self._places.take(deadline)
             fresh = not self._idle
             connection = await self._connect(deadline) if fresh else self._idle.pop()
             until = deadline if fresh else within(0.25 * left(deadline))
@@ -141,16 +141,6 @@ class Lane:
                 self._drop_idle()
             else:
                 return connection, rows
-
-    async def _take_place(self, deadline: float) -> None:
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._places.acquire()
-        except TimeoutError as e:
-            raise ManagerDown(
-                f"{self._name}: all {self._size} connections were in use until the time was "
-                "over; end transactions sooner, or give a larger pool"
-            ) from e
 
     async def _connect(self, deadline: float) -> Any:
         """A new connection, in the place that was taken."""

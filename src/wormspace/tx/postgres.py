@@ -25,6 +25,7 @@ from wormspace.tx.checking import check_count, check_seconds
 from wormspace.tx.deadlines import left, within
 from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
 from wormspace.tx.names import Gid, branches_of, check_name
+from wormspace.tx.places import Places
 from wormspace.tx.postgres_session import OVER, OWN, USERS, Session, line
 
 TIMEOUT_S = 10.0
@@ -192,8 +193,7 @@ class _Lane:
     def __init__(self, manager: Postgres, conninfo: str, size: int) -> None:
         self.manager = manager
         self._conninfo = conninfo
-        self._size = size
-        self._places = asyncio.Semaphore(size)
+        self._places = Places(manager.name, size)
         self._idle: list[Session] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -211,7 +211,7 @@ class _Lane:
             psycopg.Error: the server refuses.
         """
         while True:
-            await self._take_place(deadline)
+            await self._places.take(deadline)
             fresh = not self._idle
             session = await self._connect(deadline) if fresh else self._idle.pop()
             share = 1.0 if fresh else 0.25
@@ -224,16 +224,6 @@ class _Lane:
                 await self._drop_idle()
             else:
                 return session, cursor
-
-    async def _take_place(self, deadline: float) -> None:
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._places.acquire()
-        except TimeoutError as e:
-            raise ManagerDown(
-                f"{self.manager.name}: all {self._size} connections were in use until the time "
-                "was over; end transactions sooner, or give a larger pool"
-            ) from e
 
     async def _connect(self, deadline: float) -> Session:
         """A new connection, in the place that was taken."""
