@@ -9,8 +9,9 @@ Code reads a knob where it needs it, `KNOBS.log_mark_size`, and never copies one
 default argument or a class attribute: that copy would not be turned.  What two processes must
 agree on is not a knob alone: it is also stored with the data that depends on it.
 
-Fields are grouped by package, bottom to top; each name begins with its package and ends with its
-unit.  Each has the value that ships, and the least at which everything must still work.
+Fields are grouped by package, bottom to top.  Each name begins with its package and, where it is no
+count, ends with its unit.  Each has the value that ships, and the least at which everything must
+still work.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every file, test and name of the source that a page names is there."""
+"""Every file, test and name of the code that a page, or a docstring, names is there."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ PATH = re.compile(rf"(?<![\w./<-])(?:wormspace/)?(?:{'|'.join(map(re.escape, ROO
 FILE = re.compile(r"(?<![\w./<*-])\w+\.(?:py|md)\b")
 TEST = re.compile(r"\btest_\w+(?!\w*\.)")
 LINK = re.compile(r"\]\(([^)#\s]+)")
+CODE_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 SCENARIO = re.compile(r"\b\w+\.txt\b")
 NAME = re.compile(r"\b_?[A-Za-z]+_\w+")
 
@@ -30,7 +31,7 @@ def prose(page: Path) -> str:
 
 
 def code_spans(page: Path) -> list[str]:
-    return re.findall(r"`([^`\n]+)`", prose(page))
+    return re.findall(CODE_SPAN, prose(page))
 
 
 def is_there(path: str) -> bool:
@@ -57,7 +58,7 @@ def words_of_the_code() -> frozenset[str]:
         word
         for path in (*sources(), ROOT / "pyproject.toml")
         if path != Path(__file__)
-        for word in re.findall(r"\w+", path.read_text())
+        for word in re.findall(r"\w+", re.sub(CODE_SPAN, "", path.read_text()))
     )
 
 
@@ -105,3 +106,18 @@ def test_every_name_of_the_code_that_a_page_mentions_is_in_the_code(page: Path) 
     }
     missing = named - words_of_the_code()
     assert not missing, f"{page.name} names {sorted(missing)}"
+
+
+def test_every_name_and_file_that_a_docstring_mentions_is_there() -> None:
+    names = words_of_the_code() | {path.stem for path in sources()}
+    files = {path.name for path in sources()}
+    missing = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text()
+        for span in CODE_SPAN.findall(text):
+            if re.fullmatch(r"[A-Za-z_][\w.]*(\(\))?", span) and span not in files:
+                words = re.findall(r"[A-Za-z_]\w+", span)
+                missing += [f"{path.name}: {span}" for word in words if word not in names]
+        paths = re.findall(r"\b(?:docs|tests|verification|benchmarks|tools)/[\w./]+\.\w+", text)
+        missing += [f"{path.name}: {name}" for name in paths if not is_there(name)]
+    assert not missing

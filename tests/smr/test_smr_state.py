@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wormspace.smr.journal import Journal
 from wormspace.smr.kinds import Kind
 from wormspace.smr.state import StateDict, StateList, StateSet, adopt
+from wormspace.smr.undo_journal import UndoJournal
 
 NUMBERS = st.integers(0, 5)
 MANY = st.lists(NUMBERS, max_size=4)
@@ -154,7 +154,7 @@ def steps(names, rest):
 )
 def test_they_do_what_pythons_do_and_take_it_back(case):
     (hint, first, call), kept, undone = case
-    journal = Journal()
+    journal = UndoJournal()
     here, there = adopt(first, Kind(hint, "it"), journal), copy.copy(first)
     journal.begin()
     for step in kept:
@@ -172,7 +172,7 @@ def test_they_do_what_pythons_do_and_take_it_back(case):
 
 
 def state(hint, value):
-    return adopt(value, Kind(hint, "it"), Journal())
+    return adopt(value, Kind(hint, "it"), UndoJournal())
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ class Core(Generic[M]):
             self._spawn(self._guard(lambda: upgrading.run(self, self._tuning.upgrade_s)))
         self._spawn(self._guard(self.seat.watch_leases))
         all_lead = self.proposer.leads  # before anybody was elected: then none asks another
-        self._spawn(self._guard(lambda: self.seat.keep_company(greet_all=all_lead)))
+        self._spawn(self._guard(lambda: self.seat.keep_in_touch(greet_all=all_lead)))
         self._spawn(self._guard(lambda: self._durability.run(self.seat, self.proposer)))
 
     async def close(self) -> None:

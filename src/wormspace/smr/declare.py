@@ -27,12 +27,12 @@ import msgspec
 from wormspace.smr.calls import OF_THIS_PROCESS, Dispatcher
 from wormspace.smr.encodable import check_comparable, check_encodable
 from wormspace.smr.errors import DeclarationError
-from wormspace.smr.journal import Journal
 from wormspace.smr.kinds import Kind, Normal, is_immutable
 from wormspace.smr.methods import COMMAND, MARK, QUERY, Method, hints_of, is_trusted
 from wormspace.smr.shapes import Shape, shape_of
 from wormspace.smr.state import adopt
 from wormspace.smr.table import StateTable, Table
+from wormspace.smr.undo_journal import UndoJournal
 
 RESERVED = frozenset(
     {"at", "call", "close", "due", "emit", "events", "leases", "migrate", "now"}
@@ -153,9 +153,9 @@ class StateMachine:
 
     def __init__(self) -> None:
         self._moment = Moment(0, "")
-        self._begin(Journal(), [])
+        self._begin(UndoJournal(), [])
 
-    def _begin(self, journal: Journal, events: list[Any]) -> None:
+    def _begin(self, journal: UndoJournal, events: list[Any]) -> None:
         """Have all attributes as they are to begin with."""
         self._journal, self._events = journal, events
         declaration = self.declaration

@@ -73,7 +73,7 @@ class TrimWhenApplied(msgspec.Struct, frozen=True):
     async def run(self, seat: Seat, proposer: Proposer) -> None:
         while True:
             await asyncio.sleep(self.every_s)
-            applied = [one.applied for one in seat.company.heard()]
+            applied = [one.applied for one in seat.peers.heard()]
             await trim_behind(seat, proposer, self.replicas, [seat.learner.position, *applied])
 
 
@@ -120,7 +120,7 @@ class TrimBehindSnapshots(msgspec.Struct, frozen=True):
                     taken_at = position
                 except (WormError, OSError) as e:
                     log.warning("%s: no snapshot was kept: %s", seat.member, e)
-            kept = [seat.kept, *(one.kept for one in seat.company.heard())]
+            kept = [seat.kept, *(one.kept for one in seat.peers.heard())]
             await trim_behind(seat, proposer, copies, kept)
 
     def _distance(self, seat: Seat, since: Address) -> int:

@@ -34,7 +34,7 @@ from wormspace.smr.records import (
 )
 from wormspace.smr.sessions import Sessions
 from wormspace.smr.shapes import Shape
-from wormspace.smr.versions import UPGRADE, Line, decode_upgrade, upgraded
+from wormspace.smr.versions import UPGRADE, Lineage, decode_upgrade, upgraded
 from wormspace.space import Address
 
 log = logging.getLogger("wormspace.smr")
@@ -55,7 +55,7 @@ class Engine:
 
     Attributes:
         machine: the instance, of the class that the object is of at `position`.
-        line: the classes that this replica knows.
+        lineage: the classes that this replica knows.
         position: the next register to apply.
         chain: the hash of all outcomes.
         time_ns: the time of the last batch.
@@ -66,7 +66,7 @@ class Engine:
 
     def __init__(self, machine: StateMachine, newest: type[StateMachine] | None = None) -> None:
         self.machine = machine
-        self.line = Line(newest or type(machine))
+        self.lineage = Lineage(newest or type(machine))
         self.position = Address(0, 0)
         self.chain = bytes(16)
         self.time_ns = 0
@@ -83,7 +83,7 @@ class Engine:
         Raises:
             UpdateNeeded, ShapeChanged.
         """
-        machine_type = self.line.at(version, shape, what)
+        machine_type = self.lineage.at(version, shape, what)
         if machine_type is not type(self.machine):
             self.machine = machine_type()
 
@@ -268,9 +268,9 @@ class Engine:
         machine = self.machine
         current = machine.declaration.version
         if upgrade.version > current:
-            self.line.at(upgrade.version, upgrade.shape, f"from position {self.position} on it")
+            self.lineage.at(upgrade.version, upgrade.shape, f"from position {self.position} on it")
             try:
-                self.machine = upgraded(machine, self.line.between(current, upgrade.version))
+                self.machine = upgraded(machine, self.lineage.between(current, upgrade.version))
             except OF_THIS_PROCESS:
                 raise
             except Exception as e:  # noqa: BLE001 - the same on all replicas: it stays what it was

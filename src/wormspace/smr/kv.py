@@ -1,4 +1,4 @@
-"""A replicated key-value store: ordered, with leases on keys, compare-and-set, and watching.
+"""A replicated key-value store: ordered, with times to live, compare-and-set, and watching.
 
     kv = await replicate(KeyValue, worm, "kv")
     await kv.put("colour", b"green")

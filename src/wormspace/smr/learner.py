@@ -116,7 +116,7 @@ class Learner:
 
     def _check_class(self, charter: Charter) -> None:
         what = f"{self.space.name!r} (a {charter.machine})"
-        self.engine.line.at(charter.version, charter.shape, what)
+        self.engine.lineage.at(charter.version, charter.shape, what)
 
     def require_ours(self, metadata: bytes) -> Charter:
         """A segment's metadata; nothing is written into a segment before this was asked.

@@ -18,11 +18,11 @@ from wormspace.errors import WormError
 from wormspace.malformed import MALFORMED
 from wormspace.rpc import Caller
 from wormspace.smr.arguments import as_count, as_number
-from wormspace.smr.company import Company
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.fetching import Announced, Fetches
 from wormspace.smr.learner import Learner
 from wormspace.smr.leases import IDLE_LOOK_S, LOOK_S, Stopwatches
+from wormspace.smr.peers import Peers
 from wormspace.smr.records import (
     Batch,
     Charter,
@@ -92,7 +92,7 @@ class Seat:
 
     Attributes:
         member: who this replica is.
-        company: the other replicas that were heard of.
+        peers: the other replicas that were heard of.
         kept: how far a snapshot goes that this replica keeps.
         fetches: the snapshots that others fetch from it; `announced`: what others have told.
         waiting: who waits for the outcome of which packet.
@@ -117,7 +117,7 @@ class Seat:
         self.rng = rng
         self.tuning = tuning
         self.loop = asyncio.get_running_loop()
-        self.company = Company(member, self.loop.time)
+        self.peers = Peers(member, self.loop.time)
         self.kept = Address(0, 0)
         self.fetches = Fetches()
         self.announced = Announced()
@@ -132,7 +132,7 @@ class Seat:
 
     def charter(self, owners: list[Member] | None = None) -> bytes:
         """What to allocate a segment with, in this replica's name."""
-        others = self.company.members()[:MEMBERS_NAMED]
+        others = self.peers.members()[:MEMBERS_NAMED]
         declared = self.learner.engine.machine.declaration
         return encode_charter(
             Charter(
@@ -148,7 +148,7 @@ class Seat:
 
     def ping(self) -> Ping:
         """What this replica tells of itself."""
-        newest = self.learner.engine.line.newest.declaration.version
+        newest = self.learner.engine.lineage.newest.declaration.version
         return Ping(self.member, self.learner.position, self.kept, newest, self.fetches.needed)
 
     def batch(self, packets: list[Packet]) -> bytes:
@@ -235,11 +235,11 @@ class Seat:
             pong: Pong = _decode_pong(raw)
         except (WormError, *MALFORMED):
             return None
-        self.company.hear(member, pong.applied)
-        self.company.introduce(pong.members)
+        self.peers.hear(member, pong.applied)
+        self.peers.introduce(pong.members)
         return pong
 
-    async def keep_company(self, greet_all: bool) -> None:
+    async def keep_in_touch(self, greet_all: bool) -> None:
         """Hang up on those who are gone; where nobody leads, greet those who are there."""
         seen = -1
         while True:
@@ -248,11 +248,11 @@ class Seat:
             named = [] if charter is None else [charter.leader, *charter.owners]
             if self.learner.highest != seen:
                 seen = self.learner.highest
-                self.company.introduce(named)
+                self.peers.introduce(named)
             if greet_all:
-                others = self.company.members()
+                others = self.peers.members()
                 await asyncio.gather(*(self.greet(one, GREET_S) for one in others))
-            there = {(one.host, one.port) for one in [*named, *self.company.members()]}
+            there = {(one.host, one.port) for one in [*named, *self.peers.members()]}
             for address in [one for one in self._callers if one not in there]:
                 await self._callers.pop(address).close()
 

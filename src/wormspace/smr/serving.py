@@ -18,7 +18,6 @@ from wormspace.malformed import MALFORMED
 from wormspace.rpc import Failure, NoAnswer, Service
 from wormspace.smr import events
 from wormspace.smr.calls import Malformed, encode_outcome
-from wormspace.smr.company import FORGET_S
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import (
     BadSnapshot,
@@ -29,6 +28,7 @@ from wormspace.smr.errors import (
     UpdateNeeded,
     VersionForgotten,
 )
+from wormspace.smr.peers import FORGET_S
 from wormspace.smr.records import (
     Ask,
     Fetch,
@@ -133,7 +133,7 @@ class _Desk:
             )
         if upgrade.version <= own:
             what = f"{core.name!r}, once it was upgraded,"
-            core.learner.engine.line.at(upgrade.version, upgrade.shape, what)
+            core.learner.engine.lineage.at(upgrade.version, upgrade.shape, what)
 
     async def ask(self, body: bytes) -> bytes:
         core = self._core
@@ -156,8 +156,8 @@ class _Desk:
         ping = self._decode(_decode_ping, body)
         seat = core.seat
         core.seat.announced.note(ping, core.loop.time())
-        seat.company.hear(ping.member, ping.applied, ping.kept)
-        others = [one.member for one in seat.company.heard()]
+        seat.peers.hear(ping.member, ping.applied, ping.kept)
+        others = [one.member for one in seat.peers.heard()]
         return encode(Pong(core.proposer.age(), core.learner.position, others))
 
     async def fetch(self, body: bytes) -> bytes:
@@ -263,7 +263,7 @@ async def catch_up(core: Core[Any], store: SnapshotStore | None) -> None:
 async def _known(core: Core[Any]) -> list[Member]:
     """The replicas that the newest segment names, and those that were heard of."""
     space = core.worm.space(core.name)
-    found = {member.id: member for member in core.seat.company.members()}
+    found = {member.id: member for member in core.seat.peers.members()}
     tail = await space.tail()
     if tail:
         try:

@@ -23,13 +23,13 @@ from wormspace.smr.canonical import encode_canonical
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import BadSnapshot, NothingKept
-from wormspace.smr.journal import Image
 from wormspace.smr.records import encode
 from wormspace.smr.sessions import Session, SessionTable
 from wormspace.smr.shapes import Shape
 from wormspace.smr.state import StateDict, StateList, StateSet, tracked
 from wormspace.smr.table import FrozenTable
-from wormspace.smr.versions import Line
+from wormspace.smr.undo_journal import Image
+from wormspace.smr.versions import Lineage
 from wormspace.space import Address
 
 FORMAT = 1
@@ -380,7 +380,7 @@ class _Restoring:
         if self.begun:
             raise BadSnapshot("the snapshot is damaged: it begins twice")
         what = f"the snapshot of a {head.machine}"
-        machine = Line(self._newest).at(head.version, head.shape, what)()
+        machine = Lineage(self._newest).at(head.version, head.shape, what)()
         self.engine = engine = Engine(machine, self._newest)
         for name, kind in machine.declaration.plain.items():
             if kind.container is not None:

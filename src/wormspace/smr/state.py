@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, MutableMapping, MutableSequence, MutableSet
 from typing import Any
 
-from wormspace.smr.journal import Journal
 from wormspace.smr.kinds import Kind
+from wormspace.smr.undo_journal import UndoJournal
 
 _ABSENT: Any = object()
 
 
-def adopt(value: Any, kind: Kind, journal: Journal) -> Any:
+def adopt(value: Any, kind: Kind, journal: UndoJournal) -> Any:
     """A copy of a value, as it is in the state.
 
     Raises:
@@ -25,7 +25,7 @@ def adopt(value: Any, kind: Kind, journal: Journal) -> Any:
     return tracked(kind.normal(value), kind, journal)
 
 
-def tracked(value: Any, kind: Kind, journal: Journal) -> Any:
+def tracked(value: Any, kind: Kind, journal: UndoJournal) -> Any:
     """The same for a value that was just decoded as what was declared."""
     kind = kind.of(value)
     if kind.container is None:
@@ -45,7 +45,7 @@ class StateDict(dict[Any, Any]):
 
     __slots__ = ("_item", "_journal", "_key")
 
-    def __init__(self, kind: Kind, journal: Journal) -> None:
+    def __init__(self, kind: Kind, journal: UndoJournal) -> None:
         super().__init__()
         assert kind.key is not None
         self._key, self._item, self._journal = kind.key, _item(kind), journal
@@ -133,7 +133,7 @@ class StateList(list[Any]):
 
     __slots__ = ("_item", "_journal")
 
-    def __init__(self, kind: Kind, journal: Journal) -> None:
+    def __init__(self, kind: Kind, journal: UndoJournal) -> None:
         super().__init__()
         self._item, self._journal = _item(kind), journal
 
@@ -248,7 +248,7 @@ class StateSet(set[Any]):
 
     __slots__ = ("_item", "_journal")
 
-    def __init__(self, kind: Kind, journal: Journal) -> None:
+    def __init__(self, kind: Kind, journal: UndoJournal) -> None:
         super().__init__()
         self._item, self._journal = _item(kind), journal
 

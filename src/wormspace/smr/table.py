@@ -1,9 +1,10 @@
 """A large ordered mapping whose snapshots do not stop the world.
 
-A plain `dict` in a state machine is encoded in one go when a snapshot is taken, and the replica
-does nothing else meanwhile.  A `Table` is *frozen* in no time and then encoded piece by piece, in
-the order of keys, while commands go on: whoever changes a row that has not been encoded yet puts
-the old one aside first (copy on write, one row at a time, without `fork`).
+A plain `dict` in a state machine has no order of keys, and its first change while a snapshot is
+taken copies all of its references (some 10 ms for a million).  A `Table` is *frozen* in no time and
+then encoded piece by piece, in the order of keys, while commands go on: whoever changes a row that
+has not been encoded yet puts the old one aside first (copy on write, one row at a time, without
+`fork`).
 
 To set a row is what state machines do most.  So a table is a `dict`, and sets rows as fast as one:
 the order of its keys is brought up to date later, and only while it is frozen it is of a class that
@@ -20,8 +21,8 @@ from typing import Any, Generic, TypeVar, overload
 
 from sortedcontainers import SortedDict, SortedList
 
-from wormspace.smr.journal import Journal
 from wormspace.smr.kinds import Kind
+from wormspace.smr.undo_journal import UndoJournal
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -179,7 +180,7 @@ class StateTable(_Watched[K, V]):
 
     __slots__ = ("_check_key", "_check_row", "_journal")
 
-    def __init__(self, key: Kind, row: Kind, journal: Journal) -> None:
+    def __init__(self, key: Kind, row: Kind, journal: UndoJournal) -> None:
         super().__init__()
         self._check_key, self._check_row, self._journal = key.check, row.check, journal
 

@@ -49,7 +49,7 @@ async def versions(core: Core[Any]) -> Versions:
     charter = decode_charter(await space.check(await space.head()), core.name)
     engine = core.learner.engine
     current = engine.machine.declaration.version
-    return Versions(charter.version, current, engine.line.newest.declaration.version)
+    return Versions(charter.version, current, engine.lineage.newest.declaration.version)
 
 
 async def upgrade(core: Core[Any]) -> int:

@@ -54,7 +54,7 @@ def decode_upgrade(raw: bytes) -> Upgrade:
         raise Malformed(str(e)) from e
 
 
-class Line:
+class Lineage:
     """A class and all those that it replaces, one after the other.
 
     Attributes:

@@ -1,7 +1,6 @@
 """The address space: segments of write-once registers, allocated in order.  The public API.
 
-Applications (`wormspace.log` and its like) import from here and from `wormspace.errors`, and from
-nowhere else below.
+Applications (`wormspace.log` and its like) know of registers what is here, and nothing below it.
 """
 
 from wormspace.register.contract import Captured, RegisterState, ServerState

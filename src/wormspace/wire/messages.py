@@ -1,7 +1,7 @@
 """The messages around the protocol: greeting, errors, listening, status.
 
 The greeting is fixed for all versions of the protocol: a client names the versions it speaks, and
-the server chooses one or refuses.  Everything after it is `Envelope`s.
+the server chooses one or refuses.  Everything after it is `ToServer` and `ToClient`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Peer(msgspec.Struct, frozen=True):
     known_at: float = -math.inf
 
 
-class Company:
+class Peers:
     """The other replicas, by name.
 
     Args:

@@ -18,7 +18,7 @@ from wormspace.smr import (
     attach,
     replicate,
 )
-from wormspace.smr.company import FORGET_S, Company
+from wormspace.smr.peers import FORGET_S, Peers
 from wormspace.smr.records import Member
 from wormspace.smr.remote import LEARNED
 from wormspace.space import Address
@@ -30,30 +30,30 @@ ANN, BOB, CY = (Member(name, name.encode(), name, 1) for name in ("ann", "bob", 
 
 def test_who_was_not_heard_of_for_a_while_is_forgotten_and_counts_for_nothing():
     now = [0.0]
-    company = Company(ANN, lambda: now[0])
-    company.hear(BOB, Address(3, 0), Address(2, 0))
-    company.introduce([ANN, BOB, CY])
-    assert company.members() == [BOB, CY]
-    assert [(one.member, one.applied, one.kept) for one in company.heard()] == [
+    peers = Peers(ANN, lambda: now[0])
+    peers.hear(BOB, Address(3, 0), Address(2, 0))
+    peers.introduce([ANN, BOB, CY])
+    assert peers.members() == [BOB, CY]
+    assert [(one.member, one.applied, one.kept) for one in peers.heard()] == [
         (BOB, Address(3, 0), Address(2, 0))
     ]
-    company.hear(BOB, Address(4, 0))
-    assert company.heard()[0].kept == Address(2, 0)
+    peers.hear(BOB, Address(4, 0))
+    assert peers.heard()[0].kept == Address(2, 0)
     now[0] += FORGET_S - 1
-    company.introduce([BOB])  # hearsay keeps a name, not what it had
+    peers.introduce([BOB])  # hearsay keeps a name, not what it had
     now[0] += 2
-    assert company.members() == [BOB]
-    assert company.heard() == []
+    assert peers.members() == [BOB]
+    assert peers.heard() == []
     now[0] += FORGET_S
-    assert company.members() == []
+    assert peers.members() == []
 
 
 def test_another_one_of_the_same_name_has_kept_nothing_yet():
-    company = Company(ANN, lambda: 0.0)
-    company.hear(BOB, Address(3, 0), Address(2, 0))
+    peers = Peers(ANN, lambda: 0.0)
+    peers.hear(BOB, Address(3, 0), Address(2, 0))
     again = Member("bob", b"another", "bob", 1)
-    company.hear(again, Address(1, 0))
-    assert [(one.member, one.kept) for one in company.heard()] == [(again, Address(0, 0))]
+    peers.hear(again, Address(1, 0))
+    assert [(one.member, one.kept) for one in peers.heard()] == [(again, Address(0, 0))]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -114,7 +114,7 @@ def test_replicas_that_are_gone_leave_the_lists_of_the_others(strategy):
             ).wait()
             for replica in group.replicas.values():
                 seat = replica._core.seat
-                assert {one.name for one in seat.company.members()} <= set(group.names)
+                assert {one.name for one in seat.peers.members()} <= set(group.names)
                 assert {host for host, port in seat._callers} <= set(group.names)
                 assert {port for host, port in seat._callers} <= {SMR_PORT}
 

@@ -32,7 +32,7 @@ class Container(Protocol):
 Undo = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-class Journal:
+class UndoJournal:
     """Of one state machine.
 
     Attributes:
@@ -111,7 +111,7 @@ class Journal:
 class Image:
     """Containers as they were at one moment.  `close` it in the end."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: UndoJournal) -> None:
         self._journal = journal
         self._kept: dict[int, tuple[Container, Any]] = {}
         journal.images.append(self)
