@@ -12,13 +12,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "wormspace"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
+FOLDERS = ("src", "tests", "verification", "tools", "benchmarks", "examples")
 ROOMS = [path.name for base in (ROOT, PACKAGE) for path in base.iterdir() if path.is_dir()]
 PATH = re.compile(rf"(?<![\w./<-])(?:wormspace/)?(?:{'|'.join(map(re.escape, ROOMS))})/[\w./*-]*")
 FILE = re.compile(r"(?<![\w./<*-])\w+\.(?:py|md)\b")
 TEST = re.compile(r"\btest_\w+(?!\w*\.)")
 LINK = re.compile(r"\]\(([^)#\s]+)")
 CODE_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-SCENARIO = re.compile(r"\b\w+\.txt\b")
+TEXT = re.compile(r"\b\w+\.txt\b")
 NAME = re.compile(r"\b_?[A-Za-z]+_\w+")
 
 NOT_OURS = {"XA_RECOVER_ADMIN", "flush_wal", "io_submit", "pg_prepared_xacts"}
@@ -48,8 +49,7 @@ def defined_tests() -> frozenset[str]:
 
 @functools.cache
 def sources() -> tuple[Path, ...]:
-    folders = ("src", "tests", "verification", "tools", "benchmarks", "examples")
-    return tuple(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return tuple(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
 @functools.cache
@@ -87,11 +87,9 @@ def test_every_test_a_page_names_is_there(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_scenario_a_page_names_is_there(page: Path) -> None:
-    there = {path.name for path in (ROOT / "tests" / "paxos" / "scenarios").iterdir()}
-    named = {
-        name for span in code_spans(page) if "/" not in span for name in SCENARIO.findall(span)
-    }
+def test_every_text_file_a_page_names_is_there(page: Path) -> None:
+    there = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*.txt")}
+    named = {name for span in code_spans(page) if "/" not in span for name in TEXT.findall(span)}
     assert not named - there, f"{page.name} names {sorted(named - there)}"
 
 
@@ -100,7 +98,7 @@ def test_every_name_of_the_code_that_a_page_mentions_is_in_the_code(page: Path) 
     named = {
         name
         for span in code_spans(page)
-        if not PATH.search(span) and not SCENARIO.search(span)
+        if not PATH.search(span) and not TEXT.search(span)
         for name in NAME.findall(span)
         if not (TEST.fullmatch(name) or METRIC.match(name) or name in NOT_OURS)
     }
