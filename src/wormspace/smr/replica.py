@@ -146,8 +146,7 @@ async def replicate(
         UsageError: an argument is not what is said here.
         OtherStrategy: the object was begun with another leadership.
         NoSnapshot: the space's beginning was trimmed and nobody who can be reached has the state.
-        BadSnapshot: the snapshot that was found does not fit the state machine.
-        Unavailable.
+        BadSnapshot, Unavailable.
     """
     if not isinstance(worm, Client):
         raise UsageError(f"replicate takes what connect() gives, not {type(worm).__name__}")
