@@ -80,6 +80,7 @@ mutants-again: $(READY)
 soak: $(SOLVERS) databases
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m soak
 	$(BIN)/wormspace sim --minutes 30
+	$(MAKE) reach
 	$(MAKE) prove-mutants
 	$(MAKE) mutants
 
