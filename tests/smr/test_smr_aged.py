@@ -1,11 +1,15 @@
 """The suites of new objects, on an old one: see `aged`."""
 
 import asyncio
+import inspect
+from functools import partial
 
 import aged
 import pytest
 import test_smr_calls
+import test_smr_company
 import test_smr_consistency
+import test_smr_events
 import test_smr_kv
 import test_smr_types
 from smr_worlds import run_faulty
@@ -24,16 +28,37 @@ from wormspace.smr import (
 TIMED = ("test_holding_waits_renews_and_releases",)
 """Leases of 0.3 s by the machine's clock: an old object takes longer than that to open."""
 
-SUITES = (test_smr_types, test_smr_kv, test_smr_calls, test_smr_consistency)
+ROOMY = (
+    "test_who_is_far_behind_reads_on_page_by_page",
+    "test_events_that_are_larger_than_a_message_together_come_all_the_same",
+)
+"""Of events that are kept: with sizes at their least, fewer are."""
+
+SUITES = (
+    test_smr_types,
+    test_smr_kv,
+    test_smr_calls,
+    test_smr_consistency,
+    test_smr_events,
+    test_smr_company,
+)
+"""Those that call `replicate` themselves, and measure no leases; others make their own worlds."""
 
 
 def on_replicas(suite):
     """The tests of a suite that take part in an object."""
     for name, test in vars(suite).items():
-        if name.startswith("test_") and name not in TIMED and asyncio.iscoroutinefunction(test):
-            parametrized = any(m.name == "parametrize" for m in getattr(test, "pytestmark", []))
-            if not parametrized and not test.__code__.co_argcount:
-                yield pytest.param(suite, test, id=f"{suite.__name__[9:]}-{name[5:]}")
+        if name in (*TIMED, *ROOMY) or not name.startswith("test_"):
+            continue
+        if asyncio.iscoroutinefunction(test):
+            marks = [m for m in getattr(test, "pytestmark", []) if m.name == "parametrize"]
+            values = marks[0].args[1] if len(marks) == 1 else [] if marks else [None]
+            for value in values:
+                arguments = {marks[0].args[0]: value} if marks else {}
+                if set(inspect.signature(test).parameters) == set(arguments):
+                    of = f"-{value}" if marks else ""
+                    name_here = f"{suite.__name__[9:]}-{name[5:]}{of}"
+                    yield pytest.param(suite, partial(test, **arguments), id=name_here)
 
 
 @pytest.mark.parametrize(("suite", "test"), [one for suite in SUITES for one in on_replicas(suite)])

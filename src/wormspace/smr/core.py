@@ -98,13 +98,13 @@ class Core(Generic[M]):
         Raises:
             OSError: the port cannot be had.
         """
-        self.service = serving.service(self)
+        identity = self.rng.getrandbits(64).to_bytes(8, "big")
+        self.service = serving.service(self, identity)
         try:
             port = await self.service.start(self._host, port)
         except BaseException:
             await self.service.stop()
             raise
-        identity = self.rng.getrandbits(64).to_bytes(8, "big")
         member = Member(self._replica or f"{self._host}:{port}", identity, self._host, port)
         space = self.worm.space(self.name)
         self.seat = Seat(

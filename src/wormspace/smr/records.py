@@ -224,12 +224,17 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     too_large: bool = False
 
 
+Top: TypeAlias = tuple[int, bytes]
+"""A segment's number, and the id of the replica that allocated it."""
+
+
 class Ping(msgspec.Struct, frozen=True, array_like=True):
     """A follower to its leader: who it is, and how far it and its snapshots are.
 
     Attributes:
         newest: the newest version of the object that it has the class of.
         needed: from where on registers must be kept for whoever fetches a snapshot from it.
+        top: the newest segment that it knows, by which a replica of another object is recognised.
     """
 
     member: Member
@@ -237,17 +242,22 @@ class Ping(msgspec.Struct, frozen=True, array_like=True):
     kept: Address
     newest: int = 1
     needed: Address | None = None
+    top: Top = (-1, b"")
 
 
 class Pong(msgspec.Struct, frozen=True, array_like=True):
-    """The answer: how long ago a majority of servers confirmed that it leads, in seconds.
+    """The answer, and who gives it: it need not be the replica that was at this address before.
 
-    None: it does not lead.
+    Attributes:
+        age_s: how long ago a majority of servers confirmed that it leads; None: it does not lead.
+        top: as in `Ping`.
     """
 
+    member: Member
     age_s: float | None
     applied: Address
     members: list[Member]
+    top: Top = (-1, b"")
 
 
 class Fetch(msgspec.Struct, frozen=True, array_like=True):

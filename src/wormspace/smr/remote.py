@@ -105,6 +105,7 @@ class Line:
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._callers: dict[tuple[str, int], Caller] = {}
+        self._ids: dict[tuple[str, int], bytes] = {}  # of those that were not given, but learned
         self._closed = False
         self._beginning: dict[asyncio.Task[None], None] = {}
         self._closing: dict[asyncio.Task[None], None] = {}
@@ -218,7 +219,10 @@ class Line:
         caller = self._callers.get(address)
         if caller is None:
             caller = self._callers[address] = Caller(*address)
-        return await caller.call(f"{self._service}/{what}", body, timeout)
+        # Who was given is asked whoever it is; who was learned of, only if it is still that one.
+        identity = self._ids.get(address)
+        own = "" if identity is None else f"{identity.hex()}/"
+        return await caller.call(f"{self._service}/{own}{what}", body, timeout)
 
     def _turn(self, tried: tuple[str, int], leader: Member | None) -> None:
         """Try another one next: the leader that was named, or the next that is known."""
@@ -227,6 +231,8 @@ class Line:
         known = self._addresses
         if leader is not None and (leader.host, leader.port) != tried:
             self._leader = (leader.host, leader.port)
+            if self._leader not in known[: self._given]:
+                self._ids[self._leader] = leader.id
             if self._leader not in known:
                 known.append(self._leader)
             if len(known) > self._given + LEARNED:
@@ -237,6 +243,7 @@ class Line:
 
     def _hang_up_on(self, address: tuple[str, int]) -> None:
         """A replica that was learned of long ago; it may be gone."""
+        del self._ids[address]
         caller = self._callers.pop(address, None)
         if caller is not None:
             closing = self._loop.create_task(caller.close())

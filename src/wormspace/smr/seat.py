@@ -31,6 +31,7 @@ from wormspace.smr.records import (
     Packet,
     Ping,
     Pong,
+    Top,
     decoder,
     encode,
     encode_charter,
@@ -149,7 +150,25 @@ class Seat:
     def ping(self) -> Ping:
         """What this replica tells of itself."""
         newest = self.learner.engine.lineage.newest.declaration.version
-        return Ping(self.member, self.learner.position, self.kept, newest, self.fetches.needed)
+        needed = self.fetches.needed
+        return Ping(self.member, self.learner.position, self.kept, newest, needed, self.top())
+
+    def top(self) -> Top:
+        """The newest segment that is known here, and who allocated it."""
+        charter = self.learner.charter(self.learner.highest)
+        return (-1, b"") if charter is None else (self.learner.highest, charter.leader.id)
+
+    def is_ours(self, top: Top) -> bool | None:
+        """Whether a replica that tells of such a segment takes part in this object.
+
+        Where addresses are used again, two deployments may have an object of the same name.  None:
+        that cannot be told yet; one that is so far behind that its segment is forgotten is ours.
+        """
+        number, allocator = top
+        charter = self.learner.charter(number)
+        if charter is not None:
+            return charter.leader.id == allocator
+        return True if 0 <= number < self.learner.highest else None
 
     def batch(self, packets: list[Packet]) -> bytes:
         """Packets as they are written, with the time, the dice and claims that can be compared."""
@@ -229,15 +248,22 @@ class Seat:
                 future.set_exception(error)
 
     async def greet(self, member: Member, timeout: float) -> Pong | None:
-        """Ask another replica for a sign of life, and give one; None if it gives none."""
+        """Ask this replica for a sign of life, and give one; None if it gives none."""
+        pong = await self.knock(member, timeout)
+        return pong if pong is not None and pong.member.id == member.id else None
+
+    async def knock(self, member: Member, timeout: float) -> Pong | None:
+        """Greet whoever is at its address now; None if that is no replica of this object."""
         try:
-            raw = await self.call(member, "ping", encode(self.ping()), timeout)
+            raw = await self._call(member, "ping", encode(self.ping()), timeout)
             pong: Pong = _decode_pong(raw)
         except (WormError, *MALFORMED):
             return None
-        self.peers.hear(member, pong.applied)
-        self.peers.introduce(pong.members)
-        return pong
+        ours = self.is_ours(pong.top)
+        if ours:
+            self.peers.hear(pong.member, pong.applied)
+            self.peers.introduce(pong.members)
+        return None if ours is False else pong
 
     async def keep_in_touch(self, greet_all: bool) -> None:
         """Hang up on those who are gone; where nobody leads, greet those who are there."""
@@ -257,11 +283,14 @@ class Seat:
                 await self._callers.pop(address).close()
 
     async def call(self, member: Member, what: str, body: bytes, timeout: float) -> bytes:
-        """Ask another replica.
+        """Ask this very replica, and no other one that has its address now.
 
         Raises:
             NoAnswer, Failure.
         """
+        return await self._call(member, f"{member.id.hex()}/{what}", body, timeout)
+
+    async def _call(self, member: Member, what: str, body: bytes, timeout: float) -> bytes:
         address = (member.host, member.port)
         caller = self._callers.get(address)
         if caller is None:

@@ -1,7 +1,9 @@
 """What a replica does for others: the leader for its followers, all of them for clients.
 
-Services, by the name that follows `smr/NAME/`: `submit` a packet, `ask` a question, `ping` a
-leader, `fetch` a snapshot piece by piece, `watch` events.  Everything that must not be lost is in
+Services, by the name that follows `smr/NAME/`: `submit` a packet, `ask` a question, `watch` events,
+`ping` whoever is there.  Replicas ask one another by `smr/NAME/ID/`, for what one replica was asked
+must not be answered by another that has its address now: the same, and `fetch` a snapshot piece by
+piece.  Everything that must not be lost is in
 registers: an answer that does not come means only that one must ask again, or ask somebody else.
 """
 
@@ -75,17 +77,21 @@ def question(queries: bytes, seen: Address, level: str = LINEARIZABLE) -> Ask:
     return Ask(queries, level, seen)
 
 
-def service(core: Core[Any]) -> Service:
-    """All services of one replica."""
+def service(core: Core[Any], identity: bytes) -> Service:
+    """All services of one replica, whose id is `identity`."""
     desk = _Desk(core)
     prefix = f"smr/{core.name}/"
+    own = f"{prefix}{identity.hex()}/"
     return Service(
         {
             prefix + "submit": desk.submit,
             prefix + "ask": desk.ask,
-            prefix + "ping": desk.ping,
-            prefix + "fetch": desk.fetch,
             prefix + "watch": desk.watch,
+            prefix + "ping": desk.ping,
+            own + "submit": desk.submit,
+            own + "ask": desk.ask,
+            own + "watch": desk.watch,
+            own + "fetch": desk.fetch,
         }
     )
 
@@ -155,10 +161,15 @@ class _Desk:
         core = self._core
         ping = self._decode(_decode_ping, body)
         seat = core.seat
-        core.seat.announced.note(ping, core.loop.time())
-        seat.peers.hear(ping.member, ping.applied, ping.kept)
+        ours = seat.is_ours(ping.top)
+        if ours is False:
+            raise UsageError(f"{seat.member} is a replica of another {core.name!r}")
+        if ours:
+            seat.announced.note(ping, core.loop.time())
+            seat.peers.hear(ping.member, ping.applied, ping.kept)
         others = [one.member for one in seat.peers.heard()]
-        return encode(Pong(core.proposer.age(), core.learner.position, others))
+        position = core.learner.position
+        return encode(Pong(seat.member, core.proposer.age(), position, others, seat.top()))
 
     async def fetch(self, body: bytes) -> bytes:
         core = self._core
@@ -273,6 +284,12 @@ async def _known(core: Core[Any]) -> list[Member]:
         else:
             for member in (charter.leader, *charter.members, *charter.owners):
                 found.setdefault(member.id, member)
+            # Since then they may have started again, under other ids.
+            seat, top = core.seat, (tail - 1, charter.leader.id)
+            knocks = [seat.knock(member, FETCH_TIMEOUT_S) for member in found.values()]
+            for pong in await asyncio.gather(*knocks):
+                if pong is not None and pong.top == top:
+                    found.setdefault(pong.member.id, pong.member)
     return [member for member in found.values() if member.id != core.seat.member.id]
 
 

@@ -114,6 +114,7 @@ class Reign:
         self._extending: asyncio.Task[None] | None = None
         self._flushing = False
         self._open = False
+        self._ended = False
         self._trouble = asyncio.Event()
         self._error: Exception | None = None
         self._confirmation = Shared(self._confirm)
@@ -145,11 +146,13 @@ class Reign:
 
     def end(self) -> None:
         """Stop; what is under way may or may not succeed."""
-        self._open = False
-        for task in (*self._writes, self._extending):
-            if task is not None:
-                task.cancel()
+        self._open, self._ended = False, True
+        for task in self._under_way():
+            task.cancel()
         self._confirmation.end()
+
+    def _under_way(self) -> list[asyncio.Task[None]]:
+        return [*self._writes, *([self._extending] if self._extending else [])]
 
     async def _hold(self, held: Held) -> None:
         held.token, held.next, sealed = await complete(self._seat.learner, held.segment)
@@ -159,12 +162,10 @@ class Reign:
     async def _recover(self) -> None:
         """Registers were lost: find out whether the reign is, and if not, go on."""
         self._open = False
+        while self._error is None and (under_way := self._under_way()):
+            await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         if self._error is not None:
             raise self._error
-        if self._writes:
-            await asyncio.wait(list(self._writes))
-        if self._extending is not None:
-            await asyncio.wait([self._extending])
         seat = self._seat
         top = self._segments[-1].segment.number
         if await seat.space.tail() > top + 1:
@@ -243,15 +244,23 @@ class Reign:
 
     def _on_written(self, task: asyncio.Task[None]) -> None:
         self._writes.pop(task, None)
-        if not task.cancelled() and task.exception() is not None:
-            self._fail(task)
+        self._look_at(task)
         if self._queue:
             self.flush()
 
-    def _fail(self, task: asyncio.Task[None]) -> None:
-        error = task.exception()
-        if isinstance(error, Exception):
-            self._error = error
+    def _look_at(self, task: asyncio.Task[None]) -> None:
+        """A task that has not done its work ends the reign, whatever became of it.
+
+        Else a register would stay empty that those behind it wait for, or the next segment absent.
+        """
+        if self._ended:
+            task.cancelled() or task.exception()  # nobody waits for it any more
+        elif task.cancelled():
+            self._error = NotLeading("what this leader had begun was cancelled")
+        elif (error := task.exception()) is not None:
+            broken = NotLeading(f"this leader broke: {error!r}")
+            self._error = error if isinstance(error, Exception) else broken
+        if self._error is not None:
             self._trouble.set()
 
     # ------------------------------------------------------------ the next segment
@@ -283,12 +292,8 @@ class Reign:
 
     def _on_extended(self, task: asyncio.Task[None]) -> None:
         self._extending = None
-        if task.cancelled():
-            return
-        if task.exception() is not None:
-            self._fail(task)
-        else:
-            self.flush()
+        self._look_at(task)
+        self.flush()
 
     # ------------------------------------------------------------ reading
 

@@ -1,0 +1,101 @@
+"""Addresses are used again: a replica of another deployment's object may have one now."""
+
+import asyncio
+
+import pytest
+
+import wormspace
+from wormspace.smr import Counter, Sticky, Tuning, attach, replicate
+from wormspace.smr.records import Packet, encode
+
+SOON = Sticky(0.3)
+
+
+async def test_a_leader_of_another_object_at_the_address_of_ours_is_not_taken_for_it():
+    async with wormspace.connect("memory:") as ours, wormspace.connect("memory:") as theirs:
+        leader = await replicate(Counter, ours, "hits", leadership=SOON)
+        assert await leader.add() == 1
+        follower = await replicate(Counter, ours, "hits", leadership=SOON, timeout=5.0)
+        async with follower:
+            assert await follower.read() == 1
+            port = leader.status().member.port
+            await leader.close()
+            async with await replicate(
+                Counter, theirs, "hits", leadership=SOON, port=port
+            ) as other:
+                assert await other.add(100) == 100
+                assert await follower.add() == 2
+                assert await follower.read() == 2
+                assert await other.read() == 100
+                await asyncio.sleep(1.5)  # all have greeted whom they know
+                for one, foreign in ((other, follower), (follower, other)):
+                    seat = one._core.seat
+                    assert foreign.status().member not in seat.company.members()
+                    heard = [ping.member for ping in seat.announced.since(0)]
+                    assert foreign.status().member not in heard
+
+
+async def test_what_one_replica_was_asked_is_not_done_by_the_next_at_its_address():
+    async with wormspace.connect("memory:") as worm:
+        first = await replicate(Counter, worm, "hits", leadership=SOON)
+        gone = first.status().member
+        await first.close()
+        async with (
+            await replicate(Counter, worm, "hits", leadership=SOON, port=gone.port) as next_one,
+            await replicate(Counter, worm, "hits", leadership=SOON) as asker,
+        ):
+            await next_one.add()
+            seat = asker._core.seat
+            body = encode(Packet(bytes(8), 1, 1, b"", False))
+            for what in ("submit", "ask", "fetch"):
+                with pytest.raises(wormspace.WormError, match="no service"):
+                    await seat.call(gone, what, body, 5.0)
+            assert await seat.greet(gone, 5.0) is None
+            pong = await seat.knock(gone, 5.0)
+            assert pong.member == next_one.status().member
+            assert pong.member in seat.company.members()
+
+
+async def test_a_client_asks_a_replica_that_it_was_told_of_only_if_it_is_still_that_one():
+    async with wormspace.connect("memory:") as ours, wormspace.connect("memory:") as theirs:
+        leader = await replicate(Counter, ours, "hits", leadership=SOON)
+        assert await leader.add() == 1
+        follower = await replicate(Counter, ours, "hits", leadership=SOON)
+        place = follower.status().member
+        async with (
+            follower,
+            await attach(Counter, "hits", [(place.host, place.port)], timeout=5.0) as client,
+        ):
+            assert await client.add() == 2
+            port = leader.status().member.port
+            await leader.close()
+            async with await replicate(
+                Counter, theirs, "hits", leadership=SOON, port=port
+            ) as other:
+                assert await other.add(100) == 100
+                assert await client.add() == 3
+                assert await client.read() == 3
+                assert await other.read() == 100
+
+
+@pytest.mark.parametrize("what", ["write", "extension"])
+async def test_a_reign_whose_work_is_cancelled_from_within_ends(what):
+    """Else a register stays empty that all behind it wait for, or no segment is ever the next."""
+    options = {"leadership": SOON, "tuning": Tuning(segment_size=2), "timeout": 5.0}
+    async with (
+        wormspace.connect("memory:") as worm,
+        await replicate(Counter, worm, "hits", **options) as hits,
+    ):
+        assert await hits.add() == 1
+        reign = hits._core.proposer._reign
+        adding = asyncio.ensure_future(hits.add())
+        for _ in range(1000):
+            task = reign._extending if what == "extension" else next(iter(reign._writes), None)
+            if task is not None:
+                task.cancel()
+                if what == "write":
+                    break
+            await asyncio.sleep(0)
+        assert await adding == 2
+        assert await hits.add() == 3
+        assert await hits.read() == 3
