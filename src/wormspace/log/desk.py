@@ -42,16 +42,26 @@ PING_S = 0.5
 RETRY_S = 0.05
 
 SERVICE = "wormlog/"
-"""The service's name, before the log's."""
+"""The service's name, before the log's and the sequencer's id."""
 
 MakeSequencer = Callable[[Callable[[], Coroutine[Any, Any, bool]]], Sequencer]
 
 
 class Announcement(msgspec.Struct, frozen=True, array_like=True):
-    """Where the sequencer is; with port 0, that there is none."""
+    """Where the sequencer is; with port 0, that there is none.
+
+    Attributes:
+        id: of this very sequencer.  Another one may have its address one day, even of a log of the
+            same name in another deployment, whose positions must never be taken for this log's.
+    """
 
     host: str
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+    id: bytes = b""
+
+    def service(self, log_name: str) -> str:
+        """What it is asked for."""
+        return f"{SERVICE}{log_name}/{self.id.hex()}"
 
 
 class Desk(Protocol):
@@ -174,7 +184,7 @@ class SharedDesk:
         port: int = 0,
         may_become: bool = True,
     ) -> None:
-        self._service = SERVICE + name
+        self._name = name
         self._mark = mark
         self._make = make
         self._host = host
@@ -216,7 +226,7 @@ class SharedDesk:
         if self._closed:
             raise Closed("the log was closed")
         why = f"; the last trouble: {trouble}" if trouble else ""
-        raise NoSequencer(f"{self._service}: no sequencer answered in time{why}") from trouble
+        raise NoSequencer(f"log {self._name!r}: no sequencer answered in time{why}") from trouble
 
     async def stand_by(self) -> None:
         """Be the sequencer whenever there is no other; without end.
@@ -239,7 +249,7 @@ class SharedDesk:
                 if replaced:
                     await self._move(at)
             except (Unavailable, Deposed) as e:
-                log.info("%s: standing by: %s", self._service, e)
+                log.info("log %s: standing by: %s", self._name, e)
             await asyncio.sleep(PING_S)
 
     async def close(self) -> None:
@@ -260,7 +270,7 @@ class SharedDesk:
             async with asyncio.timeout_at(self._mark.deadline()):
                 await self._mark.replace(at.number, Announcement("", 0))
         except (WormError, TimeoutError) as e:
-            log.info("%s: left without a word: %s", self._service, e)
+            log.info("log %s: left without a word: %s", self._name, e)
 
     # ------------------------------------------------------------ the next sequencer
 
@@ -275,7 +285,7 @@ class SharedDesk:
         try:
             await self._move(at)
         except (Unavailable, RaceLost) as e:
-            log.info("%s: no new sequencer yet: %s", self._service, e)
+            log.info("log %s: no new sequencer yet: %s", self._name, e)
             await asyncio.sleep(RETRY_S)
 
     async def _move(self, gone: _Here | _There | None) -> None:
@@ -302,7 +312,8 @@ class SharedDesk:
         number = found[0] if found else ABSENT
         there = found[1] if found and found[1].port else None
         if there is not None and (gone is None or number > gone.number):
-            await self._turn_to(_There(number, Caller(there.host, there.port), self._service))
+            caller = Caller(there.host, there.port)
+            await self._turn_to(_There(number, caller, there.service(self._name)))
         elif isinstance(gone, _Here) and number == gone.number:
             pass  # it lost the tenure to one that is not announced, and takes it back
         elif self._may_become:
@@ -329,7 +340,8 @@ class SharedDesk:
         async def serve(body: bytes) -> bytes:
             return encode(await sequencer.answer(read_question(body)))
 
-        service = Service({self._service: serve})
+        announced = Announcement(self._host, 0, self._mark.nonce())
+        service = Service({announced.service(self._name): serve})
         try:
             port = await service.start(self._host, self._port)
         except OSError as e:
@@ -337,7 +349,8 @@ class SharedDesk:
             raise Unavailable(f"no sequencer can listen at {where} here: {e}") from e
         number = None
         try:
-            number = await self._mark.replace(expected, Announcement(self._host, port))
+            announced = msgspec.structs.replace(announced, port=port)
+            number = await self._mark.replace(expected, announced)
         finally:
             if number is None:
                 mine.cancel()
@@ -345,7 +358,7 @@ class SharedDesk:
         if number is None:
             return  # somebody else was first; ask that one
         mine.set_result(number)
-        log.info("%s: this process is sequencer %d, at port %d", self._service, number, port)
+        log.info("log %s: this process is sequencer %d, at port %d", self._name, number, port)
         await self._turn_to(_Here(number, sequencer, service))
 
 

@@ -56,6 +56,10 @@ class Mark(Generic[T]):
         """By when something that nobody waits for should be done."""
         return self._tape.space.client.deadline(None)
 
+    def nonce(self) -> bytes:
+        """Sixteen bytes that nobody else has."""
+        return self._tape.space.client.nonce()
+
     async def get(self) -> tuple[int, T] | None:
         """The newest value and its number, which rises with every setting; None if never set.
 
