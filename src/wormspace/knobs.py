@@ -99,6 +99,9 @@ class Knobs:
     register_spans: int = knob(512, least=1)
     """Spans of registers in one question for what is not known yet."""
 
+    space_handles_kept: int = knob(4096, least=1)
+    """Handles on spaces that a client keeps; the longest unused goes first."""
+
     space_catch_up: int = knob(16, least=1)
     """Segments of which a listener that is behind reads at the same time."""
 

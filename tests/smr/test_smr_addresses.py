@@ -30,7 +30,7 @@ async def test_a_leader_of_another_object_at_the_address_of_ours_is_not_taken_fo
                 await asyncio.sleep(1.5)  # all have greeted whom they know
                 for one, foreign in ((other, follower), (follower, other)):
                     seat = one._core.seat
-                    assert foreign.status().member not in seat.company.members()
+                    assert foreign.status().member not in seat.peers.members()
                     heard = [ping.member for ping in seat.announced.since(0)]
                     assert foreign.status().member not in heard
 
@@ -53,7 +53,7 @@ async def test_what_one_replica_was_asked_is_not_done_by_the_next_at_its_address
             assert await seat.greet(gone, 5.0) is None
             pong = await seat.knock(gone, 5.0)
             assert pong.member == next_one.status().member
-            assert pong.member in seat.company.members()
+            assert pong.member in seat.peers.members()
 
 
 async def test_a_client_asks_a_replica_that_it_was_told_of_only_if_it_is_still_that_one():

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+import wormspace
 from wormspace.errors import NewerFormat, WrongKind
 from wormspace.knobs import KNOBS, Knobs, drawn, least, turned
 from wormspace.space import read_stamp, require_stamp, stamp
@@ -39,3 +40,15 @@ def test_knobs_are_turned_for_a_block_and_put_back():
     for seed in range(100):
         for name, value in drawn(random.Random(seed)).items():
             assert least()[name] <= value <= getattr(shipped, name)
+
+
+async def test_a_client_that_uses_ever_new_spaces_does_not_keep_them_all():
+    with turned(space_handles_kept=3):
+        async with wormspace.connect("memory:") as worm:
+            first = worm.space("0")
+            await first.alloc()
+            for n in range(10):
+                await worm.space(str(n)).tail()
+            assert len(worm._spaces) == 3
+            assert worm.space("9") is worm.space("9")
+            assert await worm.space("0").tail() == await first.tail() == 1

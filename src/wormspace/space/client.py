@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from wormspace.errors import UsageError
+from wormspace.knobs import KNOBS
 from wormspace.register.contract import Registers, ServerState
 from wormspace.space.arguments import as_name, as_timeout
 from wormspace.space.space import Space
@@ -53,6 +54,8 @@ class Client:
         if space is None:
             space = Space(self, as_name(name))
             self._spaces[space.name] = space
+            while len(self._spaces) > KNOBS.space_handles_kept:
+                del self._spaces[next(iter(self._spaces))]
         return space
 
     async def spaces(self, *, timeout: float | None = None) -> list[str]:
