@@ -21,7 +21,10 @@ def main() -> None:
         if e.name not in ("click", "rich"):
             raise
         sys.exit(f"wormspace: the command needs {e.name}: pip install 'wormspace[cli]'")
-    cli(prog_name="wormspace")
+    try:
+        cli(prog_name="wormspace")
+    except OSError as e:  # of the help, say, on a full disk: nothing else lets one out
+        sys.exit(f"wormspace: {e}")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
