@@ -21,7 +21,7 @@ async def test_a_sequencer_of_another_deployment_gives_no_positions_for_this_log
         await here._service.stop()  # as a crash: it says no goodbye
         other = await theirs.log("orders", port=port)
         assert await other.append(b"foreign") == 0
-        for n in range(40):
+        for _ in range(40):
             await other.append(b"foreign")
         assert await appender.append(b"2") == 2
         assert await appender.append(b"3") == 3
