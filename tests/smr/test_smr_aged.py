@@ -7,10 +7,10 @@ from functools import partial
 import aged
 import pytest
 import test_smr_calls
-import test_smr_company
 import test_smr_consistency
 import test_smr_events
 import test_smr_kv
+import test_smr_peers
 import test_smr_types
 from smr_worlds import run_faulty
 
@@ -40,7 +40,7 @@ SUITES = (
     test_smr_calls,
     test_smr_consistency,
     test_smr_events,
-    test_smr_company,
+    test_smr_peers,
 )
 """Those that call `replicate` themselves, and measure no leases; others make their own worlds."""
 
