@@ -59,7 +59,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: ascii(wrong)[:40])
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: ascii(wrong).partition(" at 0x")[0][:40])
 def test_a_replica_with_a_wrong_argument_is_refused_and_the_object_lives(wrong) -> None:
     async def run() -> None:
         async with wormspace.connect("memory:") as worm:
@@ -72,7 +72,9 @@ def test_a_replica_with_a_wrong_argument_is_refused_and_the_object_lives(wrong) 
 
 
 @pytest.mark.parametrize(
-    "machine", [5, dict, StateMachine, Counter()], ids=lambda wrong: ascii(wrong)[:40]
+    "machine",
+    [5, dict, StateMachine, Counter()],
+    ids=lambda wrong: ascii(wrong).partition(" at 0x")[0][:40],
 )
 def test_what_is_no_state_machine_is_refused(machine) -> None:
     async def run() -> None:
