@@ -5,6 +5,7 @@ An `async def` test runs on the `runner` of its own, under a limit: a test that 
 
 import asyncio
 import inspect
+import logging
 
 import pytest
 
@@ -16,6 +17,16 @@ def runner():
     """The event loop of one test; asynchronous fixtures set up and tear down on it too."""
     with asyncio.Runner() as runner:
         yield runner
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was():
+    """What one test does to the loggers, another must not notice."""
+    logger = logging.getLogger("wormspace")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    yield
+    logger.setLevel(before[0])
+    logger.propagate, logger.handlers = before[1:]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -59,11 +59,6 @@ MUTANTS = {
         "if not self._source.is_coming(number, offset):",
         "if offset != look.end - 1:",
     ),
-    "a listener counts servers and not their ballots": Mutant(
-        f"{LISTENING}._on_accepted",
-        "is_quorum(proposal.voters, size)",
-        "is_quorum(votes.voters, size)",
-    ),
     "a listener that lost a stream says no gap when it is back": Mutant(
         f"{LISTENING}.on_down", "self._streams &= ~(1 << server)", "pass"
     ),
@@ -138,6 +133,6 @@ ON_REAL_STORES = {
         f"{JOURNAL}:Journal.recover", "if number > after:", "if number > after + 1:"
     ),
     "records are believed whatever they hold": Mutant(
-        f"{JOURNAL}:Journal._read", "if self._sync:\n    raise", "pass"
+        f"{JOURNAL}:Journal._tell", "if self._sync:\n    raise damage", "pass"
     ),
 }

@@ -1,10 +1,10 @@
-"""The suites of new objects, on an old one: see `aged`."""
+"""The suites of new objects, on an old one: see `aged_objects`."""
 
 import asyncio
 import inspect
 from functools import partial
 
-import aged
+import aged_objects
 import pytest
 import test_smr_calls
 import test_smr_consistency
@@ -29,10 +29,11 @@ TIMED = ("test_holding_waits_renews_and_releases",)
 """Leases of 0.3 s by the machine's clock: an old object takes longer than that to open."""
 
 ROOMY = (
+    "test_who_stops_waiting_for_a_position_leaves_nothing",
     "test_who_is_far_behind_reads_on_page_by_page",
     "test_events_that_are_larger_than_a_message_together_come_all_the_same",
 )
-"""Of events that are kept: with sizes at their least, fewer are."""
+"""With sizes at their least fewer events are kept, and a position is there sooner."""
 
 SUITES = (
     test_smr_types,
@@ -63,7 +64,7 @@ def on_replicas(suite):
 
 @pytest.mark.parametrize(("suite", "test"), [one for suite in SUITES for one in on_replicas(suite)])
 async def test_an_old_object_is_as_a_new_one(suite, test, monkeypatch):
-    monkeypatch.setattr(suite, "replicate", aged.replicate)
+    monkeypatch.setattr(suite, "replicate", aged_objects.replicate)
     with turned(**least()):
         await test()
 
@@ -72,11 +73,11 @@ async def test_the_old_object_is_old():
     with turned(**least()):
         async with (
             wormspace.connect("memory:") as worm,
-            await aged.replicate(Counter, worm, "hits") as counter,
+            await aged_objects.replicate(Counter, worm, "hits") as counter,
         ):
             assert await counter.add() == 1
             status = counter.status()
-            assert status.applied.segment >= aged.SEGMENTS
+            assert status.applied.segment >= aged_objects.SEGMENTS
             assert 0 < status.sessions <= 38
             assert len(counter._core.learner.engine.chains) == KNOBS.smr_chains_kept
 
@@ -84,18 +85,20 @@ async def test_the_old_object_is_old():
 async def test_an_old_object_is_restored_trimmed_and_joined_again_and_again(tmp_path):
     """Thousands of turns, restarts in between; the sum tells whether any was lost or came twice."""
     durability = TrimBehindSnapshots(LocalSnapshots(tmp_path), registers=20, copies=1, every_s=0.02)
-    options = {"durability": durability, "leadership": Sticky(0.05), "tuning": aged.TUNING}
+    options = {"durability": durability, "leadership": Sticky(0.05), "tuning": aged_objects.TUNING}
     with turned(**least()):
         async with wormspace.connect("memory:") as worm:
             total = 0
             for _ in range(6):
-                async with await aged.replicate(Counter, worm, "hits", **options) as counter:
+                async with await aged_objects.replicate(
+                    Counter, worm, "hits", **options
+                ) as counter:
                     for _ in range(40):
                         sums = await asyncio.gather(*(counter.add() for _ in range(5)))
                         total += 5
                         assert max(sums) == total
                     await asyncio.sleep(0.05)
-            assert await worm.space("hits").head() > aged.SEGMENTS
+            assert await worm.space("hits").head() > aged_objects.SEGMENTS
 
 
 @pytest.mark.parametrize("seed", range(2))

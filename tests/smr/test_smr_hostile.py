@@ -180,18 +180,19 @@ async def test_so_many_snapshots_are_fetched_at_a_time():
         member = replicas[0]._core.seat.member
         caller = Caller(member.host, member.port)
         begin = encode(Fetch(0, 0))
+        fetch = f"smr/box/{member.id.hex()}/fetch"
         for _ in range(AT_ONCE):
-            await caller.call("smr/box/fetch", begin, 5)
+            await caller.call(fetch, begin, 5)
         for _ in range(100):
             with pytest.raises(Failure, match="being fetched here already"):
-                await caller.call("smr/box/fetch", begin, 5)
+                await caller.call(fetch, begin, 5)
         assert await replicas[0].add(1) == 1
         for ticket in range(1, AT_ONCE + 1):
             for index in range(1, 100):
-                raw = await caller.call("smr/box/fetch", encode(Fetch(ticket, index)), 5)
+                raw = await caller.call(fetch, encode(Fetch(ticket, index)), 5)
                 if not msgspec.msgpack.decode(raw, type=Fetched).piece:
                     break
-        await caller.call("smr/box/fetch", begin, 5)
+        await caller.call(fetch, begin, 5)
         await caller.close()
         await close(replicas)
 

@@ -55,7 +55,6 @@ def log_to_stderr(level: str) -> None:
     for name in ("wormspace", "asyncio", "py.warnings"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
-        logger.propagate = False
         logger.setLevel(level.upper() if name == "wormspace" else logging.WARNING)
 
 
