@@ -10,7 +10,12 @@ from verification import trials
 
 BROKEN = [
     ("log.sequencer", "sum(ask.counts)\n", "len(ask.counts)\n", "positions are given twice"),
-    ("log.sequencer", "last[1].end if last", "last[1].first if last", "a successor begins too low"),
+    (
+        "log.sequencer",
+        "last[1].end if last else 0",
+        "last[1].first if last else 0",
+        "a successor begins too low",
+    ),
     ("log.sequencer", "slot, fill=True", "slot", "a successor does not fill what it passes"),
     ("log.sequencer", " or self._turn.locked()", "", "slots and positions change their order"),
     (
