@@ -16,6 +16,14 @@ Order: a register is delivered when it stands at the *head* of a majority of the
 when all that those servers accepted before it has been delivered.  If one write was done before
 another began, the majorities that accepted the two share a server, whose stream has them in that
 order; so they are delivered in that order, whichever of the servers is slow or was away.
+
+The past has the order of addresses, and the consumer reads it while the present arrives; so a
+register that it reads may be on its way as an event, too.  If it was written after the streams
+stood, its event has its place among the others, and is waited for.  If not, it belongs to the past,
+and must not wait: a server that was slow may report it long after what was written later was read.
+A server reports what it accepts before it answers a read that shows it.  So a register that was
+written after the streams stood has been reported by a majority by the time a read shows it, and by
+nobody before that read began (`Subscription.is_coming`).
 """
 
 from __future__ import annotations
@@ -114,6 +122,9 @@ class Subscription:
         self._sources = 0
         self._refused = 0
         self._whole = False
+        self._is_past_unread = False
+        self._reads_past = False
+        self._read_since = 0.0
         self._gap_at = 0.0
         self._votes: dict[tuple[int, int], _Votes] = {}
         self._queues: list[deque[tuple[int, int]]] = [deque() for _ in range(partition.size)]
@@ -139,10 +150,25 @@ class Subscription:
         for server in range(self._partition.size):
             self._partition.tell(server, ONE_WAY, Unlisten(self._id))
 
+    def on_reading(self) -> bool:
+        """The consumer has taken a `Gap` and reads; returns whether it reads the past.
+
+        That is so after the streams of a majority have come to stand: what was accepted before was
+        reported by none of them.  After another `Gap` only a little may be missing, and all else
+        has its place among the events.
+        """
+        self._reads_past, self._is_past_unread = self._is_past_unread, False
+        self._read_since = self._loop.time()
+        return self._reads_past
+
     def is_coming(self, number: int, offset: int) -> bool:
-        """Whether the register was reported and its event is still to be emitted."""
+        """Whether a register that was just read is to be left to its event, still to be emitted."""
         votes = self._votes.get((number, offset))
-        return votes is not None and not votes.empty_at
+        if votes is None or votes.empty_at:
+            return False
+        if not self._reads_past:
+            return True
+        return votes.since >= self._read_since and is_quorum(votes.voters, self._partition.size)
 
     # ------------------------------------------------------------ partition.Operation
 
@@ -208,6 +234,7 @@ class Subscription:
         """From here on events come, if a majority of the streams stands."""
         if not self._whole and is_quorum(self._streams, self._partition.size):
             self._whole = True
+            self._is_past_unread = True
             self._say_gap()
             self._release()
 
@@ -363,7 +390,7 @@ class Listening:
         self._events: deque[Event] = deque()
         self._bytes = 0
         self._is_gap_queued = False
-        self._queued: set[tuple[int, int]] = set()
+        self._queued: dict[tuple[int, int], int] = {}
         self._ready = asyncio.Event()
         self._closed: Exception | None = None
         self._subscriptions: list[Subscription] = []
@@ -373,8 +400,12 @@ class Listening:
         """One more source."""
         self._subscriptions.append(subscription)
 
-    def emit(self, event: Event) -> None:
-        """Called by the sources.  A consumer that is far behind gets a `Gap` in place of all."""
+    def emit(self, event: Event, source: int = 0) -> None:
+        """Called by the sources.  A consumer that is far behind gets a `Gap` in place of all.
+
+        Args:
+            source: which of the subscriptions, in the order in which they were added.
+        """
         full = len(self._events) >= KNOBS.register_queue_events
         if full or self._bytes >= KNOBS.register_queue_bytes:
             trims = [
@@ -389,7 +420,7 @@ class Listening:
             self._is_gap_queued = True
         self._events.append(event)
         if isinstance(event, Wrote):
-            self._queued.add((event.number, event.offset))
+            self._queued[event.number, event.offset] = source
             self._bytes += len(event.value)
         self._ready.set()
 
@@ -421,11 +452,18 @@ class Listening:
             await self._ready.wait()
         event = self._events.popleft()
         if isinstance(event, Wrote):
-            self._queued.discard((event.number, event.offset))
+            self._queued.pop((event.number, event.offset), None)
             self._bytes -= len(event.value)
         elif isinstance(event, Gap):
             self._is_gap_queued = False
+            self._on_reading()
         return event
+
+    def _on_reading(self) -> None:
+        """The consumer reads; if it reads a source's past, what is queued of that is past, too."""
+        past = {i for i, one in enumerate(self._subscriptions) if one.on_reading()}
+        if past:
+            self._queued = {at: i for at, i in self._queued.items() if i not in past}
 
     def close(self) -> None:
         """End the subscriptions, and the iteration."""

@@ -11,6 +11,7 @@ import itertools
 import random
 import zlib
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from wormspace.errors import (
@@ -397,11 +398,10 @@ class PaxosRegisters:
             return await self.read_one(array, offset, self._loop.time() + HELP_S)
 
         events = listening.Listening(on_close=lambda ended: self._listenings.pop(ended, None))
-        for partition in self._partitions:
+        for source, partition in enumerate(self._partitions):
+            emit = partial(events.emit, source=source)
             events.add(
-                listening.Subscription(
-                    partition, space, first, stop, read_one, events.emit, events.fail
-                )
+                listening.Subscription(partition, space, first, stop, read_one, emit, events.fail)
             )
         self._listenings[events] = None
         return events
