@@ -74,6 +74,7 @@ _BY_THEOREM = {
     "an unsafe write": "one issuer",
     "a node reports": "pages first, store",
     "a node deletes": "one issuer, store",
+    "promotion": "pages first",
 }
 
 

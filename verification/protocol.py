@@ -242,7 +242,7 @@ def marks(e: Engine) -> list[Action]:
 
 
 def safe(s: State) -> Formulas:
-    """What a captor knows of REG when its capture is promised (the lemma `choose`).
+    """What a captor knows of REG when its capture is promised (proved in `promoting`).
 
     MB is the highest ballot reported, NOTHING if there is none, and VAL its value.
     """
@@ -335,35 +335,6 @@ def all_actions(e: Engine) -> list[Action]:
     return [*captures(e), *writes(e), *marks(e), *proposers()]
 
 
-def choose(s: State) -> Goal:
-    """From reports of a quorum to the fact that proposers act on.
-
-    PB and PV are the reports of Q.  Layer 1 (`capturing.merge`, `on_promise`, `on_report`): the row
-    chosen was reported by somebody, in Q or not, and none of Q's is higher.
-    """
-    pb, pv = z3.Function("PB", th.Node, th.Ballot), z3.Function("PV", th.Node, th.Value)
-    every = [
-        th.blt(th.UNSAFE, BAL),
-        z3.ForAll(
-            [n],
-            z3.Implies(
-                th.member(n, Q), z3.And(s.report(n, REG, BAL, pb(n), pv(n)), th.ble(pb(n), MB))
-            ),
-        ),
-        z3.Or(MB == th.NOTHING, s.report(N, REG, BAL, MB, VAL)),
-    ]
-    names = ("a report", "a promise")
-    known = [f for name, f in invariant(s).items() if name.startswith(names)]
-    return Goal(
-        "choose: what a quorum reports is safe to complete, or the register is free",
-        "reports of a quorum, and of others",
-        [*th.AXIOMS, *known, *every],
-        z3.And(*safe(s)),
-        MODEL,
-        second=True,
-    )
-
-
 def goals(e: Engine) -> list[Goal]:
     """All of layer 2's invariant."""
     s = State()
@@ -372,7 +343,6 @@ def goals(e: Engine) -> list[Goal]:
     start = [*th.AXIOMS, *initial(s)]
     first = "the invariant holds at the start"
     out = [Goal(first, k, start, f, MODEL, second=True) for k, f in inv.items()]
-    out.append(choose(s))
     for theorem, claim in (
         ("agreement: no register has two decided values", agreement(s)),
         ("immutability: from a decision on, nothing else can be proposed", decided_is_final(s)),

@@ -10,6 +10,7 @@ from verification import (
     asking,
     captures,
     lint,
+    promoting,
     proposer,
     protocol,
     ranges,
@@ -72,7 +73,7 @@ def layers(
     local = list(engine.goals)
     return {
         "1 the shipped functions": local,
-        "2 the protocol": protocol.goals(engine),
+        "2 the protocol": [*protocol.goals(engine), *promoting.goals()],
         "3 the register's specification": register.goals(engine, spec),
         "4 above the register": applications.goals(changed, spec),
     }
