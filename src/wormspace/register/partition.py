@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from wormspace.errors import Refused, Unavailable
+from wormspace.errors import Refused, Unavailable, UsageError, ValueTooLarge
 from wormspace.paxos.effects import Send
 from wormspace.paxos.messages import Decided, Request, Span
 from wormspace.paxos.quorum import is_quorum, majority, out_of_reach
@@ -119,6 +119,18 @@ class Partition:
         for (space, number, ballot), spans in marks.items():
             message: Request = Decided(space, number, ballot, _joined(spans))
             self.post(ONE_WAY, [Send(i, message) for i in range(self.size)])
+
+    def check(self, value: bytes) -> None:
+        """Make sure that the servers take the value.
+
+        Raises:
+            UsageError: it is not bytes.
+            ValueTooLarge: it is larger than all of them take.
+        """
+        if type(value) is not bytes:
+            raise UsageError(f"a value is bytes, not {type(value).__name__}")
+        if len(value) > self.max_value:
+            raise ValueTooLarge(f"a value of {len(value)} bytes; the servers take {self.max_value}")
 
     # ------------------------------------------------------------ wire.link.Receiver
 

@@ -22,8 +22,6 @@ from wormspace.errors import (
     TokenReused,
     Trimmed,
     Unavailable,
-    UsageError,
-    ValueTooLarge,
     WormError,
 )
 from wormspace.knobs import KNOBS
@@ -164,12 +162,7 @@ class PaxosRegisters:
         writes = self._memory.writes.get((array, ballot))
         if writes is None:
             writes = self._memory.open(self._at(array), array, ballot)
-        if type(value) is not bytes:
-            raise UsageError(f"a value is bytes, not {type(value).__name__}")
-        if len(value) > writes.partition.max_value:
-            raise ValueTooLarge(
-                f"a value of {len(value)} bytes; the servers take {writes.partition.max_value}"
-            )
+        writes.partition.check(value)
         issued = writes.issued
         if (
             (taken or writes.is_forgotten or offset in issued.settled)
@@ -200,15 +193,19 @@ class PaxosRegisters:
         """A write to a register that is, or may be, written: right if it says the same."""
         array = writes.array
         where = f"{array[0]}/{array[1]}/{offset}"
+        known = taken or offset in writes.issued.settled
         writes.comparing += 1  # so that it is not forgotten meanwhile
         try:
             held = (await self.read(array, [(offset, offset + 1)], deadline)).get(offset)
         finally:
             writes.comparing -= 1
         if held is None:
-            if taken or offset in writes.issued.settled:
+            if known:
                 raise ProtocolViolation(f"{where} was decided, and is empty now")
-            await self._issue(writes, offset, value, deadline)
+            if offset in writes.issued.settled:  # by another call, after it was read here
+                await self._compare_first(writes, offset, value, taken, deadline)
+            else:
+                await self._issue(writes, offset, value, deadline)
         elif held != value:
             raise AlreadyWritten(f"{where} is already written, with another value", held)
 
