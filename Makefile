@@ -66,14 +66,14 @@ mutants: mutants-map
 	$(BIN)/python -m tools.mutants --log .mutants.log
 
 # Which test reaches what: runs the files of tests that changed since, with marks in what ships.
-mutants-map: $(READY) databases
+mutants-map: $(READY)
 	$(BIN)/python -m tools.mutants --map
 
 # What was killed stays killed, where its function is the same; and a sample of functions that
 # changed since that was written down, which is told, and fails nothing.
 mutants-again: $(READY)
 	$(BIN)/python -m tools.mutants --again --seconds 60
-	$(BIN)/python -m tools.mutants --sample 40 --seconds 60 --report \
+	$(BIN)/python -m tools.mutants --sample 5 --seconds 40 --report \
 	  --changed $$(git log -1 --format=%H -- tools/mutants/killed.txt)
 
 # The long campaigns: thousands of kills, half an hour of seeds, every mutant of what ships and of what is proved.

@@ -15,6 +15,7 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import coverage
 
@@ -98,7 +99,7 @@ def line_of(name: str) -> tuple[str, int]:
     return file, found[0] + below
 
 
-def measure(runs: int) -> dict[str, dict[str, object]]:
+def measure(runs: int) -> dict[str, Any]:
     """What coverage says of each file of the product, by its path below src/wormspace."""
     omit = [str(SOURCE / d / "*") for d in ("sim", "cli", "bench")]
     watching = coverage.Coverage(branch=True, source=[str(SOURCE)], omit=omit, data_file=None)

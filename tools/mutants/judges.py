@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 from tools.mutants import universe
@@ -25,10 +24,18 @@ MAP = HERE / "judges.json"
 SUITE = ["-m", "not soak and not processes", "-p", "no:cacheprovider", "-q", "--tb=line"]
 LEFT_OUT = ("verification", "docs", "house", "cli", "processes")
 """Tests of the proof, of pages and of the repository; and those of processes, which cost most."""
-MOST = 24
-"""Judges kept for a block: the cheapest, and of the others one from each file."""
-MOST_CPU_S = 60.0
-"""A test that takes longer is no judge."""
+COSTLY = (
+    *("log/test_log_command", "log/test_log_processes", "log/test_log_in_servers"),
+    *("tx/test_tx_cli", "tx/test_tx_processes"),
+    *("tx/test_tx_databases", "tx/test_tx_sessions", "tx/test_tx_silent"),
+)
+"""Tests that start processes or databases: each trial would start its own."""
+CPU_S = 20.0
+"""The tests that judge a mutant take so much together, unless more is asked for."""
+CHEAP_CPU_S = 0.3
+"""A test that kills within this is asked in CI, too."""
+FILES_AT_ONCE = 6
+"""The map is saved after so many files of tests."""
 
 
 def test_files() -> list[str]:
@@ -40,6 +47,7 @@ def test_files() -> list[str]:
         for name in names
         if not name.endswith(("mutants.py", "mutations.py", "test_demo_story.py"))
         and name.split("/")[1] not in LEFT_OUT
+        and not name.startswith(tuple(f"tests/{one}" for one in COSTLY))
     ]
 
 
@@ -47,31 +55,51 @@ class Judges:
     """The map: for each test, its CPU seconds; for each function, the tests of each block.
 
     Attributes:
-        files: the files of tests that were run for it, with their digests.
+        files: the files of tests that were run for it, with their digests, and the most CPU that
+            a test might take.
     """
 
     def __init__(self) -> None:
-        self.files: dict[str, str] = {}
+        self.files: dict[str, tuple[str, float]] = {}
         self.seconds: dict[str, float] = {}
         self.reached: dict[str, tuple[str, dict[int, list[str]]]] = {}
         self.on_import: set[str] = set()
 
-    def of(self, place: Place, line: int) -> list[str]:
-        """The tests for a line, cheapest first."""
+    def of(self, place: Place, line: int, cpu_s: float = CPU_S) -> list[str]:
+        """The tests for a line, in the order in which they are asked, of so much CPU together."""
         digest, blocks = self.reached.get(str(place), ("", {}))
         if digest == place.digest:
-            found: Iterable[str] = blocks.get(universe.block_at(place, line) - place.first, [])
+            found = set(blocks.get(universe.block_at(place, line) - place.first, []))
         elif blocks:
-            found = _cheapest({t for tests in blocks.values() for t in tests}, self.seconds)
+            found = {t for tests in blocks.values() for t in tests}
         else:
             near = [b for n, (_, b) in self.reached.items() if n.startswith(place.path + ":")]
-            every = {t for one in near for tests in one.values() for t in tests}
-            found = _cheapest(every, self.seconds)
-        return sorted(found, key=lambda t: (self.seconds[t], t))
+            found = {t for one in near for tests in one.values() for t in tests}
+        return self._in_turn(found, cpu_s)
+
+    def _in_turn(self, tests: set[str], cpu_s: float) -> list[str]:
+        """Cheap ones first, but those of one file are much alike: the n-th counts n times."""
+        rank: dict[str, int] = defaultdict(int)
+        weighed = []
+        for test in sorted(tests, key=lambda t: (self.seconds[t], t)):
+            file = test.partition("::")[0]
+            rank[file] += 1
+            weighed.append((self.seconds[test] * rank[file], test))
+        chosen, left = [], cpu_s
+        for _, test in sorted(weighed):
+            if self.seconds[test] <= left:
+                chosen.append(test)
+                left -= self.seconds[test]
+        return chosen
 
     def runs_on_import(self, place: Place, line: int) -> bool:
         """Whether a line runs when its module is loaded, perhaps then alone."""
         return line < place.body or str(place) in self.on_import
+
+    def is_cheap(self, place: Place, line: int, test: str) -> bool:
+        """Whether a test kills a mutant of this line so fast that CI can do it each time."""
+        fast = self.seconds.get(test, float("inf")) <= CHEAP_CPU_S
+        return fast and not self.runs_on_import(place, line)
 
     # ------------------------------------------------------------------ making it
 
@@ -90,7 +118,7 @@ class Judges:
                 lines[test] = max(held[0], seconds), held[1] | set(blocks)
         found: dict[Place, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         for test, (seconds, blocks) in lines.items():
-            if test and 0 < seconds < MOST_CPU_S:
+            if test and seconds > 0:
                 self.seconds[test] = seconds
             elif test:
                 continue
@@ -103,6 +131,12 @@ class Judges:
                     self.on_import.add(str(place))
         self._merge(found, set(lines))
 
+    def keep(self, files: set[str]) -> None:
+        """Forget the tests of files that are gone."""
+        gone = {t for t in self.seconds if t.partition("::")[0] not in files}
+        self.files = {name: held for name, held in self.files.items() if name in files}
+        self._merge({}, gone)
+
     def _merge(self, found: dict[Place, dict[int, set[str]]], again: set[str]) -> None:
         for place in {p for path in universe.files() for p, _ in universe.functions(path)}:
             digest, known = self.reached.get(str(place), ("", {}))
@@ -113,7 +147,7 @@ class Judges:
             kept = {n: {t for t in tests if t not in again} for n, tests in known.items()}
             for n, tests in found.get(place, {}).items():
                 kept[n] = kept.get(n, set()) | tests
-            new = {n: _cheapest(tests, self.seconds) for n, tests in sorted(kept.items()) if tests}
+            new = {n: sorted(tests) for n, tests in sorted(kept.items()) if tests}
             self.reached[str(place)] = (place.digest if place in found else digest, new)
 
     def save(self) -> None:
@@ -124,7 +158,7 @@ class Judges:
         held = {
             "files": self.files,
             "tests": names,
-            "seconds": [round(self.seconds[n], 2) for n in names],
+            "seconds": [round(self.seconds[n], 3) for n in names],
             "on_import": sorted(self.on_import),
             "reached": {
                 place: [digest, {str(n): [number[t] for t in ts] for n, ts in blocks.items()}]
@@ -137,66 +171,70 @@ class Judges:
 def load() -> Judges:
     """The map as it was made last; an empty one, if none was."""
     out = Judges()
-    if MAP.exists():
-        held = json.loads(MAP.read_text())
-        names = held["tests"]
-        out.files, out.on_import = held["files"], set(held["on_import"])
-        out.seconds = dict(zip(names, held["seconds"], strict=True))
-        for place, (digest, blocks) in held["reached"].items():
-            out.reached[place] = (
-                digest,
-                {int(n): [names[t] for t in ts] for n, ts in blocks.items()},
-            )
+    if not MAP.exists():
+        return out
+    held = json.loads(MAP.read_text())
+    names = held["tests"]
+    out.files = {name: (digest, most_s) for name, (digest, most_s) in held["files"].items()}
+    out.on_import = set(held["on_import"])
+    out.seconds = dict(zip(names, held["seconds"], strict=True))
+    for place, (digest, blocks) in held["reached"].items():
+        out.reached[place] = digest, {int(n): [names[t] for t in ts] for n, ts in blocks.items()}
     return out
 
 
-def refresh(jobs: int, only: str = "") -> None:
-    """Run the files of tests that are new or changed, folder by folder, and take what they reach.
+def remembered(kills: dict[tuple[str, str], tuple[str, str]]) -> Judges:
+    """In place of a map: who killed a mutant of a function may judge all of that function.
 
-    The map is saved after each folder, so that what was interrupted goes on.
+    Args:
+        kills: what killed.txt says.
+    """
+    out = Judges()
+    for (name, _), (_, by) in kills.items():
+        out.seconds[by] = CHEAP_CPU_S
+        blocks = out.reached.setdefault(name.partition(" +")[0], ("", {0: []}))[1]
+        blocks[0].append(by)
+    return out
+
+
+def refresh(only: str = "", cpu_s: float = CPU_S) -> None:
+    """Run the files of tests that are new or changed, some at a time, and take what they reach.
+
+    The map is saved each time, so that what was interrupted goes on.
 
     Args:
         only: a part of the names of the files.
+        cpu_s: a test that takes longer is left out; those left out before for less are run.
     """
     judges = load()
-    folders: dict[str, list[str]] = defaultdict(list)
     digests = {
         name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest()[:12] for name in test_files()
     }
-    for name, digest in digests.items():
-        if only in name and judges.files.get(name) != digest:
-            folders[str(Path(name).parent)].append(name)
-    for folder, names in sorted(folders.items(), key=lambda one: (len(one[1]), one[0])):
-        print(f"{folder}: {len(names)} files", flush=True)
+    judges.keep(set(digests))
+    judges.save()
+    known = {n: digest for n, (digest, most_s) in judges.files.items() if most_s >= cpu_s}
+    todo = [n for n, digest in digests.items() if only in n and known.get(n) != digest]
+    todo.sort(key=lambda n: n.split("/")[1] in ("log", "sim"))  # campaigns, the most expensive
+    for first in range(0, len(todo), FILES_AT_ONCE):
+        names = todo[first : first + FILES_AT_ONCE]
+        print(f"{first} of {len(todo)} files: {' '.join(names)}", flush=True)
         with tempfile.TemporaryDirectory() as scratch:
-            options = ["-n", str(jobs), "--dist", "loadgroup", "-p", "tools.mutants.reach"]
+            options = ["-p", "no:xdist", "-p", "tools.mutants.reach", f"--basetemp={scratch}/tmp"]
             subprocess.run(
-                [
-                    *(sys.executable, "-m", "pytest", *SUITE, *options),
-                    *(f"--basetemp={scratch}/tmp", *names),
-                ],
+                [sys.executable, "-m", "pytest", *SUITE, *options, *names],
                 cwd=ROOT,
-                env={**os.environ, **paths(), "WORMSPACE_REACH": scratch},
+                env={
+                    **(os.environ | paths()),
+                    "WORMSPACE_REACH": scratch,
+                    "WORMSPACE_REACH_CPU_S": str(cpu_s),
+                },
                 check=False,
             )
-            judges = load()
             judges.take(Path(scratch))
-        judges.files |= {name: digests[name] for name in names}
+        judges.files |= {name: (digests[name], cpu_s) for name in names}
         judges.save()
 
 
 def paths() -> dict[str, str]:
     """The environment in which modules can be loaded from another text."""
     return {"PYTHONPATH": f"{HERE / 'site'}{os.pathsep}{ROOT}"}
-
-
-def _cheapest(tests: set[str], seconds: dict[str, float]) -> list[str]:
-    ordered = sorted((t for t in tests if t in seconds), key=lambda t: (seconds[t], t))
-    kept = ordered[: MOST // 2]
-    files = {test.partition("::")[0] for test in kept}
-    for test in ordered[MOST // 2 :]:
-        file = test.partition("::")[0]
-        if file not in files and len(kept) < MOST:
-            files.add(file)
-            kept.append(test)
-    return kept

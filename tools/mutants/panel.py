@@ -1,8 +1,9 @@
 """The trial of a mutant: a fork of a process that has the tests loaded, with one function changed.
 
 A pytest plugin whose loop runs mutants in place of tests.  A mutant is killed by the first test
-that fails with it, or by running for much longer than its tests take.  Where the changed line runs
-when its module is loaded, and in processes that a test starts, the module is loaded from the
+that fails with it, or takes much longer than without; but that test is run without the mutant too,
+and if it fails all the same, it judges nothing and the others are asked.  Where the changed line
+runs when its module is loaded, and in processes that a test starts, the module is loaded from the
 changed text (`site/sitecustomize.py`).
 """
 
@@ -18,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +28,16 @@ from typing import Any, NoReturn
 
 import pytest
 
-from tools.mutants import judges
-from tools.mutants.judges import Judges
+from tools.mutants import judges, witness
 from tools.mutants.universe import ROOT, SOURCE, Mutant
 
-KILLED, ENDLESS, SURVIVED, UNREACHED = "killed", "endless", "survived", "not reached"
-PATIENCE, SLACK_CPU_S = 3, 10.0
-"""A trial may take so many times the CPU of its tests, and so much more: a hang is a kill."""
+KILLED, TIMED_OUT, SURVIVED, UNREACHED = "killed", "timed out", "survived", "not reached"
 SLOWEST = 12
-"""A trial may last so many times its CPU limit: the machine may have other work."""
+"""A test may last so many times its CPU limit: the machine may have other work."""
+IDLE_S, IDLE_CPU_S = 20.0, 0.2
+"""Who uses so little for so long waits for what does not come."""
+MOST_MEMORY = 4 << 30
+"""Bytes of a trial's data: a mutant may collect without end."""
 
 
 class Unfit(Exception):
@@ -42,34 +45,83 @@ class Unfit(Exception):
 
 
 @dataclass
-class _Trial:
-    mutant: Mutant
-    scratch: Path
-    ends_s: float
+class Case:
+    """A mutant and those who judge it.
 
-    def verdict(self, status: int) -> tuple[str, str]:
+    Attributes:
+        tests: in the order in which they are asked.
+        seconds: of CPU, of each.
+        anew: whether the line runs when its module is loaded.
+    """
+
+    mutant: Mutant
+    tests: list[str]
+    seconds: dict[str, float]
+    anew: bool
+
+
+@dataclass
+class _Trial:
+    """A process that runs tests: with a case's mutant, or without one to see whether they pass."""
+
+    case: Case | None
+    scratch: Path
+    tests: list[str]
+    seconds: dict[str, float]
+    _test: str = ""
+    _began_s: float = 0.0
+    _looked_s: float = 0.0
+    _cpu_s: float = 0.0
+
+    def by(self) -> str:
+        """The test that runs, or ran last."""
         by = self.scratch / "by"
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
-            return SURVIVED, ""
-        if os.WIFSIGNALED(status):
-            return ENDLESS, ""
-        return KILLED, by.read_text() if by.exists() else "a run of its own"
+        return by.read_text() if by.exists() else ""
+
+    def is_late(self, pid: int) -> bool:
+        """Whether the test that runs has lasted too long, or only waits."""
+        now, test = time.monotonic(), self.by()
+        if test != self._test or not self._began_s:
+            self._test, self._began_s = test, now
+            self._looked_s, self._cpu_s = now, cpu_s(pid)
+        if now - self._looked_s > IDLE_S:
+            before, self._looked_s, self._cpu_s = self._cpu_s, now, cpu_s(pid)
+            if self._cpu_s - before < IDLE_CPU_S:
+                return True
+        return now - self._began_s > SLOWEST * witness.limit_s(self.seconds.get(test, 0.0))
+
+
+def cpu_s(pid: int) -> float:
+    """The CPU seconds of a process and of those of its children that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def verdict(status: int) -> str:
+    """What the end of a trial says, as `os.waitpid` tells it."""
+    if os.WIFSIGNALED(status):
+        return TIMED_OUT if os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL) else KILLED
+    return SURVIVED if os.WEXITSTATUS(status) == 0 else KILLED
 
 
 class Panel:
-    """Runs mutants as they come, and tells each verdict."""
+    """Runs mutants as they come, and tells each verdict and the test it is by.
+
+    Attributes:
+        unsound: tests that fail without a mutant.
+    """
 
     def __init__(
-        self,
-        mutants: Iterator[Mutant],
-        known: Judges,
-        jobs: int,
-        tell: Callable[[Mutant, str, str], None],
+        self, cases: Iterator[Case], jobs: int, tell: Callable[[Mutant, str, str], None]
     ) -> None:
-        self._mutants, self._known, self._jobs, self._tell = mutants, known, jobs, tell
+        self.unsound: set[str] = set()
+        self._cases, self._jobs, self._tell = cases, jobs, tell
+        self._again: list[Case] = []
         self._running: dict[int, _Trial] = {}
         self._items: dict[str, pytest.Item] = {}
-        self._by: Path | None = None
+        self._sound: set[str] = set()
+        self._doubted: dict[str, list[tuple[Case, str]]] = defaultdict(list)
+        self._in_trial = False
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -77,83 +129,120 @@ class Panel:
         self._items = {item.nodeid: item for item in session.items}
         session.config.pluginmanager.unregister(name="terminalreporter")
         while True:
-            while len(self._running) < self._jobs and (mutant := next(self._mutants, None)):
-                self._begin(mutant)
+            while len(self._running) < self._jobs and (case := self._next()):
+                self._try(case)
             if not self._running:
                 return True
             self._await_one()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """The first failure ends a trial."""
-        if report.failed and self._by is not None:
-            self._by.write_text(report.nodeid)
-            os._exit(1)
+        if self._in_trial:
+            witness.pytest_runtest_logreport(report)
 
-    def _begin(self, mutant: Mutant) -> None:
-        tests = [t for t in self._known.of(mutant.place, mutant.line) if t in self._items]
-        if not tests:
-            self._tell(mutant, UNREACHED, "")
-            return
-        seconds = sum(self._known.seconds[t] for t in tests)
-        limit = int(PATIENCE * seconds + SLACK_CPU_S)
+    def _next(self) -> Case | None:
+        return self._again.pop() if self._again else next(self._cases, None)
+
+    def _try(self, case: Case) -> None:
+        tests = [t for t in case.tests if t in self._items and t not in self.unsound]
+        if tests:
+            self._begin(case, tests, case.seconds)
+        else:
+            self._tell(case.mutant, UNREACHED, "")
+
+    def _begin(self, case: Case | None, tests: list[str], seconds: dict[str, float]) -> None:
         scratch = Path(tempfile.mkdtemp(prefix="mutant-"))
-        changed = {"module": mutant.place.module, "text": mutant.text()}
-        (scratch / "mutant.json").write_text(json.dumps(changed))
+        (scratch / "seconds.json").write_text(json.dumps({t: seconds[t] for t in tests}))
+        if case is not None:
+            changed = {"module": case.mutant.place.module, "text": case.mutant.text()}
+            (scratch / "mutant.json").write_text(json.dumps(changed))
+        trial = _Trial(case, scratch, tests, seconds)
         sys.stdout.flush()
         if pid := os.fork():
-            self._running[pid] = _Trial(mutant, scratch, time.monotonic() + SLOWEST * limit)
+            self._running[pid] = trial
         else:
-            self._run(mutant, tests, limit, scratch)
+            self._run(trial)
 
     def _await_one(self) -> None:
-        """Wait until a trial has ended, or end one whose time is over."""
+        """Wait until a trial has ended, or end one whose test lasts too long."""
         pid, status = os.waitpid(-1, os.WNOHANG)
-        late = [p for p, trial in self._running.items() if time.monotonic() > trial.ends_s]
-        for one in late:
-            os.kill(one, signal.SIGKILL)
         if pid not in self._running:
-            time.sleep(0.02)
+            for one in [p for p, trial in self._running.items() if trial.is_late(p)]:
+                os.kill(one, signal.SIGKILL)
+            time.sleep(0.01)
             return
         trial = self._running.pop(pid)
         try:
             os.killpg(pid, signal.SIGKILL)  # what its tests started
         except ProcessLookupError:
             pass
-        verdict = trial.verdict(status)
+        by, found = trial.by(), verdict(status)
         shutil.rmtree(trial.scratch, ignore_errors=True)
-        self._tell(trial.mutant, *verdict)
+        if trial.case is None:
+            self._hear_of(trial.tests[0], found)
+        elif found == SURVIVED:
+            self._tell(trial.case.mutant, found, "")
+        elif by in self._sound or by not in self._items:
+            self._tell(trial.case.mutant, found, by or "the module cannot be loaded")
+        else:
+            self._doubt(by, trial.case, found)
 
-    def _run(self, mutant: Mutant, tests: list[str], limit: int, scratch: Path) -> NoReturn:
+    def _doubt(self, test: str, case: Case, found: str) -> None:
+        """See whether the test passes without a mutant, before it is believed."""
+        self._doubted[test].append((case, found))
+        if len(self._doubted[test]) == 1:
+            self._begin(None, [test], case.seconds)
+
+    def _hear_of(self, test: str, found: str) -> None:
+        """How a test did without a mutant."""
+        if found == SURVIVED:
+            self._sound.add(test)
+        else:
+            self.unsound.add(test)
+        for case, verdict_with in self._doubted.pop(test):
+            if test in self._sound:
+                self._tell(case.mutant, verdict_with, test)
+            else:
+                self._again.append(case)
+
+    def _run(self, trial: _Trial) -> NoReturn:
         """In the fork: what its tests say."""
         status = 1
         try:
             os.setsid()
-            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
-            os.environ |= judges.paths() | {"WORMSPACE_MUTANT": str(scratch / "mutant.json")}
+            resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
             nowhere = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
                 os.dup2(nowhere, fd)
-            try:
-                if self._known.runs_on_import(mutant.place, mutant.line):
-                    raise Unfit
-                _apply(mutant)
-            except Unfit:
-                command = [sys.executable, "-m", "pytest", "-x", *judges.SUITE]
-                os.chdir(ROOT)
-                os.execv(sys.executable, [*command, f"--basetemp={scratch}/tmp", *tests])
-            self._by = scratch / "by"
-            items = [self._items[t] for t in tests]
-            items[0].config._tmp_path_factory._basetemp = scratch  # type: ignore[attr-defined]
+            if trial.case is not None:
+                self._change(trial, trial.case)
+            self._in_trial = True
+            items = [self._items[t] for t in trial.tests]
+            items[0].config._tmp_path_factory._basetemp = trial.scratch  # type: ignore[attr-defined]
             for item, after in zip(items, [*items[1:], None], strict=True):
+                witness.begin(trial.scratch, item.nodeid, trial.seconds[item.nodeid])
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
             status = 0
-        except BaseException as e:  # noqa: BLE001 - whatever stops a test is a kill
-            (scratch / "by").write_text(f"{type(e).__name__}: {e}")
         finally:
             os._exit(status)
 
+    def _change(self, trial: _Trial, case: Case) -> None:
+        """Give this process the mutant; where it must load it from the beginning, a new one."""
+        scratch = trial.scratch
+        os.environ |= judges.paths() | {"WORMSPACE_MUTANT": str(scratch / "mutant.json")}
+        try:
+            if case.anew:
+                raise Unfit
+            apply(case.mutant)
+        except Unfit:
+            os.environ["WORMSPACE_TRIAL"] = str(scratch)
+            os.chdir(ROOT)
+            command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *judges.SUITE]
+            command += ["-p", "tools.mutants.witness", f"--basetemp={scratch}/tmp"]
+            os.execv(sys.executable, [*command, *trial.tests])
 
-def _apply(mutant: Mutant) -> None:
+
+def apply(mutant: Mutant) -> None:
     """Give a function, wherever it was imported, its changed code.
 
     Raises:

@@ -12,6 +12,9 @@ import atexit
 import builtins
 import json
 import os
+import resource
+import signal
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -19,10 +22,13 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "wormspace"
 SET = "__wormspace_reached__"
+MOST_CPU_S = float(os.environ.get("WORMSPACE_REACH_CPU_S", "inf"))
+"""A test that takes longer is stopped, and is no judge; nor is it with other arguments."""
 TEST = "PYTEST_CURRENT_TEST"
 reached: set[str] = set()
 vars(builtins)[SET] = reached
 failed: set[str] = set()
+long: set[str] = set()
 
 
 def marked(path: str) -> ast.Module:
@@ -52,28 +58,46 @@ def _mark(block: list[ast.stmt], name: str) -> None:
 
 
 def _write(test: str, seconds: float) -> None:
+    """A line of what was reached; the seconds of a process are in those of its test."""
     directory = Path(os.environ["WORMSPACE_REACH"])
     with (directory / f"{os.getpid()}.jsonl").open("a") as file:
         file.write(json.dumps([test, round(seconds, 3), sorted(reached)]) + "\n")
 
 
 def _cpu_s() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
+
+
+def _stop(*_: object) -> None:
+    """End a test that takes too long; SystemExit, as an event loop lets nothing else through."""
+    raise SystemExit(f"takes more than {MOST_CPU_S} s of CPU")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Note what the test reaches."""
     if not hasattr(item.session, "reached_on_import"):
+        signal.signal(signal.SIGPROF, _stop)
         item.session.reached_on_import = True  # type: ignore[attr-defined]
         _write("", 0)
     reached.clear()
     began = _cpu_s()
+    signal.setitimer(signal.ITIMER_PROF, MOST_CPU_S, 1.0)
     result = yield
-    if item.nodeid not in failed:
-        _write(item.nodeid, _cpu_s() - began)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    seconds = _cpu_s() - began
+    if seconds >= MOST_CPU_S:
+        long.add(item.nodeid.partition("[")[0])
+    elif item.nodeid not in failed:
+        _write(item.nodeid, max(seconds, 0.001))
     return result
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that took too long is not begun with other arguments."""
+    if item.nodeid.partition("[")[0] in long:
+        pytest.skip("takes too long")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -5,11 +5,15 @@ so.  WORMSPACE_REACH is a directory: what ships is loaded with marks of what it 
 process that a test started leaves there what it reached.
 """
 
+from __future__ import annotations
+
 import importlib.abc
 import importlib.machinery
 import json
 import os
 import sys
+from collections.abc import Sequence
+from types import CodeType, ModuleType
 
 _mutant = {"module": "", "text": ""}
 if "WORMSPACE_MUTANT" in os.environ:
@@ -18,7 +22,7 @@ if "WORMSPACE_MUTANT" in os.environ:
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    def get_code(self, fullname):
+    def get_code(self, fullname: str) -> CodeType | None:
         if fullname == _mutant["module"]:
             return compile(_mutant["text"], self.path, "exec", dont_inherit=True)
         from tools.mutants import reach
@@ -27,14 +31,16 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, fullname, path, target=None):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if fullname != _mutant["module"] and not (
             "WORMSPACE_REACH" in os.environ and fullname.startswith("wormspace.")
         ):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-            spec.loader = _Loader(fullname, spec.origin)
+            spec.loader = _Loader(fullname, spec.loader.path)
         return spec
 
 
