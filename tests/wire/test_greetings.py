@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import socket
 
 import pytest
@@ -248,6 +249,21 @@ class Somewhere:
 
     def exchange_addresses(self, other):
         self.name, other.name = other.name, self.name
+
+
+def test_only_a_server_of_this_very_set_is_counted():
+    """Whatever else it says of itself is a reason, which names both."""
+    clusters = ("", "c", "d")
+    for told in itertools.product(range(3), range(1, 4), range(1, 4), clusters):
+        for greeted in itertools.product(range(3), range(1, 4), range(1, 4), clusters[1:]):
+            cluster = OneCluster()
+            cluster.name = told[3]
+            partition, partitions, replicas, name = greeted
+            welcome = Welcome(1, name, "s1", partition, partitions, replicas, 1, 1)
+            reason = Membership(*told[:3], cluster).check(welcome)
+            is_same = told[:3] == greeted[:3] and told[3] in ("", name)
+            assert (reason == "") == is_same, (told, greeted)
+            assert cluster.name == (name if is_same else told[3])
 
 
 def test_a_server_that_comes_back_is_counted_as_before():
