@@ -54,6 +54,7 @@ class ProcessCluster:
         url: what a client connects to.
         running: the process of each server that was started and not killed or stopped since.
         wrap: a command that starts the servers, such as `prlimit`; none by default.
+        prelude: code that each server's process runs first.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class ProcessCluster:
         self.names = [server.name for server in servers]
         self.running: dict[str, subprocess.Popen[str]] = {}
         self.wrap: list[str] = []
+        self.prelude = ""
         for server in servers:
             asyncio.run(runner.prepare_directory(self.config, server, base))
 
@@ -92,7 +94,7 @@ class ProcessCluster:
         assert name not in self.running
         with (self.base / f"{name}.log").open("a") as log:
             self.running[name] = subprocess.Popen(
-                [*self.wrap, sys.executable, "-c", SERVE, str(self.file), name],
+                [*self.wrap, sys.executable, "-c", self.prelude + SERVE, str(self.file), name],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
