@@ -11,8 +11,9 @@
 `wormspace.sync` is the same for programs without asyncio.
 """
 
-from wormspace._front import Connection, connect
-from wormspace._worm import Worm
+import importlib
+from typing import TYPE_CHECKING
+
 from wormspace.collector import collect_seldom
 from wormspace.errors import (
     AlreadyWritten,
@@ -41,7 +42,6 @@ from wormspace.errors import (
     WrongIdentity,
     WrongKind,
 )
-from wormspace.smr import StateMachine, command, query, replicate
 from wormspace.space import (
     Address,
     Allocated,
@@ -57,6 +57,32 @@ from wormspace.space import (
     TrimmedAway,
     Written,
 )
+
+if TYPE_CHECKING:
+    from wormspace._front import Connection, connect
+    from wormspace._worm import Worm
+    from wormspace.smr import StateMachine, command, query, replicate
+else:
+    # Imported when they are first used: a server needs none of them, and starts in half the time.
+    _HOMES = {
+        **dict.fromkeys(("Connection", "connect"), "wormspace._front"),
+        "Worm": "wormspace._worm",
+        **dict.fromkeys(("StateMachine", "command", "query", "replicate"), "wormspace.smr"),
+    }
+
+    def __getattr__(name):
+        if name in _HOMES:
+            value = getattr(importlib.import_module(_HOMES[name]), name)
+        elif name in ("log", "smr", "tx"):
+            value = importlib.import_module(f"wormspace.{name}")
+        else:
+            raise AttributeError(f"module 'wormspace' has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 

@@ -52,7 +52,7 @@ def test_a_few_seconds_of_everything(tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_an_hour_of_everything(tmp_path: Path) -> None:
     minutes = float(os.environ.get("WORMSPACE_SOAK_MINUTES", "60"))
-    figures = run(tmp_path, 60 * minutes, rate=32, pause_s=2.5)
+    figures = run(tmp_path, 60 * minutes, rate=36, pause_s=2.5)
     medians = figures["medians of each third"]
     assert figures["segments written"] > 100_000 * minutes / 60
     assert figures["spaces"] > 10_000 * minutes / 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import logging
 import signal
@@ -56,6 +57,10 @@ def log_to_stderr(level: str) -> None:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level.upper() if name == "wormspace" else logging.WARNING)
+    if sys.__stderr__ is not None:
+        # What a library in C does without memory, or the system with a damaged file that is
+        # mapped, ends the process by a signal: not without a word.
+        faulthandler.enable(sys.__stderr__)
 
 
 async def open_engine(config: ClusterConfig, server: ServerConfig, base: Path) -> Engine:
