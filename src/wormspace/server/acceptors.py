@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from wormspace.knobs import KNOBS
 from wormspace.paxos.acceptor import ACCEPTED, is_decided, on_capture, on_trim, on_write
+from wormspace.paxos.ballot import BALLOT_BYTES
 from wormspace.paxos.messages import (
     COMPLETE,
     Capture,
@@ -42,6 +43,9 @@ TRIM_REACH = 1 << 20
 A server may know less than the others: it was away, or most segments are another partition's.  But
 a trim of all segments there can ever be would end the space for good.
 """
+
+NEVER = b"\xff" * (BALLOT_BYTES + 1)
+"""Above every ballot."""
 
 UNWRITTEN = Row(0)
 """What a register that was never written holds, whatever its offset."""
@@ -257,20 +261,31 @@ def _page(
     """
     rows: list[Row] = []
     few = KNOBS.server_few_ranges
-    known = tables.load_slice(view, tables.DECIDED, prefix, spans[0][0], spans[-1][1], few + 1)
+    start, stop = spans[0][0], spans[-1][1]
+    known = tables.load_slice(view, tables.DECIDED, prefix, start, stop, few + 1)
     waiting = marks.of(prefix)
     are_few = len(known) <= few and (waiting is None or len(waiting) <= few)
     if are_few and waiting is not None:
         known = (*known, *waiting.all())
+    sure = _decided_from(known, start, stop) if are_few else NEVER
     for offset, held in _accepted(view, prefix, spans):
         if room <= 0:
             return rows, offset
         room -= len(held) + ROW_BYTES
+        ballot = held[:BALLOT_BYTES]
         if not are_few:
             known = _marks_at(view, waiting, prefix, offset)
-        ballot, value = tables.split_row(held)
-        rows.append(Row(offset, ballot, value, is_decided(known, offset, ballot)))
+        decided = ballot >= sure or is_decided(known, offset, ballot)
+        rows.append(Row(offset, ballot, held[BALLOT_BYTES:], decided))
     return rows, COMPLETE
+
+
+def _decided_from(known: tuple[Range, ...], start: int, stop: int) -> bytes:
+    """From which ballot on all that was accepted in [start, stop) is decided, as far as is known.
+
+    `is_decided` says so too, for one register after the other.
+    """
+    return min([m.ballot for m in known if m.lo <= start and stop <= m.hi], default=NEVER)
 
 
 def _marks_at(

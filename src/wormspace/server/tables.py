@@ -15,6 +15,7 @@ looks up a constant number of keys, but where it says otherwise.
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections.abc import Iterator
 
@@ -32,6 +33,7 @@ ROWS, PROMISES, DECIDED, TRIMMED, SPACES, GARBAGE, COUNTERS = (
     "counters",
 )
 MAX_OFFSET = 1 << 32
+_offset_of = struct.Struct(">12xI").unpack
 MAX_NAME_BYTES = 255
 SPACES_COUNTED = b"spaces"
 """The counter of spaces that have an id."""
@@ -107,7 +109,7 @@ def scan_rows(view: View, prefix: bytes, lo: int, hi: int) -> Iterator[tuple[int
         return
     first, last = row_keys(prefix, [lo, min(hi, MAX_OFFSET) - 1])
     for key, stored in view.scan(ROWS, first, last + b"\0"):
-        yield int.from_bytes(key[12:], "big"), stored
+        yield _offset_of(key)[0], stored
 
 
 # ------------------------------------------------------------------ maps of ranges

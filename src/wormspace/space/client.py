@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
+from asyncio import get_running_loop
 from types import TracebackType
 from typing import Self
 
@@ -30,7 +30,7 @@ class Client:
         self.registers = registers
         self.rng = rng
         self._timeout = as_timeout(timeout)
-        self._loop = asyncio.get_running_loop()
+        self._loop = get_running_loop()
         self._spaces: dict[str, Space] = {}
 
     async def __aenter__(self) -> Self:
@@ -76,7 +76,11 @@ class Client:
         Raises:
             UsageError: it is no positive number, or the caller runs on another event loop.
         """
-        if _running_loop() is not self._loop:
+        try:
+            is_here = get_running_loop() is self._loop
+        except RuntimeError:
+            is_here = False
+        if not is_here:
             raise UsageError(
                 "a client is used on the event loop on which it was opened; threads use "
                 "wormspace.sync, or asyncio.run_coroutine_threadsafe"
@@ -86,10 +90,3 @@ class Client:
     def nonce(self) -> bytes:
         """Sixteen bytes that nobody else has."""
         return self.rng.getrandbits(128).to_bytes(16, "big")
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

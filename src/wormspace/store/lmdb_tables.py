@@ -16,8 +16,8 @@ an older copy of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import repeat
-from operator import add
+from itertools import compress, repeat
+from operator import add, itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -313,7 +313,7 @@ class Tables:
 
     # ------------------------------------------------------------ reading
     #
-    # Where many rows are read, small ones are checked on the spot: a call each would cost as much.
+    # Where many rows are read, a call for each would cost as much as all the rest.
 
     def get(self, table: str, key: bytes) -> bytes | None:
         try:
@@ -327,20 +327,28 @@ class Tables:
             with self._txn.cursor(db=self._dbs[table]) as cursor:
                 if len(keys) > 1 and _is_free(cursor, min(keys), max(keys)):
                     return [None] * len(keys)  # new registers: as a rule nothing is around them
-                found = list(map(cursor.get, keys))
+                found: list[Any] = list(map(cursor.get, keys))
         except lmdb.Error as e:
             raise self._damage(table, str(e)) from e
-        open_, seed = self._open, self._seeds[table]
-        return [
-            None
-            if stored is None
-            else value
-            if len(stored) <= LARGE_BYTES
-            and checksum_bytes(value := stored[:-SUM_BYTES], checksum(key, seed))
-            == stored[-SUM_BYTES:]
-            else open_(table, key, stored)
-            for key, stored in zip(keys, found, strict=True)
-        ]
+        if None not in found:
+            return self._open_all(table, keys, found)
+        there = [stored is not None for stored in found]
+        values = self._open_all(table, list(compress(keys, there)), list(compress(found, there)))
+        following = iter(values)
+        return [next(following) if is_there else None for is_there in there]
+
+    def _open_all(self, table: str, keys: list[bytes], found: list[bytes]) -> list[bytes | None]:
+        """The values of rows.
+
+        Raises:
+            StoreDamaged
+        """
+        if max(map(len, found), default=0) <= LARGE_BYTES:
+            values = list(map(_value_of, found))
+            ends = map(checksum_bytes, values, self._seeds_of(table, keys))
+            if list(map(add, values, ends)) == found:
+                return values
+        return list(map(self._open, repeat(table), keys, found))
 
     def scan(self, table: str, lo: bytes, hi: bytes) -> Iterator[Item]:
         open_, seed = self._open, self._seeds[table]
@@ -416,6 +424,10 @@ def map_bytes_for(file_bytes: int) -> int:
     while wanted < 2 * file_bytes + KNOBS.store_map_bytes // 2:
         wanted *= 2
     return wanted
+
+
+_value_of = itemgetter(slice(None, -SUM_BYTES))
+"""The value of a stored row that is not large."""
 
 
 def _decode(stored: bytes) -> State | None:
