@@ -64,3 +64,16 @@ async def test_of_two_values_at_once_one_is_sent():
                 [type(None), TokenReused],
                 [type(None), AlreadyWritten],
             )
+
+
+async def test_who_may_not_send_a_second_value_is_told_under_what():
+    async with wormspace.connect("memory:") as client:
+        segment = await client.space("s").alloc(size=4)
+        token = (await segment.capture(1, 2)).token
+        for of, first, second in (
+            ("unsafe ballot", segment.unsafe_write(0, b"one"), segment.unsafe_write(0, b"two")),
+            ("token", segment.write(1, b"one", token), segment.write(1, b"two", token)),
+        ):
+            _, refused = await asyncio.gather(first, second, return_exceptions=True)
+            assert isinstance(refused, TokenReused)
+            assert f"another value was issued under this {of};" in str(refused)

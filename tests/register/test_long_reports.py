@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scaling import assert_growth
 from wires import Wire, delay, simulated
@@ -11,6 +14,7 @@ from wires import World as Wires
 from wormspace import Written
 from wormspace.knobs import turned
 from wormspace.paxos.messages import Capture, Read, Report
+from wormspace.register.paxos_registers import _shares
 from wormspace.sim import World
 from wormspace.wire.messages import DAMAGED, INTERNAL, Failed
 
@@ -34,6 +38,21 @@ async def filled(count: int, page_rows: int = 1):
 
 def sent(client, kind) -> int:
     return sum(isinstance(m, kind) for wire in client.wires for m in wire.sent)
+
+
+SPANS = st.lists(st.integers(0, 60), min_size=2, max_size=12, unique=True).map(
+    lambda cuts: [(lo, hi) for lo, hi in itertools.pairwise(sorted(cuts))][::2]
+)
+
+
+@given(SPANS, st.integers(1, 6))
+def test_what_is_read_at_the_same_time_is_all_of_it_once_in_about_equal_parts(spans, most):
+    shares = _shares(spans, most)
+    every = [at for share in shares for lo, hi in share for at in range(lo, hi)]
+    assert every == [at for lo, hi in spans for at in range(lo, hi)]
+    assert len(shares) <= most
+    sizes = [hi - lo for [(lo, hi)] in shares] if len(spans) == 1 else list(map(len, shares))
+    assert max(sizes) == -(-sum(sizes) // most), "none is longer than it must be"
 
 
 def test_a_capture_whose_pages_are_slow_asks_for_each_page_once():

@@ -15,7 +15,7 @@ from wormspace import Closed
 from wormspace.paxos.messages import Done, Read
 from wormspace.register import listening
 from wormspace.register.contract import Gap, Wrote
-from wormspace.register.listening import Subscription
+from wormspace.register.listening import Listening, Subscription
 from wormspace.wire.messages import Accepted, Failed, Lagging, Listen
 
 
@@ -56,8 +56,12 @@ class Silent:
         return Accepted(whole.space, whole.segment, whole.ballot, whole.offsets, [])
 
 
+NUMBER = 7
+"""The segment: no offset is used that is as large, so that the two are not mixed up."""
+
+
 def accepted(*offsets, ballot=b"b" * 16):
-    return Accepted("s", 0, ballot, list(offsets), [b"%d" % o for o in offsets])
+    return Accepted("s", NUMBER, ballot, list(offsets), [b"%d" % o for o in offsets])
 
 
 async def read_it(array, offset):
@@ -107,10 +111,27 @@ async def test_nothing_overtakes_the_gap_that_history_comes_with():
         s.on_message(server, Done())
         s.on_message(server, accepted(5))
     assert events == []
-    assert s.is_coming(0, 5)  # so that reading leaves it to its event
+    whole = Listening()
+    whole.add(s)
+    for each in (s, whole):
+        assert each.is_coming(NUMBER, 5)  # so that reading leaves it to its event
+        assert not each.is_coming(5, NUMBER)
     s.on_message(2, Done())
     assert events[0] == Gap()
     assert offsets(events) == [5]
+    s.close()
+
+
+async def test_who_comes_back_may_have_been_told_of_nothing_meanwhile():
+    events = []
+    s = subscribe(events)
+    s.on_message(1, Done())  # it knows now whether it is to send values: nothing was missed
+    assert events == [Gap()]
+    for server in (1, 2):
+        s.on_down(server)
+        s.on_up(server)
+        s.on_message(server, Done())
+    assert events == [Gap()] * 3
     s.close()
 
 

@@ -34,7 +34,7 @@ CPU_S = 20.0
 """The tests that judge a mutant take so much together, unless more is asked for."""
 CHEAP_CPU_S = 0.3
 """A test that kills within this is asked in CI, too."""
-FILES_AT_ONCE = 6
+FILES_AT_ONCE = 8
 """The map is saved after so many files of tests."""
 
 
