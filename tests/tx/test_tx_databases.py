@@ -16,6 +16,7 @@ import wormspace
 from wormspace import tx
 from wormspace.tx.mariadb import MariaDb
 from wormspace.tx.postgres import Postgres
+from wormspace.tx.postgres_link import Link
 
 __all__ = ["accounts", "mariadb", "postgres"]
 
@@ -157,7 +158,19 @@ async def test_a_transaction_sends_no_statement_that_bare_two_phase_commit_does_
         sent.append(query if isinstance(query, str) else query.as_string())
         return await execute(self, query, *arguments, **options)
 
+    run, reset = Link.run, Link.begin_reset
+
+    async def record_own(self, statement, deadline):
+        sent.append(statement.decode())
+        return await run(self, statement, deadline)
+
+    def record_reset(self):
+        sent.append("DISCARD ALL")
+        reset(self)
+
     monkeypatch.setattr(psycopg.AsyncCursor, "execute", record)
+    monkeypatch.setattr(Link, "run", record_own)
+    monkeypatch.setattr(Link, "begin_reset", record_reset)
     pair = [Postgres(name, postgres.url(name)) for name in ("orders", "billing")]
     async with wormspace.connect("memory:") as worm:
         async with worm.transaction(pair) as t:
@@ -170,7 +183,7 @@ async def test_a_transaction_sends_no_statement_that_bare_two_phase_commit_does_
             2 * ["BEGIN", "UPDATE account SET money = money WHERE id = 1"]
             + [f"PREPARE TRANSACTION '{gid}'" for gid in gids]
             + [f"COMMIT PREPARED '{gid}'" for gid in gids]
-            + 2 * ["DISCARD ALL"]  # in the background, when the votes are under way
+            + 2 * ["DISCARD ALL"]  # whose answer nobody waits for
         )
 
 

@@ -265,3 +265,76 @@ async def test_tasks_that_share_a_session_get_their_own_answers(accounts) -> Non
         async with worm.transaction([a, b]) as t:
             found = await asyncio.gather(*(t[b].execute("SELECT %s", (n,)) for n in range(20)))
         assert [rows.rows for rows in found] == [((n,),) for n in range(20)]
+
+
+SLEEPS = {"PostgreSQL": "SELECT pg_sleep({})", "MariaDB": "SELECT SLEEP({})"}
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["left", "raised"])
+@pytest.mark.parametrize("database", ["PostgreSQL", "MariaDB"])
+async def test_a_block_that_ends_while_a_statement_runs_is_aborted(
+    accounts, database, fails
+) -> None:
+    """Its answer and that of PREPARE would be taken for each other's, or it is in, or it is not."""
+    async with managers(*accounts, pool=1) as (a, b), wormspace.connect("memory:") as worm:
+        manager = a if database == "PostgreSQL" else b
+        running = None
+
+        async def block(t) -> None:
+            nonlocal running
+            running = asyncio.ensure_future(t[manager].execute(SLEEPS[database].format(20)))
+            await asyncio.sleep(0.1)
+            if fails:
+                raise ZeroDivisionError
+
+        began = asyncio.get_running_loop().time()
+        error = await ends(worm, [a, b], block)
+        if fails:
+            assert isinstance(error, ZeroDivisionError), error
+        else:
+            assert isinstance(error, tx.Aborted), error
+            assert error.decision.culprit == manager.name
+            assert "await" in error.decision.reason
+        with pytest.raises((UsageError, tx.ManagerDown, psycopg.Error)):
+            await running
+        assert money(*accounts) == (100, 100)
+        async with worm.transaction([a, b]) as t:  # the only connection is there again
+            await move(t, a, b)
+        assert asyncio.get_running_loop().time() - began < 15, "nobody waits for the statement"
+        assert money(*accounts) == (70, 130)
+        await worm.site().close()
+
+
+@pytest.mark.parametrize("database", ["PostgreSQL", "MariaDB"])
+async def test_a_statement_that_begins_after_its_block_is_not_sent(accounts, database) -> None:
+    """It would take effect by itself, outside of any transaction."""
+    table = "account" if database == "PostgreSQL" else "bank.account"
+    async with managers(*accounts, pool=1) as (a, b), wormspace.connect("memory:") as worm:
+        manager = a if database == "PostgreSQL" else b
+        for turns in (0, 1, 3, 9):
+            late = None
+
+            async def begin_late(session, turns=turns) -> None:
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                await session.execute(f"UPDATE {table} SET money = 5555 WHERE id = 1")
+
+            async def block(t) -> None:
+                nonlocal late
+                late = asyncio.ensure_future(begin_late(t[manager]))
+
+            before = money(*accounts)
+            error = await ends(worm, [a, b], block)
+            assert isinstance(error, tx.Aborted | None), error
+            [came] = await asyncio.gather(late, return_exceptions=True)
+            if error is None:
+                assert isinstance(came, UsageError), (turns, came)
+                assert "over" in str(came)
+            expected = before if error else (before[0] - 30, before[1] + 30)
+            while await a.prepared() or await b.prepared():  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.01)
+            assert money(*accounts) == expected, (turns, error)
+            if not error:
+                accounts[0].query("orders", "UPDATE account SET money = 100")
+                accounts[1].query("UPDATE bank.account SET money = 100")
+        await worm.site().close()

@@ -151,6 +151,7 @@ class MariaDbSession:
     def __init__(self, lane: Lane, connection: Any, name: str) -> None:
         self._lane = lane
         self._name = name
+        self._is_over = False
         self._turn = asyncio.Lock()
         self.connection: Any = connection
 
@@ -158,7 +159,8 @@ class MariaDbSession:
         """Run a statement, with `%s` for each argument; one after the other, if several tasks do.
 
         Raises:
-            UsageError: it is no text, or would begin or end the transaction; nothing was sent.
+            UsageError: it is no text, or would begin or end the transaction, or the transaction is
+                over: nothing was sent; or its block ended while the statement ran.
             CannotPrepare: an earlier statement failed, and the work was lost with it.
             ManagerDown: the connection is gone, and the work with it.
             pymysql.Error: the server refuses; the work is lost.
@@ -169,16 +171,39 @@ class MariaDbSession:
             raise UsageError(f"arguments are a list or tuple, not {type(arguments).__name__}")
         refuse_control(statement, mariadb=True)
         async with self._turn:
-            connection = self.connection
-            if connection is None:
-                raise CannotPrepare(f"{self._name}: the work is lost, or over")
+            connection = self._require()
             try:
                 return await self._lane.call(
                     connection, lambda: query(connection, statement, arguments), None
                 )
-            except BaseException:
+            except BaseException as e:
                 self.connection = None
+                if self._is_over and isinstance(e, ManagerDown | pymysql.Error):
+                    raise UsageError(f"{self._over}; await each statement") from e
                 raise
+
+    def _require(self) -> Any:
+        if self._is_over:
+            raise UsageError(f"{self._over}; begin another transaction")
+        if self.connection is None:
+            raise CannotPrepare(f"{self._name}: the work is lost: a statement before failed")
+        return self.connection
+
+    @property
+    def _over(self) -> str:
+        return f"{self._name}: this transaction is over, and its session with it"
+
+    def end(self) -> Any:
+        """Take the connection from the user; None if the work is lost, or over already.
+
+        It is lost if a statement is still under way, which nobody has awaited: it may be in or
+        not, and two answers on one connection would be taken for each other's.
+        """
+        connection, self.connection = self.connection, None
+        self._is_over = True
+        if connection is not None and self._lane.give_up(connection):
+            return None
+        return connection
 
 
 class MariaDbBranch:
@@ -191,9 +216,12 @@ class MariaDbBranch:
         self.session = MariaDbSession(lane, connection, manager.name)
 
     async def prepare(self) -> None:
-        connection, name = self._take(), self._manager.name
+        connection, name = self.session.end(), self._manager.name
         if connection is None:
-            raise CannotPrepare(f"{name}: the work is lost: a statement failed or was cancelled")
+            raise CannotPrepare(
+                f"{name}: the work is lost: a statement failed, was cancelled, or was still under "
+                "way when the block ended: await each"
+            )
         try:
             await self._both("XA END", "XA PREPARE", connection)
         except pymysql.Error as e:
@@ -202,7 +230,7 @@ class MariaDbBranch:
         self._manager.hold(self._gid, connection)
 
     async def rollback(self) -> None:
-        connection = self._take()
+        connection = self.session.end()
         if connection is None:
             return
         try:
@@ -219,11 +247,6 @@ class MariaDbBranch:
             query(connection, f"{second} {name}")
 
         await self._lane.call(connection, work, within(self._manager.timeout))
-
-    def _take(self) -> Any:
-        """The connection, which is the user's no longer; None if the work is lost or over."""
-        connection, self.session.connection = self.session.connection, None
-        return connection
 
 
 def _options(url: str) -> dict[str, Any]:

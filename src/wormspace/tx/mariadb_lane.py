@@ -65,6 +65,7 @@ class Lane:
         self._places = Places(name, size)
         self._idle: list[Any] = []
         self._all: set[Any] = set()
+        self._under_way: dict[Any, asyncio.Future[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -81,6 +82,8 @@ class Lane:
             pymysql.Error: the server refuses.
         """
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        self._under_way[connection] = future
+        future.add_done_callback(lambda _: self._under_way.pop(connection, None))
         try:
             await asyncio.wait([future], timeout=None if deadline is None else left(deadline))
         except asyncio.CancelledError:
@@ -99,6 +102,13 @@ class Lane:
         except BaseException:
             self.drop(connection)  # for instance: arguments that it cannot encode
             raise
+
+    def give_up(self, connection: Any) -> bool:
+        """End the call that is under way on a connection; whether there is one."""
+        future = self._under_way.get(connection)
+        if future is not None:
+            self._give_up(connection, future)
+        return future is not None
 
     def _give_up(self, connection: Any, future: asyncio.Future[Any]) -> None:
         """Nobody waits for this call any more: end its thread, and what the server does."""

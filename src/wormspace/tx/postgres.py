@@ -13,11 +13,12 @@ the command tag says so (`ROLLBACK`).  That is a no.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 import psycopg
 from psycopg import conninfo as conninfo_of
-from psycopg import sql
+from psycopg import pq
 
 from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
@@ -26,10 +27,10 @@ from wormspace.tx.deadlines import left, within
 from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
 from wormspace.tx.names import Gid, branches_of, check_name
 from wormspace.tx.places import Places
-from wormspace.tx.postgres_session import OVER, OWN, USERS, Session, line
+from wormspace.tx.postgres_link import Link, line
+from wormspace.tx.postgres_session import Session
 
 TIMEOUT_S = 10.0
-CANCEL_S = 2.0
 
 CONFLICTS = ("40001", "40P01", "55P03")
 """Serialization failure, deadlock, a lock that was not to be had in time: running it again may
@@ -73,21 +74,21 @@ class Postgres:
 
     async def begin(self, gid: Gid, timeout: float | None = None) -> PostgresBranch:
         deadline = within(min(self.timeout, timeout or self.timeout))
-        session, _ = await self._work.run(sql.SQL("BEGIN"), deadline)
-        session.whose = USERS
-        return PostgresBranch(self._work, session, gid)
+        link, _ = await self._work.run(b"BEGIN", deadline)
+        return PostgresBranch(self._work, link, gid)
 
     async def commit(self, gid: Gid) -> None:
-        await self._end("COMMIT PREPARED {}", gid)
+        await self._end(b"COMMIT PREPARED %s", gid)
 
     async def abort(self, gid: Gid) -> None:
-        await self._end("ROLLBACK PREPARED {}", gid)
+        await self._end(b"ROLLBACK PREPARED %s", gid)
 
     async def prepared(self) -> list[Gid]:
-        listing = sql.SQL("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
-        session, cursor = await self._ends.run(listing, within(self.timeout))
-        self._ends.give_back(session)
-        return branches_of(self.name, [str(row[0]) for row in await cursor.fetchall()])
+        listing = b"SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
+        link, found = await self._ends.run(listing, within(self.timeout))
+        texts = [found.get_value(row, 0) or b"" for row in range(found.ntuples)]
+        self._ends.give_back(link)
+        return branches_of(self.name, [text.decode(errors="replace") for text in texts])
 
     async def close(self) -> None:
         await self._work.close()
@@ -96,24 +97,24 @@ class Postgres:
     def is_conflict(self, error: BaseException) -> bool:
         return isinstance(error, psycopg.Error) and error.sqlstate in CONFLICTS
 
-    async def _end(self, command: str, gid: Gid) -> None:
-        statement = sql.SQL(command).format(sql.Literal(str(gid)))
+    async def _end(self, command: bytes, gid: Gid) -> None:
         try:
-            session, _ = await self._ends.run(statement, within(self.timeout))
+            link, _ = await self._ends.run(command, within(self.timeout), str(gid))
         except psycopg.errors.UndefinedObject:
             pass  # it is over already, or was never prepared
         except psycopg.Error as e:  # for instance: another session is finishing it right now
             raise ManagerDown(f"{self.name}: {line(e)}") from e
         else:
-            self._ends.give_back(session)
+            self._ends.give_back(link)
 
 
 class PostgresBranch:
     """One transaction's work in one PostgreSQL database."""
 
-    def __init__(self, lane: _Lane, session: Session, gid: Gid) -> None:
+    def __init__(self, lane: _Lane, link: Link, gid: Gid) -> None:
         self._lane = lane
-        self._session: Session | None = session
+        self._link = link
+        self._session: Session | None = link.open_session()
         self._gid = gid
 
     @property
@@ -123,23 +124,30 @@ class PostgresBranch:
         return self._session
 
     async def prepare(self) -> None:
-        session, name = self._take(), self._lane.manager.name
+        session, link, name = self._take(), self._link, self._lane.manager.name
         if session is None:
             raise CannotPrepare(f"{name}: the work was rolled back")
         if session.lost or session.ended:
-            await self._lane.drop(session)
+            self._lane.drop(link)
             raise CannotPrepare(f"{name}: a statement of its user lost or ended the work")
-        statement = sql.SQL("PREPARE TRANSACTION {}").format(sql.Literal(str(self._gid)))
+        if not link.is_quiet:
+            self._lane.drop(link)
+            raise CannotPrepare(
+                f"{name}: a statement was still under way when the block ended: await each"
+            )
         try:
-            cursor = await session.run(statement, within(self._lane.manager.timeout))
+            result = await link.run(
+                b"PREPARE TRANSACTION " + link.literal(str(self._gid)),
+                within(self._lane.manager.timeout),
+            )
         except BaseException as e:
-            await self._lane.drop(session)
+            self._lane.drop(link)
             if isinstance(e, psycopg.Error):
                 raise self._refusal(e) from e
             raise
-        status = cursor.statusmessage
-        self._lane.renew(session)
-        if status != "PREPARE TRANSACTION":
+        status = result.command_status
+        self._lane.renew(link)
+        if status != b"PREPARE TRANSACTION":
             raise CannotPrepare(
                 f"{name}: the transaction had failed before, so that "
                 "PREPARE TRANSACTION rolled it back"
@@ -158,28 +166,29 @@ class PostgresBranch:
         return CannotPrepare(f"{manager.name}: {line(e)}")
 
     async def rollback(self) -> None:
-        session = self._take()
+        session, link = self._take(), self._link
         if session is None:
             return
         try:
-            if session.is_sound and not session.is_idle:
-                await session.run(sql.SQL("ROLLBACK"), within(self._lane.manager.timeout))
+            if link.is_sound and link.is_quiet and not link.is_idle:
+                await link.run(b"ROLLBACK", within(self._lane.manager.timeout))
         except (ManagerDown, psycopg.Error):
-            await self._lane.drop(session)  # the server rolls back when the connection is gone
+            self._lane.drop(link)  # the server rolls back when the connection is gone
         except BaseException:
-            await self._lane.drop(session)
+            self._lane.drop(link)
             raise
         else:
-            if session.is_sound:
-                self._lane.renew(session)
+            if link.is_sound and link.is_idle:
+                self._lane.renew(link)
             else:
-                await self._lane.drop(session)
+                self._lane.drop(link)
 
     def _take(self) -> Session | None:
         """The session, which is the user's no longer; None if that was done before."""
         session, self._session = self._session, None
         if session is not None:
-            session.whose = OWN
+            session.over = True
+            self._link.given_up = session.lost or not self._link.is_quiet
         return session
 
 
@@ -194,14 +203,17 @@ class _Lane:
         self.manager = manager
         self._conninfo = conninfo
         self._places = Places(manager.name, size)
-        self._idle: list[Session] = []
+        self._idle: list[Link] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def run(
-        self, statement: sql.SQL | sql.Composed, deadline: float
-    ) -> tuple[Session, psycopg.AsyncCursor[tuple[Any, ...]]]:
+        self, statement: bytes, deadline: float, argument: str | None = None
+    ) -> tuple[Link, pq.abc.PGresult]:
         """Run a statement that may be repeated, for a connection that was idle may be dead.
+
+        Args:
+            argument: goes into the statement as a literal, for its `%s`.
 
         Returns:
             The connection it ran on, to be given back, and what it gave.
@@ -213,89 +225,75 @@ class _Lane:
         while True:
             await self._places.take(deadline)
             fresh = not self._idle
-            session = await self._connect(deadline) if fresh else self._idle.pop()
+            link = await self._connect(deadline) if fresh else self._idle.pop()
             share = 1.0 if fresh else 0.25
             try:
-                cursor = await session.run(statement, within(share * left(deadline)))
+                whole = statement if argument is None else statement % link.literal(argument)
+                result = await link.run(whole, within(share * left(deadline)))
             except BaseException as e:
-                await self.drop(session)
+                self.drop(link)
                 if fresh or not isinstance(e, ManagerDown):
                     raise
-                await self._drop_idle()
+                self._drop_idle()
             else:
-                return session, cursor
+                return link, result
 
-    async def _connect(self, deadline: float) -> Session:
+    async def _connect(self, deadline: float) -> Link:
         """A new connection, in the place that was taken."""
         try:
             if self._closed:
                 raise ManagerDown(f"{self.manager.name} was closed")
             async with asyncio.timeout_at(deadline):
-                session = await Session.connect(self._conninfo, autocommit=True)
+                return await Link.connect(self.manager.name, self._conninfo)
         except BaseException as e:
             self._places.release()
             if isinstance(e, psycopg.OperationalError | OSError):  # a TimeoutError is one
                 text = line(e) if str(e) else "no connection in time"
                 raise ManagerDown(f"{self.manager.name}: {text}") from e
             raise
-        return self._own(session)
 
-    def _own(self, session: Session) -> Session:
-        session.manager = self.manager.name
-        return session
-
-    def give_back(self, session: Session) -> None:
+    def give_back(self, link: Link) -> None:
         """A connection that no user had, and that is in no transaction."""
         self._places.release()
         if self._closed:
-            session.pgconn.finish()
+            link.close()
         else:
-            self._idle.append(session)
+            self._idle.append(link)
 
-    def renew(self, session: Session) -> None:
+    def renew(self, link: Link) -> None:
         """A connection that a user had, and that is in no transaction: nothing of that stays."""
-        self._spawn(self._renew(session))
-
-    async def _renew(self, session: Session) -> None:
         try:
-            await session.run(sql.SQL("DISCARD ALL"), within(self.manager.timeout))
-            anew = Session(session.pgconn)
-            await anew.set_autocommit(True)
-        except BaseException as e:
-            await self.drop(session)
-            if not isinstance(e, ManagerDown | psycopg.Error):
-                raise
-            return
-        session.whose = OVER
-        self.give_back(self._own(anew))
-
-    async def drop(self, session: Session) -> None:
-        """Drop a connection of which nobody knows what it is in; the server rolls back."""
-        session.whose = OVER
-        if session.lost and not session.closed:
-            self._spawn(self._cancel(session))
+            link.begin_reset()
+        except psycopg.Error:
+            self.drop(link)
         else:
-            session.pgconn.finish()
+            self.give_back(link)
+
+    def drop(self, link: Link) -> None:
+        """Drop a connection of which nobody knows what it is in; the server rolls back."""
+        if link.given_up:
+            self._spawn(self._hang_up(link))
+        else:
+            link.close()
             self._places.release()
 
-    async def _cancel(self, session: Session) -> None:
-        """Tell the server to stop what nobody waits for; then hang up."""
+    async def _hang_up(self, link: Link) -> None:
+        """Let the server stop what nobody waits for."""
         try:
-            async with asyncio.timeout(CANCEL_S):
-                await session.cancel_safe(timeout=CANCEL_S)
+            await link.cancel()
         except (psycopg.Error, OSError):
             pass  # it does not answer, and notices by itself
         finally:
-            session.pgconn.finish()
+            link.close()
             self._places.release()
 
-    async def _drop_idle(self) -> None:
+    def _drop_idle(self) -> None:
         """One that was idle is dead: so are the others, as a rule."""
         idle, self._idle = self._idle, []
-        for session in idle:
-            session.pgconn.finish()
+        for link in idle:
+            link.close()
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -304,7 +302,7 @@ class _Lane:
         """Hang up; what transactions still use is dropped when they give it back."""
         self._closed = True
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._drop_idle()
+        self._drop_idle()
 
 
 def _complete(conninfo: str) -> str:

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import psycopg
 from psycopg import pq, sql, waiting
-from psycopg.rows import tuple_row
 
 from wormspace.errors import UsageError
-from wormspace.tx.errors import ManagerDown
 from wormspace.tx.statements import refuse_control
 
 if TYPE_CHECKING:
@@ -29,15 +27,13 @@ _IDLE = pq.TransactionStatus.IDLE
 INTERVAL_S = 0.1
 """How often the state of a connection is looked at while nothing comes from it, as in psycopg."""
 
-OWN, USERS, OVER = "the manager's own", "its user's", "over"
-
 
 class Session(psycopg.AsyncConnection[Any]):
     """See the module.
 
     Attributes:
         manager: the name of the participant.
-        whose: who may use it now: OWN, USERS, or nobody, for it is OVER.
+        over: whether the transaction is over, or its end has begun.
         lost: whether a statement was given up, so that nobody knows what the server does.
         ended: whether a statement of the user's ended the transaction.
     """
@@ -45,45 +41,13 @@ class Session(psycopg.AsyncConnection[Any]):
     def __init__(self, pgconn: pq.abc.PGconn) -> None:
         super().__init__(pgconn)
         self.manager = ""
-        self.whose = OWN
+        self.over = False
         self.lost = False
         self.ended = False
+        self._waiting: asyncio.Future[None] | None = None
 
     def __del__(self, *_: Any) -> None:
         """The connection to the server belongs to the pool, and outlives this object."""
-
-    # ------------------------------------------------------------ the manager's own use
-
-    async def run(
-        self, statement: sql.SQL | sql.Composed, deadline: float
-    ) -> psycopg.AsyncCursor[tuple[Any, ...]]:
-        """A statement of the manager's own, on a cursor that no setting of the user's reaches.
-
-        Raises:
-            ManagerDown: the server did not answer in time, or the connection is gone.
-            psycopg.Error: the server refuses.
-        """
-        cursor = psycopg.AsyncCursor(self, row_factory=tuple_row)
-        try:
-            async with asyncio.timeout_at(deadline):
-                await cursor.execute(statement)
-        except TimeoutError as e:
-            raise ManagerDown(f"{self.manager}: PostgreSQL did not answer in time") from e
-        except (psycopg.Error, OSError) as e:
-            if is_lost(e):
-                raise ManagerDown(f"{self.manager}: {line(e)}") from e
-            raise
-        return cursor
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether the connection may be used again, once it is in no transaction."""
-        return not self.lost and not self.closed and not self.broken
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether the server is in no transaction on this connection."""
-        return self.pgconn.transaction_status == _IDLE
 
     # ------------------------------------------------------------ the one door of all statements
 
@@ -95,9 +59,10 @@ class Session(psycopg.AsyncConnection[Any]):
         Raises:
             UsageError: the transaction is over, or this very statement ended it.
         """
-        if self.whose == OVER or self.lost or self.ended:
+        if self.over or self.lost or self.ended:
             gen.close()
             raise UsageError(f"{self.manager}: {self._state()}; begin another transaction")
+        self._waiting = waiting_here = asyncio.get_running_loop().create_future()
         try:
             result: T = await waiting.wait_async(
                 gen, self.pgconn.socket, interval, *args, **options
@@ -105,10 +70,26 @@ class Session(psycopg.AsyncConnection[Any]):
         except asyncio.CancelledError:
             self.lost = True
             raise
-        if self.whose == USERS and self.is_idle:
+        except psycopg.Error as e:
+            if self.over:
+                raise UsageError(f"{self.manager}: {self._state()}; await each statement") from e
+            raise
+        finally:
+            waiting_here.set_result(None)
+        if self.is_idle and not self.over:
             self.ended = True
             raise UsageError(f"{self.manager}: {self._state()}")
         return result
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the server is in no transaction here."""
+        return self.pgconn.transaction_status == _IDLE
+
+    async def let_go(self, timeout: float) -> None:
+        """Wait until no statement waits for the server here any more."""
+        if self._waiting is not None:
+            await asyncio.wait([self._waiting], timeout=timeout)
 
     def _state(self) -> str:
         if self.ended:
@@ -205,15 +186,3 @@ def _guarded(factory: type) -> type:
     if factory not in _guards:
         _guards[factory] = type(factory.__name__, (_Guard, factory), {})
     return _guards[factory]
-
-
-def is_lost(e: BaseException) -> bool:
-    """Whether an error means that the connection is gone, rather than that the server refuses."""
-    if isinstance(e, psycopg.OperationalError):
-        return e.sqlstate is None or e.sqlstate.startswith(("08", "57P"))
-    return isinstance(e, psycopg.InterfaceError | OSError)
-
-
-def line(e: BaseException) -> str:
-    """An error as one line."""
-    return " ".join(str(e).split()) or type(e).__name__
