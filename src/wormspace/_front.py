@@ -31,7 +31,7 @@ from wormspace.register.spec import SpecRegisters
 from wormspace.server.embedded import open_embedded
 from wormspace.server.local import LocalLink
 from wormspace.server.node import MAX_VALUE_BYTES, Node
-from wormspace.space.arguments import as_timeout
+from wormspace.space.arguments import as_rng, as_timeout
 from wormspace.space.client import DEFAULT_TIMEOUT_S
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire.link import Link, TcpLink
@@ -44,7 +44,7 @@ GRACE_S = 0.1
 class Connection:
     """What `connect` returns: `async with` it, or await it and close the client yourself."""
 
-    def __init__(self, url: str, timeout: float, rng: random.Random) -> None:
+    def __init__(self, url: str, timeout: float, rng: random.Random | None) -> None:
         self._url = url
         self._timeout = timeout
         self._rng = rng
@@ -83,12 +83,12 @@ def connect(
 
     Raises (when awaited):
         BadUrl: the URL makes no sense.
-        UsageError: the timeout is no positive number of seconds.
+        UsageError: the timeout is no positive number of seconds, or `rng` no `random.Random`.
         Unavailable: no majority of some partition could be reached in time.
         Refused: the servers do not want this client, or are not those that were named.
         StoreError: the directory cannot be used: it is open elsewhere, or not an embedded one.
     """
-    return Connection(url, timeout, rng or random.SystemRandom())
+    return Connection(url, timeout, rng)
 
 
 async def survey(url: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> Worm:
@@ -97,10 +97,10 @@ async def survey(url: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> Worm:
     Raises:
         BadUrl, StoreError.
     """
-    rng = random.SystemRandom()
     scheme, rest, options = _split(url)
     if scheme != "worm":
-        return await _open(url, timeout, rng)
+        return await _open(url, timeout)
+    rng = random.SystemRandom()
     return Worm(_dial(rest, options, rng)[0], rng, timeout)
 
 
@@ -114,9 +114,9 @@ def _split(url: str) -> tuple[str, str, dict[str, str]]:
     return scheme, rest, dict(parse_qsl(query, keep_blank_values=True))
 
 
-async def _open(url: str, timeout: float, rng: random.Random) -> Worm:
+async def _open(url: str, timeout: float, given: random.Random | None = None) -> Worm:
     scheme, rest, options = _split(url)
-    timeout = as_timeout(timeout)
+    timeout, rng = as_timeout(timeout), as_rng(given)
     openers = {"memory": _memory, "file": _file, "worm": _cluster, "spec": _spec}
     if scheme not in openers:
         known = ", ".join(f"{name}:" for name in openers)

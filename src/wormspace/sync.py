@@ -55,7 +55,7 @@ def connect(
 
     Raises:
         BadUrl: the URL makes no sense.
-        UsageError: the timeout is no positive number of seconds.
+        UsageError: the timeout is no positive number of seconds, or `rng` no `random.Random`.
         Unavailable: no majority of some partition could be reached in time.
         Refused: the servers do not want this client, or are not those that were named.
         StoreError: the directory cannot be used: it is open elsewhere, or not an embedded one.

@@ -36,6 +36,7 @@ WRONG = {
     "consumer": ["", None, 5, b"x", SURROGATE, "x" * 256],
     "name": ["", None, 5, b"x", SURROGATE, "x" * 250, "a/config", "a/cursor/x", "a/b/trim/c"],
     "segment_size": [3, 0, -1, 65_537, "16", 16.0, True, 1 << 70],
+    "flag": ["x", None, 0, 1, "no", []],
     "sequencer": ["nobody", None, 5, ["auto"]],
     "host_port": [(None, 0), (b"h", 0), ("h", "0"), ("h", -1), ("h", 65_536), ("h", True)],
 }
@@ -62,6 +63,7 @@ def calls(worm, log):
     yield "name", lambda x: worm.log(x)
     yield "segment_size", lambda x: worm.log("another", segment_size=x)
     yield "sequencer", lambda x: worm.log("another", sequencer=x)
+    yield "flag", lambda x: worm.log("another", capture_ahead=x)
     yield "host_port", lambda x: worm.log("another", host=x[0], port=x[1])
     for call in (
         *(lambda x: log.append(b"x", timeout=x), lambda x: log.append_many([b"x"], timeout=x)),

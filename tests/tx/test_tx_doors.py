@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import wormspace
 from wormspace import tx
-from wormspace.errors import UsageError, WormError
+from wormspace.errors import Closed, UsageError, WormError
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.tx.mariadb import MariaDb
 from wormspace.tx.names import NAME_MAX
@@ -102,6 +102,16 @@ class Doors:
             "look at": (lambda x: look_at(worm, "tx", x), lambda x: False),
             "retire": (lambda x: retire(worm, x, site.resolver, {}, before=1.0), is_name),
             "run": (lambda x: tx.run_transaction(lambda: x, self.nothing), lambda x: False),
+            "run begin": (lambda x: tx.run_transaction(x, self.nothing), lambda x: False),
+            "run work": (lambda x: tx.run_transaction(self.fresh, x), lambda x: False),
+            "run rng": (
+                lambda x: tx.run_transaction(self.fresh, self.nothing, rng=x),
+                lambda x: x is None,
+            ),
+            "connect rng": (
+                lambda x: self.connect(rng=x),
+                lambda x: x is None,
+            ),
             "run timeout": (self.run_for, is_seconds),
         }
 
@@ -144,10 +154,15 @@ class Doors:
         finally:
             await site.close()
 
+    def fresh(self) -> tx.Transaction:
+        return tx.Transaction(self.site, [self.store])
+
     async def run_for(self, timeout) -> None:
-        await tx.run_transaction(
-            lambda: tx.Transaction(self.site, [self.store]), self.nothing, timeout=timeout
-        )
+        await tx.run_transaction(self.fresh, self.nothing, timeout=timeout)
+
+    async def connect(self, **options) -> None:
+        async with wormspace.connect("memory:", **options):
+            pass
 
     async def serves_on(self) -> None:
         async with tx.Transaction(self.site, [self.store]) as t:
@@ -221,6 +236,41 @@ async def test_a_transaction_is_used_once_and_inside_its_block() -> None:
             await t[other].put(b"k", b"w")
         for each in (store, other):
             await each.close()
+
+
+async def test_a_class_is_not_taken_for_a_resource_manager() -> None:
+    async with wormspace.connect("memory:") as worm:
+        for kind in (Postgres, MariaDb, tx.KeyValueStore, tx.RemoteStore):
+            with pytest.raises(UsageError, match="is a class"):
+                worm.transaction([kind])
+
+
+async def test_a_closed_site_begins_nothing_and_says_so() -> None:
+    """Nothing was sent, so nothing is unknown."""
+    async with wormspace.connect("memory:") as worm:
+        store = await tx.KeyValueStore.open("a", MemoryEngine())
+        for opened in (True, False):
+            site = tx.Site(worm)
+            if opened:
+                await site.open()
+            begun = tx.Transaction(site, [store])
+            await begun.__aenter__()
+            await site.close()
+            calls = (
+                tx.Transaction(site, [store]).__aenter__,
+                begun.commit,
+                site.open,
+                site.sweep,
+                lambda site=site: site.start("127.0.0.1"),
+                lambda site=site: site.settle(tx.TxId("j", 0), ["a"]),
+            )
+            for call in calls:
+                async with asyncio.timeout(2):
+                    with pytest.raises(Closed):
+                        await call()
+            with pytest.raises(Closed):
+                site.attach(store)
+        await store.close()
 
 
 def test_a_password_is_in_no_message(tmp_path: Path) -> None:

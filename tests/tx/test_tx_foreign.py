@@ -10,7 +10,7 @@ from tests.tx.casting import cast
 
 import wormspace
 from wormspace import tx
-from wormspace.errors import NewerFormat, Trimmed, UsageError, WrongKind
+from wormspace.errors import NewerFormat, Trimmed, UsageError, WormError, WrongKind
 from wormspace.space import stamp
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.tx.deciding import REASON_MAX, Vote, encode
@@ -54,6 +54,31 @@ async def test_a_sweep_leaves_alone_what_another_program_has_prepared(caplog) ->
         assert resolution.decision == tx.Decision(tx.COMMITTED)
         assert shared.value(b"k") == b"v"
         for site in (ours, theirs):
+            await site.close()
+
+
+async def test_a_site_of_another_deployment_at_an_address_used_again_is_not_heard() -> None:
+    """It would say that nothing is prepared, and votes that are needed would be trimmed."""
+    async with wormspace.connect("memory:") as one, wormspace.connect("memory:") as two:
+        real, foreign = tx.Site(one, managers=[await store("s")]), tx.Site(two)
+        stock = await store("s")
+        foreign.attach(stock)
+        address = await foreign.start("127.0.0.1")
+        ours = tx.Site(one)
+        remote = tx.RemoteStore("s", address)
+        with pytest.raises(WormError, match="another transaction space"):
+            async with tx.Transaction(ours, [remote]) as t:
+                await t[remote].put(b"k", b"v")
+        with pytest.raises(tx.ManagerDown, match="another transaction space"):
+            await remote.prepared()
+        gid = ours.gid("s", ours.new_id())
+        for finish in (remote.commit, remote.abort):
+            with pytest.raises(tx.ManagerDown, match="another transaction space"):
+                await finish(gid)
+        with pytest.raises(UsageError, match="another transaction space"):
+            await tx.Transaction(tx.Site(two, space="other"), [remote]).__aenter__()
+        assert foreign.sessions() == []
+        for site in (real, foreign, ours):
             await site.close()
 
 

@@ -19,7 +19,9 @@ from wormspace.log.checks import (
     check_bodies,
     check_body,
     check_choice,
+    check_flag,
     check_headers,
+    check_place,
     check_position,
     check_stream,
     check_streams,
@@ -122,11 +124,9 @@ class Log:
             on_close: called with the log when it was closed.
         """
         check_choice(sequencer, "sequencer", get_args(SequencerChoice))
+        check_flag(capture_ahead, "capture_ahead")
         check_amount(patience, "patience")
-        if not isinstance(host, str) or isinstance(port, bool) or not isinstance(port, int):
-            raise UsageError(f"host and port are a str and an int, not {host!r} and {port!r}")
-        if not 0 <= port < 65_536:
-            raise UsageError(f"a port is a number from 0 to 65535, not {port}")
+        check_place(host, port)
         try:
             async with asyncio.timeout_at(client.deadline(timeout)):
                 config = await configure(client, name, segment_size)

@@ -7,7 +7,6 @@ read would stop every one of them, for ever.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -121,19 +120,6 @@ def as_clock(value: Any) -> Callable[[], float]:
     raise UsageError(
         f"a clock is a function that returns seconds since the epoch, and this is {now!r}"
     )
-
-
-def as_rng(value: Any) -> random.Random:
-    """A source of random numbers; None for the system's.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    if value is None:
-        return random.SystemRandom()
-    if isinstance(value, random.Random):
-        return value
-    raise UsageError(f"rng is a random.Random, not {_shown(value)}")
 
 
 def as_number(value: Any, what: str, least: float) -> None:

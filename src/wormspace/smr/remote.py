@@ -19,7 +19,7 @@ from typing import Any, Generic, Self, TypeVar
 from wormspace.errors import Closed, UsageError, WormError
 from wormspace.malformed import MALFORMED
 from wormspace.rpc import Caller, NoService
-from wormspace.smr.arguments import as_addresses, as_level, as_machine, as_rng
+from wormspace.smr.arguments import as_addresses, as_level, as_machine
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
 from wormspace.smr.declare import Declaration, StateMachine
 from wormspace.smr.errors import EventsLost, NoLeader
@@ -40,7 +40,7 @@ from wormspace.smr.submit import Asker, PacketTooLarge, Submitter
 from wormspace.smr.trying import PAUSE_MAX_S, Trying
 from wormspace.smr.views import View
 from wormspace.space import Address, Client
-from wormspace.space.arguments import as_name, as_timeout
+from wormspace.space.arguments import as_name, as_rng, as_timeout
 
 log = logging.getLogger("wormspace.smr")
 

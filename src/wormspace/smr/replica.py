@@ -25,7 +25,6 @@ from wormspace.smr.arguments import (
     as_level,
     as_machine,
     as_port,
-    as_rng,
     as_text,
 )
 from wormspace.smr.consistency import Consistency, Linearizable, Session
@@ -38,7 +37,7 @@ from wormspace.smr.seat import Leadership, Tuning
 from wormspace.smr.upgrading import Versions
 from wormspace.smr.views import Status, View
 from wormspace.space import Client
-from wormspace.space.arguments import as_name, as_timeout
+from wormspace.space.arguments import as_name, as_rng, as_timeout
 
 log = logging.getLogger("wormspace.smr")
 

@@ -6,6 +6,7 @@ Python lets `True` be an offset and NaN a time-out.  Whatever is wrong is the ca
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from wormspace.errors import BadAddress, BadToken, UsageError
@@ -70,6 +71,19 @@ def as_timeout(value: Any) -> float:
             f"a timeout is a positive number of seconds, up to {MAX_TIMEOUT_S:g}, not {value}"
         )
     raise UsageError(f"a timeout is a number of seconds, not {_shown(value)}")
+
+
+def as_rng(value: Any) -> random.Random:
+    """A source of random numbers; None for the system's.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if value is None:
+        return random.SystemRandom()
+    if isinstance(value, random.Random):
+        return value
+    raise UsageError(f"rng is a random.Random, not {_shown(value)}")
 
 
 def as_token(value: Any) -> Token:

@@ -28,6 +28,15 @@ def check_seconds(what: str, value: float, *, zero: bool = False) -> float:
     return value
 
 
+def check_call(what: str, call: object) -> None:
+    """
+    Raises:
+        UsageError: it is no function.
+    """
+    if not callable(call):
+        raise UsageError(f"{what} is a function, not {_short(call)}")
+
+
 def check_count(what: str, value: int) -> int:
     """`value`, if it is an integer of 1 or more.
 

@@ -85,6 +85,17 @@ class ListPrepared(msgspec.Struct, frozen=True, tag=True, array_like=True):
 ToSite: TypeAlias = Operate | Rollback | Begin | Ask | Tell | Finish | ListPrepared
 
 
+class ToSpace(msgspec.Struct, frozen=True, array_like=True):
+    """What is said, to a site of the transaction space of this identity and to no other.
+
+    Where addresses are used again, a site of another deployment may answer at one that a plan
+    names: its stores know nothing of this transaction, and "nothing is prepared" would be a lie.
+    """
+
+    identity: str
+    message: ToSite
+
+
 class Said(msgspec.Struct, frozen=True, array_like=True):
     """The answer to an operation: a value, or why there is none.
 
@@ -99,7 +110,7 @@ class Said(msgspec.Struct, frozen=True, array_like=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
-decode_request = msgspec.msgpack.Decoder(ToSite).decode
+decode_request = msgspec.msgpack.Decoder(ToSpace).decode
 decode_said = msgspec.msgpack.Decoder(Said).decode
 decode_votes = msgspec.msgpack.Decoder(list[Vote | None]).decode
 decode_decision = msgspec.msgpack.Decoder(Decision).decode

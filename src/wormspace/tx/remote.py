@@ -17,6 +17,7 @@ from wormspace.tx.messages import (
     Plan,
     Rollback,
     ToSite,
+    ToSpace,
     decode_gids,
     decode_said,
     encode,
@@ -26,6 +27,7 @@ from wormspace.tx.operations import DELETE, GET, PUT, Operation, decode_found
 
 if TYPE_CHECKING:
     from wormspace.tx.site import Site
+    from wormspace.tx.space import TransactionSpace
 
 TIMEOUT_S = 5.0
 
@@ -49,22 +51,43 @@ class RemoteStore:
         self.name = check_name(name)
         self.address = address
         self._caller = Caller(*check_address(address))
+        self._identity = ""
+
+    def belong_to(self, home: TransactionSpace) -> None:
+        """Be asked only as a store of this transaction space.
+
+        Raises:
+            UsageError: it is one of another.
+        """
+        if self._identity not in ("", home.identity):
+            raise UsageError(
+                f"store {self.name!r} at {self.address} takes part in another transaction space "
+                f"already, not in {home.name!r}: make a RemoteStore for each"
+            )
+        self._identity = home.identity
 
     def session(self, site: Site, txid: TxId, planner: Planner) -> RemoteSession:
         """A transaction's session there; it begins with its first operation."""
+        self.belong_to(site.box.home)
         return RemoteSession(self, site, txid, planner)
 
     async def commit(self, gid: Gid) -> None:
         """See ResourceManager."""
-        await self._call(Finish(str(gid), True))
+        await self._call(Finish(str(gid), True), gid.identity)
 
     async def abort(self, gid: Gid) -> None:
         """See ResourceManager."""
-        await self._call(Finish(str(gid), False))
+        await self._call(Finish(str(gid), False), gid.identity)
 
     async def prepared(self) -> list[Gid]:
-        """See ResourceManager."""
-        raw = await self._call(ListPrepared(self.name))
+        """See ResourceManager.
+
+        Raises:
+            UsageError: it belongs to no transaction space yet, so nobody knows whom to ask.
+        """
+        if not self._identity:
+            raise UsageError(f"store {self.name!r} was not used in any transaction space yet")
+        raw = await self._call(ListPrepared(self.name), self._identity)
         return branches_of(self.name, decode_gids(raw))
 
     async def begin(self, gid: Gid, timeout: float | None = None) -> Branch:
@@ -79,9 +102,9 @@ class RemoteStore:
         """Disconnect."""
         await self._caller.close()
 
-    async def _call(self, message: ToSite) -> bytes:
+    async def _call(self, message: ToSite, identity: str) -> bytes:
         try:
-            return await self._caller.call(SERVICE, encode(message), TIMEOUT_S)
+            return await self._caller.call(SERVICE, encode(ToSpace(identity, message)), TIMEOUT_S)
         except WormError as e:
             raise ManagerDown(f"store {self.name!r} at {self.address}: {e}") from e
 

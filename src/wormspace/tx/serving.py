@@ -50,11 +50,16 @@ class Handlers:
             WormError: it cannot be done; the caller is told.
         """
         try:
-            m = decode_request(body)
+            request = decode_request(body)
         except MALFORMED as e:
             raise UsageError(f"not a request between sites: {e}") from e
-        await self._site.open()
-        match m:
+        home = await self._site.open()
+        if request.identity != home.identity:
+            raise UsageError(
+                f"nothing was done: this is a site of another transaction space (identity "
+                f"{home.identity}, not {request.identity}); correct the store's address"
+            )
+        match m := request.message:
             case Operate():
                 return encode(await self._on_operate(m))
             case Ask():

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
-from wormspace.errors import UsageError, WormError
+from wormspace.errors import Closed, UsageError, WormError
 from wormspace.rpc import Caller, Service
 from wormspace.space import Client
 from wormspace.tx import committing
@@ -25,7 +25,7 @@ from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import Decision
 from wormspace.tx.managers import Branch, ResourceManager
 from wormspace.tx.matters import Matter, Matters
-from wormspace.tx.messages import SERVICE, Plan, ToSite, encode
+from wormspace.tx.messages import SERVICE, Plan, ToSite, ToSpace, encode
 from wormspace.tx.names import Gid, TxId, check_id, check_name
 from wormspace.tx.parts import Part
 from wormspace.tx.resolver import Resolution, Resolver
@@ -129,7 +129,19 @@ class Site:
             Trimmed: somebody trimmed it.
             Unavailable.
         """
+        self.check_open()
         return await self.box.open(within(timeout))
+
+    def check_open(self) -> None:
+        """
+        Raises:
+            Closed: `close` was called.
+        """
+        if self.closed:
+            raise Closed(
+                f"this site of transaction space {self.space!r} is closed, and nothing was sent: "
+                "make another one, or take `worm.transaction` of a connection that is open"
+            )
 
     @property
     def is_open(self) -> bool:
@@ -155,6 +167,7 @@ class Site:
             UsageError: that is no host and port.
             WormError: nobody can listen there.
         """
+        self.check_open()
         if not isinstance(host, str) or type(port) is not int or not 0 <= port < 65536:
             raise UsageError(f"a site listens on a host and a port, not {host!r}:{port!r}")
         if address:
@@ -188,6 +201,7 @@ class Site:
         Raises:
             UsageError: another one of that name is here.
         """
+        self.check_open()
         if self.managers.get(manager.name) is manager:
             return
         name = check_name(manager.name)
@@ -270,7 +284,7 @@ class Site:
     # ------------------------------------------------------------ other sites
 
     async def call(self, address: str, message: ToSite, timeout: float) -> bytes:
-        """Say something to another site.
+        """Say something to another site of this transaction space, which is open.
 
         Raises:
             NoAnswer, Failure.
@@ -278,7 +292,8 @@ class Site:
         caller = self._callers.get(address)
         if caller is None:
             caller = self._callers[address] = Caller(*check_address(address))
-        return await caller.call(SERVICE, encode(message), timeout)
+        request = ToSpace(self.box.home.identity, message)
+        return await caller.call(SERVICE, encode(request), timeout)
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Do something that nobody waits for; a `WormError` of it is logged."""
@@ -333,6 +348,7 @@ class Site:
             Trimmed: it is over, and what it was is forgotten.
             Unavailable.
         """
+        self.check_open()
         deadline = within(check_seconds("a timeout", timeout))
         names = check_names("participants", participants)
         return await self.resolver.settle(check_id(txid), names, deadline=deadline)
@@ -343,6 +359,7 @@ class Site:
         A branch counts from when a sweep of this site first saw it; so one sweep with patience 0
         resolves all that is prepared.  Branches of other transaction spaces are left alone.
         """
+        self.check_open()
         if patience is not None and patience != float("inf"):
             check_seconds("patience", patience, zero=True)
         return await self.sweeper.sweep(self.patience if patience is None else patience)

@@ -16,6 +16,7 @@ from wormspace.tx.deadlines import within
 from wormspace.tx.managers import ResourceManager
 from wormspace.tx.matters import Matter
 from wormspace.tx.names import Gid
+from wormspace.tx.remote import RemoteStore
 from wormspace.tx.resolver import OVER, Resolution
 
 if TYPE_CHECKING:
@@ -129,6 +130,10 @@ class Sweeper:
         site = self._site
         home = await site.box.find(within(FIND_S))
         swept = self._swept.get(manager.name)
+        if isinstance(manager, RemoteStore):
+            if home is None:
+                return []  # nothing was ever prepared
+            manager.belong_to(home)
         gids = await self._ask(manager)
         if gids is None or swept is None:
             return []

@@ -25,9 +25,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from wormspace.errors import Trimmed, UsageError, WormError
+from wormspace.space.arguments import as_rng
 from wormspace.tx import committing
 from wormspace.tx.cancelling import to_the_end
-from wormspace.tx.checking import check_seconds
+from wormspace.tx.checking import check_call, check_seconds
 from wormspace.tx.deadlines import left, within
 from wormspace.tx.deciding import ABORTED, ALL_YES, REASON_MAX, Decision, Vote, encode
 from wormspace.tx.errors import (
@@ -112,6 +113,7 @@ class Transaction:
 
     async def _begin(self, deadline: float) -> None:
         site = self._site
+        site.check_open()
         home = site.box.home if site.is_open else await site.open(left(deadline))
         self._check_votes_fit()
         local: list[str] = []
@@ -222,6 +224,7 @@ class Transaction:
 
         Raises:
             Aborted, OutcomeUnknown.
+            Closed: the site was closed before; nobody was asked to vote, and all is undone.
         """
         if not self._entered:
             raise UsageError(f"transaction {self.id} is not begun: use it with `async with`")
@@ -234,6 +237,9 @@ class Transaction:
         return decision
 
     async def _commit(self) -> Decision:
+        if self._site.closed and not self._asked:
+            await to_the_end(self._roll_back())
+            self._site.check_open()
         plan = self._plan or self._fix_plan()
         site = self._site
         if not plan.participants:
@@ -334,7 +340,9 @@ async def run_transaction(
         OutcomeUnknown: it may have taken effect, so it is not run again.
     """
     deadline = within(check_seconds("a timeout", timeout))
-    rng = rng or random.SystemRandom()
+    check_call("`begin`", begin)
+    check_call("`work`", work)
+    rng = as_rng(rng)
     pause = RESTART_MIN_S
     while True:
         tx = begin()
@@ -379,7 +387,11 @@ def _by_name(participants: Sequence[ResourceManager]) -> dict[str, ResourceManag
         raise UsageError(f"participants are a list of resource managers, not {participants!r}")
     found: dict[str, ResourceManager] = {}
     for manager in participants:
-        if not callable(getattr(manager, "prepared", None)):
+        if isinstance(manager, type):
+            raise UsageError(
+                f"{manager.__name__} is a class: make one, {manager.__name__}(name, ...)"
+            )
+        if not callable(getattr(manager, "prepared", None)) or not hasattr(manager, "name"):
             raise UsageError(f"{manager!r} is no resource manager")
         found[manager.name] = manager
     if not found or len(found) != len(participants):

@@ -26,6 +26,7 @@ from wormspace.tx.deciding import Vote, decode, encode
 from wormspace.tx.managers import ResourceManager
 from wormspace.tx.messages import ListPrepared, Plan, decode_gids
 from wormspace.tx.names import Gid, TxId, branches_of, check_name, split_vote_space
+from wormspace.tx.remote import RemoteStore
 from wormspace.tx.resolver import Resolver
 from wormspace.tx.space import TransactionSpace, find_space
 
@@ -170,6 +171,9 @@ async def retire(
     home = await find_space(client, check_name(space), within(FIND_S))
     if home is None:
         return []
+    for manager in managers.values():
+        if isinstance(manager, RemoteStore):
+            manager.belong_to(home)
     initiators: dict[str, list[str]] = {}
     for name in await client.spaces():
         pair = split_vote_space(space, name)
