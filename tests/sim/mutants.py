@@ -118,7 +118,10 @@ ENGINE = "wormspace.store.lmdb_engine:LmdbEngine"
 
 ON_REAL_STORES = {
     "recovery acts on records that it has not made durable": Mutant(
-        f"{JOURNAL}:Journal.recover", "self._system.sync_data(file.fd)", "pass"
+        "wormspace.store.journal_file:JournalFile.__init__", "files.sync_data(self.fd)", "pass"
+    ),
+    "recovery acts on a checkpoint that it has not made durable": Mutant(
+        "wormspace.store.roots:Roots.__init__", "files.sync(self._fd)", "pass"
     ),
     "a record is not waited for": Mutant(
         f"{JOURNAL}:Journal._write", "sync=self._sync", "sync=False"

@@ -80,6 +80,56 @@ def test_a_torn_last_record_is_nobodys(tmp_path, back):
     assert found(tmp_path, checkpoint) == [*RECORDS, b"next"]
 
 
+@pytest.mark.parametrize("how", ["a bit", "its sector", "all of them", "an older copy"])
+@pytest.mark.parametrize("marked_by", ["mark", "opening", "growing"])
+def test_a_last_record_that_was_marked_as_durable_is_no_torn_end(tmp_path, how, marked_by):
+    j, checkpoint = made(tmp_path, RECORDS[:1])
+    older = (tmp_path / NAMES[0]).read_bytes()
+    for record in RECORDS[1:]:
+        j.append(record)
+    end = j.size
+    if marked_by != "opening":
+        j.mark()
+    if marked_by == "growing":
+        j._files[1].grow(2 << 20)  # its header is written again
+    j.close()
+    if marked_by == "opening":
+        j, _ = opened(tmp_path, checkpoint)
+        j.prepare()
+        j.close()
+    content = bytearray((tmp_path / NAMES[0]).read_bytes())
+    if how == "a bit":
+        content[end - 1] ^= 1
+    elif how == "its sector":
+        content[end - end % 512 : end] = bytes(end % 512)
+    elif how == "all of them":
+        content[BLOCK:] = bytes(len(content) - BLOCK)
+    else:
+        content[BLOCK:] = older.ljust(len(content), b"\0")[BLOCK:]
+    (tmp_path / NAMES[0]).write_bytes(content)
+    with pytest.raises(StoreDamaged, match=r"up to 4 were durable"):
+        opened(tmp_path, checkpoint)
+
+
+def test_a_mark_that_rotted_is_none(tmp_path):
+    j, checkpoint = made(tmp_path, RECORDS)
+    j.mark()
+    j.close()
+    for at in range(2048, 2048 + 24):
+        edit(tmp_path / NAMES[1], at, b"\xa7")
+    assert found(tmp_path, checkpoint) == RECORDS
+
+
+def test_without_sync_nothing_is_marked_as_durable(tmp_path):
+    j = Journal(tmp_path, sync=False)
+    j.create()
+    j.append(b"a")
+    j.prepare()
+    j.mark()
+    assert j._files[1].mark == (b"", 0)
+    j.close()
+
+
 def test_a_value_that_is_a_copy_of_the_journal_is_not_taken_for_records(tmp_path):
     """A torn record that holds older records is a torn record."""
     j, checkpoint = made(tmp_path, RECORDS)

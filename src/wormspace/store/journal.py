@@ -14,6 +14,10 @@ other one, and the first is free when the checkpoint is durable.  Nothing may go
 
 Recovery follows the names.  A file that is not there, or is an older copy, is not the one that was
 named: refused, not skipped.
+
+How far the file that is written is durable, the other one's *mark* says: when that is prepared, and
+whenever the engine has the time (`mark`).  So a last record that rots is not taken for a torn one,
+unless it was written after the last mark.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from pathlib import Path
 
 from wormspace.errors import StoreDamaged, StoreError
 from wormspace.store.blocks import BLOCK
-from wormspace.store.disk import FULL, sync_directory
+from wormspace.store.disk import FULL
 from wormspace.store.files import SYSTEM, Files
 from wormspace.store.journal_file import BATCH, CLOSING, JournalFile
 from wormspace.store.trust import ADVICE
@@ -75,7 +79,6 @@ class Journal:
             OSError
         """
         self._make_room()
-        sync_directory(self._system, self._directory)
         if not self._current.salt:
             self._current.begin(self._system.random(SALT_BYTES))
 
@@ -98,8 +101,7 @@ class Journal:
         """The payloads after record `after`, in order.
 
         They are in the file with that salt, which begins with record `first`, and those that it
-        names.  What is found is made durable first: a process that was killed may have left it in
-        memory.
+        names.
 
         Raises:
             StoreDamaged: records are missing or damaged that had been made durable.
@@ -109,7 +111,6 @@ class Journal:
         file: JournalFile | None = self._named(salt)
         while file is not None:
             file.check_size()
-            self._system.sync_data(file.fd)
             file.first = self.last + 1
             self._current, closing = file, b""
             for number, kind, payload in self._read(file):
@@ -119,6 +120,7 @@ class Journal:
                 self.last = number
                 if number > after:
                     yield payload
+            self._check_mark(file)
             if closing:
                 self._old = file
             file = self._named(closing) if closing else None
@@ -144,6 +146,18 @@ class Journal:
             yield from file.records()
         except StoreDamaged as e:
             self._tell(e)
+
+    def _check_mark(self, file: JournalFile) -> None:
+        """Check that all is there that was known to be durable."""
+        durable = max(f.mark[1] if f.mark[0] == file.salt else 0 for f in self._files)
+        if self.last < durable:
+            self._tell(
+                StoreDamaged(
+                    f"{file.path} is damaged at byte {file.end}: it ends with record {self.last}, "
+                    f"and those up to {durable} were durable, so {durable - self.last} commits are "
+                    f"lost. {ADVICE}"
+                )
+            )
 
     def _check_end(self) -> None:
         """Check that the other file has no later records: what names it was durable before them."""
@@ -267,9 +281,23 @@ class Journal:
         Raises:
             OSError
         """
-        other = self._files[1 - self._files.index(self._current)]
-        other.begin(self._system.random(SALT_BYTES))
-        self._prepared, self._unclosed = other, None
+        mark = (self._current.salt, self.last) if self._sync else (b"", 0)
+        self._other.begin(self._system.random(SALT_BYTES), mark)
+        self._prepared, self._unclosed = self._other, None
+
+    def mark(self) -> None:
+        """Note how far what is written is durable, if that is news; does not wait for the disk.
+
+        Raises:
+            OSError
+        """
+        mark = (self._current.salt, self.last)
+        if self._sync and self._other.mark != mark:
+            self._other.write_mark(*mark)
+
+    @property
+    def _other(self) -> JournalFile:
+        return self._files[1 - self._files.index(self._current)]
 
     def close(self) -> None:
         """Close the files."""

@@ -2,6 +2,8 @@
 
     file    header in a block of its own, record, record, ...
     header  "WSJOURNL", format version (4), salt (8), bytes of the file (8), checksum (8)
+    mark    2048 bytes behind it: salt of the *other* file (8), number of a record there that was
+            durable when this was written (8), checksum (8)
     record  salt (8), number (8), kind (1), length (4), checksum (8) of these and payload, payload
 
 Files are used again, so what follows the last record is old.  The salt, new and random with every
@@ -12,6 +14,9 @@ Numbers are big-endian.
 durable.  So only the last one can be torn by a crash, and nobody was told of it.  A record that is
 not whole with a later one behind it, wherever that is, had been durable: it is damage.  So is a
 file that is shorter than its header says.
+
+The very last record has none behind it.  That is what the mark in the other file is for: a record
+that was durable then, and is not whole now, is damage too.
 """
 
 from __future__ import annotations
@@ -40,17 +45,22 @@ PIECE_BYTES = 64 << 10
 
 _HEADER = struct.Struct(">8sI8sQQ")
 _RECORD = struct.Struct(">8sQBIQ")
+_MARK = struct.Struct(">8sQQ")
+_MARK_AT = 2048
 _SUM = 8
 
 
 class JournalFile:
     """A file that has its full size already, on disk.
 
+    What is found in it is on disk, before anybody acts on it.
+
     Attributes:
         salt: of the records that count; empty if it holds no journal.
         first: the number that the first record has, or will have; the journal sets it.
         end: where the next record goes.
         size: the bytes it has on disk.
+        mark: the salt of the other file, and the number of a record that was durable there.
 
     Raises:
         OSError: it cannot be opened, or made.
@@ -65,19 +75,23 @@ class JournalFile:
         self.salt = b""
         self.first = 1
         self.end = BLOCK
+        self.mark = (b"", 0)
         self._promised = 0
         self._piece = (0, b"")
         self._blocks: BlockWriter | None = None
         try:
+            files.sync_data(self.fd)  # what a process that was killed had not waited for
             self._read_header()
         except BaseException:
             self.close()
             raise
 
     def _read_header(self) -> None:
-        header = read_all(self._files, self.fd, _HEADER.size, 0)
-        if len(header) < _HEADER.size:
+        block = read_all(self._files, self.fd, BLOCK, 0)
+        if len(block) < BLOCK:
             return
+        self.mark = _read_mark(block[_MARK_AT : _MARK_AT + _MARK.size])
+        header = block[: _HEADER.size]
         magic, version, salt, promised, held = _HEADER.unpack(header)
         if magic != MAGIC or held != checksum(header[:-_SUM]):
             return
@@ -111,20 +125,30 @@ class JournalFile:
 
     # ------------------------------------------------------------ writing
 
-    def begin(self, salt: bytes) -> None:
-        """Begin a new use of the file.  Waits for the disk.
+    def begin(self, salt: bytes, mark: tuple[bytes, int] = (b"", 0)) -> None:
+        """Begin a new use of the file, with a mark.  Waits for the disk.
 
         Raises:
             OSError
         """
-        self.salt, self.end = salt, BLOCK
+        self.salt, self.end, self.mark = salt, BLOCK, mark
         self._write_header()
 
     def _write_header(self) -> None:
         header = _HEADER.pack(MAGIC, VERSION, self.salt, self.size, 0)[:-_SUM]
         header += checksum(header).to_bytes(_SUM, "big")
-        write_durably(self._files, self.fd, [header], 0)
+        parts = [header, bytes(_MARK_AT - len(header)), _encode_mark(*self.mark)]
+        write_durably(self._files, self.fd, parts, 0)
         self._promised = self.size
+
+    def write_mark(self, salt: bytes, number: int) -> None:
+        """Say how far the other file is durable; does not wait for the disk.
+
+        Raises:
+            OSError
+        """
+        self.mark = (salt, number)
+        write_all(self._files, self.fd, [_encode_mark(salt, number)], _MARK_AT)
 
     def grow(self, size: int) -> None:
         """Make room for `size` bytes, on disk.
@@ -258,3 +282,13 @@ class JournalFile:
         if self._blocks is not None:
             self._blocks.close()
         self._files.close(self.fd)
+
+
+def _encode_mark(salt: bytes, number: int) -> bytes:
+    content = _MARK.pack(salt, number, 0)[:-_SUM]
+    return content + checksum(content).to_bytes(_SUM, "big")
+
+
+def _read_mark(stored: bytes) -> tuple[bytes, int]:
+    salt, number, held = _MARK.unpack(stored)
+    return (salt, number) if held == checksum(stored[:-_SUM]) else (b"", 0)

@@ -35,7 +35,7 @@ from wormspace.errors import StoreDamaged, StoreError, StoreFull, UsageError
 from wormspace.knobs import KNOBS
 from wormspace.store.changes import Changes, decode, encode
 from wormspace.store.changes import Tables as Changed
-from wormspace.store.disk import make_directories
+from wormspace.store.disk import make_directories, sync_directory
 from wormspace.store.engine import Batch, View
 from wormspace.store.files import SYSTEM, Files
 from wormspace.store.journal import Journal
@@ -128,6 +128,7 @@ class LmdbEngine:
         undo.callback(self._roots.close)
         self._journal = Journal(path, sync=self._sync, files=files)
         undo.callback(self._journal.close)
+        sync_directory(files, path)
         saved = self._roots.saved
         if saved is not None:
             self._journal.check(saved.number, saved.salt)
@@ -418,20 +419,14 @@ class LmdbEngine:
                 raise StoreFull(str(self._crowded))
         if self._file_bytes() + 4 * (self._journal.size + size) < self._max_bytes:
             return
-        if self._used_bytes() + size > self._max_bytes and self._growth(changes) > 0:
+        if (
+            self._used_bytes() + size > self._max_bytes
+            and self._tables.growth(self.growing, changes) > 0
+        ):
             raise StoreFull(
                 f"{self._path}: the store has reached its limit of {self._max_bytes} bytes; raise "
                 "it or trim segments"
             )
-
-    def _growth(self, changes: Changed) -> int:
-        """By how many bytes changes make the tables larger."""
-        growth = 0
-        for table in self.growing:
-            for key, value in changes.get(table, {}).items():
-                growth -= self._tables.row_bytes(table, key)
-                growth += len(key) + len(value) if value is not None else 0
-        return growth
 
     def _file_bytes(self) -> int:
         return self._tables.committed_pages * self._tables.page_bytes
@@ -447,6 +442,8 @@ class LmdbEngine:
 
     def _scrub_some(self) -> None:
         self._scrubbing = None
+        with suppress(StoreError), self._trust:  # told by the trust, and raised by the next commit
+            self._journal.mark()
         self.scrub()
         if not self._trust.failed:
             self._scrub_later()

@@ -388,10 +388,15 @@ class Tables:
             raise self._damage(table, str(e)) from e
         return out
 
-    def row_bytes(self, table: str, key: bytes) -> int:
-        """The bytes of a row, whole or not; 0 if there is none."""
-        stored = self._txn.get(key, db=self._dbs[table])
-        return 0 if stored is None else len(key) + len(stored)
+    def growth(self, tables: Iterable[str], changes: Changed) -> int:
+        """By how many bytes changes make some tables larger."""
+        growth = 0
+        for table in tables:
+            for key, value in changes.get(table, {}).items():
+                stored = self._txn.get(key, db=self._dbs[table])
+                growth -= len(key) + len(stored) if stored is not None else 0
+                growth += len(key) + len(value) if value is not None else 0
+        return growth
 
     def descend(self, table: str, key: bytes) -> Iterator[Item]:
         """The items with keys up to `key`, in descending order."""

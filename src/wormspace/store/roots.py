@@ -24,7 +24,7 @@ import msgspec
 
 from wormspace.errors import NewerFormat, StoreDamaged
 from wormspace.store.checksum import checksum
-from wormspace.store.disk import read_all, sync_directory, write_all
+from wormspace.store.disk import read_all, write_all
 from wormspace.store.files import SYSTEM, Files
 from wormspace.store.trust import ADVICE
 
@@ -61,7 +61,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
 class Roots:
     """The file of a directory, and the tables' file whose pages it keeps.
 
-    Both are made here if they are not there, and stay open.
+    Both are made here if they are not there, and stay open.  What is found is on disk before
+    anybody acts on it: the file of the journal that the checkpoint before needs may be used again.
 
     Attributes:
         saved: the checkpoint; None if there is none yet.
@@ -73,13 +74,13 @@ class Roots:
     """
 
     def __init__(self, directory: Path, files: Files = SYSTEM) -> None:
-        self._directory = directory
         self._files = files
         self._slot = 0
         self.saved: Checkpoint | None = None
         with ExitStack() as undo:
             self._fd = files.open(directory / NAME, os.O_RDWR | os.O_CREAT)
             undo.callback(files.close, self._fd)
+            files.sync(self._fd)  # what a process that was killed had written, and not waited for
             self._load(directory / NAME)
             self._check_tables(directory / DATA)
             self._tables = files.open(directory / DATA, os.O_RDWR | os.O_CREAT)
@@ -138,7 +139,6 @@ class Roots:
             half = len(head) + len(c.pages)
             # All the room it will ever need.
             write_all(self._files, self._fd, [bytes(2 * half)], 0)
-            sync_directory(self._files, self._directory)
         write_all(self._files, self._fd, [head, c.pages], slot * half)
         self._files.sync(self._fd)
         self._slot, self.saved = slot, checkpoint
