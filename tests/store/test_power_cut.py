@@ -17,7 +17,8 @@ import pytest
 
 from wormspace.knobs import KNOBS
 from wormspace.server.storage import AcceptorStore
-from wormspace.store import blocks, disk, journal, journal_file, roots
+from wormspace.sim.rot import JournalReader, rotten
+from wormspace.store import blocks, disk, journal, journal_file, lmdb_engine, roots
 from wormspace.store.files import SystemFiles
 from wormspace.store.journal_file import JournalFile
 
@@ -36,6 +37,15 @@ class Disk(SystemFiles):
         self.durable = {}
         self.before = {}
         self.on_wait = lambda: None
+        self.time = 0.0
+        self.reader = JournalReader()
+
+    def random(self, size):
+        return self.rng.randbytes(size)
+
+    def now(self):
+        self.time += self.rng.choice([1e-5, 1e-5, 1e-5, 1e-3])
+        return self.time
 
     def sync(self, fd):
         self._wait(fd, super().sync)
@@ -93,48 +103,46 @@ class Disk(SystemFiles):
         """What is found when all has reached the disk, and a synced sector is not what it was.
 
         Returns:
-            What was done, and whether no record begins behind it: then it may pass for a torn end.
+            What was done; and the number of the last record that is left, if the damage is the
+            one that nobody can tell from a torn end.
         """
         image.mkdir()
-        name = self.rng.choice([roots.DATA, roots.DATA, roots.NAME, *journal.NAMES])
-        for other in (roots.DATA, roots.NAME, *journal.NAMES):
-            (image / other).write_bytes((self.path / other).read_bytes())
-        content, durable = (image / name).read_bytes(), self.durable.get(name, b"")
+        names = (roots.DATA, roots.NAME, *journal.NAMES)
+        name = self.rng.choice([roots.DATA, *names])
+        before = {other: (self.path / other).read_bytes() for other in names}
+        content, durable = before[name], self.durable.get(name, b"")
         sectors = [
-            at
+            at // BLOCK
             for at in range(0, min(len(content), len(durable)), BLOCK)
             if any(content[at : at + BLOCK])
             and content[at : at + BLOCK] == durable[at : at + BLOCK]
         ]
-        if not sectors:
-            return "nothing", False
-        at = self.rng.choice(sectors)
-        held = content[at : at + BLOCK]
-        how = self.rng.choice(["a bit", "zeros", "misdirected", "lost"])
-        if how == "a bit":
-            bit = self.rng.randrange(8 * len(held))
-            new = bytes(b ^ (1 << bit % 8 if n == bit // 8 else 0) for n, b in enumerate(held))
-        elif how == "zeros":
-            new = bytes(len(held))
-        elif how == "misdirected":
-            there = self.rng.choice(sectors)
-            new = content[there : there + BLOCK]
-        else:
-            new = self.before.get(name, b"")[at : at + BLOCK].ljust(len(held), b"\0")
-        is_end = name == written_last(image) and content.find(content[12:20], at + BLOCK) == -1
-        (image / name).write_bytes(content[:at] + new + content[at + BLOCK :])
-        return f"{how} at {at} of {name}", is_end
+        after = dict(before)
+        what = "nothing"
+        if sectors:
+            n = self.rng.choice(sectors)
+            older = self.before.get(name, b"")[n * BLOCK : (n + 1) * BLOCK]
+            new = rotten(self.rng, content, n, sectors, [older])
+            after[name] = content[: n * BLOCK] + new + content[n * BLOCK + len(new) :]
+            what = f"{len(new)} bytes at {n * BLOCK} of {name}"
+        for other in names:
+            (image / other).write_bytes(after[other])
+        return what, self._left(before, after)
+
+    def _left(self, before, after):
+        written, other = journal.NAMES
+        if first(before[other]) > first(before[written]):
+            written, other = other, written
+        end = self.reader.end(before[written], before[other])
+        now = self.reader.end(after[written], after[other])
+        return None if now is None or now == end else now.number
 
 
-def written_last(image):
-    """The journal's file that has the last records."""
-
-    def first(name):
-        content = (image / name).read_bytes()
-        salt, at = content[12:20], blocks.BLOCK
-        return content[at + 8 : at + 16] if content[at : at + 8] == salt else b""
-
-    return max(journal.NAMES, key=first)
+def first(content):
+    """The number of the first record of a journal's file; 0 if it has none of this use."""
+    at = blocks.BLOCK
+    is_there = content[at : at + 8] == content[12:20]
+    return int.from_bytes(content[at + 8 : at + 16], "big") if is_there else 0
 
 
 class Tables:
@@ -291,11 +299,12 @@ async def violations(tmp_path, monkeypatch, seed, broken="", cuts=80):
     return found
 
 
-async def silent(tmp_path, monkeypatch, seed, most=60):
-    """Run a store and let it rot; what nobody was told of, and how often somebody was."""
+async def rotted(tmp_path, monkeypatch, seed, most=60):
+    """Run a store and let it rot: the states of its tables, and what `Disk.rot` made of each."""
     rng = random.Random(seed)
     path = tmp_path / f"store-{seed}"
     monkeypatch.setattr(KNOBS, "store_checkpoint_bytes", rng.choice([8_000, 20_000]))
+    monkeypatch.setattr(lmdb_engine, "SCRUB_PAUSE_S", 1e9)  # the test has the time in its hands
     watched = Disk(path, rng)
     engine = AcceptorStore(path, files=watched)
     states, images = [state(engine.view)], []
@@ -303,6 +312,8 @@ async def silent(tmp_path, monkeypatch, seed, most=60):
         batch = engine.begin()
         states.append(change(batch, states[-1], rng, number))
         await engine.commit(batch)
+        if rng.random() < 0.3:
+            engine._scrub_some()
         if rng.random() < most / BATCHES:
             image = tmp_path / f"rotten-{seed}-{number}"
             images.append((image, number + 1, *watched.rot(image)))
@@ -310,17 +321,42 @@ async def silent(tmp_path, monkeypatch, seed, most=60):
         await engine._saving
     monkeypatch.undo()
     engine.close()
+    return states, images
+
+
+async def silent(tmp_path, monkeypatch, seed):
+    """Run a store and let it rot; what nobody was told of, and how often somebody was."""
+    states, images = await rotted(tmp_path, monkeypatch, seed)
     found, told = [], 0
-    for now, (_, number, what, is_last) in zip(
+    for now, (_, number, what, left) in zip(
         reopened([image for image, *_ in images], ""), images, strict=True
     ):
-        allowed = states[max(0, number - 17) : number + 1] if is_last else [states[number]]
+        allowed = [states[number], states[number if left is None else left]]
         if now in map(digest, allowed):
             continue
         told += 1
         if len(now) == len(digest({})):
             found.append(f"{what}: the state is another one")
     return found, told
+
+
+async def test_a_run_is_repeated_from_its_seed(tmp_path):
+    runs = []
+    for again in ("one", "two"):
+        (tmp_path / again).mkdir()
+        with pytest.MonkeyPatch.context() as watch:
+            _, images = await rotted(tmp_path / again, watch, 116)
+        runs.append(
+            [
+                (
+                    what,
+                    left,
+                    *(hashlib.sha256(f.read_bytes()).digest() for f in sorted(i.iterdir())),
+                )
+                for i, _, what, left in images
+            ]
+        )
+    assert runs[0] == runs[1]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -69,6 +69,8 @@ class Shape:
     real_store: whether the servers have the real store, on simulated files, or the simulated one,
         which is quicker, and in which every commit is looked at.
     rot: whether what was synced is damaged, on a minority of the servers.
+    errors: whether calls of the system that the real store makes fail, on any server: it must go on
+        as if nothing had been asked of it, or end; started again, it has all that it acknowledged.
     """
 
     servers: int = 3
@@ -81,6 +83,7 @@ class Shape:
     knobs: Mapping[str, int] | None = None
     real_store: bool = False
     rot: bool = False
+    errors: bool = False
     client_crash_every_s: float = 2.0
     mix: Mix = field(default_factory=Mix)
     faults: FaultPlan = field(default_factory=lambda: FaultPlan(every_s=(0.02, 0.6)))
@@ -103,6 +106,7 @@ class Shape:
             knobs=World.drawn_knobs(world_seed),
             real_store=(real_store := rng.random() < 0.3),
             rot=real_store and rng.random() < 0.4,
+            errors=real_store and World.random_of(world_seed, "errors").random() < 0.5,
             client_crash_every_s=rng.choice((1.0, 3.0, 1000.0)),
             mix=Mix(
                 calls=_draw_calls(rng),
@@ -176,6 +180,8 @@ class Run:
         self.faults = FaultSchedule(self.world, shape.faults, servers, self.clients)
         self._random = self.world.random_for("clients' deaths")
         self._rotting: list[str] = []
+        self._errors = self.world.random_for("disks' errors")
+        self._servers = servers
         self.protocol = ProtocolCheck()
         Wiretap(self.protocol).attach(self.world.network, PORT)
 
@@ -204,6 +210,10 @@ class Run:
                     await asyncio.sleep(0.1)
                     continue
                 except StoreError as e:
+                    if disk.has_erred():
+                        self.world.note(identity.server, "cannot start: %s", disk.words(e))
+                        await asyncio.sleep(0.1)
+                        continue
                     if not disk.rotten:
                         raise
                     self.world.note(identity.server, "refuses to start: %s", disk.words(e))
@@ -212,7 +222,7 @@ class Run:
                 server = Server(identity, engine, Limits())
                 await server.start("0.0.0.0", PORT)
                 error = await server.failed
-                if not disk.rotten:
+                if not disk.has_erred() and not disk.rotten:
                     raise error
                 self.world.note(identity.server, "stops: %s", disk.words(error))
                 await server.stop()
@@ -230,6 +240,19 @@ class Run:
             self.faults.counts["rot"] = self.faults.counts.get("rot", 0) + 1
             self._rot_later()
 
+    def _err_later(self) -> None:
+        """Now and then, a call of the system fails on some disk."""
+        if self.shape.errors:
+            self.world.after(self._errors.expovariate(4.0), self._err)
+
+    def _err(self) -> None:
+        if self.work.stopping:
+            return
+        disk = self.world.host(self._errors.choice(self._servers)).disk()
+        disk.err(self._errors.choice((0, 1, 2, 5, 20)))
+        self.faults.counts["disk error"] = self.faults.counts.get("disk error", 0) + 1
+        self._err_later()
+
     async def drive(self) -> None:
         """The three parts of a run."""
         self._start_servers()
@@ -239,10 +262,13 @@ class Run:
         self.faults.start()
         self._kill_later()
         self._rot_later()
+        self._err_later()
         await asyncio.sleep(self.shape.duration_s)
         self.faults.stop()
         self.world.network.loss = None
         self.work.stopping = True
+        for name in self._servers:
+            self.world.host(name).disk().err(None)
         self.world.note("driver", "all faults are over")
         await self._recover()
         self.check()

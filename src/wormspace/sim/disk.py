@@ -149,6 +149,18 @@ class Disk:
         while self._stalled:  # noqa: ASYNC110 - a stall ends at any time
             await asyncio.sleep(0.01)
 
+    def err(self, calls: int | None) -> None:
+        """Let one call of the system fail after so many; None: let none fail any more."""
+        if self.files is not None:
+            self.files.fail_after = calls
+
+    def has_erred(self) -> bool:
+        """Whether a call of the system has failed since this was asked last."""
+        if self.files is None:
+            return False
+        failed, self.files.failed = self.files.failed, False
+        return failed
+
     def rot(self) -> None:
         """Let something rot that was synced; the world must not expect this server to be right."""
         what = self.files.rot() if self.files is not None else ""

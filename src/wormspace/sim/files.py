@@ -6,9 +6,9 @@ for itself.  LMDB is C: its file is a real one in a directory of its own (in mem
 machine has that), which is read when LMDB waits for the disk, so that the same can be done to it.
 
 A process may die between any two calls of the system (`die_after`), also while the store is opened.
+Any call may fail with EIO (`fail_after`), and what it was to do may have been done all the same.
 
-What was synced may rot: `rot` damages sectors, but not those that were written last.  A last record
-that is lost cannot be told from one that was never written; docs/safety.md says what that means.
+What was synced may rot (`rot.py`), except where nobody could tell: docs/safety.md has that limit.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 import lmdb
 
+from wormspace.sim.rot import SECTOR, JournalReader, rotten
 from wormspace.store.files import DSYNC, SYSTEM, Buffer
+from wormspace.store.journal import NAMES
 
 if TYPE_CHECKING:
     from wormspace.sim.disk import Disk
 
 __all__ = ["Died", "SimFiles"]
 
-SECTOR = 512
 TABLES = "data.mdb"
 MEMORY = Path("/dev/shm")
 HISTORY = 64
@@ -51,7 +52,6 @@ class _File:
         self.old: dict[int, bytes] = {}
         self.old_size = 0
         self.history: list[tuple[int, bytes]] = []
-        self.last: set[int] = set()
 
     def write(self, data: bytes, at: int, *, durably: bool) -> None:
         """Write; `durably`: as by a write that waits for the disk."""
@@ -65,7 +65,6 @@ class _File:
             self.history.append((n, held))
         del self.history[:-HISTORY]
         self.content[at:stop] = data
-        self.last = set(sectors)
         if durably:
             for n in sectors:
                 del self.old[n]
@@ -88,28 +87,29 @@ class _File:
             del self.content[max(self.old_size, 0) :]
         self.sync()
 
-    def rot(self, random: Random) -> str:
-        """Damage something that was synced some time ago; returns what, in words."""
-        written = [n for n in range(len(self.content) // SECTOR) if n not in self.last]
-        written = [n for n in written if any(self.content[n * SECTOR : (n + 1) * SECTOR])]
+    def certain(self) -> bytes:
+        """What the disk has however a power cut would end; zeros where that is not known."""
+        content = bytearray(self.content)
+        for n, held in self.old.items():
+            at = n * SECTOR
+            now = self.content[at : at + SECTOR]
+            then = held.ljust(len(now), b"\0")
+            content[at : at + SECTOR] = bytes(x * (x == y) for x, y in zip(now, then, strict=False))
+        return bytes(content)
+
+    def rot(self, random: Random) -> tuple[int, bytes] | None:
+        """Draw damage to a sector that was synced: where, and what is there then."""
+        sectors = range(len(self.content) // SECTOR)
+        written = [n for n in sectors if n not in self.old and any(self.sector(n))]
         if not written:
-            return ""
+            return None
         n = random.choice(written)
-        at = n * SECTOR
-        kind = random.choice(("a bit", "a sector", "a misdirected write", "a lost write"))
-        if kind == "a bit":
-            self.content[at + random.randrange(SECTOR)] ^= 1 << random.randrange(8)
-        elif kind == "a sector":
-            self.content[at : at + SECTOR] = bytes(SECTOR)
-        elif kind == "a misdirected write":
-            other = random.choice(written) * SECTOR
-            self.content[at : at + SECTOR] = self.content[other : other + SECTOR]
-        else:
-            before = [held for m, held in self.history if m == n and len(held) == SECTOR]
-            if not before:
-                return ""
-            self.content[at : at + SECTOR] = random.choice(before)
-        return f"{kind} at {at}"
+        older = [held for m, held in self.history if m == n]
+        return n * SECTOR, rotten(random, bytes(self.content), n, written, older)
+
+    def sector(self, n: int) -> bytearray:
+        """What the system shows of a sector."""
+        return self.content[n * SECTOR : (n + 1) * SECTOR]
 
 
 class _TablesFile:
@@ -181,6 +181,8 @@ class SimFiles:
 
     Attributes:
         die_after: calls of the system until the process dies in one; None: it does not.
+        fail_after: calls of the system until one fails; None: none does.
+        failed: whether one has, since this was last set to false.
         pending: work that waits for the disk.
     """
 
@@ -188,6 +190,8 @@ class SimFiles:
         self.disk = disk
         self.random_of = random
         self.die_after: int | None = None
+        self.fail_after: int | None = None
+        self.failed = False
         self.pending: list[Callable[[], None]] = []
         place = MEMORY if MEMORY.is_dir() else None
         self._root = Path(tempfile.mkdtemp(prefix="wormspace-sim-", dir=place))
@@ -197,6 +201,7 @@ class SimFiles:
         self._open: dict[int, Path] = {}
         self._locked: dict[Path, int] = {}
         self._environments: list[lmdb.Environment] = []
+        self._journal = JournalReader()
         self._next = 1000
         self._spent_s = 0.0  # in calls that took no virtual time
 
@@ -233,11 +238,28 @@ class SimFiles:
     def rot(self) -> str:
         """Damage something that was synced; returns what, in words; empty if there is nothing."""
         names = sorted(path for path, file in self._files.items() if file.content)
-        if not names:
+        path = self.random_of.choice(names) if names else None
+        drawn = self._files[path].rot(self.random_of) if path is not None else None
+        if path is None or drawn is None or self._passes_for_an_end(path, *drawn):
             return ""
-        path = self.random_of.choice(names)
-        what = self._files[path].rot(self.random_of)
-        return f"{what} of {path.name}" if what else ""
+        at, new = drawn
+        self._files[path].content[at : at + len(new)] = new
+        return f"{len(new)} bytes at {at} of {path.name}"
+
+    def _passes_for_an_end(self, path: Path, at: int, new: bytes) -> bool:
+        """Whether damage is the one that nobody can tell: of the last records of a journal."""
+        names = [self.path / name for name in NAMES]
+        before = [file.certain() if (file := self._files.get(name)) else b"" for name in names]
+        after = [
+            was[:at] + new + was[at + len(new) :] if name == path else was
+            for name, was in zip(names, before, strict=True)
+        ]
+        for n in (0, 1):
+            end = self._journal.end(before[n], before[1 - n])
+            now = self._journal.end(after[n], after[1 - n])
+            if now is not None and now != end:
+                return True
+        return False
 
     def remove(self) -> None:
         """The world ends."""
@@ -258,6 +280,12 @@ class SimFiles:
                 raise Died
         if self.disk.failing:
             raise OSError(errno.EIO, "the simulated disk fails")
+        if self.fail_after is not None:
+            self.fail_after -= 1
+            if self.fail_after < 0:
+                self.fail_after = None
+                self.failed = True
+                raise OSError(errno.EIO, "an error of the simulated disk")
 
     # ------------------------------------------------------------ names
 
@@ -321,7 +349,7 @@ class SimFiles:
     def write(self, fd: int, parts: Sequence[Buffer], at: int, flags: int = 0) -> int:
         try:
             self.call()
-        except Died:
+        except (Died, OSError):
             if fd < 0 and self.random_of.random() < 0.7:
                 # The system has it, and the disk not yet.
                 self._files[self._open[fd]].write(b"".join(parts), at, durably=False)
