@@ -209,12 +209,17 @@ class TestTheMap:
             (tmp_path / file).write_text("")
         ran: list[list[str]] = []
 
-        def run(command: list[str], *, env: dict[str, str], **_: object) -> None:
+        status = 0
+
+        def run(
+            command: list[str], *, env: dict[str, str], **_: object
+        ) -> subprocess.CompletedProcess[str]:
             ran.append([one for one in command if one.startswith("tests/")])
             at = Path(env["WORMSPACE_REACH"])
             reached(at, *((f"{one}::it", 0.1, [F + 1]) for one in ran[-1]))
             if len(ran) == interrupted:
                 raise KeyboardInterrupt
+            return subprocess.CompletedProcess(command, status)
 
         monkeypatch.setattr(subprocess, "run", run)
         interrupted = 2
@@ -235,6 +240,11 @@ class TestTheMap:
         left = judges.load()
         assert set(left.files) == {files[0], files[2]}
         assert len(left.of(self.place("f"), F + 1)) == 2
+        (tmp_path / files[0]).write_text("what is no test")
+        status = int(pytest.ExitCode.INTERRUPTED)
+        with pytest.raises(RuntimeError, match="do not run"):
+            judges.refresh()
+        assert judges.load().files[files[0]] == left.files[files[0]]  # to be run again
 
     def test_without_one_those_judge_who_killed(self, source):
         source(SHIPPED)

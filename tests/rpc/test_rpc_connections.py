@@ -209,7 +209,8 @@ async def test_calls_of_one_turn_leave_as_one_write_and_large_ones_at_once(monke
     greeting, *_ = FrameDecoder().feed(pipe.writes[0])
     assert decode_greeting(greeting) == Greeting(list(VERSIONS))
     pipe.writes.clear()
-    for bodies in ([b"a"], [b"b", b"c", b"d"], [bytes(FLUSH_BYTES)], [b"e", bytes(FLUSH_BYTES)]):
+    large = [bytes(FLUSH_BYTES + more) for more in range(2)]
+    for bodies in ([b"a"], [b"b", b"c", b"d"], [large[0]], [large[1]], [b"e", large[0]]):
         tasks += map(call, bodies)
         await asyncio.sleep(0)
         waited = len(bodies[-1]) < FLUSH_BYTES

@@ -110,8 +110,9 @@ async def test_a_server_that_is_out_of_descriptors_all_the_same_neither_ends_nor
 @pytest.mark.parametrize(
     ("wanted", "limit", "got"), [(4096, 1 << 20, 4096), (4096, 1024, 896), (10, 1024, 10)]
 )
-def test_connections_are_what_is_wanted_or_what_is_left(wanted, limit, got):
+def test_connections_are_what_is_wanted_or_what_is_left(wanted, limit, got, caplog):
     assert descriptors.connections(wanted, limit) == got
+    assert ("raise the limit" in caplog.text) == (got < wanted)
 
 
 def test_a_server_that_could_hardly_serve_says_what_to_raise():

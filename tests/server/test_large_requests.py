@@ -5,12 +5,14 @@ import asyncio
 import pytest
 from nodes import B1, Port, settled
 
+from inprocess import content
 from wormspace.knobs import turned
 from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Capture, Done, Gone, Promise, Read, Reject, Report, Trim, Write
-from wormspace.server import tables
+from wormspace.server import acceptors, tables
 from wormspace.server.node import Node
 from wormspace.server.storage import AcceptorStore
+from wormspace.server.tables import ROUNDS_STEP
 from wormspace.store.memory_engine import MemoryEngine
 
 HIGH, HIGHER = ballot(1000, b"proposer"), ballot(2000, b"proposer")
@@ -52,6 +54,41 @@ async def test_a_capture_in_parts_promises_what_one_at_once_would(engine, supers
     assert held(engine, tables.PROMISES) == held(other._engine, tables.PROMISES)
     await node.stop()
     await other.stop()
+
+
+async def test_a_request_in_parts_leaves_what_one_at_once_would(engine):
+    """In every table: how far rounds have come, too, or a client far ahead is refused later."""
+    far = ballot(ROUNDS_STEP + 5, b"proposer")
+    left = []
+    for store, supersede in ((engine, 3), (MemoryEngine(), 1000)):
+        node, port = await captured_one_by_one(store, 30)
+        with turned(server_supersede=supersede):
+            for request in (Capture("s", 0, 0, 60, far), Trim("s", 0, 1), Trim("s", 5, 9)):
+                node.submit(port, 1, request)
+                await settled(node)
+        assert isinstance(port.of(1)[0], Promise)
+        left.append({table: keys for table, keys in content(store).items() if table != "identity"})
+        await node.stop()
+    assert left[0] == left[1]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 1000])
+def test_sweeping_ends_with_nothing_left_and_counts_each_key(limit):
+    batch = MemoryEngine().begin()
+    for number in range(3):
+        offsets = list(range(1, 5 * number + 2))
+        acceptors.write(batch, Write("s", number, B1, offsets, [b"v"] * len(offsets)))
+        acceptors.trim(batch, Trim("s", number, number + 1))
+    doomed = (tables.ROWS, tables.PROMISES, tables.DECIDED, tables.GARBAGE)
+    keys = sum(len(list(batch.scan(table, b"", b"\xff" * 30))) for table in doomed)
+    swept = 0
+    while acceptors.has_garbage(batch):
+        some = acceptors.sweep(batch, limit)
+        assert 0 < some <= limit + 1
+        swept += some
+    assert swept == keys
+    assert not any(list(batch.scan(table, b"", b"\xff" * 30)) for table in doomed)
+    assert acceptors.sweep(batch, limit) == 0
 
 
 @pytest.mark.parametrize("supersede", [1, 3, 10])

@@ -16,6 +16,8 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 from tools.mutants import universe
 from tools.mutants.universe import ROOT, Place
 
@@ -205,6 +207,9 @@ def refresh(only: str = "", cpu_s: float = CPU_S) -> None:
     Args:
         only: a part of the names of the files.
         cpu_s: a test that takes longer is left out; those left out before for less are run.
+
+    Raises:
+        RuntimeError: tests could not be loaded.
     """
     judges = load()
     digests = {
@@ -219,8 +224,8 @@ def refresh(only: str = "", cpu_s: float = CPU_S) -> None:
         names = todo[first : first + FILES_AT_ONCE]
         print(f"{first} of {len(todo)} files: {' '.join(names)}", flush=True)
         with tempfile.TemporaryDirectory() as scratch:
-            options = ["-p", "no:xdist", "-p", "tools.mutants.reach", f"--basetemp={scratch}/tmp"]
-            subprocess.run(
+            options = ["-p", "tools.mutants.reach", f"--basetemp={scratch}/tmp"]
+            status = subprocess.run(
                 [sys.executable, "-m", "pytest", *SUITE, *options, *names],
                 cwd=ROOT,
                 env={
@@ -229,7 +234,9 @@ def refresh(only: str = "", cpu_s: float = CPU_S) -> None:
                     "WORMSPACE_REACH_CPU_S": str(cpu_s),
                 },
                 check=False,
-            )
+            ).returncode
+            if status not in (0, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+                raise RuntimeError(f"these tests do not run (pytest ended with {status})")
             judges.take(Path(scratch))
         judges.files |= {name: (digests[name], cpu_s) for name in names}
         judges.save()

@@ -237,7 +237,7 @@ class Panel:
         except Unfit:
             os.environ["WORMSPACE_TRIAL"] = str(scratch)
             os.chdir(ROOT)
-            command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *judges.SUITE]
+            command = [sys.executable, "-m", "pytest", *judges.SUITE]
             command += ["-p", "tools.mutants.witness", f"--basetemp={scratch}/tmp"]
             os.execv(sys.executable, [*command, *trial.tests])
 
