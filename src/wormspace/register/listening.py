@@ -22,8 +22,8 @@ register that it reads may be on its way as an event, too.  If it was written af
 stood, its event has its place among the others, and is waited for.  If not, it belongs to the past,
 and must not wait: a server that was slow may report it long after what was written later was read.
 A server reports what it accepts before it answers a read that shows it.  So a register that was
-written after the streams stood has been reported by a majority by the time a read shows it, and by
-nobody before that read began (`Subscription.is_coming`).
+written after the streams stood was reported by a majority before a read shows it, and by nobody
+before the reading began (`Subscription.is_coming`).
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Subscription:
         return self._reads_past
 
     def is_coming(self, number: int, offset: int) -> bool:
-        """Whether a register that was just read is to be left to its event, still to be emitted."""
+        """Whether a register that was just read is to be left to its event, not yet emitted."""
         votes = self._votes.get((number, offset))
         if votes is None or votes.empty_at:
             return False
@@ -312,9 +312,9 @@ class Subscription:
         return True
 
     def _deliver(self, number: int, offset: int, value: bytes) -> None:
+        self._emit(Wrote(self._message.space, number, offset, value))
         self._votes.pop((number, offset), None)
         self._delivered.setdefault(number, OffsetSet()).add(offset)
-        self._emit(Wrote(self._message.space, number, offset, value))
 
     def _on_discarded(self, m: Discarded) -> None:
         for number in [n for n in self._delivered if m.segment <= n < m.stop]:
@@ -420,7 +420,9 @@ class Listening:
             self._is_gap_queued = True
         self._events.append(event)
         if isinstance(event, Wrote):
-            self._queued[event.number, event.offset] = source
+            at = (event.number, event.offset)
+            if not self._subscriptions or self._subscriptions[source].is_coming(*at):
+                self._queued[at] = source
             self._bytes += len(event.value)
         self._ready.set()
 

@@ -23,7 +23,7 @@ from wormspace.errors import ProtocolViolation, StoreError, StoreFull, Unavailab
 from wormspace.server.listener import Limits, Server, ServerIdentity
 from wormspace.sim._handles import Stuck
 from wormspace.sim.calls import Mix
-from wormspace.sim.checks import check_records, missing, trims_missing, values_of
+from wormspace.sim.checks import check_order, check_records, missing, trims_missing, values_of
 from wormspace.sim.disk import DiskOptions
 from wormspace.sim.faults import FaultPlan, FaultSchedule
 from wormspace.sim.network import Loss, NetworkOptions, skewed, uniform
@@ -65,6 +65,8 @@ class Shape:
     lossy: whether single frames are lost, repeated and reordered on connections that stay up.
         That is more than TCP allows and the protocol must bear it, but a listener relies on its
         stream: with it, listeners may miss events and are only checked for what they are told.
+    calm: whether no stream to a listener is ever cut, nor given up as too slow; so that the order
+        in which it is told of writes is checked, too.
     knobs: the values of knobs; None: all as shipped.
     real_store: whether the servers have the real store, on simulated files, or the simulated one,
         which is quicker, and in which every commit is looked at.
@@ -80,6 +82,7 @@ class Shape:
     listeners: int = 2
     duration_s: float = 6.0
     lossy: bool = False
+    calm: bool = False
     knobs: Mapping[str, int] | None = None
     real_store: bool = False
     rot: bool = False
@@ -328,6 +331,9 @@ class Run:
         await world.spawn("last", lambda: self._last_look(last, until)).wait()
         if not self.shape.lossy:
             await self._all_heard()
+        if self.shape.calm:
+            for feed in self.records.feeds:
+                check_order(feed, self.records)
 
     def _is_idle(self, name: str) -> bool:
         person = self.work.people.get(name)

@@ -9,12 +9,14 @@ checks of its own.  Each check raises `Violation` with the claim and the evidenc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from wormspace.register import spec
 from wormspace.sim.linearizability import UNKNOWN, Operation, Outcome, check
 from wormspace.sim.records import Feed, Records, Register, Violation
+from wormspace.space.address import Address
 from wormspace.space.events import Allocated, TrimmedAway, Written
 
 __all__ = ["SpecifiedRegister", "check_records", "values_of"]
@@ -289,6 +291,42 @@ def _check_written(
     tried = [w.input[-1] for w in records.writes.get(where, ())]
     if event.value not in tried:
         raise Violation(f"listener {feed.name} was told a value nobody wrote", repr(event))
+
+
+def check_order(feed: Feed, records: Records) -> None:
+    """What was written earlier, at a lower address, was not told later.
+
+    The past is told in the order of addresses and the present in that of the writes, so a write
+    that is before another in both orders comes before it.
+
+    Raises:
+        Violation: it did.
+    """
+    told: list[tuple[Address, int, Written]] = []
+    latest = -1
+    for event in feed.events:
+        if not isinstance(event, Written):
+            continue
+        began, done = _span(event, feed.space, records)
+        if done < latest:
+            for address, other_began, other in told:
+                if address > event.address and other_began > done:
+                    raise Violation(
+                        f"listener {feed.name} was told a write before what came before it",
+                        f"{other!r}, begun at {other_began}, was told before {event!r}, which was "
+                        f"done at {done}",
+                    )
+        latest = max(latest, began)
+        told.append((event.address, began, event))
+
+
+def _span(event: Written, space: str, records: Records) -> tuple[int, float]:
+    """When the first write of this value began, and when anybody knew it to be done."""
+    where = (space, *event.address)
+    own = [w for w in records.writes.get(where, ()) if w.input[-1] == event.value]
+    began = min((w.called for w in own), default=0)
+    ends = [w.returned for w in own if w.returned is not None and w.output == "ok"]
+    return began, min(ends, default=math.inf)
 
 
 def missing(feed: Feed, values: dict[Register, bytes], live: set[tuple[str, int]]) -> list[Any]:
