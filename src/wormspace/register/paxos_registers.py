@@ -57,7 +57,6 @@ from wormspace.register.token import Token, as_spans
 ABSURD_ROUND = 1 << 62
 """Nobody gets so far by counting.  Such a round stands where somebody put it, and is not carried to
 other registers: from one that nobody can capture any more, all would become so."""
-
 HELP_S = 5.0
 CLOSE_S = 1.0
 
@@ -77,7 +76,7 @@ class PaxosRegisters:
         self._partitions = partitions
         self._contention = Contention(rng)
         self._proposer = rng.getrandbits(64).to_bytes(8, "big")
-        self._seen = UNSAFE
+        self._seen = self._taken = UNSAFE
         self._loop = asyncio.get_running_loop()
         self._memory = Memory()
         self._gathering = Gathering(self.read, self._spawn)
@@ -341,13 +340,17 @@ class PaxosRegisters:
             self._seen = max(self._seen, promised)
 
     def _next_ballot(self, floor: bytes, array: ArrayName) -> bytes:
-        """A ballot of ours above `floor` and all others seen."""
-        if round_of(floor) >= MAX_ROUND:
+        """A ballot of ours above `floor` and all others seen, which no other capture has."""
+        low = max(floor, self._seen)
+        if round_of(low) + 1 >= ABSURD_ROUND:  # which is not seen elsewhere, nor taken twice
+            low = max(low, self._taken)
+        if round_of(low) >= MAX_ROUND:
             raise ProtocolViolation(
-                f"{array[0]}/{array[1]}: somebody captured registers with the highest ballot there "
-                "is, so that nobody can capture them any more"
+                f"{array[0]}/{array[1]}: somebody captured registers with the highest ballot, so "
+                "that nobody can capture them any more"
             )
-        ballot = above(max(floor, self._seen), self._proposer)
+        ballot = above(low, self._proposer)
+        self._taken = max(self._taken, ballot)
         self.on_refused(ballot)
         return ballot
 
