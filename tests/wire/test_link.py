@@ -8,7 +8,7 @@ import random
 from wormspace.paxos.messages import Write
 from wormspace.wire import codec
 from wormspace.wire import link as link_module
-from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder
+from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, frame
 from wormspace.wire.link import FLUSH_BYTES, QUIET_S, Outgoing, TcpLink
 from wormspace.wire.membership import Membership
 from wormspace.wire.messages import ONE_WAY, SpaceNames, Status, ToClient, Welcome
@@ -137,6 +137,17 @@ async def test_an_answer_that_comes_after_the_end_is_not_heard(monkeypatch):
     link.connection_lost(None)
     link.data_received(codec.encode(DONE))
     assert heard.told[2:] == [("down", 4)]
+    await link.close()
+
+
+async def test_a_server_that_sends_what_is_no_message_is_heard_no_longer(monkeypatch):
+    link, pipe, heard = await begun(monkeypatch)
+    link.data_received(codec.encode(WELCOME))
+    link.data_received(frame(b"no message"))
+    assert pipe.closed
+    assert heard.told == [("up", 4)]
+    link.connection_lost(None)
+    assert link.trouble.startswith("sent what is no message: ")
     await link.close()
 
 

@@ -24,6 +24,8 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "wormspace"
 SET = "__wormspace_reached__"
 MOST_CPU_S = float(os.environ.get("WORMSPACE_REACH_CPU_S", "inf"))
 """A test that takes longer is stopped, and is no judge; nor is it with other arguments."""
+LONGEST_S = 60.0
+"""So is one that lasts longer: one that was stopped may wait for what does not come."""
 TEST = "PYTEST_CURRENT_TEST"
 reached: set[str] = set()
 vars(builtins)[SET] = reached
@@ -71,7 +73,7 @@ def _cpu_s() -> float:
 
 def _stop(*_: object) -> None:
     """End a test that takes too long; SystemExit, as an event loop lets nothing else through."""
-    raise SystemExit(f"takes more than {MOST_CPU_S} s of CPU")
+    raise SystemExit(f"takes more than {MOST_CPU_S} s of CPU, or {LONGEST_S} s")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -79,13 +81,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Note what the test reaches."""
     if not hasattr(item.session, "reached_on_import"):
         signal.signal(signal.SIGPROF, _stop)
+        signal.signal(signal.SIGALRM, _stop)
         item.session.reached_on_import = True  # type: ignore[attr-defined]
         _write("", 0)
     reached.clear()
     began = _cpu_s()
-    signal.setitimer(signal.ITIMER_PROF, MOST_CPU_S, 1.0)
+    signal.setitimer(signal.ITIMER_PROF, min(MOST_CPU_S, LONGEST_S), 1.0)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST_S, 5.0)
     result = yield
     signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     seconds = _cpu_s() - began
     if seconds >= MOST_CPU_S:
         long.add(item.nodeid.partition("[")[0])

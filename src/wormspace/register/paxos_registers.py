@@ -486,15 +486,15 @@ def _reused(writes: BallotWrites, offset: int) -> TokenReused | CaptureLost:
     """
     space, number = writes.array
     where = f"{space}/{number}/{offset}"
-    is_unsafe = writes.ballot == UNSAFE
+    what, way_on = "token", "capture the register again"
+    if writes.ballot == UNSAFE:
+        what, way_on = "unsafe ballot", "settle the register"
     if writes.is_refused:
-        way_on = "settle the register" if is_unsafe else "capture the register again"
         return CaptureLost(
-            f"{where}: what this client wrote there under this "
-            f"{'unsafe ballot' if is_unsafe else 'token'} was so long ago that it does not "
-            f"remember it, and the outcome may be unknown; nothing was sent: {way_on}"
+            f"{where}: what this client wrote there under this {what} was so long ago that it does "
+            f"not remember it, and the outcome may be unknown; nothing was sent: {way_on}"
         )
     return TokenReused(
-        f"{where}: another value was issued under this "
-        f"{'unsafe ballot' if is_unsafe else 'token'}; only that very value may be sent again"
+        f"{where}: another value was issued under this {what}; only that very value may be sent "
+        "again"
     )
