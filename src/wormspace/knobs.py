@@ -54,6 +54,9 @@ class Knobs:
     store_probe_bytes: int = knob(1 << 20, least=1)
     """A full disk that takes so much has room again."""
 
+    store_check_leaves: int = knob(32 << 10, least=0)
+    """Pages of rows whose structure is checked when a store is opened: 128 MiB, half a second."""
+
     store_scrub_rows: int = knob(1000, least=1)
     """Rows that one step of the scrub verifies."""
 

@@ -335,6 +335,8 @@ async def silent(tmp_path, monkeypatch, seed):
         if now in map(digest, allowed):
             continue
         told += 1
+        if now.startswith("died"):
+            found.append(f"{what}: {now}")
         if len(now) == len(digest({})):
             found.append(f"{what}: the state is another one")
     return found, told

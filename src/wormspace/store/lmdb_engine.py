@@ -133,6 +133,7 @@ class LmdbEngine:
         if saved is not None:
             self._journal.check(saved.number, saved.salt)
             self._roots.restore(saved)
+            self._roots.check_pages(saved)
         elif not self._journal.is_unused:
             raise StoreDamaged(f"{path / ROOTS} is missing. {ADVICE}")
         else:

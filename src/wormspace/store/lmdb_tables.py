@@ -384,6 +384,10 @@ class Tables:
                     size -= len(item[1])
                     if len(out) == rows or size <= 0:
                         break
+                for key, _ in out:
+                    if key <= after or not cursor.set_key(key):
+                        raise self._damage(table, f"the row {key.hex()} is not where it belongs")
+                    after = key
         except lmdb.Error as e:
             raise self._damage(table, str(e)) from e
         return out

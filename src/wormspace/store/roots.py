@@ -23,9 +23,11 @@ from pathlib import Path
 import msgspec
 
 from wormspace.errors import NewerFormat, StoreDamaged
+from wormspace.knobs import KNOBS
 from wormspace.store.checksum import checksum
 from wormspace.store.disk import read_all, write_all
 from wormspace.store.files import SYSTEM, Files
+from wormspace.store.pages import PageCheck, PageDamaged
 from wormspace.store.trust import ADVICE
 
 NAME = "roots"
@@ -74,6 +76,7 @@ class Roots:
     """
 
     def __init__(self, directory: Path, files: Files = SYSTEM) -> None:
+        self._directory = directory
         self._files = files
         self._slot = 0
         self.saved: Checkpoint | None = None
@@ -113,6 +116,19 @@ class Roots:
             OSError
         """
         write_all(self._files, self._tables, [checkpoint.pages], 0)
+
+    def check_pages(self, checkpoint: Checkpoint) -> None:
+        """Check that the tables' pages are pages, before LMDB believes them.
+
+        Raises:
+            StoreDamaged
+            OSError
+        """
+        try:
+            leaves = KNOBS.store_check_leaves
+            PageCheck(self._files, self._tables, checkpoint.pages, leaves).run()
+        except PageDamaged as e:
+            raise StoreDamaged(f"{self._directory / DATA} is damaged: {e}. {ADVICE}") from e
 
     def read(self, page_bytes: int) -> tuple[int, bytes]:
         """The size of the tables' file, and its first two pages, as they are now.

@@ -1,10 +1,13 @@
 """The scrub: all rows are read again and again, a few at a time, so that rot is found early.
 
 Rows that nobody reads would otherwise rot unseen until the other copies have rotted too.  A row
-that is not what was written is counted, and told of once.  When a table has been walked to its end,
-the sum of the rows' checksums must be that of all rows that were ever put there: if not, rows are
-missing or old ones came back, nobody knows which, and the store fails, since "nothing is here"
-cannot be believed any more.
+that is not what was written is counted, and told of once.  Each row must be found by its key.  When
+a table has been walked to its end, the sum of the rows' checksums must be that of all rows that
+were ever put there: if not, rows are missing or old ones came back, nobody knows which, and the
+store fails, since "nothing is here" cannot be believed any more.
+
+A damaged row may have its checksum damaged.  So in a walk that finds one the sum proves nothing;
+what it is then counts from there on, and the next walk finds what goes missing later.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class Scrub:
         self._tables = tables
         self._names = names
         self._at = 0
+        self._is_new = False  # whether this walk found a damaged row that was not known
         self.rounds = 0
         self.rows = 0
         self.damaged: set[tuple[str, bytes]] = set()
@@ -63,6 +67,7 @@ class Scrub:
             self._on_end(table)
 
     def _tell(self, table: str, key: bytes) -> None:
+        self._is_new |= (table, key) not in self.damaged
         if (table, key) not in self.damaged and len(self.damaged) < MOST_NAMED:
             self.damaged.add((table, key))
             log.critical("damaged row: table %r, key %s. %s", table, key.hex(), ADVICE)
@@ -72,7 +77,10 @@ class Scrub:
         passed, held.place = held.passed, None
         self._at = (self._at + 1) % len(self._names)
         self.rounds += self._at == 0
-        if passed != held.total and not any(t == table for t, _ in self.damaged):
+        found, self._is_new = self._is_new, False
+        if found:
+            held.total = passed
+        elif passed != held.total:
             raise StoreDamaged(
                 f"table {table!r}: rows are missing, or are older than the last ones written. "
                 f"{ADVICE}"
