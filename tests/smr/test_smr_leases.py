@@ -26,6 +26,8 @@ from wormspace.smr import (
     taking,
 )
 from wormspace.smr.leases import Stopwatches
+from wormspace.smr.records import Packet
+from wormspace.smr.seat import ROOM_BYTES
 
 HOUR_S = 3600.0
 STRATEGIES = {"sticky": Sticky(0.5), "rotating": Rotating(0.5), "leaderless": Leaderless()}
@@ -50,6 +52,22 @@ def test_a_stopwatch_starts_when_a_lease_is_first_seen_and_stops_with_it():
     assert watches.look(7.0, {"a": 2.0, "b": 1.0}) == ["a"]
     assert watches.look(7.1, {"b": 1.0}) == []
     assert watches.look(8.0, {"a": 2.0, "b": 1.0}) == ["b"], "another one of that name"
+
+
+@pytest.mark.parametrize("long", [10, 100, 200, 5000])
+async def test_leases_with_long_names_go_into_a_register_with_the_largest_packets(long):
+    async with one(Lock) as lock:
+        seat = lock._core.seat
+        limit = seat.largest_packet + ROOM_BYTES
+        seat.lapsed = all_of_them = [f"{n:0{long}d}" for n in range(12)]
+        told = []
+        packets = [Packet(bytes(8), 1, 1, bytes(seat.largest_packet))]
+        while seat.lapsed:
+            before = seat.lapsed
+            assert len(seat.batch(packets)) <= limit
+            packets = []  # what is too long for the room goes with packets that leave more
+            told += before[: len(before) - len(seat.lapsed)]
+        assert told == all_of_them
 
 
 def in_clocks(seed, strategy, drive, machine=Lock):

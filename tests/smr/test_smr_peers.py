@@ -18,7 +18,7 @@ from wormspace.smr import (
     attach,
     replicate,
 )
-from wormspace.smr.peers import FORGET_S, Peers
+from wormspace.smr.peers import FORGET_S, MOST, Peers
 from wormspace.smr.records import Member
 from wormspace.smr.remote import LEARNED
 from wormspace.space import Address
@@ -26,6 +26,22 @@ from wormspace.space import Address
 STRATEGIES = {"sticky": Sticky(0.5), "rotating": Rotating(0.5), "leaderless": Leaderless()}
 
 ANN, BOB, CY = (Member(name, name.encode(), name, 1) for name in ("ann", "bob", "cy"))
+
+
+def test_whoever_sends_names_fills_no_memory_and_pushes_out_nobody_who_is_heard():
+    now = [0.0]
+    peers = Peers(ANN, lambda: now[0])
+    peers.hear(BOB, Address(3, 0))
+    for n in range(3 * MOST):
+        now[0] += 0.001
+        peers.introduce([Member(f"{n}", b"%d" % n, "h", 1)])
+    assert len(peers.members()) == MOST
+    assert BOB in peers.members()
+    assert Member(f"{3 * MOST - 1}", b"%d" % (3 * MOST - 1), "h", 1) in peers.members()
+    for n in range(3 * MOST):
+        peers.hear(Member(f"x{n}", b"x%d" % n, "h", 1), Address(0, 0))
+    assert len(peers.members()) == len(peers.heard()) == MOST
+    assert BOB in peers.members(), "who is alive is not pushed out"
 
 
 def test_who_was_not_heard_of_for_a_while_is_forgotten_and_counts_for_nothing():

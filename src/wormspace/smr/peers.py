@@ -18,6 +18,9 @@ from wormspace.space import Address
 
 FORGET_S = 15.0
 
+MOST = 256
+"""Replicas that are known at a time: anybody can send a name, and each is greeted and told of."""
+
 
 class Peer(msgspec.Struct, frozen=True):
     """Another replica: who it is, what it has applied, how far a snapshot goes that it keeps."""
@@ -50,7 +53,8 @@ class Peers:
         if kept is None:
             before = self._peers.get(member.name)
             kept = before.kept if before and before.member.id == member.id else Address(0, 0)
-        self._peers[member.name] = Peer(member, applied, kept, now, now)
+        if self._has_room(member.name, now):
+            self._peers[member.name] = Peer(member, applied, kept, now, now)
 
     def introduce(self, members: Iterable[Member]) -> None:
         """Somebody knows these."""
@@ -60,9 +64,20 @@ class Peers:
                 continue
             known = self._peers.get(member.name)
             if known is None or known.known_at < now - FORGET_S:
-                self._peers[member.name] = Peer(member, known_at=now)
+                if self._has_room(member.name, now):
+                    self._peers[member.name] = Peer(member, known_at=now)
             elif known.member.id == member.id:
                 self._peers[member.name] = msgspec.structs.replace(known, known_at=now)
+
+    def _has_room(self, name: str, now: float) -> bool:
+        """Whether one more can be known; who was not heard of for longest goes, if need be."""
+        if name in self._peers or len(self._peers) < MOST:
+            return True
+        oldest = min(self._peers.values(), key=lambda one: (one.heard_at, one.known_at))
+        if oldest.heard_at >= now - FORGET_S:
+            return False  # all of them are alive
+        del self._peers[oldest.member.name]
+        return True
 
     def members(self) -> list[Member]:
         """Those who were heard or introduced lately."""

@@ -46,7 +46,13 @@ ROOM_BYTES = 1024
 """So much of a register is left for what travels beside the packets: times, marks, leases."""
 
 LAPSES_TOLD = 8
-"""Leases that one batch says have lapsed."""
+"""Leases that one batch says have lapsed, at most."""
+
+LAPSES_BYTES = 512
+"""Their names may take so much of the room; what packets have left over is for longer ones."""
+
+PACKET_BYTES, NAME_BYTES = 32, 5
+"""What a packet and a lease's name take beside their bytes, at most."""
 
 GREET_S = 1.0
 """How often replicas that have no leader greet each other."""
@@ -177,7 +183,8 @@ class Seat:
         if audit:
             self._audit_at = now
         audited, self.audited = self.audited, None
-        lapsed, self.lapsed = self.lapsed[:LAPSES_TOLD], self.lapsed[LAPSES_TOLD:]
+        lapsed = self._lapses_that_fit(packets)
+        self.lapsed = self.lapsed[len(lapsed) :]
         return encode(
             Batch(
                 self.now_ns(),
@@ -189,6 +196,18 @@ class Seat:
                 lapsed,
             )
         )
+
+    def _lapses_that_fit(self, packets: list[Packet]) -> list[str]:
+        """The first leases that have lapsed whose names go into a register with these packets."""
+        taken = sum(len(packet.commands) + PACKET_BYTES for packet in packets)
+        rest = max(LAPSES_BYTES, self.largest_packet - taken)
+        fit = []
+        for name in self.lapsed[:LAPSES_TOLD]:
+            rest -= len(name.encode()) + NAME_BYTES
+            if rest < 0:
+                break
+            fit.append(name)
+        return fit
 
     def now_ns(self) -> int:
         """The time that commands get, since the epoch: this machine's, unless that is behind.
@@ -227,7 +246,7 @@ class Seat:
         most = min(self.tuning.batch_bytes, self.largest_packet)
         size = count = 0
         for packet in queue:
-            size += len(packet.commands) + 32
+            size += len(packet.commands) + PACKET_BYTES
             if count and size > most:
                 break
             count += 1

@@ -60,6 +60,9 @@ log = logging.getLogger("wormspace.smr")
 
 CLIENT_BYTES = 8
 FETCH_TIMEOUT_S = 2.0
+MEMBERS_TOLD = 16
+"""Other replicas that one answer to a sign of life names; the next one names others."""
+
 CATCH_UP_S = 10.0
 CATCH_UP_PAUSE_S = 0.25
 LINEARIZABLE, HERE = "linearizable", "here"
@@ -168,6 +171,8 @@ class _Desk:
             seat.announced.note(ping, core.loop.time())
             seat.peers.hear(ping.member, ping.applied, ping.kept)
         others = [one.member for one in seat.peers.heard()]
+        if len(others) > MEMBERS_TOLD:
+            others = seat.rng.sample(others, MEMBERS_TOLD)
         position = core.learner.position
         return encode(Pong(seat.member, core.proposer.age(), position, others, seat.top()))
 
