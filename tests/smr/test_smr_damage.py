@@ -142,6 +142,13 @@ class Slow(LocalSnapshots):
         self._memory = MemorySnapshots()
         self._rng = rng
 
+    def claim(self, name):
+        """One replica has it at a time, and a claim ends with its simulated process."""
+        return self
+
+    def close(self):
+        pass
+
     async def save(self, name, position, pieces):
         async def slowly():
             async for piece in pieces:

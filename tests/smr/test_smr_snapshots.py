@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from smr_worlds import Group, Witness, run_faulty
@@ -31,6 +32,7 @@ from wormspace.smr.durability import save
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import NothingKept
 from wormspace.smr.snapshots import Snapshot, restore, state_digest
+from wormspace.space import Address
 
 
 class Rows(StateMachine):
@@ -185,6 +187,80 @@ async def test_a_replica_restarts_from_its_own_snapshot_and_the_rest_of_the_spac
         assert head > 5
         async with await replicate(Rows, worm, "rows", **options) as replica:
             assert await replica.put(0, b"w") == 101
+
+
+async def test_two_replicas_in_one_directory_are_one_copy(tmp_path):
+    """Trimmed behind two snapshots that are one file, the state would be on one disk only."""
+    async with wormspace.connect("memory:") as worm:
+        options = {
+            "durability": TrimBehindSnapshots(tmp_path, registers=4, copies=2, every_s=0.02),
+            "tuning": SMALL,
+            "leadership": Sticky(0.1),
+        }
+        async with (
+            await replicate(Rows, worm, "rows", replica="one", **options) as first,
+            await replicate(Rows, worm, "rows", replica="two", **options) as second,
+        ):
+            for key in range(60):
+                await first.put(key, b"v")
+            await asyncio.sleep(0.8)  # for both to have heard of each other
+            kept = [replica._core.seat.kept for replica in (first, second)]
+            assert sorted(kept)[0] == Address(0, 0) < sorted(kept)[1]
+            assert (await segments_left(worm, "rows"))[0] == 0
+        async with await replicate(Rows, worm, "rows", replica="three", **options) as third:
+            assert await third.put(0, b"w") == 61
+            assert third._core.seat.kept > Address(0, 0), "who had the claim is gone"
+
+
+async def test_a_save_that_fails_leaves_nothing_and_what_a_crash_left_is_removed(tmp_path):
+    store = LocalSnapshots(tmp_path / "deep" / "er")
+
+    async def pieces(fails):
+        yield b"piece"
+        await asyncio.sleep(0)
+        if fails:
+            raise OSError(28, "No space left on device")
+        yield b"last"
+
+    await store.save("it", Address(1, 0), pieces(False))
+    before = sorted((tmp_path / "deep" / "er").iterdir())
+    with pytest.raises(OSError, match="No space"):
+        await store.save("it", Address(2, 0), pieces(True))
+    assert sorted((tmp_path / "deep" / "er").iterdir()) == before
+    both = [store.save("it", Address(n, 0), pieces(False)) for n in range(2)]
+    await asyncio.gather(*both)  # each has a file of its own until it is whole
+    assert [piece async for piece in store.load("it")] == [b"piece", b"last"]
+    other = [left.with_suffix(".0123.partial") for left in before]
+    for left in other:
+        left.write_bytes(b"half")
+    claim = store.claim("it")
+    assert claim is not None
+    assert not any(left.exists() for left in other)
+    assert LocalSnapshots(tmp_path / "deep" / "er").claim("it") is None
+    assert store.claim("another") is not None
+    claim.close()
+    assert store.claim("it") is not None
+
+
+def test_a_directory_for_snapshots_is_durable_with_its_parents(tmp_path, monkeypatch):
+    synced = []
+    fsync, names = os.fsync, {}
+    open_ = os.open
+
+    def opened(path, *arguments, **options):
+        fd = open_(path, *arguments, **options)
+        names[fd] = Path(path)
+        return fd
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(names.get(fd)), fsync(fd)))
+    place = tmp_path / "a" / "b" / "c"
+
+    async def pieces():
+        yield b"piece"
+
+    asyncio.run(LocalSnapshots(place).save("it", Address(1, 0), pieces()))
+    assert {tmp_path, tmp_path / "a", tmp_path / "a" / "b", place} <= set(synced)
 
 
 async def test_a_replica_that_comes_late_gets_the_state_from_one_that_runs():

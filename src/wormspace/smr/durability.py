@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -108,24 +109,52 @@ class TrimBehindSnapshots(msgspec.Struct, frozen=True):
 
     async def run(self, seat: Seat, proposer: Proposer) -> None:
         store = self.store
+        assert store is not None
         is_local = isinstance(store, LocalSnapshots)
         copies = self.copies or (2 if is_local else 1)
         taken_at = seat.kept
-        while store is not None:
-            await asyncio.sleep(self.every_s)
-            position = seat.learner.position
-            if (is_local or proposer.leads) and self._distance(seat, taken_at) >= self.registers:
-                try:
-                    seat.kept = await save(store, seat.space.name, seat.learner.engine)
-                    taken_at = position
-                except (WormError, OSError) as e:
-                    log.warning("%s: no snapshot was kept: %s", seat.member, e)
-            kept = [seat.kept, *(one.kept for one in seat.peers.heard())]
-            await trim_behind(seat, proposer, copies, kept)
+        with ExitStack() as claims:
+            owns = _claim(store, seat, claims)
+            if not owns:
+                log.warning(
+                    "%s keeps no snapshots: another replica of %r keeps its own in this directory; "
+                    "give each a directory of its own",
+                    seat.member,
+                    seat.space.name,
+                )
+            while True:
+                if not owns:
+                    seat.kept = Address(0, 0)  # what is there is another replica's copy
+                await asyncio.sleep(self.every_s)
+                owns = owns or _claim(store, seat, claims)
+                position = seat.learner.position
+                is_due = self._distance(seat, taken_at) >= self.registers
+                if owns and is_due and (is_local or proposer.leads):
+                    try:
+                        seat.kept = await save(store, seat.space.name, seat.learner.engine)
+                        taken_at = position
+                    except (WormError, OSError) as e:
+                        log.warning("%s: no snapshot was kept: %s", seat.member, e)
+                kept = [seat.kept, *(one.kept for one in seat.peers.heard())]
+                await trim_behind(seat, proposer, copies, kept)
 
     def _distance(self, seat: Seat, since: Address) -> int:
         size = seat.tuning.segment_size
         return seat.learner.position.position(size) - since.position(size)
+
+
+def _claim(store: SnapshotStore, seat: Seat, claims: ExitStack) -> bool:
+    """Whether this replica may keep its snapshots there, from now until `claims` are closed."""
+    if not isinstance(store, LocalSnapshots):
+        return True  # a place that all share
+    try:
+        claim = store.claim(seat.space.name)
+    except OSError as e:
+        log.warning("%s: snapshots cannot be kept: %s", seat.member, e)
+        return False
+    if claim is not None:
+        claims.callback(claim.close)
+    return claim is not None
 
 
 async def save(store: SnapshotStore, name: str, engine: Engine) -> Address:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -17,6 +18,24 @@ from typing import BinaryIO, Protocol
 from wormspace.knobs import KNOBS
 from wormspace.smr.errors import BadSnapshot
 from wormspace.space import Address
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def lock(fd: int) -> None:
+        """Lock a file, or raise `BlockingIOError` if it is locked."""
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except PermissionError as e:
+            raise BlockingIOError from e
+
+else:
+    import fcntl
+
+    def lock(fd: int) -> None:
+        """Lock a file, or raise `BlockingIOError` if it is locked."""
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
 
 LONGEST = 200
 """Characters of a snapshot's file name; systems allow 255, with what a temporary one has more."""
@@ -33,10 +52,36 @@ class SnapshotStore(Protocol):
 
 
 class LocalSnapshots:
-    """Snapshots in a directory: one file per name, replaced by renaming when it is durable."""
+    """Snapshots in a directory: one file per name, replaced by renaming when it is durable.
+
+    One replica keeps a name's snapshots there: the one that has the claim.
+    """
 
     def __init__(self, directory: str | Path) -> None:
         self._directory = Path(directory)
+
+    def claim(self, name: str) -> Claim | None:
+        """The claim on a name's snapshots; None if somebody else has it.
+
+        What saves that were cut short have left behind is removed.
+
+        Raises:
+            OSError: the directory cannot be used, or its file system has no locks.
+        """
+        _make_directory(self._directory)
+        path = self._path(name)
+        fd = os.open(path.with_suffix(".owner"), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            lock(fd)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        for left in self._directory.glob(f"{path.stem}.*partial"):
+            left.unlink(missing_ok=True)
+        return Claim(fd)
 
     def _path(self, name: str) -> Path:
         readable = name.encode().hex()
@@ -45,17 +90,21 @@ class LocalSnapshots:
         return self._directory / (readable + ".snapshot")
 
     async def save(self, name: str, position: Address, pieces: AsyncIterator[bytes]) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(_make_directory, self._directory)
         path = self._path(name)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb", buffering=0) as file:
-            held: list[bytes] = []
-            async for piece in pieces:
-                held += (len(piece).to_bytes(4, "big"), piece)
-                if len(held) >= 2 * KNOBS.smr_pieces_per_write:
-                    held = await asyncio.to_thread(_write_all, file.fileno(), held)
-            await asyncio.to_thread(_write_all, file.fileno(), held)
-            await asyncio.to_thread(_put_in_place, file.fileno(), partial, path)
+        partial = path.with_suffix(f".{os.urandom(8).hex()}.partial")
+        try:
+            with partial.open("xb", buffering=0) as file:
+                held: list[bytes] = []
+                async for piece in pieces:
+                    held += (len(piece).to_bytes(4, "big"), piece)
+                    if len(held) >= 2 * KNOBS.smr_pieces_per_write:
+                        held = await asyncio.to_thread(_write_all, file.fileno(), held)
+                await asyncio.to_thread(_write_all, file.fileno(), held)
+                await asyncio.to_thread(_put_in_place, file.fileno(), partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     async def load(self, name: str) -> AsyncIterator[bytes]:
         path = self._path(name)
@@ -65,6 +114,37 @@ class LocalSnapshots:
             while pieces := await asyncio.to_thread(_read_some, file):
                 for piece in pieces:
                     yield piece
+
+
+class Claim:
+    """One replica's claim on a name's snapshots in a directory; it ends with the process.
+
+    Two replicas that share a directory have one copy between them, not two.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def close(self) -> None:
+        """Let others have it."""
+        os.close(self._fd)
+
+
+def _make_directory(path: Path) -> None:
+    """Make a directory that is there after a crash of the machine, and its parents."""
+    missing = [path, *path.parents]
+    missing = missing[: next(i for i, one in enumerate(missing) if one.is_dir())]
+    for one in reversed(missing):
+        one.mkdir(exist_ok=True)
+        _sync_directory(one.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _read_some(file: BinaryIO) -> list[bytes]:
@@ -99,11 +179,7 @@ def _put_in_place(fd: int, partial: Path, path: Path) -> None:
     """
     os.fsync(fd)
     partial.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    _sync_directory(path.parent)
 
 
 class MemorySnapshots:
