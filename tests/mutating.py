@@ -18,11 +18,19 @@ from types import CodeType, FunctionType
 
 @dataclass(frozen=True)
 class Mutant:
-    """`old` becomes `new` in `where`, which is "module:function" or "module:Class.method"."""
+    """`old` becomes `new` in `where`, which is "module:function" or "module:Class.method".
+
+    `seed` is of the run that showed it when somebody looked last.
+    """
 
     where: str
     old: str
     new: str
+    seed: int = 0
+
+    def seeds(self, count: int) -> list[int]:
+        """Those of `count` runs, the likeliest first."""
+        return [self.seed, *(seed for seed in range(count) if seed != self.seed)]
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -15,9 +15,12 @@ PORT = 7000
 
 
 class LogWorld:
-    """A world with a cluster of `servers`, and processes that use logs on it."""
+    """A world with a cluster of `servers`, and processes that use logs on it.
 
-    def __init__(self, seed=0, servers=3, world=None, **options):
+    Its clients wait `timeout_s` for a call.
+    """
+
+    def __init__(self, seed=0, servers=3, world=None, timeout_s=10.0, **options):
         self.world = world or World(seed, **options)
         self.servers = [f"s{i + 1}" for i in range(servers)]
         self.url = "worm://" + ",".join(f"{name}:{PORT}" for name in self.servers)
@@ -25,6 +28,7 @@ class LogWorld:
             identity = ServerIdentity("cl", name, 0, 1, servers)
             self.world.host(name).disk()
             self.world.spawn(name, _serving(identity))
+        self.timeout_s = timeout_s
         self._lives = {}
 
     async def connect(self):
@@ -34,7 +38,7 @@ class LogWorld:
         rng = self.world.random_for(f"{host}/{life}")
         while True:
             try:
-                return await wormspace.connect(self.url, rng=rng)
+                return await wormspace.connect(self.url, rng=rng, timeout=self.timeout_s)
             except wormspace.Unavailable:
                 pass
 

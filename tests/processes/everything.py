@@ -30,7 +30,7 @@ REGISTERS = 100
 SEGMENTS = 10
 """Per space."""
 
-WRITERS = 24
+WRITERS = 64
 READERS = 32
 WHOLE = b"\1" * REGISTERS
 """The books of a segment whose registers are all acknowledged: one object for all of them."""

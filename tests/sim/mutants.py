@@ -19,10 +19,13 @@ MUTANTS = {
         f"{CAPTURING}:on_promise", "if p.next != COMPLETE:", "if False:"
     ),
     "a report counts though further pages are missing": Mutant(
-        f"{CAPTURING}:on_report", "if r.next != COMPLETE:", "if False:"
+        f"{CAPTURING}:on_report", "if r.next != COMPLETE:", "if False:", seed=3
     ),
     "a page is asked for from one too far": Mutant(
-        f"{CAPTURING}:on_promise", "[(p.next, c.stop)]", "[(min(p.next + 1, c.stop - 1), c.stop)]"
+        f"{CAPTURING}:on_promise",
+        "[(p.next, c.stop)]",
+        "[(min(p.next + 1, c.stop - 1), c.stop)]",
+        seed=3,
     ),
     "a read goes on one too far after a page": Mutant(
         f"{REGISTERS}.read", "(max(lo, end), hi)", "(max(lo, end + 1), hi)"
@@ -31,6 +34,7 @@ MUTANTS = {
         f"{OPERATIONS}:ReadOperation._on_report",
         "if report.next != COMPLETE and report.next < self.end:",
         "if False:",
+        seed=3,
     ),
     "a second value for what is settled is taken for the first": Mutant(
         f"{REGISTERS}._compare_first", "elif held != value:", "elif False:"
@@ -49,7 +53,10 @@ MUTANTS = {
         f"{REGISTERS}._help", "values.update(captured.written)", "pass"
     ),
     "after a gap a listener reads the newest segment only": Mutant(
-        f"{FOLLOWER}._go_back", "self._done.below, 0", "max(self._done.below, self._tail - 1), 0"
+        f"{FOLLOWER}._go_back",
+        "self._done.below, 0",
+        "max(self._done.below, self._tail - 1), 0",
+        seed=6,
     ),
     "a listener that goes back reads on where it was": Mutant(
         f"{FOLLOWER}._go_back", "self._done.below, 0", "self._done.below, self._from"
@@ -58,6 +65,7 @@ MUTANTS = {
         f"{FOLLOWER}._absorb",
         "if not self._source.is_coming(number, offset):",
         "if offset != look.end - 1:",
+        seed=6,
     ),
     "a listener that lost a stream says no gap when it is back": Mutant(
         f"{LISTENING}.on_down", "self._streams &= ~(1 << server)", "pass"

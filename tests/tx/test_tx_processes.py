@@ -33,12 +33,12 @@ def story():
     return module
 
 
-def test_dozens_of_kills_lose_no_money() -> None:
-    assert story().tell(30, 7, print) > 30
+def test_kills_lose_no_money() -> None:
+    assert story().tell(10, 7, print) > 10
 
 
-def test_dozens_of_kills_in_every_variant_are_all_or_nothing(tmp_path: Path) -> None:
-    done = bank.run(tmp_path, 36, 7)
+def test_kills_in_every_variant_are_all_or_nothing(tmp_path: Path) -> None:
+    done = bank.run(tmp_path, 18, 7)
     assert all(done.variants.values()), done.variants
 
 

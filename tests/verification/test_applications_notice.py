@@ -14,6 +14,9 @@ from verification import lint, trials
 from wormspace.errors import CaptureLost
 from wormspace.paxos.effects import to_all
 
+# One process: which function is executed where is found out once.
+pytestmark = pytest.mark.xdist_group("layer 4")
+
 BROKEN = [
     ("tx.deciding", "if vote == NO:", "if vote == MISSING:", "a no does not abort"),
     ("tx.deciding", "return YES if vote.yes else NO", "return YES", "every vote counts as yes"),

@@ -8,6 +8,9 @@ from verification.source import shipped
 
 from verification import trials
 
+# One process: which function is executed where is found out once.
+pytestmark = pytest.mark.xdist_group("layer 4")
+
 BROKEN = [
     ("log.sequencer", "sum(ask.counts)\n", "len(ask.counts)\n", "positions are given twice"),
     (

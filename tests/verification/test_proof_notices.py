@@ -7,6 +7,9 @@ from verification.source import shipped
 
 from verification import trials
 
+# One process: which function is executed where is found out once.
+pytestmark = pytest.mark.xdist_group("layer 1")
+
 BROKEN = [
     ("acceptor", "if ballot > top:", "if ballot >= top:", "two captors under one ballot"),
     ("acceptor", "if ballot < promised:", "if False:", "a stolen capture still writes"),
