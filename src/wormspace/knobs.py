@@ -60,7 +60,7 @@ class Knobs:
     store_scrub_rows: int = knob(1000, least=1)
     """Rows that one step of the scrub verifies."""
 
-    store_inline_bytes: int = knob(16 << 10, least=0)
+    store_inline_bytes: int = knob(64 << 10, least=0)
     """Larger records are always written by the thread."""
 
     store_inline_after: int = knob(32, least=1)

@@ -415,7 +415,14 @@ class Tables:
             raise self._damage(table, str(e)) from e
 
     def floor(self, table: str, key: bytes) -> Item | None:
-        return next(self.descend(table, key), None)
+        try:
+            with self._txn.cursor(db=self._dbs[table]) as cursor:
+                if not _seek(cursor, key):
+                    return None
+                at, stored = cursor.item()
+        except lmdb.Error as e:
+            raise self._damage(table, str(e)) from e
+        return at, self._open(table, at, stored)
 
     def pages(self) -> int:
         """How many pages the tables take."""
