@@ -125,7 +125,7 @@ def write(batch: Batch, m: Write) -> tuple[Written | Gone, Write | None]:
             replayed.append(offset)
         else:
             items.append((key, new.ballot + new.value))
-        if narrow or len(promises) > few:
+        if promises is not held and (narrow or len(promises) > few):
             tables.store_slice(batch, tables.PROMISES, prefix, held, promises)
             narrow = True
     if not narrow:
