@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 
 import pytest
 
@@ -68,6 +69,39 @@ async def test_a_queue_gives_each_item_once_in_order():
         assert await one.size() == 20
         assert all(await asyncio.gather(*(other.finish(job.token) for job in taken)))
         assert await one.size() == 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_a_queue_loses_no_item_and_does_as_the_model_does(seed):
+    """Taken again under its token, a job is the same one: another under it would replace it."""
+    rng = random.Random(seed)
+    waiting: dict[int, bytes] = {}
+    taken: dict[str, int] = {}
+    items: dict[int, bytes] = {}
+    async with two(Queue) as (one, _):
+        for step in range(60):
+            token = f"t{rng.randrange(4)}"
+            what = rng.choice(("put", "take", "take", "renew", "finish", "give_back"))
+            if what == "put":
+                number = await one.put(b"%d" % step)
+                assert number not in items
+                waiting[number] = items[number] = b"%d" % step
+                continue
+            job = await (one.take(60, token) if what == "take" else getattr(one, what)(token))
+            number = taken.get(token)
+            if what == "take" and number is None and waiting:
+                number = taken[token] = min(waiting)
+                del waiting[number]
+            if what in ("take", "renew"):
+                found = None if job is None else (job.number, job.item, job.token)
+                assert found == (None if number is None else (number, items[number], token))
+            else:
+                assert job == (number is not None)
+                taken.pop(token, None)
+                if what == "give_back" and number is not None:
+                    waiting[number] = items[number]
+            assert await one.size() == len(waiting) + len(taken)
+            assert await one.peek() == (waiting[min(waiting)] if waiting else None)
 
 
 async def test_what_is_given_back_has_its_old_place():
