@@ -11,7 +11,9 @@ import wormspace
 from cancelling import cancel_everywhere
 from wormspace.errors import Closed, UsageError
 from wormspace.knobs import turned
-from wormspace.smr import EventsLost, KeyValue, Sticky, attach, replicate
+from wormspace.rpc.caller import NoAnswer
+from wormspace.smr import EventsLost, KeyValue, Sticky, attach, remote, replicate
+from wormspace.smr.records import Watched
 
 
 @contextlib.asynccontextmanager
@@ -167,3 +169,32 @@ def test_a_wait_can_be_cancelled_anywhere(side):
 
     # A remote stream asks on while nobody waits: that is its one task, and it ends with it.
     assert cancel_everywhere(setting, act, check) >= 2
+
+
+class Answering:
+    """A line to two replicas that answer what the test says, one after the other."""
+
+    addresses = (("h", 1), ("h", 2))
+
+    def __init__(self, *answers):
+        self._answers = list(answers)
+
+    async def watch(self, address, after):
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize("silent", range(5))
+async def test_events_that_are_lost_are_said_to_be_however_long_nobody_answered(
+    silent, monkeypatch
+):
+    monkeypatch.setattr(remote, "PAUSE_MAX_S", 0.0)
+    lost = [Watched(first, [], lost=True) for first in (9, 7)]
+    watcher = remote.Watcher(Answering(*[NoAnswer("nobody")] * silent, *lost))
+    with pytest.raises(EventsLost, match="event 4 is held by no replica") as raised:
+        await watcher.ask(3)
+    assert raised.value.first == (7 if silent == 0 else 9)
+    watcher = remote.Watcher(Answering(*[NoAnswer("nobody")] * silent, Watched(4, [])))
+    assert await watcher.ask(3) == Watched(4, [])

@@ -114,6 +114,24 @@ def test_what_a_consumer_leaves_lying_is_bounded_in_bytes_and_nothing_is_lost():
     simulated(work)
 
 
+def test_of_a_segment_that_was_told_whole_a_listener_keeps_nothing():
+    async def work():
+        w = Wires(3)
+        space = w.client().space("s")
+        events = w.client().space("s").listen()
+        for _ in range(4):
+            segment = await space.alloc(size=4)
+            for offset in range(4):
+                await segment.unsafe_write(offset, b"v")
+            _, *heard = [await anext(events) for _ in range(5)]
+            assert [e.address.offset for e in heard] == [*range(4)]
+            assert not events._progress
+        await events.aclose()
+        await w.close()
+
+    simulated(work)
+
+
 def test_gaps_that_nobody_has_looked_at_yet_are_one_and_trims_are_not_forgotten_with_writes():
     async def work():
         w = Wires(3)
