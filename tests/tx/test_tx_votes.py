@@ -13,7 +13,7 @@ from tests.tx.casting import cast
 
 import wormspace
 from wormspace import tx
-from wormspace.errors import Trimmed, UsageError
+from wormspace.errors import StoreError, StoreFull, Trimmed, UsageError
 from wormspace.knobs import turned
 from wormspace.tx import names
 from wormspace.tx.deciding import (
@@ -412,15 +412,20 @@ async def test_a_store_whose_disk_has_failed_can_be_closed(tmp_path, monkeypatch
         assert store.commit(gid).done()
         other = await store.begin(tx.Gid(IDENTITY, "tx", "a", tx.TxId("j", 1)))
         await other.put(b"k", b"w")
-        with pytest.raises(tx.CannotPrepare, match="disk failed"):
+        with pytest.raises(tx.ManagerDown, match="disk failed"):
             await other.prepare()
+        with pytest.raises(tx.ManagerDown, match="open it again"):
+            await store.begin(gid)
         await store.close()
     store = await tx.KeyValueStore.open("a", LmdbStore(tmp_path / "a"))
     assert await store.prepared() == [gid]
     await store.close()
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "?"), MemoryError(), ValueError("a bug")])
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EIO, "?"), MemoryError(), ValueError("a bug"), StoreError("it has failed")],
+)
 async def test_a_store_that_fails_in_a_way_that_nobody_expected_ends(tmp_path, error) -> None:
     """Nothing is built on a batch of which nobody knows whether it is there; others go on."""
     engine = LmdbStore(tmp_path)
@@ -449,6 +454,30 @@ async def test_a_store_that_fails_in_a_way_that_nobody_expected_ends(tmp_path, e
     await again.commit(gids[0])
     assert again.value(b"k") == b"v"
     await again.close()
+
+
+async def test_a_full_store_refuses_promises_and_keeps_outcomes_until_there_is_room(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("wormspace.tx.kv.RETRY_S", 0.01)
+    engine = LmdbStore(tmp_path)
+    store = await tx.KeyValueStore.open("a", engine)
+    gids = [tx.Gid(IDENTITY, "tx", "a", tx.TxId("j", n)) for n in range(3)]
+    first, second, third = [await store.begin(gid) for gid in gids]
+    await first.put(b"k", b"v")
+    await first.prepare()
+    commit, engine.commit = engine.commit, failing_with(StoreFull("no room"))
+    await second.put(b"l", b"w")
+    with pytest.raises(tx.CannotPrepare, match="no room"):
+        await second.prepare()
+    await store.commit(gids[0])
+    await asyncio.sleep(0.1)
+    assert (await third.get(b"k"), await store.prepared()) == (b"v", [gids[0]])
+    engine.commit = commit
+    async with asyncio.timeout(5):
+        while await store.prepared():  # noqa: ASYNC110 - the outcome becomes durable
+            await asyncio.sleep(0.01)
+    await store.close()
 
 
 def failing_with(error: Exception):

@@ -16,7 +16,14 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from wormspace.errors import NewerFormat, StoreError, UsageError, WormError, WrongIdentity
+from wormspace.errors import (
+    NewerFormat,
+    StoreError,
+    StoreFull,
+    UsageError,
+    WormError,
+    WrongIdentity,
+)
 from wormspace.malformed import MALFORMED
 from wormspace.store.engine import Batch, Engine
 from wormspace.tx.checking import check_key, check_value
@@ -52,9 +59,9 @@ _Promise = tuple["KvBranch", bytes, "asyncio.Future[None]"]
 class _Writer:
     """Group commit: whatever waits while the disk is busy is committed together.
 
-    A promise that the disk refuses fails.  An outcome must not, for what came after it builds on
-    it: it is tried again until the disk takes it.  After any other error nobody knows what the
-    store holds: it has ended, and says so to all.
+    A promise that a full disk refuses fails.  An outcome must not, for what came after it builds on
+    it: it is tried again until there is room.  After any other error nobody knows what the store
+    holds, and it takes nothing any more: it has ended, and says so to all.
 
     Attributes:
         broken: why it has ended, if it has.
@@ -140,6 +147,8 @@ class _Writer:
                 promises, self._promises = self._promises, []
                 ended, self._ended = self._ended, []
                 await self._write(promises, ended)
+        except StoreError as e:
+            self._break(e, promises + self._promises)
         except BaseException as e:
             self._break(e, promises + self._promises)
             raise
@@ -150,7 +159,7 @@ class _Writer:
         self._leaving, self._data = self._data, {}
         try:
             await self._engine.commit(self._batch(promises, ended))
-        except StoreError as e:
+        except StoreFull as e:
             self._ended = ended + self._ended
             self._data = self._leaving | self._data
             self._leaving = {}
