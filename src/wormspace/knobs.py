@@ -112,7 +112,7 @@ class Knobs:
     """Bytes of a report's rows; it is cut off after the row that brings it to this size."""
 
     server_page_spans: int = knob(4096, least=1)
-    """Spans of a read that one report answers."""
+    """Spans of a read that one report answers, and spans of tombstones in one answer."""
 
     server_page_promises: int = knob(4096, least=2)
     """Promises in one report."""

@@ -40,7 +40,7 @@ VALID = {
     "unlisten": [7],
     "status": [],
     "spaces": ["a"],
-    "head": ["s"],
+    "trims": ["s", 0, 1],
 }
 ROUND_MAX, ROUND_ABSURD = b"\xff" * 16, (1 << 63).to_bytes(8, "big") + b"proposer"
 EXTREMES = [

@@ -19,10 +19,10 @@ from wormspace.wire.messages import (
     Accepted,
     Discarded,
     Failed,
-    Head,
     Listen,
     Spaces,
     Status,
+    Trims,
     Unlisten,
 )
 
@@ -127,7 +127,7 @@ SINGLE = {
     "marks far apart": (Decided("s", 0, HIGH, [(100, 101), (401, 402)]), every_second),
     "write in one space of many": (Write("s000100", 0, HIGH, [7], [b"v"]), many_spaces),
     "write in a new space": (Write("new", 0, HIGH, [7], [b"v"]), many_spaces),
-    "head": (Head("s"), many_tombstones),
+    "head": (Trims("s", 0, 1), many_tombstones),
     "trim of one": (Trim("s", 101, 102), many_tombstones),
     "read of a trimmed one": (Read("s", 100, [(0, 1)]), many_tombstones),
     "status": (Status(), many_spaces),

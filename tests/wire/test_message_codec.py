@@ -52,7 +52,7 @@ requests = st.one_of(
     st.builds(wire.Unlisten, offsets),
     st.just(wire.Status()),
     st.builds(wire.Spaces, texts),
-    st.builds(wire.Head, spaces),
+    st.builds(wire.Trims, spaces, segments, segments),
 )
 replies = st.one_of(
     st.builds(Promise, rows, st.integers(-1, 1 << 32)),
@@ -74,7 +74,7 @@ replies = st.one_of(
     st.just(wire.Lagging()),
     st.builds(wire.Figures, st.dictionaries(texts, st.integers(0, 1 << 60), max_size=3)),
     st.builds(wire.SpaceNames, st.lists(spaces, max_size=3)),
-    st.builds(wire.TrimmedBelow, segments),
+    st.builds(wire.Tombstones, st.lists(st.tuples(segments, segments), max_size=3), segments),
 )
 ids = st.integers(0, (1 << 63) - 1)
 to_server = st.builds(wire.ToServer, ids, requests)

@@ -7,20 +7,21 @@ from collections.abc import Sequence
 
 from wormspace.errors import Unavailable
 from wormspace.paxos.ballot import UNSAFE, show
-from wormspace.paxos.messages import COMPLETE, Gone, Read, Report, Row
+from wormspace.paxos.messages import COMPLETE, Gone, Read, Report, Row, Span
 from wormspace.paxos.quorum import majority
 from wormspace.paxos.ranges import Range
 from wormspace.register.contract import ArrayName, RegisterState, ServerState
 from wormspace.register.partition import Partition
+from wormspace.register.spans import SpanSet
 from wormspace.wire.messages import (
     Downward,
     Failed,
     Figures,
-    Head,
     SpaceNames,
     Spaces,
     Status,
-    TrimmedBelow,
+    Tombstones,
+    Trims,
     Upward,
 )
 
@@ -138,17 +139,25 @@ async def spaces(partitions: list[Partition], deadline: float) -> list[str]:
     return sorted(names)
 
 
-async def trimmed_below(partition: Partition, space: str, deadline: float) -> int:
-    """A segment below which all are trimmed, as far as a majority has been told.
+async def trims(
+    partition: Partition, space: str, first: int, stop: int, deadline: float
+) -> tuple[list[Span], int]:
+    """A page of what of [first, stop) is trimmed, and its end; see `Registers.trims`.
 
     Raises:
         Unavailable: too few servers answered.
     """
-    answers = await ask_majority(partition, Head(space), deadline)
-    below = [a.segment for a in answers if isinstance(a, TrimmedBelow)]
-    if len(below) < majority(partition.size):
-        raise _too_few(partition, f"finding the head of {space!r}", answers)
-    return max(below)
+    answers = await ask_majority(partition, Trims(space, first, stop), deadline)
+    pages = [
+        a for a in answers if isinstance(a, Tombstones) and (a.next == COMPLETE or first < a.next)
+    ]
+    if len(pages) < majority(partition.size):
+        raise _too_few(partition, f"asking what of {space!r} is trimmed", answers)
+    every = SpanSet()
+    for page in pages:
+        for lo, hi in page.spans:
+            every.add(lo, hi)
+    return every.spans(), min(stop if page.next == COMPLETE else page.next for page in pages)
 
 
 async def servers(partitions: list[Partition], deadline: float) -> list[ServerState]:

@@ -175,8 +175,15 @@ class Registers(Protocol):
         it is delivered, each register once.  A later `Gap` says that a connection was lost.
         """
 
-    async def trimmed_below(self, space: str, deadline: float) -> int:
-        """An array number below which all arrays of the space are trimmed; there may be more."""
+    async def trims(
+        self, space: str, first: int, stop: int, deadline: float
+    ) -> tuple[list[Span], int]:
+        """Which arrays of [first, stop) are trimmed, as a majority was told; there may be more.
+
+        Returns:
+            Ascending spans, which may reach beyond [first, stop), and a number: from there on
+            nothing was read.  It is `stop` if all was.
+        """
 
     async def spaces(self, deadline: float) -> list[str]:
         """The names of the spaces that hold something, in order."""

@@ -320,8 +320,7 @@ class PaxosRegisters:
 
     async def holds(self, array: ArrayName, token: Token, offset: int, deadline: float) -> bool:
         token.require(array, offset)
-        partition = self._at(array)
-        operation = StandingOperation(partition, array, offset, token.ballot, deadline)
+        operation = StandingOperation(self._at(array), array, offset, token.ballot, deadline)
         operation.begin()
         return bool(await self._finish(operation.done, operation, array))
 
@@ -400,16 +399,17 @@ class PaxosRegisters:
         events = listening.Listening(on_close=lambda ended: self._listenings.pop(ended, None))
         for source, partition in enumerate(self._partitions):
             emit = partial(events.emit, source=source)
-            events.add(
-                listening.Subscription(partition, space, first, stop, read_one, emit, events.fail)
-            )
+            one = listening.Subscription(partition, space, first, stop, read_one, emit, events.fail)
+            events.add(one)
         self._listenings[events] = None
         return events
 
     # ------------------------------------------------------------ administration
 
-    async def trimmed_below(self, space: str, deadline: float) -> int:
-        return await administration.trimmed_below(self._at((space, 0)), space, deadline)
+    async def trims(
+        self, space: str, first: int, stop: int, deadline: float
+    ) -> tuple[list[Span], int]:
+        return await administration.trims(self._at((space, 0)), space, first, stop, deadline)
 
     async def spaces(self, deadline: float) -> list[str]:
         self._check_open()

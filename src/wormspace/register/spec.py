@@ -10,7 +10,6 @@ so that the conformance suite runs on the specification itself (`connect("spec:"
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Mapping
 
 import msgspec
@@ -37,6 +36,7 @@ from wormspace.register.contract import (
     Wrote,
 )
 from wormspace.register.listening import Listening
+from wormspace.register.spans import SpanSet
 from wormspace.register.token import Token, as_spans
 
 WRITTEN, LOST, OTHER = "written", "lost", "other"
@@ -87,7 +87,7 @@ class SpecRegisters:
     def __init__(self, proposer: bytes, max_value: int) -> None:
         self._cells: dict[ArrayName, dict[int, Cell]] = {}
         self._captures: dict[ArrayName, list[tuple[int, int, bytes]]] = {}
-        self._trimmed: dict[str, set[int]] = {}
+        self._trimmed: dict[str, SpanSet] = {}
         self._proposer = proposer
         self._max_value = max_value
         self._last = UNSAFE
@@ -189,7 +189,7 @@ class SpecRegisters:
         for number in range(first, stop):
             self._cells.pop((space, number), None)
             self._captures.pop((space, number), None)
-        self._trimmed.setdefault(space, set()).update(range(first, stop))
+        self._trimmed.setdefault(space, SpanSet()).add(first, stop)
         for name, lo, hi, listening in self._listeners:
             if name == space and lo < stop and first < hi:
                 listening.emit(Dropped(space, first, stop))
@@ -201,9 +201,12 @@ class SpecRegisters:
         listening.emit(Gap())
         return listening
 
-    async def trimmed_below(self, space: str, deadline: float) -> int:
-        trimmed = self._trimmed.get(space, ())
-        return next(number for number in itertools.count() if number not in trimmed)
+    async def trims(
+        self, space: str, first: int, stop: int, deadline: float
+    ) -> tuple[list[Span], int]:
+        self._check_open()
+        spans = self._trimmed[space].spans() if space in self._trimmed else []
+        return [(lo, hi) for lo, hi in spans if lo < stop and first < hi], stop
 
     async def spaces(self, deadline: float) -> list[str]:
         self._check_open()
@@ -238,7 +241,7 @@ class SpecRegisters:
 
     def _array(self, array: ArrayName) -> dict[int, Cell]:
         self._check_open()
-        if array[1] in self._trimmed.get(array[0], ()):
+        if array[1] in self._trimmed.get(array[0], SpanSet()):
             raise Trimmed(f"segment {array[1]} of space {array[0]!r} was trimmed")
         return self._cells.setdefault(array, {})
 

@@ -32,7 +32,7 @@ from wormspace.server import tables
 from wormspace.server.dividing import Divide, Turns, at_once, finish
 from wormspace.server.marks import Marks, RangeMap
 from wormspace.store.engine import Batch, Item, View
-from wormspace.wire.messages import BAD_REQUEST, Failed
+from wormspace.wire.messages import BAD_REQUEST, Failed, Tombstones, Trims
 
 ROW_BYTES = 64
 """What a row takes in a report beside its value."""
@@ -217,6 +217,19 @@ def trimming(batch: Batch, m: Trim, divide: Divide) -> Turns[tuple[Done | Failed
         key = tables.segment_key(space, m.segment)
         batch.put(tables.GARBAGE, key, m.stop.to_bytes(8, "big"))
     return Done(), is_news
+
+
+def tombstones(view: View, m: Trims) -> Tombstones:
+    """The tombstones that overlap [m.segment, m.stop), up to a page; costs a key for each."""
+    space = tables.find_space(view, m.space)
+    if space is None:
+        return Tombstones([], COMPLETE)
+    most = KNOBS.server_page_spans
+    found = tables.trimmed_ranges(view, space, m.segment, m.stop - 1, most + 2)
+    spans = [(r.lo, r.hi) for r in found if r.hi > m.segment]
+    if len(spans) <= most:
+        return Tombstones(spans, COMPLETE)
+    return Tombstones(spans[:most], spans[most][0])
 
 
 def sweep(batch: Batch, limit: int) -> int:

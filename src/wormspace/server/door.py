@@ -18,6 +18,7 @@ from wormspace.wire.messages import (
     Listen,
     Spaces,
     Status,
+    Trims,
     Unlisten,
     Upward,
 )
@@ -67,7 +68,7 @@ class Door:
             text = self._of_capture(m)
         elif isinstance(m, Decided):
             text = "" if m.spans and all(lo < hi for lo, hi in m.spans) else "an empty span"
-        elif isinstance(m, Trim | Listen):
+        elif isinstance(m, Trim | Listen | Trims):
             text = "" if m.segment < m.stop else "it needs segment < stop"
         else:
             text = ""

@@ -53,12 +53,11 @@ from wormspace.wire.messages import (
     Downward,
     Failed,
     Figures,
-    Head,
     Listen,
     SpaceNames,
     Spaces,
     Status,
-    TrimmedBelow,
+    Trims,
     Unlisten,
     Upward,
 )
@@ -166,8 +165,8 @@ class Node:
             return Figures(self.figures())
         elif isinstance(m, Spaces):
             return SpaceNames(tables.space_names(view, m.after, KNOBS.server_page_names))
-        elif isinstance(m, Head):
-            return TrimmedBelow(tables.trimmed_below(view, m.space))
+        elif isinstance(m, Trims):
+            return acceptors.tombstones(view, m)
         return None
 
     def _mishap(self, e: Exception) -> Failed:

@@ -180,13 +180,6 @@ def is_trimmed(view: View, space: bytes, segment: int) -> bool:
     )
 
 
-def trimmed_below(view: View, name: str) -> int:
-    """The first segment of the space that has no tombstone here, all below it having one."""
-    space = find_space(view, name)
-    stored = view.get(TRIMMED, segment_key(space, 0)) if space is not None else None
-    return int.from_bytes(stored[:8], "big") if stored is not None else 0
-
-
 def trimmed_ranges(
     view: View, space: bytes, lo: int, hi: int, most: int = sys.maxsize
 ) -> tuple[Range, ...]:

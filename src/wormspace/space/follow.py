@@ -1,22 +1,26 @@
 """A listener of a space: history by reading, the present by events, each thing once.
 
 The subscription comes first and the reading second, so that nothing falls between them; what both
-bring is delivered once.  After a gap in the events, what was not delivered yet is read again: of
-each segment that is not full, one message asks for the registers that are not known.
+bring is delivered once.  After a gap in the events, what was not delivered yet is read again: which
+segments are trimmed, a page of spans at a time, and then of each segment that is not full the
+registers that are not known, with one message.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
-from wormspace.errors import NotAllocated, ServerFull, Trimmed, Unavailable
+from wormspace.errors import NotAllocated, ServerFull, Trimmed, Unavailable, WormError
 from wormspace.knobs import KNOBS
 from wormspace.register.contract import METADATA, TRIM, Dropped, Gap, Wrote
 from wormspace.register.contract import Event as RegisterEvent
 from wormspace.register.issued import OffsetSet
+from wormspace.register.spans import SpanSet
 from wormspace.space.address import Address
 from wormspace.space.events import Allocated, Event, TrimmedAway, Written
 from wormspace.space.metadata import Metadata
@@ -44,27 +48,6 @@ class _Progress:
         self.writes = 0
 
 
-class _Numbers:
-    """A set of segment numbers that has everything below `below`, and mostly nothing else."""
-
-    __slots__ = ("_others", "below")
-
-    def __init__(self, below: int) -> None:
-        self.below = below
-        self._others: set[int] = set()
-
-    def add(self, number: int) -> None:
-        """Put `number` into the set."""
-        if number >= self.below:
-            self._others.add(number)
-        while self.below in self._others:
-            self._others.remove(self.below)
-            self.below += 1
-
-    def __contains__(self, number: int) -> bool:
-        return number < self.below or number in self._others
-
-
 class _Look:
     """What was read of a segment: its metadata if that was asked for, and values below `end`."""
 
@@ -87,18 +70,23 @@ class Follower(Stream[Event]):
         self._start = start
         self._stop = stop
         self._progress: dict[int, _Progress] = {}
-        self._done = _Numbers(start.segment)  # of them all writes were delivered
-        self._gone = _Numbers(start.segment)  # of them the trim was
+        self._done = SpanSet(start.segment)  # of them all writes were delivered
+        self._gone = SpanSet(start.segment)  # of them the trim was
+        self._trims: deque[TrimmedAway] = deque()  # read, and delivered in the order of addresses
         self._tail = start.segment
         self._behind: int | None = None
         self._from = 0  # what is below it in that segment was read
+        self._trims_from = stop  # the trims below it were read
         self._width = 1
         self._source = space.client.registers.listen(space.name, start.segment, stop)
         super().__init__(self._source.close)
 
     async def _more(self) -> None:
         if self._behind is not None:
-            await self._catch_up(self._behind)
+            if self._trims_from < self._stop:
+                await self._read_trims(self._trims_from)
+            else:
+                await self._catch_up(self._behind)
             return
         event = await anext(self._source)
         if isinstance(event, Gap):
@@ -111,7 +99,7 @@ class Follower(Stream[Event]):
     def _take(self, event: RegisterEvent) -> list[Event]:
         """What of an event is news."""
         if isinstance(event, Dropped):
-            return self._drop(max(event.number, self._start.segment), min(event.stop, self._stop))
+            return list(self._drop(event.number, event.stop))
         if not isinstance(event, Wrote) or event.number in self._done or event.offset == TRIM:
             return []
         self._tail = max(self._tail, event.number + 1)
@@ -140,34 +128,61 @@ class Follower(Stream[Event]):
         self._finish(number, progress)
         return [Written(address, value)]
 
-    def _drop(self, first: int, stop: int) -> list[Event]:
-        """A trim, of which every server tells."""
-        fresh = range(max(first, self._gone.below), stop)
-        news = any(number not in self._gone for number in fresh)
-        for number in fresh:
-            self._gone.add(number)
-            self._mark_done(number)
+    def _drop(self, first: int, stop: int) -> list[TrimmedAway]:
+        """A trim, of which every server tells; costs no more however many segments it is of."""
+        stop = min(stop, self._stop)
+        news = self._gone.missing(first, stop)
+        self._gone.add(first, stop)
+        self._mark_done(first, stop)
         self._tail = max(self._tail, stop)
-        return [TrimmedAway(first, stop)] if news else []
+        return [TrimmedAway(*span) for span in news]
 
     def _finish(self, number: int, progress: _Progress) -> None:
         """A segment of which everything was delivered needs no memory."""
         if progress.announced and progress.writes >= progress.size - self._first_of(number):
-            self._mark_done(number)
+            self._mark_done(number, number + 1)
 
     def _first_of(self, number: int) -> int:
         """The first offset of a segment that is to be delivered."""
         return self._start.offset if number == self._start.segment else 0
 
-    def _mark_done(self, number: int) -> None:
-        self._progress.pop(number, None)
-        self._done.add(number)
+    def _mark_done(self, first: int, stop: int) -> None:
+        self._done.add(first, stop)
+        if stop - first < len(self._progress):
+            over = [number for number in range(first, stop) if number in self._progress]
+        else:
+            over = [number for number in self._progress if first <= number < stop]
+        for number in over:
+            del self._progress[number]
 
     # ------------------------------------------------------------ the past
 
     def _go_back(self) -> None:
         """Something may have been missed anywhere."""
         self._behind, self._from = self._done.below, 0
+        self._trims_from = self._start.segment
+
+    async def _read_trims(self, first: int) -> None:
+        """What of the trims from `first` on is news, as many as travel in one message."""
+        client = self._space.client
+        while True:
+            try:
+                spans, end = await client.registers.trims(
+                    self._space.name, first, self._stop, client.deadline(None)
+                )
+                break
+            except (Unavailable, ServerFull) as e:
+                await self._wait_for_servers(e)
+        for span in spans:
+            self._trims.extend(self._drop(*span))
+        self._trims_from = end
+        if end >= self._stop:
+            self._behind = self._done.below
+
+    def _deliver_trims(self, below: float = math.inf) -> None:
+        """Deliver what was read of the trims of segments below one that is read now."""
+        while self._trims and self._trims[0].segment < below:
+            self._items.append(self._trims.popleft())
 
     async def _catch_up(self, number: int) -> None:
         """Read on, in the order of addresses: of several segments at once, if they are short.
@@ -178,8 +193,9 @@ class Follower(Stream[Event]):
         numbers = self._next(number)
         looks = await asyncio.gather(*(self._look(n) for n in numbers))
         for at, look in zip(numbers, looks, strict=True):
+            self._deliver_trims(at)
             if look is None:
-                self._behind = None
+                self._end_catching_up()
                 return
             self._behind = at
             self._tail = max(self._tail, at + 1)
@@ -191,17 +207,21 @@ class Follower(Stream[Event]):
             self._behind, self._from = at + 1, 0
         self._width = min(2 * self._width, KNOBS.space_catch_up)
         if not numbers or numbers[-1] + 1 >= self._stop:
-            self._behind = None
+            self._end_catching_up()
+
+    def _end_catching_up(self) -> None:
+        self._behind = None
+        self._deliver_trims()
 
     def _next(self, number: int) -> list[int]:
         """The segments to read: known ones, or the first that is not known to be allocated."""
         numbers: list[int] = []
+        number = self._done.next_missing(number)
         while number < self._stop and len(numbers) < self._width:
-            if number not in self._done:
-                numbers.append(number)
-                if number >= self._tail:
-                    break
-            number += 1
+            numbers.append(number)
+            if number >= self._tail:
+                break
+            number = self._done.next_missing(number + 1)
         return numbers
 
     def _absorb(self, number: int, look: _Look) -> bool:
@@ -228,8 +248,11 @@ class Follower(Stream[Event]):
             except Trimmed as e:
                 return e
             except (Unavailable, ServerFull) as e:
-                log.info("listen: catching up waits: %s", e)
-                await asyncio.sleep(RETRY_S)
+                await self._wait_for_servers(e)
+
+    async def _wait_for_servers(self, error: WormError) -> None:
+        log.info("listen: catching up waits: %s", error)
+        await asyncio.sleep(RETRY_S)
 
     async def _look_once(self, number: int) -> _Look:
         client = self._space.client

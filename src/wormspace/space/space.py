@@ -152,7 +152,8 @@ class Space:
         return await self._find_head(self.client.deadline(timeout))
 
     async def _find_head(self, deadline: float) -> int:
-        head = max(self._known_head, await self.client.registers.trimmed_below(self.name, deadline))
+        prefix, _ = await self.client.registers.trims(self.name, 0, 1, deadline)
+        head = max([self._known_head, *[hi for lo, hi in prefix if lo == 0]])
         while await self._is_trimmed(head, deadline):
             head += 1
         self._known_head = head

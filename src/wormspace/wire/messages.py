@@ -128,16 +128,23 @@ class SpaceNames(msgspec.Struct, frozen=True, array_like=True, tag="space-names"
     names: list[str]
 
 
-class Head(msgspec.Struct, frozen=True, array_like=True, tag="head"):
-    """Ask how far from 0 on the segments of the space have tombstones here."""
+class Trims(msgspec.Struct, frozen=True, array_like=True, tag="trims"):
+    """Ask which of the segments [segment, stop) of the space have tombstones here."""
 
     space: SpaceName
+    segment: SegmentNumber
+    stop: SegmentBound
 
 
-class TrimmedBelow(msgspec.Struct, frozen=True, array_like=True, tag="trimmed-below"):
-    """All segments below `segment` have tombstones here; that one has none."""
+class Tombstones(msgspec.Struct, frozen=True, array_like=True, tag="tombstones"):
+    """Ascending spans of segments with tombstones, those that overlap what was asked for.
 
-    segment: int
+    Attributes:
+        next: the segment at which the list was cut off; `COMPLETE` if it was not.
+    """
+
+    spans: list[tuple[SegmentNumber, SegmentBound]]
+    next: int
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
@@ -166,9 +173,9 @@ FULL, TOO_LARGE, TOO_MANY, BAD_REQUEST, STOPPING, DAMAGED, INTERNAL = (
 ONE_WAY = 0
 """The request id of messages that get no answer."""
 
-Upward: TypeAlias = Request | Listen | Unlisten | Status | Spaces | Head
+Upward: TypeAlias = Request | Listen | Unlisten | Status | Spaces | Trims
 Downward: TypeAlias = (
-    Reply | Failed | Accepted | Discarded | Lagging | Figures | SpaceNames | TrimmedBelow
+    Reply | Failed | Accepted | Discarded | Lagging | Figures | SpaceNames | Tombstones
 )
 
 
