@@ -99,6 +99,12 @@ class Knobs:
     register_queue_bytes: int = knob(64 << 20, least=1)
     """Bytes of values in these events."""
 
+    register_undecided_bytes: int = knob(64 << 20, least=4096)
+    """What a listener keeps of registers that are short of a majority; then it begins anew."""
+
+    register_settling: int = knob(1024, least=1)
+    """Such registers that are read at the same time."""
+
     register_spans: int = knob(512, least=1)
     """Spans of registers in one question for what is not known yet."""
 

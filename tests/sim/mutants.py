@@ -71,7 +71,7 @@ MUTANTS = {
         f"{LISTENING}.on_down", "self._streams &= ~(1 << server)", "pass"
     ),
     "a listener says no gaps while a stream is away": Mutant(
-        f"{LISTENING}._look", "self._whole and is_one_away", "False"
+        f"{LISTENING}._look", "self._whole and is_due", "False"
     ),
     "a server tells of a batch only who listened when it began": Mutant(
         "wormspace.server.node:Node._handle",

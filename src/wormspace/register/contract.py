@@ -96,6 +96,9 @@ class EventStream(Protocol):
         the event has its place in the order of decisions, the reading has none.
         """
 
+    def leave(self, first: int, stop: int) -> None:
+        """No event of arrays [first, stop) is of interest any more: need not be remembered."""
+
     def close(self) -> None:
         """Stop listening, which ends the iteration; harmless when repeated."""
 
@@ -194,7 +197,11 @@ class Registers(Protocol):
     async def inspect(
         self, array: ArrayName, start: int, stop: int, deadline: float
     ) -> dict[str, list[RegisterState] | None]:
-        """What each server holds of [start, stop); None if it did not answer."""
+        """What each server holds of [start, stop); None if it did not say all of it in time.
+
+        Raises:
+            BadAddress: these are too many registers for one answer.
+        """
 
     async def close(self) -> None:
         """Give up all that is under way (`Closed`) and disconnect."""

@@ -3,10 +3,10 @@
 Servers push every write when they accept it, so a listener learns of a decision as early as the
 writer does: when a majority accepted one register under one ballot.  A register that stays short
 of a majority (its writer died, or an event was lost with a connection) is read after a moment,
-which completes it.  While all streams stand, nothing can be missed.  While only a majority does, a
-decision may be: of two servers that accepted it, each may have done so while its own stream was
-away, at different times.  So the listener says `Gap` whenever a stream has come back, and now and
-then as long as one is away: whatever is decided by then is met by a read.
+which completes it.  Of two servers that accepted a decision, each may have done so while its own
+stream was away, at different times.  So the listener says `Gap` whenever a stream is lost, and when
+it is back: whatever is decided by then is met by a read, and what one of the majority that answered
+that read accepted later is heard from it, as long as its stream stands.
 
 Values: a majority of the servers sends them along, the others only tell that they accepted
 something, and under which ballot.  Any two majorities share a server, so whichever servers are the
@@ -36,15 +36,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import takewhile
 from typing import Self, TypeAlias
 
-import msgspec
-
 from wormspace.errors import Refused, Trimmed, WormError
 from wormspace.knobs import KNOBS
 from wormspace.paxos.messages import Done
-from wormspace.paxos.quorum import everyone, is_quorum, out_of_reach
+from wormspace.paxos.quorum import is_quorum, out_of_reach
 from wormspace.register.contract import ArrayName, Dropped, Event, Gap, Wrote
 from wormspace.register.issued import OffsetSet
 from wormspace.register.partition import Partition
+from wormspace.register.spans import SpanSet
+from wormspace.register.votes import PROPOSAL_BYTES, Proposal, Undecided, Votes
 from wormspace.wire.messages import (
     ONE_WAY,
     Accepted,
@@ -63,38 +63,10 @@ SETTLE_S = 0.1
 waits for a server that is slow to open its stream before it makes do with a majority."""
 
 GAP_S = 2.0
-"""How long a listener goes on without reading what it may have missed, while a stream is away."""
+"""How long after a `Gap` a listener that loses a stream says another, so that a connection that
+comes and goes does not make it read all the time."""
 
 ReadOne: TypeAlias = Callable[[ArrayName, int], Awaitable[bytes | None]]
-
-
-class _Proposal(msgspec.Struct):
-    """What was accepted under one ballot: by whom (a mask), and what, once one of them sent it."""
-
-    voters: int = 0
-    value: bytes | None = None
-
-
-class _Votes(msgspec.Struct):
-    """A register on its way to delivery; the integers are masks of servers.
-
-    Attributes:
-        by_ballot: what was reported, by ballot.
-        voters: who reported it, under any ballot.
-        heads: those of them that reported nothing before it that is still to be delivered.
-        value: its value, once it is known to be decided.
-        read: whether that is known from reading it: too few reported it.
-        empty_at: when a reading began that found it empty, if nobody reported it since; else 0.
-    """
-
-    since: float
-    by_ballot: dict[bytes, _Proposal]
-    voters: int = 0
-    heads: int = 0
-    value: bytes | None = None
-    reading: bool = False
-    read: bool = False
-    empty_at: float = 0.0
 
 
 class Subscription:
@@ -126,9 +98,11 @@ class Subscription:
         self._reads_past = False
         self._read_since = 0.0
         self._gap_at = 0.0
-        self._votes: dict[tuple[int, int], _Votes] = {}
+        self._is_gap_due = False
+        self._votes = Undecided()
         self._queues: list[deque[tuple[int, int]]] = [deque() for _ in range(partition.size)]
         self._delivered: dict[int, OffsetSet] = {}
+        self._left = SpanSet()
         self._readers: set[asyncio.Task[None]] = set()
         self._timer = self._loop.call_later(SETTLE_S, self._look)
         self._over = False
@@ -180,6 +154,7 @@ class Subscription:
             self._partition.tell(server, self._id, self._message)
 
     def on_down(self, server: int) -> None:
+        self._is_gap_due = True
         self._streams &= ~(1 << server)
         self._lose_source(server)
         if not is_quorum(self._streams, self._partition.size):
@@ -240,10 +215,12 @@ class Subscription:
 
     def _say_gap(self) -> None:
         self._gap_at = self._loop.time()
+        self._is_gap_due = False
         self._emit(Gap())
 
     def _on_accepted(self, server: int, m: Accepted) -> None:
-        delivered = self._delivered.setdefault(m.segment, OffsetSet())
+        is_left = m.segment in self._left
+        delivered = self._delivered.get(m.segment, ())
         size, bit, queue = self._partition.size, 1 << server, self._queues[server]
         values: Sequence[bytes | None] = m.values or [None] * len(m.offsets)
         for offset, value in zip(m.offsets, values, strict=True):
@@ -252,20 +229,35 @@ class Subscription:
             at = (m.segment, offset)
             votes = self._votes.get(at)
             if votes is None:
-                votes = self._votes[at] = _Votes(self._loop.time(), {})
+                if is_left:
+                    continue
+                votes = self._votes.open(at, self._loop.time())
             if not votes.voters & bit:
                 votes.voters |= bit
                 votes.empty_at = 0.0
                 queue.append(at)
             proposal = votes.by_ballot.get(m.ballot)
             if proposal is None:
-                proposal = votes.by_ballot[m.ballot] = _Proposal()
+                proposal = votes.by_ballot[m.ballot] = Proposal()
+                self._votes.grow(votes, PROPOSAL_BYTES)
             proposal.voters |= bit
-            if value is not None:
+            if value is not None and proposal.value is None:
                 proposal.value = value
+                self._votes.grow(votes, len(value))
             if votes.value is None and is_quorum(proposal.voters, size):
                 votes.value = proposal.value
         self._release()
+        if self._votes.is_too_much(sum(map(len, self._queues))):
+            self._start_over()
+
+    def _start_over(self) -> None:
+        """Forget what nobody decides, or delivers; the consumer reads what is decided of it."""
+        log.warning("listen on %r: too much is undecided; reading instead", self._message.space)
+        self._votes = Undecided()
+        for queue in self._queues:
+            queue.clear()
+        if self._whole:
+            self._say_gap()
 
     def _release(self) -> None:
         """Deliver what is decided and stands at the head of enough streams.
@@ -298,7 +290,7 @@ class Subscription:
 
         Then the servers accepted them in different orders, so neither was done when another began.
         """
-        heads: dict[tuple[int, int], _Votes] = {}
+        heads: dict[tuple[int, int], Votes] = {}
         for server, queue in enumerate(self._queues):
             if queue:
                 heads[queue[0]] = self._votes[queue[0]]
@@ -313,16 +305,30 @@ class Subscription:
 
     def _deliver(self, number: int, offset: int, value: bytes) -> None:
         self._emit(Wrote(self._message.space, number, offset, value))
-        self._votes.pop((number, offset), None)
-        self._delivered.setdefault(number, OffsetSet()).add(offset)
+        self._votes.drop((number, offset))
+        if number not in self._left:
+            self._delivered.setdefault(number, OffsetSet()).add(offset)
 
     def _on_discarded(self, m: Discarded) -> None:
-        for number in [n for n in self._delivered if m.segment <= n < m.stop]:
-            del self._delivered[number]
+        self._forget(m.segment, m.stop)
         for at in [at for at in self._votes if m.segment <= at[0] < m.stop]:
-            del self._votes[at]
+            self._votes.drop(at)
         self._emit(Dropped(m.space, m.segment, m.stop))
         self._release()
+
+    def leave(self, first: int, stop: int) -> None:
+        """The consumer has heard all that is of interest to it of arrays [first, stop)."""
+        self._left.add(first, stop)
+        self._forget(first, stop)
+
+    def _forget(self, first: int, stop: int) -> None:
+        """What was delivered of arrays [first, stop), of which nothing more is to be told."""
+        if stop - first < len(self._delivered):
+            numbers = [n for n in range(first, stop) if n in self._delivered]
+        else:
+            numbers = [n for n in self._delivered if first <= n < stop]
+        for number in numbers:
+            del self._delivered[number]
 
     def _look(self) -> None:
         """Read what has been short of a majority, or of its value, for too long; deliver the rest.
@@ -333,8 +339,9 @@ class Subscription:
         """
         self._timer = self._loop.call_later(SETTLE_S, self._look)
         self._become_whole()
-        is_one_away = self._streams != everyone(self._partition.size)
-        if self._whole and is_one_away and self._loop.time() >= self._gap_at + GAP_S:
+        is_unheard = self._partition.up & ~self._streams  # it answers reads, and tells of nothing
+        is_due = self._is_gap_due or is_unheard
+        if self._whole and is_due and self._loop.time() >= self._gap_at + GAP_S:
             self._say_gap()
         before = self._loop.time() - SETTLE_S
         # In the order of arrival, so that what came lately costs nothing.
@@ -346,13 +353,15 @@ class Subscription:
                 continue
             if votes.value is None:
                 undecided_until = min(undecided_until, votes.empty_at)
-                if not votes.reading and (not votes.empty_at or votes.empty_at <= newest):
+                is_news = not votes.empty_at or votes.empty_at <= newest
+                is_busy = len(self._readers) >= KNOBS.register_settling
+                if is_news and not votes.reading and not is_busy:
                     self._begin_to_settle(at, votes)
             elif self._whole and votes.since < min(before - SETTLE_S, undecided_until):
                 self._deliver(*at, votes.value)
                 self._release()
 
-    def _begin_to_settle(self, at: tuple[int, int], votes: _Votes) -> None:
+    def _begin_to_settle(self, at: tuple[int, int], votes: Votes) -> None:
         votes.reading = True
         task = self._loop.create_task(self._settle(at, votes.voters))
         self._readers.add(task)
@@ -365,7 +374,7 @@ class Subscription:
         try:
             value = await self._read_one((self._message.space, number), offset)
         except Trimmed:
-            self._votes.pop(at, None)
+            self._votes.drop(at)
             self._release()
             return
         except WormError as e:
@@ -378,6 +387,7 @@ class Subscription:
         if value is not None:
             votes.value = value
             votes.read = True
+            self._votes.grow(votes, len(value))
             self._release()
         elif votes.voters == voters:
             votes.empty_at = began
@@ -408,11 +418,7 @@ class Listening:
         """
         full = len(self._events) >= KNOBS.register_queue_events
         if full or self._bytes >= KNOBS.register_queue_bytes:
-            trims = [
-                e for e in self._events if isinstance(e, Dropped)
-            ]  # reading shows none of them
             self._forget()
-            self._events.extend(trims)
             event = Gap()
         if isinstance(event, Gap):
             if self._is_gap_queued:
@@ -442,6 +448,11 @@ class Listening:
         return (number, offset) in self._queued or any(
             subscription.is_coming(number, offset) for subscription in self._subscriptions
         )
+
+    def leave(self, first: int, stop: int) -> None:
+        """The consumer has heard all that is of interest to it of arrays [first, stop)."""
+        for subscription in self._subscriptions:
+            subscription.leave(first, stop)
 
     def __aiter__(self) -> Self:
         return self

@@ -148,6 +148,7 @@ class Follower(Stream[Event]):
 
     def _mark_done(self, first: int, stop: int) -> None:
         self._done.add(first, stop)
+        self._source.leave(first, stop)
         if stop - first < len(self._progress):
             over = [number for number in range(first, stop) if number in self._progress]
         else:
