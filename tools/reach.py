@@ -44,7 +44,7 @@ SOMETIMES = {
     "a client has forgotten what it wrote": ("register/memory.py", "def _forget_one", 3),
     "a listener is behind": ("space/follow.py", "self._behind, self._from = self._done.below", 0),
     "a batch meets a full disk": ("server/node.py", "async def _on_full", 2),
-    "marks are saved": ("server/marks.py", "for mark in taken:", 1),
+    "marks are saved": ("server/marks.py", "for i, mark in enumerate(marks):", 1),
     "trimmed segments are swept in parts": (
         "server/acceptors.py",
         "if deleted >= limit or room <= 0:",

@@ -384,7 +384,15 @@ class Segment:
     def inspect(
         self, start: int = 0, stop: int | None = None, *, timeout: float | None = None
     ) -> dict[str, list[RegisterState] | None]:
-        """What each server holds of [start, stop), for people: None if it did not answer."""
+        """What each server holds of [start, stop), for people.
+
+        Returns:
+            By server, its registers that hold anything, in order; none if the segment is trimmed
+            there, and None if it did not say all of it in time.
+
+        Raises:
+            BadAddress: these are more registers than one call shows (4,194,304): give a range.
+        """
         return self._background.call(lambda: self._twin.inspect(start, stop, timeout=timeout))
 
 

@@ -10,7 +10,7 @@ from scaling import assert_growth
 from wormspace.knobs import turned
 from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Capture, Decided, Read, Trim, Write
-from wormspace.server import node
+from wormspace.server import node, tables
 from wormspace.server.counters import Counters
 from wormspace.server.listeners import Listeners
 from wormspace.server.node import Node
@@ -293,3 +293,27 @@ def test_unlisten_of_what_nobody_listens_to_costs_nothing():
         return lambda: world.send(*[Unlisten(1 << 40) for _ in range(10)])
 
     assert_growth(at, SIZES, at_most=0)
+
+
+@pytest.mark.parametrize("most", [1, 3, 50])
+def test_a_mark_over_many_is_saved_in_parts(most):
+    """It replaces no more stored marks in one batch than a request may in a turn."""
+
+    def saved(supersede):
+        world = World()
+        every_second_saved(world, 40)
+        batches = world.node.counters.batches
+        with turned(server_supersede=supersede):
+            world.send(
+                Decided("s", 0, rounds(20), [(0, 45), (60, 70)]), Decided("s", 0, HIGH, [(10, 15)])
+            )
+            world.save_marks()
+        prefix = tables.segment_key(tables.find_space(world.engine.view, "s"), 0)
+        stored = tables.load_slice(world.engine.view, tables.DECIDED, prefix, 0, 1 << 32)
+        return stored, world.node.counters.batches - batches
+
+    at_once, batches = saved(1000)
+    assert batches == 1
+    in_parts, batches = saved(most)
+    assert in_parts == at_once
+    assert batches >= 30 // most

@@ -9,7 +9,7 @@ import pytest
 from test_cancelling import CALLS, scene
 
 from wires import simulated
-from wormspace.errors import PartialWrite, Unavailable
+from wormspace.errors import CaptureLost, PartialWrite, Unavailable
 
 TIMEOUT_S = 5.0
 """The default of the clients in use."""
@@ -56,6 +56,38 @@ def test_a_call_ends_by_its_deadline_and_says_who_answered(name, servers, is_cut
                 assert f"s{server}" in said, said
             if servers == (1, 2):
                 assert "s0" not in said, said
+
+    simulated(work)
+
+
+@pytest.mark.parametrize("timeout", [0.013, 0.0501, 0.13, 0.4])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda it, timeout: it.segment.settle(5, b"v", timeout=timeout),
+        lambda it, timeout: it.space.alloc(timeout=timeout),
+    ],
+    ids=["settle", "alloc"],
+)
+def test_a_pause_after_a_lost_race_ends_at_the_deadline(act, timeout, monkeypatch):
+    """The pauses are as long as they may be, and every write comes too late."""
+
+    async def work():
+        async with scene() as it:
+            monkeypatch.setattr(it.worm.rng, "uniform", lambda lo, hi: hi)
+            registers = it.worm.registers
+
+            def lost(*args):
+                future = asyncio.get_running_loop().create_future()
+                future.set_exception(CaptureLost("somebody was quicker"))
+                return future
+
+            monkeypatch.setattr(registers, "write", lost)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            with pytest.raises(Unavailable, match="captured it again and again"):
+                await act(it, timeout)
+            assert loop.time() - began <= timeout + 1e-6
 
     simulated(work)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
 
-from wormspace.errors import Unavailable
+from wormspace.errors import BadAddress, Unavailable
 from wormspace.paxos.ballot import UNSAFE, show
 from wormspace.paxos.messages import COMPLETE, Gone, Read, Report, Row, Span
 from wormspace.paxos.quorum import majority
@@ -25,12 +27,17 @@ from wormspace.wire.messages import (
     Upward,
 )
 
+log = logging.getLogger("wormspace.administration")
+
 DOWN_S = 0.5
 """How long a server that cannot be reached is waited for: it may be on its way up."""
 
 
 YIELD_EVERY = 1000
 """Registers that are prepared in one turn of the event loop."""
+
+INSPECT_MOST = 1 << 22
+"""Registers that are inspected in one call: each takes some hundred bytes, for each server."""
 
 
 class _Question:
@@ -183,7 +190,16 @@ async def servers(partitions: list[Partition], deadline: float) -> list[ServerSt
 async def inspect(
     partition: Partition, array: ArrayName, start: int, stop: int, deadline: float
 ) -> dict[str, list[RegisterState] | None]:
-    """What each server holds of [start, stop): None if it is silent, empty if it is trimmed."""
+    """What each server holds of [start, stop): None if it is silent, empty if it is trimmed.
+
+    Raises:
+        BadAddress: these are more than `INSPECT_MOST` registers.
+    """
+    if stop - start > INSPECT_MOST:
+        raise BadAddress(
+            f"at most {INSPECT_MOST} registers are inspected at a time, not {stop - start}: "
+            "give a range"
+        )
     held = await asyncio.gather(
         *(
             _held(partition, server, array, start, stop, deadline)
@@ -196,7 +212,7 @@ async def inspect(
 async def _held(
     partition: Partition, server: int, array: ArrayName, start: int, stop: int, deadline: float
 ) -> list[RegisterState] | None:
-    """What one server holds, page after page."""
+    """What one server holds, page after page; None if it did not say all of it in time."""
     states: list[RegisterState] = []
     while True:
         message = Read(*array, spans=[(start, stop)], detail=True)
@@ -205,15 +221,33 @@ async def _held(
             return []
         if not isinstance(answer, Report):
             return None
-        states += await _states(answer, start, stop)
+        if not _is_sound(answer, start, stop):
+            log.warning(
+                "inspect: server %s sent a report that goes back", partition.links[server].name
+            )
+            return None
+        for state in _states(answer, start, stop):
+            states.append(state)
+            if len(states) % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+                if asyncio.get_running_loop().time() >= deadline:
+                    return None
         if answer.next == COMPLETE:
             return states
         start = answer.next
 
 
-async def _states(report: Report, start: int, stop: int) -> list[RegisterState]:
-    """The registers of a report that hold a value or a promise; yields to others now and then."""
-    states: list[RegisterState] = []
+def _is_sound(report: Report, start: int, stop: int) -> bool:
+    """Whether a report's rows are of what was asked for, in order, and its end is further on."""
+    end = stop if report.next == COMPLETE else report.next
+    offsets = [row.offset for row in report.rows]
+    return start < end <= stop and all(
+        lo < hi for lo, hi in itertools.pairwise([start - 1, *offsets, end])
+    )
+
+
+def _states(report: Report, start: int, stop: int) -> Iterator[RegisterState]:
+    """The registers of a report that hold a value or a promise."""
     end = stop if report.next == COMPLETE else report.next
     rows = iter([*report.rows, Row(end)])
     row = next(rows)
@@ -225,18 +259,13 @@ async def _states(report: Report, start: int, stop: int) -> list[RegisterState]:
             promise = next(promises)
             continue
         is_written, is_promised = row.offset == offset, promise.lo <= offset
-        states.append(
-            RegisterState(
-                offset,
-                show(promise.ballot) if is_promised else "-",
-                show(row.ballot) if is_written else "-",
-                is_written and row.decided,
-                row.value if is_written else None,
-            )
+        yield RegisterState(
+            offset,
+            show(promise.ballot) if is_promised else "-",
+            show(row.ballot) if is_written else "-",
+            is_written and row.decided,
+            row.value if is_written else None,
         )
         if is_written:
             row = next(rows)
         offset += 1
-        if len(states) % YIELD_EVERY == 0:
-            await asyncio.sleep(0)
-    return states

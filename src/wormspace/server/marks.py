@@ -97,17 +97,36 @@ class Marks:
         return self._pending.get(prefix)
 
     def save(self, batch: Batch, most: int) -> None:
-        """Move up to `most` of them into the store."""
-        while most > 0 and self._pending:
+        """Move up to `most` of them into the store.
+
+        They replace no more stored ones than a request may in a turn; what is left of a mark that
+        would is saved with a later batch.
+        """
+        room = KNOBS.server_supersede
+        while most > 0 and room > 0 and self._pending:
             prefix, marks = next(iter(self._pending.items()))
+            before = len(marks)
             taken = marks.take(most)
+            most -= max(1, len(taken))
+            if not tables.is_trimmed(batch, prefix[:4], int.from_bytes(prefix[4:], "big")):
+                left, room = _save(batch, prefix, taken, room)
+                for mark in left:
+                    marks.lay(mark.lo, mark.hi, mark.ballot)
             if not marks:
                 del self._pending[prefix]
-            self._count -= len(taken)
-            most -= max(1, len(taken))
-            if tables.is_trimmed(batch, prefix[:4], int.from_bytes(prefix[4:], "big")):
-                continue
-            for mark in taken:
-                old = tables.load_slice(batch, tables.DECIDED, prefix, mark.lo, mark.hi)
-                new = on_decided(old, mark.lo, mark.hi, mark.ballot)
-                tables.store_slice(batch, tables.DECIDED, prefix, old, new)
+            self._count += len(marks) - before
+
+
+def _save(batch: Batch, prefix: bytes, marks: list[Range], room: int) -> tuple[list[Range], int]:
+    """Save marks of one segment, replacing up to `room` stored ones; what is left of both."""
+    for i, mark in enumerate(marks):
+        if room <= 0:
+            return marks[i:], room
+        old = tables.load_slice(batch, tables.DECIDED, prefix, mark.lo, mark.hi, room + 1)
+        end = mark.hi if len(old) <= room else max(old[-1].lo, mark.lo + 1)
+        new = on_decided(old, mark.lo, end, mark.ballot)
+        tables.store_slice(batch, tables.DECIDED, prefix, old, new)
+        room -= len(old)
+        if end < mark.hi:
+            return [Range(end, mark.hi, mark.ballot), *marks[i + 1 :]], 0
+    return [], room

@@ -12,11 +12,8 @@ from wormspace.register.token import Token
 from wormspace.space.address import Address
 from wormspace.space.arguments import as_bytes, as_int, as_token
 from wormspace.space.events import Event
+from wormspace.space.racing import Race
 from wormspace.space.stream import Stream
-
-RACE_PAUSE_MIN_S = 0.002
-RACE_PAUSE_MAX_S = 0.1
-"""How long a random pause after a lost race is, at first and at most."""
 
 if TYPE_CHECKING:
     from wormspace.space.space import Space
@@ -171,7 +168,9 @@ class Segment:
         self._check_one(offset)
         otherwise = as_bytes(otherwise, "a value")
         deadline = self._deadline(timeout)
-        pause = RACE_PAUSE_MIN_S
+        race = Race(
+            self.space.client.rng, f"settling {self.space.name}/{self.number}/{offset}", deadline
+        )
         while True:
             captured = await self._registers.capture(self._array, offset, offset + 1, deadline)
             if captured.written:
@@ -181,8 +180,7 @@ class Segment:
                     self._array, captured.token, offset, otherwise, deadline
                 )
             except CaptureLost:
-                await asyncio.sleep(self.space.client.rng.uniform(0, pause))
-                pause = min(RACE_PAUSE_MAX_S, pause * 2)
+                await race.pause()
             else:
                 return otherwise
 
@@ -211,7 +209,15 @@ class Segment:
     async def inspect(
         self, start: int = 0, stop: int | None = None, *, timeout: float | None = None
     ) -> dict[str, list[RegisterState] | None]:
-        """What each server holds of [start, stop), for people: None if it did not answer."""
+        """What each server holds of [start, stop), for people.
+
+        Returns:
+            By server, its registers that hold anything, in order; none if the segment is trimmed
+            there, and None if it did not say all of it in time.
+
+        Raises:
+            BadAddress: these are more registers than one call shows (4,194,304): give a range.
+        """
         stop = self.size if stop is None else stop
         self._check(start, stop)
         return await self._registers.inspect(self._array, start, stop, self._deadline(timeout))

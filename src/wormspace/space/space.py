@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,8 @@ from wormspace.space.arguments import as_bytes, as_int
 from wormspace.space.events import Event
 from wormspace.space.follow import Follower
 from wormspace.space.metadata import Metadata
-from wormspace.space.segment import RACE_PAUSE_MAX_S, RACE_PAUSE_MIN_S, Segment
+from wormspace.space.racing import Race
+from wormspace.space.segment import Segment
 from wormspace.space.stream import Stream
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Space:
         """Allocate this very number; false if somebody else has it."""
         array = (self.name, number)
         registers = self.client.registers
-        pause = RACE_PAUSE_MIN_S
+        race = Race(self.client.rng, f"allocating {self.name}/{number}", deadline)
         while True:
             try:
                 captured = await registers.capture(array, METADATA, METADATA + 1, deadline)
@@ -90,9 +90,7 @@ class Space:
                     return captured.written[METADATA] == raw
                 await registers.write(array, captured.token, METADATA, raw, deadline)
             except CaptureLost:
-                # Another allocator stole the capture; one of us gets through.
-                await asyncio.sleep(self.client.rng.uniform(0, pause))
-                pause = min(RACE_PAUSE_MAX_S, pause * 2)
+                await race.pause()  # another allocator stole the capture; one of us gets through
             except (AlreadyWritten, Trimmed):
                 return False
             else:
