@@ -71,6 +71,34 @@ def test_a_replica_with_a_wrong_argument_is_refused_and_the_object_lives(wrong) 
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("says", [NAN, 1e300, "now", None, ZeroDivisionError()])
+def test_a_clock_that_goes_bad_later_stops_no_replica(says) -> None:
+    """Time goes on without it, and with it when it is sound again."""
+    now = 1000.0
+
+    def clock() -> float:
+        if isinstance(now, Exception):
+            raise now
+        return now
+
+    async def run() -> None:
+        nonlocal now
+        async with (
+            wormspace.connect("memory:") as worm,
+            await replicate(Counter, worm, "hits", clock=clock) as hits,
+        ):
+            engine = hits._core.learner.engine
+            seen = []
+            for one in (1000.0, says, says, 5000.0):
+                now = one
+                await hits.add(1)
+                seen.append(engine.time_ns / 1e9)
+            assert await hits.add(0) == 4
+            assert 1000 <= seen[0] < seen[1] < seen[2] < 1100 < seen[3]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     "machine",
     [5, dict, StateMachine, Counter()],

@@ -8,6 +8,7 @@ strategy at work in one seat: it takes packets to registers.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 from typing import Protocol
@@ -17,7 +18,7 @@ import msgspec
 from wormspace.errors import WormError
 from wormspace.malformed import MALFORMED
 from wormspace.rpc import Caller
-from wormspace.smr.arguments import as_count, as_number
+from wormspace.smr.arguments import LAST_NS, as_count, as_number
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.fetching import Announced, Fetches
 from wormspace.smr.learner import Learner
@@ -37,6 +38,8 @@ from wormspace.smr.records import (
     encode_charter,
 )
 from wormspace.space import Address, Space
+
+log = logging.getLogger("wormspace.smr")
 
 _decode_pong = decoder(Pong)
 
@@ -133,6 +136,7 @@ class Seat:
         self.lapsed: list[str] = []
         self._stopwatches = Stopwatches()
         self._told_ns = 0
+        self._is_clock_sound = True
         self._told_at = self.loop.time()
         self._audit_at = 0.0
         self._callers: dict[tuple[str, int], Caller] = {}
@@ -218,8 +222,25 @@ class Seat:
         at = self.loop.time()
         passed_ns = int((at - self._told_at) * (1 - SLOWER) * 1e9)
         going_on = max(self._told_ns + passed_ns, self.learner.engine.time_ns)
-        self._told_ns, self._told_at = max(going_on, int(self.clock() * 1e9)), at
+        self._told_ns, self._told_at = max(going_on, self._clock_ns()), at
         return self._told_ns
+
+    def _clock_ns(self) -> int:
+        """What this machine's clock says; 0 while it says no time that commands can have."""
+        try:
+            said = self.clock() * 1e9
+            if abs(said) < LAST_NS:
+                self._is_clock_sound = True
+                return int(said)
+            trouble = f"it says {said / 1e9!r}"
+        except Exception as e:  # noqa: BLE001 - the user's function; time goes on without it
+            trouble = f"{type(e).__name__}: {e}"
+        if self._is_clock_sound:
+            self._is_clock_sound = False
+            log.error(
+                "%s: the clock says no time: %s; time goes on by itself", self.member, trouble
+            )
+        return 0
 
     @property
     def largest_packet(self) -> int:
