@@ -10,8 +10,9 @@ import pytest
 import wormspace
 from inprocess import IDENTITY, Raw, serving
 from wormspace import ServerFull, Trimmed, Unavailable
-from wormspace.paxos.ballot import ballot
+from wormspace.paxos.ballot import UNSAFE, ballot
 from wormspace.paxos.messages import Capture, Done, Promise, Read, Report, Trim, Write, Written
+from wormspace.register.contract import TRIM
 from wormspace.server.listener import ServerIdentity
 from wormspace.server.storage import AcceptorStore
 from wormspace.wire.messages import FULL, Failed, Status
@@ -93,6 +94,22 @@ async def test_trimming_a_full_store_makes_room_again(tmp_path):
             second = await fill(raw, segment=1)
         assert sum(map(len, second.values())) > 0.8 * sum(map(len, first.values()))
         assert await read_all(raw, 1, 1 << 20) == second
+
+
+async def test_a_store_that_is_full_to_the_last_byte_can_be_trimmed(tmp_path):
+    """A trim is decided by a write, which needs room itself."""
+    async with small_store(tmp_path / "store") as (_, raw):
+        await fill(raw, sizes=(*SIZES, 10, 0))
+        late = Write("s", 0, B1, [1 << 19], [b""])
+        raw.request(late)
+        raw.request(Write("s", 0, UNSAFE, [TRIM], [b"trimmed"]))  # in one batch with it
+        assert (await raw.reply()).message.code == FULL
+        assert (await raw.reply()).message == Written([])
+        assert (await raw.call(Write("s", 1, UNSAFE, [TRIM], [bytes(100)]))).code == FULL
+        assert await raw.call(Trim("s", 0, 1)) == Done()
+        await until_swept(raw)
+        await raw.call(Capture("s", 1, 0, 1 << 20, B1))
+        assert await raw.call(Write("s", 1, B1, [0], [bytes(5000)])) == Written([])
 
 
 async def test_a_store_of_small_values_makes_room_again_too(tmp_path):

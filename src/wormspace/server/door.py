@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from wormspace.paxos.ballot import MAX_ROUND, PROPOSER_BYTES, ROUND_BYTES, UNSAFE
 from wormspace.paxos.messages import MAX_ITEMS, Capture, Decided, Read, Trim, Write
+from wormspace.register.contract import TRIM
 from wormspace.server import tables
 from wormspace.store.engine import View
 from wormspace.wire.messages import (
@@ -33,6 +34,11 @@ A single ballot of the highest round would end all captures for ever: nothing is
 
 _LOWEST = bytes(ROUND_BYTES - 1) + b"\1"
 """Round 1: below it there is the unsafe ballot, and none of a capture."""
+
+
+def makes_room(m: Upward) -> bool:
+    """Whether a full store takes this: a trim, or the write that decides one."""
+    return isinstance(m, Trim) or (isinstance(m, Write) and m.offsets == [TRIM])
 
 
 class Door:

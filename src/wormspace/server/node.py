@@ -38,7 +38,7 @@ from wormspace.paxos.messages import (
 from wormspace.server import acceptors, tables
 from wormspace.server.counters import Counters
 from wormspace.server.dividing import TooMuch, in_parts, in_turns
-from wormspace.server.door import Door
+from wormspace.server.door import Door, makes_room
 from wormspace.server.listeners import Listeners, Port
 from wormspace.server.marks import Marks
 from wormspace.store.engine import Batch, Engine
@@ -365,8 +365,8 @@ class Node:
         if not self._no_room:
             log.warning("store full: %s", e)
         self._no_room = True
-        trims = [item for item in queued if isinstance(item[2], Trim)]
-        others = [item for item in queued if not isinstance(item[2], Trim)]
+        trims = [item for item in queued if makes_room(item[2])]
+        others = [item for item in queued if not makes_room(item[2])]
         self._settle(others, [Failed(FULL, str(e))] * len(others))
         if trims and (others or self._sweep_keys > 1):
             self._sweep_keys = max(1, self._sweep_keys // 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -15,6 +15,15 @@ Tables = dict[str, dict[bytes, bytes | None]]
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Tables).decode
+
+
+def puts(changes: Tables, tables: Iterable[str], free: Callable[[str, bytes, bytes], bool]) -> bool:
+    """Whether something is put into one of these tables that is not free."""
+    return any(
+        value is not None and not free(table, key, value)
+        for table in tables
+        for key, value in changes.get(table, {}).items()
+    )
 
 
 class Below(View, Protocol):

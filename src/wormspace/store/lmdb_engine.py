@@ -17,7 +17,7 @@ One process has the store open (a lock on the directory), and one thread uses LM
 lock is off.  Not with its writable map: with it a full disk is a SIGBUS, not an error.
 
 In a store that has reached its limit, or on a full disk, only what makes no table of `growing`
-larger is taken: of a server, trims, and the deletion of what they made garbage.
+larger is taken, and what `frees`: of a server, trims, and the deletion of what they made garbage.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import lmdb
 
 from wormspace.errors import StoreDamaged, StoreError, StoreFull, UsageError
 from wormspace.knobs import KNOBS
-from wormspace.store.changes import Changes, decode, encode
+from wormspace.store.changes import Changes, decode, encode, puts
 from wormspace.store.changes import Tables as Changed
 from wormspace.store.disk import make_directories, sync_directory
 from wormspace.store.engine import Batch, View
@@ -118,12 +118,8 @@ class LmdbEngine:
     def _open(self, undo: ExitStack) -> None:
         """Open what the directory holds, at its last checkpoint, and read the journal."""
         files, path = self._files, self._path
-        if self._sync and files.kind(path) in ("tmpfs", "ramfs"):
-            log.warning(
-                "%s is in memory (%s): what is promised there does not outlive the machine, though "
-                "durability is 'sync'",
-                *(path, files.kind(path)),
-            )
+        if self._sync:
+            self._room.warn_of_memory()
         self._roots = Roots(path, files)
         undo.callback(self._roots.close)
         self._journal = Journal(path, sync=self._sync, files=files)
@@ -244,7 +240,7 @@ class LmdbEngine:
         """
         record = encode(changes)
         spare = 0
-        if any(value is not None for t in self.growing for value in changes.get(t, {}).values()):
+        if puts(changes, self.growing, self.frees):
             self._check_room(changes, len(record))
             spare = KNOBS.store_spare_bytes
         await self._append(record, spare)
@@ -406,6 +402,11 @@ class LmdbEngine:
         return most - most * self._files.random(1)[0] // 512
 
     # ------------------------------------------------------------ room
+
+    @classmethod
+    def frees(cls, table: str, key: bytes, value: bytes) -> bool:
+        """Whether a full store takes this row too, since nothing could be deleted without it."""
+        return False
 
     def _check_room(self, changes: Changed, size: int) -> None:
         """Refuse changes that make a full store fuller.

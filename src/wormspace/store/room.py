@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from wormspace.store.trust import ADVICE
 
 SCARCE_BYTES = 64 << 20
 """With less than this free, an error of LMDB that may mean a full disk is looked into."""
+
+log = logging.getLogger("wormspace.store")
 
 _DAMAGE = (
     lmdb.CorruptedError,
@@ -36,6 +39,16 @@ class Room:
         self._files = files
         self._path = path
         self._fd = fd
+
+    def warn_of_memory(self) -> None:
+        """Tell if there is no disk."""
+        kind = self._files.kind(self._path)
+        if kind in ("tmpfs", "ramfs"):
+            log.warning(
+                "%s is in memory (%s): what is promised there does not outlive the machine, though "
+                "durability is 'sync'",
+                *(self._path, kind),
+            )
 
     def is_there(self) -> bool:
         """Whether the disk takes some more.
