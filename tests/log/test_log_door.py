@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import math
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wormspace
+from wormspace._worm import Worm
+from wormspace.log.cursors import Cursor
 from wormspace.log.spaces import CONFIG, CURSOR, SEQUENCER, TRIM
 
 SURROGATE = "\ud800"
@@ -31,6 +34,7 @@ WRONG = {
     "streams": ["ann", b"ann", None, 5, [b"ann"], [None], [""], [SURROGATE], ["x" * 256], {"a": 1}],
     "stream": [b"ann", 5, "", SURROGATE, "x" * 256, ["ann"]],
     "position": [-1, 1.0, "1", None, True, b"1", math.nan, 1 << 62, 1 << 80],
+    "bound": [-1, 1.0, "1", True, b"1", math.nan, 1 << 62, 1 << 80],
     "amount": [-1, "1", None, True, math.nan, math.inf, -math.inf, b""],
     "timeout": [0, -1, math.nan, "1", b"1", [1]],
     "consumer": ["", None, 5, b"x", SURROGATE, "x" * 256],
@@ -54,6 +58,8 @@ def calls(worm, log):
     yield "position", lambda x: log.fill(x)
     yield "position", lambda x: log.trim(x)
     yield "position", lambda x: log.read_range(x)
+    yield "bound", lambda x: log.read_range(0, x)
+    yield "bound", lambda x: log.read_stream("s", x)
     yield "position", lambda x: log.cursor("c").commit(x)
     yield "amount", lambda x: log.trim_older(x)
     yield "amount", lambda x: log.trim_larger(x)
@@ -83,6 +89,55 @@ def subscribing(log):
     yield "position", lambda x: log.subscribe(x)
     yield "position", lambda x: log.subscribe(x, stream="s")
     yield "stream", lambda x: log.subscribe(stream=x)
+
+
+class Marker:
+    """Stands for the argument that is to be wrong; so do its parts."""
+
+    def __getitem__(self, part):
+        return self
+
+
+MARKER = Marker()
+
+
+class Recorder:
+    """Notes which parameters of a class's methods are passed the marker."""
+
+    def __init__(self, kind, seen):
+        self._kind = kind
+        self._seen = seen
+
+    def __getattr__(self, name):
+        def call(*given, **named):
+            bound = inspect.signature(getattr(self._kind, name)).bind(None, *given, **named)
+            passed = [p for p, value in bound.arguments.items() if value is MARKER]
+            self._seen.update((self._kind.__name__, name, p) for p in passed)
+            return Recorder(Cursor, self._seen) if name == "cursor" else None
+
+        return call
+
+
+def parameters(kind, names):
+    return {
+        (kind.__name__, name, parameter)
+        for name in names
+        for parameter in inspect.signature(getattr(kind, name)).parameters
+        if parameter != "self"
+    }
+
+
+def test_every_argument_of_every_public_call_is_passed_wrong_ones():
+    seen = set()
+    worm, log = Recorder(Worm, seen), Recorder(wormspace.log.Log, seen)
+    for _, call in [*calls(worm, log), *subscribing(log)]:
+        call(MARKER)
+    public = [name for name in vars(wormspace.log.Log) if not name.startswith("_")]
+    public.remove("open")  # what `Worm.log` calls
+    methods = [name for name in public if inspect.isfunction(getattr(wormspace.log.Log, name))]
+    everything = parameters(wormspace.log.Log, methods) | parameters(Worm, ["log"])
+    everything |= parameters(Cursor, [name for name in vars(Cursor) if not name.startswith("_")])
+    assert everything - seen == set(), "add a case to `calls`"
 
 
 @contextlib.asynccontextmanager
