@@ -175,6 +175,9 @@ async def test_a_listener_far_beyond_everything_is_refused_and_the_client_serves
     async with wormspace.connect("memory:") as worm:
         with pytest.raises(BadAddress):
             worm.space("s").listen(0, stop=1 << 62)
+        for start in ((), (1,), (1, 2, 3)):
+            with pytest.raises(BadAddress, match="start is an Address"):
+                worm.space("s").listen(start)
         assert await worm.space("s").tail() == 0
 
 

@@ -182,7 +182,8 @@ def main() -> int:
         return 0
     began = time.monotonic()
     verdicts = Account(account.explained(SURVIVORS.read_text()), given.log)
-    verdicts.look_for_left_over(every)
+    if not given.again:  # CI fails for a check that was lost, not for a function that was changed
+        verdicts.look_for_left_over(every)
     chosen = judge(given, every, verdicts)
     print(*verdicts.summary(every), sep="\n")
     print(f"{len(verdicts.results)} of {chosen} mutants, {time.monotonic() - began:.0f} s")
