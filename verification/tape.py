@@ -194,7 +194,8 @@ def _ends(done: Done, *errors: type[Exception]) -> Claims:
 def allocating(e: Engine) -> None:
     """Segments: one winner."""
     space = e.core.modules["space.space"]
-    space.__dict__["asyncio"] = clock()
+    lost = replying(lambda: fails(Unavailable("no time is left")))
+    space.__dict__["Race"] = lambda *_: Thing(pause=lost)
 
     def tries() -> Any:
         register = Register(METADATA, (CaptureLost("taken"), Trimmed("trimmed")))
