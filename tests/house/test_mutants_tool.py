@@ -15,6 +15,7 @@ from tools.mutants.judges import Judges
 from tools.mutants.panel import KILLED
 from tools.mutants.universe import Place
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 Source = Callable[[str], Path]
 
 
@@ -245,6 +246,28 @@ class TestTheMap:
         with pytest.raises(RuntimeError, match="do not run"):
             judges.refresh()
         assert judges.load().files[files[0]] == left.files[files[0]]  # to be run again
+
+    def test_a_test_that_takes_too_long_is_left_out_and_the_others_judge(
+        self, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(judges, "ROOT", tmp_path)
+        monkeypatch.setattr(judges, "paths", lambda: {"PYTHONPATH": str(REPOSITORY)})
+        monkeypatch.delenv("PYTEST_CURRENT_TEST")  # or it takes itself for a process of this one
+        (tmp_path / "test_it.py").write_text(
+            "import pytest\n"
+            "def test_first(): pass\n"
+            "@pytest.mark.parametrize('n', [1, 2])\n"
+            "def test_long(n):\n"
+            "    while True: pass\n"
+            "def test_fails(): assert False\n"
+            "def test_last(): pass\n"
+        )
+        ends = [judges._run_marked(["test_it.py"], str(tmp_path), 0.2) for _ in range(2)]
+        assert ends == [judges.TOO_LONG, pytest.ExitCode.TESTS_FAILED]
+        told = [path.read_text() for path in tmp_path.glob("*.jsonl")]
+        names = {json.loads(line)[0] for text in told for line in text.splitlines()}
+        assert names - {""} == {"test_it.py::test_first", "test_it.py::test_last"}
+        assert judges._run_marked(["test_it.py"], str(tmp_path), 0.2) == 5  # nothing is left
 
     def test_without_one_those_judge_who_killed(self, source):
         source(SHIPPED)

@@ -25,12 +25,14 @@ SET = "__wormspace_reached__"
 MOST_CPU_S = float(os.environ.get("WORMSPACE_REACH_CPU_S", "inf"))
 """A test that takes longer is stopped, and is no judge; nor is it with other arguments."""
 LONGEST_S = 60.0
-"""So is one that lasts longer: one that was stopped may wait for what does not come."""
+"""So is one that lasts longer."""
+TOO_LONG = 70
+"""How this process ends then: the others are still to be run."""
 TEST = "PYTEST_CURRENT_TEST"
 reached: set[str] = set()
 vars(builtins)[SET] = reached
 failed: set[str] = set()
-long: set[str] = set()
+begun: list[str] = []
 
 
 def marked(path: str) -> ast.Module:
@@ -72,8 +74,25 @@ def _cpu_s() -> float:
 
 
 def _stop(*_: object) -> None:
-    """End a test that takes too long; SystemExit, as an event loop lets nothing else through."""
-    raise SystemExit(f"takes more than {MOST_CPU_S} s of CPU, or {LONGEST_S} s")
+    """End this process, whose test takes too long: nothing less leaves the next one undisturbed."""
+    _note("long", begun[-1].partition("[")[0])
+    os._exit(TOO_LONG)
+
+
+def _note(what: str, test: str) -> None:
+    with (Path(os.environ["WORMSPACE_REACH"]) / what).open("a") as file:
+        file.write(f"{test}\n")
+
+
+def _noted(what: str) -> set[str]:
+    path = Path(os.environ["WORMSPACE_REACH"]) / what
+    return set(path.read_text().splitlines()) if path.exists() else set()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Go on after the test that took too long, and do not begin it with other arguments."""
+    done, long = _noted("done"), _noted("long")
+    items[:] = [i for i in items if i.nodeid not in done and i.nodeid.partition("[")[0] not in long]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -84,25 +103,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         signal.signal(signal.SIGALRM, _stop)
         item.session.reached_on_import = True  # type: ignore[attr-defined]
         _write("", 0)
+    begun.append(item.nodeid)
     reached.clear()
     began = _cpu_s()
-    signal.setitimer(signal.ITIMER_PROF, min(MOST_CPU_S, LONGEST_S), 1.0)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST_S, 5.0)
+    signal.setitimer(signal.ITIMER_PROF, min(MOST_CPU_S, LONGEST_S))
+    signal.setitimer(signal.ITIMER_REAL, LONGEST_S)
     result = yield
     signal.setitimer(signal.ITIMER_PROF, 0)
     signal.setitimer(signal.ITIMER_REAL, 0)
-    seconds = _cpu_s() - began
-    if seconds >= MOST_CPU_S:
-        long.add(item.nodeid.partition("[")[0])
-    elif item.nodeid not in failed:
-        _write(item.nodeid, max(seconds, 0.001))
+    _note("done", item.nodeid)
+    if item.nodeid not in failed:
+        _write(item.nodeid, max(_cpu_s() - began, 0.001))
     return result
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A test that took too long is not begun with other arguments."""
-    if item.nodeid.partition("[")[0] in long:
-        pytest.skip("takes too long")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
