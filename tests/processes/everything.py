@@ -106,13 +106,8 @@ class Everything:
         self.counts = dict.fromkeys(
             (
                 *("kills", "pauses", "full disks", "slow disks", "short of memory"),
-                *(
-                    "ended for want of memory",
-                    "clients",
-                    "idle connections",
-                    "spaces",
-                    "segments written",
-                ),
+                *("ended for want of memory", "ended without a word", "clients"),
+                *("idle connections", "spaces", "segments written"),
             ),
             0,
         )

@@ -45,6 +45,7 @@ def run(base: Path, seconds: float, rate: float, pause_s: float) -> dict[str, An
 
 def test_a_few_seconds_of_everything(tmp_path: Path) -> None:
     figures = run(tmp_path, 8, rate=30, pause_s=0.5)
+    assert not figures["ended without a word"]
     assert figures["segments written"]
     assert figures["medians of each third"]["write ms"]
 
@@ -54,6 +55,7 @@ def test_an_hour_of_everything(tmp_path: Path) -> None:
     minutes = float(os.environ.get("WORMSPACE_SOAK_MINUTES", "60"))
     figures = run(tmp_path, 60 * minutes, rate=36, pause_s=2.5)
     medians = figures["medians of each third"]
+    assert not figures["ended without a word"]
     assert figures["segments written"] > 100_000 * minutes / 60
     assert figures["spaces"] > 10_000 * minutes / 60
     assert figures["registers acknowledged"] > 10_000_000 * minutes / 60
