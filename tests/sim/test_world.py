@@ -343,3 +343,23 @@ def test_code_outside_any_process_has_no_network():
         world.run(world.loop.create_connection(Caller, "s1", 7000))
     with pytest.raises(RuntimeError):
         current()
+
+
+def test_each_machines_monotonic_clock_runs_at_a_rate_of_its_own():
+    told = {}
+
+    async def sleep():
+        loop = asyncio.get_running_loop()
+        for _ in range(1000):
+            began = loop.time()
+            await asyncio.sleep(0.1)
+            assert loop.time() >= began + 0.1, "a timer was early by its own clock"
+        told[current().host] = loop.time(), current().world.now
+
+    with World(3, drift=0.1) as world:
+        sleepers = [world.spawn(name, sleep) for name in ("s1", "s2")]
+        for sleeper in sleepers:
+            world.run(sleeper.wait())
+        rates = {name: by_it / truly for name, (by_it, truly) in told.items()}
+        assert rates == {name: pytest.approx(world.host(name).rate) for name in rates}
+        assert len({round(rate, 3) for rate in (*rates.values(), 1.0)}) == 3

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import sys
 
 import pytest
 from smr_worlds import Group
@@ -30,6 +31,8 @@ from wormspace.smr.records import Packet
 from wormspace.smr.seat import ROOM_BYTES
 
 HOUR_S = 3600.0
+LEASE_DRIFT = 0.0045
+"""Monotonic clocks that differ by less than a hundredth, as leases assume."""
 STRATEGIES = {"sticky": Sticky(0.5), "rotating": Rotating(0.5), "leaderless": Leaderless()}
 
 
@@ -70,10 +73,12 @@ async def test_leases_with_long_names_go_into_a_register_with_the_largest_packet
         assert told == all_of_them
 
 
-def in_clocks(seed, strategy, drive, machine=Lock):
-    """A world whose replicas go by their hosts' wall clocks."""
+def in_clocks(seed, strategy, drive, machine=Lock, rates=()):
+    """A world whose replicas go by their hosts' clocks; `rates`: of the monotonic ones."""
     logging.getLogger("wormspace").setLevel(logging.CRITICAL)
     with World(seed) as world:
+        for i, rate in enumerate(rates):
+            world.host(f"r{i + 1}").rate = rate
         options = {"leadership": STRATEGIES[strategy]}
         group = Group(world, machine, options=lambda name: options)
 
@@ -197,6 +202,49 @@ def test_two_are_never_inside_whatever_clocks_say_and_whoever_is_cut_off(strateg
     in_clocks(1, strategy, drive)
     assert len(fences) > 5
     assert fences == sorted(set(fences))
+
+
+def out_and_in(lease_s):
+    """When a block was over whose holder was cut off, and when somebody else had the lock.
+
+    The holder's monotonic clock is as slow as may be, and the others' are as fast.
+    """
+    told = {}
+
+    async def drive(world, group):
+        cut = []
+
+        async def hold(lock):
+            with contextlib.suppress(WormError):
+                async with holding(lock, "slow", lease_s):
+                    cut.append(world.network.cut(["r1"]))
+                    try:
+                        await asyncio.Event().wait()
+                    finally:
+                        told["out"] = world.now
+
+        async def take(lock):
+            while not cut or await lock.acquire("fast", lease_s) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            told["in"] = world.now
+
+        holder = world.spawn("r1", lambda: hold(group.replicas["r1"]), name="hold")
+        await on(world, group, "r2", take)
+        await holder.wait()
+
+    in_clocks(3, "sticky", drive, rates=(1 - LEASE_DRIFT, 1 + LEASE_DRIFT, 1 + LEASE_DRIFT))
+    return told["out"], told["in"]
+
+
+def test_a_holder_with_a_slow_clock_is_out_before_another_one_is_in():
+    out, into = out_and_in(30.0)
+    assert out < into
+
+
+def test_a_holder_that_relies_on_all_of_its_lease_is_not(monkeypatch):
+    monkeypatch.setattr(sys.modules["wormspace.smr.holding"], "SURE", 1.0)
+    out, into = out_and_in(30.0)
+    assert into < out
 
 
 # ---------------------------------------------------------------- blocks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -40,19 +41,37 @@ class Resource(Protocol):
 
 
 class Owner:
-    """What handles and resources belong to: a process on a host."""
+    """What handles and resources belong to: a process on a host.
 
-    __slots__ = ("host", "name", "parked", "resources", "running")
+    rate: how fast its monotonic clock runs, and with it all its timers.
+    """
 
-    def __init__(self, host: str, name: str) -> None:
+    __slots__ = ("host", "name", "parked", "rate", "resources", "running")
+
+    def __init__(self, host: str, name: str, rate: float = 1.0) -> None:
         self.host = host
         self.name = name
+        self.rate = rate
         self.running = True
         self.parked: list[SimHandle] = []
         self.resources: dict[Resource, None] = {}
 
 
 OWNER: contextvars.ContextVar[Owner | None] = contextvars.ContextVar("sim_owner", default=None)
+
+
+def rate_in(context: contextvars.Context) -> float:
+    """How fast the clock runs by which this context's timers go."""
+    owner = context.get(OWNER)
+    return 1.0 if owner is None else owner.rate
+
+
+def true_time(told: float, rate: float) -> float:
+    """The first moment at which a clock of this rate says so much, or more."""
+    when = told / rate
+    while when * rate < told:  # rounding: a timer that is early by it would be set again and again
+        when = math.nextafter(when, math.inf)
+    return when
 
 
 class SimHandle(asyncio.TimerHandle):

@@ -24,6 +24,7 @@ from pathlib import PurePath
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from wormspace.sim._handles import (
+    OWNER,
     Deadlock,
     SimFuture,
     SimHandle,
@@ -31,6 +32,8 @@ from wormspace.sim._handles import (
     SimulationError,
     StepLimit,
     Unhandled,
+    rate_in,
+    true_time,
 )
 from wormspace.sim._unsupported import UnsupportedMethods
 
@@ -100,9 +103,15 @@ class SimLoop(UnsupportedMethods):
 
     # -- time and handles --------------------------------------------------------------------------
 
-    def time(self) -> float:
+    @property
+    def now(self) -> float:
         """The virtual time, in seconds since the loop was made."""
         return self._now
+
+    def time(self) -> float:
+        """The virtual time by the monotonic clock of the process that asks."""
+        owner = OWNER.get()
+        return self._now if owner is None else self._now * owner.rate
 
     def call_soon(
         self,
@@ -127,8 +136,11 @@ class SimLoop(UnsupportedMethods):
         *args: *_Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        """Run the callback `delay` seconds from now."""
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        """Run the callback `delay` seconds from now, by its process's clock."""
+        if context is None:
+            context = contextvars.copy_context()
+        when = self._now * rate_in(context) + delay
+        return self.call_at(when, callback, *args, context=context)
 
     def call_at(
         self,
@@ -137,14 +149,15 @@ class SimLoop(UnsupportedMethods):
         *args: *_Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        """Run the callback at the virtual time `when`."""
+        """Run the callback when its process's clock says `when`."""
         if context is None:
             context = contextvars.copy_context()
         handle = SimHandle(when, callback, args, self, context)
         if not self._closed:
             handle._scheduled = True
             self._timer_count += 1
-            heapq.heappush(self._timers, (when, self._timer_count, handle))
+            due = true_time(when, rate_in(context))
+            heapq.heappush(self._timers, (due, self._timer_count, handle))
         return handle
 
     def _on_timer_cancelled(self) -> None:

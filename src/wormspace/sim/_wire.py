@@ -100,7 +100,7 @@ class Wire:
             self._frames += 1
             if self._frames > loss.spared_frames and network.strike(loss, self, data):
                 return
-        now = self._loop.time()
+        now = self._loop.now
         if now != self._sent_at or not self._items:
             when = now + self.link.delay()
             if when > self._horizon:
@@ -112,7 +112,7 @@ class Wire:
         """Send a mark, after all that was sent before."""
         if self._silent:
             return
-        self._horizon = max(self._horizon, self._loop.time() + self.link.delay())
+        self._horizon = max(self._horizon, self._loop.now + self.link.delay())
         self._sent_at = -1.0
         self._append(mark)
 
@@ -123,7 +123,7 @@ class Wire:
 
     def put_apart(self, delay_s: float, data: bytes) -> None:
         """Send a frame that arrives `delay_s` later than it should, and that others overtake."""
-        when = max(self._horizon, self._loop.time() + self.link.delay()) + delay_s
+        when = max(self._horizon, self._loop.now + self.link.delay()) + delay_s
         self._loop.call_at(when, self._on_arrival_apart, data, context=ROOT)
 
     def lose(self, data: bytes) -> None:
@@ -143,7 +143,7 @@ class Wire:
             self._become_stalled()
             return
         items = self._items
-        now = self._loop.time()
+        now = self._loop.now
         arrived: list[bytes | Mark] = []
         while items and items[0][0] <= now:
             arrived.append(items.popleft()[1])
@@ -192,7 +192,7 @@ class Wire:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
-        self._horizon = max(self._horizon, self._loop.time() + delay_s)
+        self._horizon = max(self._horizon, self._loop.now + delay_s)
         if self._items:
             self._arrival = self._loop.call_at(self._horizon, self._on_arrival, context=ROOT)
 
@@ -200,7 +200,7 @@ class Wire:
         # This end gives up. Its peer learns of it when the link heals: a reset stays on the wire.
         self._stall = None
         self._items.clear()
-        self._items.append((self._loop.time(), Mark.RESET))
+        self._items.append((self._loop.now, Mark.RESET))
         self._network.note(self._end, "gave up waiting for %s:%d", *self._end.remote)
         self._end.lose(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
 

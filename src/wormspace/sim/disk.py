@@ -211,7 +211,7 @@ class Disk:
         return [(key, rows[key]) for key in rows.irange(prefix, prefix + b"\xff" * 16)]
 
     def _expire(self) -> None:
-        horizon = self.loop.time() - self._options.write_back_s
+        horizon = self.loop.now - self._options.write_back_s
         while self._unsynced and self._unsynced[0][0] <= horizon:
             self._unsynced.popleft()
 
@@ -242,7 +242,7 @@ class Disk:
         elif durability == "os":
             self._expire()
             undo = [(table, key, _get(tables, table, key)) for table, key, _ in changes]
-            self._unsynced.append((self.loop.time(), undo))
+            self._unsynced.append((self.loop.now, undo))
             _apply(tables, changes)
         else:
             _apply(tables, changes)

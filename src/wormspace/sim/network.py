@@ -282,7 +282,7 @@ class Network:
             (target, port),
         )
         end.waiter = self.loop.create_future()
-        deadline = self.loop.time() + self.random.uniform(*self.options.connect_timeout_s)
+        deadline = self.loop.now + self.random.uniform(*self.options.connect_timeout_s)
         self.loop.call_later(
             end.wire.link.delay(), self._on_request, end, deadline, 0.5, context=ROOT
         )
@@ -301,7 +301,7 @@ class Network:
         source, target = end.local[0], end.remote[0]
         link, back = end.wire.link, self.link(target, source)
         if link.blocked or back.blocked or target in self._down:
-            now = self.loop.time()
+            now = self.loop.now
             if now >= deadline:
                 self._note_host(source, "no answer from %s:%d", *end.remote)
                 end.lose(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
@@ -363,13 +363,13 @@ class Network:
 
     def note(self, end: SimTransport, text: str, *args: Plain) -> None:
         """Record what happened at one end."""
-        self._trace.add(self.loop.time(), end.local[0], text, *args)
+        self._trace.add(self.loop.now, end.local[0], text, *args)
 
     def _note_link(self, link: Link, text: str, size: int) -> None:
-        self._trace.add(self.loop.time(), link.source, text, size, link.target)
+        self._trace.add(self.loop.now, link.source, text, size, link.target)
 
     def _note_host(self, host: str, text: str, *args: Plain) -> None:
-        self._trace.add(self.loop.time(), host, text, *args)
+        self._trace.add(self.loop.now, host, text, *args)
 
 
 def _current_owner() -> Owner:

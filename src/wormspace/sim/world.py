@@ -32,7 +32,15 @@ from wormspace.sim.disk import Disk, DiskOptions
 from wormspace.sim.network import Network, NetworkOptions
 from wormspace.sim.trace import Plain, Trace
 
-__all__ = ["DeadlineExceeded", "Host", "Process", "ProcessKilled", "State", "World", "current"]
+__all__ = [
+    "DeadlineExceeded",
+    "Host",
+    "Process",
+    "ProcessKilled",
+    "State",
+    "World",
+    "current",
+]
 
 _T = TypeVar("_T")
 
@@ -70,7 +78,7 @@ class Process(Owner):
         factory: Callable[[], Awaitable[Any]],
         may_fail: bool,
     ) -> None:
-        super().__init__(host, name)
+        super().__init__(host, name, world.host(host).rate)
         self.world = world
         self.factory = factory
         self.may_fail = may_fail
@@ -155,10 +163,14 @@ class Process(Owner):
 
 
 class Host:
-    """A machine: processes, disks, an address. Use `World.host`."""
+    """A machine: processes, disks, an address. Use `World.host`.
+
+    rate: how fast its monotonic clock runs.
+    """
 
     def __init__(self, world: World, name: str) -> None:
         self.name = name
+        self.rate = 1.0 + world.random_for(f"rate/{name}").uniform(-world.drift, world.drift)
         self.up = True
         self.processes: list[Process] = []
         self._world = world
@@ -172,7 +184,7 @@ class Host:
         self._world.note(self.name, "the clock jumps to %f, and runs at %f", now + error_s, rate)
 
     def clock(self) -> float:
-        """Its wall clock, in seconds; timers do not go by it."""
+        """Its wall clock, in seconds; timers go by another one, that never jumps."""
         since, told, rate = self._clock
         return told + (self._world.now - since) * rate
 
@@ -228,6 +240,7 @@ class World:
 
     seed: fixes the run, together with what is run. max_steps: as SimLoop's.
     knobs: the values that are in force until the world is closed (default: those that ship).
+    drift: by so much, at most, is each machine's monotonic clock too fast or too slow.
     """
 
     def __init__(
@@ -240,8 +253,10 @@ class World:
         max_steps: int = 100_000_000,
         trace_capacity: int = 2000,
         knobs: Mapping[str, int] | None = None,
+        drift: float = 0.0,
     ) -> None:
         self.seed = seed
+        self.drift = drift
         self.random = self.random_for("world")
         self.crash_random = self.random_for("crash")
         self.trace = Trace(trace_capacity)
@@ -280,7 +295,7 @@ class World:
     @property
     def now(self) -> float:
         """The virtual time, in seconds."""
-        return self.loop.time()
+        return self.loop.now
 
     def host(self, name: str) -> Host:
         """The host of this name."""
@@ -339,7 +354,7 @@ class World:
 
     def note(self, host: str, text: str, *args: Plain) -> None:
         """Record an event; `text % args` are its words."""
-        self.trace.add(self.loop.time(), host, text, *args)
+        self.trace.add(self.loop.now, host, text, *args)
 
     def digest(self) -> str:
         """A hash of the whole history: every event, the number of steps, the time."""
