@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from wormspace.tx.opening import open_manager
 from wormspace.tx.postgres import Postgres
 from wormspace.tx.trimming import retire
 from wormspace.tx.viewing import look, look_at
+
+MARIADB = "mysql://u@127.0.0.1:1/d"
 
 ANYTHING = (
     st.none()
@@ -42,6 +45,10 @@ def is_name(x: object) -> bool:
 
 def is_seconds(x: object) -> bool:
     return type(x) in (int, float) and 0 < x <= 10**9
+
+
+def is_empty(x: object) -> bool:
+    return isinstance(x, list | dict) and not x
 
 
 def is_key(x: object) -> bool:
@@ -108,6 +115,33 @@ class Doors:
                 lambda x: tx.run_transaction(self.fresh, self.nothing, rng=x),
                 lambda x: x is None,
             ),
+            "site client": (lambda x: self.soon(tx.Site, x), lambda x: False),
+            "site managers": (lambda x: self.make_site("tx", managers=x), is_empty),
+            "idle": (lambda x: self.make_site("tx", idle=x), is_seconds),
+            "clock": (lambda x: self.make_site("tx", clock=x), lambda x: False),
+            "on_decision": (lambda x: self.make_site("tx", on_decision=x), lambda x: x is None),
+            "open timeout": (lambda x: site.open(x), is_seconds),
+            "own address": (lambda x: self.start("127.0.0.1", 0, address=x), lambda x: x == ""),
+            "attach": (lambda x: self.soon(site.attach, x), lambda x: False),
+            "detach": (lambda x: self.soon(site.detach, x), lambda x: False),
+            "manager": (lambda x: self.soon(site.manager, x), lambda x: False),
+            "left alone": (
+                lambda x: self.soon(site.left_alone, x),
+                lambda x: x is None or is_seconds(x) or self.is_zero(x),
+            ),
+            "postgres timeout": (
+                lambda x: self.soon(lambda t: Postgres("a", "", timeout=t), x),
+                is_seconds,
+            ),
+            "mariadb name": (lambda x: self.soon(MariaDb, x, MARIADB), is_name),
+            "mariadb pool": (
+                lambda x: self.soon(lambda p: MariaDb("a", MARIADB, pool=p), x),
+                lambda x: x is None or (type(x) is int and x > 0),
+            ),
+            "mariadb timeout": (
+                lambda x: self.soon(lambda t: MariaDb("a", MARIADB, timeout=t), x),
+                is_seconds,
+            ),
             "connect rng": (
                 lambda x: self.connect(rng=x),
                 lambda x: x is None,
@@ -147,10 +181,10 @@ class Doors:
     async def make_site(self, space, **options) -> None:
         await tx.Site(self.worm, space=space, **options).close()
 
-    async def start(self, host, port) -> None:
+    async def start(self, host, port, **options) -> None:
         site = tx.Site(self.worm)
         try:
-            await site.start(host, port)
+            await site.start(host, port, **options)
         finally:
             await site.close()
 
@@ -197,6 +231,57 @@ async def knock(values: list[object], name: str) -> None:
 
 
 NAMES = list(Doors(*[type("", (), {"settle": 0, "sweep": 0, "resolver": 0})()] * 4).calls)
+
+
+CALLED_BY_USERS = {
+    tx.Transaction: {"__init__": ("", "participants", "variant", "timeout", "tm")},
+    tx.Site: {
+        "__init__": (
+            *("site client", "site", "site managers", "patience", "idle", "clock"),
+            "on_decision",
+        ),
+        "open": ("open timeout",),
+        "start": ("start", "port", "own address"),
+        "attach": ("attach",),
+        "detach": ("detach",),
+        "manager": ("manager",),
+        "settle": ("settle", "settle whom", "settle timeout"),
+        "sweep": ("sweep",),
+        "left_alone": ("left alone",),
+    },
+    tx.RemoteStore: {"__init__": ("remote", "address")},
+    tx.KvBranch: {"get": ("get",), "put": ("key", "value"), "delete": ("delete",)},
+    Postgres: {"__init__": ("postgres", "conninfo", "pool", "postgres timeout")},
+    MariaDb: {"__init__": ("mariadb name", "mariadb", "mariadb pool", "mariadb timeout")},
+    tx: {"run_transaction": ("run begin", "run work", "run timeout", "run rng")},
+}
+"""The case for each argument, in order; "" for what only the package itself passes."""
+
+BETWEEN_PARTS = {
+    tx.Transaction: {"plan_now", "is_conflict"},
+    tx.Site: {"gid", "leave_segment", "hold", "held", "take", "take_part", "call", "spawn"},
+    tx.RemoteStore: {"belong_to", "session"},
+    tx.KvBranch: {"operate"},
+    MariaDb: {"hold"},
+}
+"""Methods with arguments that the parts of the package call on each other."""
+
+MANAGERS = {"begin", "commit", "abort", "is_conflict"}
+"""The methods of a `ResourceManager`, which the site calls."""
+
+
+def test_every_argument_of_every_call_for_users_is_passed_wrong_ones() -> None:
+    for owner, calls in CALLED_BY_USERS.items():
+        for name, doors in calls.items():
+            given = [p for p in inspect.signature(getattr(owner, name)).parameters if p != "self"]
+            assert len(given) == len(doors), f"{owner}.{name}{given}: add a case to `Doors`"
+            assert {*doors} - {""} <= {*NAMES}
+        if owner is tx:
+            continue
+        public = {n for n in vars(owner) if not n.startswith("_") and callable(vars(owner)[n])}
+        takes = {n for n in public if len(inspect.signature(getattr(owner, n)).parameters) > 1}
+        known = {*calls} | BETWEEN_PARTS.get(owner, set()) | MANAGERS
+        assert takes <= known, f"{owner}: add cases for {takes - known} to `Doors`"
 
 
 @pytest.mark.parametrize("name", NAMES)

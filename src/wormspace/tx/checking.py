@@ -37,6 +37,17 @@ def check_call(what: str, call: object) -> None:
         raise UsageError(f"{what} is a function, not {_short(call)}")
 
 
+def check_manager(manager: object) -> None:
+    """
+    Raises:
+        UsageError: it is no resource manager.
+    """
+    if isinstance(manager, type):
+        raise UsageError(f"{manager.__name__} is a class: make one, {manager.__name__}(name, ...)")
+    if not callable(getattr(manager, "prepared", None)) or not hasattr(manager, "name"):
+        raise UsageError(f"{_short(manager)} is no resource manager")
+
+
 def check_count(what: str, value: int) -> int:
     """`value`, if it is an integer of 1 or more.
 

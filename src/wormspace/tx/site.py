@@ -20,7 +20,13 @@ from wormspace.rpc import Caller, Service
 from wormspace.space import Client
 from wormspace.tx import committing
 from wormspace.tx.box import Box
-from wormspace.tx.checking import check_address, check_names, check_seconds
+from wormspace.tx.checking import (
+    check_address,
+    check_call,
+    check_manager,
+    check_names,
+    check_seconds,
+)
 from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import Decision
 from wormspace.tx.managers import Branch, ResourceManager
@@ -96,6 +102,13 @@ class Site:
         self.space = check_name(space)
         check_seconds("patience", patience)
         check_seconds("idle", idle)
+        check_call("a clock", clock)
+        if on_decision is not None:
+            check_call("on_decision", on_decision)
+        if isinstance(managers, str | bytes) or not isinstance(managers, Iterable):
+            raise UsageError(f"managers are a list of resource managers, not {managers!r}")
+        for manager in (managers := list(managers)):
+            check_manager(manager)
         self.initiator = f"{client.rng.getrandbits(64):016x}"
         self.matters = Matters()
         self.box = Box(client, space, self.matters.learn)
@@ -130,7 +143,7 @@ class Site:
             Unavailable.
         """
         self.check_open()
-        return await self.box.open(within(timeout))
+        return await self.box.open(within(check_seconds("a timeout", timeout)))
 
     def check_open(self) -> None:
         """
@@ -170,7 +183,7 @@ class Site:
         self.check_open()
         if not isinstance(host, str) or type(port) is not int or not 0 <= port < 65536:
             raise UsageError(f"a site listens on a host and a port, not {host!r}:{port!r}")
-        if address:
+        if address != "":
             check_address(address)
         self._service = Service({SERVICE: Handlers(self).on_request})
         try:
@@ -202,6 +215,7 @@ class Site:
             UsageError: another one of that name is here.
         """
         self.check_open()
+        check_manager(manager)
         if self.managers.get(manager.name) is manager:
             return
         name = check_name(manager.name)
@@ -214,6 +228,7 @@ class Site:
 
     def detach(self, manager: ResourceManager) -> None:
         """Look after a resource manager no longer; nothing to do if it is not here."""
+        check_manager(manager)
         if self.managers.get(manager.name) is manager:
             del self.managers[manager.name]
             self.sweeper.unwatch(manager.name)
@@ -224,7 +239,7 @@ class Site:
         Raises:
             UsageError: there is none.
         """
-        manager = self.managers.get(name)
+        manager = self.managers.get(check_name(name))
         if manager is None:
             raise UsageError(f"no resource manager {name!r} at this site")
         return manager
@@ -370,6 +385,8 @@ class Site:
         By programs of another transaction space, or in an older format: this site cannot read
         their votes, and so knows nothing of them.
         """
+        if patience is not None:
+            check_seconds("patience", patience, zero=True)
         return self.sweeper.left_alone(self.patience if patience is None else patience)
 
     def gauges(self) -> dict[str, float]:

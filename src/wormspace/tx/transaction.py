@@ -28,7 +28,7 @@ from wormspace.errors import Trimmed, UsageError, WormError
 from wormspace.space.arguments import as_rng
 from wormspace.tx import committing
 from wormspace.tx.cancelling import to_the_end
-from wormspace.tx.checking import check_call, check_seconds
+from wormspace.tx.checking import check_call, check_manager, check_seconds
 from wormspace.tx.deadlines import left, within
 from wormspace.tx.deciding import ABORTED, ALL_YES, REASON_MAX, Decision, Vote, encode
 from wormspace.tx.errors import (
@@ -387,12 +387,7 @@ def _by_name(participants: Sequence[ResourceManager]) -> dict[str, ResourceManag
         raise UsageError(f"participants are a list of resource managers, not {participants!r}")
     found: dict[str, ResourceManager] = {}
     for manager in participants:
-        if isinstance(manager, type):
-            raise UsageError(
-                f"{manager.__name__} is a class: make one, {manager.__name__}(name, ...)"
-            )
-        if not callable(getattr(manager, "prepared", None)) or not hasattr(manager, "name"):
-            raise UsageError(f"{manager!r} is no resource manager")
+        check_manager(manager)
         found[manager.name] = manager
     if not found or len(found) != len(participants):
         raise UsageError("a transaction needs participants, each once and by a name of its own")
