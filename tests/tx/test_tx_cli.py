@@ -89,28 +89,25 @@ def test_a_resolver_serves_its_figures_to_prometheus(worm: Command) -> None:
     assert "figures on http://127.0.0.1:" in result.stderr
 
 
-def test_a_resolver_names_what_it_leaves_alone(worm: Command, tmp_path: Path) -> None:
+def test_a_resolver_names_what_it_leaves_alone(worm: Command, monkeypatch) -> None:
     """A branch of another program's transaction space is neither committed nor rolled back."""
+    gid = tx.Gid("0123456789abcdef", "tx", "a", tx.TxId("j", 0))
 
-    async def work() -> tuple[str, str]:
-        store = await tx.KeyValueStore.open("a", tx.LmdbStore(tmp_path / "a"))
-        async with wormspace.connect("memory:") as theirs:
-            site = tx.Site(theirs, managers=[store], patience=1000.0)
-            gid = (await site.open()).gid("a", site.new_id())
-            branch = await store.begin(gid)
-            await branch.put(b"k", b"v")
-            await branch.prepare()
-            address = await site.start("127.0.0.1")
-            words = ["tx", "resolve", "--patience", "0", "--manager", f"a=kv://{address}"]
-            result = await asyncio.to_thread(worm, *words)
-            assert result.exit_code == 0, result.output
-            assert await store.prepared() == [gid]
-            await site.close()
-        await store.close()
-        return str(gid), result.stderr
+    class Shared:
+        """A database that two programs use."""
 
-    gid, said = asyncio.run(work())
-    assert f"{gid}: left alone" in said
+        name = "a"
+
+        async def prepared(self) -> list[tx.Gid]:
+            return [gid]
+
+        async def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("wormspace.cli.tx.open_manager", lambda name, url: Shared())
+    result = worm("tx", "resolve", "--patience", "0", "--manager", "a=postgresql://there/db")
+    assert result.exit_code == 0, result.output
+    assert f"{gid}: left alone" in result.stderr
 
 
 @pytest.mark.processes
