@@ -15,7 +15,7 @@ from rich.table import Table
 from verification import coqproof, shares
 from verification.assumptions import ASSUMPTIONS, assumed
 from verification.explaining import misfit
-from verification.goals import Outcome, check
+from verification.goals import Outcome, check_together, shared
 from verification.prover import layers
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "verification-table.md"
@@ -56,12 +56,13 @@ def prove(second: bool) -> list[Row]:
     """Check every goal."""
     rows: dict[tuple[str, str], Row] = {}
     for layer, goals in layers().items():
-        for goal in goals:
-            row = rows.setdefault((layer, goal.theorem), Row(layer, goal.theorem))
-            outcome = check(goal, second)
-            row.outcomes.append(outcome)
-            if not outcome.proved:
-                print(outcome.explained(), file=sys.stderr)
+        for together in shared(goals):
+            for outcome in check_together(together, second):
+                theorem = outcome.goal.theorem
+                row = rows.setdefault((layer, theorem), Row(layer, theorem))
+                row.outcomes.append(outcome)
+                if not outcome.proved:
+                    print(outcome.explained(), file=sys.stderr)
     return list(rows.values())
 
 

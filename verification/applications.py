@@ -8,12 +8,15 @@ from verification import (
     acknowledging,
     commit,
     finding,
+    issuing,
     leading,
     lint,
     numbering,
     obeying,
+    ordering,
     positions,
     replicas,
+    sending,
     tape,
     tenure,
     voting,
@@ -27,6 +30,8 @@ PACKAGE = Package(
     "wormspace",
     WORMSPACE,
     (
+        *("register.token", "register.issued", "register.operations", "register.memory"),
+        "register.paxos_registers",
         *("space.space", "log.tape", "log.tenure", "log.reading", "log.sequencer"),
         "log.appending",
         *("smr.sessions", "smr.engine", "smr.writing", "smr.leaderless"),
@@ -40,6 +45,30 @@ FUNCTIONS = ("tx.deciding.judge", "tx.deciding.outcome")
 """Pure functions, executed whole; what they call is looked at by the lint, too."""
 
 PROCEDURES = (
+    *(f"register.issued.Issued.{name}" for name in ("issue", "give_up", "settle")),
+    *(f"register.memory.{name}" for name in ("_Forgotten.add", "_Forgotten.has")),
+    *(f"register.memory.{name}" for name in ("_Past.add", "_Past.has", "Memory.open")),
+    *("register.memory.Memory._forget_one", "register.memory.BallotWrites.is_under_way"),
+    *(
+        f"register.paxos_registers.PaxosRegisters.{name}"
+        for name in ("write", "_issue", "_compare_first", "capture", "_complete", "_write_rows")
+    ),
+    *(f"register.paxos_registers.PaxosRegisters.{name}" for name in ("_next_ballot", "on_refused")),
+    *(f"register.paxos_registers.PaxosRegisters.{name}" for name in ("_conclude", "_help")),
+    *(
+        f"register.operations.WriteOperation.{name}"
+        for name in (
+            "add",
+            "begin",
+            "unanswered",
+            "on_reply",
+            "give_up",
+            "_decide",
+            "_lose",
+            "_fail",
+        )
+    ),
+    *("register.token.Token.is_free", "register.token.Token.free", "register.token.as_spans"),
     *("space.space.Space.alloc", "space.space.Space._try_alloc"),
     *("space.space.Space.tail", "space.space.Space._find_tail", "space.space._gallop"),
     *("space.space._climb", "space.space._narrow"),
@@ -71,7 +100,18 @@ PROCEDURES = (
 """What is executed between its calls of registers."""
 
 PARTS = (
-    *(tape, tenure, numbering, finding, acknowledging, replicas, leading),
+    *(
+        issuing,
+        sending,
+        ordering,
+        tape,
+        tenure,
+        numbering,
+        finding,
+        acknowledging,
+        replicas,
+        leading,
+    ),
     *(commit, voting, obeying),
 )
 

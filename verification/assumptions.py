@@ -10,13 +10,14 @@ ASSUMPTIONS = {
     "forge.",
     "store": "A handler's slice is complete (it may hold more), its result is stored atomically, "
     "and durably before the answer leaves; a restart finds what was stored.",
-    "ballots": "No two captures ever use one ballot (64 random bits per client, rounds ascend).",
-    "one value": "Under one ballot, at most one value is sent for a register: a captor completes "
-    "only what it met, a token's holder writes only what it found free, each remembers.",
+    "ballots": "No two clients take one ballot (64 random bits each). That one client takes none "
+    "twice is proved.",
+    "one holder": "A token is handed over, not shared: no two clients write two values to a "
+    "register under one token. (What one client does is proved.)",
     "one issuer": "At most one client ever issues an unsafe write to a register, with one value "
     "(for the trim register: everybody, with the same value).",
-    "pages first": "A captor has all reports it counts before it writes under its ballot, but for "
-    "registers that one of them says are decided, which it does not write.",
+    "pages": "A captor counts a server's report as complete only when it has had all of its pages, "
+    "but for registers that a report says are decided, which it does not write.",
     "register": "Only the register's specification: a write changes an empty register or nothing; "
     "a read returns the register's content at a moment between call and return.",
     "names": "No two allocators write equal metadata, no two appends equal values (nonces; writer "
@@ -30,10 +31,16 @@ ASSUMPTIONS = {
     "client has had an outcome: a first packet is not under way for an hour and 4,096 batches.",
     "each": "A comprehension treats the elements of a sequence one by one: followed for one "
     "arbitrary element and one other.",
+    "digests": "No two values have one digest (BLAKE2b, 16 bytes).",
     "two": "Executed for as many elements as the theorem's name says; each may be any.",
 }
 
 _PROCEDURES = {
+    "one value: register.Issued": "digests",
+    "one value: PaxosRegisters.write": "register, digests",
+    "one value": "",
+    "pages first": "",
+    "ballots": "",
     "space.": "register, names, retries",
     "log.Tape": "register, names, retries",
     "log.Tenure": "register",
@@ -66,15 +73,15 @@ _ONE_BY_ONE = (
 )
 
 _BY_THEOREM = {
-    "agreement": "wire, store, ballots, one value, one issuer",
-    "immutability": "wire, store, ballots, one value, one issuer",
+    "agreement": "wire, store, ballots, one holder, one issuer",
+    "immutability": "wire, store, ballots, one holder, one issuer",
     "on_": "wire, store",
-    "a captor": "ballots, one value, pages first",
-    "the token's holder": "one value",
+    "a captor": "ballots, pages",
+    "the token's holder": "one holder",
     "an unsafe write": "one issuer",
-    "a node reports": "pages first, store",
+    "a node reports": "pages, store",
     "a node deletes": "one issuer, store",
-    "promotion": "pages first",
+    "promotion": "pages",
 }
 
 
@@ -93,4 +100,4 @@ def assumed(layer: str, theorem: str) -> str:
     for start, names in _BY_THEOREM.items():
         if theorem.startswith(start):
             return names
-    return "wire, store, ballots, one value, one issuer" if layer.startswith("3") else ""
+    return "wire, store, ballots, one holder, one issuer" if layer.startswith("3") else ""

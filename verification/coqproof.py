@@ -24,7 +24,7 @@ THEOREMS = (
     "trim_possible",
 )
 CLOSED = "Closed under the global context"
-LIMIT_S = 240
+LIMIT_S = 900
 
 
 @dataclass

@@ -9,8 +9,9 @@ Anything but a definite answer is a failure.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import cvc5
 import z3
@@ -122,6 +123,29 @@ def check(goal: Goal, second: bool = True) -> Outcome:
             outcome.answer = f"cvc5: {other}"
     outcome.seconds = time.perf_counter() - began
     return outcome
+
+
+def hold_together(goals: Sequence[Goal]) -> bool:
+    """Whether goals that share their very list of hypotheses are seen at once to hold, all."""
+    if len(goals) == 1 or any(goal.possible or goal.second for goal in goals):
+        return False
+    every = z3.And(*[goal.conclusion for goal in goals])
+    return bool(_solver(goals[0].hypotheses, every).check() == z3.unsat)
+
+
+def check_together(goals: Sequence[Goal], second: bool = True) -> list[Outcome]:
+    """Decide goals that share their very list of hypotheses."""
+    began = time.perf_counter()
+    if hold_together(goals):
+        seconds = (time.perf_counter() - began) / len(goals)
+        return [Outcome(goal, "proved", seconds, ["z3"]) for goal in goals]
+    return [check(goal, second) for goal in goals]
+
+
+def shared(goals: Iterable[Goal]) -> Iterator[list[Goal]]:
+    """The goals in turn, those together that share their hypotheses."""
+    for _, some in groupby(goals, key=lambda goal: id(goal.hypotheses)):
+        yield list(some)
 
 
 def check_all(goals: Iterable[Goal], second: bool = True, stop: bool = False) -> list[Outcome]:

@@ -196,11 +196,16 @@ class Engine:
         hint: str = "",
     ) -> None:
         """Add a goal about the code; `path` and `hint` are for people, should it fail."""
+        known = [*th.BALLOTS, *hypotheses]
+        self.goals.append(self._goal(theorem, name, known, conclusion, path, hint))
+
+    def _goal(
+        self, theorem: str, name: str, known: Facts, claim: z3.BoolRef, path: Path | None, hint: str
+    ) -> Goal:
         scene = None
         if path is not None:
             scene = Scene(self.package, self.core.sources, path, path.names, hint)
-        known = [*th.BALLOTS, *hypotheses]
-        self.goals.append(Goal(theorem, name, known, conclusion, scene=scene))
+        return Goal(theorem, name, known, claim, scene=scene)
 
     def each(
         self,
@@ -209,18 +214,20 @@ class Engine:
         conclusion: Callable[[Any], z3.BoolRef | Claims],
         given: Sequence[z3.BoolRef] = (),
     ) -> None:
-        """Add, for every path, the goal that its result satisfies `conclusion`, without errors."""
+        """Add, for every path, the goals that its result satisfies `conclusion`, without errors."""
         for i, path in enumerate(paths):
+            known = [*th.BALLOTS, *given, *path.hypotheses]
             if path.error is not None:
-                name = f"path {i} raises {path.error!r}: it cannot happen"
-                self.claim(theorem, name, [*given, *path.hypotheses], z3.BoolVal(False), path)
-                continue
-            claims = conclusion(path.result)
-            if not isinstance(claims, dict):
-                claims = {"": claims}
-            for clause, formula in claims.items():
-                name = f"path {i} {clause}".rstrip()
-                self.claim(theorem, name, [*given, *path.hypotheses], formula, path)
+                claims = {f"raises {path.error!r}: it cannot happen": z3.BoolVal(False)}
+            else:
+                concluded = conclusion(path.result)
+                claims = concluded if isinstance(concluded, dict) else {"": concluded}
+            self.goals.extend(
+                [
+                    self._goal(theorem, f"path {i} {clause}".rstrip(), known, formula, path, "")
+                    for clause, formula in claims.items()
+                ]
+            )
 
     def summarise(self, function: str, summary: Callable[..., Any]) -> None:
         """From now on, what has been proved of a function stands for the function."""

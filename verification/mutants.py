@@ -36,8 +36,9 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 from verification import applications, goals, protocol, prover, ranges, trials
+from verification.goals import Goal
 from verification.loops import Engine
-from verification.mutating import of_function
+from verification.mutating import changes, of_function
 from verification.register import SPEC
 from verification.source import CORE
 from verification.state import State
@@ -104,14 +105,18 @@ def model() -> Iterator[Mutant]:
         for k, part in enumerate(action.guard(State())):
             text = " ".join(str(part).split())[:90]
             name = f"guard of {action.name!r}, part {k}: {text}"
-            yield Mutant("model", name, partial(trials.of_goals, protocol.kept(action, without=k)))
+            yield Mutant("model", name, partial(_kept, partial(protocol.kept, action, k)))
     for system in applications.systems(applications.engine()):
         for action_name in system.actions:
             for k in system.guards(action_name):
                 text = " ".join(str(system.step(action_name)[2][k]).split())[:90]
                 name = f"guard of {system.name}, {action_name!r}, part {k}: {text}"
-                kept = system.kept(action_name, without=k)
-                yield Mutant("model", name, partial(trials.of_goals, kept))
+                kept = partial(system.kept, action_name, k)
+                yield Mutant("model", name, partial(_kept, kept))
+
+
+def _kept(goals: Callable[[], list[Goal]]) -> Verdict:
+    return trials.of_goals(goals())
 
 
 def all_mutants() -> list[Mutant]:
@@ -132,6 +137,29 @@ def explained() -> dict[str, str]:
             name, _, why = line.partition(" || ")
             out[name] = why
     return out
+
+
+def stale() -> list[str]:
+    """The names in survivors.txt of which there is no mutant: the code has changed."""
+    named = explained()
+    functions = {name.split(" ")[0] for name in named}
+    there = Counter[str]()
+    sources = {**trials.ships(CORE), **trials.ships(applications.PACKAGE)}
+    for qualified in sorted(
+        {*prover.check_lint(), *applications.check_lint(), *applications.PROCEDURES}
+    ):
+        if qualified in functions:
+            module = max((m for m in sources if qualified.startswith(m + ".")), key=len)
+            name = qualified.removeprefix(module + ".")
+            there.update(title for title, _ in changes(module, name, sources[module]))
+    there.update(mutant.name for mutant in model())
+    every = {again for name, count in there.items() for again in _numbered(name, count)}
+    return sorted(named.keys() - every)
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    """The names of so many mutants of one name."""
+    return [name, *(f"{name} #{k}" for k in range(2, count + 1))]
 
 
 # ------------------------------------------------------------------ running

@@ -105,28 +105,34 @@ class _Replace(ast.NodeTransformer):
         return self.new if node is self.old else self.generic_visit(node)
 
 
-def of_function(module: str, name: str, text: str) -> Iterator[tuple[str, str]]:
-    """The mutants of one function or "Class.method": a name, and the module's text."""
-    tree = ast.parse(text)
-    function = lint.find({module: text}, f"{module}.{name}", tree)
+def changes(module: str, name: str, text: str) -> Iterator[tuple[str, Function]]:
+    """The mutants of one function or "Class.method": a name, and the mutant."""
+    function = lint.find({module: text}, f"{module}.{name}")
     paced = _paced(function)
-    seen = {ast.unparse(tree)}
+    seen = {ast.unparse(function)}
     for number, kind, how in list(_sites(function)):
-        mutant = copy.deepcopy(tree)
-        where = lint.find({module: text}, f"{module}.{name}", mutant)
-        node = list(ast.walk(where))[number]
+        mutant = copy.deepcopy(function)
+        node = list(ast.walk(mutant))[number]
         if getattr(node, "lineno", 0) in paced:
             continue
         before = ast.unparse(node).splitlines()[0]
         new = _change(node, kind, how)
         if new is not None:
-            _Replace(node, new).visit(where)
+            _Replace(node, new).visit(mutant)
         after = ast.unparse(new or node).splitlines()[0]
         result = ast.unparse(ast.fix_missing_locations(mutant))
         if result not in seen:
             seen.add(result)
             line = getattr(node, "lineno", 0) - function.lineno
-            yield f"{module}.{name} +{line}: {before} -> {after}", result
+            yield f"{module}.{name} +{line}: {before} -> {after}", mutant
+
+
+def of_function(module: str, name: str, text: str) -> Iterator[tuple[str, str]]:
+    """The mutants of one function or "Class.method": a name, and the module's text."""
+    for title, mutant in changes(module, name, text):
+        tree = ast.parse(text)
+        function = lint.find({module: text}, f"{module}.{name}", tree)
+        yield title, ast.unparse(_Replace(function, mutant).visit(tree))
 
 
 def _paced(function: ast.AST) -> set[int]:

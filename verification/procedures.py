@@ -120,6 +120,20 @@ class Pairs:
     def __iter__(self) -> Iterator[Any]:
         return iter([k for k, _ in self.pairs])
 
+    def pop(self, key: Any, default: Any = None) -> Any:
+        """The value, or the default; the key is gone."""
+        value = self.get(key, default)
+        self.pairs = [(k, v) for k, v in self.pairs if not bool(key == k)]
+        return value
+
+    def clear(self) -> None:
+        """Nothing is left."""
+        self.pairs = []
+
+    def values(self) -> list[Any]:
+        """All values."""
+        return [v for _, v in self.pairs]
+
     def items(self) -> list[tuple[Any, Any]]:
         """All pairs."""
         return list(self.pairs)
@@ -272,7 +286,7 @@ def run(scenario: Callable[[], tuple[Coroutine[Any, Any, Any], Any]]) -> list[Pa
         except (WormError, Again) as e:
             return Done(None, e, met)
 
-    return explore(once, prune=True)
+    return explore(once, prune=True, axioms=())
 
 
 def succeeds(theorem: str, paths: Sequence[Path]) -> Goal:

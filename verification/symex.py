@@ -141,14 +141,16 @@ def explore(
     assume: Sequence[z3.BoolRef] = (),
     max_paths: int = 4000,
     prune: bool = False,
+    axioms: Sequence[z3.BoolRef] = th.BALLOTS,
 ) -> list[Path]:
     """Every feasible path of `function(*args)`, given the `assume`d formulas.
 
-    With `prune`, paths that the facts met on the way exclude are left out as well.
+    With `prune`, paths that the facts met on the way exclude are left out as well.  Fewer `axioms`
+    leave in paths that cannot be taken, of which all is true: quantifiers are slow.
     """
     solver = z3.Solver()
     solver.set("timeout", 2000)
-    solver.add(*th.BALLOTS, *assume)
+    solver.add(*axioms, *assume)
     paths: list[Path] = []
     todo: list[list[bool]] = [[]]
     while todo:

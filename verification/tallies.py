@@ -318,6 +318,9 @@ def _answers(e: Engine) -> None:
             "answered": out.answered.z == z3.SetUnion(w.answered.z, one),
             "refused": tallies(out.refusals).refused_by == z3.SetUnion(known.refused_by, gained),
             "once": z3.Not(tallies(out.refusals).twice),
+            "what is sent again is the same": z3.BoolVal(
+                out.values is w.values and out.offsets is w.offsets and out.ballot is w.ballot
+            ),
         },
         given=[z3.Not(known.twice)],
     )

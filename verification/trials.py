@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -78,6 +79,14 @@ class Watched(list[Goal]):
         super().__init__()
         self.undecided: list[Goal] = []
 
+    def extend(self, some: Iterable[Goal]) -> None:
+        for together in goals.shared(some):
+            if goals.hold_together(together):
+                super().extend(together)
+            else:
+                for goal in together:
+                    self.append(goal)
+
     def append(self, goal: Goal) -> None:
         super().append(goal)
         outcome = goals.check(goal, second=False)
@@ -126,6 +135,15 @@ LINKS = {_links(part): part.prove for part in applications.PARTS if hasattr(part
 LAYER_1 = (*(s for part in CORE_PARTS for s in _sections(part)), _handlers)
 LAYER_4 = (*(s for part in applications.PARTS for s in _sections(part)), *LINKS)
 """Each is run by itself, after what it needs."""
+
+PART_OF = {
+    **{section: part for part in applications.PARTS for section in _sections(part)},
+    **{
+        link: next(p for p in applications.PARTS if p.prove is prove)
+        for link, prove in LINKS.items()
+    },
+}
+"""The part of layer 4 that a section is of."""
 
 NEEDS: dict[Section, Section] = {
     **dict.fromkeys((*_sections(acceptor), _handlers), ranges.prove),
@@ -201,7 +219,31 @@ def executed(section: Section) -> frozenset[str]:
     _needed(section, engine)
     with Ran(package) as functions:
         section(engine)
+    if section in PART_OF:
+        within = modules_of(PART_OF[section])
+        beyond = {f for f in functions if not f.startswith(tuple(f"{m}." for m in within))}
+        if beyond:
+            raise LookupError(
+                f"{PART_OF[section].__name__} executes what it does not name: {beyond}"
+            )
     return frozenset(functions)
+
+
+@cache
+def modules_of(part: ModuleType) -> frozenset[str]:
+    """The modules that a part names, or the parts that it imports, with those that they import."""
+    parts = [part, *(p for p in applications.PARTS if f"{p.__name__} import" in _source(part))]
+    texts = ships(PACKAGE)
+    named = {m for m in texts if any(f'"{m}' in _source(p) for p in parts)}
+    while True:
+        more = {m for m in texts for n in named if f"from {PACKAGE.name}.{m} import" in texts[n]}
+        if more <= named:
+            return frozenset(named)
+        named |= more
+
+
+def _source(part: ModuleType) -> str:
+    return Path(str(part.__file__)).read_text()
 
 
 @cache
@@ -274,7 +316,11 @@ def _concerned(
     functions = touched(package, changed)
     if not functions:
         return frozenset(sections)
-    return frozenset(s for s in sections if functions & executed(s))
+    modules = {
+        max((m for m in package.modules if f.startswith(m + ".")), key=len) for f in functions
+    }
+    may = [s for s in sections if s not in PART_OF or modules & modules_of(PART_OF[s])]
+    return frozenset(s for s in may if functions & executed(s))
 
 
 def killed_specification(text: str) -> Verdict:

@@ -84,3 +84,7 @@ def test_a_run_goes_on_after_its_log(tmp_path: Path) -> None:
     mutant = Mutant("code", "acceptor.on_write +1: a < b -> a <= b", lambda: Verdict(SURVIVED))
     mutants.note(log, mutant, Verdict(REFUTED, "agreement: path 1"), 2.0)
     assert mutants.logged(log) == {mutant.name: (Verdict(REFUTED, "agreement: path 1"), 2.0)}
+
+
+def test_every_survivor_that_is_explained_is_still_a_mutant() -> None:
+    assert mutants.stale() == [], "the code has changed: try these functions' mutants again"

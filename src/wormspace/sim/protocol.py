@@ -1,6 +1,7 @@
 """Every message of a run against the protocol that is proved (`verification/`, layer 2).
 
-What is checked, by the names that docs/verification.md gives to the proof's assumptions:
+What is checked, by the names of docs/verification.md: what the proof assumes, or proves of the
+client's code:
 
 * *ballots*: one ballot is that of one capture;
 * *one value*: under one ballot, one value is sent for a register; *one issuer*: so also of the

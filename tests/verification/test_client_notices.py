@@ -1,0 +1,31 @@
+"""A change of the client that lets one ballot stand for two values makes layer 4 fail."""
+
+from __future__ import annotations
+
+import pytest
+from verification.applications import PACKAGE
+from verification.source import shipped
+
+from verification import trials
+
+BROKEN = [
+    ("paxos_registers", "if writes.is_refused or not", "if not", "a forgotten doubt is written"),
+    ("paxos_registers", "            if known:\n", "            if taken or offset in "
+     "writes.issued.settled:\n", "what another call wrote meanwhile is told to be gone"),
+    ("paxos_registers", "self._taken = max(self._taken, ballot)", "pass", "a ballot twice"),
+    ("paxos_registers", "if machine.phase == capturing.PROMISED and await", "if await",
+     "a capture writes before it is promised"),
+    ("memory", "(self._in_doubt if oldest.issued.doubt else self._decided)", "self._decided",
+     "a doubt is forgotten as if it were decided"),
+    ("operations", "for tally in (*lost, *still_open)}", "for tally in lost}",
+     "what no quorum accepted is told to be written"),
+    ("issued", "if digest is not None and digest != _digest(value):", "if False:",
+     "another value than the one in doubt"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "old", "new", "what"), BROKEN, ids=[b[3] for b in BROKEN])
+def test_layer_4_fails_when(module: str, old: str, new: str, what: str) -> None:
+    text = shipped(PACKAGE)[f"register.{module}"]
+    assert text.count(old) == 1, f"the source no longer says {old!r} once: choose another mutation"
+    assert trials.killed_application({f"register.{module}": text.replace(old, new)}).killed, what
