@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wormspace
-from wires import world
+from wires import simulated, world
 from wormspace import Closed
 from wormspace.paxos.messages import Done, Read
 from wormspace.register import listening
@@ -243,35 +243,39 @@ async def test_a_listener_hears_in_order_while_servers_come_and_go():
 
 
 @pytest.mark.parametrize("late", [1, 10])
-async def test_what_a_slow_server_reports_late_does_not_wait_behind_what_came_after(late):
+def test_what_a_slow_server_reports_late_does_not_wait_behind_what_came_after(late):
     """A slow server accepts part of the past while a listener reads it: it is past all the same."""
-    async with world() as w:
-        writer, listener = w.client(), w.client()
-        segment = await writer.space("s").alloc(size=20)
-        token = (await segment.capture()).token
-        slow, under_way = w.wires[0][2], []
-        accept, slow.post = slow.post, under_way.append
-        for offset in range(20):
-            await segment.write(offset, b"%d" % offset, token)
-        reads = []
 
-        def read_later(wire, post):
-            def later(outgoing):
-                if isinstance(outgoing.message, Read) and not reads:
-                    reads.append(outgoing)
-                    for message in under_way[:late]:
-                        accept(message)
-                asyncio.get_running_loop().call_later(0.02, post, outgoing)
+    async def run():
+        async with world() as w:
+            writer, listener = w.client(), w.client()
+            segment = await writer.space("s").alloc(size=20)
+            token = (await segment.capture()).token
+            slow, under_way = w.wires[0][2], []
+            accept, slow.post = slow.post, under_way.append
+            for offset in range(20):
+                await segment.write(offset, b"%d" % offset, token)
+            reads = []
 
-            wire.post = later
+            def read_later(wire, post):
+                def later(outgoing):
+                    if isinstance(outgoing.message, Read) and not reads:
+                        reads.append(outgoing)
+                        for message in under_way[:late]:
+                            accept(message)
+                    asyncio.get_running_loop().call_later(0.02, post, outgoing)
 
-        for wire in w.wires[1]:
-            read_later(wire, wire.post)
-        source = listener.space("s").listen()
-        events = [await anext(source) for _ in range(21)]
-        await source.aclose()
-        assert reads
-        assert [event.address.offset for event in events[1:]] == list(range(20))
+                wire.post = later
+
+            for wire in w.wires[1]:
+                read_later(wire, wire.post)
+            source = listener.space("s").listen()
+            events = [await anext(source) for _ in range(21)]
+            await source.aclose()
+            assert reads
+            assert [event.address.offset for event in events[1:]] == list(range(20))
+
+    simulated(run)
 
 
 # ---------------------------------------------------------------------------- who sends values
