@@ -6,10 +6,15 @@ An `async def` test runs on the `runner` of its own, under a limit: a test that 
 import asyncio
 import inspect
 import logging
+import signal
 
 import pytest
 
 TEST_LIMIT_S = 90.0
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell started us in the background: what tests start would not hear Ctrl-C either.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
