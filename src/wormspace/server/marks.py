@@ -108,13 +108,15 @@ class Marks:
             before = len(marks)
             taken = marks.take(most)
             most -= max(1, len(taken))
-            if not tables.is_trimmed(batch, prefix[:4], int.from_bytes(prefix[4:], "big")):
-                left, room = _save(batch, prefix, taken, room)
-                for mark in left:
-                    marks.lay(mark.lo, mark.hi, mark.ballot)
+            try:
+                if not tables.is_trimmed(batch, prefix[:4], int.from_bytes(prefix[4:], "big")):
+                    left, room = _save(batch, prefix, taken, room)
+                    for mark in left:
+                        marks.lay(mark.lo, mark.hi, mark.ballot)
+            finally:
+                self._count += len(marks) - before
             if not marks:
                 del self._pending[prefix]
-            self._count += len(marks) - before
 
 
 def _save(batch: Batch, prefix: bytes, marks: list[Range], room: int) -> tuple[list[Range], int]:

@@ -222,8 +222,8 @@ class Node:
             self._marks_timer.cancel()
         while self._worker:
             await asyncio.wait([self._worker])
-        while len(self._marks) and not self._failed:
-            self._marks_due = True
+        self._marks_due = len(self._marks) > 0
+        while self._marks_due and not self._failed:  # a mishap with them is not tried again
             await self._commit([])
         self._engine.close()
 
