@@ -53,9 +53,9 @@ MUTANTS = {
         f"{REGISTERS}._help", "values.update(captured.written)", "pass"
     ),
     "after a gap a listener reads the newest segment only": Mutant(
-        f"{FOLLOWER}._go_back",
-        "self._done.below, 0",
-        "max(self._done.below, self._tail - 1), 0",
+        f"{FOLLOWER}._read_trims",
+        "self._behind = self._done.below",
+        "self._behind = max(self._done.below, self._tail - 1)",
         seed=6,
     ),
     "a listener that goes back reads on where it was": Mutant(

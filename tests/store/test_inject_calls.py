@@ -111,7 +111,7 @@ def fail(tmp_path, counts, failure, whens):
 @pytest.mark.processes
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda f: "-".join(filter(None, f)))
 def test_a_call_that_the_kernel_refuses_loses_nothing(tmp_path, counts, failure):
-    told = fail(tmp_path, counts, failure, lambda most: {max(1, most // 2), most})
+    told = fail(tmp_path, counts, failure, lambda most: {max(1, most // 3), max(1, 2 * most // 3)})
     assert told or failure[2] == "ENOSPC"  # a checkpoint without room is made later
 
 

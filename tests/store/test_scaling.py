@@ -154,8 +154,11 @@ def test_deletes_are_linear_in_their_number(make):
     assert_growth(prepare, SIZES, at_most=1)
 
 
-def test_opening_costs_the_records_of_the_journal_and_not_the_rows(tmp_path):
-    """Of a store that was closed: nothing but its last checkpoint is read."""
+@pytest.mark.parametrize(("leaves", "cost"), [(0, 0.1), (1 << 15, 1)])
+def test_opening_costs_the_records_of_the_journal_and_the_pages_that_are_checked(
+    tmp_path, leaves, cost
+):
+    """Of a store that was closed, nothing but its last checkpoint is read, and those pages."""
 
     def prepare(n):
         path = tmp_path / f"closed-{n}"
@@ -166,7 +169,8 @@ def test_opening_costs_the_records_of_the_journal_and_not_the_rows(tmp_path):
         engine.close()
         return lambda: AcceptorStore(path).close()
 
-    assert_growth(prepare, SIZES, at_most=0.1)
+    with turned(store_check_leaves=leaves):
+        assert_growth(prepare, SIZES, at_most=cost)
 
 
 def test_a_commit_is_linear_in_its_batch_and_not_in_the_store(make):

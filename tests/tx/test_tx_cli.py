@@ -111,10 +111,15 @@ def test_a_resolver_names_what_it_leaves_alone(worm: Command, monkeypatch) -> No
 
 
 @pytest.mark.processes
+@pytest.mark.parametrize("in_background", [False, True])
 @pytest.mark.parametrize("words", [("serve", "a", "--data", "a"), ("resolve", "--watch")])
-def test_what_goes_on_for_ever_ends_at_sigterm(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_what_goes_on_for_ever_ends_at_sigterm(
+    tmp_path: Path, words: tuple[str, ...], in_background: bool
+) -> None:
     manager = ("--manager", "b=kv://127.0.0.1:1") if "--watch" in words else ()
     command = [sys.executable, "-m", "wormspace.cli", "--url", "file:state", "tx", *words, *manager]
+    if in_background:  # as a shell does it: Ctrl-C is for who is in the foreground
+        command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command]
     process = subprocess.Popen(
         [*command, "--metrics", "0"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )

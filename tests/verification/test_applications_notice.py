@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from mistakes import some_for_soak
 from verification.applications import PACKAGE
 from verification.procedures import Again, Register, run
 from verification.source import shipped
@@ -46,7 +47,7 @@ def test_layer_4_holds_for_what_ships() -> None:
     assert not trials.killed_application({}).killed
 
 
-@pytest.mark.parametrize(("module", "old", "new", "what"), BROKEN, ids=[b[3] for b in BROKEN])
+@pytest.mark.parametrize(("module", "old", "new", "what"), some_for_soak(BROKEN))
 def test_layer_4_fails_when(module: str, old: str, new: str, what: str) -> None:
     text = shipped(PACKAGE)[module]
     assert text.count(old) >= 1, f"the source no longer says {old!r}: choose another mutation"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from mistakes import some_for_soak
 from verification.applications import PACKAGE
 from verification.source import shipped
 
 from verification import trials
+
+pytestmark = pytest.mark.xdist_group("layer 4")
 
 BROKEN = [
     ("paxos_registers", "if writes.is_refused or not", "if not", "a forgotten doubt is written"),
@@ -24,7 +27,7 @@ BROKEN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("module", "old", "new", "what"), BROKEN, ids=[b[3] for b in BROKEN])
+@pytest.mark.parametrize(("module", "old", "new", "what"), some_for_soak(BROKEN))
 def test_layer_4_fails_when(module: str, old: str, new: str, what: str) -> None:
     text = shipped(PACKAGE)[f"register.{module}"]
     assert text.count(old) == 1, f"the source no longer says {old!r} once: choose another mutation"

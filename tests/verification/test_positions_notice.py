@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from mistakes import some_for_soak
 from verification.applications import PACKAGE
 from verification.source import shipped
 
@@ -42,7 +43,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("module", "old", "new", "what"), BROKEN, ids=[b[3] for b in BROKEN])
+@pytest.mark.parametrize(("module", "old", "new", "what"), some_for_soak(BROKEN))
 def test_layer_4_fails_when(module: str, old: str, new: str, what: str) -> None:
     text = shipped(PACKAGE)[module]
     assert text.count(old) == 1, f"the source no longer says {old!r} once: choose another mutation"

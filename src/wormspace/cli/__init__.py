@@ -28,5 +28,10 @@ def main() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends a command as Ctrl-C does: what is under way is cancelled and cleaned up."""
+    """SIGTERM ends a command as Ctrl-C does: what is under way is cancelled and cleaned up.
+
+    Also of a command that a shell has started in the background: Ctrl-C is ignored there.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)
