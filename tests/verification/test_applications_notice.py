@@ -43,6 +43,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.soak  # `make prove` shows it in each run of CI
 def test_layer_4_holds_for_what_ships() -> None:
     assert not trials.killed_application({}).killed
 

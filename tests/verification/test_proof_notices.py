@@ -31,6 +31,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.soak  # `make prove` shows it in each run of CI
 def test_the_proof_holds_for_what_ships() -> None:
     assert not trials.killed({}).killed
 
