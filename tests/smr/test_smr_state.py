@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wormspace.smr.canonical import encode_canonical
 from wormspace.smr.kinds import Kind
 from wormspace.smr.state import StateDict, StateList, StateSet, adopt
+from wormspace.smr.table import StateTable, Table
 from wormspace.smr.undo_journal import UndoJournal
 
 NUMBERS = st.integers(0, 5)
@@ -212,3 +214,66 @@ def test_what_is_not_even_itself_is_no_key():
         held[float("nan")] = 1
     with pytest.raises(ValueError, match="not-a-number"):
         state(set[tuple[int, float]], set()).add((1, float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("hint", "first", "keys"),
+    [
+        (dict[int, str], {1: "a", 2: "b"}, (1.0, True)),
+        (dict[float, int], {0.0: 1, 1.0: 2}, (-0.0, 0, False, 1)),
+        (dict[tuple[float, str], int], {(0.0, "a"): 1}, ((0, "a"), (-0.0, "a"))),
+        (set[int], {1, 2}, (1.0, True)),
+        (set[float], {0.0, 1.0}, (-0.0, 0, 1)),
+        (Table, {0.0: 1, 1.0: 2}, (-0.0, 0, 1)),
+    ],
+)
+def test_what_is_taken_back_has_the_key_that_it_had(hint, first, keys):
+    journal = UndoJournal()
+    for key in keys:
+        if hint is Table:
+            held = StateTable(Kind(float, "key", is_key=True), Kind(int, "row"), journal)
+            held.update(first)
+        else:
+            held = adopt(first, Kind(hint, "it"), journal)
+        journal.begin()
+        held.remove(key) if isinstance(held, set) else held.pop(key)
+        assert len(held) == len(first) - 1
+        journal.roll_back()
+        assert encode_canonical(dict.fromkeys(held)) == encode_canonical(dict.fromkeys(first))
+
+
+def test_a_row_that_an_image_lost_under_another_key_is_in_it_under_its_own():
+    table = StateTable(Kind(float, "key", is_key=True), Kind(int, "row"), UndoJournal())
+    table.update({1.0: 1, 2.0: 2})
+    frozen = table.freeze()
+    del table[1]
+    assert [type(key) for key, _ in frozen.take(10)] == [float, float]
+
+
+def take_one_after_the_other(held):
+    while held:
+        held.pop(0)
+
+
+SINGLY = {
+    "from the front": take_one_after_the_other,
+    "into the middle": lambda held: [held.insert(len(held) // 2, [i]) for i in range(100)],
+    "slice by slice": lambda held: [held.__setitem__(slice(i, i + 1), [[i]]) for i in range(100)],
+    "deleted": lambda held: [held.__delitem__(len(held) // 2) for _ in range(50)],
+    "removed": lambda held: [held.remove([i]) for i in range(100)],
+    "appended": lambda held: [held.append([i]) for i in range(100)],
+}
+
+
+@pytest.mark.parametrize("how", SINGLY)
+def test_what_is_noted_of_a_list_grows_with_its_changes_and_not_with_its_length(how):
+    journal = UndoJournal()
+    first = [[i] for i in range(100)]
+    held = adopt(first, Kind(list[list[int]], "it"), journal)
+    journal.begin()
+    SINGLY[how](held)
+    noted = [one for _, arguments in journal.undo for one in arguments if isinstance(one, list)]
+    assert sum(map(len, noted)) <= 100
+    assert len(journal._fresh) <= 1, "the list is gone through once, when the command is over"
+    journal.roll_back()
+    assert held == first

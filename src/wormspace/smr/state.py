@@ -11,7 +11,7 @@ from collections.abc import Iterable, MutableMapping, MutableSequence, MutableSe
 from typing import Any
 
 from wormspace.smr.kinds import Kind
-from wormspace.smr.undo_journal import UndoJournal
+from wormspace.smr.undo_journal import UndoJournal, held_key
 
 _ABSENT: Any = object()
 
@@ -89,7 +89,7 @@ class StateDict(dict[Any, Any]):
         old = self[key]
         undo = self._journal.change(self)
         if undo is not None:
-            undo.append((super().__setitem__, (key, old)))
+            undo.append((super().__setitem__, (held_key(self, key), old)))
         super().__delitem__(key)
 
     def pop(self, key: Any, default: Any = _ABSENT) -> Any:
@@ -147,11 +147,11 @@ class StateList(list[Any]):
     def image(self) -> list[Any]:
         return list(self)
 
-    def settle(self, place: Any) -> None:
-        """Here a place is the value itself, for places move."""
-        for at in range(len(self) - 1, -1, -1):  # what is new is mostly at the end
-            if self[at] is place:
-                super().__setitem__(at, adopt(place, self._item, self._journal))
+    def settle(self, place: dict[int, Any]) -> None:
+        """Here the place is the values themselves, for places move."""
+        for at, one in enumerate(self):
+            if id(one) in place:
+                super().__setitem__(at, adopt(one, self._item, self._journal))
 
     def _checked(self, values: Iterable[Any]) -> list[Any]:
         return [self._item.check(one) for one in values] if self._item.is_value else list(values)
@@ -162,10 +162,17 @@ class StateList(list[Any]):
         if undo is not None:
             undo.append((super().__setitem__, (slice(None), list(self))))
 
+    def _splice(self, start: int, stop: int, values: list[Any]) -> None:
+        """Put values, already checked, in place of those from `start` to `stop`."""
+        undo = self._journal.change(self)
+        if undo is not None:
+            end = start + len(values)
+            undo.append((super().__setitem__, (slice(start, end), self[start:stop])))
+        super().__setitem__(slice(start, stop), values)
+
     def _settle_later(self, values: Iterable[Any]) -> None:
         if not self._item.is_value:
-            for one in values:
-                self._journal.put(self, one, id(one))
+            self._journal.put_all(self, values)
 
     def append(self, value: Any) -> None:
         (value,) = self._checked((value,))
@@ -177,17 +184,18 @@ class StateList(list[Any]):
 
     def extend(self, values: Iterable[Any]) -> None:
         values = self._checked(values)
-        undo = self._journal.change(self)
-        if undo is not None:
-            undo.append((super().__delitem__, (slice(len(self), None),)))
-        super().extend(values)
+        self._splice(len(self), len(self), values)
         self._settle_later(values)
 
     def __setitem__(self, at: Any, value: Any) -> None:
         if isinstance(at, slice):
             values = self._checked(value)
-            self._note()
-            super().__setitem__(at, values)
+            start, stop, step = at.indices(len(self))
+            if step == 1:
+                self._splice(start, max(start, stop), values)
+            else:
+                self._note()
+                super().__setitem__(at, values)
         else:
             values = self._checked((value,))
             old = self[at]
@@ -199,31 +207,32 @@ class StateList(list[Any]):
 
     def insert(self, at: Any, value: Any) -> None:
         (value,) = self._checked((value,))
-        self._note()
-        super().insert(at, value)
+        start, _, _ = slice(at, None).indices(len(self))
+        self._splice(start, start, [value])
         self._settle_later((value,))
 
     def pop(self, at: Any = -1) -> Any:
-        if at != -1:
-            self._note()
-            return super().pop(at)
-        undo = self._journal.change(self)
-        value = super().pop()
-        if undo is not None:
-            undo.append((super().append, (value,)))
+        value = self[at]
+        del self[at]
         return value
 
     def __delitem__(self, at: Any) -> None:
-        self._note()
-        super().__delitem__(at)
+        if isinstance(at, slice):
+            start, stop, step = at.indices(len(self))
+            if step != 1:
+                self._note()
+                super().__delitem__(at)
+                return
+            self._splice(start, max(start, stop), [])
+        else:
+            start = range(len(self))[at]
+            self._splice(start, start + 1, [])
 
     def remove(self, value: Any) -> None:
-        self._note()
-        super().remove(value)
+        del self[self.index(value)]
 
     def clear(self) -> None:
-        self._note()
-        super().clear()
+        self._splice(0, len(self), [])
 
     def sort(self, *, key: Any = None, reverse: bool = False) -> None:
         self._note()
@@ -274,7 +283,7 @@ class StateSet(set[Any]):
         if value in self:
             undo = self._journal.change(self)
             if undo is not None:
-                undo.append((super().add, (value,)))
+                undo.append((super().add, (held_key(self, value),)))
             super().discard(value)
 
     def remove(self, value: Any) -> None:

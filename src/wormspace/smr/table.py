@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar, overload
 from sortedcontainers import SortedDict, SortedList
 
 from wormspace.smr.kinds import Kind
-from wormspace.smr.undo_journal import UndoJournal
+from wormspace.smr.undo_journal import UndoJournal, held_key
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -195,6 +195,7 @@ class StateTable(_Watched[K, V]):
 
     def __delitem__(self, key: K) -> None:
         old = self[key]
+        key = held_key(self, key)
         undo = self._journal.change()
         if undo is not None:
             undo.append((_put_back, (self, key, old)))

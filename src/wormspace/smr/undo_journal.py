@@ -10,7 +10,7 @@ it was, for the first change afterwards leaves a copy aside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -75,6 +75,14 @@ class UndoJournal:
         else:
             self._fresh[id(container), key] = (container, place)
 
+    def put_all(self, container: Container, values: Iterable[Any]) -> None:
+        """The same for values whose places move: the place is all of them, by their identity."""
+        places = {id(one): one for one in values}
+        if self.undo is None:
+            container.settle(places)
+        else:
+            self._fresh.setdefault((id(container), None), (container, {}))[1].update(places)
+
     def begin(self) -> None:
         """A command begins."""
         self.undo = []
@@ -106,6 +114,30 @@ class UndoJournal:
             yield
         finally:
             self._closed = ""
+
+
+class _Probe:
+    """Equal to a key, and remembers what it was compared with."""
+
+    def __init__(self, key: Any) -> None:
+        self._key = self.held = key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        if self._key != other:
+            return False
+        self.held = other
+        return True
+
+
+def held_key(container: Any, key: Any) -> Any:
+    """The very key that a dictionary or set holds: 1.0 and True find a 1, and -0.0 finds a 0.0."""
+    if type(key) is str or type(key) is bytes:
+        return key
+    probe = _Probe(key)
+    return probe.held if probe in container else key
 
 
 class Image:
