@@ -1,0 +1,216 @@
+"""Registers, managers, branches and a site that are made up, for one piece of tx at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from wormspace.errors import Trimmed, UsageError
+from wormspace.tx.deciding import Vote
+from wormspace.tx.matters import Matter, Matters
+from wormspace.tx.messages import Plan
+from wormspace.tx.names import Gid, TxId
+from wormspace.tx.parts import Part
+from wormspace.tx.resolver import Resolver
+from wormspace.tx.space import TransactionSpace
+
+HOME = TransactionSpace("tx", "0" * 16, 8)
+AT = 1234.5
+
+
+class Box:
+    """Registers of votes, as a dictionary.
+
+    Attributes:
+        asked: the reads, as (manager, transaction, deadline).
+        trimmed: managers whose votes are forgotten.
+    """
+
+    space = "tx"
+
+    def __init__(self, **votes: Vote) -> None:
+        self.votes, self.asked, self.casts = votes, [], []
+        self.made = True
+        self.trimmed: set[str] = set()
+        self.deadlines: set[float] = set()
+
+    @property
+    def home(self) -> TransactionSpace:
+        return HOME
+
+    async def find(self, deadline: float) -> TransactionSpace | None:
+        self.deadlines.add(deadline)
+        return HOME if self.made else None
+
+    async def open(self, deadline: float) -> TransactionSpace:
+        self.deadlines.add(deadline)
+        return HOME
+
+    async def read(self, manager: str, txid: TxId, *, deadline: float) -> Vote | None:
+        self.asked.append((manager, txid))
+        self.deadlines.add(deadline)
+        if manager in self.trimmed:
+            raise Trimmed("trimmed")
+        return self.votes.get(manager)
+
+    async def refuse(self, manager: str, txid: TxId, vote: Vote, *, deadline: float) -> Vote:
+        self.deadlines.add(deadline)
+        return self.votes.setdefault(manager, vote)
+
+    def cast(self, manager, txid, vote, on_stands, *, ahead, deadline) -> None:
+        self.casts.append((manager, txid, vote, ahead, deadline))
+        self.on_stands = on_stands
+
+
+class Manager:
+    """A resource manager that notes what it is told.
+
+    Args:
+        problem: what its calls raise.
+    """
+
+    def __init__(self, name: str = "a", problem: BaseException | None = None) -> None:
+        self.name, self.problem = name, problem
+        self.told, self.at_once, self.most = [], 0, 0
+        self.gids: list[Gid] = []
+
+    async def _do(self, *what: object) -> None:
+        self.told.append(what)
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        if self.problem is not None:
+            raise self.problem
+
+    def commit(self, gid: Gid):
+        return self._do("commit", gid)
+
+    def abort(self, gid: Gid):
+        return self._do("abort", gid)
+
+    async def prepared(self) -> list[Gid]:
+        await self._do("prepared")
+        return self.gids
+
+
+def gid(manager: str = "a", number: int = 1, initiator: str = "j") -> Gid:
+    return HOME.gid(manager, TxId(initiator, number))
+
+
+def vote(manager: str, yes: bool = True, participants=("a", "b")) -> Vote:
+    return Vote(yes, participants, str(gid(manager)), 1.0, f"by {manager}", "", False)
+
+
+def resolver(box: Box, timeout: float = 5.0) -> Resolver:
+    return Resolver(box, "me", lambda: AT, timeout)
+
+
+class Branch:
+    """Work that can be prepared, or not."""
+
+    def __init__(self, problem: BaseException | None = None) -> None:
+        self.problem, self.rolled_back = problem, 0
+        self.session = self
+
+    async def prepare(self) -> None:
+        if self.problem is not None:
+            raise self.problem
+
+    async def rollback(self) -> None:
+        self.rolled_back += 1
+
+    async def operate(self, body: bytes) -> bytes:
+        if self.problem is not None:
+            raise self.problem
+        return body[::-1]
+
+
+class Finished:
+    """Counts."""
+
+    trims = 0
+
+    async def trim(self) -> None:
+        self.trims += 1
+
+
+class Site:
+    """What the steps need of a site; its clock stands still.
+
+    Attributes:
+        said: what it said to other sites, as (address, message, timeout).
+    """
+
+    def __init__(self, *managers: Manager, box: Box | None = None) -> None:
+        self.box = box or Box()
+        self.managers = {manager.name: manager for manager in managers}
+        self.matters = Matters()
+        self.figures: Counter[str] = Counter()
+        self.resolver = resolver(self.box)
+        self.finished = Finished()
+        self.loop = asyncio.get_running_loop()
+        self.initiator, self.closed = "me", False
+        self.patience, self.idle = 10.0, 4.0
+        self.time = 100.0
+        self.on_decision = None
+        self.kept: dict[tuple[TxId, str], tuple[Branch, float]] = {}
+        self.said, self.answer, self.parts = [], b"", []
+        self.spawned: list[asyncio.Task] = []
+
+    def now(self) -> float:
+        return self.time
+
+    def clock(self) -> float:
+        return AT
+
+    def gid(self, manager: str, txid: TxId) -> Gid:
+        return HOME.gid(manager, txid)
+
+    def manager(self, name: str) -> Manager:
+        if name not in self.managers:
+            raise UsageError(f"no {name}")
+        return self.managers[name]
+
+    def sessions(self):
+        return [(key, used) for key, (_, used) in self.kept.items()]
+
+    def hold(self, txid: TxId, manager: str, branch: Branch) -> None:
+        self.kept[txid, manager] = branch, self.time
+
+    def held(self, txid: TxId, manager: str) -> Branch | None:
+        return self.kept.get((txid, manager), (None, 0))[0]
+
+    def take(self, txid: TxId, manager: str) -> Branch | None:
+        return self.kept.pop((txid, manager), (None, 0))[0]
+
+    def take_part(self, plan: Plan, branches: dict) -> None:
+        self.parts.append((plan, branches))
+
+    async def open(self) -> TransactionSpace:
+        return HOME
+
+    async def call(self, address: str, message: object, timeout: float) -> bytes:
+        self.said.append((address, message, timeout))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def spawn(self, work) -> None:
+        self.spawned.append(self.loop.create_task(work))
+
+
+async def turn() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def plan(variant: str = "E3", participants=("a", "b")) -> Plan:
+    return Plan(TxId("j", 1), participants, ("",) * len(participants), variant, "", 3.0)
+
+
+def part_of(site: Site, branch: Branch | None, its: Plan) -> tuple[Part, Matter]:
+    matter = site.matters.join(its.id, its.participants)
+    part = Part(site, matter, its, "a", branch)
+    matter.add(part)
+    return part, matter

@@ -1,0 +1,324 @@
+"""The resolver and the sweep, with everybody else made up."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.tx.pieces import (
+    AT,
+    HOME,
+    Box,
+    Branch,
+    Manager,
+    Site,
+    gid,
+    part_of,
+    plan,
+    resolver,
+    vote,
+)
+
+from wormspace.errors import UsageError, WormError
+from wormspace.knobs import turned
+from wormspace.tx import messages, remote, sweeping
+from wormspace.tx.deciding import ABORTED, ALL_YES, Vote, refusal
+from wormspace.tx.errors import ManagerDown
+from wormspace.tx.names import Gid, TxId
+from wormspace.tx.remote import RemoteStore
+from wormspace.tx.resolver import GAVE_UP, OVER, Resolution
+from wormspace.tx.space import TransactionSpace
+from wormspace.tx.sweeping import Sweeper
+
+
+def given_up(manager: str, participants: tuple[str, ...]) -> Vote:
+    return Vote(False, participants, str(gid(manager)), AT, "me", GAVE_UP)
+
+
+async def test_who_has_not_voted_has_voted_no_and_only_who_is_not_known_is_asked() -> None:
+    box = Box(a=vote("a"))
+    decision = await resolver(box).settle(TxId("j", 1), ("a", "b", "c"), {"c": vote("c")})
+    assert box.asked == [("a", TxId("j", 1)), ("b", TxId("j", 1))]
+    assert box.votes == {"a": vote("a"), "b": given_up("b", ("a", "b", "c"))}
+    assert decision == refusal("b", box.votes["b"])
+    now = asyncio.get_running_loop().time()
+    [deadline] = box.deadlines
+    assert now < deadline <= now + 5
+
+
+async def test_votes_that_stand_decide_and_nobody_writes() -> None:
+    box = Box(a=vote("a"), b=vote("b"))
+    assert await resolver(box).settle(TxId("j", 1), ("a", "b"), deadline=7.0) == ALL_YES
+    assert box.deadlines == {7.0}
+    box.votes["b"] = vote("b", yes=False)
+    known = {"a": vote("a")}
+    decision = await resolver(box).settle(TxId("j", 1), ("a", "b", "c"), known, deadline=7.0)
+    assert decision == refusal("b", vote("b", yes=False))
+    assert known == {"a": vote("a")}
+    assert set(box.votes) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("votes", "expected"),
+    [
+        ({"a": vote("a"), "b": vote("b")}, ALL_YES),
+        ({"a": vote("a", yes=False), "b": vote("b")}, refusal("a", vote("a", yes=False))),
+        ({"a": vote("a")}, refusal("b", given_up("b", ("a", "b")))),
+        ({"b": vote("b")}, refusal("a", given_up("a", ()))),
+    ],
+)
+async def test_a_branch_is_decided_by_its_own_vote_and_those_that_it_names(votes, expected) -> None:
+    box = Box(**votes)
+    assert await resolver(box).decide(gid()) == expected
+    asked = [manager for manager, _ in box.asked]
+    assert asked == (["a", "b"] if "a" in votes and votes["a"].yes else ["a"])
+    assert len(box.deadlines) == 1
+
+
+async def test_what_is_trimmed_was_not_committed_and_other_spaces_are_left_alone() -> None:
+    box = Box(a=vote("a"))
+    box.trimmed = {"b"}
+    assert await resolver(box).decide(gid()) is OVER
+    assert OVER.outcome == ABORTED
+    other = Gid("1" * 16, "tx", "a", TxId("j", 1))
+    with pytest.raises(UsageError, match="belongs to no transaction of space 'tx'"):
+        await resolver(box).decide(other)
+    box.made = False
+    with pytest.raises(UsageError, match="belongs to no transaction"):
+        await resolver(box).decide(gid())
+
+
+@pytest.mark.parametrize(("yes", "told"), [(True, "commit"), (False, "abort")])
+async def test_the_manager_obeys(yes: bool, told: str) -> None:
+    box, manager = Box(a=vote("a", yes), b=vote("b")), Manager()
+    found = await resolver(box).finish(manager, gid())
+    assert manager.told == [(told, gid())]
+    assert (found.gid, found.problem) == (gid(), "")
+    assert found.decision is not None
+    assert found.decision.committed == yes
+
+
+async def test_what_cannot_be_finished_says_why() -> None:
+    box = Box(a=vote("a"), b=vote("b"))
+    problem = await resolver(box).finish(Manager(problem=ManagerDown("gone")), gid())
+    assert problem == Resolution(gid(), None, "gone")
+
+    class Slow(Manager):
+        async def _do(self, *what: object) -> None:
+            await asyncio.Event().wait()
+
+    problem = await resolver(box, 0.01).finish(Slow(), gid())
+    assert problem == Resolution(gid(), None, "a did not obey within 0.01 s")
+    with pytest.raises(ZeroDivisionError):
+        await resolver(box).finish(Manager(problem=ZeroDivisionError()), gid())
+
+
+async def test_many_are_finished_some_at_a_time() -> None:
+    box, manager = Box(a=vote("a"), b=vote("b")), Manager()
+    with turned(tx_resolved_at_once=3):
+        found = await resolver(box).finish_all((manager, gid(number=n)) for n in range(7))
+    assert [one.gid.id.number for one in found] == list(range(7))
+    assert manager.most == 3
+
+
+# ---------------------------------------------------------------- the sweep
+
+
+def sweeper(site: Site) -> Sweeper:
+    made = Sweeper(site)
+    for manager in site.managers.values():
+        made.watch(manager)
+    return made
+
+
+def stop(made: Sweeper) -> None:
+    for task in made.tasks:
+        task.cancel()
+
+
+async def test_the_sweep_resolves_what_has_been_prepared_for_long_and_nobody_works_on() -> None:
+    manager, box = Manager(), Box(a=vote("a"), b=vote("b"))
+    site = Site(manager, box=box)
+    made = sweeper(site)
+    other = Gid("1" * 16, "tx", "a", TxId("k", 1))
+    manager.gids = [gid(number=1), gid(number=2), gid("b"), other]
+    assert await made.sweep(10.0) == []
+    assert made.gauges() == {
+        "prepared": 2,
+        "prepared_left_alone": 0,
+        "prepared_longest_seconds": 0.0,
+    }
+    site.time += 6
+    manager.gids.append(gid(number=3))
+    site.matters.join(TxId("j", 2), ("a", "b"))
+    assert await made.sweep(10.0) == []
+    site.time += 4
+    assert [one.gid for one in await made.sweep(10.0)] == [gid(number=1)]
+    assert ("commit", gid(number=1)) in manager.told
+    assert site.figures["resolved"] == 1
+    assert made.left_alone(10.0) == [other]
+    assert made.left_alone(10.1) == []
+    assert made.gauges() == {
+        "prepared": 3,
+        "prepared_left_alone": 1,
+        "prepared_longest_seconds": 10.0,
+    }
+    assert site.finished.trims == 3
+    manager.gids = []
+    await made.sweep(0)
+    assert made.gauges()["prepared"] == made.gauges()["prepared_left_alone"] == 0
+    stop(made)
+
+
+async def test_what_is_not_ours_is_told_once_as_long_as_it_is_there(caplog) -> None:
+    manager = Manager()
+    site = Site(manager)
+    made = sweeper(site)
+    other = Gid("1" * 16, "tx", "a", TxId("k", 1))
+    manager.gids = [other]
+    told = []
+    for gids, passed in (([other], 0), ([other], 10), ([other], 10), ([], 0), ([other], 10)):
+        manager.gids = gids
+        site.time += passed
+        await made.sweep(10.0)
+        told.append(caplog.text.count("it is left alone"))
+    site.time += 10
+    await made.sweep(10.0)
+    assert told == [0, 1, 1, 1, 1]
+    assert caplog.text.count("it is left alone") == 2
+    site.box.made = False  # nobody has made a transaction space: then nothing is ours
+    manager.gids = [gid()]
+    assert await made.sweep(0) == []
+    assert made.left_alone(0) == [gid()]
+    stop(made)
+
+
+@pytest.mark.parametrize(
+    ("problem", "says"), [(ManagerDown("gone"), "gone"), (TimeoutError(), "no answer within 15 s")]
+)
+async def test_a_manager_that_does_not_say_what_it_holds_is_asked_again(
+    problem, says: str, caplog
+) -> None:
+    manager, well = Manager(problem=problem), Manager("b")
+    site = Site(manager, well, box=Box(a=vote("a"), b=vote("b")))
+    made = sweeper(site)
+    well.gids = [gid("b")]
+    assert [one.gid for one in await made.sweep(0)] == [gid("b")]
+    assert f"a cannot be asked what it holds prepared: {says}" in caplog.text
+    manager.problem, manager.gids = None, [gid()]
+    made.unwatch("b")
+    assert [one.gid for one in await made.sweep(0)] == [gid()]
+    assert len(made.tasks) == 2
+    stop(made)
+
+
+async def test_a_manager_that_does_not_obey_is_not_counted_as_resolved() -> None:
+    manager = Manager()
+    site = Site(manager, box=Box(a=vote("a"), b=vote("b")))
+    made = sweeper(site)
+    manager.gids = [gid()]
+    manager.commit = Manager(problem=ManagerDown("gone")).commit
+    [found] = await made.sweep(0)
+    assert found.problem == "gone"
+    assert site.figures["resolved"] == 0
+    stop(made)
+
+
+@pytest.mark.parametrize(
+    ("since", "deadline", "decided"),
+    [
+        (90.0, float("inf"), True),
+        (90.1, float("inf"), False),
+        (0.0, 100.1, False),
+        (0.0, 100.0, True),
+    ],
+)
+async def test_a_transaction_that_nobody_decides_is_resolved(since, deadline, decided) -> None:
+    site = Site(box=Box(a=vote("a"), b=vote("b")))
+    made = sweeper(site)
+    matter = site.matters.join(TxId("j", 1), ("a", "b"))
+    matter.since, matter.deadline = since, deadline
+    await made.sweep(10.0)
+    assert matter.decision == (ALL_YES if decided else None)
+    asked = len(site.box.asked)
+    await made.sweep(10.0)
+    assert len(site.box.asked) == asked
+    stop(made)
+
+
+@pytest.mark.parametrize("has_parts", [False, True])
+async def test_a_transaction_whose_votes_are_trimmed_is_over_for_its_parts(has_parts) -> None:
+    site = Site(Manager())
+    site.box.trimmed = {"a"}
+    made = sweeper(site)
+    if has_parts:
+        _, matter = part_of(site, Branch(), plan())
+    else:
+        matter = site.matters.join(TxId("j", 1), ("a", "b"))
+    matter.since = 0.0
+    await made.sweep(10.0)
+    assert matter.decision == (OVER if has_parts else None)
+    stop(made)
+
+
+async def test_work_that_its_user_left_behind_is_rolled_back() -> None:
+    site = Site()
+    made = sweeper(site)
+    old, busy, own = Branch(), Branch(), Branch()
+    site.kept = {
+        (TxId("j", 1), "a"): (old, 96.0),
+        (TxId("j", 2), "a"): (busy, 96.1),
+        (TxId("me", 1), "a"): (own, 0.0),
+    }
+    await made.sweep(10.0)
+    assert [branch.rolled_back for branch in (old, busy, own)] == [1, 0, 0]
+    assert len(site.kept) == 2
+    assert +site.figures == {"sessions_expired": 1}
+    stop(made)
+
+
+async def test_the_sweep_goes_on_after_any_failure() -> None:
+    site = Site(manager := Manager())
+    site.patience = 0.002
+    problems = [ZeroDivisionError(), WormError("odd")]
+
+    class Failing(Box):
+        async def find(self, deadline: float) -> TransactionSpace | None:
+            if problems:
+                raise problems.pop()
+            return HOME
+
+    site.box = Failing()
+    made = sweeper(site)
+    for _ in range(2000):
+        if ("prepared",) in manager.told and site.finished.trims:
+            break
+        await asyncio.sleep(0.001)
+    assert problems == []
+    assert ("prepared",) in manager.told
+    assert site.finished.trims
+    stop(made)
+
+
+async def test_a_store_elsewhere_is_asked_as_one_of_this_space() -> None:
+    store = RemoteStore("a", "h:1")
+    asked = []
+
+    async def call(message, identity: str) -> bytes:
+        asked.append((message, identity))
+        return messages.encode([])
+
+    store._call = call
+    site = Site(store)
+    site.box.made = False
+    made = sweeper(site)
+    assert await made.sweep(0) == []
+    assert asked == []
+    site.box.made = True
+    assert await made.sweep(0) == []
+    assert asked == [(messages.ListPrepared("a"), HOME.identity)]
+    stop(made)
+
+
+def test_how_long_is_waited_for_managers() -> None:
+    assert sweeping.ASK_S > remote.TIMEOUT_S
