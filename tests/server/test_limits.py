@@ -212,6 +212,42 @@ async def test_who_never_ends_its_message_makes_room_in_the_end():
         assert {(t.id, t.message.code) for t in told if t} == {(ONE_WAY, TOO_MANY)}
 
 
+async def test_who_goes_while_its_requests_wait_holds_nothing_any_more():
+    """Else the server reads from nobody, once enough of them have gone."""
+
+    class Held(MemoryEngine):
+        """Commits when it is told to."""
+
+        def __init__(self):
+            super().__init__()
+            self.go = asyncio.Event()
+
+        async def commit(self, batch):
+            await self.go.wait()
+            await super().commit(batch)
+
+    engine = Held()
+    async with serving(engine, limits=Limits(max_backlog=10_000)) as server:
+        for i in range(5):
+            raw = await Raw.connect(server.port)
+            raw.send(*(ToServer(n, Write("s", i, B1, [n], [bytes(3000)])) for n in range(1, 9)))
+            async with asyncio.timeout(5):
+                while not server.inflow.bytes:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+            for one in list(server.connections):
+                one._transport.abort()  # as if an answer could not be sent
+            async with asyncio.timeout(5):
+                while server.connections:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+            engine.go.set()
+            await asyncio.sleep(0.01)
+            assert server.inflow.bytes == 0
+            engine.go.clear()
+        engine.go.set()
+        async with asyncio.timeout(5):
+            assert await (await Raw.connect(server.port)).call(Status())
+
+
 # ---------------------------------------------------------------------------- answers
 
 

@@ -124,11 +124,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._bodies.clear()
-        self._server.connections.pop(self, None)
         self._server.leaving.pop(self, None)
-        self._server.inflow.holds(self, 0)
-        self._node.forget(self)
+        self._drop()
 
     def data_received(self, data: bytes) -> None:
         if self._over:
@@ -303,12 +300,8 @@ class Connection(asyncio.Protocol):
         """
         self._flush()
         self._over = True
-        self._bodies.clear()
-        self._decoder = FrameDecoder(0)
+        self._drop()
         server = self._server
-        server.connections.pop(self, None)
-        server.inflow.holds(self, 0)
-        self._node.forget(self)
         transport.write(last_word)
         if len(server.leaving) >= MAX_LEAVING:
             transport.close()
@@ -320,6 +313,15 @@ class Connection(asyncio.Protocol):
             self._paused = False
             transport.resume_reading()
         self._loop.call_later(LINGER_S, self._abort)
+
+    def _drop(self) -> None:
+        """Nothing more is taken in, and nothing is held that was not."""
+        self._bodies.clear()
+        self._bodies_bytes = 0
+        self._decoder = FrameDecoder(0)
+        self._server.connections.pop(self, None)
+        self._server.inflow.holds(self, 0)
+        self._node.forget(self)
 
     def _abort(self) -> None:
         if self._transport is not None:

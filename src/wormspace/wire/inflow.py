@@ -74,3 +74,4 @@ class Inflow:
         self._timer = None
         largest = max(self._held, key=lambda holder: self._held[holder])
         largest.evict()
+        self.holds(largest, 0)  # whatever it makes of that
