@@ -189,6 +189,35 @@ async def test_a_replica_restarts_from_its_own_snapshot_and_the_rest_of_the_spac
             assert await replica.put(0, b"w") == 101
 
 
+class Overloaded:
+    """A place that raises what nobody here knows of."""
+
+    def __init__(self):
+        self.asked = asyncio.Event()
+
+    async def save(self, name, position, pieces):
+        self.asked.set()
+        raise LookupError("503 slow down")
+
+    async def load(self, name):
+        raise LookupError("503 slow down")
+        yield b""
+
+
+async def test_a_place_that_fails_stops_no_replica(caplog):
+    async with wormspace.connect("memory:") as worm:
+        place = Overloaded()
+        keeping = TrimBehindSnapshots(place, registers=1, every_s=0.01)
+        async with await replicate(Rows, worm, "rows", durability=keeping) as replica:
+            await replica.put(1, b"1")
+            async with asyncio.timeout(10):
+                await place.asked.wait()
+            await replica.put(2, b"2")
+            assert not replica.status().failed
+        assert await worm.space("rows").head() == 0
+    assert "503 slow down" in caplog.text
+
+
 async def test_two_replicas_in_one_directory_are_one_copy(tmp_path):
     """Trimmed behind two snapshots that are one file, the state would be on one disk only."""
     async with wormspace.connect("memory:") as worm:

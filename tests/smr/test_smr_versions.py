@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ import wormspace
 from wormspace.sim import FaultPlan, FaultSchedule, World
 from wormspace.smr import (
     DeclarationError,
+    Fixed,
     MemorySnapshots,
     ShapeChanged,
     StateMachine,
@@ -19,15 +21,19 @@ from wormspace.smr import (
     TrimBehindSnapshots,
     Tuning,
     UpdateNeeded,
+    Versions,
     command,
     query,
     replicate,
+    serving,
+    upgrading,
 )
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.engine import Engine
 from wormspace.smr.records import Batch, Packet, decode_plain_outcome
 from wormspace.smr.snapshots import Snapshot, restore, state_digest
 from wormspace.smr.versions import encode_upgrade
+from wormspace.space import Address
 
 ENCODE = msgspec.msgpack.encode
 
@@ -237,6 +243,63 @@ def test_what_is_declared_shows_in_the_shape_and_the_bodies_do_not():
         declared(first=msgspec.field(default_factory=lambda: next(numbers)))
 
 
+class Price(StateMachine):
+    price: int = 7
+
+    @command
+    def put(self, price: int, note: str = "") -> int:
+        self.price = price
+        return self.price
+
+
+class PriceInCents(Price, version=2, replaces=Price):
+    def migrate(self, old: Price) -> None:
+        self.price = 100 * old.price
+
+
+class PriceWithTax(PriceInCents, version=3, replaces=PriceInCents):
+    tax: int = 19
+
+
+def test_a_migration_that_is_inherited_is_not_run_again():
+    for steps in ((PriceInCents, PriceWithTax), (PriceWithTax,)):
+        engine = Engine(Price(), PriceWithTax)
+        for number, machine in enumerate(steps, 1):
+            apply(engine, number, encode_upgrade(machine))
+        assert (engine.machine.price, engine.machine.tax) == (700, 19)
+
+
+class Row(msgspec.Struct, frozen=True):
+    count: int
+
+
+class LongerRow(Row, frozen=True):
+    note: str = ""
+
+
+class Rows(StateMachine):
+    rows: Table[str, Row]
+
+
+def declared(base, **hints):
+    return type("New", (base,), {"__annotations__": hints}, version=2, replaces=base)
+
+
+def test_what_nobody_converts_is_not_dropped_in_silence():
+    with pytest.raises(DeclarationError, match=r"New.rows is .*LongerRow.*write a `migrate`"):
+        declared(Rows, rows=Table[str, LongerRow])
+    with pytest.raises(DeclarationError, match=r"New.price is float, and was int in Price"):
+        declared(Price, price=float)
+
+
+@pytest.mark.parametrize("order", ["note: str, price: int", "price: int, extra: int, note: str"])
+def test_an_argument_that_two_versions_have_keeps_its_place(order):
+    made = {}
+    exec(f"def put(self, {order}) -> int: ...", made)
+    with pytest.raises(DeclarationError, match=r"New.put: argument .* another place than in Price"):
+        type("New", (Price,), {"put": command(made["put"])}, version=2, replaces=Price)
+
+
 # ------------------------------------------------------------ replicas
 
 QUICK = {"leadership": Sticky(0.1), "timeout": 5.0}
@@ -336,6 +399,65 @@ async def test_the_leader_upgrades_when_all_who_are_alive_have_the_newer_class()
                 async with asyncio.timeout(20):
                     await reached(new, 2)
                 assert await new.add("a", 1) == 3.0
+
+
+class NeverMigrates(Price, version=2, replaces=Price):
+    def migrate(self, old: Price) -> None:
+        raise type("Elsewhere", (Exception,), {})("no")
+
+
+async def test_a_migration_that_fails_is_said_and_not_tried_again_and_again(caplog):
+    async with wormspace.connect("memory:") as worm:
+        async with await replicate(Price, worm, "price", **QUICK) as old:
+            await old.put(3)
+        async with await replicate(NeverMigrates, worm, "price", tuning=BY_CALL, **QUICK) as new:
+            async with asyncio.timeout(10):
+                await upgrading.run(new._core, 0.05)
+            assert await new.put(4) == 4
+    assert "the upgrade to version 2 has failed: Elsewhere: no" in caplog.text
+
+
+async def test_before_an_object_has_begun_it_is_of_the_newest_version():
+    async with wormspace.connect("memory:") as worm:
+        options = {**QUICK, "leadership": Fixed("bob")}
+        async with await replicate(PriceInCents, worm, "p", replica="ann", **options) as ann:
+            assert await ann.versions() == Versions(2, 2, 2)
+
+
+async def test_a_snapshot_of_a_forgotten_version_is_passed_over_for_another_replicas(monkeypatch):
+    kept = {}
+    for name, steps in {"far behind": (), "up to date": (PriceInCents,)}.items():
+        engine = Engine(Price(), PriceInCents)
+        for number, machine in enumerate(steps, 1):
+            apply(engine, number, encode_upgrade(machine))
+        engine.position = Address(3, 0)
+        kept[name] = list(Snapshot(engine).pieces())
+
+    async def known(core):
+        return list(kept)
+
+    class OnlyNew(StateMachine, version=2):
+        price: int = 7
+
+        @command
+        def put(self, price: int, note: str = "") -> int:
+            return price
+
+    monkeypatch.setattr(serving, "_known", known)
+    monkeypatch.setattr(serving, "_fetch", lambda core, member: stream(kept[member]))
+    async with wormspace.connect("memory:") as worm:
+        space = worm.space("price")
+        for _ in range(4):
+            await space.alloc()
+        await space.trim_prefix(3)
+        learner = SimpleNamespace(position=Address(0, 0))
+        learner.install = lambda engine: setattr(learner, "position", engine.position)
+        loop = asyncio.get_running_loop()
+        core = SimpleNamespace(
+            worm=worm, name="price", loop=loop, learner=learner, machine_type=OnlyNew
+        )
+        await serving.catch_up(core, None)
+        assert learner.position == Address(3, 0)
 
 
 # ------------------------------------------------------------ the simulated world

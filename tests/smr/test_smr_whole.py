@@ -245,6 +245,13 @@ def test_what_cannot_happen_by_itself_stops_nobody():
     ).values == [1]
 
 
+@pytest.mark.parametrize("leases", [None, {"a": "ten"}, {7: 0.1}, {"\ud800": 0.1}, [("a", 1)]])
+def test_leases_that_are_none_stop_nobody(leases, caplog):
+    machine = type("Leaseholder", (StateMachine,), {"leases": lambda self: leases})
+    assert Engine(machine()).leases() == {}
+    assert "Leaseholder.leases: " in caplog.text
+
+
 def test_a_query_changes_nothing():
     engine = Engine(Shop())
     with pytest.raises(TypeError, match=r"peek\(\) is a query"):

@@ -206,7 +206,7 @@ class Core(Generic[M]):
     async def _catch_up(self) -> None:
         try:
             await serving.catch_up(self, self._durability.store)
-        except (WormError, OSError) as e:
+        except Exception as e:  # noqa: BLE001 - reported by every call from now on
             self._on_failed(e)
         finally:
             self._catching_up = None

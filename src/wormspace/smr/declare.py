@@ -29,7 +29,7 @@ from wormspace.smr.encodable import check_comparable, check_encodable
 from wormspace.smr.errors import DeclarationError
 from wormspace.smr.kinds import Kind, Normal, is_immutable
 from wormspace.smr.methods import COMMAND, MARK, QUERY, Method, hints_of, is_trusted
-from wormspace.smr.shapes import Shape, shape_of
+from wormspace.smr.shapes import Shape, shape_of, types_of
 from wormspace.smr.state import adopt
 from wormspace.smr.table import StateTable, Table
 from wormspace.smr.undo_journal import UndoJournal
@@ -64,6 +64,8 @@ class Declaration:
 
     Attributes:
         version, replaces: which version of the object this is, and the class of the one before.
+        migrates: whether it has a `migrate` of its own, for the version before.
+        types: the types of the state's attributes, in words.
         shape: what must not change without a new version.
         methods: commands and queries by name; `commands`, `queries`: make calls of either.
         plain: the state's attributes but for tables, and their types.
@@ -77,6 +79,7 @@ class Declaration:
         self.owner = owner
         self.version = version
         self.replaces = replaces
+        self.migrates = _migrates(owner, replaces)
         self.is_trusted = is_trusted(owner)
         self.methods = {
             name: Method(owner, name, function, getattr(function, MARK))
@@ -104,6 +107,7 @@ class Declaration:
         check_encodable(event, f"{owner.__name__}.event")
         self.event = Normal(event, f"{owner.__name__}, an event")
         self.decode_event: Callable[[Any], Any] = self.event.decode
+        self.types: Shape = types_of(self)
         self.shape: Shape = shape_of(self)
 
     def _dispatcher(self, kind: str, passed_on: tuple[type[Exception], ...] = ()) -> Dispatcher:
@@ -144,6 +148,9 @@ class StateMachine:
         super().__init_subclass__()
         _check_version(cls, version, replaces)
         cls.declaration = Declaration(cls, version, replaces)
+        if replaces is not None:
+            _check_taken_over(cls.declaration, replaces.declaration)
+            _check_places(cls.declaration, replaces.declaration)
         for name in cls.declaration.defaults:
             if name in vars(cls):
                 delattr(cls, name)  # or all instances would share a mutable default
@@ -213,7 +220,8 @@ class StateMachine:
         """Take over the state of the version before; `old` is an instance of its class.
 
         Attributes with the same name and type have been taken over already; what is new has the
-        value to begin with.  If it raises an exception, the object stays what it was.
+        value to begin with.  If it raises an exception, the object stays what it was.  One that is
+        inherited from a version before is that one's, and is not called again.
         """
 
 
@@ -296,6 +304,39 @@ def _check_version(
             f"{owner.__name__}: version {version} cannot replace {replaces.__name__}, which is "
             f"version {replaces.declaration.version}: give it a higher number"
         )
+
+
+def _migrates(owner: type[StateMachine], replaces: type[StateMachine] | None) -> bool:
+    written_in = next(one for one in owner.__mro__ if "migrate" in vars(one))
+    while replaces is not None:
+        if written_in is replaces:
+            return False
+        replaces = replaces.declaration.replaces
+    return written_in is not StateMachine
+
+
+def _check_taken_over(new: Declaration, old: Declaration) -> None:
+    """Refuse a version in which nobody says what becomes of an attribute's values."""
+    for name, before in old.types.items():
+        now = new.types.get(name, before)
+        if now != before and not new.migrates:
+            raise DeclarationError(
+                f"{new.owner.__name__}.{name} is {now}, and was {before} in "
+                f"{old.owner.__name__}: write a `migrate` that converts what it holds"
+            )
+
+
+def _check_places(new: Declaration, old: Declaration) -> None:
+    """Refuse parameters that have moved: arguments travel by their places, between versions too."""
+    for name in new.methods.keys() & old.methods.keys():
+        before = {p.name: at for at, p in enumerate(old.methods[name].parameters)}
+        for at, parameter in enumerate(new.methods[name].parameters):
+            if before.get(parameter.name, at) != at:
+                raise DeclarationError(
+                    f"{new.owner.__name__}.{name}: argument {parameter.name!r} has another place "
+                    f"than in {old.owner.__name__}, and callers of both versions count on it: add "
+                    "new ones at the end, or give it another name"
+                )
 
 
 def _marked(owner: type) -> Iterable[tuple[str, Callable[..., Any]]]:

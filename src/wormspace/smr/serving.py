@@ -222,9 +222,11 @@ async def restore_from(core: Core[Any], store: SnapshotStore) -> Exception | Non
         engine = await restore(core.machine_type, store.load(core.name))
     except NothingKept:
         return None
-    except (BadSnapshot, VersionForgotten, OSError) as e:
-        log.error(
-            "%s: the snapshot that is kept is of no use: %s; the state is read from the space, or "
+    except Exception as e:
+        if isinstance(e, WormError) and not isinstance(e, BadSnapshot | VersionForgotten):
+            raise
+        log.error(  # whatever a user's place may raise
+            "%s: the snapshot that is kept is of no use: %r; the state is read from the space, or "
             "another replica gives it, and the next snapshot replaces this one",
             core.name,
             e,
@@ -257,9 +259,12 @@ async def catch_up(core: Core[Any], store: SnapshotStore | None) -> None:
                 return
             try:
                 engine = await restore(core.machine_type, _fetch(core, member))
-            except (UpdateNeeded, ShapeChanged):
-                raise
-            except (NoAnswer, Failure, WormError) as e:
+            except (UpdateNeeded, ShapeChanged) as e:
+                if not isinstance(e, VersionForgotten):
+                    raise
+                trouble[str(member)] = e  # it is far behind; another one may not be
+                continue
+            except (NoAnswer, Failure, WormError, *MALFORMED) as e:
                 trouble[str(member)] = e
                 continue
             if engine.position > core.learner.position:

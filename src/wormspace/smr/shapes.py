@@ -24,14 +24,19 @@ Shape: TypeAlias = dict[str, str]
 """What is declared, by name: "stock" or "reserve()", in words."""
 
 
+def types_of(declaration: Declaration) -> Shape:
+    """The types of the state's attributes."""
+    types = {name: _type(kind.hint) for name, kind in declaration.plain.items()}
+    for name, (key, row) in declaration.tables.items():
+        types[name] = f"Table({_type(key.hint)}, {_type(row.hint)})"
+    return types
+
+
 def shape_of(declaration: Declaration) -> Shape:
     """The shape that a class declares."""
-    shape: Shape = {}
-    for name, (key, row) in declaration.tables.items():
-        shape[name] = f"Table({_type(key.hint)}, {_type(row.hint)})"
+    shape = dict(declaration.types)
     for name, kind in declaration.plain.items():
-        first = _first(declaration.defaults[name], kind.where)
-        shape[name] = f"{_type(kind.hint)} = {first}"
+        shape[name] += f" = {_first(declaration.defaults[name], kind.where)}"
     for name, method in declaration.methods.items():
         if method.kind == "command":
             shape[f"{name}()"] = _signature(method)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from wormspace.errors import WormError
+from wormspace.errors import NotAllocated, Trimmed, WormError
 from wormspace.smr.errors import SessionExpired
-from wormspace.smr.records import Packet, decode_charter, decode_plain_outcome
+from wormspace.smr.records import Outcome, Packet, decode_charter, decode_plain_outcome
 from wormspace.smr.submit import as_exception
 from wormspace.smr.versions import encode_upgrade
 
@@ -45,25 +45,42 @@ class Versions(msgspec.Struct, frozen=True):
 
 async def versions(core: Core[Any]) -> Versions:
     """See `Replica.versions`."""
-    space = core.worm.space(core.name)
-    charter = decode_charter(await space.check(await space.head()), core.name)
+    oldest = await _oldest(core)
     engine = core.learner.engine
     current = engine.machine.declaration.version
-    return Versions(charter.version, current, engine.lineage.newest.declaration.version)
+    newest = engine.lineage.newest.declaration.version
+    return Versions(current if oldest is None else oldest, current, newest)
+
+
+async def _oldest(core: Core[Any]) -> int | None:
+    """The version that the log begins with; None before it has begun."""
+    space = core.worm.space(core.name)
+    while True:
+        try:
+            return decode_charter(await space.check(await space.head()), core.name).version
+        except NotAllocated:
+            return None
+        except Trimmed:
+            continue  # meanwhile it begins further on
 
 
 async def upgrade(core: Core[Any]) -> int:
     """See `Replica.upgrade`."""
+    outcome = await _proposed(core)
+    if outcome.faults:
+        raise as_exception(outcome.faults[0], core.machine_type.declaration)
+    version: int = outcome.values[0]
+    return version
+
+
+async def _proposed(core: Core[Any]) -> Outcome:
     client = core.rng.getrandbits(64).to_bytes(8, "big")
     packet = Packet(client, 1, 1, encode_upgrade(core.machine_type))
     reply = await core.carry(packet, core.loop.time() + core.timeout_s)
     outcome = decode_plain_outcome(reply.body or b"")
     if outcome.refused:
         raise SessionExpired(f"nobody knows whether it was upgraded: {outcome.refused}")
-    if outcome.faults:
-        raise as_exception(outcome.faults[0], core.machine_type.declaration)
-    version: int = outcome.values[0]
-    return version
+    return outcome
 
 
 async def run(core: Core[Any], patience_s: float) -> None:
@@ -86,9 +103,11 @@ async def run(core: Core[Any], patience_s: float) -> None:
         if now - began < patience_s or any(ping.newest < own for ping in heard):
             continue
         try:
-            await upgrade(core)
+            outcome = await _proposed(core)
         except WormError as e:
             log.info("%s: the upgrade has to wait: %s", core.name, e)
-        except Exception as e:  # noqa: BLE001 - a migration's fault: it would come again and again
-            log.error("%s: the upgrade to version %d has failed: %s", core.name, own, e)
+            continue
+        if outcome.faults:  # its migration's, which would come again and again
+            fault = f"{outcome.faults[0].kind}: {outcome.faults[0].text}"
+            log.error("%s: the upgrade to version %d has failed: %s", core.name, own, fault)
             return

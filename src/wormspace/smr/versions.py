@@ -8,15 +8,12 @@ whatever comes before is run by the old class, also when the log is read again y
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from wormspace.malformed import MALFORMED
 from wormspace.smr.calls import Malformed
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.errors import ShapeChanged, UpdateNeeded, VersionForgotten
-from wormspace.smr.kinds import describe
 from wormspace.smr.methods import run_whole
 from wormspace.smr.records import encode
 from wormspace.smr.shapes import Shape, differences
@@ -127,26 +124,19 @@ def _successor(old: StateMachine, machine_type: type[StateMachine]) -> StateMach
     here, there = new.declaration, old.declaration
     state, before = vars(new), vars(old)
     for name, kind in here.plain.items():
-        known = there.plain.get(name)
-        if known is None or _words(known.hint) != _words(kind.hint):
+        if there.types.get(name) != here.types[name]:
             continue
-        same = known.hint == kind.hint
+        same = there.plain[name].hint == kind.hint
         state[name] = before[name] if same else adopt(before[name], kind, old._journal)
     for name, (key, row) in here.tables.items():
-        rows = there.tables.get(name)
-        if rows is None or (_words(rows[0].hint), _words(rows[1].hint)) != (
-            _words(key.hint),
-            _words(row.hint),
-        ):
+        if there.types.get(name) != here.types[name]:
             continue
+        rows = there.tables[name]
         same = (rows[0].hint, rows[1].hint) == (key.hint, row.hint)
         if same and type(before[name]) is type(state[name]):
             state[name] = before[name]
         else:
             state[name].update(before[name])
-    new.migrate(old)
+    if here.migrates:
+        new.migrate(old)
     return new
-
-
-def _words(hint: Any) -> str:
-    return describe(msgspec.inspect.type_info(hint))
