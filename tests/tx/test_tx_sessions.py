@@ -13,6 +13,7 @@ from tests.tx.databases import accounts, managers, mariadb, money, move, postgre
 import wormspace
 from wormspace import tx
 from wormspace.errors import UsageError
+from wormspace.tx.mariadb import MariaDb
 
 __all__ = ["accounts", "mariadb", "postgres"]
 
@@ -45,6 +46,7 @@ async def ends(worm, pair, block) -> BaseException | None:
         lambda t, a: t[a].cursor(row_factory=dict_row).execute("END"),
         lambda t, a: t[a].cursor(name="c").execute("COMMIT"),
         lambda t, a: t[a].cursor().executemany("COMMIT", [()]),
+        lambda t, a: t[a].cursor().copy("COMMIT").__aenter__(),
     ],
     ids=lambda block: "",
 )
@@ -127,6 +129,7 @@ async def test_settings_of_a_session_end_with_its_transaction(accounts) -> None:
                 "SELECT @@character_set_client",
                 "SELECT @@autocommit",
                 "SELECT IS_USED_LOCK('l')",
+                "SELECT DATABASE()",
             )
             return rows + [(await t[b].execute(q)).rows for q in theirs]
 
@@ -147,6 +150,7 @@ async def test_settings_of_a_session_end_with_its_transaction(accounts) -> None:
                     await t[b].execute("SET @a = 1, sql_mode = 'ANSI_QUOTES'")
                     await t[b].execute("SET NAMES latin1")
                     await t[b].execute("DO GET_LOCK('l', 0)")
+                    await t[b].execute("USE mysql")
                     if fail:
                         await session.execute("CREATE TEMPORARY TABLE mine (n int)")
                         raise ZeroDivisionError
@@ -157,6 +161,19 @@ async def test_settings_of_a_session_end_with_its_transaction(accounts) -> None:
                 await session.execute("SELECT 1")
         assert await a.prepared() == await b.prepared() == []
         await worm.site().close()
+
+
+async def test_a_database_that_was_chosen_ends_with_its_transaction_where_there_was_none_too(
+    mariadb,
+) -> None:
+    manager = MariaDb("billing", mariadb.url.replace("/bank?", "/?"), pool=1)
+    async with wormspace.connect("memory:") as worm:
+        for _ in range(2):
+            async with worm.transaction([manager]) as t:
+                assert (await t[manager].execute("SELECT DATABASE()")).rows == ((None,),)
+                await t[manager].execute("USE bank")
+        await worm.site().close()
+    await manager.close()
 
 
 async def test_a_row_factory_does_not_reach_the_sweep(accounts) -> None:

@@ -270,9 +270,17 @@ def _notice_death(connection: Any) -> None:
 
 
 def _reset(connection: Any) -> None:
-    """A session as new: variables, temporary tables, prepared statements, user's locks."""
+    """A session as new: variables, temporary tables, prepared statements, user's locks.
+
+    Raises:
+        pymysql.Error: the connection is gone; or a database was chosen, and there was none before.
+    """
     connection._execute_command(_RESET_CONNECTION, b"")
     connection._read_ok_packet()
+    if connection.db is not None:  # the protocol's reset leaves the database that was chosen
+        connection.select_db(connection.db)
+    elif query(connection, "SELECT DATABASE()").rows != ((None,),):
+        raise pymysql.ProgrammingError("a chosen database cannot be taken back")
     connection.set_character_set(connection.charset, connection.collation)
     if connection.sql_mode is not None:
         query(connection, "SET sql_mode=%s", (connection.sql_mode,))

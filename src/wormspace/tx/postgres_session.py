@@ -167,6 +167,10 @@ class _Guard:
         self._look(query)
         return super().stream(query, *args, **options)  # type: ignore[misc]
 
+    def copy(self, statement: Any, *args: Any, **options: Any) -> Any:
+        self._look(statement)
+        return super().copy(statement, *args, **options)  # type: ignore[misc]
+
     def _look(self, query: Any) -> None:
         if isinstance(query, sql.Composable):
             query = query.as_string(self.connection)  # type: ignore[attr-defined]
