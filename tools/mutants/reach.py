@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import atexit
 import builtins
+import importlib
 import json
 import os
 import resource
@@ -102,6 +103,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         signal.signal(signal.SIGPROF, _stop)
         signal.signal(signal.SIGALRM, _stop)
         item.session.reached_on_import = True  # type: ignore[attr-defined]
+        importlib.import_module("wormspace._worm")  # else the first test would pay for it
         _write("", 0)
     begun.append(item.nodeid)
     reached.clear()

@@ -171,6 +171,8 @@ class Reign:
         if await seat.space.tail() > top + 1:
             raise Deposed(f"another replica has allocated a segment above {top}")
         lost, self._lost = sorted(self._lost, key=lambda one: one[0]), []
+        # What was lost may be in a segment that was used up, and left, meanwhile.
+        await close_below(seat.space, seat.learner, self._segments[0].segment.number)
         for held in self._segments:
             await self._hold(held)
         self._segments = [h for h in self._segments[:-1] if not h.is_full] + self._segments[-1:]

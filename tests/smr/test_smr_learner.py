@@ -1,0 +1,356 @@
+"""The learner: each register once, in the order of addresses, whoever brings it and when."""
+
+import asyncio
+import random
+
+import pytest
+
+from virtual import virtually
+from wormspace.errors import Closed, NewerFormat, Unavailable, WrongKind
+from wormspace.smr.errors import OtherStrategy
+from wormspace.smr.learner import RETRY_S, Learner
+from wormspace.smr.records import Charter, Member, encode_charter
+from wormspace.space import Address, Allocated, TrimmedAway, Written, stamp
+
+SIZES = (3, 1, 4, 2, 5)
+SKIPS = b"skip"
+"""The engine goes on in the next segment after this."""
+
+
+def member(name):
+    return Member(name, name.encode(), "host", 1)
+
+
+def charter(leader="r1", strategy="sticky", owners=()):
+    owners = [member(name) for name in owners]
+    return encode_charter(Charter(member(leader), [], owners, strategy, "Thing", 1, {}))
+
+
+class Engine:
+    """Notes what it is given, and goes on."""
+
+    def __init__(self, position=Address(0, 0)):  # noqa: B008 - it is frozen
+        self.position = position
+        self.applied = []
+        self.begun = []
+
+    def begin(self, version, shape, what):
+        self.begun.append((version, what))
+
+    def apply(self, raw, size, turns):
+        if raw == b"broken":
+            raise ZeroDivisionError
+        self.applied.append((self.position, raw, size, turns))
+        number, offset = self.position
+        ends = raw == SKIPS or offset + 1 == size
+        self.position = Address(number + 1, 0) if ends else Address(number, offset + 1)
+        return [raw], None
+
+
+class Space:
+    """Tells its listeners what it is told to.
+
+    Attributes:
+        told: what each listener hears: events, and an error to end with.
+    """
+
+    name = "thing"
+
+    def __init__(self, *told):
+        self.told = list(told)
+        self.asked = []
+
+    async def listen(self, start):
+        self.asked.append((start, asyncio.get_running_loop().time()))
+        for event in self.told.pop(0):
+            if isinstance(event, Exception):
+                raise event
+            yield event
+        await asyncio.Event().wait()
+
+
+class Heard:
+    """A learner, and what it says."""
+
+    def __init__(self, *told, position=Address(0, 0)):  # noqa: B008 - it is frozen
+        self.space, self.engine = Space(*told), Engine(position)
+        self.applied, self.missing, self.failed = [], [], []
+        self.learner = Learner(
+            self.space,
+            self.engine,
+            "sticky",
+            lambda applied, batch: self.applied.extend(applied),
+            lambda: self.missing.append(self.learner.position),
+            self.failed.append,
+        )
+        self.changes, self.leaders = [], []
+
+    def watch(self):
+        self.learner.on_change = lambda: self.changes.append(self.learner.position)
+        self.learner.on_leader = lambda: self.leaders.append(self.learner.highest)
+        return self
+
+
+def registers():
+    return [Address(n, i) for n, size in enumerate(SIZES) for i in range(size)]
+
+
+def value(address):
+    return b"%d/%d" % address
+
+
+def test_each_register_is_applied_once_and_in_order_however_they_come():
+    async def work(worm):
+        for seed in range(25):
+            rng, heard = random.Random(seed), Heard().watch()
+            learner = heard.learner
+            todo = [("learn", a) for a in registers() * 2] + [("allocated", n) for n in range(5)]
+            rng.shuffle(todo)
+            known, there, highest = set(), set(), -1
+            for what, which in todo:
+                calls = len(heard.changes)
+                if what == "learn":
+                    is_news = which >= learner.position
+                    known.add(which)
+                    learner.learn(which, value(which))
+                    assert len(heard.changes) == calls + is_news
+                else:
+                    there.add(which)
+                    learner.allocated(
+                        which, SIZES[which], charter(f"r{which}", owners="ab"[:which])
+                    )
+                    assert len(heard.changes) == calls + 1
+                    assert len(heard.leaders) == len(set(heard.leaders))
+                    highest = max(highest, which)
+                position = expected(known, there)
+                assert learner.position == position
+                assert learner.highest == highest
+                for address in registers():
+                    assert learner.holds(address) == (address in known)
+                for n in range(5):
+                    waits = {a.offset for a in known if a.segment == n and a >= position}
+                    assert sorted(learner.ahead(n)) == sorted(waits)
+                    is_kept = n in there and n >= min(position.segment, highest)
+                    assert (learner.charter(n) is not None) == is_kept
+                leader = None if highest < 0 else f"r{highest}"
+                assert (learner.leader and learner.leader.name) == leader
+            assert [a for a, *_ in heard.engine.applied] == registers()
+            assert [raw for _, raw, *_ in heard.engine.applied] == heard.applied
+            assert {(a.segment, size, turns) for a, _, size, turns in heard.engine.applied} == {
+                (n, size, max(1, min(n, 2))) for n, size in enumerate(SIZES)
+            }
+            assert heard.leaders == sorted(set(heard.leaders))
+            assert not heard.failed
+
+    virtually(work)
+
+
+def expected(known, there):
+    """Where a learner stands that knows these registers and segments."""
+    for address in registers():
+        if address not in known or address.segment not in there:
+            return address
+    return Address(len(SIZES), 0)
+
+
+def test_what_is_told_twice_changes_nothing_and_when_something_came_is_noted():
+    async def work(worm):
+        heard = Heard().watch()
+        learner, loop = heard.learner, asyncio.get_running_loop()
+        learner.allocated(0, 4, charter())
+        assert (heard.changes, heard.leaders) == ([Address(0, 0)], [0])
+        await asyncio.sleep(1)
+        learner.allocated(0, 4, charter())
+        assert len(heard.changes) == len(heard.leaders) == 1
+        assert learner.heard_at == loop.time() - 1
+        learner.learn(Address(0, 2), b"c")
+        assert learner.heard_at == loop.time()
+        learner.learn(Address(0, 0), b"a")
+        learner.learn(Address(0, 1), b"b")
+        await asyncio.sleep(1)
+        learner.learn(Address(0, 1), b"again")
+        assert learner.heard_at == loop.time() - 1, "no news"
+        assert heard.applied == [b"a", b"b", b"c"]
+        learner.learn(Address(0, 3), SKIPS)
+        await asyncio.sleep(1)
+        learner.allocated(1, 4, charter("r2"))
+        assert learner.heard_at == loop.time()
+        assert heard.leaders == [0, 1]
+        assert learner.charter(0) is None, "what is behind is forgotten"
+        assert heard.engine.begun == [(1, "'thing' (a Thing)")]
+
+    virtually(work)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error"),
+    [
+        (charter(strategy="rotating"), OtherStrategy),
+        (stamp("log", 1), WrongKind),
+        (stamp("smr", 2), NewerFormat),
+    ],
+)
+def test_nothing_of_another_object_is_applied(metadata, error):
+    async def work(worm):
+        heard = Heard().watch()
+        heard.learner.learn(Address(0, 0), b"a")
+        heard.learner.allocated(0, 4, metadata)
+        assert [type(one) for one in heard.failed] == [error]
+        heard.learner.allocated(0, 4, charter())
+        assert heard.learner.leader is not None
+        assert not heard.applied, "it has failed"
+
+    virtually(work)
+
+
+def test_only_the_first_segment_says_how_the_object_began():
+    async def work(worm):
+        heard = Heard(position=Address(3, 1))
+        heard.learner.allocated(4, 4, charter(strategy="another, of somebody who was refused"))
+        heard.learner.allocated(0, 4, charter())
+        assert not heard.failed
+        assert not heard.engine.begun
+        assert heard.learner.highest == 4
+
+    virtually(work)
+
+
+def test_what_cannot_be_applied_ends_it():
+    async def work(worm):
+        heard = Heard()
+        heard.learner.allocated(0, 9, charter())
+        for offset, raw in enumerate([b"a", b"broken", b"c"]):
+            heard.learner.learn(Address(0, offset), raw)
+        assert [type(one) for one in heard.failed] == [ZeroDivisionError]
+        heard.learner.learn(Address(0, 1), b"b")
+        assert heard.applied == [b"a"]
+        assert len(heard.failed) == 1
+
+    virtually(work)
+
+
+def test_who_waits_is_woken_when_everything_before_was_applied():
+    async def work(worm):
+        heard, woken = Heard(), []
+        heard.learner.allocated(0, 8, charter())
+
+        async def wait(offset):
+            await heard.learner.reached(Address(0, offset))
+            woken.append(offset)
+
+        rng = random.Random(1)
+        offsets = [0, *rng.sample(range(8), 8), *rng.sample(range(8), 8)]
+        tasks = [asyncio.ensure_future(wait(offset)) for offset in offsets]
+        await asyncio.sleep(0)
+        assert woken == [0, 0, 0]
+        for offset in range(7):
+            heard.learner.learn(Address(0, offset), b"x")
+            await asyncio.sleep(0.1)
+            assert sorted(woken) == sorted(o for o in offsets if o <= offset + 1)
+        assert woken == sorted(woken)
+        await asyncio.gather(*tasks)
+
+    virtually(work)
+
+
+def test_those_who_gave_up_waiting_are_forgotten_and_the_others_are_not():
+    async def work(worm):
+        heard = Heard()
+        heard.learner.allocated(0, 200, charter())
+        waiting = heard.learner._waiting
+        waits = (heard.learner.reached(Address(0, offset)) for offset in range(1, 101))
+        tasks = [asyncio.ensure_future(wait) for wait in waits]
+        await asyncio.sleep(0)
+        most = 0
+        for task in tasks[::-1][:90]:
+            task.cancel()
+            await asyncio.sleep(0)
+            there = sum(not one.done() for one in tasks)
+            most = max(most, len(heard.learner._waiting) - there)
+            assert len(heard.learner._waiting) <= 2 * there + 2
+        assert most > 0, "not each time: that would take time"
+        assert waiting is not heard.learner._waiting
+        for offset in range(10):
+            heard.learner.learn(Address(0, offset), b"x")
+        await asyncio.sleep(0)
+        assert sum(one.done() and not one.cancelled() for one in tasks) == 10
+        assert not [one for one in heard.learner._waiting if not one[2].done()]
+
+    virtually(work)
+
+
+def test_it_goes_on_from_a_snapshot():
+    async def work(worm):
+        for position in registers():
+            heard = Heard()
+            for n, size in enumerate(SIZES):
+                heard.learner.allocated(n, size, charter(f"r{n}"))
+            for address in registers()[1:]:
+                heard.learner.learn(address, value(address))
+            assert not heard.applied
+            heard.learner.install(Engine(position))
+            later = [value(a) for a in registers() if a >= position > Address(0, 0)]
+            assert heard.applied == later
+            assert heard.learner.position == (Address(len(SIZES), 0) if later else position)
+            assert all(heard.learner.holds(a) for a in registers() if any(a) or any(position))
+            waiting = [heard.learner.ahead(n) for n in range(position.segment)]
+            assert not any(waiting)
+            assert heard.learner.leader == member("r4")
+
+    virtually(work)
+
+
+def test_a_part_of_what_waits_is_older_than_the_snapshot():
+    async def work(worm):
+        heard = Heard()
+        for n in range(2):
+            heard.learner.allocated(n, 8, charter())
+            for offset in (1, 3, 4, 6):
+                heard.learner.learn(Address(n, offset), b"x")
+        heard.learner.install(Engine(Address(1, 2)))
+        assert (heard.learner.ahead(0), heard.learner.ahead(1)) == ([], [3, 4, 6])
+        assert heard.learner.charter(0) is None
+        heard.learner.install(Engine(Address(1, 5)))
+        assert heard.learner.ahead(1) == [6]
+
+    virtually(work)
+
+
+def test_it_follows_the_space_until_it_is_deafened():
+    first = [
+        Allocated(0, 4, charter()),
+        Written(Address(0, 0), b"a"),
+        Written(Address(0, 1), b"b"),
+        TrimmedAway(0, 0),
+        Unavailable("for a moment"),
+    ]
+    second = [TrimmedAway(0, 1), Written(Address(0, 2), b"c")]
+
+    async def work(worm):
+        heard = Heard(first, second, [], [Closed("over")])
+        learner, loop, began = heard.learner, asyncio.get_running_loop(), 0.0
+        began = loop.time()
+        learner.deafen()
+        learner.listen()
+        learner.listen()
+        await asyncio.sleep(RETRY_S / 2)
+        assert (heard.applied, heard.missing) == ([b"a", b"b"], [])
+        await asyncio.sleep(RETRY_S)
+        assert heard.applied == [b"a", b"b", b"c"]
+        assert heard.missing == [Address(0, 2)], "registers that were not applied are gone"
+        assert heard.space.asked == [(Address(0, 0), began), (Address(0, 2), began + RETRY_S)]
+        listening = learner._listening
+        learner.install(Engine(Address(5, 0)))
+        await asyncio.sleep(0.1)
+        assert listening.cancelled()
+        assert heard.space.asked[2][0] == Address(5, 0), "from there it listens again"
+        learner.deafen()
+        await asyncio.sleep(1)
+        learner.install(Engine(Address(6, 0)))
+        await asyncio.sleep(1)
+        assert len(heard.space.asked) == 3, "who does not listen does not begin to"
+        learner.listen()
+        await asyncio.sleep(1)
+        assert len(heard.space.asked) == 4, "a client that was closed tells nothing more"
+
+    virtually(work)
