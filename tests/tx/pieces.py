@@ -22,14 +22,15 @@ class Box:
     """Registers of votes, as a dictionary.
 
     Attributes:
-        asked: the reads, as (manager, transaction, deadline).
+        asked: the reads, as (manager, transaction).
+        refused: the managers for which somebody wanted to write no.
         trimmed: managers whose votes are forgotten.
     """
 
     space = "tx"
 
     def __init__(self, **votes: Vote) -> None:
-        self.votes, self.asked, self.casts = votes, [], []
+        self.votes, self.asked, self.refused, self.casts = votes, [], [], []
         self.made = True
         self.trimmed: set[str] = set()
         self.deadlines: set[float] = set()
@@ -55,6 +56,7 @@ class Box:
 
     async def refuse(self, manager: str, txid: TxId, vote: Vote, *, deadline: float) -> Vote:
         self.deadlines.add(deadline)
+        self.refused.append(manager)
         return self.votes.setdefault(manager, vote)
 
     def cast(self, manager, txid, vote, on_stands, *, ahead, deadline) -> None:

@@ -71,7 +71,7 @@ async def test_who_meets_a_lock_gives_up_at_once_unless_it_is_about_to_go(monkey
     assert not waiting.done()
     held.release(second)
     held.release(second)
-    await waiting
+    await asyncio.wait_for(waiting, 5)
     assert third.held == {b"k": True}
     assert second.held == {}
 
@@ -91,6 +91,17 @@ async def test_a_prepared_branch_that_stays_is_waited_for_so_long(monkeypatch) -
     monkeypatch.setattr(locks, "PREPARED_WAIT_S", 3600)
     with pytest.raises(Conflict):
         await asyncio.wait_for(held.acquire(second, b"k", exclusive=False), 5)
+
+
+async def test_all_who_wait_for_a_lock_hear_that_it_went() -> None:
+    held, first, second, third = Locks(), Owner(), Owner(), Owner()
+    held.take(first, b"k", exclusive=True)
+    first.prepared = True
+    both = asyncio.gather(*(held.acquire(o, b"k", exclusive=False) for o in (second, third)))
+    await asyncio.sleep(0)
+    held.release(first)
+    await asyncio.wait_for(both, locks.PREPARED_WAIT_S / 2)
+    assert second.held == third.held == {b"k": False}
 
 
 async def test_who_waits_gives_up_when_somebody_else_takes_the_lock_first() -> None:

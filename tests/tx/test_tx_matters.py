@@ -77,12 +77,16 @@ async def test_a_decision_is_told_to_all_who_wait_and_once() -> None:
 
 
 async def test_a_no_of_nobody_who_takes_part_decides_nothing() -> None:
-    matter = Matter(A, ("a", "b"), 0.0)
+    matter, part = Matter(A, ("a", "b"), 0.0), Part("a")
+    matter.add(part)
+    waiting = asyncio.ensure_future(matter.decided())
+    await turn()
     matter.learn("c", no("c"))
     matter.learn("a", yes("a"))
-    assert matter.decision is None
+    await turn()
+    assert (matter.decision, part.acts, waiting.done()) == (None, 0, False)
     matter.learn("b", yes("b"))
-    assert matter.decision == ALL_YES
+    assert await waiting == matter.decision == ALL_YES
 
 
 async def test_who_waits_for_what_cannot_be_learned_is_told() -> None:

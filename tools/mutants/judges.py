@@ -227,7 +227,8 @@ def refresh(only: str = "", cpu_s: float = CPU_S) -> None:
     for first in range(0, len(todo), FILES_AT_ONCE):
         names = todo[first : first + FILES_AT_ONCE]
         print(f"{first} of {len(todo)} files: {' '.join(names)}", flush=True)
-        with tempfile.TemporaryDirectory() as scratch:
+        # A test that is stopped may leave a file system mounted there.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
             status = TOO_LONG
             while status == TOO_LONG:
                 status = _run_marked(names, scratch, cpu_s)
