@@ -1,6 +1,7 @@
 """Connecting by name: a name server that is silent holds nobody up."""
 
 import asyncio
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -12,6 +13,17 @@ from inprocess import serving
 from wormspace.errors import Unavailable
 from wormspace.wire import dial as dial_module
 from wormspace.wire.dial import dial
+
+
+def in_child(work):
+    """What `work` returns in a forked child; fails if it hangs."""
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+    process = fork.Process(target=lambda: theirs.send(work()))
+    process.start()
+    assert ours.poll(30), "the child hangs"
+    process.join(30)
+    return ours.recv()
 
 
 @pytest.fixture
@@ -60,6 +72,74 @@ async def test_a_silent_name_server_has_one_thread_for_a_name_and_none_of_the_lo
 async def test_servers_that_have_addresses_serve_while_a_name_is_looked_up(silent):
     with pytest.raises(Unavailable, match="silent:1"):
         await wormspace.connect("worm://silent:1", timeout=0.2)
+
+
+async def test_a_look_up_that_cannot_begin_is_an_error_and_the_next_one_begins(monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    async with serving() as server:
+        with monkeypatch.context() as short:
+            short.setattr(threading.Thread, "start", start)
+            with pytest.raises(OSError, match="localhost cannot be looked up: can't start"):
+                await dial(asyncio.Protocol, "localhost", server.port)
+        transport, _ = await dial(asyncio.Protocol, "localhost", server.port)
+        transport.close()
+
+
+@pytest.mark.parametrize("error", [ValueError("embedded null character"), MemoryError()])
+async def test_whatever_ends_a_look_up_it_is_told(error, monkeypatch):
+    def getaddrinfo(*_, **__):
+        raise error
+
+    monkeypatch.setattr(dial_module.socket, "getaddrinfo", getaddrinfo)
+    async with asyncio.timeout(10):
+        with pytest.raises(OSError, match=r"no host name|MemoryError"):
+            await dial(asyncio.Protocol, "odd", 1)
+    assert not dial_module._waiting
+
+
+async def test_an_address_that_is_silent_does_not_keep_the_next_one_from_its_turn(monkeypatch):
+    monkeypatch.setattr(dial_module, "ADDRESS_S", 0.01)
+    loop = asyncio.get_running_loop()
+    real, asked = loop.create_connection, []
+
+    async def create_connection(factory, host, port):
+        asked.append(host)
+        if host == "192.0.2.1":
+            await asyncio.Event().wait()
+        return await real(factory, host, port)
+
+    def getaddrinfo(*_, **__):
+        return [(2, 1, 6, "", (host, 0)) for host in ("192.0.2.1", "127.0.0.1")]
+
+    monkeypatch.setattr(loop, "create_connection", create_connection)
+    monkeypatch.setattr(dial_module.socket, "getaddrinfo", getaddrinfo)
+    async with serving() as server, asyncio.timeout(10):
+        transport, _ = await dial(asyncio.Protocol, "dual", server.port)
+        transport.close()
+    assert asked == ["192.0.2.1", "127.0.0.1"]
+
+
+def test_a_fork_looks_up_what_its_parent_waits_for(silent):
+    async def waiting(timeout):
+        async with asyncio.timeout(timeout):
+            await dial(asyncio.Protocol, "silent", 1)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(waiting(0.05))
+
+    def look_up():
+        dial_module.socket.getaddrinfo = answer
+        try:
+            asyncio.run(waiting(10))
+        except ConnectionError:
+            return "looked up"
+
+    def answer(*_, **__):
+        return [(2, 1, 6, "", ("127.0.0.1", 0))]
+
+    assert in_child(look_up) == "looked up"
 
 
 PROGRAM = """

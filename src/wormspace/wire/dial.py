@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -17,8 +18,22 @@ from typing import TypeVar
 
 Protocol = TypeVar("Protocol", bound=asyncio.BaseProtocol)
 
+ADDRESS_S = 0.5
+"""How long one of several addresses may be silent before the next one is tried."""
+
 _lock = threading.Lock()
 _waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Future[list[str]]]]] = {}
+
+
+def _forget_in_child() -> None:
+    """A fork has none of the threads that look up what is waited for, or hold the lock."""
+    global _lock
+    _lock = threading.Lock()
+    _waiting.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 async def dial(
@@ -27,13 +42,15 @@ async def dial(
     """Connect to the first address of `host` that takes the connection.
 
     Raises:
-        OSError: there is no such name, or none of its addresses takes it.
+        OSError: there is no such name, it cannot be looked up, or none of its addresses takes it.
     """
     loop = asyncio.get_running_loop()
     failed = OSError(f"{host} has no address")
-    for address in await _addresses(loop, host):
+    addresses = await _addresses(loop, host)
+    for left, address in zip(range(len(addresses) - 1, -1, -1), addresses, strict=True):
         try:
-            return await loop.create_connection(factory, address, port)
+            async with asyncio.timeout(ADDRESS_S if left else None):
+                return await loop.create_connection(factory, address, port)
         except OSError as e:
             failed = e
     raise failed
@@ -48,7 +65,13 @@ async def _addresses(loop: asyncio.AbstractEventLoop, host: str) -> list[str]:
         waiting.append((loop, found))
         alone = len(waiting) == 1
     if alone:
-        threading.Thread(target=_look_up, args=(host,), name=f"look up {host}", daemon=True).start()
+        look_up = threading.Thread(
+            target=_look_up, args=(host,), name=f"look up {host}", daemon=True
+        )
+        try:
+            look_up.start()
+        except (RuntimeError, MemoryError) as e:
+            _tell_all(host, [], OSError(f"{host} cannot be looked up: {e}"))
     return await found
 
 
@@ -74,8 +97,15 @@ def _look_up(host: str) -> None:
         addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
     except OSError as e:
         error = e
-    except UnicodeError:
+    except ValueError:
         error = OSError(f"{host!r} is no host name")
+    except Exception as e:  # noqa: BLE001 - whoever waits would wait for ever, and all after them
+        error = OSError(f"{host} cannot be looked up: {type(e).__name__}: {e}")
+    _tell_all(host, addresses, error)
+
+
+def _tell_all(host: str, addresses: list[str], error: OSError | None) -> None:
+    """Tell all who wait for the addresses of `host`; in any thread."""
     with _lock:
         waiting = _waiting.pop(host)
     for loop, future in waiting:
