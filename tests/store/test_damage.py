@@ -335,6 +335,32 @@ async def test_a_file_that_is_not_the_last_one_is_refused(tmp_path, name, how):
         AcceptorStore(path)
 
 
+@pytest.mark.parametrize("checkpoints", [1, 2, 3])
+def test_a_store_that_lost_all_since_its_checkpoint_is_opened_again_and_again(
+    tmp_path, checkpoints, caplog
+):
+    """With durability `os`, after a crash of the machine: each opening may be the last for long."""
+    path = tmp_path / "store"
+
+    async def write(start, rows):
+        return await filled(path, rows, start)
+
+    for n in range(checkpoints):
+        asyncio.run(write(n, 1)).close()
+    engine = asyncio.run(write(100, 5))
+    killed = Path(shutil.copytree(path, tmp_path / "killed"))
+    engine.close()
+    [(name, at)] = [(n, a) for n in NAMES if (a := (killed / n).read_bytes().find(value(100))) > 0]
+    edit(killed / name, at, b"\0")
+    for _ in range(3):
+        engine = AcceptorStore(killed, durability="os")
+        assert [key for key, _ in engine.view.scan("rows", b"", END)] == [
+            b"%06d" % n for n in range(checkpoints)
+        ]
+        engine.close()
+    assert caplog.text.count("commits that were durable are lost") == 1
+
+
 def test_a_store_whose_making_was_interrupted_is_made(tmp_path):
     """Nobody was told of anything: the roots are the last thing that is made."""
     AcceptorStore(tmp_path / "store").close()

@@ -271,6 +271,10 @@ class Journal:
         self._current, self._prepared = self._prepared, None
         self._current.first = self.last + 1
 
+    def skip(self) -> None:
+        """Leave a number out, before `switch`: of two checkpoints, the later one has the higher."""
+        self.last += 1
+
     def release(self) -> None:
         """A checkpoint that names the file that is written is durable: the other one is free."""
         self._old = None

@@ -173,6 +173,7 @@ class LmdbEngine:
         if journal.lost:
             log.warning("%s", journal.lost)
             journal.prepare()
+            journal.skip()  # perhaps nothing is left of what follows the last checkpoint
             self._checkpoint_now()  # what follows the gap is left behind for good
 
     def close(self) -> None:
@@ -346,8 +347,7 @@ class LmdbEngine:
     def _describe(self) -> Checkpoint:
         """The checkpoint of what was committed last."""
         size, pages = self._roots.read(self._tables.page_bytes)
-        salt, first = self._journal.place
-        return Checkpoint(self._journal.last, salt, first, size, pages)
+        return Checkpoint(self._journal.last, *self._journal.place, size, pages)
 
     async def _save(self, checkpoint: Checkpoint) -> None:
         try:
