@@ -113,3 +113,22 @@ def test_contention_is_not_called_silence():
                 task.cancel()
 
     simulated(work)
+
+
+@pytest.mark.parametrize("timeouts", [(1.0, 3.0), (3.0, 1.0), (2.0, 2.0, 1.0), (1.0, 2.0, 3.0)])
+def test_of_callers_of_one_write_each_waits_as_long_as_it_said(timeouts):
+    async def work():
+        async with scene() as it:
+            silence(it, (0, 1, 2), False)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+
+            async def write(timeout):
+                with pytest.raises(Unavailable, match="0 of 3 servers answered"):
+                    await it.segment.write(3, b"v", it.token, timeout=timeout)
+                return loop.time() - began
+
+            took = await asyncio.gather(*map(write, timeouts))
+            assert took == pytest.approx(timeouts, abs=0.002)
+
+    simulated(work)

@@ -15,10 +15,8 @@ from wormspace.errors import Unavailable
 from wormspace.knobs import KNOBS
 from wormspace.paxos.messages import Span
 from wormspace.register.contract import ArrayName
+from wormspace.register.operations import SAME_TIME_S
 from wormspace.register.token import as_spans
-
-SAME_TIME_S = 0.001
-"""Deadlines that differ by less are one."""
 
 Value = bytes | None
 Read = Callable[[ArrayName, list[Span], float], Awaitable[Mapping[int, bytes]]]

@@ -42,6 +42,9 @@ RETRY_MAX_S = 4.0
 """How long the servers may stay silent before those that have not answered are sent the same again:
 at first, and at most, since each silence doubles it."""
 
+SAME_TIME_S = 0.001
+"""Deadlines that differ by less are one."""
+
 
 def gone(array: ArrayName) -> Trimmed:
     """The error for an access to a trimmed array."""
@@ -326,14 +329,30 @@ class WriteOperation(Base):
         """One more register, before it begins (or one more caller for the same value)."""
         future: asyncio.Future[None] = self.loop.create_future()
         if offset in self.waiting:
-            self.joined.setdefault(offset, []).append(future)
-            self.deadlines[offset] = max(self.deadlines[offset], deadline)
+            joined, latest = self.joined.setdefault(offset, []), self.deadlines[offset]
+            if abs(deadline - latest) > SAME_TIME_S:
+                early = [future] if deadline < latest else [self.waiting[offset], *joined]
+                for caller in early:
+                    self._limit(caller, min(deadline, latest))
+            joined.append(future)
+            self.deadlines[offset] = max(latest, deadline)
             return future
         self.values[offset] = value
         self.size += len(value) + 16
         self.waiting[offset] = future
         self.deadlines[offset] = deadline
         return future
+
+    def _limit(self, caller: asyncio.Future[None], deadline: float) -> None:
+        """This caller waits no longer, though others wait longer for the same register."""
+
+        def expire() -> None:
+            error = self.partition.unavailable(self.what, self.heard(), self.failures)
+            if not caller.done():
+                caller.set_exception(error)
+
+        timer = self.loop.call_at(deadline, expire)
+        caller.add_done_callback(lambda _: timer.cancel())
 
     @property
     def is_full(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from wormspace.errors import Refused, Unavailable, UsageError, ValueTooLarge
 from wormspace.paxos.effects import Send
-from wormspace.paxos.messages import Decided, Request, Span
+from wormspace.paxos.messages import MAX_ITEMS, Decided, Request, Span
 from wormspace.paxos.quorum import is_quorum, majority, out_of_reach
 from wormspace.wire.link import Link, Outgoing
 from wormspace.wire.messages import ONE_WAY, Downward, Failed, Upward
@@ -117,8 +117,10 @@ class Partition:
             self._marks_timer = None
         marks, self._marks = self._marks, {}
         for (space, number, ballot), spans in marks.items():
-            message: Request = Decided(space, number, ballot, _joined(spans))
-            self.post(ONE_WAY, [Send(i, message) for i in range(self.size)])
+            joined = _joined(spans)
+            for at in range(0, len(joined), MAX_ITEMS):
+                message: Request = Decided(space, number, ballot, joined[at : at + MAX_ITEMS])
+                self.post(ONE_WAY, [Send(i, message) for i in range(self.size)])
 
     def check(self, value: bytes) -> None:
         """Make sure that the servers take the value.
