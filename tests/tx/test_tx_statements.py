@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from wormspace.errors import UsageError
+from wormspace.tx import statements
 from wormspace.tx.statements import refuse_control
 
 CONTROL = [
@@ -80,3 +83,35 @@ def test_mariadbs_words_are_refused(statement: str) -> None:
 )
 def test_mariadbs_other_words_pass(statement: str) -> None:
     refuse_control(statement, mariadb=True)
+
+
+class Counted:
+    """A pattern, and how often it was matched."""
+
+    def __init__(self, pattern) -> None:
+        self._pattern, self.count = pattern, 0
+
+    def match(self, *arguments):
+        self.count += 1
+        return self._pattern.match(*arguments)
+
+
+@pytest.mark.parametrize("mariadb", [False, True])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO t VALUES " + "(1, 'a', $$b$$), " * 5_000,
+        "SELECT '" + r"\'" * 20_000 + "\\",
+        "SELECT " + " ".join(f"$a{i}$" for i in range(5_000)),
+        'SELECT "' + "a" * 40_000,
+        "SELECT " + "'a'" * 20_000,
+    ],
+    ids=lambda statement: statement[:10] if isinstance(statement, str) else "",
+)
+def test_a_long_statement_is_gone_through_once(monkeypatch, statement: str, mariadb: bool) -> None:
+    name = "_MARIADB" if mariadb else "_POSTGRES"
+    scanner = getattr(statements, name)
+    part, rest = Counted(scanner.part), Counted(scanner.rest)
+    monkeypatch.setattr(statements, name, SimpleNamespace(part=part, rest=rest))
+    refuse_control(statement, mariadb=mariadb)
+    assert part.count + rest.count <= 12

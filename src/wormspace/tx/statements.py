@@ -10,18 +10,32 @@ import re
 
 from wormspace.errors import UsageError
 
-_POSTGRES = re.compile(
-    r"""(?P<skip>--[^\n]*|\s+|[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"
-        |\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$)
-    |(?P<comment>/\*)|(?P<end>;)|(?P<word>[^\W\d][\w$]*)|(?P<other>.)""",
-    re.DOTALL | re.VERBOSE,
-)
-_MARIADB = re.compile(
-    r"""(?P<skip>--[^\n]*|\#[^\n]*|\s+|'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`[^`]*`
-        |/\*M?!\d*|\*/)
-    |(?P<comment>/\*)|(?P<end>;)|(?P<word>[^\W\d][\w$]*)|(?P<other>.)""",
-    re.DOTALL | re.VERBOSE,
-)
+_WORD = r"[^\W\d][\w$]*+"
+# What is not closed goes to the end, so each character is looked at once.
+_SKIPPED_BY_POSTGRES = r"""--[^\n]*+|\s++|[eE]'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)
+    |'(?:[^']|'')*+(?:'|\Z)|"(?:[^"]|"")*+(?:"|\Z)|\$(?P<tag>(?:[^\W\d]\w*+)?+)\$.*?(?:\$(?P=tag)\$|\Z)"""
+_SKIPPED_BY_MARIADB = r"""--[^\n]*+|\#[^\n]*+|\s++|'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)
+    |"(?:[^"\\]|\\(?:.|\Z)|"")*+(?:"|\Z)|`[^`]*+(?:`|\Z)|/\*M?!\d*+|\*/"""
+
+
+class _Scanner:
+    """Finds the parts of statements.
+
+    Attributes:
+        part: matches the next one.
+        rest: matches what nobody looks at, up to a comment or the end of the statement.
+    """
+
+    def __init__(self, skipped: str) -> None:
+        flags = re.DOTALL | re.VERBOSE
+        self.part = re.compile(
+            rf"(?P<skip>{skipped})|(?P<comment>/\*)|(?P<end>;)|(?P<word>{_WORD})|(?P<other>.)",
+            flags,
+        )
+        self.rest = re.compile(rf"(?:{skipped}|{_WORD}|(?!/\*|;).)*+", flags)
+
+
+_POSTGRES, _MARIADB = _Scanner(_SKIPPED_BY_POSTGRES), _Scanner(_SKIPPED_BY_MARIADB)
 _COMMENT = re.compile(r"/\*|\*/")
 
 _POSTGRES_CONTROL = {"BEGIN", "START", "COMMIT", "END", "ABORT"}
@@ -60,19 +74,23 @@ def _is_control(words: list[str], control: set[str]) -> bool:
     return first in control or (first == "PREPARE" and rest[:1] == ["TRANSACTION"])
 
 
-def _statements(text: str, scanner: re.Pattern[str]) -> list[list[str]]:
+def _statements(text: str, scanner: _Scanner) -> list[list[str]]:
     """The first words of each statement, in capitals; a parenthesis or the like counts as one."""
     found: list[list[str]] = []
     words: list[str] = []
     at = 0
-    while (match := scanner.match(text, at)) is not None:
+    while True:
+        if len(words) == WORDS and (rest := scanner.rest.match(text, at)) is not None:
+            at = rest.end()
+        if (match := scanner.part.match(text, at)) is None:
+            break
         at = match.end()
         if match["comment"]:
             at = _after_comment(text, at)
         elif match["end"]:
             found.append(words)
             words = []
-        elif (word := match["word"] or match["other"]) and len(words) < WORDS:
+        elif word := match["word"] or match["other"]:
             words.append(word.upper())
     return [words for words in [*found, words] if words]
 
