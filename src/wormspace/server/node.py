@@ -111,6 +111,7 @@ class Node:
         self._no_room = False
         self._rounds_rose = False
         self._stopping = False
+        self._closed = False
         self._failed: StoreError | None = None
         self.counters = Counters()
         self._listeners = Listeners(self.counters)
@@ -143,7 +144,7 @@ class Node:
         """Why a request cannot be taken in at all, if so."""
         if self._failed:
             return _has_failed(self._failed)
-        if self._stopping and isinstance(m, Write | Capture | Trim):
+        if self._closed or (self._stopping and isinstance(m, Write | Capture | Trim)):
             return Failed(STOPPING, "the server is stopping")
         problem = self._door.problem(m)
         if problem is not None:
@@ -225,6 +226,7 @@ class Node:
         self._marks_due = len(self._marks) > 0
         while self._marks_due and not self._failed:  # a mishap with them is not tried again
             await self._commit([])
+        self._closed = True
         self._engine.close()
 
     # ------------------------------------------------------------ decided marks
@@ -247,7 +249,7 @@ class Node:
     # ------------------------------------------------------------ batches
 
     def _wake(self) -> None:
-        if self._worker is None and not self._failed:
+        if self._worker is None and not (self._failed or self._closed):
             self._worker = asyncio.get_running_loop().create_task(self._work(), name="node")
 
     async def _work(self) -> None:
@@ -317,6 +319,9 @@ class Node:
         except StoreFull as e:
             await self._on_full(queued, e)
             return
+        except GeneratorExit:  # the event loop has ended, and nobody waits for an answer
+            self._failed = StoreError("a batch was dropped half-way")
+            raise
         except BaseException as e:
             failure = e if isinstance(e, StoreError) else StoreError(f"{type(e).__name__}: {e}")
             self._fail(failure)

@@ -16,8 +16,9 @@ Item: TypeAlias = tuple[bytes, bytes]
 class View(Protocol):
     """A consistent state of the store.  Use it within one turn of the event loop.
 
-    Every method raises `StoreDamaged` where a row is not what was written.  Each look costs the
-    logarithm of the store's size, and each row that it yields.
+    Every method raises `StoreDamaged` where a row is not what was written, and `Closed` after the
+    store was closed.  Each look costs the logarithm of the store's size, and each row that it
+    yields.
     """
 
     def get(self, table: str, key: bytes) -> bytes | None:
@@ -61,6 +62,7 @@ class Engine(Protocol):
 
         Raises:
             StoreFull: there is no room even to begin.
+            Closed
         """
 
     async def commit(self, batch: Batch) -> None:
@@ -73,6 +75,7 @@ class Engine(Protocol):
             UsageError: a key is empty or too long, or there is no such table.
             StoreError: any other means that the store takes no batch any more: what is on disk is
                 not certain.  Open it anew; the batch may be there or not.
+            Closed: nothing was changed.
         """
 
     def health(self) -> str:
@@ -82,4 +85,4 @@ class Engine(Protocol):
         """Sizes and counts for the status message."""
 
     def close(self) -> None:
-        """Close the store; nothing may be under way."""
+        """Close the store, if it is open; nothing may be under way."""

@@ -177,8 +177,11 @@ class LmdbEngine:
             self._checkpoint_now()  # what follows the gap is left behind for good
 
     def close(self) -> None:
-        """Close the store; nothing may be under way."""
+        """Close the store, if it is open; nothing may be under way."""
+        if self._trust.closed:
+            return
         with ExitStack() as closing:
+            closing.callback(setattr, self._trust, "closed", True)
             closing.callback(self._lock.close)
             closing.callback(self._roots.close)
             closing.callback(self._journal.close)
@@ -189,6 +192,7 @@ class LmdbEngine:
             self._saver.stop()
             if self._saving is not None and not self._saving.get_loop().is_closed():
                 self._saving.cancel()  # what it waits for has been done, or will never be
+            self._roots.condemn()
             self._finish()
 
     def _finish(self) -> None:
@@ -212,6 +216,8 @@ class LmdbEngine:
         return self._tables
 
     def begin(self) -> Batch:
+        if self._trust.closed:
+            self._trust.check()
         return Changes(self._tables)
 
     async def commit(self, batch: Batch) -> None:
@@ -461,17 +467,11 @@ class LmdbEngine:
             self._tables.refuse(self._trust.failed)  # "nothing is here" would be believed
             if not isinstance(e.__cause__, StoreDamaged):
                 return
+            self._roots.lost = self._trust.failed  # the next process must not believe them either
             if self._saving is None:
-                self._condemn()
+                self._roots.condemn()
             else:
-                self._saving.add_done_callback(lambda _: self._condemn())
-
-    def _condemn(self) -> None:
-        """The next process must not believe the tables either.  Waits for the disk, once."""
-        try:
-            self._roots.condemn(self._trust.failed)
-        except OSError as e:
-            log.critical("%s must not be opened again, and cannot be marked: %s", self._path, e)
+                self._saving.add_done_callback(lambda _: self._roots.condemn())
 
     def health(self) -> str:
         if self._trust.failed:

@@ -24,7 +24,7 @@ from typing import Any, cast
 import lmdb
 import msgspec
 
-from wormspace.errors import NewerFormat, StoreDamaged
+from wormspace.errors import Closed, NewerFormat, StoreDamaged, WormError
 from wormspace.knobs import KNOBS
 from wormspace.store.changes import Tables as Changed
 from wormspace.store.checksum import SUM_BYTES, checksum, checksum_bytes
@@ -122,6 +122,7 @@ class Tables:
             self.page_bytes = int(self._env.stat()["psize"])
             self.damaged = 0
             self._refusal = ""
+            self._closed = False
             self._pages = 0
             self.restart()
         except BaseException:
@@ -196,6 +197,7 @@ class Tables:
 
     def close(self) -> None:
         """Close the tables, without what changed since the last commit."""
+        self._closed = True
         self._txn.abort()
         self._env.close()
 
@@ -305,7 +307,10 @@ class Tables:
         self._refusal = why
         self._txn.abort()
 
-    def _damage(self, table: str, what: str) -> StoreDamaged:
+    def _damage(self, table: str, what: str) -> WormError:
+        """What to raise where LMDB, or a checksum, says that something is not as it should be."""
+        if self._closed:
+            return Closed(f"{self._path}: the store was closed")
         self.damaged += 1
         if self._refusal:
             return StoreDamaged(self._refusal)

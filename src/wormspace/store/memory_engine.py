@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from sortedcontainers import SortedDict
 
+from wormspace.errors import Closed
 from wormspace.store.engine import Batch, Item, View
 
 
@@ -21,9 +22,11 @@ class MemoryEngine:
         return self._view
 
     def begin(self) -> Batch:
+        self._view.check()
         return _MemoryBatch(self._tables, self._view)
 
     async def commit(self, batch: Batch) -> None:
+        self._view.check()
         if isinstance(batch, _MemoryBatch):
             batch.apply()
 
@@ -34,6 +37,7 @@ class MemoryEngine:
         return {"store_bytes": self._view.size}
 
     def close(self) -> None:
+        self._view.closed = True
         self._tables.clear()
 
 
@@ -42,28 +46,42 @@ class _MemoryView:
 
     Attributes:
         size: bytes of keys and values.
+        closed: whether the store was closed; then there are no tables.
     """
 
     def __init__(self, tables: dict[str, SortedDict[bytes, bytes]]) -> None:
         self._tables = tables
         self.size = 0
+        self.closed = False
+
+    def check(self) -> None:
+        """Raise `Closed` if the store was closed."""
+        if self.closed:
+            raise Closed("the store was closed")
 
     def get(self, table: str, key: bytes) -> bytes | None:
         t = self._tables.get(table)
-        return t.get(key) if t is not None else None
+        if t is None:
+            self.check()
+            return None
+        value: bytes | None = t.get(key)
+        return value
 
     def get_many(self, table: str, keys: list[bytes]) -> list[bytes | None]:
         return [self.get(table, key) for key in keys]
 
     def scan(self, table: str, lo: bytes, hi: bytes) -> Iterator[Item]:
         t = self._tables.get(table)
-        if t is not None:
+        if t is None:
+            self.check()
+        else:
             for key in t.irange(lo, hi, inclusive=(True, False)):
                 yield key, t[key]
 
     def floor(self, table: str, key: bytes) -> Item | None:
         t = self._tables.get(table)
         if t is None:
+            self.check()
             return None
         at = t.bisect_right(key) - 1
         if at < 0:

@@ -15,6 +15,7 @@ pages of the last checkpoint put back: whatever came later is not used, and the 
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 from contextlib import ExitStack
@@ -29,6 +30,8 @@ from wormspace.store.disk import read_all, write_all
 from wormspace.store.files import SYSTEM, Files
 from wormspace.store.pages import PageCheck, PageDamaged
 from wormspace.store.trust import ADVICE
+
+log = logging.getLogger("wormspace.store")
 
 NAME = "roots"
 DATA = "data.mdb"
@@ -68,6 +71,7 @@ class Roots:
 
     Attributes:
         saved: the checkpoint; None if there is none yet.
+        lost: what was lost of the store; empty when no mark is to be written, or it has been.
 
     Raises:
         StoreDamaged: the file is damaged, or the tables' file is cut off, or gone.
@@ -80,6 +84,7 @@ class Roots:
         self._files = files
         self._slot = 0
         self.saved: Checkpoint | None = None
+        self.lost = ""
         with ExitStack() as undo:
             self._fd = files.open(directory / NAME, os.O_RDWR | os.O_CREAT)
             undo.callback(files.close, self._fd)
@@ -159,12 +164,22 @@ class Roots:
         self._files.sync(self._fd)
         self._slot, self.saved = slot, checkpoint
 
-    def condemn(self, why: str) -> None:
-        """Let nobody open the store again; the checkpoint stays.  Waits for the disk.
+    def condemn(self) -> None:
+        """If the store is lost, let nobody open it again.  Waits for the disk, once.
 
-        Raises:
-            OSError
+        The checkpoint stays.
         """
+        why, self.lost = self.lost, ""
+        if not why:
+            return
+        try:
+            self._write_mark(why)
+        except OSError as e:
+            log.critical(
+                "%s must not be opened again, and cannot be marked: %s", self._directory, e
+            )
+
+    def _write_mark(self, why: str) -> None:
         text = why.encode()[:_MOST_BYTES]
         head = _MARK.pack(LOST, VERSION, len(text), 0)[:-_SUM]
         head += checksum(text, checksum(head)).to_bytes(_SUM, "big")

@@ -14,7 +14,7 @@ import logging
 from pathlib import Path
 from types import TracebackType
 
-from wormspace.errors import StoreError, StoreFull
+from wormspace.errors import Closed, StoreError, StoreFull
 
 log = logging.getLogger("wormspace.store")
 
@@ -30,18 +30,23 @@ class Trust:
 
     Attributes:
         failed: what went wrong, if something did.
+        closed: whether the store was closed.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.failed: str = ""
+        self.closed = False
 
     def check(self) -> None:
-        """Raise if the store has failed.
+        """Raise if the store has failed, or was closed: its descriptors may be others' now.
 
         Raises:
             StoreError
+            Closed
         """
+        if self.closed:
+            raise Closed(f"{self._path}: the store was closed")
         if self.failed:
             raise StoreError(self.failed)
 
@@ -64,9 +69,13 @@ class Trust:
         """The store is trusted no more."""
         if self.failed:
             return
-        if isinstance(error, asyncio.CancelledError):
-            error = StoreError("a commit was cancelled half-way")
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            is_dropped = isinstance(error, GeneratorExit)  # with its event loop: nobody waits
+            error = StoreError(f"a commit was {'dropped' if is_dropped else 'cancelled'} half-way")
+        else:
+            is_dropped = False
         what = str(error) or type(error).__name__
         where = str(self._path)
         self.failed = what if where in what else f"{where}: {what}"
-        log.critical("the store has failed: %s", self.failed)
+        if not is_dropped:
+            log.critical("the store has failed: %s", self.failed)

@@ -1,0 +1,114 @@
+"""A store that was closed says so, touches nothing, and is never taken for a damaged one."""
+
+import asyncio
+import os
+
+import pytest
+from tests.server.nodes import B1, Port, settled
+
+from wormspace.errors import Closed, StoreDamaged
+from wormspace.knobs import turned
+from wormspace.paxos.messages import Decided, Read, Write
+from wormspace.server.node import Node
+from wormspace.server.storage import AcceptorStore
+from wormspace.store.memory_engine import MemoryEngine
+from wormspace.wire.messages import STOPPING, Spaces, Status
+
+END = b"\xff" * 40
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def closed(request, tmp_path):
+    """A store that had a row, and a batch that was begun before it was closed."""
+    engine = MemoryEngine() if request.param == "memory" else AcceptorStore(tmp_path / "store")
+
+    async def fill():
+        batch = engine.begin()
+        batch.put("rows", b"key", b"value")
+        await engine.commit(batch)
+
+    asyncio.run(fill())
+    late = engine.begin()
+    engine.close()
+    return engine, late
+
+
+def test_reads_of_a_closed_store_say_that_it_is_closed(closed):
+    engine, _ = closed
+    view = engine.view
+    for read in (
+        lambda: view.get("rows", b"key"),
+        lambda: view.get_many("rows", [b"key", b"other"]),
+        lambda: view.get_many("rows", [b"other"]),
+        lambda: list(view.scan("rows", b"", END)),
+        lambda: view.floor("rows", b"key"),
+        lambda: view.get("rows", b"nothing"),
+        engine.begin,
+    ):
+        with pytest.raises(Closed, match="closed"):
+            read()
+    assert engine.health() == ""
+    assert engine.figures()
+
+
+def test_a_late_batch_says_that_the_store_is_closed(closed):
+    engine, late = closed
+    with pytest.raises(Closed, match="closed"):
+        asyncio.run(engine.commit(late))
+
+
+def test_a_batch_after_the_end_goes_to_no_file_that_was_opened_since(tmp_path):
+    """The system gives out descriptors again: a late write would go to somebody else's file."""
+    engine = AcceptorStore(tmp_path / "store")
+    batch = engine.begin()
+    batch.put("rows", b"late", b"late")
+    engine.close()
+    fds = [os.open(tmp_path / f"file-{n}", os.O_RDWR | os.O_CREAT) for n in range(12)]
+    try:
+        with pytest.raises(Closed):
+            asyncio.run(engine.commit(batch))
+        engine.close()
+        assert [os.fstat(fd).st_size for fd in fds] == [0] * len(fds)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def test_a_store_that_is_closed_before_it_could_be_condemned_is_condemned(tmp_path):
+    """The scrub found that rows are missing while a checkpoint was on its way."""
+
+    async def work():
+        engine = AcceptorStore(tmp_path / "store")
+        batch = engine.begin()
+        batch.put("rows", b"key", b"value")
+        await engine.commit(batch)
+        engine._checkpoint()
+        assert engine._saving is not None
+        for held in engine._tables.sums.values():
+            held.total += 1
+        for _ in range(20):
+            engine.scrub()
+        assert engine.health()
+        engine.close()
+
+    asyncio.run(work())
+    with pytest.raises(StoreDamaged, match="rows are missing"):
+        AcceptorStore(tmp_path / "store")
+
+
+async def test_a_server_that_has_stopped_says_so_whatever_it_is_asked(tmp_path, caplog):
+    """Marks that come late make it save them: not in a store that is closed."""
+    port, node = Port(), Node(AcceptorStore(tmp_path / "store"))
+    with turned(server_marks_pending=1):
+        node.submit(port, 1, Write("s", 0, B1, [3], [b"value"]))
+        await settled(node)
+        node.submit(port, 2, Decided("s", 0, B1, [(3, 4)]))
+        await node.stop()
+        late = [Read("s", 0, [(0, 9)]), Status(), Write("s", 0, B1, [4], [b""]), Spaces("")]
+        for n, message in enumerate(late, 10):
+            node.submit(port, n, message)
+        node.submit(port, 3, Decided("s", 0, B1, [(3, 4)]))
+        await settled(node)
+    assert [getattr(port.of(n)[0], "code", None) for n in range(10, 14)] == [STOPPING] * 4
+    assert node.counters.faults == node.counters.damaged == 0
+    assert not caplog.records
