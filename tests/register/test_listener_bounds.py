@@ -15,7 +15,7 @@ from wormspace.register.contract import METADATA, Dropped, Gap, Wrote
 from wormspace.register.listening import Listening
 from wormspace.register.votes import QUEUED_BYTES
 from wormspace.sim import World
-from wormspace.wire.messages import Accepted
+from wormspace.wire.messages import Accepted, Discarded
 
 LIMIT = 200_000
 
@@ -218,3 +218,26 @@ async def test_who_was_on_the_way_when_an_array_was_left_holds_up_nobody():
         s.on_message(server, report(1, [5]))
     assert offsets(events) == [3, 5]
     s.close()
+
+
+def test_trims_cost_what_they_drop_however_much_is_on_its_way():
+    """Segments that nobody decides, and trims of them, one by one."""
+
+    def prepare(n):
+        async def make():
+            s = subscribe([], read_one=no_read)
+            for number in range(n):
+                s.on_message(0, report(number, range(3)))
+            s._timer.cancel()
+            return s
+
+        s = asyncio.run(make())
+
+        def trims():
+            for number in range(n):
+                s.on_message(0, Discarded("s", number, number + 1))
+            assert (len(s._votes), s._votes.bytes) == (0, 0)
+
+        return trims
+
+    assert_growth(prepare, [100, 200, 400], at_most=1.0)

@@ -44,7 +44,13 @@ from wormspace.register.contract import ArrayName, Dropped, Event, Gap, Wrote
 from wormspace.register.issued import OffsetSet
 from wormspace.register.partition import Partition
 from wormspace.register.spans import SpanSet
-from wormspace.register.votes import PROPOSAL_BYTES, Proposal, Undecided, Votes
+from wormspace.register.votes import (
+    PROPOSAL_BYTES,
+    Proposal,
+    Undecided,
+    Votes,
+    numbers_within,
+)
 from wormspace.wire.messages import (
     ONE_WAY,
     Accepted,
@@ -311,8 +317,7 @@ class Subscription:
 
     def _on_discarded(self, m: Discarded) -> None:
         self._forget(m.segment, m.stop)
-        for at in [at for at in self._votes if m.segment <= at[0] < m.stop]:
-            self._votes.drop(at)
+        self._votes.drop_arrays(m.segment, m.stop)
         self._emit(Dropped(m.space, m.segment, m.stop))
         self._release()
 
@@ -323,11 +328,7 @@ class Subscription:
 
     def _forget(self, first: int, stop: int) -> None:
         """What was delivered of arrays [first, stop), of which nothing more is to be told."""
-        if stop - first < len(self._delivered):
-            numbers = [n for n in range(first, stop) if n in self._delivered]
-        else:
-            numbers = [n for n in self._delivered if first <= n < stop]
-        for number in numbers:
+        for number in numbers_within(self._delivered, first, stop):
             del self._delivered[number]
 
     def _look(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from wormspace.knobs import KNOBS
@@ -14,6 +16,13 @@ PROPOSAL_BYTES = 150
 
 QUEUED_BYTES = 80
 """And its place in the queue of each server that reported it, delivered or not."""
+
+
+def numbers_within(keys: Collection[int], first: int, stop: int) -> list[int]:
+    """Which of some keys of a dictionary are in [first, stop): whichever of both is shorter."""
+    if stop - first < len(keys):
+        return [n for n in range(first, stop) if n in keys]
+    return [n for n in keys if first <= n < stop]
 
 
 class Proposal(msgspec.Struct):
@@ -50,6 +59,8 @@ class Votes(msgspec.Struct):
 class Undecided(dict[tuple[int, int], Votes]):
     """The registers on their way, in the order in which they were reported first.
 
+    Each operation costs the same however many there are, and to drop arrays what is dropped.
+
     Attributes:
         bytes: what all of them take in memory.
     """
@@ -57,11 +68,18 @@ class Undecided(dict[tuple[int, int], Votes]):
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
+        self._offsets: dict[int, set[int]] = {}
 
     def open(self, at: tuple[int, int], since: float) -> Votes:
         """A register is reported for the first time."""
         votes = self[at] = Votes(since, {})
         self.bytes += votes.bytes
+        number, offset = at
+        offsets = self._offsets.get(number)
+        if offsets is None:
+            self._offsets[number] = {offset}
+        else:
+            offsets.add(offset)
         return votes
 
     def grow(self, votes: Votes, by: int) -> None:
@@ -74,6 +92,17 @@ class Undecided(dict[tuple[int, int], Votes]):
         votes = self.pop(at, None)
         if votes is not None:
             self.bytes -= votes.bytes
+            number, offset = at
+            offsets = self._offsets[number]
+            offsets.discard(offset)
+            if not offsets:
+                del self._offsets[number]
+
+    def drop_arrays(self, first: int, stop: int) -> None:
+        """All registers of arrays [first, stop) are of no interest any more."""
+        for number in numbers_within(self._offsets, first, stop):
+            for offset in list(self._offsets[number]):
+                self.drop((number, offset))
 
     def is_too_much(self, queued: int) -> bool:
         """Whether they take too much, with so many places in queues."""
