@@ -282,6 +282,9 @@ class Knobs:
     tx_pool: int = knob(32, least=1)
     """Connections to one database in which transactions work, unless its manager says otherwise."""
 
+    cli_status_registers: int = knob(16_384, least=1)
+    """Registers of a segment that `status` asks for, and shows, at a time."""
+
 
 KNOBS = Knobs()
 """The settings in force.  Only `turned` changes them."""

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from tests.cli.command import Command
 
+from wormspace.knobs import turned
+
 
 def test_alloc_prints_the_segment_and_check_what_it_is_for(worm: Command) -> None:
     assert worm.ok("alloc", "orders", "first", "--size", "4") == "orders/0\n"
@@ -128,6 +130,27 @@ def test_status_of_an_embedded_space(worm: Command, segment: str) -> None:
     shown = worm.ok("status", segment, "2:4")
     assert "seen" in shown
     assert "0:2" not in shown
+
+
+def test_status_of_a_long_range_comes_in_pieces(worm: Command, segment: str) -> None:
+    token = worm.token(segment)
+    worm.ok("write", segment, "4", "seen", "--token", token)
+    with turned(cli_status_registers=3):
+        pieces = worm.ok("--json", "status", segment, "0:").splitlines()
+        shown = worm.ok("status", segment, "0:")
+    found = [run for piece in pieces for run in json.loads(piece)["registers"]]
+    assert [(run["start"], run["stop"]) for run in found] == [
+        (0, 3),
+        (3, 4),
+        (4, 5),
+        (5, 6),
+        (6, 8),
+    ]
+    assert shown.count("register") == len(pieces) == 3
+    assert shown.count("seen") == 1
+    beyond = worm("status", segment, "8")
+    assert beyond.exit_code == 2
+    assert "has registers 0 to 7, not 8" in beyond.stderr
 
 
 def test_options_may_stand_after_the_command(tmp_path: Path, worm: Command) -> None:

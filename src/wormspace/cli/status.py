@@ -29,7 +29,8 @@ from wormspace.cli.show import (
     size,
     table,
 )
-from wormspace.errors import Unavailable
+from wormspace.errors import BadAddress, Unavailable
+from wormspace.knobs import KNOBS
 from wormspace.paxos.quorum import majority
 from wormspace.register.contract import METADATA, RegisterState, ServerState
 from wormspace.server.config import load
@@ -55,7 +56,8 @@ def status(
     """Show the servers, or a segment register by register.
 
     With SPACE/SEGMENT: what each server holds of its registers (of the first 1024, or of RANGE:
-    OFFSET or START:STOP).  Exits with 4 if some partition has too few servers to work.
+    OFFSET or START:STOP).  Of a long range that is a table, or an object of JSON, for each 16,384
+    registers.  Exits with 4 if some partition has too few servers to work.
     """
     works = asyncio.run(_show(settings, segment, registers))
     if not works:
@@ -175,14 +177,29 @@ async def _show_segment(
     record = await _metadata(settings, worm, segment)
     start, stop = registers or (0, min(SHOWN, record.size))
     stop = record.size if stop is None else min(stop, record.size)
-    held = await worm.registers.inspect(
-        segment, start, stop, worm.deadline(min(FIRST_LOOK_S, settings.timeout))
-    )
-    runs = _runs(held, start, stop)
+    if start >= stop:
+        raise BadAddress(f"{space}/{number} has registers 0 to {record.size - 1}, not {start}")
+    if not settings.json:
+        what = f"{record.size} registers, {escaped(record.payload)}"
+        note(f"{printable(space)}/{number}: {what}", "bold")
+    for at in range(start, stop, KNOBS.cli_status_registers):
+        end = min(stop, at + KNOBS.cli_status_registers)
+        deadline = worm.deadline(min(FIRST_LOOK_S, settings.timeout))
+        held = await worm.registers.inspect(segment, at, end, deadline)
+        runs = _runs(held, at, end)
+        if settings.json:
+            emit(_segment_json(segment, record, held, runs))
+        else:
+            _print_runs(held, runs)
     if settings.json:
-        emit(_segment_json(segment, record, held, runs))
         return
-    note(f"{printable(space)}/{number}: {record.size} registers, {escaped(record.payload)}", "bold")
+    known = sign("✓", "*")
+    note(f"2.ab accepted under that ballot, {known} known to be decided; (3.cd) promised to it")
+    if stop < record.size and registers is None:
+        note(f"registers {stop}:{record.size} are not shown; give a range")
+
+
+def _print_runs(held: dict[str, list[RegisterState] | None], runs: list[Run]) -> None:
     names = _names()
     rows = table(">register", "value", *(names.get(server, server) for server in held))
     for run in runs:
@@ -193,10 +210,6 @@ async def _show_segment(
         ]
         rows.add_row(which, cell(_value(run)), *cells)
     print_table(rows)
-    known = sign("✓", "*")
-    note(f"2.ab accepted under that ballot, {known} known to be decided; (3.cd) promised to it")
-    if stop < record.size and registers is None:
-        note(f"registers {stop}:{record.size} are not shown; give a range")
 
 
 async def _metadata(settings: Settings, worm: Client, segment: tuple[str, int]) -> Metadata:
