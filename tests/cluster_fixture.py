@@ -19,9 +19,9 @@ SERVE = """
 import sys
 from pathlib import Path
 import uvloop
-from wormspace.server import config, runner
+from wormspace.server import config, logs, runner
 path = Path(sys.argv[1])
-runner.log_to_stderr("info")
+logs.log_to_stderr("info")
 loaded = config.load(path)
 server = loaded.find(sys.argv[2])
 def ready():

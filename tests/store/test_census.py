@@ -22,7 +22,8 @@ SERVER = STORE.parent / "server"
 ELSEWHERE = {
     # Module of the server: the calls that it makes itself, and why they are not the store's.
     "config.py": {"path.read_bytes"},  # the cluster file, before anything is open
-    "runner.py": {"directory.is_dir", "time.strftime", "time.gmtime"},  # before; and the log
+    "runner.py": {"directory.is_dir"},  # before
+    "logs.py": {"os.write", "time.strftime", "time.gmtime"},  # an error costs a line
     "descriptors.py": {"resource.getrlimit", "resource.setrlimit"},  # at the start; may fail
 }
 PURE = {"os.strerror"}

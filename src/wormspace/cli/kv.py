@@ -29,7 +29,7 @@ from wormspace.cli.show import (
 )
 from wormspace.collector import collect_seldom
 from wormspace.errors import UsageError
-from wormspace.server.runner import log_to_stderr
+from wormspace.server.logs import log_to_stderr
 from wormspace.smr import (
     Change,
     Durability,

@@ -13,8 +13,9 @@ import uvloop
 
 from wormspace.cli.sequencing import sequencers
 from wormspace.cli.settings import CLUSTER_FILE
-from wormspace.server.config import ClusterConfig, load
-from wormspace.server.runner import log_to_stderr, serve
+from wormspace.server.config import ClusterConfig, ServerConfig, load
+from wormspace.server.logs import log_to_stderr, with_last_words
+from wormspace.server.runner import last_words, serve
 
 
 @click.command()
@@ -49,13 +50,20 @@ def server(name: str, file: Path, logs: tuple[str, ...], log_level: str, while_s
     """
     config = load(file)
     log_to_stderr(log_level)
-    uvloop.run(_run(config, name, file.parent, logs, while_stdin))
+    found = config.find(name)
+    with_last_words(
+        last_words(found, file.parent),
+        lambda: uvloop.run(_run(config, found, file.parent, logs, while_stdin)),
+    )
 
 
 async def _run(
-    config: ClusterConfig, name: str, base: Path, logs: tuple[str, ...], while_stdin: bool
+    config: ClusterConfig,
+    server: ServerConfig,
+    base: Path,
+    logs: tuple[str, ...],
+    while_stdin: bool,
 ) -> None:
-    server = config.find(name)
     if while_stdin:
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _on_stdin)
     async with sequencers(config.url, logs, server.host):

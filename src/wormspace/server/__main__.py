@@ -11,7 +11,7 @@ from pathlib import Path
 import uvloop
 
 from wormspace.errors import WormError
-from wormspace.server import config, runner
+from wormspace.server import config, logs, runner
 
 
 def main(arguments: list[str]) -> int:
@@ -20,11 +20,14 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m wormspace.server CLUSTER_FILE NAME", file=sys.stderr)
         return 2
     path = Path(arguments[0])
-    runner.log_to_stderr("info")
+    logs.log_to_stderr("info")
     try:
         cluster = config.load(path)
         server = cluster.find(arguments[1])
-        uvloop.run(runner.serve(cluster, server, path.parent))
+        logs.with_last_words(
+            runner.last_words(server, path.parent),
+            lambda: uvloop.run(runner.serve(cluster, server, path.parent)),
+        )
     except (WormError, OSError) as e:
         print(f"wormserver: {e}", file=sys.stderr)
         return 1

@@ -241,7 +241,7 @@ class Connection(asyncio.Protocol):
     def evict(self) -> None:
         """Disconnect it: it holds the most of what the server has no room for."""
         text = "the server has no room for so much of messages that are not whole or not answered"
-        self._log("evicted", text)
+        self._complain("evicted", TOO_MANY, text)
         if self._transport is not None:
             self._say_goodbye(
                 self._transport, codec.encode(ToClient(ONE_WAY, Failed(TOO_MANY, text)))
@@ -288,7 +288,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, code: str, text: str) -> None:
         self._server.refused += 1
-        self._log("refused", text)
+        self._complain("refused", code, text)
         if self._transport is not None:
             self._say_goodbye(self._transport, codec.encode(Refusal(code, text)))
 
@@ -329,7 +329,7 @@ class Connection(asyncio.Protocol):
 
     def _malformed(self, text: str) -> None:
         self._server.malformed += 1
-        self._log("malformed", text)
+        self._complain("malformed", BAD_REQUEST, text)
         if self._transport is None:
             return
         if self._greeted:
@@ -338,6 +338,7 @@ class Connection(asyncio.Protocol):
         else:
             self._refuse("malformed", text)
 
-    def _log(self, event: str, text: str) -> None:
+    def _complain(self, event: str, code: str, text: str) -> None:
         peer = self._transport.get_extra_info("peername") if self._transport else None
-        log.warning(event, extra={"peer": str(peer), "client": self.client, "reason": text})
+        said = {"peer": str(peer), "client": self.client, "reason": text}
+        self._server.complaints.tell(event, code, said)

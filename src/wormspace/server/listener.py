@@ -8,6 +8,7 @@ import logging
 import msgspec
 
 from wormspace.errors import StoreError
+from wormspace.server.complaints import Complaints
 from wormspace.server.connection import Connection
 from wormspace.server.node import Node
 from wormspace.store.engine import Engine
@@ -72,6 +73,7 @@ class Server:
         self.connections: dict[Connection, None] = {}  # in order, so that runs repeat
         self.leaving: dict[Connection, None] = {}
         self.inflow = Inflow(limits.max_backlog, limits.stall_timeout_s, self.connections)
+        self.complaints = Complaints()
         self.refused = 0
         self.malformed = 0
         self._listener: asyncio.Server | None = None
@@ -94,6 +96,7 @@ class Server:
         await self.node.stop()
         for connection in list(self.connections):
             connection.close()
+        self.complaints.close()
         log.info("stopped", extra={"server": self.identity.server})
 
     def figures(self) -> dict[str, int]:

@@ -1,14 +1,10 @@
-"""A wormserver as a process: logs, signals, store, socket, and how it ends."""
+"""A wormserver as a process: signals, store, socket, and how it ends."""
 
 from __future__ import annotations
 
 import asyncio
-import faulthandler
-import json
 import logging
 import signal
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,41 +22,13 @@ from wormspace.store.memory_engine import MemoryEngine
 
 log = logging.getLogger("wormspace.server")
 
-_STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None)))
 
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and whatever else was given."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields = {k: v for k, v in vars(record).items() if k not in _STANDARD}
-        line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-            **fields,
-        }
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
-
-
-def log_to_stderr(level: str) -> None:
-    """Structured logs on standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.captureWarnings(True)
-    # asyncio's own errors, and warnings of Python, are lines of the same log.
-    for name in ("wormspace", "asyncio", "py.warnings"):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.setLevel(level.upper() if name == "wormspace" else logging.WARNING)
-    if sys.__stderr__ is not None:
-        # What a library in C does without memory, or the system with a damaged file that is
-        # mapped, ends the process by a signal: not without a word.
-        faulthandler.enable(sys.__stderr__)
+def last_words(server: ServerConfig, base: Path) -> str:
+    """What is said where a signal ends the server: LMDB's way out of a page that cannot be."""
+    return (
+        f"the store of server {server.name} is {(base / server.data).absolute()}: see docs/"
+        "operations.md, 'Ended by a signal'"
+    )
 
 
 async def open_engine(config: ClusterConfig, server: ServerConfig, base: Path) -> Engine:
