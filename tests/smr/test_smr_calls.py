@@ -14,8 +14,10 @@ from wormspace.errors import ProtocolViolation, UsageError
 from wormspace.smr import (
     CommandFailed,
     Eventual,
+    Linearizable,
     SessionExpired,
     StateMachine,
+    Stopped,
     command,
     query,
     replicate,
@@ -232,6 +234,40 @@ def test_a_command_that_raises_stop_iteration_ends_nothing_but_itself():
 def test_what_says_something_about_this_process_is_no_result():
     with pytest.raises(MemoryError):
         run(Things(), encoded(("count",), ("exhaust", "memory")))
+
+
+class Hungry(StateMachine):
+    total: int = 0
+    is_short = True
+
+    @command
+    def grow(self, amount: int) -> int:
+        self.total += amount
+        if amount > 1 and Hungry.is_short:
+            raise MemoryError("of this process")
+        return self.total
+
+    @query
+    def read(self) -> int:
+        return self.total
+
+
+async def test_a_replica_without_memory_stops_with_its_own_message_and_goes_on_when_restarted():
+    """What others have applied it must not pass over: that would be another state."""
+    async with wormspace.connect("memory:") as worm:
+        async with await replicate(Hungry, worm, "it", timeout=2.0) as it:
+            assert await it.grow(1) == 1
+            calls = [it.grow(1), it.grow(5), it.grow(1)]
+            for came in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(came, Stopped), came
+                assert "run out of memory at position 0/1 (MemoryError: of this" in str(came)
+            assert "start the replica again, with more memory" in it.status().failed
+            for level in (Linearizable(), Eventual()):
+                with pytest.raises(Stopped):
+                    await it.at(level).read()
+        Hungry.is_short = False
+        async with await replicate(Hungry, worm, "it") as it:
+            assert await it.read() == 8, "once each, and in order"
 
 
 def test_recursion_without_end_is_a_failed_command_with_the_same_words_everywhere():

@@ -10,7 +10,7 @@ import pytest
 from smr_worlds import Group, Witness, run_faulty
 
 import wormspace
-from wormspace.errors import Trimmed
+from wormspace.errors import NewerFormat, Trimmed
 from wormspace.sim import World
 from wormspace.smr import (
     BadSnapshot,
@@ -383,3 +383,61 @@ def test_a_replica_that_was_away_for_long_catches_up_by_snapshot():
 
         world.run(drive(), deadline_s=100)
         witness.check()
+
+
+async def kept(place, segment, name="it"):
+    async def pieces():
+        yield b"%d" % segment
+
+    await LocalSnapshots(place).save(name, Address(segment, 0), pieces())
+    return [piece async for piece in LocalSnapshots(place).load(name)]
+
+
+async def test_a_newer_snapshot_is_not_replaced_by_an_older_one(tmp_path):
+    """Whoever saves: with the claim of one who died, a replica that is behind may."""
+    assert await kept(tmp_path, 7) == [b"7"]
+    assert await kept(tmp_path, 5) == [b"7"]
+    assert await kept(tmp_path, 7) == [b"7"]
+    assert await kept(tmp_path, 9) == [b"9"]
+    assert await kept(tmp_path, 1, "other") == [b"1"]
+    (path,) = tmp_path.glob(LocalSnapshots(tmp_path)._path("it").name)
+    for damaged in (b"", path.read_bytes()[:20], path.read_bytes().replace(b"\x09", b"\xff")):
+        path.write_bytes(damaged)  # how far that goes, nobody knows
+        assert await kept(tmp_path, 3) == [b"3"]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+async def test_a_file_of_a_newer_format_is_said_to_be_one(tmp_path):
+    await kept(tmp_path, 7)
+    path = LocalSnapshots(tmp_path)._path("it")
+    path.write_bytes(path.read_bytes().replace(b"snapshot\x01", b"snapshot\x02"))
+    with pytest.raises(NewerFormat, match="update"):
+        [piece async for piece in LocalSnapshots(tmp_path).load("it")]
+
+
+async def test_a_save_that_is_cancelled_closes_its_file_when_nobody_writes_to_it(
+    tmp_path, monkeypatch
+):
+    writing, go_on, written = threading.Event(), threading.Event(), threading.Event()
+    closed = []
+
+    def slow(fd, rest):
+        writing.set()
+        go_on.wait(10)
+        try:
+            os.fstat(fd)
+        except OSError:
+            closed.append(fd)
+        written.set()
+        return len(rest)
+
+    monkeypatch.setattr(os, "write", slow)
+    saving = asyncio.ensure_future(kept(tmp_path, 7))
+    await asyncio.to_thread(writing.wait, 10)
+    saving.cancel()
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.01, go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await saving
+    await asyncio.to_thread(written.wait, 10)
+    assert not closed

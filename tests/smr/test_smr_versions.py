@@ -13,7 +13,9 @@ from wormspace.sim import FaultPlan, FaultSchedule, World
 from wormspace.smr import (
     DeclarationError,
     Fixed,
+    Leaderless,
     MemorySnapshots,
+    Rotating,
     ShapeChanged,
     StateMachine,
     Sticky,
@@ -493,6 +495,37 @@ class Cells2(StateMachine, version=2, replaces=Cells):
 
     def migrate(self, old: Cells) -> None:
         self.held.update({key: (value, len(value)) for key, value in old.cells.items()})
+
+
+@pytest.mark.parametrize("leadership", [Sticky(30.0), Rotating(0.5), Leaderless()])
+def test_an_object_is_not_upgraded_while_a_replica_that_is_alive_is_older(leadership):
+    """However short the time is that was set: replicas greet one another once a second."""
+    logging.getLogger("wormspace").setLevel(logging.CRITICAL)
+    with World(3) as world:
+        options = {"tuning": Tuning(upgrade_s=0.2), "leadership": leadership}
+        group = Rolling(world, Cells, options=lambda name: options, replicas=2)
+
+        async def drive():
+            group.start_servers()
+            group.start_replicas()
+            await group.all_started()
+            old, new = group.names
+            await group.replicas[old].put("a", "b")  # this one leads, where one does
+            await group.replicas[new].put("a", "b")
+            if isinstance(leadership, Sticky):
+                old, new = new, old
+            group.restart(new)
+            while new not in group.replicas:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(10.0)
+            assert not group.replicas[old].status().failed
+            assert type(group.replicas[new]._core.learner.engine.machine) is Cells
+            group.restart(old)
+            await asyncio.sleep(60.0)
+            machines = [one._core.learner.engine.machine for one in group.replicas.values()]
+            assert [type(machine) for machine in machines] == [Cells2, Cells2]
+
+        world.run(drive(), deadline_s=300)
 
 
 class Rolling(Group):

@@ -1,4 +1,4 @@
-"""What `replicate` and `attach` are passed, checked at the door.
+"""What users pass to this package, checked at the door.
 
 A replica's name, host and port go into the metadata that all replicas read: what they could not
 read would stop every one of them, for ever.
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from wormspace.errors import UsageError
 from wormspace.smr.consistency import Causal, Consistency, Eventual, Linearizable, Sequential
 from wormspace.smr.declare import StateMachine
+from wormspace.space import Client
+from wormspace.space.arguments import MAX_TIMEOUT_S
 
 LEVELS = (Linearizable, Sequential, Causal, Eventual)
 
@@ -55,15 +58,41 @@ def as_text(value: Any, what: str) -> str:
     Raises:
         UsageError: it is none.
     """
+    text = as_str(value, what)
+    size = len(text.encode())
+    if size > MAX_NAME_BYTES:
+        raise UsageError(f"{what} has at most {MAX_NAME_BYTES} bytes, not {size}")
+    return text
+
+
+def as_str(value: Any, what: str) -> str:
+    """A text of any length that others can read.
+
+    Raises:
+        UsageError: it is none.
+    """
     if not isinstance(value, str):
         raise UsageError(f"{what} is a str, not {_shown(value)}")
     try:
-        size = len(value.encode())
+        value.encode()
     except UnicodeEncodeError:
         raise UsageError(f"{what} is valid Unicode, not {value!a}") from None
-    if size > MAX_NAME_BYTES:
-        raise UsageError(f"{what} has at most {MAX_NAME_BYTES} bytes, not {size}")
     return str(value)
+
+
+def as_directory(value: Any) -> Path:
+    """A directory's path; whether it is there, and can be used, is seen when it is used.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(value, str | Path):
+        raise UsageError(f"a directory is a str or a Path, not {_shown(value)}")
+    if value == "":
+        raise UsageError("a directory has a name: '.' is the one that the process works in")
+    if "\0" in str(value):
+        raise UsageError(f"no file system has a directory called {str(value)!r}")
+    return Path(value)
 
 
 def as_port(value: Any, least: int) -> int:
@@ -95,17 +124,41 @@ def as_addresses(value: Any) -> list[tuple[str, int]]:
     return found
 
 
-def as_choice(value: Any, what: str, method: str) -> Any:
-    """A strategy object, told by its method.
+def as_choice(value: Any, what: str, *methods: str) -> Any:
+    """An object that is told by its methods.
 
     Raises:
-        UsageError: it has no such method, or is a class.
+        UsageError: it lacks one of them, or is a class.
     """
     if isinstance(value, type):
         raise UsageError(f"{what} is an object: {value.__name__}() with parentheses")
-    if not callable(getattr(value, method, None)):
-        raise UsageError(f"{what} has a method {method!r}, and {type(value).__name__} has none")
+    for method in methods:
+        if not callable(getattr(value, method, None)):
+            raise UsageError(f"{what} has a method {method!r}, and {type(value).__name__} has none")
     return value
+
+
+def as_replicated(value: Any, what: str, *commands: str) -> Any:
+    """A replicated object, told by its commands.
+
+    Raises:
+        UsageError: it is something else, a state machine that is not replicated for instance.
+    """
+    if isinstance(value, StateMachine):
+        kind = type(value).__name__
+        raise UsageError(f"{what} is what `replicate` or `attach` gave, not a {kind} by itself")
+    return as_choice(value, what, *commands)
+
+
+def as_client(value: Any) -> Client:
+    """A connection.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if isinstance(value, Client):
+        return value
+    raise UsageError(f"a connection is what connect() gives, not {_shown(value)}")
 
 
 def as_clock(value: Any) -> Callable[[], float]:
@@ -122,6 +175,19 @@ def as_clock(value: Any) -> Callable[[], float]:
     )
 
 
+def as_lease(value: Any) -> float:
+    """The length of a lease that a block keeps, in seconds.
+
+    Raises:
+        UsageError: it is no positive number, or has no end.
+    """
+    if type(value) in (int, float) and 0 < value <= MAX_TIMEOUT_S:
+        return float(value)
+    raise UsageError(
+        f"a lease is a positive number of seconds, up to {MAX_TIMEOUT_S:g}, not {value!r}"
+    )
+
+
 def as_number(value: Any, what: str, least: float) -> None:
     """Check a finite number that is at least so large.
 
@@ -132,14 +198,16 @@ def as_number(value: Any, what: str, least: float) -> None:
         raise UsageError(f"{what} is a number, {least:g} or more, not {value!r}")
 
 
-def as_count(value: Any, what: str, least: int) -> None:
-    """Check a whole number that is at least so large.
+def as_count(value: Any, what: str, least: int, most: int | None = None) -> None:
+    """Check a whole number that is at least so large, and at most, if there is a bound.
 
     Raises:
         UsageError: it is none.
     """
     if type(value) is not int or value < least:
         raise UsageError(f"{what} is an int, {least} or more, not {value!r}")
+    if most is not None and value > most:
+        raise UsageError(f"{what} is at most {most}, not {value}")
 
 
 def _shown(value: Any) -> str:

@@ -215,7 +215,7 @@ class Core(Generic[M]):
         if self.failed is not None or self._closed:
             return
         if not isinstance(error, WormError):
-            cause, error = error, Stopped(f"{type(error).__name__}: {error}")
+            cause, error = error, Stopped(self._why(error))
             error.__cause__ = cause
         self.failed = error
         log.critical("%s: replica %s has stopped: %s", self.name, self.seat.member, error)
@@ -223,6 +223,17 @@ class Core(Generic[M]):
         self.seat.fail_waiting(NotLeading(f"the replica has stopped: {error}"))
         for task in self._tasks:
             task.cancel()
+
+    def _why(self, error: Exception) -> str:
+        said = f"{type(error).__name__}: {error}"
+        if not isinstance(error, MemoryError):
+            return said
+        return (
+            f"this process has run out of memory at position {self.learner.position} ({said}); "
+            "the log has all that was said, so nothing is lost: start the replica again, with more "
+            "memory. If every replica stops at this position, a command there asks for more than "
+            "any of them has"
+        )
 
     def require_sound(self) -> None:
         """Raise what stopped this replica, if something did."""

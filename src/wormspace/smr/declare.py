@@ -299,6 +299,11 @@ def _check_version(
 ) -> None:
     if type(version) is not int or version < 1:
         raise DeclarationError(f"{owner.__name__}: a version is a whole number, from 1")
+    is_machine = isinstance(replaces, type) and issubclass(replaces, StateMachine)
+    if replaces is not None and (not is_machine or replaces is StateMachine):
+        raise DeclarationError(
+            f"{owner.__name__}: `replaces` names the class of the version before, not {replaces!r}"
+        )
     if replaces is not None and replaces.declaration.version >= version:
         raise DeclarationError(
             f"{owner.__name__}: version {version} cannot replace {replaces.__name__}, which is "

@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 from wormspace.errors import WormError
-from wormspace.smr.arguments import as_choice, as_count
+from wormspace.smr.arguments import as_choice, as_count, as_directory
 from wormspace.smr.engine import Engine
 from wormspace.smr.fetching import NEEDED_S
 from wormspace.smr.seat import Proposer, Seat
@@ -95,8 +95,10 @@ class TrimBehindSnapshots(msgspec.Struct, frozen=True):
     every_s: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.place, str | Path):
-            as_choice(self.place, "a place for snapshots", "save")
+        if isinstance(self.place, str | Path):
+            as_directory(self.place)
+        else:
+            as_choice(self.place, "a place for snapshots", "save", "load")
         as_count(self.registers, "TrimBehindSnapshots.registers", 1)
         as_count(self.copies, "TrimBehindSnapshots.copies", 0)
         as_timeout(self.every_s)

@@ -21,8 +21,10 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from wormspace.errors import UsageError, WormError
+from wormspace.smr.arguments import as_lease, as_replicated, as_str
 from wormspace.smr.errors import LeaseLost
 from wormspace.smr.types import Grant, Job
+from wormspace.space.arguments import as_rng
 
 T = TypeVar("T", Grant, Job)
 
@@ -44,11 +46,9 @@ class Leased(ABC, Generic[T]):
     """A block that has something for a lease."""
 
     def __init__(self, what: str, lease_s: float, rng: random.Random | None) -> None:
-        if not lease_s > 0:
-            raise UsageError(f"a lease is a positive number of seconds, not {lease_s}")
         self._what = what
-        self._lease_s = lease_s
-        self._token = f"{(rng or random.SystemRandom()).getrandbits(64):016x}"
+        self._lease_s = as_lease(lease_s)
+        self._token = f"{as_rng(rng).getrandbits(64):016x}"
         self._lost = ""
 
     @abstractmethod
@@ -161,8 +161,8 @@ class Holding(Leased[Grant]):
 
     def __init__(self, lock: Any, owner: str, lease_s: float, rng: random.Random | None) -> None:
         super().__init__(f"the lock of {owner!r}", lease_s, rng)
-        self._lock = lock
-        self._owner = owner
+        self._lock = as_replicated(lock, "a lock", "acquire", "renew", "release")
+        self._owner = as_str(owner, "an owner's name")
 
     async def _acquire(self) -> Grant | None:
         got: Grant | None = await self._lock.acquire(self._owner, self._lease_s, self._token)
@@ -181,7 +181,7 @@ class Taking(Leased[Job]):
 
     def __init__(self, queue: Any, lease_s: float, rng: random.Random | None) -> None:
         super().__init__("the job", lease_s, rng)
-        self._queue = queue
+        self._queue = as_replicated(queue, "a queue", "take", "renew", "finish", "give_back")
 
     async def _acquire(self) -> Job | None:
         got: Job | None = await self._queue.take(self._lease_s, self._token)
@@ -209,6 +209,9 @@ def holding(
         lock: a replicated `Lock` or `Election`, or a `Remote` one.
         owner: who has it, for people.
         rng: where the acquisition's token comes from; by default the system.
+
+    Raises:
+        UsageError: an argument is not what is said here.
     """
     return Holding(lock, owner, lease_s, rng)
 
@@ -222,6 +225,9 @@ def taking(queue: Any, lease_s: float = 30.0, *, rng: random.Random | None = Non
     Args:
         queue: a replicated `Queue`, or a `Remote` one.
         rng: where the taking's token comes from; by default the system.
+
+    Raises:
+        UsageError: an argument is not what is said here.
     """
     return Taking(queue, lease_s, rng)
 

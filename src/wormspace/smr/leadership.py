@@ -13,10 +13,10 @@ import logging
 
 import msgspec
 
-from wormspace.errors import Closed, ValueTooLarge, WormError
+from wormspace.errors import Closed, UsageError, ValueTooLarge, WormError
 from wormspace.smr.arguments import as_text
 from wormspace.smr.records import Member, Packet, Pong, decoder
-from wormspace.smr.seat import NotLeading, Proposer, Seat
+from wormspace.smr.seat import GREET_S, NotLeading, Proposer, Seat
 from wormspace.smr.writing import Reign
 from wormspace.space import Address
 from wormspace.space.arguments import as_timeout
@@ -60,7 +60,8 @@ class Fixed(msgspec.Struct, frozen=True):
     timeout_s: float = 1.0
 
     def __post_init__(self) -> None:
-        as_text(self.leader, "the leader's name")
+        if as_text(self.leader, "the leader's name") == "":
+            raise UsageError("Fixed names the leader: what is passed to `replicate` as `replica`")
         as_timeout(self.timeout_s)
 
     @property
@@ -148,7 +149,7 @@ class StickyProposer:
         seat = self._seat
         loop, rng = seat.loop, seat.rng
         patience = self._timeout_s * rng.uniform(1 - SPREAD, 1 + SPREAD)
-        period = self._timeout_s / PINGS_PER_TIMEOUT
+        period = min(self._timeout_s / PINGS_PER_TIMEOUT, GREET_S)
         seen_at = loop.time()
         while True:
             leader = self.leader

@@ -28,18 +28,36 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 MARK = "__wormspace_kind__"
 COMMAND, QUERY = "command", "query"
+_RUNS_LATER = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _IMMUTABLE = (type(None), bool, int, float, str, bytes)
 
 
 def command(function: F) -> F:
-    """Mark a method as a command: it may change the state, and every replica runs it."""
-    setattr(function, MARK, COMMAND)
-    return function
+    """Mark a method as a command: it may change the state, and every replica runs it.
+
+    Raises:
+        DeclarationError: it is no method, or one that does not run to its end at once.
+    """
+    return _marked(function, COMMAND)
 
 
 def query(function: F) -> F:
-    """Mark a method as a query: it must not change the state, and one replica runs it."""
-    setattr(function, MARK, QUERY)
+    """Mark a method as a query: it must not change the state, and one replica runs it.
+
+    Raises:
+        DeclarationError: it is no method, or one that does not run to its end at once.
+    """
+    return _marked(function, QUERY)
+
+
+def _marked(function: F, kind: str) -> F:
+    if not inspect.isfunction(function):
+        raise DeclarationError(f"@{kind} stands before a method, not {function!r}")
+    if function.__code__.co_flags & _RUNS_LATER:
+        raise DeclarationError(
+            f"{function.__qualname__}: a {kind} runs to its end at once: no `async`, no `yield`"
+        )
+    setattr(function, MARK, kind)
     return function
 
 

@@ -19,7 +19,7 @@ from typing import Any, Generic, Self, TypeVar
 from wormspace.errors import Closed, UsageError, WormError
 from wormspace.malformed import MALFORMED
 from wormspace.rpc import Caller, NoService
-from wormspace.smr.arguments import as_addresses, as_level, as_machine
+from wormspace.smr.arguments import as_addresses, as_client, as_level, as_machine
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
 from wormspace.smr.declare import Declaration, StateMachine
 from wormspace.smr.errors import EventsLost, NoLeader
@@ -386,10 +386,11 @@ async def addresses_of(
         timeout: in seconds, for all of it; by default the client's.
 
     Raises:
+        UsageError: an argument is not what is said here.
         NoLeader: nobody has ever replicated an object of that name.
         Unavailable: too few servers answered in time.
     """
-    space = worm.space(name)
+    space = as_client(worm).space(name)
     deadline = worm.deadline(timeout)
     tail = await space.tail(timeout=timeout)
     if tail == 0:

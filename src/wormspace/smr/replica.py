@@ -21,6 +21,7 @@ from wormspace.errors import UsageError
 from wormspace.smr import upgrading
 from wormspace.smr.arguments import (
     as_choice,
+    as_client,
     as_clock,
     as_level,
     as_machine,
@@ -147,23 +148,23 @@ async def replicate(
         NoSnapshot: the space's beginning was trimmed and nobody who can be reached has the state.
         BadSnapshot, Unavailable.
     """
-    if not isinstance(worm, Client):
-        raise UsageError(f"replicate takes what connect() gives, not {type(worm).__name__}")
     if tuning is not None and not isinstance(tuning, Tuning):
         raise UsageError(f"tuning is a Tuning(...), not {type(tuning).__name__}")
     level = Linearizable() if consistency is None else as_level(consistency)
+    leadership = Sticky() if leadership is None else leadership
+    durability = NeverTrim() if durability is None else durability
     port = as_port(port, 0)
     core: Core[M] = Core(
         as_machine(machine_type),
-        worm,
+        as_client(worm),
         as_name(name),
         replica=as_text(replica, "a replica's name"),
         host=as_text(host, "a host") or socket.gethostname(),
         timeout_s=as_timeout(timeout),
         clock=as_clock(clock),
         rng=as_rng(rng),
-        leadership=as_choice(leadership or Sticky(), "a leadership", "take_seat"),
-        durability=as_choice(durability or NeverTrim(), "a durability", "run"),
+        leadership=as_choice(leadership, "a leadership", "take_seat"),
+        durability=as_choice(durability, "a durability", "run"),
         tuning=tuning or Tuning(),
     )
     await core.listen(port)

@@ -38,6 +38,7 @@ from wormspace.smr.records import (
     encode_charter,
 )
 from wormspace.space import Address, Space
+from wormspace.space.arguments import MAX_SEGMENT_SIZE
 
 log = logging.getLogger("wormspace.smr")
 
@@ -90,7 +91,7 @@ class Tuning(msgspec.Struct, frozen=True):
     upgrade_s: float = 10.0
 
     def __post_init__(self) -> None:
-        as_count(self.segment_size, "Tuning.segment_size", 1)
+        as_count(self.segment_size, "Tuning.segment_size", 1, MAX_SEGMENT_SIZE)
         as_count(self.batch_bytes, "Tuning.batch_bytes", 1)
         as_count(self.pipeline, "Tuning.pipeline", 1)
         as_number(self.audit_s, "Tuning.audit_s", 0)

@@ -10,42 +10,60 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import struct
 import sys
-from collections.abc import AsyncIterator
+import zlib
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, ParamSpec, Protocol, TypeVar
 
+from wormspace.errors import NewerFormat
 from wormspace.knobs import KNOBS
+from wormspace.smr.arguments import as_directory
 from wormspace.smr.errors import BadSnapshot
 from wormspace.space import Address
+from wormspace.space.arguments import as_name
 
 if sys.platform == "win32":
     import msvcrt
 
-    def lock(fd: int) -> None:
-        """Lock a file, or raise `BlockingIOError` if it is locked."""
+    def lock(fd: int, wait: bool) -> None:
+        """Lock a file; if it is locked, wait, or raise `BlockingIOError`."""
         try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(fd, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
         except PermissionError as e:
             raise BlockingIOError from e
 
 else:
     import fcntl
 
-    def lock(fd: int) -> None:
-        """Lock a file, or raise `BlockingIOError` if it is locked."""
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def lock(fd: int, wait: bool) -> None:
+        """Lock a file; if it is locked, wait, or raise `BlockingIOError`."""
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
+
+_HEAD = b"wormspace snapshot\x01"
+"""A file begins with a piece of its own: this, the format's number in the last byte, and how far
+the snapshot goes, with a checksum.  No piece of a snapshot begins so."""
+
+_POSITION = struct.Struct(">QQ")
 
 LONGEST = 200
 """Characters of a snapshot's file name; systems allow 255, with what a temporary one has more."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class SnapshotStore(Protocol):
     """Where snapshots are kept: the latest of each name is enough."""
 
     async def save(self, name: str, position: Address, pieces: AsyncIterator[bytes]) -> None:
-        """Keep a snapshot, durably, before returning; an older one may go then."""
+        """Keep a snapshot, durably, before returning; an older one may go then.
+
+        A newer one, of somebody else, stays.
+        """
 
     def load(self, name: str) -> AsyncIterator[bytes]:
         """The pieces of the latest snapshot; none if there is none."""
@@ -54,11 +72,13 @@ class SnapshotStore(Protocol):
 class LocalSnapshots:
     """Snapshots in a directory: one file per name, replaced by renaming when it is durable.
 
+    A file is replaced only by one that goes as far or further, whoever saves.
+
     One replica keeps a name's snapshots there: the one that has the claim.
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self._directory = Path(directory)
+        self._directory = as_directory(directory)
 
     def claim(self, name: str) -> Claim | None:
         """The claim on a name's snapshots; None if somebody else has it.
@@ -66,19 +86,16 @@ class LocalSnapshots:
         What saves that were cut short have left behind is removed.
 
         Raises:
+            BadAddress: no object can have this name.
             OSError: the directory cannot be used, or its file system has no locks.
         """
+        name = as_name(name)
         _make_directory(self._directory)
         path = self._path(name)
-        fd = os.open(path.with_suffix(".owner"), os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            lock(fd)
+            fd = _locked(path.with_suffix(".owner"), wait=False)
         except BlockingIOError:
-            os.close(fd)
             return None
-        except BaseException:
-            os.close(fd)
-            raise
         for left in self._directory.glob(f"{path.stem}.*partial"):
             left.unlink(missing_ok=True)
         return Claim(fd)
@@ -95,13 +112,14 @@ class LocalSnapshots:
         partial = path.with_suffix(f".{os.urandom(8).hex()}.partial")
         try:
             with partial.open("xb", buffering=0) as file:
-                held: list[bytes] = []
+                head = _HEAD + _encode_position(position)
+                held = [len(head).to_bytes(4, "big"), head]
                 async for piece in pieces:
                     held += (len(piece).to_bytes(4, "big"), piece)
                     if len(held) >= 2 * KNOBS.smr_pieces_per_write:
-                        held = await asyncio.to_thread(_write_all, file.fileno(), held)
-                await asyncio.to_thread(_write_all, file.fileno(), held)
-                await asyncio.to_thread(_put_in_place, file.fileno(), partial, path)
+                        held = await _to_its_end(_write_all, file.fileno(), held)
+                await _to_its_end(_write_all, file.fileno(), held)
+                await _to_its_end(_put_in_place, file.fileno(), partial, path, position)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
@@ -111,6 +129,9 @@ class LocalSnapshots:
         if not await asyncio.to_thread(path.exists):
             return
         with path.open("rb") as file:
+            first = await asyncio.to_thread(_read_some, file)
+            for piece in _without_head(first, path):
+                yield piece
             while pieces := await asyncio.to_thread(_read_some, file):
                 for piece in pieces:
                     yield piece
@@ -128,6 +149,19 @@ class Claim:
     def close(self) -> None:
         """Let others have it."""
         os.close(self._fd)
+
+
+async def _to_its_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do something in a thread; who is cancelled meanwhile goes on when it is over.
+
+    A descriptor that were closed before could be another file's by then.
+    """
+    working = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        raise
 
 
 def _make_directory(path: Path) -> None:
@@ -164,6 +198,19 @@ def _read_some(file: BinaryIO) -> list[bytes]:
     return pieces
 
 
+def _without_head(pieces: list[bytes], path: Path) -> list[bytes]:
+    """A file's first pieces, without its own.
+
+    Raises:
+        NewerFormat.
+    """
+    if not pieces or not pieces[0].startswith(_HEAD[:-1]):
+        return pieces  # from before files said how far they go
+    if not pieces[0].startswith(_HEAD):
+        raise NewerFormat(f"{path} was kept by a newer wormspace: update this one")
+    return pieces[1:]
+
+
 def _write_all(fd: int, pieces: list[bytes]) -> list[bytes]:
     """Write in a thread: a disk that is busy may hold it up.  Returns what is left: nothing."""
     rest = memoryview(b"".join(pieces))
@@ -172,14 +219,57 @@ def _write_all(fd: int, pieces: list[bytes]) -> list[bytes]:
     return []
 
 
-def _put_in_place(fd: int, partial: Path, path: Path) -> None:
-    """Make a file durable, and then the one that counts.
+def _put_in_place(fd: int, partial: Path, path: Path, position: Address) -> None:
+    """Make a file durable, and then the one that counts; if that goes further, it stays.
 
     In a thread: the file system frees the blocks of the one before, 0.15 s for a gigabyte.
     """
     os.fsync(fd)
-    partial.replace(path)
-    _sync_directory(path.parent)
+    turn = _locked(path.with_suffix(".turn"), wait=True)  # to look and to replace are one step
+    try:
+        if _reaches(path) > position:
+            partial.unlink()
+        else:
+            partial.replace(path)
+        _sync_directory(path.parent)
+    finally:
+        os.close(turn)
+
+
+def _locked(path: Path, *, wait: bool) -> int:
+    """A descriptor that has a file locked, until it is closed.
+
+    Raises:
+        BlockingIOError: somebody else has it locked, and it was not to be waited for.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        lock(fd, wait)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _encode_position(position: Address) -> bytes:
+    raw = _POSITION.pack(position.segment, position.offset)
+    return raw + zlib.crc32(raw).to_bytes(4, "big")
+
+
+def _reaches(path: Path) -> Address:
+    """How far the snapshot in a file goes, as the file says.
+
+    Of one that is damaged, not there, or from before files said it: nowhere.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(4 + len(_HEAD) + _POSITION.size + 4)[4:]
+    except FileNotFoundError:
+        return Address(0, 0)
+    says = raw[len(_HEAD) : -4]
+    if not raw.startswith(_HEAD) or zlib.crc32(says).to_bytes(4, "big") != raw[-4:]:
+        return Address(0, 0)
+    return Address(*_POSITION.unpack(says))
 
 
 class MemorySnapshots:

@@ -4,6 +4,7 @@ Replicas are restarted with the newer class one after the other, in any order; m
 stays what it is, and those with the newer class run the older one, which it names.  Each tells the
 leader what it has.  When all who are alive have it, the leader proposes the upgrade; or somebody
 calls `upgrade`, who knows that all have it.  A replica that has it not stops at that position.
+Where nobody leads, each that has the newer class is such a leader.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 from wormspace.errors import NotAllocated, Trimmed, WormError
 from wormspace.smr.errors import SessionExpired
 from wormspace.smr.records import Outcome, Packet, decode_charter, decode_plain_outcome
+from wormspace.smr.seat import GREET_S
 from wormspace.smr.submit import as_exception
 from wormspace.smr.versions import encode_upgrade
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from wormspace.smr.core import Core
 
 log = logging.getLogger("wormspace.smr")
+
+GREETINGS = 3
+"""So many times replicas must have had the occasion to greet one another."""
 
 LOOKS = 10
 """So often does a leader look, in the time that it waits, whether all have the newer class."""
@@ -55,9 +60,13 @@ async def versions(core: Core[Any]) -> Versions:
 async def _oldest(core: Core[Any]) -> int | None:
     """The version that the log begins with; None before it has begun."""
     space = core.worm.space(core.name)
+    deadline = core.loop.time() + core.timeout_s
+    left = core.timeout_s
     while True:
         try:
-            return decode_charter(await space.check(await space.head()), core.name).version
+            head = await space.head(timeout=left)
+            left = max(0.001, deadline - core.loop.time())
+            return decode_charter(await space.check(head, timeout=left), core.name).version
         except NotAllocated:
             return None
         except Trimmed:
@@ -87,8 +96,10 @@ async def run(core: Core[Any], patience_s: float) -> None:
     """While this replica leads: upgrade when all who are alive have what it has.
 
     Args:
-        patience_s: who was not heard of for so long is not alive, nor is a leader sure before.
+        patience_s: who was not heard of for so long, and for `GREETINGS`, is not alive, nor is a
+            leader sure before.
     """
+    patience_s = max(patience_s, GREETINGS * GREET_S)
     own = core.machine_type.declaration.version
     began = None
     while True:

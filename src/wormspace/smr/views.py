@@ -7,10 +7,11 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
+from wormspace.errors import UsageError
 from wormspace.smr.arguments import as_level
 from wormspace.smr.consistency import Consistency, Session
 from wormspace.smr.declare import Declaration, StateMachine
-from wormspace.smr.methods import QUERY, Method
+from wormspace.smr.methods import MARK, QUERY, Method
 from wormspace.smr.records import Member
 from wormspace.space import Address
 
@@ -88,8 +89,16 @@ class View(Generic[M]):
     def call(
         self, method: Callable[Concatenate[M, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> Awaitable[R]:
-        """Run a command or query, given as the class's method: for type checkers."""
-        bound: Callable[..., Awaitable[R]] = getattr(self, method.__name__)
+        """Run a command or query, given as the class's method: for type checkers.
+
+        Raises:
+            UsageError: it is no command or query of this object's class.
+        """
+        name = getattr(method, "__name__", "")
+        owner = self._declaration.owner.__name__
+        if not hasattr(method, MARK) or name not in self._declaration.methods:
+            raise UsageError(f"`call` takes a command or query as {owner}.name, not {method!r}")
+        bound: Callable[..., Awaitable[R]] = getattr(self, name)
         return bound(*args, **kwargs)
 
     def at(self, level: Consistency) -> View[M]:
@@ -101,9 +110,13 @@ class View(Generic[M]):
         return View(self._declaration, self._port, as_level(level), self._session)
 
     def session(self, token: str = "") -> View[M]:
-        """The same object in a session of its own, that goes on from `token` if one is given."""
+        """The same object in a session of its own, that goes on from `token` if one is given.
+
+        Raises:
+            BadToken: it is no session's token.
+        """
         session = Session()
-        if token:
+        if token != "":
             session.join(token)
         return View(self._declaration, self._port, self._level, session)
 

@@ -10,10 +10,14 @@ import random
 from typing import Any
 
 from wormspace.errors import BadAddress, BadToken, UsageError
+from wormspace.register.contract import MAX_OFFSETS
 from wormspace.register.token import Token
 
 MAX_TIMEOUT_S = 1e9
 """Some thirty years."""
+
+MAX_SEGMENT_SIZE = MAX_OFFSETS
+"""Registers of a segment, at most."""
 
 
 def as_int(value: Any, what: str) -> int:
