@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import inspect
 import itertools
 import os
 
@@ -15,6 +16,7 @@ import wormspace
 from wormspace import tx
 from wormspace.errors import StoreError, StoreFull, Trimmed, UsageError
 from wormspace.knobs import turned
+from wormspace.store.memory_engine import MemoryEngine
 from wormspace.tx import names
 from wormspace.tx.deciding import (
     ABORTED,
@@ -32,6 +34,7 @@ from wormspace.tx.mariadb import parse_xid, xid
 from wormspace.tx.metrics import SiteFigures
 from wormspace.tx.storage import LmdbStore
 from wormspace.tx.trimming import retire
+from wormspace.tx.viewing import look, look_at
 
 IDENTITY = "0123456789abcdef"
 
@@ -204,6 +207,76 @@ async def test_retiring_decides_what_is_not_and_commits_what_is_committed(
         await janitor.close()
         for store in managers:
             await store.close()
+
+
+class Watched:
+    """Registers that note by when each call is to be over."""
+
+    def __init__(self, registers) -> None:
+        self._registers = registers
+        self.deadlines = []
+
+    def __getattr__(self, name):
+        found = getattr(self._registers, name)
+        if not inspect.ismethod(found) or "deadline" not in inspect.signature(found).parameters:
+            return found
+
+        def call(*given, **named):
+            bound = inspect.signature(found).bind(*given, **named)
+            self.deadlines.append((name, bound.arguments["deadline"]))
+            return found(*given, **named)
+
+        return call
+
+
+@pytest.mark.parametrize("what", ["look", "look at", "retire"])
+async def test_all_steps_of_looking_and_retiring_have_one_deadline(
+    what, tmp_path, short_segments
+) -> None:
+    async with wormspace.connect("memory:") as worm:
+        managers = await stores(tmp_path)
+        gone = tx.Site(worm)
+        for _ in range(10):
+            txid = gone.new_id()
+            gid = (await gone.open()).gid("a", txid)
+            branch = await managers[0].begin(gid)
+            await branch.put(b"%d" % txid.number, b"v")
+            await branch.prepare()
+            await cast(gone, "a", txid, tx.Vote(True, ("a", "b"), str(gid), 1.0, "a"))
+        await gone.close()
+        janitor = tx.Site(worm, managers=managers)
+        worm.registers = watched = Watched(worm.registers)
+        latest = asyncio.get_running_loop().time() + 7.0
+        if what == "look":
+            assert len(await look(worm, "tx", timeout=7.0)) == 10
+        elif what == "look at":
+            assert await look_at(worm, "tx", txid, timeout=7.0)
+        else:
+            given = {"before": 2.0, "timeout": 7.0}
+            assert await retire(worm, "tx", janitor.resolver, janitor.managers, **given)
+        assert len(watched.deadlines) > 3
+        late = [(name, at - latest) for name, at in watched.deadlines if at > latest + 1.0]
+        assert not late, "seconds beyond the deadline"
+        await janitor.close()
+        for store in managers:
+            await store.close()
+
+
+async def test_a_manager_that_says_nothing_is_asked_no_longer_than_the_call_may_take(
+    tmp_path, short_segments
+) -> None:
+    class Silent(tx.KeyValueStore):
+        async def prepared(self):
+            await asyncio.sleep(3600)
+
+    async with wormspace.connect("memory:") as worm:
+        gone, janitor = tx.Site(worm), tx.Site(worm)
+        await cast(gone, "a", gone.new_id(), tx.Vote(True, ("a",), "", 1.0, "a"))
+        silent = await Silent.open("a", MemoryEngine())
+        with pytest.raises(tx.ManagerDown, match="did not say in time"):
+            await retire(worm, "tx", janitor.resolver, {"a": silent}, before=2.0, timeout=0.2)
+        for each in (gone, janitor, silent):
+            await each.close()
 
 
 async def test_a_store_remembers_promises_and_locks_across_a_restart(tmp_path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from wormspace.errors import UsageError
+from wormspace.space import Client
 from wormspace.tx.names import check_name
 
 SECONDS_MAX = 10**9
@@ -28,6 +29,15 @@ def check_seconds(what: str, value: float, *, zero: bool = False) -> float:
     return value
 
 
+def check_moment(what: str, value: float) -> None:
+    """
+    Raises:
+        UsageError: it is no number.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+        raise UsageError(f"{what} is a number of seconds since 1970, not {value!r}")
+
+
 def check_call(what: str, call: object) -> None:
     """
     Raises:
@@ -35,6 +45,16 @@ def check_call(what: str, call: object) -> None:
     """
     if not callable(call):
         raise UsageError(f"{what} is a function, not {_short(call)}")
+
+
+def check_client(client: object) -> Client:
+    """
+    Raises:
+        UsageError: it is no connection.
+    """
+    if not isinstance(client, Client):
+        raise UsageError(f"a connection is what `connect` gave, not {type(client).__name__}")
+    return client
 
 
 def check_manager(manager: object) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -19,7 +20,7 @@ import msgspec
 from wormspace.errors import Trimmed, UsageError, WormError
 from wormspace.knobs import KNOBS
 from wormspace.tx.box import Box
-from wormspace.tx.deadlines import within
+from wormspace.tx.deadlines import left, within
 from wormspace.tx.deciding import ABORTED, Decision, Vote, judge, refusal
 from wormspace.tx.managers import ResourceManager
 from wormspace.tx.names import Gid, TxId
@@ -86,14 +87,18 @@ class Resolver:
             votes[manager] = await self.refuse(manager, txid, participants, deadline)
         return decision
 
-    async def decide(self, gid: Gid) -> Decision:
+    async def decide(self, gid: Gid, deadline: float | None = None) -> Decision:
         """The decision of a transaction of which this branch is prepared.
+
+        Args:
+            deadline: as for `settle`.
 
         Raises:
             UsageError: the branch is another transaction space's, whose votes are not here.
             Unavailable.
         """
-        deadline = within(self._timeout)
+        if deadline is None:
+            deadline = within(self._timeout)
         home = await self._box.find(deadline)
         if home is None or not home.owns(gid):
             raise UsageError(
@@ -124,28 +129,37 @@ class Resolver:
         vote = Vote(False, participants, gid, self._clock(), self.by, GAVE_UP)
         return await self._box.refuse(manager, txid, vote, deadline=deadline)
 
-    async def finish(self, manager: ResourceManager, gid: Gid) -> Resolution:
-        """Decide a prepared branch and make the manager obey."""
+    async def finish(
+        self, manager: ResourceManager, gid: Gid, deadline: float = math.inf
+    ) -> Resolution:
+        """Decide a prepared branch and make the manager obey.
+
+        Args:
+            deadline: of whoever asks; the resolver's time limit holds as well.
+        """
         try:
-            decision = await self.decide(gid)
-            async with asyncio.timeout(self._timeout):
+            decision = await self.decide(gid, min(deadline, within(self._timeout)))
+            limit = min(left(deadline), self._timeout)
+            async with asyncio.timeout(limit):
                 if decision.committed:
                     await manager.commit(gid)
                 else:
                     await manager.abort(gid)
         except TimeoutError:
-            return Resolution(gid, None, f"{manager.name} did not obey within {self._timeout:g} s")
+            return Resolution(gid, None, f"{manager.name} did not obey within {limit:g} s")
         except WormError as e:
             return Resolution(gid, None, str(e))
         log.info("tx: %s at %s was %s", gid.id, gid.manager, decision.outcome)
         return Resolution(gid, decision)
 
-    async def finish_all(self, branches: Iterable[tuple[ResourceManager, Gid]]) -> list[Resolution]:
+    async def finish_all(
+        self, branches: Iterable[tuple[ResourceManager, Gid]], deadline: float = math.inf
+    ) -> list[Resolution]:
         """`finish` each of them, some at a time."""
         places = asyncio.Semaphore(KNOBS.tx_resolved_at_once)
 
         async def one(manager: ResourceManager, gid: Gid) -> Resolution:
             async with places:
-                return await self.finish(manager, gid)
+                return await self.finish(manager, gid, deadline)
 
         return list(await asyncio.gather(*(one(manager, gid) for manager, gid in branches)))

@@ -23,6 +23,7 @@ from wormspace.tx.box import Box
 from wormspace.tx.checking import (
     check_address,
     check_call,
+    check_client,
     check_manager,
     check_names,
     check_seconds,
@@ -96,9 +97,7 @@ class Site:
         clock: Callable[[], float] = time.time,
         on_decision: OnDecision | None = None,
     ) -> None:
-        self.client = client
-        if not isinstance(client, Client):
-            raise UsageError(f"a site needs what `connect` gave, not {type(client).__name__}")
+        self.client = check_client(client)
         self.space = check_name(space)
         check_seconds("patience", patience)
         check_seconds("idle", idle)

@@ -15,14 +15,25 @@ decides whatever is not: it writes "no" into every register that is empty.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from wormspace.errors import CaptureLost, NotAllocated, PartialWrite, Trimmed, WormError
+from wormspace.errors import (
+    CaptureLost,
+    NotAllocated,
+    PartialWrite,
+    Trimmed,
+    Unavailable,
+    UsageError,
+    WormError,
+)
 from wormspace.space import Client, Segment
-from wormspace.tx.deadlines import within
+from wormspace.tx.checking import check_client, check_manager, check_moment, check_seconds
+from wormspace.tx.deadlines import LEAST_S, left, within
 from wormspace.tx.deciding import Vote, decode, encode
+from wormspace.tx.errors import ManagerDown
 from wormspace.tx.managers import ResourceManager
 from wormspace.tx.messages import ListPrepared, Plan, decode_gids
 from wormspace.tx.names import Gid, TxId, branches_of, check_name, split_vote_space
@@ -35,7 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wormspace.tx")
 
-FIND_S = 10.0
+RETIRE_S = 60.0
 UNUSED = "its initiator is gone and the segment is retired"
 
 
@@ -155,27 +166,44 @@ async def retire(
     managers: Mapping[str, ResourceManager],
     *,
     before: float,
+    timeout: float = RETIRE_S,
 ) -> list[str]:
     """Trim the votes of initiators whose last vote is older than `before` (seconds since 1970).
 
     An initiator that is only slow loses its capture, so that transactions it has under way are
     aborted: that costs it time, never atomicity.
 
+    Args:
+        managers: by name, those that can be asked here.
+        timeout: in seconds, for all of it; initiators whose turn has not come are left for another
+            call.
+
     Returns:
         What was trimmed, as SPACE/SEGMENT.
 
     Raises:
+        UsageError: an argument is not what is said here.
         WrongKind: there is something else under the name of a vote space.
-        Unavailable, ManagerDown.
+        Unavailable, ManagerDown: also if one initiator's turn was not over in time.
     """
-    home = await find_space(client, check_name(space), within(FIND_S))
+    deadline = within(check_seconds("a timeout", timeout))
+    check_moment("before", before)
+    if not isinstance(resolver, Resolver):
+        raise UsageError(f"votes are retired by a site's resolver, not {resolver!r}")
+    if not isinstance(managers, Mapping):
+        raise UsageError(f"managers are a mapping of names, not {managers!r}")
+    for name, manager in managers.items():
+        check_manager(manager)
+        if check_name(name) != manager.name:
+            raise UsageError(f"resource manager {manager.name!r} is passed as {name!r}")
+    home = await find_space(check_client(client), check_name(space), deadline)
     if home is None:
         return []
     for manager in managers.values():
         if isinstance(manager, RemoteStore):
             manager.belong_to(home)
     initiators: dict[str, list[str]] = {}
-    for name in await client.spaces():
+    for name in await client.spaces(timeout=left(deadline)):
         pair = split_vote_space(space, name)
         if pair is not None:
             initiators.setdefault(pair[1], []).append(pair[0])
@@ -184,31 +212,36 @@ async def retire(
         if not all(name in managers for name in names):
             log.info("tx: votes of %s stay: not all of %s can be asked", initiator, names)
             continue
-        segments = await _segments(client, home, initiator, names)
-        if segments and await _newest(segments) < before:
-            trimmed += await _retire_one(home, initiator, segments, resolver, managers)
+        if left(deadline) <= LEAST_S:
+            log.info("tx: votes of %s and others stay for now: the time was over", initiator)
+            break
+        segments = await _segments(client, home, initiator, names, deadline)
+        if segments and await _newest(segments, deadline) < before:
+            trimmed += await _retire_one(home, initiator, segments, resolver, managers, deadline)
     return trimmed
 
 
 async def _segments(
-    client: Client, home: TransactionSpace, initiator: str, names: list[str]
+    client: Client, home: TransactionSpace, initiator: str, names: list[str], deadline: float
 ) -> list[tuple[str, Segment]]:
     found = []
     for name in names:
         votes = client.space(home.vote_space(name, initiator))
-        for number in range(await votes.head(), await votes.tail()):
+        first = await votes.head(timeout=left(deadline))
+        for number in range(first, await votes.tail(timeout=left(deadline))):
             try:
-                found.append((name, home.check(await votes.segment(number))))
+                segment = await votes.segment(number, timeout=left(deadline))
+                found.append((name, home.check(segment)))
             except Trimmed:
                 continue
     return found
 
 
-async def _newest(segments: list[tuple[str, Segment]]) -> float:
+async def _newest(segments: list[tuple[str, Segment]], deadline: float) -> float:
     """When the last of these votes was written; 0 if there is none."""
     newest = 0.0
     for _, segment in segments:
-        values = await segment.read_range()
+        values = await segment.read_range(timeout=left(deadline))
         newest = max([newest, *(decode(v).at for v in values if v is not None)])
     return newest
 
@@ -219,30 +252,41 @@ async def _retire_one(
     segments: list[tuple[str, Segment]],
     resolver: Resolver,
     managers: Mapping[str, ResourceManager],
+    deadline: float,
 ) -> list[str]:
     for name, segment in segments:
-        await _seal(home, initiator, name, segment)
+        await _seal(home, initiator, name, segment, deadline)
     branches: list[tuple[ResourceManager, Gid]] = []
     for name in dict(segments):
-        prepared = await managers[name].prepared()
+        try:
+            async with asyncio.timeout(left(deadline)):
+                prepared = await managers[name].prepared()
+        except TimeoutError:
+            raise ManagerDown(f"{name} did not say in time what it holds prepared") from None
         branches += [
             (managers[name], gid)
             for gid in prepared
             if home.owns(gid) and gid.id.initiator == initiator
         ]
-    failed = [r for r in await resolver.finish_all(branches) if r.problem]
+    failed = [r for r in await resolver.finish_all(branches, deadline) if r.problem]
     if failed:
         log.info("tx: votes of %s stay: %s", initiator, failed[0].problem)
         return []
     for _, segment in segments:
-        await segment.trim()
+        await segment.trim(timeout=left(deadline))
     return [f"{segment.space.name}/{segment.number}" for _, segment in segments]
 
 
-async def _seal(home: TransactionSpace, initiator: str, manager: str, segment: Segment) -> None:
-    """Decide every register of a vote segment."""
+async def _seal(
+    home: TransactionSpace, initiator: str, manager: str, segment: Segment, deadline: float
+) -> None:
+    """Decide every register of a vote segment.
+
+    Raises:
+        Unavailable: not in time.
+    """
     while True:
-        token = (await segment.capture()).token
+        token = (await segment.capture(timeout=left(deadline))).token
         try:
             for first, stop in _runs(list(token.free())):
                 votes = [
@@ -252,9 +296,11 @@ async def _seal(home: TransactionSpace, initiator: str, manager: str, segment: S
                         for offset in range(first, stop)
                     )
                 ]
-                await segment.write_range(first, votes, token)
+                await segment.write_range(first, votes, token, timeout=left(deadline))
         except PartialWrite as e:
             if all(r is None or isinstance(r, CaptureLost) for r in e.results):
+                if left(deadline) <= LEAST_S:
+                    raise Unavailable(f"others vote in {segment} again and again") from e
                 continue  # somebody votes or refuses at this very moment: take it all again
             raise
         return

@@ -5,12 +5,11 @@ from __future__ import annotations
 from wormspace.errors import NotAllocated, Trimmed
 from wormspace.space import Client
 from wormspace.tx.box import Box
-from wormspace.tx.deadlines import within
+from wormspace.tx.checking import check_client
+from wormspace.tx.deadlines import left
 from wormspace.tx.deciding import MISSING, NO, YES, Vote, decode, outcome
 from wormspace.tx.names import TxId, check_id, check_name, split_vote_space
 from wormspace.tx.space import find_space
-
-TIMEOUT_S = 5.0
 
 
 class Seen:
@@ -49,29 +48,36 @@ class Seen:
         return max((vote.at for vote in self.votes.values()), default=0.0)
 
 
-async def _vote_spaces(client: Client, space: str) -> list[tuple[str, str]]:
+async def _vote_spaces(client: Client, space: str, deadline: float) -> list[tuple[str, str]]:
     """(resource manager, initiator) of every vote space."""
-    pairs = (split_vote_space(space, name) for name in await client.spaces())
+    names = await client.spaces(timeout=left(deadline))
+    pairs = (split_vote_space(space, name) for name in names)
     return [pair for pair in pairs if pair is not None]
 
 
-async def look(client: Client, space: str) -> list[Seen]:
+async def look(client: Client, space: str, *, timeout: float | None = None) -> list[Seen]:
     """Every transaction of which votes are kept, the latest last.
 
+    Args:
+        timeout: in seconds, for all of it; by default the client's.
+
     Raises:
-        UsageError: no transaction space can be called that.
+        UsageError: an argument is not what is said here.
         WrongKind: the space is something else.
-        Unavailable.
+        Unavailable: not in time.
     """
-    home = await find_space(client, check_name(space), within(TIMEOUT_S))
+    deadline = check_client(client).deadline(timeout)
+    home = await find_space(client, check_name(space), deadline)
     if home is None:
         return []
     found: dict[TxId, Seen] = {}
-    for manager, initiator in await _vote_spaces(client, space):
+    for manager, initiator in await _vote_spaces(client, space, deadline):
         votes = client.space(home.vote_space(manager, initiator))
-        for number in range(await votes.head(), await votes.tail()):
+        first = await votes.head(timeout=left(deadline))
+        for number in range(first, await votes.tail(timeout=left(deadline))):
             try:
-                values = await home.check(await votes.segment(number)).read_range()
+                segment = home.check(await votes.segment(number, timeout=left(deadline)))
+                values = await segment.read_range(timeout=left(deadline))
             except (Trimmed, NotAllocated):
                 continue
             for offset, raw in enumerate(values):
@@ -82,20 +88,26 @@ async def look(client: Client, space: str) -> list[Seen]:
     return sorted(found.values(), key=lambda seen: (seen.at, seen.id))
 
 
-async def look_at(client: Client, space: str, txid: TxId) -> Seen | None:
+async def look_at(
+    client: Client, space: str, txid: TxId, *, timeout: float | None = None
+) -> Seen | None:
     """One transaction; None if no vote of it is kept: it was never voted on, or it is over.
 
+    Args:
+        timeout: in seconds, for all of it; by default the client's.
+
     Raises:
-        UsageError: no transaction or transaction space can be called that.
+        UsageError: an argument is not what is said here.
         WrongKind: the space is something else.
         Trimmed: it is over, and its votes are forgotten.
-        Unavailable.
+        Unavailable: not in time.
     """
+    deadline = check_client(client).deadline(timeout)
     seen = Seen(check_id(txid))
     box = Box(client, check_name(space), lambda *_: None)
-    for manager, initiator in await _vote_spaces(client, space):
+    for manager, initiator in await _vote_spaces(client, space, deadline):
         if initiator == txid.initiator:
-            vote = await box.read(manager, txid, deadline=within(TIMEOUT_S))
+            vote = await box.read(manager, txid, deadline=deadline)
             if vote is not None:
                 seen.votes[manager] = vote
     return seen if seen.votes else None
