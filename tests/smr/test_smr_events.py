@@ -5,6 +5,7 @@ import contextlib
 import gc
 import random
 
+import msgspec
 import pytest
 
 import wormspace
@@ -13,6 +14,7 @@ from wormspace.errors import Closed, UsageError
 from wormspace.knobs import turned
 from wormspace.rpc.caller import NoAnswer
 from wormspace.smr import EventsLost, KeyValue, Sticky, attach, remote, replicate
+from wormspace.smr.events import RemoteEvents
 from wormspace.smr.records import Watched
 
 
@@ -198,3 +200,24 @@ async def test_events_that_are_lost_are_said_to_be_however_long_nobody_answered(
     assert raised.value.first == (7 if silent == 0 else 9)
     watcher = remote.Watcher(Answering(*[NoAnswer("nobody")] * silent, Watched(4, [])))
     assert await watcher.ask(3) == Watched(4, [])
+
+
+async def test_an_event_of_another_version_is_told_and_can_be_passed_over():
+    def decode(raw):
+        return msgspec.msgpack.decode(raw, type=int)
+
+    kept = [msgspec.Raw(msgspec.msgpack.encode(one)) for one in (1, 2, "three", 4)]
+
+    async def ask(after):
+        return Watched(after + 1, kept[after:])
+
+    def events(after):
+        begun = asyncio.get_running_loop().create_future()
+        begun.set_result(after)
+        return RemoteEvents(ask, begun, decode)
+
+    stream = events(0)
+    assert [await anext(stream), await anext(stream)] == [(1, 1), (2, 2)]
+    with pytest.raises(EventsLost, match=r"event 3 is .* of another version") as raised:
+        await anext(stream)
+    assert await anext(events(raised.value.first - 1)) == (4, 4)

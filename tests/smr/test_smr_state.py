@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import pickle
 
 import msgspec
@@ -277,3 +278,12 @@ def test_what_is_noted_of_a_list_grows_with_its_changes_and_not_with_its_length(
     assert len(journal._fresh) <= 1, "the list is gone through once, when the command is over"
     journal.roll_back()
     assert held == first
+
+
+def test_a_list_holds_no_not_a_number_that_somebody_else_has():
+    """Python finds it by its identity, which a replica that was restored does not have."""
+    held = state(list[float], [])
+    held.append(math.nan)
+    held[:] = [*held, math.nan]
+    assert len(held) == 2
+    assert math.nan not in held

@@ -16,6 +16,7 @@ import msgspec
 
 from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
+from wormspace.malformed import MALFORMED
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import EventsLost
 from wormspace.smr.records import Watched, encode
@@ -174,9 +175,18 @@ class RemoteEvents(Stream[tuple[int, Any]]):
             self._waited_for.append(self._loop.create_task(self._ask(self._at)))
         answer = await self._result(self._waited_for[1])
         self._waited_for.pop()
-        found = [self._decode(event) for event in answer.events]
-        self._items.extend(enumerate(found, answer.first))
-        self._at = answer.first + len(found) - 1
+        for number, event in enumerate(answer.events, answer.first):
+            try:
+                self._items.append((number, self._decode(event)))
+            except MALFORMED as e:
+                if self._items:
+                    break  # those before it come first
+                raise EventsLost(
+                    f"event {number} is not what this class declares, but of another version of "
+                    f"it: {e}. Go on with events(after={number})",
+                    number + 1,
+                ) from e
+        self._at = self._items[-1][0] if self._items else answer.first - 1
 
     async def _result(self, future: asyncio.Future[Any]) -> Any:
         """Wait for something that goes on when the wait is given up."""

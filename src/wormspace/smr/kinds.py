@@ -49,7 +49,7 @@ _GLANCES: dict[Any, str] = {
     int: f"type({{0}}) is int and {INT_MIN} <= {{0}} <= {INT_MAX}",
     str: "type({0}) is str and {0}.isascii()",
     bytes: "type({0}) is bytes",
-    float: "type({0}) is float",
+    float: "type({0}) is float and {0} == {0}",  # each not-a-number is one of its own
     bool: "type({0}) is bool",
     type(None): "{0} is None",
 }
