@@ -4,11 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup test databases lint types imports fmt demo soak coq prove prove-mutants mutants mutants-map mutants-again reach clean
+.PHONY: help setup test test-versions databases lint types imports fmt demo soak coq prove prove-mutants mutants mutants-map mutants-again reach clean
 
 help:
 	@echo "make demo    a story: three servers, a stolen capture, two kills, nothing lost"
 	@echo "make test    everything that must hold, in minutes"
+	@echo "make test-versions   the quick tests on each other Python that is installed"
 	@echo "make lint    ruff, mypy --strict, import rules"
 	@echo "make soak    the long campaigns"
 	@echo "make reach   what simulated runs reach, package by package"
@@ -28,6 +29,10 @@ $(READY): pyproject.toml requirements-dev.lock
 
 test: $(SOLVERS) databases
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
+
+# The quick tests on the other versions of Python that are declared; which are not there is said.
+test-versions: $(READY)
+	$(BIN)/python -m tools.versions
 
 # PostgreSQL, MariaDB and strace for tests; what cannot be installed is named and skipped.
 databases:

@@ -49,18 +49,19 @@ CONNECTION = [
     *[("sendto", error) for error in ("EPIPE", "ECONNRESET", "ENOBUFS")],
     *[("recvfrom", error) for error in ("ECONNRESET", "ETIMEDOUT", "ENOMEM")],
     *[("getsockopt", "ENOBUFS"), ("getpeername", "ENOTCONN"), ("getsockname", "ENOBUFS")],
-    *[("setsockopt", "ENOBUFS"), ("shutdown", "ENOTCONN"), ("ioctl", "EIO"), ("close", "EIO")],
-    *[(call, error) for call in ("read", "write", "writev") for error in ("ECONNRESET", "EIO")],
+    *[("setsockopt", "ENOBUFS"), ("shutdown", "ENOTCONN"), ("close", "EIO")],
+    *[("writev", error) for error in ("ECONNRESET", "EIO")],
 ]
 """On the way of one connection."""
 LOOP = [
     *[("epoll_create1", error) for error in ("EMFILE", "ENOMEM")],
-    *[("socketpair", "EMFILE"), ("eventfd2", "EMFILE"), ("pipe2", "EMFILE")],
+    *[("socketpair", "EMFILE"), ("eventfd2", "EMFILE"), ("pipe2", "EMFILE"), ("ioctl", "EIO")],
+    *[(call, error) for call in ("read", "write") for error in ("ECONNRESET", "EIO")],
     *[("epoll_ctl", error) for error in ("ENOMEM", "ENOSPC")],
     *[(call, e) for call in ("epoll_wait", "epoll_pwait") for e in ("EINTR", "EINVAL", "ENOMEM")],
     *[("mmap", "ENOMEM"), ("munmap", "ENOMEM"), ("brk", "ENOMEM"), ("futex", "EINTR")],
 ]
-"""Of the loop, or of the process."""
+"""Of the loop, or of the program, which writes lines."""
 FEW = [("socket", "EMFILE"), ("connect", "ENETUNREACH"), ("sendto", "EPIPE"), ("recvfrom", "EIO")]
 
 
@@ -81,7 +82,7 @@ class Client:
 
     def start(self):
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CLIENT, self.url, self.loop],
+            [sys.executable, "-X", "faulthandler", "-c", CLIENT, self.url, self.loop],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -113,7 +114,8 @@ class Client:
         asyncio.run(self.check(acked))
         if how != "well":
             assert injected
-            assert "Error" in how, f"it ended without a word: {how}"
+            # libuv aborts where the kernel gives it no memory.
+            assert "Error" in how or "Fatal" in how, f"it ended without a word: {how}"
             self.told[call, error, when] = how
             if how.startswith("ended"):
                 self.close()
