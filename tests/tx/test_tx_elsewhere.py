@@ -16,9 +16,11 @@ from tests.tx.pieces import (
     vote,
 )
 
+import wormspace
 from wormspace.errors import UsageError
 from wormspace.rpc import NoAnswer
-from wormspace.tx import messages
+from wormspace.store.memory_engine import MemoryEngine
+from wormspace.tx import KeyValueStore, messages
 from wormspace.tx.deciding import ABORTED, Decision
 from wormspace.tx.errors import Conflict, ManagerDown
 from wormspace.tx.messages import Plan
@@ -225,3 +227,25 @@ async def test_a_site_that_is_asked_for_votes_answers_with_those_that_stand() ->
         await Handlers(site).on_request(request(messages.Ask(its, ("a", "z"))))
     assert site.matters.open == {}
     assert len(site.parts) == 1
+
+
+async def test_a_variant_that_cannot_be_run_like_this_leaves_nothing_locked() -> None:
+    store, here = RemoteStore("a", "h:1"), await KeyValueStore.open("b", MemoryEngine())
+    async with wormspace.connect("memory:") as worm:
+        told = []
+
+        async def say(address: str, message, timeout: float) -> bytes:
+            told.append(message)
+            return messages.encode(messages.Said())
+
+        worm.site().call = say
+        t = await worm.transaction([store, here], variant="A8").__aenter__()
+        await t[store].put(b"k", b"1")
+        await t[here].put(b"k", b"1")
+        with pytest.raises(UsageError, match="does not serve: start its site"):
+            await t.commit()
+        await turn()
+        assert told[-1] == messages.Rollback(t.id, "a")
+        async with worm.transaction([here]) as t:
+            assert await t[here].get(b"k") is None
+    await here.close()

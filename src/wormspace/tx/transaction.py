@@ -225,6 +225,7 @@ class Transaction:
         Raises:
             Aborted, OutcomeUnknown.
             Closed: the site was closed before; nobody was asked to vote, and all is undone.
+            UsageError: the variant needs more of these participants; all is undone.
         """
         if not self._entered:
             raise UsageError(f"transaction {self.id} is not begun: use it with `async with`")
@@ -237,11 +238,14 @@ class Transaction:
         return decision
 
     async def _commit(self) -> Decision:
-        if self._site.closed and not self._asked:
-            await to_the_end(self._roll_back())
-            self._site.check_open()
-        plan = self._plan or self._fix_plan()
         site = self._site
+        try:
+            if not self._asked:
+                site.check_open()
+            plan = self._plan or self._fix_plan()
+        except WormError:
+            await to_the_end(self._roll_back())
+            raise
         if not plan.participants:
             self.decision = ALL_YES
             site.finished.add(self.id)
