@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import itertools
+import random
 import zlib
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from wormspace.errors import BadToken
 from wormspace.knobs import turned
@@ -22,8 +21,6 @@ from wormspace.register.token import Token, as_spans
 from wormspace.register.votes import QUEUED_BYTES, VOTES_BYTES, Undecided, Votes
 
 STOP = 12
-numbers = st.integers(0, STOP)
-ranges = st.lists(st.tuples(numbers, numbers), max_size=6)
 
 
 def within(spans) -> set[int]:
@@ -39,9 +36,11 @@ def are_apart(spans) -> bool:
 # ---------------------------------------------------------------- spans
 
 
-@given(st.integers(-1, 3), ranges, numbers, numbers)
-@settings(max_examples=40, deadline=None)
-def test_a_set_of_spans_is_a_set_of_numbers(below, added, lo, hi) -> None:
+@pytest.mark.parametrize("seed", range(30))
+def test_a_set_of_spans_is_a_set_of_numbers(seed: int) -> None:
+    rng = random.Random(seed)
+    below, added = rng.randrange(-1, 4), [rng.choices(range(STOP + 1), k=2) for _ in range(6)]
+    lo, hi = rng.choices(range(STOP + 1), k=2)
     spans, naive = SpanSet(below), set(range(below))
     for span in added:
         spans.add(*span)
@@ -56,9 +55,10 @@ def test_a_set_of_spans_is_a_set_of_numbers(below, added, lo, hi) -> None:
     assert are_apart(missing)
 
 
-@given(st.sets(numbers))
-@settings(max_examples=40, deadline=None)
-def test_offsets_as_spans(offsets: set[int]) -> None:
+@pytest.mark.parametrize("seed", range(25))
+def test_offsets_as_spans(seed: int) -> None:
+    rng = random.Random(seed)
+    offsets = set(rng.sample(range(STOP), rng.randrange(STOP)))
     spans = as_spans(sorted(offsets))
     assert within(spans) == offsets
     assert are_apart(spans)
@@ -75,9 +75,10 @@ def token_of(ends: list[int]) -> Token:
     return Token("space", 3, start, stop, BALLOT, taken)
 
 
-@given(st.lists(numbers, unique=True, min_size=2, max_size=6).map(sorted))
-@settings(max_examples=25, deadline=None)
-def test_a_token_is_for_its_range_and_knows_what_is_free(ends) -> None:
+@pytest.mark.parametrize("seed", range(25))
+def test_a_token_is_for_its_range_and_knows_what_is_free(seed: int) -> None:
+    rng = random.Random(seed)
+    ends = sorted(rng.sample(range(STOP + 1), rng.choice([2, 4, 6])))
     token = token_of(ends)
     free = set(range(token.start, token.stop)) - within(token.taken)
     assert list(token.free()) == sorted(free)

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from wormspace.store import changes as changes_module
 from wormspace.store.changes import Changes, decode, encode, puts
 from wormspace.store.engine import Item
 from wormspace.store.memory_engine import MemoryEngine
 
-keys = st.sampled_from([bytes([i]) for i in range(8)])
-tables = st.sampled_from(["t", "u"])
-items = st.tuples(keys, st.binary(max_size=3))
-steps = st.lists(
-    st.one_of(
-        st.tuples(st.just("put"), tables, items),
-        st.tuples(st.just("delete"), tables, keys),
-        st.tuples(st.just("many"), tables, st.lists(items, max_size=3)),
-        st.tuples(st.just("look"), tables, keys),
-    ),
-    max_size=10,
-)
-rows = st.dictionaries(keys, st.binary(max_size=3), max_size=6)
+KEYS = [bytes([i]) for i in range(8)]
+ROUNDS = 40
+
+
+def some_rows(rng: random.Random) -> dict[bytes, bytes]:
+    return {key: rng.randbytes(rng.randrange(3)) for key in rng.sample(KEYS, rng.randrange(7))}
+
+
+def some_steps(rng: random.Random) -> list[tuple]:
+    """Changes of two tables, and looks at them."""
+    steps: list[tuple] = []
+    for _ in range(rng.randrange(10)):
+        kind, table = rng.choice(["put", "delete", "many", "look"]), rng.choice("tu")
+        items = list(some_rows(rng).items())
+        one = (rng.choice(KEYS), rng.randbytes(rng.randrange(3)))
+        what = {"put": one, "many": items[:3]}.get(kind, one[0])
+        steps.append((kind, table, what))
+    return steps
 
 
 class Held:
@@ -82,10 +86,10 @@ def look(view, model: dict[str, dict[bytes, bytes]], table: str, key: bytes) -> 
     assert view.get_many(table, some) == [dict(held).get(k) for k in some]
 
 
-@given(rows, rows, steps, keys)
-@settings(max_examples=40, deadline=None)
-def test_a_batch_is_its_changes_over_what_is_below(t, u, done, key) -> None:
-    below = {"t": t, "u": u}
+@pytest.mark.parametrize("seed", range(ROUNDS))
+def test_a_batch_is_its_changes_over_what_is_below(seed: int) -> None:
+    rng = random.Random(seed)
+    below, key, done = {"t": some_rows(rng), "u": some_rows(rng)}, rng.choice(KEYS), some_steps(rng)
     model = {name: dict(held) for name, held in below.items()}
     batch = Changes(Held(below))
     for step in done:
@@ -97,13 +101,18 @@ def test_a_batch_is_its_changes_over_what_is_below(t, u, done, key) -> None:
         assert {k: v for k, v in (below[table] | own).items() if v is not None} == model[table]
     batch.abort()
     assert batch.tables == {}
+    model = {name: dict(held) for name, held in below.items()}
+    for step in some_steps(rng):
+        change(batch, model, step)
     for table in below:
-        look(batch, below, table, key)
+        look(batch, model, table, key)
 
 
-@given(rows, steps, steps, st.integers(0, 3))
-@settings(max_examples=40, deadline=None)
-def test_a_scan_sees_what_the_batch_changes_ahead_of_it(t, before, meanwhile, taken) -> None:
+@pytest.mark.parametrize("seed", range(ROUNDS))
+def test_a_scan_sees_what_the_batch_changes_ahead_of_it(seed: int) -> None:
+    rng = random.Random(seed)
+    t, before, meanwhile = some_rows(rng), some_steps(rng), some_steps(rng)
+    taken = rng.randrange(4)
     model = {"t": dict(t)}
     batch = Changes(Held({"t": t}))
     batch.put("t", b"\x03", b"mine")
@@ -184,9 +193,12 @@ def test_what_is_free_is_not_taken_for_a_put() -> None:
 # ---------------------------------------------------------------- in memory
 
 
-@given(st.lists(st.tuples(steps, st.booleans()), max_size=4), keys)
-@settings(max_examples=25, deadline=None)
-def test_the_engine_in_memory_is_dictionaries_and_knows_its_size(batches, key) -> None:
+@pytest.mark.parametrize("seed", range(ROUNDS))
+def test_the_engine_in_memory_is_dictionaries_and_knows_its_size(seed: int) -> None:
+    rng = random.Random(seed)
+    batches = [(some_steps(rng), rng.random() < 0.6) for _ in range(3)]
+    key = rng.choice(KEYS)
+
     async def run() -> None:
         engine = MemoryEngine()
         model: dict[str, dict[bytes, bytes]] = {"t": {}, "u": {}}

@@ -233,6 +233,7 @@ async def test_a_manager_that_does_not_obey_is_not_counted_as_resolved() -> None
         (90.1, float("inf"), False),
         (0.0, 100.1, False),
         (0.0, 100.0, True),
+        (0.0, 99.9, True),
     ],
 )
 async def test_a_transaction_that_nobody_decides_is_resolved(since, deadline, decided) -> None:
@@ -271,11 +272,15 @@ async def test_work_that_its_user_left_behind_is_rolled_back() -> None:
         (TxId("j", 1), "a"): (old, 96.0),
         (TxId("j", 2), "a"): (busy, 96.1),
         (TxId("me", 1), "a"): (own, 0.0),
+        (TxId("z", 1), "a"): (older := Branch(), 1.0),
     }
+    taken = site.take
+    site.take = lambda txid, name: taken(txid, name) if name == "a" else None
+    site.kept[TxId("j", 3), "b"] = (Branch(), 0.0)  # somebody else takes it meanwhile
     await made.sweep(10.0)
-    assert [branch.rolled_back for branch in (old, busy, own)] == [1, 0, 0]
-    assert len(site.kept) == 2
-    assert +site.figures == {"sessions_expired": 1}
+    assert [branch.rolled_back for branch in (old, busy, own, older)] == [1, 0, 0, 1]
+    assert len(site.kept) == 3
+    assert +site.figures == {"sessions_expired": 2}
     stop(made)
 
 
