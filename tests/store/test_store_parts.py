@@ -156,7 +156,8 @@ def os_error(code: int) -> OSError:
         (os_error(errno.EMFILE), StoreError, "raise the limit"),
         (os_error(errno.ENFILE), StoreError, "raise the limit"),
         (os_error(errno.EIO), StoreError, "the disk failed"),
-        (os_error(errno.EPERM), StoreError, "not permitted"),
+        (os_error(errno.EPERM), StoreError, rf"^{HERE}: \[Errno {errno.EPERM}\]"),
+        (os_error(errno.EROFS), StoreError, rf"^{HERE}: \[Errno {errno.EROFS}\]"),
         (ValueError("odd"), StoreError, f"^{HERE}: odd$"),
         (ValueError(os.strerror(errno.ENOSPC)), StoreError, "No space"),
         (lmdb.CorruptedError("x"), StoreDamaged, "the tables are damaged"),
@@ -182,6 +183,7 @@ def test_an_error_of_ours_is_passed_on() -> None:
     [
         (SCARCE_BYTES - 1, None, True),
         (SCARCE_BYTES, None, False),
+        (SCARCE_BYTES + 1, None, False),
         (SCARCE_BYTES, errno.EDQUOT, True),
         (SCARCE_BYTES, errno.EIO, False),
     ],
@@ -281,16 +283,16 @@ class Rows:
 
 
 def test_the_scrub_walks_one_table_after_the_other_and_around(caplog) -> None:
-    tables = Rows(t=[(b"a", True), (b"b", False), (b"c", True)], u=[], other=[(b"x", False)])
-    scrub = Scrub(tables, ("t", "u"))
+    tables = Rows(t=[(b"a", True), (b"b", False), (b"c", True)], u=[], v=[], other=[(b"x", False)])
+    scrub = Scrub(tables, ("t", "u", "v"))
     with turned(store_scrub_rows=2):
-        for _ in range(4):
+        for _ in range(5):
             scrub.step()
-    asked = [("t", b""), ("t", b"b"), ("t", b"c"), ("u", b"")]
+    asked = [("t", b""), ("t", b"b"), ("t", b"c"), ("u", b""), ("v", b"")]
     assert tables.asked == [(*one, 2, scrubbing.STEP_BYTES) for one in asked]
     assert (scrub.rounds, scrub.rows, scrub.damaged) == (1, 3, {("t", b"b")})
     assert tables.sums["t"].total == 3
-    for _ in range(3):
+    for _ in range(4):
         scrub.step()
     assert (scrub.rounds, scrub.rows) == (2, 6)
     assert len([r for r in caplog.records if r.levelname == "CRITICAL"]) == 1

@@ -143,7 +143,7 @@ async def test_the_sweep_resolves_what_has_been_prepared_for_long_and_nobody_wor
     site = Site(manager, box=box)
     made = sweeper(site)
     other = Gid("1" * 16, "tx", "a", TxId("k", 1))
-    manager.gids = [gid(number=1), gid(number=2), gid("b"), other]
+    manager.gids = [gid(number=1), gid(number=2), gid("b"), gid("A"), other]
     assert await made.sweep(10.0) == []
     assert made.gauges() == {
         "prepared": 2,
@@ -166,6 +166,8 @@ async def test_the_sweep_resolves_what_has_been_prepared_for_long_and_nobody_wor
         "prepared_longest_seconds": 10.0,
     }
     assert site.finished.trims == 3
+    site.time += 1  # it was not told durably, so it is told again
+    assert [one.gid for one in await made.sweep(10.0)] == [gid(number=1)]
     manager.gids = []
     await made.sweep(0)
     assert made.gauges()["prepared"] == made.gauges()["prepared_left_alone"] == 0
