@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from datetime import datetime
 from types import SimpleNamespace
+from typing import Annotated
 
 import msgspec
 import pytest
@@ -32,6 +34,7 @@ from wormspace.smr import (
 )
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.engine import Engine
+from wormspace.smr.kinds import describe
 from wormspace.smr.records import Batch, Packet, decode_plain_outcome
 from wormspace.smr.snapshots import Snapshot, restore, state_digest
 from wormspace.smr.versions import encode_upgrade
@@ -243,6 +246,24 @@ def test_what_is_declared_shows_in_the_shape_and_the_bodies_do_not():
     numbers = iter(range(9))
     with pytest.raises(DeclarationError, match="not the same each time"):
         declared(first=msgspec.field(default_factory=lambda: next(numbers)))
+
+
+@pytest.mark.parametrize(
+    ("hint", "bounded"),
+    [
+        (int, Annotated[int, msgspec.Meta(ge=0)]),
+        (int, Annotated[int, msgspec.Meta(gt=0)]),
+        (float, Annotated[float, msgspec.Meta(le=0.0)]),
+        (str, Annotated[str, msgspec.Meta(max_length=0)]),
+        (datetime, Annotated[datetime, msgspec.Meta(tz=False)]),
+        (
+            msgspec.defstruct("Point", ["x"], frozen=True),
+            msgspec.defstruct("Point", ["x"], frozen=True, tag=0),
+        ),
+    ],
+)
+def test_bounds_show_in_the_shape_also_where_they_are_zero(hint, bounded):
+    assert describe(msgspec.inspect.type_info(hint)) != describe(msgspec.inspect.type_info(bounded))
 
 
 class Price(StateMachine):

@@ -232,8 +232,8 @@ def describe(info: Any, seen: frozenset[Any] = frozenset()) -> str:
     parts = []
     for field in info.__struct_fields__:
         held = getattr(info, field)
-        if field == "cls" or held in (None, False):
-            continue
+        if field == "cls" or held is None or (held is False and field != "tz"):
+            continue  # but 0 is a bound, and without a time zone is not with or without
         if isinstance(held, inspect.Type | inspect.Field):
             parts.append(describe(held, seen))
         elif isinstance(held, tuple):
