@@ -5,12 +5,15 @@ from __future__ import annotations
 import wormspace
 from wormspace.sim import World
 
+MOST_STEPS = 100_000
+"""Turns of the loop: what takes more goes round in circles."""
+
 CALLS = ("capture", "write", "read_one", "read", "holds", "trim", "trims")
 
 
 def virtually(work, seed=0):
     """What `work(worm)` returns, of a client that has its registers for itself."""
-    with World(seed) as world:
+    with World(seed, max_steps=MOST_STEPS) as world:
 
         async def main():
             async with wormspace.connect("memory:") as worm:

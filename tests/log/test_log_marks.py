@@ -7,7 +7,14 @@ import random
 import pytest
 
 from virtual import Watch, virtually
-from wormspace.errors import CaptureLost, NewerFormat, Trimmed, Unavailable, WrongKind
+from wormspace.errors import (
+    AlreadyWritten,
+    CaptureLost,
+    NewerFormat,
+    Trimmed,
+    Unavailable,
+    WrongKind,
+)
 from wormspace.knobs import turned
 from wormspace.log.beginning import Beginning, Place
 from wormspace.log.marks import ABSENT, Mark
@@ -124,8 +131,9 @@ def test_a_set_that_failed_is_set_by_the_next_and_holds_nothing():
     virtually(work)
 
 
+@pytest.mark.parametrize("error", [CaptureLost(""), AlreadyWritten("", b"")])
 @pytest.mark.parametrize("wrote", [False, True])
-def test_a_set_of_unknown_outcome_is_settled(wrote):
+def test_a_set_of_unknown_outcome_is_settled(wrote, error):
     async def work(worm):
         mark, watch = mark_of(worm), Watch(worm)
         await mark.put(1)
@@ -135,7 +143,7 @@ def test_a_set_of_unknown_outcome_is_settled(wrote):
             worm.registers.write = write
             if wrote:
                 await write(array, token, offset, value, deadline)
-            raise CaptureLost("the outcome is unknown")
+            raise error
 
         worm.registers.write = unknown
         await mark.put(2)
@@ -219,6 +227,85 @@ def test_rubbish_is_passed_over_and_what_is_newer_is_not():
     virtually(work)
 
 
+@pytest.mark.parametrize("call", ["get", "put", "replace"])
+def test_a_space_of_another_kind_is_told_by_any_of_its_segments(call):
+    async def work(worm):
+        space = worm.space("mark")
+        for _ in range(3):
+            await space.alloc(metadata(TRIM), SIZE + 1)
+        await space.trim_prefix(2)
+        given = {"put": [1], "replace": [ABSENT, 1]}.get(call, [])
+        with pytest.raises(WrongKind):
+            await getattr(mark_of(worm), call)(*given)
+        assert await (await space.segment(2)).read_range() == [None] * (SIZE + 1)
+
+    virtually(work)
+
+
+def test_who_was_deposed_does_not_go_on_with_what_it_lost():
+    async def work(worm):
+        one, other, watch = (mark_of(worm, size=64), mark_of(worm, size=64), Watch(worm))
+        await one.put(0)
+        for turn in range(1, 5):
+            await other.put(turn)
+            watch.clear()
+            await one.put(10 * turn)
+            assert watch.clear()["write"] == 2, "one finds out, one sets it"
+        number = (await one.get())[0]
+        watch.clear()
+        assert await one.replace(number, 50)
+        await one.put(60)
+        assert watch.clear()["write"] == 2, "nothing is tried with the right of before"
+
+    virtually(work)
+
+
+def test_who_has_set_it_knows_where_it_is():
+    async def work(worm):
+        mark, watch = mark_of(worm, size=64), Watch(worm)
+        for value in range(20):
+            await mark.put(value)
+        watch.clear()
+        assert (await mark.get())[1] == 19
+        assert watch.clear()["read_one"] == 1, "whether the segment is closed"
+
+    with turned(log_near=1, log_probes=2):
+        virtually(work)
+
+
+@pytest.mark.parametrize("call", ["put", "replace"])
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+def test_nothing_stays_under_way_in_the_background(call, how):
+    async def work(worm):
+        mark, space = mark_of(worm), worm.space("mark")
+        for value in range(SIZE):
+            await mark.put(value)
+        alloc, begun = mark._tape.space.alloc, []
+
+        async def never(*given):
+            begun.append(asyncio.current_task())
+            mark._tape.space.alloc = alloc
+            await asyncio.Event().wait()
+
+        mark._tape.space.alloc = never
+        given = [SIZE] if call == "put" else [SIZE - 1, SIZE]
+        calling = asyncio.ensure_future(getattr(mark, call)(*given))
+        await asyncio.sleep(1)
+        assert not begun[0].done()
+        if how == "cancelled" or call == "replace":
+            calling.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await calling
+        else:
+            await mark.close()
+            await calling
+            assert (await mark.get())[1] == SIZE
+        assert begun[0].cancelled()
+        assert await space.head() <= 1
+
+    virtually(work)
+
+
 def test_two_settings_of_one_value_are_told_apart():
     async def work(worm):
         mark = mark_of(worm)
@@ -227,6 +314,45 @@ def test_two_settings_of_one_value_are_told_apart():
         assert {len(nonce) for nonce in nonces} == {16}
         assert mark._encode(1) != mark._encode(1)
         assert mark.deadline() > 0
+
+    virtually(work)
+
+
+class Asked:
+    """A mark whose answers come when they are told to."""
+
+    def __init__(self):
+        self.answers = []
+
+    async def get(self):
+        answer = asyncio.get_running_loop().create_future()
+        self.answers.append(answer)
+        return await answer
+
+
+def test_an_old_answer_that_comes_late_moves_no_trim_point_back():
+    async def work(worm):
+        mark = Asked()
+        beginning = Beginning(mark)
+        early, late = (asyncio.ensure_future(beginning.find()) for _ in range(2))
+        await asyncio.sleep(0)
+        mark.answers[1].set_result((1, Place(20, 2)))
+        assert await late == Place(20, 2)
+        mark.answers[0].set_result((0, Place(10, 1)))
+        assert await early == beginning.at == Place(20, 2)
+
+    virtually(work)
+
+
+def test_a_trim_point_that_was_moved_is_not_looked_for_again():
+    async def work(worm):
+        beginning = Beginning(Mark(Tape(worm.space("trim"), SIZE, TRIM), Place))
+        await beginning.find()
+        watch = Watch(worm)
+        await beginning.move(Place(5, 1))
+        assert watch.counts()["write"] == 2, "an allocation, and the value"
+        assert watch.counts()["read"] <= 2, "before it is moved"
+        assert beginning.at == Place(5, 1)
 
     virtually(work)
 

@@ -6,71 +6,23 @@ import itertools
 import random
 
 import pytest
+from seats import PIPELINE, SIZE, Place, packet
 
 from virtual import Watch, virtually
 from wormspace.errors import CaptureLost, Trimmed, Unavailable, WrongKind
 from wormspace.register.contract import METADATA
-from wormspace.smr import StateMachine, Tuning, command
-from wormspace.smr.calls import encode_calls
-from wormspace.smr.engine import Engine
-from wormspace.smr.learner import Learner
-from wormspace.smr.records import NOOP, SEAL, Batch, Member, Packet, decode_record, encode
-from wormspace.smr.seat import NotLeading, Seat
+from wormspace.smr.records import NOOP, SEAL, Batch, decode_record, encode
+from wormspace.smr.seat import NotLeading
 from wormspace.smr.writing import RETRY_S, Deposed, Reign, close, close_below, complete
 from wormspace.space import Address, stamp
 
-SIZE = 8
-PIPELINE = 3
 
-
-class Notes(StateMachine):
-    seen: list[int] = []  # noqa: RUF012
-    until: float | None = None
-
-    @command
-    def note(self, n: int) -> None:
-        self.seen.append(n)
-
-    def due(self) -> float | None:
-        return self.until
-
-    def on_due(self) -> None:
-        self.until = None
-        self.seen.append(-1)
-
-
-def packet(number, client=b"c"):
-    raw = encode_calls([Notes.declaration.methods["note"]], [(number,)])
-    return Packet(client, number, 1, raw)
-
-
-class Place:
-    """A seat, and what its learner says."""
+class Ruler(Place):
+    """One that leads."""
 
     def __init__(self, worm, name="r1", **tuning):
-        self.space, self.failed = worm.space("thing"), []
-        self.learner = Learner(
-            self.space, Engine(Notes()), "sticky", self._note, lambda: None, self.failed.append
-        )
-        loop, self.registers = asyncio.get_running_loop(), []
-        options = {"segment_size": SIZE, "pipeline": PIPELINE, "audit_s": 0.0, **tuning}
-        self.seat = Seat(
-            "smr/thing",
-            self.space,
-            Member(name, name.encode(), "host", 1),
-            self.learner,
-            loop.time,
-            random.Random(1),
-            Tuning(**options),
-        )
+        super().__init__(worm, name, **tuning)
         self.reign, self.task, self.ready = None, None, asyncio.Event()
-
-    def _note(self, applied, batch):
-        self.registers.append([one.number for one in applied])
-
-    @property
-    def seen(self):
-        return list(self.learner.engine.machine.seen)
 
     async def crown(self, period=1000.0):
         """Begin a reign, and wait until it may propose."""
@@ -82,10 +34,6 @@ class Place:
         await asyncio.wait([ready, self.task], return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         return self
-
-    async def rest(self):
-        """Let happen what can, without much time."""
-        await asyncio.sleep(0.001)
 
     async def stop(self):
         self.reign.end()
@@ -99,9 +47,9 @@ class Place:
 
 def test_what_a_leader_left_is_completed_and_closed():
     async def work(worm):
-        for seed in range(30):
+        for seed in range(12):
             rng = random.Random(seed)
-            place = Place(worm)
+            place = Ruler(worm)
             place.space = place.learner.space = worm.space(f"thing {seed}")
             segment = await place.space.alloc(place.seat.charter(), SIZE)
             known = rng.choice((0, 0, 2))
@@ -138,6 +86,25 @@ def test_what_a_leader_left_is_completed_and_closed():
     virtually(work)
 
 
+def test_a_segment_that_was_applied_is_looked_at_from_its_beginning():
+    async def work(worm):
+        place = Ruler(worm)
+        first = await place.space.alloc(place.seat.charter(), SIZE)
+        await first.unsafe_write(0, SEAL)
+        place.learner.allocated(0, SIZE, first.metadata)
+        place.learner.learn(Address(0, 0), SEAL)
+        second = await place.space.alloc(place.seat.charter(), SIZE)
+        place.learner.allocated(1, SIZE, second.metadata)
+        for offset in range(3):
+            place.learner.learn(Address(1, offset), NOOP)
+        token, end, sealed = await complete(place.learner, first)
+        assert (token.start, end, sealed) == (0, 0, True)
+        await close_below(place.space, place.learner, 0)
+        assert await second.read(0) is None, "what is not below is left alone"
+
+    virtually(work)
+
+
 class Usurped:
     """Lets somebody capture a segment right after some of the captures of others."""
 
@@ -156,7 +123,7 @@ class Usurped:
 @pytest.mark.parametrize("written", [[], [0, 3], list(range(SIZE - 1))])
 def test_whoever_captures_it_meanwhile_only_takes_time(written):
     async def work(worm):
-        place = Place(worm)
+        place = Ruler(worm)
         segment = await place.space.alloc(place.seat.charter(), SIZE)
         for offset in written:
             await segment.unsafe_write(offset, NOOP)
@@ -173,7 +140,7 @@ def test_whoever_captures_it_meanwhile_only_takes_time(written):
 
 def test_all_segments_below_are_closed_and_nothing_of_others_is_touched():
     async def work(worm):
-        place = Place(worm)
+        place = Ruler(worm)
         for _ in range(4):
             await place.space.alloc(place.seat.charter(), SIZE)
         await close_below(place.space, place.learner, 3)
@@ -218,7 +185,7 @@ class Slow:
 
 def test_packets_are_applied_once_and_in_the_order_in_which_they_were_offered():
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         slow, number = Slow(worm), 0
         rng = random.Random(1)
         for _ in range(30):
@@ -240,7 +207,7 @@ def test_packets_are_applied_once_and_in_the_order_in_which_they_were_offered():
 def test_the_packets_of_a_turn_share_a_register_as_far_as_they_fit():
     async def work(worm):
         size = len(packet(1).commands) + 32
-        place = await Place(worm, batch_bytes=3 * size).crown()
+        place = await Ruler(worm, batch_bytes=3 * size).crown()
         before = len(place.registers)
         for number in range(1, 8):
             place.reign.offer(packet(number))
@@ -261,7 +228,7 @@ def test_the_packets_of_a_turn_share_a_register_as_far_as_they_fit():
 
 def test_the_next_segment_is_there_before_it_is_needed():
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         tails = []
         for number in range(1, 3 * SIZE):
             place.reign.offer(packet(number))
@@ -278,9 +245,28 @@ def test_the_next_segment_is_there_before_it_is_needed():
     virtually(work)
 
 
+def test_what_is_offered_before_a_leader_is_ready_waits():
+    async def work(worm):
+        place = Ruler(worm)
+        first = await place.space.alloc(place.seat.charter(), SIZE)
+        place.reign = Reign(place.seat, first)
+        place.reign.offer(packet(1))
+        await place.rest()
+        with pytest.raises(NotLeading):
+            await place.reign.confirm()
+        place.task = asyncio.ensure_future(place.reign.rule(place.ready.set, 1.0))
+        await place.ready.wait()
+        place.reign.offer(packet(2))
+        await place.rest()
+        assert place.registers == [[1, 2]]
+        await place.stop()
+
+    virtually(work)
+
+
 def test_a_segment_that_is_slow_to_come_holds_up_what_is_offered_and_loses_nothing():
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown(period=1.0)
         alloc, may_go_on = place.space.alloc, asyncio.Event()
 
         async def slowly(*given):
@@ -294,6 +280,8 @@ def test_a_segment_that_is_slow_to_come_holds_up_what_is_offered_and_loses_nothi
         assert place.seen == list(range(1, SIZE + 1))
         with pytest.raises(NotLeading, match="between"):
             await place.reign.confirm()
+        await asyncio.sleep(3)
+        assert not place.task.done(), "now and then it looks whether it leads; that can wait"
         may_go_on.set()
         await place.rest()
         assert place.seen == list(range(1, 15))
@@ -305,7 +293,7 @@ def test_a_segment_that_is_slow_to_come_holds_up_what_is_offered_and_loses_nothi
 
 def test_a_write_that_finds_no_majority_is_tried_until_it_does():
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         watch, tries = Watch(worm), []
 
         def refuse(name, given):
@@ -332,7 +320,7 @@ def test_a_write_that_finds_no_majority_is_tried_until_it_does():
 
 def test_a_segment_that_finds_no_majority_is_tried_again_and_allocated_once():
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         watch, failed = Watch(worm), []
 
         def refuse(name, given):
@@ -357,7 +345,7 @@ def test_a_segment_that_finds_no_majority_is_tried_again_and_allocated_once():
 def test_registers_that_readers_took_are_proposed_again(seed):
     async def work(worm):
         rng = random.Random(seed)
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         number = 0
         for _ in range(12):
             for _ in range(rng.randrange(5)):
@@ -384,7 +372,7 @@ def test_registers_that_readers_took_are_proposed_again(seed):
 
 def test_a_register_that_was_lost_in_a_segment_that_was_left_holds_nobody_up():
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         for number in range(1, SIZE):
             place.reign.offer(packet(number))
             await place.rest()
@@ -404,7 +392,7 @@ def test_a_register_that_was_lost_in_a_segment_that_was_left_holds_nobody_up():
 
 def test_what_was_lost_is_proposed_again_in_its_order_and_before_what_waits():
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         Slow(worm)
         for number in range(1, 8):
             place.reign.offer(packet(number))
@@ -421,7 +409,7 @@ def test_what_was_lost_is_proposed_again_in_its_order_and_before_what_waits():
 
 def test_a_lost_register_of_a_full_segment_is_completed_and_the_segment_left():
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         for number in range(1, SIZE):
             place.reign.offer(packet(number))
             await place.rest()
@@ -431,6 +419,13 @@ def test_a_lost_register_of_a_full_segment_is_completed_and_the_segment_left():
             place.reign.offer(packet(number))
             await place.rest()
         assert place.seen == list(range(1, SIZE + 5))
+        watch, at = Watch(worm), place.learner.position
+        await (await place.space.segment(at.segment)).capture(at.offset)
+        watch.clear()
+        place.reign.offer(packet(SIZE + 5))
+        await place.rest()
+        assert watch.clear()["capture"] <= 2, "the segment that was left is not captured again"
+        assert place.seen == list(range(1, SIZE + 6))
         assert await place.space.tail() == 3 - (place.learner.position.offset < SIZE // 2)
         await place.stop()
 
@@ -442,12 +437,12 @@ def test_a_lost_register_of_a_full_segment_is_completed_and_the_segment_left():
 
 async def usurp(worm, name="r2"):
     """Another replica leads from now on."""
-    return await Place(worm, name).crown()
+    return await Ruler(worm, name).crown()
 
 
 def test_whoever_allocates_above_deposes_at_the_next_register():
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         place.reign.offer(packet(1))
         await place.rest()
         other = await usurp(worm)
@@ -469,7 +464,7 @@ def test_whoever_allocates_above_deposes_at_the_next_register():
 
 def test_who_is_deposed_hears_of_it_when_it_extends():
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         for number in range(1, SIZE // 2):
             place.reign.offer(packet(number))
             await place.rest()
@@ -487,7 +482,7 @@ def test_who_is_deposed_hears_of_it_when_it_extends():
 
 def test_one_who_comes_late_to_its_own_first_segment_is_deposed():
     async def work(worm):
-        place, other = Place(worm), Place(worm, "r2")
+        place, other = Ruler(worm), Ruler(worm, "r2")
         first = await place.space.alloc(place.seat.charter(), SIZE)
         await other.crown()
         place.learner.allocated(0, SIZE, first.metadata)
@@ -504,7 +499,7 @@ def test_one_who_comes_late_to_its_own_first_segment_is_deposed():
 @pytest.mark.parametrize("how", ["cancelled", Trimmed("gone"), ZeroDivisionError()])
 def test_work_that_ends_without_success_ends_the_reign(kind, how):
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         watch = Watch(worm)
 
         def fail(name, given):
@@ -534,7 +529,7 @@ def test_work_that_ends_without_success_ends_the_reign(kind, how):
 
 def test_an_end_ends_what_is_under_way_and_is_no_error():
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         slow = Slow(worm)
         for number in range(1, 6):
             place.reign.offer(packet(number))
@@ -554,7 +549,7 @@ def test_an_end_ends_what_is_under_way_and_is_no_error():
 
 def test_the_next_segments_allocation_is_ended_too():
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         began = []
 
         async def never(*given):
@@ -579,7 +574,7 @@ def test_the_next_segments_allocation_is_ended_too():
 
 def test_it_looks_now_and_then_whether_it_still_leads():
     async def work(worm):
-        place = await Place(worm).crown(period=1.0)
+        place = await Ruler(worm).crown(period=1.0)
         watch, loop = Watch(worm), asyncio.get_running_loop()
         began = loop.time()
         await asyncio.sleep(3.5)
@@ -605,7 +600,7 @@ def test_it_looks_now_and_then_whether_it_still_leads():
 
 def test_what_is_due_waits_for_what_is_being_written():
     async def work(worm):
-        place = await Place(worm).crown(period=1.0)
+        place = await Ruler(worm).crown(period=1.0)
         place.learner.engine.machine.until = 0.0
         slow = Slow(worm, 5.0)
         place.reign.offer(packet(1))
@@ -618,7 +613,7 @@ def test_what_is_due_waits_for_what_is_being_written():
 
 def test_a_confirmation_is_as_old_as_its_question():
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         loop, holds = asyncio.get_running_loop(), worm.registers.holds
 
         async def slowly(*given):
@@ -647,7 +642,7 @@ def test_a_confirmation_is_as_old_as_its_question():
 
 def test_a_batch_is_what_was_offered():
     async def work(worm):
-        place = await Place(worm).crown()
+        place = await Ruler(worm).crown()
         place.reign.offer(packet(1))
         await place.rest()
         record = decode_record(await (await place.space.segment(0)).read(0), Address(0, 0))

@@ -55,6 +55,7 @@ class Beginning:
                 return
             if await self._mark.replace(number, place) is not None:
                 self._saw(place)
+                return
 
     async def close(self) -> None:
         """Stop what is under way in the background."""

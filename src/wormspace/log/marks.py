@@ -50,7 +50,6 @@ class Mark(Generic[T]):
         self._tenure: Tenure | None = None
         self._turn = asyncio.Lock()
         self._is_ours = False
-        self._trimmed = 0  # segments below were trimmed here
 
     def deadline(self) -> float:
         """By when something that nobody waits for should be done."""
@@ -179,12 +178,10 @@ class Mark(Generic[T]):
 
     async def _trim_below(self, segment: int) -> None:
         """Let the values before the newest go; what fails here is done with a later value."""
-        if segment > self._trimmed:
-            try:
-                await self._tape.space.trim_prefix(segment)
-                self._trimmed = segment
-            except WormError as e:
-                log.info("%s: old values stay for now: %s", self._tape.space.name, e)
+        try:
+            await self._tape.space.trim_prefix(segment)
+        except WormError as e:
+            log.info("%s: old values stay for now: %s", self._tape.space.name, e)
 
     async def _require_ours(self) -> None:
         if not self._is_ours:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 
 import msgspec
 
@@ -75,7 +76,7 @@ class RotatingProposer(Equal):
         self._examined = -1
         self._written: dict[Address, list[Packet]] = {}
         self._writes: dict[asyncio.Task[None], None] = {}
-        self._alive: dict[bytes, float] = {}
+        self._alive: dict[bytes, float] = {}  # when each owner that was greeted answered last
         self._stuck_at = Address(0, 0)
         self._stuck_since = seat.loop.time()
 
@@ -144,14 +145,13 @@ class RotatingProposer(Equal):
         if await seat.space.tail() > highest + 1:
             await asyncio.sleep(RETRY_S)
             return  # there are segments that this replica has not learned of yet
-        charter = learner.charter(highest)
-        now = seat.loop.time()
-        owners = [seat.member]
-        for owner in charter.owners if charter is not None else []:
-            recent = now - self._alive.get(owner.id, -self._timeout_s) < self._timeout_s
-            if recent and owner.id != seat.member.id:
-                owners.append(owner)
-        owners.sort(key=lambda owner: owner.id)
+        others = self._others(highest)
+        # Those who were not greeted yet may be alive: left out, they would allocate, in turn.
+        unknown = [owner for owner in others if owner.id not in self._alive]
+        await self._greet_all(unknown)
+        since = seat.loop.time() - self._timeout_s
+        alive = [owner for owner in others if self._alive.get(owner.id, -math.inf) > since]
+        owners = sorted([seat.member, *alive], key=lambda owner: owner.id)
         segment = await seat.space.alloc(seat.charter(owners), seat.tuning.segment_size)
         learner.allocated(segment.number, segment.size, segment.metadata)
         await self._examine()
@@ -275,19 +275,28 @@ class RotatingProposer(Equal):
             log.info("%s: %s is made to rest at %s", self._seat.member, owner, position)
             await self._settle(segment, position)
 
+    def _others(self, number: int) -> list[Member]:
+        """The other owners of turns in a segment."""
+        charter = self._seat.learner.charter(number)
+        owners = [] if charter is None else charter.owners
+        return [owner for owner in owners if owner.id != self._seat.member.id]
+
     async def _ping_all(self) -> None:
         """See which owners are alive, for the next segment."""
         seat = self._seat
-        period = self._timeout_s / PINGS_PER_TIMEOUT
         while True:
-            charter = seat.learner.charter(seat.learner.highest)
-            owners = [] if charter is None else charter.owners
-            others = [owner for owner in owners if owner.id != seat.member.id]
+            others = self._others(seat.learner.highest)
             ids = {owner.id for owner in others}
             self._alive = {who: at for who, at in self._alive.items() if who in ids}
-            await asyncio.gather(*(self._ping(owner, period) for owner in others))
-            await asyncio.sleep(period)
+            await self._greet_all(others)
+            await asyncio.sleep(self._timeout_s / PINGS_PER_TIMEOUT)
 
-    async def _ping(self, owner: Member, timeout: float) -> None:
-        if await self._seat.greet(owner, timeout) is not None:
+    async def _greet_all(self, owners: list[Member]) -> None:
+        """Note which of them are alive now."""
+        await asyncio.gather(*(self._greet(owner) for owner in owners))
+
+    async def _greet(self, owner: Member) -> None:
+        if await self._seat.greet(owner, self._timeout_s / PINGS_PER_TIMEOUT) is not None:
             self._alive[owner.id] = self._seat.loop.time()
+        else:
+            self._alive.setdefault(owner.id, -math.inf)

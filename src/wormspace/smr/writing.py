@@ -141,7 +141,6 @@ class Reign:
             except TimeoutError:
                 await self._keep()
                 continue
-            self._trouble.clear()
             await self._recover()
 
     def end(self) -> None:
@@ -186,7 +185,7 @@ class Reign:
         """Now and then: let happen what is due, and see that the capture stands."""
         if not self._writes and self._seat.is_due():
             self._write([])
-        elif self._loop.time() - self.confirmed_at > 0:
+        else:
             try:
                 await self._stands()
             except (Unavailable, NotLeading) as e:  # the next time tells more
