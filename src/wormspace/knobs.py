@@ -141,6 +141,9 @@ class Knobs:
     server_supersede: int = knob(2000, least=1)
     """Promises or tombstones that a request replaces at once; of more, a part in each turn."""
 
+    server_batch_supersede: int = knob(2000, least=64)
+    """And those of one batch together: the request that reaches it ends the batch."""
+
     server_turn_requests: int = knob(1024, least=1)
     """Requests of one connection, and events, before others have their turn."""
 

@@ -72,6 +72,28 @@ async def test_a_request_in_parts_leaves_what_one_at_once_would(engine):
     assert left[0] == left[1]
 
 
+async def test_requests_that_replace_enough_together_end_their_batch(engine):
+    """Else forty captures of a frame replace forty times what one may."""
+    node, port = Node(engine), Port()
+    for segment in range(40):
+        for i in range(4):
+            node.submit(
+                port, 1, Capture("s", segment, 2 * i, 2 * i + 1, ballot(2 + i, b"proposer"))
+            )
+    await settled(node)
+    port.answers.clear()
+    before = node.counters.batches
+    with turned(server_batch_supersede=10):
+        for segment in range(40):
+            node.submit(port, segment, Capture("s", segment, 0, 8, HIGH))
+        await settled(node)
+    assert node.counters.batches - before == 14  # three of four each
+    assert [i for i, _ in port.answers] == list(range(40))
+    assert all(isinstance(answer, Promise) for _, answer in port.answers)
+    assert node.backlog_bytes == 0
+    await node.stop()
+
+
 @pytest.mark.parametrize("limit", [1, 2, 7, 1000])
 def test_sweeping_ends_with_nothing_left_and_counts_each_key(limit):
     batch = MemoryEngine().begin()

@@ -8,10 +8,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from wormspace.errors import Closed
 from wormspace.store import changes as changes_module
 from wormspace.store.changes import Changes, decode, encode, puts
 from wormspace.store.engine import Item
 from wormspace.store.memory_engine import MemoryEngine
+
+
+@pytest.fixture(params=[1, 8])
+def many(request, monkeypatch):
+    """From one row on what was deleted is remembered, and as shipped."""
+    monkeypatch.setattr(changes_module, "MANY", request.param)
+
 
 KEYS = [bytes([i]) for i in range(8)]
 ROUNDS = 40
@@ -86,6 +94,7 @@ def look(view, model: dict[str, dict[bytes, bytes]], table: str, key: bytes) -> 
     assert view.get_many(table, some) == [dict(held).get(k) for k in some]
 
 
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_a_batch_is_its_changes_over_what_is_below(seed: int) -> None:
     rng = random.Random(seed)
@@ -108,6 +117,7 @@ def test_a_batch_is_its_changes_over_what_is_below(seed: int) -> None:
         look(batch, model, table, key)
 
 
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_a_scan_sees_what_the_batch_changes_ahead_of_it(seed: int) -> None:
     rng = random.Random(seed)
@@ -153,6 +163,32 @@ def test_a_floor_reads_one_row_more_for_each_that_is_deleted_right_there() -> No
         batch.delete("t", bytes([i]))
     assert batch.floor("t", b"\x63") == (b"\x61", b"")
     assert below.given == 4
+
+
+@pytest.mark.usefixtures("many")
+@pytest.mark.parametrize("count", [100, 200, 400])
+def test_rows_that_were_deleted_are_passed_once(count) -> None:
+    def key(i):
+        return i.to_bytes(4, "big")
+
+    below = Held({"t": {key(i): b"" for i in range(count + 1)}})
+    batch = Changes(below)
+    batch.put("t", key(0), b"first")
+    for i in range(1, count):
+        batch.delete("t", key(i))
+    for look in range(20):
+        below.given = 0
+        at = count - 1 - look
+        if look == 10:
+            batch.put("t", key(count // 2), b"new")
+        there = (key(count // 2), b"new") if look >= 10 else (key(0), b"first")
+        assert batch.floor("t", key(at)) == there
+        last = (key(count), b"")
+        expected = [(key(0), b"first"), (key(count // 2), b"new"), last]
+        assert list(batch.scan("t", b"", key(count + 1))) == [
+            item for item in expected if look >= 10 or item[1] != b"new"
+        ]
+        assert below.given <= (2 * count + 10 if look in (0, 10) else 10)
 
 
 def test_keys_are_put_in_order_once_and_only_where_somebody_looks(monkeypatch) -> None:
@@ -219,7 +255,8 @@ def test_the_engine_in_memory_is_dictionaries_and_knows_its_size(seed: int) -> N
             assert engine.figures() == {"store_bytes": size}
         assert engine.health() == ""
         engine.close()
-        look(engine.view, {}, "t", key)
+        with pytest.raises(Closed):
+            engine.view.get("t", key)
 
     asyncio.run(run())
 

@@ -29,7 +29,7 @@ from wormspace.paxos.messages import (
 )
 from wormspace.paxos.ranges import Range
 from wormspace.server import tables
-from wormspace.server.dividing import Divide, Turns, at_once, finish
+from wormspace.server.dividing import AtOnce, Divide, Turns, finish
 from wormspace.server.marks import Marks, RangeMap
 from wormspace.store.engine import Batch, Item, View
 from wormspace.wire.messages import BAD_REQUEST, Failed, Tombstones, Trims
@@ -52,17 +52,22 @@ UNWRITTEN = Row(0)
 
 
 def capture(
-    batch: Batch, marks: Marks, m: Capture, room: int | None = None
+    batch: Batch,
+    marks: Marks,
+    m: Capture,
+    room: int | None = None,
+    at_once: AtOnce | None = None,
 ) -> Promise | Reject | Gone:
     """Handle a capture within a batch; costs a key for each promise that it supersedes, and a page.
 
     Args:
         room: how many bytes of rows the promise may have, if less than a page.
+        at_once: counts what it replaces.
 
     Raises:
         TooMuch: it supersedes more than it may at once; nothing was put.
     """
-    return finish(capturing(batch, marks, m, at_once, room))
+    return finish(capturing(batch, marks, m, at_once or AtOnce(), room))
 
 
 def capturing(
@@ -184,15 +189,15 @@ def _promises(
     return found[:most], [(lo, min(hi, cut)) for lo, hi in spans if lo < cut], cut
 
 
-def trim(batch: Batch, m: Trim) -> tuple[Done | Failed, bool]:
+def trim(batch: Batch, m: Trim, at_once: AtOnce | None = None) -> tuple[Done | Failed, bool]:
     """Put tombstones on [m.segment, m.stop); also returns whether that is news.
 
-    Costs a key for each tombstone that it merges.
+    Costs a key for each tombstone that it merges, which `at_once` counts.
 
     Raises:
         TooMuch: these are more than it may merge at once; nothing was put.
     """
-    return finish(trimming(batch, m, at_once))
+    return finish(trimming(batch, m, at_once or AtOnce()))
 
 
 def trimming(batch: Batch, m: Trim, divide: Divide) -> Turns[tuple[Done | Failed, bool]]:

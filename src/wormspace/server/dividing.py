@@ -2,9 +2,10 @@
 
 A capture of a segment whose registers were captured one by one supersedes all of these promises.
 Each of them cost a request of its own, but to replace a hundred thousand at once would hold up
-everybody.  As a rule there are few, and a request is handled at once, with others in its batch.
-One that turns out to be too large has a batch to itself, which stays open over several turns: its
-parts are on disk together or not at all, and it is granted or refused as a whole.
+everybody.  As a rule there are few, and a request is handled at once, with others in its batch,
+which ends when they have replaced enough together.  One that turns out to be too large has a batch
+to itself, which stays open over several turns: its parts are on disk together or not at all, and it
+is granted or refused as a whole.
 """
 
 from __future__ import annotations
@@ -34,16 +35,28 @@ class TooMuch(Exception):
     """A request replaces so much that it takes several turns of the loop."""
 
 
-def at_once(start: int, stop: int, stored: Stored) -> Iterator[Part]:
-    """All of [start, stop) as one part.
+class AtOnce:
+    """Divides nothing; counts what the requests of one batch replace together."""
 
-    Raises:
-        TooMuch: it replaces too much for a turn.
-    """
-    found = stored(start)
-    if len(found) > KNOBS.server_supersede:
-        raise TooMuch
-    yield start, stop, found
+    def __init__(self) -> None:
+        self._replaced = 0
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the batch should end."""
+        return self._replaced >= KNOBS.server_batch_supersede
+
+    def __call__(self, start: int, stop: int, stored: Stored) -> Iterator[Part]:
+        """All of [start, stop) as one part.
+
+        Raises:
+            TooMuch: it replaces too much for a turn.
+        """
+        found = stored(start)
+        if len(found) > KNOBS.server_supersede:
+            raise TooMuch
+        self._replaced += len(found)
+        yield start, stop, found
 
 
 def in_parts(start: int, stop: int, stored: Stored) -> Iterator[Part]:

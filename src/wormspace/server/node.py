@@ -37,7 +37,7 @@ from wormspace.paxos.messages import (
 )
 from wormspace.server import acceptors, tables
 from wormspace.server.counters import Counters
-from wormspace.server.dividing import TooMuch, in_parts, in_turns
+from wormspace.server.dividing import AtOnce, TooMuch, in_parts, in_turns
 from wormspace.server.door import Door, makes_room
 from wormspace.server.listeners import Listeners, Port
 from wormspace.server.marks import Marks
@@ -384,7 +384,7 @@ class Node:
         """The answers, and what listeners are to be told.  Changes nothing but the batch."""
         answers: list[Downward] = []
         news: list[News] = []
-        counters = self.counters
+        counters, at_once = self.counters, AtOnce()
         room = KNOBS.server_batch_rows_bytes
         for port, _, m, _ in queued:
             if isinstance(m, Write):
@@ -397,14 +397,14 @@ class Node:
             elif isinstance(m, Capture):
                 counters.captures += 1
                 reply = acceptors.capture(
-                    batch, self._marks, m, 0 if room <= 0 or port.congested() else None
+                    batch, self._marks, m, 0 if room <= 0 or port.congested() else None, at_once
                 )
                 if isinstance(reply, Promise):
                     room -= sum([len(row.value) + acceptors.ROW_BYTES for row in reply.rows])
                 answers.append(reply)
             else:
                 counters.trims += 1
-                done, fresh_trim = acceptors.trim(batch, m)
+                done, fresh_trim = acceptors.trim(batch, m, at_once)
                 if fresh_trim:
                     self._garbage = True
                     news.append(m)
@@ -412,7 +412,11 @@ class Node:
             if not isinstance(m, Trim) and self._door.is_news(m.ballot):
                 tables.reach_round(batch, round_of(m.ballot))
                 self._rounds_rose = True
+            if at_once.is_enough:
+                break
         self._chores(batch)
+        self._queue.extendleft(reversed(queued[len(answers) :]))  # they are for the next batch
+        del queued[len(answers) :]
         return answers, news
 
     async def _handle_in_parts(
