@@ -105,6 +105,10 @@ def test_a_cluster_file_here_is_the_default_url(
         ("max_valu = 1", "unknown field `max_valu`"),
         ("max_value = 16000000", "max_frame"),
         ("max_frame = 1000000000", "max_frame"),
+        ("max_backlog = -1", "at `$.limits.max_backlog`"),
+        ("max_connections = 0", "at `$.limits.max_connections`"),
+        ("stall_timeout_s = nan", "at `$.limits.stall_timeout_s`"),
+        ("greeting_timeout_s = inf", "at `$.limits.greeting_timeout_s`"),
     ],
 )
 def test_limits_that_cannot_work_are_refused(tmp_path: Path, limit: str, complaint: str) -> None:

@@ -56,7 +56,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     data: str
-    partition: Annotated[int, msgspec.Meta(ge=1)] = 1
+    partition: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)] = 1
     bind: str = ""
 
 

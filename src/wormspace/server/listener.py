@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -18,17 +19,21 @@ from wormspace.wire.inflow import Inflow
 log = logging.getLogger("wormspace.server")
 
 
+Size: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=86400)]
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a server puts up with; sizes in bytes, times in seconds."""
 
-    max_frame: int = MAX_FRAME_BYTES
-    max_value: int = 1 << 20
-    max_connections: int = 4096
-    max_listeners: int = 16384
-    max_backlog: int = 64 << 20
-    max_unsent: int = 4 << 20
-    greeting_timeout_s: float = 5.0
-    stall_timeout_s: float = 30.0
+    max_frame: Size = MAX_FRAME_BYTES
+    max_value: Size = 1 << 20
+    max_connections: Size = 4096
+    max_listeners: Size = 16384
+    max_backlog: Size = 64 << 20
+    max_unsent: Size = 4 << 20
+    greeting_timeout_s: Seconds = 5.0
+    stall_timeout_s: Seconds = 30.0
 
 
 class ServerIdentity(msgspec.Struct, frozen=True):
