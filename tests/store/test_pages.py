@@ -1,5 +1,6 @@
 """The structure of LMDB's pages is checked before LMDB believes it."""
 
+import itertools
 import random
 
 import pytest
@@ -151,3 +152,23 @@ async def test_leaves_beyond_the_most_are_not_read(tmp_path):
     tables.check(leaves=0)
     with pytest.raises(PageDamaged, match=f"page {n} is no leaf"):
         tables.check()
+
+
+async def test_each_leaf_that_is_not_read_belongs_to_one_branch_all_the_same(tmp_path):
+    await made(tmp_path / "store")
+    tables = Tables(tmp_path / "store")
+    tables.check(leaves=0)
+    kinds = tables.kinds()
+    for n in [n for n, kind in kinds.items() if kind == 1]:
+        _, offsets = PageCheck(tables, 0, tables.roots, 0)._nodes(n, 1)
+        for at, beside in itertools.pairwise(offsets[:9]):
+            where, there = n * PAGE + at, n * PAGE + beside
+            before = bytes(tables.content[where : where + 8])
+            tables.content[where : where + 4] = tables.content[there : there + 4]
+            with pytest.raises(PageDamaged, match="is named twice"):
+                tables.check(leaves=0)
+            tables.content[where : where + 8] = before
+            tables.content[where + 4] ^= 1  # the high part of the number
+            with pytest.raises(PageDamaged, match="beyond the last one"):
+                tables.check(leaves=0)
+            tables.content[where : where + 8] = before
