@@ -100,6 +100,23 @@ async def test_a_server_that_keeps_its_promises_in_memory_starts_once(tmp_path):
         await runner.open_engine(config, config.server[0], tmp_path)
 
 
+async def test_one_that_could_not_listen_has_promised_nothing_and_starts_later(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runner, "collect_seldom", lambda: None)  # of this process
+    taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = taken.sockets[0].getsockname()[1]
+    config = ClusterConfig("c", [ServerConfig("s1", "127.0.0.1", port, "s1")], "memory")
+    await prepared(tmp_path, config)
+    for _ in range(2):
+        with pytest.raises(OSError, match="in use"):
+            await runner.serve(config, config.server[0], tmp_path)
+    taken.close()
+    (await runner.open_engine(config, config.server[0], tmp_path)).close()
+    with pytest.raises(WrongIdentity, match="must not come back"):
+        await runner.open_engine(config, config.server[0], tmp_path)
+
+
 def one_and_three():
     alone = cluster(servers=("s1",))
     return alone, cluster()

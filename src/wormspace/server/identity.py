@@ -162,3 +162,10 @@ async def start_in_memory(engine: Engine, identity: Identity) -> None:
     batch = engine.begin()
     batch.put("identity", _STARTED, b"")
     await engine.commit(batch)
+
+
+async def take_back_start(engine: Engine) -> None:
+    """It could not listen, so nobody was promised anything: it may start another time."""
+    batch = engine.begin()
+    batch.delete("identity", _STARTED)
+    await engine.commit(batch)

@@ -44,11 +44,7 @@ async def open_engine(config: ClusterConfig, server: ServerConfig, base: Path) -
             f"{directory} is not there; {who} can only run on the directory that was prepared for "
             "it by `wormspace cluster init`"
         )
-    engine = AcceptorStore(
-        directory,
-        durability="os" if config.durability == "os" else "sync",
-        max_bytes=config.max_store_bytes,
-    )
+    engine = _open_directory(config, directory)
     try:
         identity.require(engine, who, directory)
         if config.durability == "memory":
@@ -60,6 +56,14 @@ async def open_engine(config: ClusterConfig, server: ServerConfig, base: Path) -
         engine.close()
         return MemoryEngine()
     return engine
+
+
+def _open_directory(config: ClusterConfig, directory: Path) -> AcceptorStore:
+    return AcceptorStore(
+        directory,
+        durability="os" if config.durability == "os" else "sync",
+        max_bytes=config.max_store_bytes,
+    )
 
 
 async def prepare_directory(config: ClusterConfig, server: ServerConfig, base: Path) -> None:
@@ -98,7 +102,12 @@ async def serve(
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
     try:
-        await running.start(server.bind or server.host, server.port)
+        try:
+            await running.start(server.bind or server.host, server.port)
+        except OSError:
+            if config.durability == "memory":
+                await _take_back_start(config, base / server.data)
+            raise
         ready()
         stopping = asyncio.ensure_future(stop.wait())
         await asyncio.wait((stopping, running.failed), return_when=asyncio.FIRST_COMPLETED)
@@ -107,3 +116,11 @@ async def serve(
         await running.stop()
     if running.failed.done():
         raise running.failed.result()
+
+
+async def _take_back_start(config: ClusterConfig, directory: Path) -> None:
+    engine = _open_directory(config, directory)
+    try:
+        await identity.take_back_start(engine)
+    finally:
+        engine.close()
