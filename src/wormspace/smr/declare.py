@@ -230,15 +230,13 @@ class StateMachine:
 
 def _set_state(self: StateMachine, name: str, value: Any) -> None:
     """Set an attribute: what is not declared, or is of another type, is refused."""
-    if name.startswith("_"):
-        object.__setattr__(self, name, value)
-        return
     kind = self.declaration.plain.get(name)
-    old = vars(self).get(name)
+    state = self.__dict__
+    old = state.get(name)
     if kind is None:
         if name in self.declaration.tables and value is old:
             return  # `self.rows |= more`
-        if isinstance(getattr(type(self), name, None), property):
+        if name.startswith("_") or isinstance(getattr(type(self), name, None), property):
             object.__setattr__(self, name, value)
             return
         raise _refusal(self, name)
@@ -248,8 +246,8 @@ def _set_state(self: StateMachine, name: str, value: Any) -> None:
         value = kind.check(value)
     undo = self._journal.change()
     if undo is not None:
-        undo.append((object.__setattr__, (self, name, old)))
-    object.__setattr__(self, name, value)
+        undo.append((state.__setitem__, (name, old)))
+    state[name] = value
     if not kind.is_value:
         self._journal.put(_Attributes(self), name, (id(self), name))
 

@@ -78,19 +78,27 @@ def run_whole(
         RuntimeError: it tried to end the process or its task.
         Exception: whatever it raises, or what is wrong with the state that it leaves.
     """
-    journal, events = machine._journal, machine._events
-    emitted = len(events)
-    journal.begin()
+    emitted = len(machine._events)
+    machine._journal.begin()
     try:
         result = call(machine, *arguments)
-        journal.commit()
+        machine._journal.commit()
     except BaseException as e:
-        journal.roll_back()
-        del events[emitted:]
-        if isinstance(e, Exception | KeyboardInterrupt):
-            raise
-        raise RuntimeError(f"{type(e).__name__}: {e}") from None
+        _take_back(machine, emitted, e)
+        raise
     return result
+
+
+def _take_back(machine: StateMachine, emitted: int, error: BaseException) -> None:
+    """What was called has failed, and had emitted more than so many events.
+
+    Raises:
+        RuntimeError: it tried to end the process or its task.
+    """
+    machine._journal.roll_back()
+    del machine._events[emitted:]
+    if not isinstance(error, Exception | KeyboardInterrupt):
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None
 
 
 class Method:
@@ -139,10 +147,11 @@ class Method:
         self.decode: Callable[[Any], Any] = msgspec.msgpack.Decoder(hints["return"]).decode
         self.is_plain = all(t in _IMMUTABLE for t in members(hints["return"]))
         self.call = _by_position(function, self.parameters)
-        self._checked = self._checking()
-        self.run = self._run_query if kind == QUERY else self._run_command
+        self.run: Callable[..., Any]
         if is_trusted(owner):
             self.run = self.call if self.is_plain else self._run_encoding
+        else:
+            self.run = self._run_query if kind == QUERY else self._running_whole()
 
     def _run_encoding(self, machine: StateMachine, *arguments: Any) -> msgspec.Raw:
         encode_result = encode_canonical if self.kind == COMMAND else encode
@@ -153,24 +162,41 @@ class Method:
             result = self.call(machine, *arguments)
             return result if self.is_plain else msgspec.Raw(encode(result))
 
-    def _run_command(self, machine: StateMachine, *arguments: Any) -> Any:
-        return run_whole(machine, self._checked, arguments)
+    def _running_whole(self) -> Callable[..., Any]:
+        """`run_whole` for this command, which looks at its result, too.
 
-    def _checking(self) -> Callable[..., Any]:
-        """Calls it, and looks at the result: what was not declared is a failure of the command."""
-        call, check, decode, where = self.call, self.returns.check, self.decode, self.returns.where
-        if self.is_plain:
-            return lambda machine, *arguments: check(call(machine, *arguments))
+        Written as source: it is run for each command, and each call within it would cost.
+        """
+        passing = "".join(f", argument_{n}" for n in range(len(self.parameters)))
+        glance = self.returns.glance.format("result") if self.is_plain else "False"
+        source = f"""
+def run(machine{passing}):
+    journal, emitted = machine._journal, len(machine._events)
+    journal.undo = []
+    try:
+        result = call(machine{passing})
+        if not ({glance}):
+            result = check(result)
+        journal.commit()
+    except BaseException as e:
+        take_back(machine, emitted, e)
+        raise
+    return result
+"""
+        names: dict[str, Any] = {"call": self.call, "take_back": _take_back}
+        names["check"] = self.returns.check if self.is_plain else self._encoded
+        exec(source, names)
+        run: Callable[..., Any] = names["run"]
+        return run
 
-        def checked(machine: StateMachine, *arguments: Any) -> msgspec.Raw:
-            raw = encode_canonical(call(machine, *arguments))
-            try:
-                decode(raw)
-            except (UnicodeError, *MALFORMED) as e:
-                raise TypeError(f"{where}: {e}") from None
-            return msgspec.Raw(raw)
-
-        return checked
+    def _encoded(self, result: Any) -> msgspec.Raw:
+        """A command's result; what was not declared is a failure of the command."""
+        raw = encode_canonical(result)
+        try:
+            self.decode(raw)
+        except (UnicodeError, *MALFORMED) as e:
+            raise TypeError(f"{self.returns.where}: {e}") from None
+        return msgspec.Raw(raw)
 
     def bind(self, send: Callable[..., Any], *context: Any) -> Callable[..., Any]:
         """A function with this method's own parameters: calls `send(method, arguments, *context)`.
