@@ -5,13 +5,16 @@ Plain functions: click takes them as types, and shows what is wrong with the arg
 
 from __future__ import annotations
 
+import math
 import sys
+from typing import Any
 
 import click
 
 from wormspace.errors import BadAddress, BadToken
 from wormspace.register.token import Token
 from wormspace.space.address import Address
+from wormspace.space.arguments import MAX_TIMEOUT_S
 
 
 def segment_name(text: str) -> tuple[str, int]:
@@ -55,6 +58,25 @@ def value_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+class Amount(click.FloatRange):
+    """A number from 0 on that has an end, such as seconds.
+
+    Not-a-number lies within every range: it is neither below nor above.
+    """
+
+    def __init__(self, *, zero: bool = False) -> None:
+        super().__init__(min=0, max=MAX_TIMEOUT_S, min_open=not zero)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        found: float = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value!r} is no number.", param, ctx)
+        return found
+
+
 OFFSET = click.IntRange(min=0)
+PORT = click.IntRange(0, 65535)
 segment_argument = click.argument("segment", type=segment_name, metavar="SPACE/SEGMENT")
 range_argument = click.argument("registers", type=offset_range, default="0:", metavar="[RANGE]")

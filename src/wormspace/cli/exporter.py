@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from wormspace._front import survey
+from wormspace.cli.arguments import PORT
 from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import note
 from wormspace.errors import WormError
@@ -78,7 +79,7 @@ class Figures(Collector):
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
-@click.option("--port", default=9464, show_default=True, help="0: any free port.")
+@click.option("--port", type=PORT, default=9464, show_default=True, help="0: any free port.")
 @common
 def exporter(settings: Settings, host: str, port: int) -> None:
     """Serve the figures of all servers to Prometheus, until interrupted.

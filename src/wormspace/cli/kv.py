@@ -13,7 +13,7 @@ import click
 import uvloop
 
 from wormspace._front import connect
-from wormspace.cli.arguments import value_bytes
+from wormspace.cli.arguments import PORT, Amount, value_bytes
 from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import (
     as_json_value,
@@ -138,7 +138,7 @@ def kv() -> None:
 @click.option("--name", default="kv", show_default=True, help="The store's name.")
 @click.option("--replica", default="", help="This replica's name.  [default: its host and port]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="How others reach this one.")
-@click.option("--port", default=0, help="The port; 0 lets the system choose.")
+@click.option("--port", type=PORT, default=0, help="The port; 0 lets the system choose.")
 @click.option(
     "--snapshots",
     type=click.Path(file_okay=False, path_type=Path),
@@ -146,13 +146,14 @@ def kv() -> None:
 )
 @click.option(
     "--copies",
+    type=click.IntRange(min=1),
     default=2,
     show_default=True,
     help="Trim behind snapshots that so many replicas keep.",
 )
 @click.option(
     "--election",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -237,7 +238,7 @@ def get(target: Target, key: str) -> None:
 @kv.command()
 @click.argument("key")
 @click.argument("value")
-@click.option("--ttl", type=float, metavar="SECONDS", help="Remove it after so long.")
+@click.option("--ttl", type=Amount(), metavar="SECONDS", help="Remove it after so long.")
 @_target
 def put(target: Target, key: str, value: str, ttl: float | None) -> None:
     """Set KEY to VALUE; `-` reads the value from standard input."""
@@ -268,7 +269,7 @@ def delete(target: Target, key: str) -> None:
 @click.argument("value")
 @click.option("--expect", metavar="VALUE", help="Only if the key holds this.")
 @click.option("--absent", is_flag=True, help="Only if the key is not there.")
-@click.option("--ttl", type=float, metavar="SECONDS", help="Remove it after so long.")
+@click.option("--ttl", type=Amount(), metavar="SECONDS", help="Remove it after so long.")
 @_target
 def cas(
     target: Target, key: str, value: str, expect: str | None, absent: bool, ttl: float | None
@@ -291,7 +292,13 @@ def cas(
 @click.argument("start", default="")
 @click.argument("stop", required=False)
 @click.option("--prefix", help="Keys that begin so, instead of a range.")
-@click.option("--limit", default=SCAN_LIMIT, show_default=True, help="At most so many.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=SCAN_LIMIT,
+    show_default=True,
+    help="At most so many.",
+)
 @_target
 def scan(target: Target, start: str, stop: str | None, prefix: str | None, limit: int) -> None:
     """List the keys from START up to, not including, STOP, in order."""
@@ -312,7 +319,9 @@ def scan(target: Target, start: str, stop: str | None, prefix: str | None, limit
 
 @kv.command()
 @click.option("--prefix", default="", help="Only keys that begin so.")
-@click.option("--after", type=int, metavar="REVISION", help="Go on after this revision.")
+@click.option(
+    "--after", type=click.IntRange(min=0), metavar="REVISION", help="Go on after this revision."
+)
 @_target
 def watch(target: Target, prefix: str, after: int | None) -> None:
     """Print changes as they happen, until Ctrl-C."""

@@ -13,6 +13,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from wormspace._worm import Worm
+from wormspace.cli.arguments import PORT, Amount
 from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import (
     as_json_value,
@@ -228,7 +229,14 @@ async def _pages(opened: Log, start: int, stop: int) -> AsyncIterator[tuple[list
 @log.command()
 @name_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is appended, until Ctrl-C.")
-@click.option("-n", "--lines", default=10, show_default=True, help="How many of the last entries.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="How many of the last entries.",
+)
 @click.option("--stream", help="Only the entries of this stream.")
 @common
 def tail(settings: Settings, name: str, follow: bool, lines: int, stream: str | None) -> None:
@@ -288,7 +296,7 @@ def _show(settings: Settings, entry: Entry) -> None:
 @log.command()
 @name_argument
 @click.argument("position", type=click.IntRange(min=0), required=False)
-@click.option("--older", type=click.FloatRange(min=0), metavar="SECONDS", help="By age.")
+@click.option("--older", type=Amount(zero=True), metavar="SECONDS", help="By age.")
 @click.option("--larger", type=click.IntRange(min=0), metavar="BYTES", help="By total size.")
 @common
 def trim(
@@ -373,7 +381,7 @@ def streams(settings: Settings, name: str) -> None:
 @log.command()
 @name_argument
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where others reach it.")
-@click.option("--port", default=0, show_default="any", help="Its port.")
+@click.option("--port", type=PORT, default=0, show_default="any", help="Its port.")
 @common
 def sequencer(settings: Settings, name: str, host: str, port: int) -> None:
     """Be the sequencer of LOG, or stand by for the one there is, until Ctrl-C."""

@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from wormspace._front import connect
+from wormspace.cli.arguments import Amount
 from wormspace.errors import UsageError
 from wormspace.server.config import load
 from wormspace.space.client import DEFAULT_TIMEOUT_S, Client
@@ -80,7 +81,7 @@ def global_options(command: Command) -> Command:
             ),
             click.option(
                 "--timeout",
-                type=click.FloatRange(min=0, min_open=True),
+                type=Amount(),
                 default=DEFAULT_TIMEOUT_S,
                 show_default=True,
                 expose_value=False,

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
+from wormspace.cli.arguments import Amount
 from wormspace.sim.campaign import Report, Result, run
 
 SEEDS = 50
@@ -52,7 +53,7 @@ class Tally:
 
 @click.command("sim")
 @click.option("--seeds", type=click.IntRange(1), help=f"How many runs (default: {SEEDS}).")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after so long.")
+@click.option("--minutes", type=Amount(), help="Stop after so long.")
 @click.option("--first", type=click.IntRange(0), help="The first seed (default: a fresh one).")
 @click.option("--seed", type=click.IntRange(0), help="Replay this one seed.")
 @click.pass_context

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 from prometheus_client import CollectorRegistry, start_http_server
 
+from wormspace.cli.arguments import PORT, Amount
 from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import cell, emit, note, print_table, say, table
 from wormspace.collector import collect_seldom
@@ -182,14 +183,14 @@ def show(settings: Settings, id: str, space: str) -> None:  # noqa: A002 - the a
 )
 @click.option(
     "--patience",
-    type=click.FloatRange(min=0),
+    type=Amount(zero=True),
     default=PATIENCE_S,
     show_default=True,
     help="Seconds that a branch must have been prepared before it is resolved.",
 )
 @click.option(
     "--trim-after",
-    type=click.FloatRange(min=0),
+    type=Amount(zero=True),
     metavar="SECONDS",
     help="Also trim the votes of initiators that have not voted for so long.",
 )
@@ -360,7 +361,7 @@ async def _figures(site: Site, at: tuple[str, int] | None) -> AsyncIterator[None
     "--data", type=click.Path(file_okay=False, path_type=Path), required=True, help="Its directory."
 )
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(min=0), default=0, help="Default: chosen.")
+@click.option("--port", type=PORT, default=0, help="Default: chosen.")
 @metrics_option
 @space_option
 @common
