@@ -225,9 +225,14 @@ async def test_a_snapshot_of_a_newer_version_is_refused_and_says_so():
 # ------------------------------------------------------------ declarations
 
 
-def test_a_version_is_higher_than_the_one_that_it_replaces():
-    with pytest.raises(DeclarationError, match="higher number"):
-        type("Wrong", (StateMachine,), {}, version=2, replaces=Stock)
+@pytest.mark.parametrize("version", [1, 2, 4])
+def test_a_version_is_the_next_one_after_that_which_it_replaces(version):
+    """Two replicas that got to version 4 over 2 and 3, and over 3 alone, would go apart."""
+    with pytest.raises(DeclarationError, match="one by one"):
+        type("Wrong", (Stock,), {}, version=version, replaces=Stock)
+
+
+def test_a_version_is_a_whole_number():
     with pytest.raises(DeclarationError, match="whole number"):
         type("Wrong", (StateMachine,), {}, version=0)
 

@@ -302,10 +302,10 @@ def _check_version(
         raise DeclarationError(
             f"{owner.__name__}: `replaces` names the class of the version before, not {replaces!r}"
         )
-    if replaces is not None and replaces.declaration.version >= version:
-        raise DeclarationError(
+    if replaces is not None and replaces.declaration.version + 1 != version:
+        raise DeclarationError(  # or two replicas might get to one version over different others
             f"{owner.__name__}: version {version} cannot replace {replaces.__name__}, which is "
-            f"version {replaces.declaration.version}: give it a higher number"
+            f"version {replaces.declaration.version}: versions go one by one"
         )
 
 
