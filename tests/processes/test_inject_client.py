@@ -20,10 +20,13 @@ pytestmark = pytest.mark.processes
 
 WRITES = 20
 CLIENT = """
-import asyncio, sys
+import asyncio, os, sys
 import uvloop
 import wormspace
 from wormspace.errors import WormError
+
+def say(*words):
+    os.writev(1, [" ".join(map(str, words)).encode() + b"\\n"])  # no call of a connection
 
 async def load(url, case):
     for n in range(2):
@@ -32,16 +35,16 @@ async def load(url, case):
             token = (await segment.capture()).token
             for offset in range(20):
                 await segment.write(offset, f"{case}/{offset}".encode() + bytes(3000), token)
-                print(segment.number, offset, flush=True)
+                say(segment.number, offset)
             assert (await segment.read_range())[19].startswith(case.encode())
 
 run = {"asyncio": asyncio.run, "uvloop": uvloop.run}[sys.argv[2]]
 for line in sys.stdin:
     try:
         run(load(sys.argv[1], line.strip()))
-        print("well", flush=True)
+        say("well")
     except (WormError, OSError) as e:
-        print("told", repr(e), flush=True)
+        say("told", repr(e))
 """
 CONNECTION = [
     *[("socket", error) for error in ("EMFILE", "ENOBUFS", "EACCES")],
@@ -50,18 +53,17 @@ CONNECTION = [
     *[("recvfrom", error) for error in ("ECONNRESET", "ETIMEDOUT", "ENOMEM")],
     *[("getsockopt", "ENOBUFS"), ("getpeername", "ENOTCONN"), ("getsockname", "ENOBUFS")],
     *[("setsockopt", "ENOBUFS"), ("shutdown", "ENOTCONN"), ("close", "EIO")],
-    *[("writev", error) for error in ("ECONNRESET", "EIO")],
+    *[(call, error) for call in ("read", "write") for error in ("ECONNRESET", "EIO")],
 ]
 """On the way of one connection."""
 LOOP = [
     *[("epoll_create1", error) for error in ("EMFILE", "ENOMEM")],
     *[("socketpair", "EMFILE"), ("eventfd2", "EMFILE"), ("pipe2", "EMFILE"), ("ioctl", "EIO")],
-    *[(call, error) for call in ("read", "write") for error in ("ECONNRESET", "EIO")],
     *[("epoll_ctl", error) for error in ("ENOMEM", "ENOSPC")],
     *[(call, e) for call in ("epoll_wait", "epoll_pwait") for e in ("EINTR", "EINVAL", "ENOMEM")],
     *[("mmap", "ENOMEM"), ("munmap", "ENOMEM"), ("brk", "ENOMEM"), ("futex", "EINTR")],
 ]
-"""Of the loop, or of the program, which writes lines."""
+"""Of the loop, or of the process."""
 FEW = [("socket", "EMFILE"), ("connect", "ENETUNREACH"), ("sendto", "EPIPE"), ("recvfrom", "EIO")]
 
 
@@ -107,10 +109,13 @@ class Client:
     def fail(self, call, error, when):
         """One case; returns whether the call was made that often."""
         self.cases += 1
+        self.go_on()
         trace = self.path / f"{self.loop}-{self.cases}"
         refusal = Refusal(self.process.pid, trace, call, error, when)
-        how, acked = self.run(f"{call}-{error}-{when}")
-        injected = refusal.end()
+        try:
+            how, acked = self.run(f"{call}-{error}-{when}")
+        finally:
+            injected = refusal.end()
         asyncio.run(self.check(acked))
         if how != "well":
             assert injected
@@ -121,6 +126,13 @@ class Client:
                 self.close()
                 self.start()
         return injected
+
+    def go_on(self):
+        """Start again if it ended after all was well, which it must have told."""
+        if self.process.poll() is not None:
+            assert "Fatal" in self.process.stderr.read()
+            self.close()
+            self.start()
 
     async def check(self, acked):
         async with wormspace.connect(self.url, timeout=30) as worm:

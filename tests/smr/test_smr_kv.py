@@ -184,7 +184,8 @@ async def test_the_address_space_tells_where_replicas_are():
         async with await replicate(KeyValue, worm, "kv") as store:
             await store.put("a", b"")
             member = store.status().member
-            assert await addresses_of(worm, "kv") == [(member.host, member.port)]
+            first, *_ = await addresses_of(worm, "kv")  # others may be known of, dead or alive
+            assert first == (member.host, member.port)
 
 
 async def test_a_value_too_large_for_a_register_is_refused_and_harms_no_other():

@@ -7,7 +7,7 @@ import pytest
 from tests.server.nodes import B1, Port, settled
 
 from wormspace.errors import Closed, StoreDamaged
-from wormspace.knobs import turned
+from wormspace.knobs import KNOBS, turned
 from wormspace.paxos.messages import Decided, Read, Write
 from wormspace.server.node import Node
 from wormspace.server.storage import AcceptorStore
@@ -112,3 +112,26 @@ async def test_a_server_that_has_stopped_says_so_whatever_it_is_asked(tmp_path, 
     assert [getattr(port.of(n)[0], "code", None) for n in range(10, 14)] == [STOPPING] * 4
     assert node.counters.faults == node.counters.damaged == 0
     assert not caplog.records
+
+
+def test_a_commit_that_is_dropped_with_its_event_loop_alarms_nobody(tmp_path, caplog):
+    """As when a simulated world ends; what such a store is asked next is refused all the same."""
+    engine = AcceptorStore(tmp_path / "store")
+    node = Node(AcceptorStore(tmp_path / "other"))
+    loop = asyncio.new_event_loop()
+    batch = engine.begin()
+    batch.put("rows", b"key", bytes(KNOBS.store_inline_bytes + 1))
+
+    async def begin():
+        commit = loop.create_task(engine.commit(batch))
+        node.submit(Port(), 1, Write("s", 0, B1, [3], [bytes(KNOBS.store_inline_bytes + 1)]))
+        await asyncio.sleep(0)
+        return commit, node._worker
+
+    for task in loop.run_until_complete(begin()):
+        task._log_destroy_pending = False
+        task.get_coro().close()
+    assert "dropped half-way" in engine.health()
+    assert not [record for record in caplog.records if record.levelname == "CRITICAL"]
+    engine.close()
+    loop.close()
