@@ -1,7 +1,9 @@
 """Large state: snapshots in pieces, made while commands go on, a bounded bit of work at a time."""
 
 import asyncio
+import gc
 import random
+import sys
 
 import msgspec
 import pytest
@@ -27,6 +29,7 @@ class Heap(StateMachine):
     tags: set[str] = set()  # noqa: RUF012
     deep: dict[str, dict[str, set[int]]] = {}  # noqa: RUF012
     rows: Table[str, int]
+    plain: dict[str, bytes] = {}  # noqa: RUF012
     blob: bytes = b""
 
     @command
@@ -39,7 +42,7 @@ def change(machine, rng):
     """Something, somewhere; as a command would."""
     name = rng.choice("abcdefgh")
     number = rng.randrange(100)
-    what = rng.randrange(12)
+    what = rng.randrange(15)
     machine._journal.begin()
     if what == 0:
         machine.by_name.setdefault(name, []).append(number)
@@ -65,6 +68,12 @@ def change(machine, rng):
         machine.by_name = {name: [number]} if number < 5 else dict(machine.by_name)
     elif what == 11:
         machine.blob = bytes(number)
+    elif what == 12:
+        machine.plain[f"{number}"] = name.encode()
+    elif what == 13:
+        machine.plain.pop(f"{number}", None)
+    elif what == 14 and number < 10:
+        machine.plain.clear()
     machine._journal.commit() if rng.random() < 0.8 else machine._journal.roll_back()
 
 
@@ -85,7 +94,8 @@ def test_a_snapshot_and_an_audit_are_of_one_moment_whatever_changes_meanwhile(se
         engine.sessions.keep(Packet(b"c", 4, 1, b""), b"four", 6)
         digest, pieces = state_digest(engine), []
         snapshot, audit = Snapshot(engine), Audit(engine)
-        plain = ENCODE([engine.machine.by_name, engine.machine.in_order])
+        held = engine.machine
+        plain = ENCODE([held.by_name, held.in_order, held.plain])
         steps = audit.steps()
         for piece in snapshot.pieces():
             pieces.append(piece)
@@ -101,7 +111,8 @@ def test_a_snapshot_and_an_audit_are_of_one_moment_whatever_changes_meanwhile(se
         assert not engine.machine._journal.images
         back = asyncio.run(restore(Heap, stream(pieces)))
         assert state_digest(back) == digest
-        assert ENCODE([back.machine.by_name, back.machine.in_order]) == plain, "order, too"
+        restored = [back.machine.by_name, back.machine.in_order, back.machine.plain]
+        assert ENCODE(restored) == plain, "order, too"
         assert back.sessions.find(Packet(b"c", 3, 1, b"")) == b"three" * 9
         assert back.sessions.find(Packet(b"c", 4, 1, b"")) == b"four"
         assert back.sessions.find(Packet(b"c", 5, 1, b"")) is None
@@ -133,6 +144,36 @@ def test_between_two_pieces_there_is_a_bounded_piece_of_work(monkeypatch):
     assert count > total / KNOBS.smr_piece_bytes / 2
     # Each item once by itself, once in the chunk, once in the piece; and the last one of them.
     assert most < 4 * KNOBS.smr_piece_bytes
+
+
+def test_while_a_snapshot_is_taken_a_change_copies_no_values():
+    """Of a million values, that alone took 30 ms, and as long again to forget them."""
+    machine = (engine := Engine(Heap())).machine
+    machine.plain.update({f"{n}": b"%d" % n for n in range(1000)})
+    snapshot = Snapshot(engine)
+    pieces = iter(snapshot.pieces())
+    kept = [machine.plain[f"{n}"] for n in range(1, 999)]
+    before = [sys.getrefcount(value) for value in kept]
+    machine.plain["0"] = b"replaced"
+    del machine.plain["999"]
+    machine.plain["1000"] = b"new"
+    assert [sys.getrefcount(value) for value in kept] == before
+    back = asyncio.run(restore(Heap, stream(list(pieces))))
+    assert list(back.machine.plain.items()) == [(f"{n}", b"%d" % n) for n in range(1000)]
+
+
+def test_the_collector_of_cycles_does_not_look_at_values_that_can_be_in_none():
+    """At a million of them a look takes 45 ms, whenever it likes."""
+    engine = Engine(Heap())
+    engine.machine.plain["a"] = b"b"
+    engine.machine.by_name["a"] = [1]
+    engine.machine.deep["a"] = {"b": {1}}
+    back = asyncio.run(restore(Heap, stream(list(Snapshot(engine).pieces()))))
+    for machine in (engine.machine, back.machine):
+        values = [machine.plain, machine.in_order, machine.tags, machine.by_name["a"]]
+        values.append(machine.deep["a"]["b"])
+        assert not any(map(gc.is_tracked, values))
+        assert all(map(gc.is_tracked, [machine.by_name, machine.deep, machine.deep["a"]]))
 
 
 def test_no_piece_is_larger_than_a_message_may_be():

@@ -280,9 +280,6 @@ class _Attributes:
         kind = machine.declaration.plain[place]
         vars(machine)[place] = adopt(vars(machine)[place], kind, machine._journal)
 
-    def image(self) -> None:
-        """Nobody asks: images are of dictionaries, lists and sets."""
-
 
 # ------------------------------------------------------------------ reading the class
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -23,12 +23,12 @@ from wormspace.smr.canonical import encode_canonical
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import BadSnapshot, NothingKept
+from wormspace.smr.images import Image
 from wormspace.smr.records import encode
 from wormspace.smr.sessions import Session, SessionTable
 from wormspace.smr.shapes import Shape
 from wormspace.smr.state import StateDict, StateList, StateSet, tracked
 from wormspace.smr.table import FrozenTable
-from wormspace.smr.undo_journal import Image
 from wormspace.smr.versions import Lineage
 from wormspace.space import Address
 
@@ -99,7 +99,7 @@ class _Frozen:
     def __init__(self, machine: StateMachine) -> None:
         _refuse_undeclared(machine)
         declaration = machine.declaration
-        self._image = Image(machine._journal)
+        self._image = Image(machine._journal.images)
         self._tables: dict[str, FrozenTable[Any, Any]] = {
             name: getattr(machine, name).freeze() for name in sorted(declaration.tables)
         }
@@ -131,19 +131,9 @@ class _Frozen:
 
     def _items(self, container: Any) -> Iterator[list[Any]]:
         """In order, though the container changes meanwhile; pairs, if it is a dictionary."""
-        taken = 0
-        while True:
-            held = self._image.of(container)
-            iterator = iter(held.items() if type(container) is StateDict else held)
-            if taken:
-                iterator = islice(iterator, taken, None)
-            while some := list(islice(iterator, KNOBS.smr_piece_rows)):
-                yield [self._as_it_was(one) for one in some]
-                taken += len(some)
-                if self._image.of(container) is not held:
-                    break  # it has changed: go on in the copy that was left aside
-            else:
-                return
+        image = self._image.of(container)
+        while some := image.take(KNOBS.smr_piece_rows):
+            yield [self._as_it_was(one) for one in some]
 
     def _as_it_was(self, value: Any) -> Any:
         """The value without what has changed in it since."""
@@ -151,9 +141,9 @@ class _Frozen:
             return tuple(self._as_it_was(one) for one in value)
         if type(value) not in _CONTAINERS:
             return value
-        held = self._image.of(value)
+        held = self._image.all_of(value)
         if type(value) is StateDict:
-            return {key: self._as_it_was(one) for key, one in held.items()}
+            return {key: self._as_it_was(one) for key, one in held}
         if type(value) is StateList:
             return [self._as_it_was(one) for one in held]
         return set(held)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, MutableMapping, MutableSequence, MutableSet
 from typing import Any
 
+from wormspace.collector import untrack
+from wormspace.smr.images import DictImage, ItemsImage
 from wormspace.smr.kinds import Kind
 from wormspace.smr.undo_journal import UndoJournal, held_key
 
@@ -40,6 +42,12 @@ def _item(kind: Kind) -> Kind:
     return kind.item
 
 
+def _spare(container: StateDict | StateList | StateSet) -> None:
+    """What holds immutable values only is nothing for the collector of cycles."""
+    if container._item.is_value:
+        untrack(container)
+
+
 class StateDict(dict[Any, Any]):
     """A dictionary that is part of the state."""
 
@@ -49,6 +57,7 @@ class StateDict(dict[Any, Any]):
         super().__init__()
         assert kind.key is not None
         self._key, self._item, self._journal = kind.key, _item(kind), journal
+        _spare(self)
 
     def fill(self, decoded: Any) -> None:
         """Add what was just decoded: pairs, or a dictionary."""
@@ -59,8 +68,8 @@ class StateDict(dict[Any, Any]):
         for key, value in pairs:
             super().__setitem__(key, tracked(value, self._item, self._journal))
 
-    def image(self) -> dict[Any, Any]:
-        return dict(self)
+    def image(self) -> DictImage:
+        return DictImage(self)
 
     def settle(self, place: Any) -> None:
         value = self.get(place, _ABSENT)
@@ -73,13 +82,15 @@ class StateDict(dict[Any, Any]):
         if item.is_value:
             value = item.check(value)
         old = self.get(key, _ABSENT)
-        if old is value and not item.is_value:
-            return
-        undo = self._journal.change(self)
-        if undo is not None:
-            if old is _ABSENT:
+        if old is _ABSENT:
+            undo = self._journal.change(self)
+            if undo is not None:
                 undo.append((super().__delitem__, (key,)))
-            else:
+        elif old is value and not item.is_value:
+            return
+        else:
+            undo = self._journal.change(self, (key,), False)
+            if undo is not None:
                 undo.append((super().__setitem__, (key, old)))
         super().__setitem__(key, value)
         if not item.is_value:
@@ -87,7 +98,7 @@ class StateDict(dict[Any, Any]):
 
     def __delitem__(self, key: Any) -> None:
         old = self[key]
-        undo = self._journal.change(self)
+        undo = self._journal.change(self, (key,))
         if undo is not None:
             undo.append((super().__setitem__, (held_key(self, key), old)))
         super().__delitem__(key)
@@ -113,7 +124,7 @@ class StateDict(dict[Any, Any]):
         return self[key]
 
     def clear(self) -> None:
-        undo = self._journal.change(self)
+        undo = self._journal.change(self, self)
         if undo is not None:
             undo.append((super().update, (dict(self),)))
         super().clear()
@@ -136,6 +147,7 @@ class StateList(list[Any]):
     def __init__(self, kind: Kind, journal: UndoJournal) -> None:
         super().__init__()
         self._item, self._journal = _item(kind), journal
+        _spare(self)
 
     def fill(self, decoded: Any) -> None:
         """Add what was just decoded."""
@@ -144,8 +156,8 @@ class StateList(list[Any]):
         else:
             super().extend(tracked(one, self._item, self._journal) for one in decoded)
 
-    def image(self) -> list[Any]:
-        return list(self)
+    def image(self) -> ItemsImage:
+        return ItemsImage(self, len(self))
 
     def settle(self, place: dict[int, Any]) -> None:
         """Here the place is the values themselves, for places move."""
@@ -260,13 +272,14 @@ class StateSet(set[Any]):
     def __init__(self, kind: Kind, journal: UndoJournal) -> None:
         super().__init__()
         self._item, self._journal = _item(kind), journal
+        _spare(self)
 
     def fill(self, decoded: Any) -> None:
         """Add what was just decoded."""
         super().update(decoded)
 
-    def image(self) -> list[Any]:
-        return list(self)  # in this order: a copy may have another
+    def image(self) -> ItemsImage:
+        return ItemsImage(self, len(self))
 
     def settle(self, place: Any) -> None:
         """Members are immutable: nothing is left to do."""

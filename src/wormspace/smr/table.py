@@ -1,10 +1,10 @@
 """A large ordered mapping whose snapshots do not stop the world.
 
-A plain `dict` in a state machine has no order of keys, and its first change while a snapshot is
-taken copies all of its references (some 10 ms for a million).  A `Table` is *frozen* in no time and
-then encoded piece by piece, in the order of keys, while commands go on: whoever changes a row that
-has not been encoded yet puts the old one aside first (copy on write, one row at a time, without
-`fork`).
+A plain `dict` in a state machine has no order of keys, and the first key that comes or goes while a
+snapshot is taken copies all others (some 15 ms for a million).  A `Table` is *frozen* in no time
+and then encoded piece by piece, in the order of keys, while commands go on: whoever changes a row
+that has not been encoded yet puts the old one aside first (copy on write, one row at a time,
+without `fork`).
 
 To set a row is what state machines do most.  So a table is a `dict`, and sets rows as fast as one:
 the order of its keys is brought up to date later, and only while it is frozen it is of a class that

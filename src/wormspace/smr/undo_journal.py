@@ -4,8 +4,8 @@ A command changes state through containers that know the journal (`state`): befo
 note how it is undone.  When the command is over, values that it has put into the state are checked
 and copied into it (`settle`); when it fails, everything is undone, last change first.
 
-The journal also keeps images: whoever takes a snapshot while commands go on sees each container as
-it was, for the first change afterwards leaves a copy aside.
+The journal also tells the images (`images`), through which whoever takes a snapshot while commands
+go on sees each container as it was.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from wormspace.smr.images import Container, Image
 
-class Container(Protocol):
+
+class Settling(Protocol):
     """Part of the state, with places for values."""
 
     def settle(self, place: Any) -> None:
@@ -24,9 +26,6 @@ class Container(Protocol):
         Raises:
             TypeError, ValueError, OverflowError: it is not what was declared.
         """
-
-    def image(self) -> Any:
-        """A copy of this container, but not of what is in it."""
 
 
 Undo = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -45,14 +44,18 @@ class UndoJournal:
     def __init__(self) -> None:
         self.undo: list[Undo] | None = None
         self.images: list[Image] = []
-        self._fresh: dict[tuple[int, Any], tuple[Container, Any]] = {}
+        self._fresh: dict[tuple[int, Any], tuple[Settling, Any]] = {}
         self._closed = ""
 
-    def change(self, container: Container | None = None) -> list[Undo] | None:
+    def change(
+        self, container: Container | None = None, lost: Iterable[Any] = (), is_moved: bool = True
+    ) -> list[Undo] | None:
         """A container is about to change; returns where to note how that is undone.
 
         Args:
             container: whose image is kept; None if it keeps its own, or has none.
+            lost: keys of a dictionary whose values go, or are replaced.
+            is_moved: whether places come, go or move; else only values are replaced.
 
         Raises:
             TypeError: a query runs.
@@ -61,10 +64,10 @@ class UndoJournal:
             raise TypeError(f"{self._closed}() is a query: it cannot change the state")
         if container is not None:
             for image in self.images:
-                image.keep(container)
+                image.keep(container, lost, is_moved)
         return self.undo
 
-    def put(self, container: Container, place: Any, key: Any) -> None:
+    def put(self, container: Settling, place: Any, key: Any) -> None:
         """A value that may still change was put into a place of a container.
 
         Args:
@@ -75,7 +78,7 @@ class UndoJournal:
         else:
             self._fresh[id(container), key] = (container, place)
 
-    def put_all(self, container: Container, values: Iterable[Any]) -> None:
+    def put_all(self, container: Settling, values: Iterable[Any]) -> None:
         """The same for values whose places move: the place is all of them, by their identity."""
         places = {id(one): one for one in values}
         if self.undo is None:
@@ -138,27 +141,3 @@ def held_key(container: Any, key: Any) -> Any:
         return key
     probe = _Probe(key)
     return probe.held if probe in container else key
-
-
-class Image:
-    """Containers as they were at one moment.  `close` it in the end."""
-
-    def __init__(self, journal: UndoJournal) -> None:
-        self._journal = journal
-        self._kept: dict[int, tuple[Container, Any]] = {}
-        journal.images.append(self)
-
-    def keep(self, container: Container) -> None:
-        """It is about to change."""
-        if id(container) not in self._kept:
-            self._kept[id(container)] = (container, container.image())
-
-    def of(self, container: Any) -> Any:
-        """The container as it was, which must not be changed."""
-        kept = self._kept.get(id(container))
-        return container if kept is None else kept[1]
-
-    def close(self) -> None:
-        """It is not wanted any more."""
-        if self in self._journal.images:
-            self._journal.images.remove(self)
