@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
+import wormspace
 from wormspace.errors import UsageError
-from wormspace.smr import DeclarationError, StateMachine, Table, command, query
+from wormspace.smr import DeclarationError, StateMachine, Table, command, query, replicate
 from wormspace.smr.calls import encode_calls
 
 
@@ -155,6 +156,29 @@ def test_keys_of_a_table_that_cannot_be_compared_are_refused(key):
 )
 def test_keys_of_a_table_that_can_be_compared(key):
     assert set(declare({}, rows=Table[key, int]).declaration.tables) == {"rows"}
+
+
+@pytest.mark.parametrize("name", ["declaration", "event"])
+def test_an_attribute_whose_name_the_class_needs_is_refused(name):
+    with pytest.raises(DeclarationError, match="another meaning"):
+        declare({name: 0}, **{name: int})
+
+
+class Payments(StateMachine):
+    paid: int = 0
+
+    @command
+    def pay(self, amount: int, method: str) -> str:
+        self.paid += amount
+        return f"{amount} by {method}"
+
+
+async def test_an_argument_may_have_any_name():
+    async with (
+        wormspace.connect("memory:") as worm,
+        await replicate(Payments, worm, "payments") as replica,
+    ):
+        assert await replica.call(Payments.pay, 3, method="card") == "3 by card"
 
 
 def test_a_name_that_means_something_on_a_replica_is_refused():

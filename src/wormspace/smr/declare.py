@@ -35,8 +35,8 @@ from wormspace.smr.table import StateTable, Table
 from wormspace.smr.undo_journal import UndoJournal
 
 RESERVED = frozenset(
-    {"at", "call", "close", "due", "emit", "events", "leases", "migrate", "now"}
-    | {"on_due", "on_lapse", "random", "session", "status", "token", "upgrade", "versions"}
+    {"at", "call", "close", "declaration", "due", "emit", "event", "events", "leases", "migrate"}
+    | {"now", "on_due", "on_lapse", "random", "session", "status", "token", "upgrade", "versions"}
 )
 """Names that mean something on a replica; no command or query can have them."""
 

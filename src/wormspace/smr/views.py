@@ -87,7 +87,7 @@ class View(Generic[M]):
         return method.bind(self._port.command, self._session)
 
     def call(
-        self, method: Callable[Concatenate[M, P], R], *args: P.args, **kwargs: P.kwargs
+        self, method: Callable[Concatenate[M, P], R], /, *args: P.args, **kwargs: P.kwargs
     ) -> Awaitable[R]:
         """Run a command or query, given as the class's method: for type checkers.
 
