@@ -52,3 +52,19 @@ def test_calls_that_trim_a_prefix_at_the_same_time_tell_of_no_empty_range():
         await w.close()
 
     simulated(work)
+
+
+def test_a_client_remembers_of_trimmed_segments_where_they_are_and_not_each():
+    async def main():
+        async with wormspace.connect("memory:") as worm:
+            space = worm.space("s")
+            for _ in range(50):
+                await space.alloc(size=1)
+            await space.trim_prefix(40)
+            await space.trim(45)
+            for number in (*range(40), 45):
+                with pytest.raises(wormspace.Trimmed):
+                    await space.segment(number)
+            assert worm.registers._trimmed_told["s"].spans() == [(0, 40), (45, 46)]
+
+    asyncio.run(main())

@@ -45,12 +45,9 @@ from wormspace.register.contract import (
 from wormspace.register.gathering import Gathering
 from wormspace.register.issued import Issued
 from wormspace.register.memory import BallotWrites, Memory
-from wormspace.register.operations import (
-    ReadOperation,
-    TellOperation,
-    WriteOperation,
-)
+from wormspace.register.operations import ReadOperation, TellOperation, WriteOperation
 from wormspace.register.partition import Partition
+from wormspace.register.spans import SpanSet
 from wormspace.register.standing import StandingOperation
 from wormspace.register.token import Token, as_spans
 
@@ -82,7 +79,7 @@ class PaxosRegisters:
         self._gathering = Gathering(self.read, self._spawn)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._listenings: dict[listening.Listening, None] = {}
-        self._trimmed_told: set[ArrayName] = set()
+        self._trimmed_told: dict[str, SpanSet] = {}
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
         for partition in partitions:
@@ -328,8 +325,9 @@ class PaxosRegisters:
 
     def on_gone(self, array: ArrayName) -> None:
         """A server says that the array is trimmed; help the others to know."""
-        if array not in self._trimmed_told and not self._closed:
-            self._trimmed_told.add(array)
+        told = self._trimmed_told.setdefault(array[0], SpanSet())
+        if array[1] not in told and not self._closed:
+            told.add(array[1], array[1] + 1)
             deadline = self._loop.time() + HELP_S
             self._spawn(self._discard_quietly(*array, array[1] + 1, deadline))
 
