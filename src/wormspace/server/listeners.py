@@ -14,8 +14,12 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
+from wormspace.paxos.messages import Trim, Write
 from wormspace.server.counters import Counters
 from wormspace.wire.messages import Accepted, Discarded, Downward, Lagging, Listen
+
+News: TypeAlias = Write | Trim
+"""What listeners are to be told, once it is durable."""
 
 Event: TypeAlias = Accepted | Discarded
 

@@ -39,7 +39,7 @@ from wormspace.server import acceptors, tables
 from wormspace.server.counters import Counters
 from wormspace.server.dividing import AtOnce, TooMuch, in_parts, in_turns
 from wormspace.server.door import Door, makes_room
-from wormspace.server.listeners import Listeners, Port
+from wormspace.server.listeners import Listeners, News, Port
 from wormspace.server.marks import Marks
 from wormspace.store.engine import Batch, Engine
 from wormspace.wire.messages import (
@@ -71,9 +71,6 @@ SWEEP_RETRY_S = 1.0
 
 Queued: TypeAlias = tuple[Port, int, Capture | Write | Trim, int]
 """(where the answer goes, request id, request, its size in bytes)"""
-
-News: TypeAlias = Write | Trim
-"""What listeners are to be told, once it is durable."""
 
 
 class Node:
