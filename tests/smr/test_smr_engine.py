@@ -6,7 +6,7 @@ import pytest
 from wormspace.errors import ProtocolViolation
 from wormspace.knobs import KNOBS, turned
 from wormspace.smr import Diverged, StateMachine, Table, command
-from wormspace.smr.calls import encode_calls
+from wormspace.smr.calls import as_fault, encode_calls
 from wormspace.smr.engine import Engine
 from wormspace.smr.records import NOOP, REST, SEAL, Batch, Mark, Packet, decode_plain_outcome
 from wormspace.smr.submit import as_exception
@@ -18,6 +18,13 @@ SIZE = 8
 
 class TooMuch(Exception):
     pass
+
+
+class Spoken(Exception):
+    """Makes a sentence of what it is given."""
+
+    def __init__(self, sku):
+        super().__init__(f"no {sku} left")
 
 
 class Account(StateMachine):
@@ -124,6 +131,16 @@ def test_an_exception_is_the_commands_result_and_can_be_raised_where_it_was_call
     error = as_exception(outcome.faults[0], Account.declaration)
     assert type(error) is TooMuch
     assert error.args == (101, "pounds")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Spoken("a"), TooMuch(1), KeyError("x"), OSError(2, "no"), ValueError()],
+)
+def test_an_exception_says_what_it_said_where_it_was_raised(error):
+    again = as_exception(as_fault(error), Account.declaration)
+    assert type(again) is type(error)
+    assert str(again) == str(error)
 
 
 def test_a_result_that_cannot_be_encoded_is_an_exception_everywhere():

@@ -260,7 +260,8 @@ def _encode_outcome(values: list[Any], faults: dict[int, Fault]) -> bytes:
 def as_fault(error: Exception) -> Fault:
     """An exception as a result."""
     if isinstance(error, RecursionError):  # its text tells how far it came, by chance
-        return Fault("RecursionError", "maximum recursion depth exceeded", [])
+        text = "maximum recursion depth exceeded"
+        return Fault("RecursionError", text, [text])
     try:
         # A copy, for a later call may change what it refers to.
         arguments = _decode_anything(encode_canonical(error.args))

@@ -329,7 +329,18 @@ def as_exception(fault: Fault, declaration: Declaration) -> Exception:
             if issubclass(kind, StopIteration):
                 break
             try:
-                return kind(*(fault.arguments if fault.arguments is not None else [fault.text]))
+                return _made(kind, fault)
             except Exception:  # noqa: BLE001 - its constructor wants something else
                 break
     return CommandFailed(fault.kind, fault.text)
+
+
+def _made(kind: type[Exception], fault: Fault) -> Exception:
+    arguments = [fault.text] if fault.arguments is None else fault.arguments
+    error = kind(*arguments)
+    if str(error) != fault.text:  # its constructor makes a sentence of what it is given
+        bare = kind.__new__(kind)
+        bare.args = tuple(arguments)
+        if str(bare) == fault.text:
+            return bare
+    return error
