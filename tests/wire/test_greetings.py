@@ -122,6 +122,7 @@ async def fake_server(answer):
         await reader.read(1 << 16)
         writer.write(answer)
         await reader.read()
+        writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     server.port = server.sockets[0].getsockname()[1]
