@@ -155,12 +155,19 @@ def test_registers_of_format_1_lead_to_the_same_state():
     assert engine.position == Address(1, 0)
 
 
-@pytest.fixture
-def file(tmp_path):
+FILE_HEAD = b"\x00\x00\x00\x27wormspace snapshot\x01" + bytes.fromhex(
+    "00000000000000010000000000000000fbc05f16"
+)
+"""What a file begins with: how far the snapshot goes; at first, files did not say it."""
+
+
+@pytest.fixture(params=[b"", FILE_HEAD], ids=["headless", "with a head"])
+def file(tmp_path, request):
     """The snapshot as a file."""
     pieces = golden("snapshot-1.hex")
     path = LocalSnapshots(tmp_path)._path("it")
-    path.write_bytes(b"".join(len(piece).to_bytes(4, "big") + piece for piece in pieces))
+    whole = b"".join(len(piece).to_bytes(4, "big") + piece for piece in pieces)
+    path.write_bytes(request.param + whole)
     return path
 
 
@@ -169,6 +176,16 @@ async def test_a_snapshot_of_format_1_is_read(file):
     look(engine.machine)
     assert (engine.position, engine.time_ns) == (Address(1, 0), 1764340002 * 10**9)
     assert set(engine.sessions.dump().clients[0][1].outcomes) == {2, 3}
+
+
+async def test_a_file_says_how_far_its_snapshot_goes(file):
+    async def nothing():
+        return
+        yield b""
+
+    whole = file.read_bytes()
+    await LocalSnapshots(file.parent).save("it", Address(0, 9), nothing())
+    assert (file.read_bytes() == whole) == whole.startswith(FILE_HEAD)
 
 
 async def test_a_snapshot_of_a_newer_format_says_that_it_must_be_updated(file):
