@@ -195,6 +195,12 @@ class Knobs:
     log_table_bytes: int = knob(256 * 1024, least=64)
     """The largest table of streams in a seam."""
 
+    log_streams: int = knob(32_768, least=8)
+    """Streams that a sequencer remembers; those appended to longest ago are read anew."""
+
+    log_cursors: int = knob(256, least=1)
+    """Cursors that a log keeps at hand; beyond, only those that somebody holds."""
+
     log_stream_page: int = knob(512, least=1)
     """Slots read at a time in search of a stream's entries."""
 

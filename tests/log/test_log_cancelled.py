@@ -59,8 +59,8 @@ async def serves_on(it, *, first=2, may_add=()):
         assert [p for p in it.bodies if p >= begin] == [p for p in positions if p in it.bodies]
         position = await other.append(b"last")
         assert await it.log.tail() == position + 1
-        await it.log.cursor("c").commit(9)
-        assert await other.cursor("c").load() == 9
+        await it.log.cursor("c").commit(position)
+        assert await other.cursor("c").load() == position
         assert await other.trim(position) == position
         assert await it.log.first() == position
         listening = it.log.subscribe()

@@ -160,6 +160,8 @@ class Campaign:
                 self.committed[name] = (done, tried + 1)
                 await log.cursor(name).commit(tried + 1)
                 self.committed[name] = (tried + 1, tried + 1)
+            except NotWritten:
+                self.committed[name] = (done, tried)  # the log is not so long yet
             except wormspace.Unavailable:
                 pass
 

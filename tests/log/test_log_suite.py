@@ -167,6 +167,7 @@ async def test_streams_that_found_no_room_in_a_seam_are_found_all_the_same(make,
 
 async def test_a_cursor_keeps_what_was_committed_last(make):
     log = await make()
+    await log.append_many([b"x"] * 600)
     cursor = log.cursor("billing")
     assert await cursor.load() == 0
     for position in range(600):

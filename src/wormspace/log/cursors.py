@@ -7,15 +7,22 @@ store, gets each exactly once, and needs no cursor: it subscribes from what it s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias
+from weakref import WeakValueDictionary
 
+from wormspace.knobs import KNOBS
 from wormspace.log.checks import check_position
 from wormspace.log.marks import Mark
 
 Within: TypeAlias = Callable[[str, float | None], AbstractAsyncContextManager[float]]
 """Limits what a call may take, given what it is and its time-out."""
+
+
+Require: TypeAlias = Callable[[int], Awaitable[None]]
+"""Raises `NotWritten` if a position is above the log's tail."""
 
 
 class Cursor:
@@ -25,10 +32,11 @@ class Cursor:
         name: the consumer's.
     """
 
-    def __init__(self, name: str, mark: Mark[int], within: Within) -> None:
+    def __init__(self, name: str, mark: Mark[int], within: Within, require: Require) -> None:
         self.name = name
         self._mark = mark
         self._within = within
+        self._require_reached = require
 
     async def load(self, *, timeout: float | None = None) -> int:
         """The first position that is not committed; 0 if nothing ever was.
@@ -46,15 +54,47 @@ class Cursor:
         """All below `position` is done with; it is where a later run begins.
 
         The last commit counts, even if it goes back.  A consumer that commits alone pays one round
-        trip.
+        trip, for what was read through this handle of the log; for other positions it is looked
+        first where the log ends.
 
         Raises:
+            NotWritten: it is above the tail: nothing there was ever delivered to anybody.
             Unavailable: the outcome is unknown; commit again.
         """
         check_position(position)
         async with self._within(f"committing cursor {self.name!r}", timeout):
+            await self._require_reached(position)
             await self._mark.put(position)
 
     async def close(self) -> None:
         """Stop what is under way in the background."""
         await self._mark.close()
+
+
+class Cursors:
+    """The cursors of one log, the last used of them at hand.
+
+    One that nobody holds and that fell out is made anew when it is asked for; its first commit then
+    takes the right to commit again, which is a few round trips more.
+    """
+
+    def __init__(self, make: Callable[[str], Cursor]) -> None:
+        self._make = make
+        self._recent: OrderedDict[str, Cursor] = OrderedDict()
+        self._alive: WeakValueDictionary[str, Cursor] = WeakValueDictionary()
+
+    def get(self, name: str) -> Cursor:
+        """The consumer's cursor: the same object for as long as somebody holds it."""
+        cursor = self._alive.get(name)
+        if cursor is None:
+            cursor = self._alive[name] = self._make(name)
+        self._recent[name] = cursor
+        self._recent.move_to_end(name)
+        if len(self._recent) > KNOBS.log_cursors:
+            self._recent.popitem(last=False)
+        return cursor
+
+    async def close(self) -> None:
+        """Stop what is under way in the background."""
+        for cursor in list(self._alive.values()):
+            await cursor.close()

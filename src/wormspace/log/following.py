@@ -102,6 +102,8 @@ class StreamReader:
                 if dealt_with is None or not slots or max(trimmed, default=-1) > dealt_with:
                     return None
             entries = [e for pack in packs for e in pack.entries(start) if name in e.streams]
+            if packs:
+                self._reader.delivered(packs[-1].end)
             return Found(entries, max(slots, default=-1), max(upto, start))
 
     def follow(self, name: str, start: int | None) -> OneStream:

@@ -26,7 +26,7 @@ from wormspace.log.checks import (
     check_stream,
     check_streams,
 )
-from wormspace.log.cursors import Cursor
+from wormspace.log.cursors import Cursor, Cursors
 from wormspace.log.desk import Announcement, Desk, PrivateDesk, SharedDesk
 from wormspace.log.errors import LogTrimmed, NotWritten
 from wormspace.log.following import StreamReader
@@ -88,7 +88,7 @@ class Log:
         self._beginning = Beginning(Mark(self._mark_tape(f"{name}/{TRIM}", TRIM), Place))
         self._reader = Reader(self._tape, self._beginning, patience)
         self._trimmer = Trimmer(self._reader, self._beginning)
-        self._cursors: dict[str, Cursor] = {}
+        self._cursors = Cursors(self._make_cursor)
         self._sources: WeakSet[Source] = WeakSet()
         self._closed = False
         self._on_close: Callable[[Log], object] = _nothing
@@ -192,8 +192,7 @@ class Log:
             await self._appender.close()
             await self._desk.close()
             await self._beginning.close()
-            for cursor in self._cursors.values():
-                await cursor.close()
+            await self._cursors.close()
         finally:
             self._on_close(self)
 
@@ -377,7 +376,7 @@ class Log:
             return await self._streams.read(name, start, deadline)
 
     async def streams(self, *, timeout: float | None = None) -> dict[str, int]:
-        """The names of the log's streams, each with the last position handed out for it."""
+        """The streams that are remembered, each with the last position handed out for it."""
         async with self._within("streams", timeout) as deadline:
             return await self._streams.names(deadline)
 
@@ -388,11 +387,12 @@ class Log:
             BadAddress: the name is empty or too long.
         """
         self._check_open()
-        cursor = self._cursors.get(name) if isinstance(name, str) else None
-        if cursor is None:
-            mark = Mark(self._mark_tape(cursor_space(self.name, name), CURSOR), int)
-            cursor = self._cursors[name] = Cursor(name, mark, self._within)
-        return cursor
+        cursor_space(self.name, name)
+        return self._cursors.get(name)
+
+    def _make_cursor(self, name: str) -> Cursor:
+        mark = Mark(self._mark_tape(cursor_space(self.name, name), CURSOR), int)
+        return Cursor(name, mark, self._within, self._reader.require_reached)
 
     # ------------------------------------------------------------ trim
 

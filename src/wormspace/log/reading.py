@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from wormspace.errors import ProtocolViolation, Trimmed
 from wormspace.knobs import KNOBS
 from wormspace.log.beginning import Beginning, Place
-from wormspace.log.errors import DamagedEntry
+from wormspace.log.errors import DamagedEntry, NotWritten
 from wormspace.log.records import MAX_POSITION, Entry, Pack, read_pack
 from wormspace.log.tape import POLL_S, Tape
 
@@ -173,6 +173,7 @@ class Reader:
         self._seen = _Seen()
         self._entry_bytes = KNOBS.log_page_bytes / KNOBS.log_first_slots
         self._end = Place(0, 0)  # one past the last pack, as it was once
+        self._reached = 0  # one past the highest entry that was read here
         self._loop = asyncio.get_running_loop()
 
     # ------------------------------------------------------------ finding
@@ -266,6 +267,23 @@ class Reader:
 
     # ------------------------------------------------------------ the end
 
+    def delivered(self, stop: int) -> None:
+        """The entry just below `stop` was read here."""
+        self._reached = max(self._reached, stop)
+
+    async def require_reached(self, position: int) -> None:
+        """Make sure that a position is not above the tail.
+
+        Raises:
+            NotWritten, Unavailable.
+        """
+        known = max(self._reached, self._end.position, self.beginning.at.position)
+        if position > known and position > (tail := await self.tail()):
+            raise NotWritten(
+                f"position {position} of log {self.tape.space.name!r} is above the tail, which is "
+                f"{tail}: commit one past the last entry that was dealt with"
+            )
+
     async def tail(self) -> int:
         """One past the last position that is written.
 
@@ -334,6 +352,7 @@ class Reader:
             [raw] = await self.tape.read(slot, slot + 1)
             pack = read_pack(raw, slot) if raw else None
         if pack is not None and pack.first <= position < pack.end:
+            self.delivered(pack.end)
             return True, pack.entries(position, position + 1)[0]
         head, wanted = self._head(slot, position), 1
         while head.position <= position:
@@ -388,6 +407,8 @@ class Reader:
                 else:
                     await self.tape.fill(head.slot, min(until, await self.tape.end()))
         self._entry_bytes = head.entry_bytes
+        if entries:
+            self.delivered(head.position)
         while entries and entries[-1].position >= stop:
             entries.pop()
         return entries

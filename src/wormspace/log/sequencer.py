@@ -160,10 +160,12 @@ class Sequencer:
             for offset in range(run.start, run.stop)
         ]
         firsts = list(itertools.accumulate(ask.counts, initial=given.first))
-        return tuple(
+        links = tuple(
             {name: table.push(name, slots[i], firsts[i] + last) for name, last in names.items()}
             for i, names in ask.named
         )
+        table.forget()
+        return links
 
     # ------------------------------------------------------------ the tenure
 
@@ -262,7 +264,9 @@ class Sequencer:
     async def _find(self, table: StreamTable, name: str, below: int) -> Latest:
         if name not in table and table.left_out:
             first = await self._beginning.find()
-            table.put(name, await look_up(self._tape, name, below, first.slot))
+            below = min(below, table.left_out)
+            patience_s = self._reader.patience_s
+            table.put(name, await look_up(self._tape, name, below, first.slot, patience_s))
         return table.latest(name)
 
     async def _seal(self) -> bytes:
@@ -283,7 +287,9 @@ class Sequencer:
     async def _on_last(self, question: LastOf) -> Last:
         async with self._turn:
             table, below, position = await self._certain()
-            return Last(await self._find(table, question.stream, below), position)
+            latest = await self._find(table, question.stream, below)
+            table.forget()
+            return Last(latest, position)
 
     async def _on_names(self, question: NamesOf) -> Names:
         async with self._turn:

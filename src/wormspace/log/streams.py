@@ -51,6 +51,15 @@ class StreamTable:
         """This is where a stream was appended to last, which the table does not know."""
         self._latest[name] = latest
 
+    def forget(self) -> None:
+        """Forget the streams that were appended to longest ago, if there are many.
+
+        Not while positions are linked: what an append names must not fall out before it is.
+        """
+        while len(self._latest) > KNOBS.log_streams:
+            _, latest = self._latest.popitem(last=False)
+            self.left_out = max([self.left_out, *(slot + 1 for slot in latest.slots[:1])])
+
     def __contains__(self, name: str) -> bool:
         return name in self._latest
 
@@ -114,15 +123,19 @@ async def catch_up(
             if pack is not None:
                 for name, position in pack.last_of_streams().items():
                     table.push(name, slot, position)
+        table.forget()
         start = until
 
 
-async def look_up(tape: Tape, name: str, below: int, first: int) -> Latest:
-    """Where a stream that was left out of the newest seams was appended to last.
+async def look_up(tape: Tape, name: str, below: int, first: int, patience_s: float = 0.0) -> Latest:
+    """Where a stream that is not in the table was appended to last: below slot `below`.
 
     Each seam says below which slot the streams that it left out are.  If that is in its own
     segment, the stream may be there, and the segment is searched; else it is in an older one.
     Searched as well is what was handed out while the seam's table was written.
+
+    Args:
+        patience_s: how long appends in the open segment, which may be under way, are waited for.
 
     Raises:
         Unavailable.
@@ -131,7 +144,10 @@ async def look_up(tape: Tape, name: str, below: int, first: int) -> Latest:
         number = (below - 1) // tape.size
         start = max(first, number * tape.size)
         raw = await tape.seam(number)
-        if raw is None:  # taken over a moment ago; the table knows all that is in it
+        if raw is None:  # the open segment
+            found = await _search(tape, name, start, below, patience_s)
+            if found is not None:
+                return found
             below = start
             continue
         if raw == HOLE:  # trimmed
@@ -147,7 +163,9 @@ async def look_up(tape: Tape, name: str, below: int, first: int) -> Latest:
     return NOWHERE
 
 
-async def _search(tape: Tape, name: str, start: int, stop: int) -> Latest | None:
+async def _search(
+    tape: Tape, name: str, start: int, stop: int, patience_s: float = 0.0
+) -> Latest | None:
     """Where in slots [start, stop) a stream was appended to last.
 
     What is not written there is filled: a pack that appeared later would be missing.
@@ -155,7 +173,7 @@ async def _search(tape: Tape, name: str, start: int, stop: int) -> Latest | None
     while start < stop:
         low = max(start, stop - KNOBS.log_stream_page)
         try:
-            values = await tape.decided(low, stop)
+            values = await tape.decided(low, stop, patience_s)
         except Trimmed:
             return None
         for slot in range(stop - 1, low - 1, -1):

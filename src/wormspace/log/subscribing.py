@@ -178,6 +178,8 @@ class WholeLog(Source):
         start = head.slot
         values = await self._reader.page(head)
         entries = head.take(values)
+        if entries:
+            self._reader.delivered(head.position)
         left = values[head.slot - start :]
         if entries or not left or head.damage is not None:
             return entries
@@ -199,7 +201,9 @@ class WholeLog(Source):
         if ear.has_overflowed and not values:
             self._stop_listening()
         entries = head.take(values)
-        if not entries:
+        if entries:
+            self._reader.delivered(head.position)
+        else:
             head.check()
         return entries
 
