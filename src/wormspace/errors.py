@@ -120,7 +120,7 @@ class ServerFull(Unavailable):
 
 
 class Closed(WormError):
-    """The client was closed while the call was under way, or before it."""
+    """The client, or the store, was closed while the call was under way, or before it."""
 
 
 # ------------------------------------------------------------------ servers and stores
