@@ -275,6 +275,7 @@ class Log:
             decided, entry = await self._still_there(position, self._reader.read)
         if not decided:
             raise NotWritten(f"nothing is at position {position} of log {self.name!r} yet")
+        self._reader.delivered(position + 1)
         return entry
 
     async def read_range(

@@ -352,7 +352,6 @@ class Reader:
             [raw] = await self.tape.read(slot, slot + 1)
             pack = read_pack(raw, slot) if raw else None
         if pack is not None and pack.first <= position < pack.end:
-            self.delivered(pack.end)
             return True, pack.entries(position, position + 1)[0]
         head, wanted = self._head(slot, position), 1
         while head.position <= position:
