@@ -374,7 +374,7 @@ def writing(e: Engine) -> None:
             return state.writes
 
         me = Thing(
-            _check_open=lambda: None,
+            _closed=False,
             _at=lambda array: Thing(),
             _memory=Thing(writes={(ARRAY, ballot): state.writes} if present else {}, open=opened),
             _spawn=lambda work: work,

@@ -320,6 +320,7 @@ class WriteOperation(Base):
         self.owner = owner
         self.values: dict[int, bytes] = {}
         self.size = 0
+        self._most, self._most_bytes = KNOBS.register_batch, KNOBS.register_batch_bytes
         self.waiting: dict[int, asyncio.Future[None]] = {}
         self.joined: dict[int, list[asyncio.Future[None]]] = {}
         self.deadlines: dict[int, float] = {}
@@ -357,8 +358,7 @@ class WriteOperation(Base):
     @property
     def is_full(self) -> bool:
         """Whether one more register should go into another message."""
-        most, room = KNOBS.register_batch, KNOBS.register_batch_bytes
-        return len(self.values) >= most or self.size >= room
+        return len(self.values) >= self._most or self.size >= self._most_bytes
 
     def begin(self) -> None:
         if self.over:

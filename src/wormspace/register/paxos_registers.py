@@ -154,7 +154,8 @@ class PaxosRegisters:
             token.require(array, offset)
             ballot = token.ballot
             taken = bool(token.taken) and not token.is_free(offset)
-        self._check_open()
+        if self._closed:
+            self._check_open()
         writes = self._memory.writes.get((array, ballot))
         if writes is None:
             writes = self._memory.open(self._at(array), array, ballot)
