@@ -11,7 +11,7 @@ import pytest
 from wormspace.knobs import turned
 from wormspace.paxos.messages import Decided
 from wormspace.paxos.ranges import Range
-from wormspace.server import dividing, tables
+from wormspace.server import acceptors, dividing, tables
 from wormspace.server.counters import Counters
 from wormspace.server.listeners import Listeners
 from wormspace.server.marks import Marks, RangeMap
@@ -150,6 +150,17 @@ def test_tombstones_and_what_is_known_of_segments() -> None:
     assert tables.trimmed_ranges(batch, space, 0, 99, 1) == (Range(2, 5, b""),)
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_registers_that_are_asked_for_one_by_one_are_each_reported_once(at_once: int) -> None:
+    batch = MemoryEngine().begin()
+    for offset in (1, 2, 5, 6, 7, 9):
+        batch.put(tables.ROWS, P + offset.to_bytes(4, "big"), B1 + b"%d" % offset)
+    spans = [(0, 1), (1, 2), (2, 3), (4, 7), (7, 8), (8, 9), (9, 10)]
+    with turned(server_lookup=at_once):
+        found = [(n, held[16:]) for n, held in acceptors._accepted(batch, P, spans)]
+    assert found == [(n, b"%d" % n) for n in (1, 2, 5, 6, 7, 9)]
+
+
 # ---------------------------------------------------------------- marks
 
 
@@ -252,9 +263,13 @@ def test_what_replaces_little_is_one_part_and_what_replaces_much_is_many() -> No
             assert found == stored(lo)
             assert len([r for r in found if r.lo < hi]) <= 3
         with pytest.raises(dividing.TooMuch):
-            list(dividing.at_once(0, 12, stored))
-    with turned(server_supersede=4):
-        assert list(dividing.at_once(0, 12, stored)) == [(0, 12, stored(0))]
+            list(dividing.AtOnce()(0, 12, stored))
+    with turned(server_supersede=4, server_batch_supersede=5):
+        at_once = dividing.AtOnce()
+        assert list(at_once(0, 12, stored)) == [(0, 12, stored(0))]
+        assert not at_once.is_enough
+        assert list(at_once(9, 12, stored)) == [(9, 12, stored(9))]
+        assert at_once.is_enough  # four ranges, and one more
         assert list(dividing.in_parts(0, 12, stored)) == [(0, 12, stored(0))]
     assert list(dividing.in_parts(3, 3, stored)) == []
     with turned(server_supersede=1):  # those that touch are found, though nothing of them goes

@@ -248,6 +248,7 @@ async def test_a_full_disk_refuses_promises_and_keeps_outcomes() -> None:
 async def test_after_any_other_failure_the_store_says_so_to_all() -> None:
     made, disk = await store()
     await prepared(made, 1, k="1")
+    early = await made.begin(gid(number=4))
     disk.commits = 0
     disk.free.clear()
     lost = [asyncio.ensure_future(prepared(made, 2, k2="2"))]
@@ -266,6 +267,8 @@ async def test_after_any_other_failure_the_store_says_so_to_all() -> None:
             await call
     with pytest.raises(ManagerDown):
         made.value(b"k")
+    with pytest.raises(ManagerDown, match="torn"):
+        await early.prepare()
     assert made._writer._promises == []
     await made.close()
     assert (disk.closed, disk.commits) == (1, 1)
@@ -277,6 +280,15 @@ async def test_a_store_is_closed_when_its_outcomes_are_on_disk_or_the_disk_refus
     await made.commit(gid())
     await made.close()
     assert (disk.closed, made.items(), await made.prepared()) == (1, {b"k": b"1"}, [])
+    made, disk = await store()
+    disk.free.clear()
+    preparing = asyncio.ensure_future(prepared(made, 1, k="1"))
+    await turn()
+    closing = asyncio.ensure_future(made.close())
+    await asyncio.sleep(0.005)
+    assert not closing.done()  # the disk is busy, and refuses nothing
+    disk.free.set()
+    await asyncio.gather(preparing, closing)
     made, disk = await store()
     await prepared(made, 1, k="1")
     disk.failing = [StoreFull("no room")] * 1000
