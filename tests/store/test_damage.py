@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ import pytest
 from wormspace.errors import NewerFormat, StoreDamaged, StoreError
 from wormspace.knobs import turned
 from wormspace.server.storage import AcceptorStore
-from wormspace.store import lmdb_engine, lmdb_tables, pages, roots
+from wormspace.store import lmdb_engine, lmdb_tables, pace, pages, roots
 from wormspace.store.files import SystemFiles
 from wormspace.store.journal import NAMES
 from wormspace.store.memory_engine import MemoryEngine
@@ -556,3 +557,23 @@ def test_an_older_table_file_of_the_same_size_is_never_believed(tmp_path, rounds
     )
     assert done.stdout != "well\n"
     assert done.stderr or "missing" in done.stdout or "damaged" in done.stdout
+
+
+async def test_the_loop_waits_for_no_more_than_a_record(tmp_path, monkeypatch):
+    """To make a file of the journal larger is the thread's, however fast the disk is."""
+    monkeypatch.setattr(pace, "FAST_S", 1e9)
+    waited = []
+
+    class Watched(SystemFiles):
+        def sync(self, fd):
+            waited.append(threading.current_thread())
+            super().sync(fd)
+
+    with turned(store_journal_step_bytes=4096, store_inline_after=1):
+        engine = AcceptorStore(tmp_path / "store", files=Watched())
+        waited.clear()
+        for n in range(200):
+            await put(engine, n)
+    assert len(waited) > 5
+    assert threading.main_thread() not in waited
+    engine.close()

@@ -259,10 +259,10 @@ class Journal:
         """Whether records of the file before the one that is written are still needed."""
         return self._old is not None
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether all that `append` will do is to write one record."""
-        return self._unclosed is None
+    def is_settled(self, payload: int, spare: int) -> bool:
+        """Whether all that `append` will do is to write one record, into room that is there."""
+        file = self._current
+        return self._unclosed is None and file.end + file.bytes_of(payload) + spare <= file.size
 
     def switch(self) -> None:
         """Go on in the other file, which is prepared."""

@@ -268,7 +268,8 @@ class LmdbEngine:
         """
         append = self._pace.timed(lambda: self._journal.append(record, spare))
         try:
-            if self._saving is None and self._journal.is_settled and self._pace.allows(len(record)):
+            is_settled = self._saving is None and self._journal.is_settled(len(record), spare)
+            if is_settled and self._pace.allows(len(record)):
                 append()
             else:
                 await self._committer.run(append)
@@ -401,8 +402,7 @@ class LmdbEngine:
     def _draw_enough(self) -> int:
         """How much the journal grows: another size each time.
 
-        Servers that write the same would otherwise all be busy with a checkpoint at the same
-        moment.
+        Servers that write the same would otherwise all be busy with a checkpoint at once.
         """
         most = KNOBS.store_checkpoint_bytes
         return most - most * self._files.random(1)[0] // 512
