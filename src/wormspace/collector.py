@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 _THRESHOLDS = (20_000, 50, 100)
-
-_untrack = ctypes.pythonapi.PyObject_GC_UnTrack
-_untrack.argtypes, _untrack.restype = [ctypes.py_object], None
 
 
 def collect_seldom() -> None:
@@ -33,4 +31,13 @@ def untrack(container: Any) -> None:
     object, and is for whoever knows that nothing in it leads back to it; where Python finds that
     such a dictionary got a value that might, it tracks it again.
     """
-    _untrack(container)
+    _find_untrack()(container)
+
+
+@cache
+def _find_untrack() -> Callable[[Any], None]:
+    import ctypes  # takes 20 ms, and most programs do not need it
+
+    untrack = ctypes.pythonapi.PyObject_GC_UnTrack
+    untrack.argtypes, untrack.restype = [ctypes.py_object], None
+    return untrack
