@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = ROOT / ".venv" / "versions"
 PYENV = Path.home() / ".pyenv" / "versions"
 
-TOOLS = ("pytest", "pytest-xdist", "hypothesis")
+TOOLS = ("pytest", "pytest-xdist", "hypothesis", "ruff")
 """What the tests need beside the package; their versions are those of requirements-dev.lock."""
 
 QUICK = (

@@ -593,7 +593,7 @@ class Log:
         return self._background.call(lambda: self._twin.read_stream(name, start, timeout=timeout))
 
     def streams(self, *, timeout: float | None = None) -> dict[str, int]:
-        """The names of the log's streams, each with the last position handed out for it."""
+        """The streams that are remembered, each with the last position handed out for it."""
         return self._background.call(lambda: self._twin.streams(timeout=timeout))
 
     def cursor(self, name: str) -> Cursor:
@@ -669,9 +669,11 @@ class Cursor:
         """All below `position` is done with; it is where a later run begins.
 
         The last commit counts, even if it goes back.  A consumer that commits alone pays one round
-        trip.
+        trip, for what was read through this handle of the log; for other positions it is looked
+        first where the log ends.
 
         Raises:
+            NotWritten: it is above the tail: nothing there was ever delivered to anybody.
             Unavailable: the outcome is unknown; commit again.
         """
         self._background.call(lambda: self._twin.commit(position, timeout=timeout))
