@@ -321,7 +321,10 @@ def test_holes_are_passed_over_without_a_word(caplog):
     caplog.set_level("INFO")
     history = History(1, slots=0)
     asyncio.run(catch_up(history, StreamTable(), 0, 20))
+    history.seams = {n: encode(Seam(SIZE * (n + 1), {}, SIZE * (n + 1))) for n in range(3)}
+    history.reads.clear()
     assert asyncio.run(look_up(history, "a", 20, 0)) == NOWHERE
+    assert history.reads == [(16, 20), (8, 16), (0, 8)]
     assert not caplog.records
     history.reads.clear()
     assert asyncio.run(look_up(History(1), "a", 20, 24)) == NOWHERE, "none is that old"

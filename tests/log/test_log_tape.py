@@ -210,7 +210,7 @@ def test_a_segment_is_allocated_once_and_only_for_this_tape():
     virtually(work)
 
 
-@pytest.mark.parametrize(("patience_s", "value"), [(0, HOLE), (0.05, HOLE), (0.5, b"late")])
+@pytest.mark.parametrize(("patience_s", "value"), [(0, HOLE), (0.055, HOLE), (0.5, b"late")])
 def test_what_is_not_written_for_so_long_becomes_a_hole(patience_s, value):
     async def work(worm):
         tape = Tape(worm.space("tape"), SIZE, ENTRIES)
@@ -334,6 +334,9 @@ def test_segments_that_are_closed_while_the_end_is_looked_for_are_passed():
         tape._rest = rest_later
         await segments[3].unsafe_write(1, b"x")
         assert await tape.end() == 3 * SIZE + 2
+        watch = Watch(worm)
+        assert await tape.open_segment() == 3
+        assert watch.counts() == {"read_one": 1}, "it is remembered"
         tape._rest, space.tail = rest, tail_later
         await close(1)
         assert await tape.open_segment() == 6

@@ -282,6 +282,10 @@ def test_a_segment_that_is_slow_to_come_holds_up_what_is_offered_and_loses_nothi
             await place.reign.confirm()
         await asyncio.sleep(3)
         assert not place.task.done(), "now and then it looks whether it leads; that can wait"
+        place.learner.engine.machine.until = 0.0
+        await asyncio.sleep(3)
+        assert not place.task.done(), "and what is due can"
+        place.learner.engine.machine.until = None
         may_go_on.set()
         await place.rest()
         assert place.seen == list(range(1, 15))

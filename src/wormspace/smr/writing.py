@@ -217,8 +217,7 @@ class Reign:
             held = self._segments[0]
         offset = held.next
         held.next += 1
-        if held.next * 2 >= held.segment.size:
-            self._extend()
+        self._extend()
         task = self._loop.create_task(
             self._insist(held, offset, packets, self._seat.batch(packets))
         )
