@@ -1,12 +1,14 @@
 """The learner: each register once, in the order of addresses, whoever brings it and when."""
 
 import asyncio
+import contextlib
 import random
+from types import SimpleNamespace
 
 import pytest
 
 from virtual import virtually
-from wormspace.errors import Closed, NewerFormat, Unavailable, WrongKind
+from wormspace.errors import Closed, NewerFormat, NotAllocated, Trimmed, Unavailable, WrongKind
 from wormspace.smr.errors import OtherStrategy
 from wormspace.smr.learner import RETRY_S, Learner
 from wormspace.smr.records import Charter, Member, encode_charter
@@ -21,9 +23,10 @@ def member(name):
     return Member(name, name.encode(), "host", 1)
 
 
-def charter(leader="r1", strategy="sticky", owners=()):
+def charter(leader="r1", strategy="sticky", owners=(), version=1):
     owners = [member(name) for name in owners]
-    return encode_charter(Charter(member(leader), [], owners, strategy, "Thing", 1, {}))
+    shape = {"count": "int"}
+    return encode_charter(Charter(member(leader), [], owners, strategy, "Thing", version, shape))
 
 
 class Engine:
@@ -141,6 +144,8 @@ def test_each_register_is_applied_once_and_in_order_however_they_come():
             }
             assert heard.leaders == sorted(set(heard.leaders))
             assert not heard.failed
+            kept = set(learner._sizes), set(learner._charters), set(learner._pending)
+            assert kept == ({4}, {4}, set()), "nothing of what is behind is kept"
 
     virtually(work)
 
@@ -157,6 +162,7 @@ def test_what_is_told_twice_changes_nothing_and_when_something_came_is_noted():
     async def work(worm):
         heard = Heard().watch()
         learner, loop = heard.learner, asyncio.get_running_loop()
+        assert (learner.heard_at, learner.highest, learner.leader) == (0.0, -1, None)
         learner.allocated(0, 4, charter())
         assert (heard.changes, heard.leaders) == ([Address(0, 0)], [0])
         await asyncio.sleep(1)
@@ -186,6 +192,7 @@ def test_what_is_told_twice_changes_nothing_and_when_something_came_is_noted():
     ("metadata", "error"),
     [
         (charter(strategy="rotating"), OtherStrategy),
+        (charter(strategy="voting"), OtherStrategy),
         (stamp("log", 1), WrongKind),
         (stamp("smr", 2), NewerFormat),
     ],
@@ -199,6 +206,60 @@ def test_nothing_of_another_object_is_applied(metadata, error):
         heard.learner.allocated(0, 4, charter())
         assert heard.learner.leader is not None
         assert not heard.applied, "it has failed"
+
+    virtually(work)
+
+
+class Begun:
+    """A space from segment `first` on; what is asked for first is trimmed meanwhile, if told so."""
+
+    name = "thing"
+
+    def __init__(self, first, *metadata, trims=0):
+        self.first, self.metadata, self.trims, self.checked = first, metadata, trims, []
+
+    async def head(self):
+        return self.first
+
+    async def tail(self):
+        return self.first + len(self.metadata)
+
+    async def check(self, number):
+        self.checked.append(number)
+        if self.trims:
+            self.trims -= 1
+            raise Trimmed("meanwhile")
+        if not self.first <= number < self.first + len(self.metadata):
+            raise NotAllocated("not yet")
+        return self.metadata[number - self.first]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error", "checked"),
+    [
+        ([], None, [3]),
+        ([charter()], None, [3, 3]),
+        ([charter(), charter(version=7), charter(version=2)], None, [3, 5]),
+        ([charter(strategy="rotating"), charter()], OtherStrategy, [3]),
+        ([charter(strategy="voting"), charter()], OtherStrategy, [3]),
+        ([stamp("log", 1), charter()], WrongKind, [3]),
+        ([charter(), stamp("log", 1)], WrongKind, [3, 4]),
+    ],
+)
+@pytest.mark.parametrize("trims", [0, 2])
+def test_it_takes_part_only_where_all_were_told_the_same(metadata, error, checked, trims):
+    async def work(worm):
+        heard, versions = Heard(), []
+        heard.learner.space = space = Begun(3, *metadata, trims=trims)
+        heard.engine.lineage = SimpleNamespace(
+            at=lambda version, shape, what: versions.append((version, shape, what))
+        )
+        with pytest.raises(error) if error else contextlib.nullcontext():
+            await heard.learner.require_strategy()
+        assert space.checked == [3] * trims + checked
+        newest = {"count": "int"}, "'thing' (a Thing)"
+        ran = {1: 1, 3: 2}.get(len(metadata))
+        assert versions == ([(ran, *newest)] if metadata and error is None else [])
 
     virtually(work)
 
@@ -249,6 +310,7 @@ def test_who_waits_is_woken_when_everything_before_was_applied():
             assert sorted(woken) == sorted(o for o in offsets if o <= offset + 1)
         assert woken == sorted(woken)
         await asyncio.gather(*tasks)
+        await asyncio.wait_for(heard.learner.reached(Address(0, 2)), 1)
 
     virtually(work)
 
@@ -275,6 +337,35 @@ def test_those_who_gave_up_waiting_are_forgotten_and_the_others_are_not():
         await asyncio.sleep(0)
         assert sum(one.done() and not one.cancelled() for one in tasks) == 10
         assert not [one for one in heard.learner._waiting if not one[2].done()]
+
+    virtually(work)
+
+
+def test_some_give_up_and_the_others_are_woken_in_their_turn():
+    async def work(worm):
+        for seed in range(4):
+            rng, heard = random.Random(seed), Heard()
+            heard.learner.allocated(0, 99, charter())
+            waits = {n: heard.learner.reached(Address(0, n)) for n in rng.sample(range(1, 60), 59)}
+            tasks = {n: asyncio.ensure_future(wait) for n, wait in waits.items()}
+            await asyncio.sleep(0)
+            rebuilt, before = 0, heard.learner._waiting
+            for n in rng.sample(range(1, 60), 45):
+                tasks[n].cancel()
+                await asyncio.sleep(0)
+                rebuilt += heard.learner._waiting is not before
+                before = heard.learner._waiting
+            assert 1 <= rebuilt <= 6, "so that each costs a constant"
+            left = {n: task for n, task in tasks.items() if not task.cancelled()}
+            for offset in range(30):
+                heard.learner.learn(Address(0, offset), b"x")
+                await asyncio.sleep(0)
+                assert [n for n in left if left[n].done()] == [n for n in left if n <= offset + 1]
+            heard.learner.install(Engine(Address(0, 57)))
+            await asyncio.sleep(0)
+            assert [n for n in left if left[n].done()] == [n for n in left if n <= 57]
+            heard.learner.learn(Address(0, 57), SKIPS)
+            await asyncio.gather(*left.values())
 
     virtually(work)
 
@@ -327,7 +418,7 @@ def test_it_follows_the_space_until_it_is_deafened():
     second = [TrimmedAway(0, 1), Written(Address(0, 2), b"c")]
 
     async def work(worm):
-        heard = Heard(first, second, [], [Closed("over")])
+        heard = Heard(first, second, [TrimmedAway(0, 3)], [Closed("over")])
         learner, loop, began = heard.learner, asyncio.get_running_loop(), 0.0
         began = loop.time()
         learner.deafen()
@@ -344,6 +435,7 @@ def test_it_follows_the_space_until_it_is_deafened():
         await asyncio.sleep(0.1)
         assert listening.cancelled()
         assert heard.space.asked[2][0] == Address(5, 0), "from there it listens again"
+        assert len(heard.missing) == 1, "what is behind is not missed"
         learner.deafen()
         await asyncio.sleep(1)
         learner.install(Engine(Address(6, 0)))

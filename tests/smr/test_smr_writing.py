@@ -138,6 +138,19 @@ def test_whoever_captures_it_meanwhile_only_takes_time(written):
     virtually(work)
 
 
+def test_a_segment_that_is_full_needs_no_seal():
+    async def work(worm):
+        place = Ruler(worm)
+        segment = await place.space.alloc(place.seat.charter(), 2)
+        for offset in range(2):
+            await segment.unsafe_write(offset, NOOP)
+        await close(place.learner, segment)
+        assert place.registers == [[], []]
+        assert place.learner.position == Address(1, 0)
+
+    virtually(work)
+
+
 def test_all_segments_below_are_closed_and_nothing_of_others_is_touched():
     async def work(worm):
         place = Ruler(worm)
