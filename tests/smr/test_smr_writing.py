@@ -26,8 +26,8 @@ class Ruler(Place):
 
     async def crown(self, period=1000.0):
         """Begin a reign, and wait until it may propose."""
-        first = await self.space.alloc(self.seat.charter(), SIZE)
-        self.learner.allocated(first.number, SIZE, first.metadata)
+        first = await self.space.alloc(self.seat.charter(), self.seat.tuning.segment_size)
+        self.learner.allocated(first.number, first.size, first.metadata)
         self.reign = Reign(self.seat, first)
         self.task = asyncio.ensure_future(self.reign.rule(self.ready.set, period))
         ready = asyncio.ensure_future(self.ready.wait())
@@ -253,6 +253,38 @@ def test_the_next_segment_is_there_before_it_is_needed():
         place.reign.offer(packet(3 * SIZE + 1))
         await place.rest()
         assert watch.counts() == {"write": 1}, "the turn of a segment costs nothing"
+        await place.stop()
+
+    virtually(work)
+
+
+def test_segments_of_an_odd_size_are_followed_too():
+    async def work(worm):
+        place = await Ruler(worm, segment_size=7).crown()
+        for number in range(1, 20):
+            place.reign.offer(packet(number))
+            await place.rest()
+        assert place.seen == list(range(1, 20))
+        await place.stop()
+
+    virtually(work)
+
+
+def test_it_leads_for_as_long_as_the_register_that_it_writes_next_is_its_own():
+    async def work(worm):
+        place = await Ruler(worm).crown()
+        for number in range(1, SIZE - 1):
+            place.reign.offer(packet(number))
+            await place.rest()
+        assert await place.reign.confirm() == Address(0, SIZE - 2)
+        await (await place.space.segment(0)).capture(SIZE - 2)
+        with pytest.raises(NotLeading):
+            await place.reign.confirm()
+        await place.rest()
+        for number in range(SIZE - 1, SIZE + 1):
+            place.reign.offer(packet(number))
+            await place.rest()
+        assert await place.reign.confirm() == Address(1, 0)
         await place.stop()
 
     virtually(work)
