@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import wormspace
-from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.server.listener import ServerIdentity
 from wormspace.sim import History, World, check
 from wormspace.sim.linearizability import UNKNOWN, Operation, Outcome
 from wormspace.sim.models import AppendOnlyLog
+from wormspace.sim.serving import PORT, serving
 from wormspace.sim.world import current
-
-PORT = 7000
 
 
 class LogWorld:
@@ -20,14 +19,14 @@ class LogWorld:
     Its clients wait `timeout_s` for a call.
     """
 
-    def __init__(self, seed=0, servers=3, world=None, timeout_s=10.0, **options):
+    def __init__(self, seed=0, servers=3, world=None, timeout_s=10.0, real_store=False, **options):
         self.world = world or World(seed, **options)
         self.servers = [f"s{i + 1}" for i in range(servers)]
         self.url = "worm://" + ",".join(f"{name}:{PORT}" for name in self.servers)
         for name in self.servers:
             identity = ServerIdentity("cl", name, 0, 1, servers)
             self.world.host(name).disk()
-            self.world.spawn(name, _serving(identity))
+            self.world.spawn(name, serving(identity, real_store=real_store))
         self.timeout_s = timeout_s
         self._lives = {}
 
@@ -57,16 +56,6 @@ class LogWorld:
     def run(self, driver, deadline_s=600.0):
         with self.world as world:
             return world.run(driver, deadline_s=deadline_s)
-
-
-def _serving(identity):
-    async def serve():
-        engine = current().world.host(current().host).disk().open()
-        server = Server(identity, engine, Limits())
-        await server.start("0.0.0.0", PORT)
-        raise await server.failed
-
-    return serve
 
 
 class Book:

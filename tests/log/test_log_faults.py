@@ -14,7 +14,7 @@ import wormspace
 from wormspace.knobs import least
 from wormspace.log import LogTrimmed, NotWritten
 from wormspace.sim import FaultPlan, FaultSchedule, Loss, NetworkOptions, World
-from wormspace.sim.world import State
+from wormspace.sim.world import LEASE_DRIFT, State
 
 STRICT = NetworkOptions(framed=True, split=0.1)
 LOSSY = NetworkOptions(framed=True, split=0.1, loss=Loss(0.01, 0.01, 0.03))
@@ -41,7 +41,14 @@ class Campaign:
         timeout_s=10.0,
     ):
         knobs = World.drawn_knobs(seed) if knobs is None else knobs
-        self.cluster = LogWorld(seed, network=network, knobs=knobs, timeout_s=timeout_s)
+        self.cluster = LogWorld(
+            seed,
+            network=network,
+            knobs=knobs,
+            timeout_s=timeout_s,
+            drift=LEASE_DRIFT,
+            real_store=World.draws_real_store(seed),
+        )
         self.world = self.cluster.world
         self.book = Book()
         self.names = [f"c{i + 1}" for i in range(clients)]

@@ -16,7 +16,7 @@ FOLLOWER = "wormspace.space.follow:Follower"
 
 MUTANTS = {
     "a promise counts though pages of its report are missing": Mutant(
-        f"{CAPTURING}:on_promise", "if p.next != COMPLETE:", "if False:"
+        f"{CAPTURING}:on_promise", "if p.next != COMPLETE:", "if False:", seed=1
     ),
     "a report counts though further pages are missing": Mutant(
         f"{CAPTURING}:on_report", "if r.next != COMPLETE:", "if False:", seed=3
@@ -44,13 +44,8 @@ MUTANTS = {
         "for tally in (*lost, *still_open)",
         "for tally in lost",
     ),
-    "a read that meets values under two ballots helps one of them": Mutant(
-        f"{REGISTERS}._conclude",
-        "for ballot, rows in half.items():",
-        "for ballot, rows in list(half.items())[:1]:",
-    ),
     "what a reader could not help it leaves out": Mutant(
-        f"{REGISTERS}._help", "values.update(captured.written)", "pass"
+        f"{REGISTERS}._help", "values.update(captured.written)", "pass", seed=1
     ),
     "after a gap a listener reads the newest segment only": Mutant(
         f"{FOLLOWER}._read_trims",
@@ -58,38 +53,33 @@ MUTANTS = {
         "self._behind = max(self._done.below, self._tail - 1)",
         seed=6,
     ),
-    "a listener that goes back reads on where it was": Mutant(
-        f"{FOLLOWER}._go_back", "self._done.below, 0", "self._done.below, self._from"
-    ),
     "what is coming is left out of a page though it is not": Mutant(
         f"{FOLLOWER}._absorb",
         "if not self._source.is_coming(number, offset):",
         "if offset != look.end - 1:",
         seed=6,
     ),
-    "a listener that lost a stream says no gap when it is back": Mutant(
-        f"{LISTENING}.on_down", "self._streams &= ~(1 << server)", "pass"
+    "a write that was given up is not in doubt": Mutant(
+        "wormspace.register.issued:Issued.give_up",
+        "self.doubt[offset] = _digest(value)",
+        "pass",
     ),
-    "a listener says no gaps while a stream is away": Mutant(
-        f"{LISTENING}._look", "self._whole and is_due", "False"
+    "what is settled is forgotten": Mutant(
+        "wormspace.register.issued:Issued.settle", "self.settled.add_span(lo, hi)", "pass", seed=1
     ),
-    "a server tells of a batch only who listened when it began": Mutant(
-        "wormspace.server.node:Node._handle",
-        "if fresh is not None:",
-        "if fresh is not None and self._listeners.want(m.space):",
+    "of two callers of one write one is never told": Mutant(
+        f"{OPERATIONS}:WriteOperation._decide",
+        "for offset in self.joined.keys() & decided.keys():",
+        "for offset in ():",
+        seed=1,
     ),
     "a page of a report ends one too far": Mutant(
-        f"{ACCEPTORS}:_page", "return rows, offset", "return rows, offset + 1"
+        f"{ACCEPTORS}:_page", "return rows, offset", "return rows, offset + 1", seed=1
     ),
     "many spans of a read are cut off in silence": Mutant(
         f"{ACCEPTORS}:read",
         "cut = spans[KNOBS.server_page_spans][0]",
         "cut = COMPLETE",
-    ),
-    "of many promises the first is looked at": Mutant(
-        f"{ACCEPTORS}:write",
-        "if narrow:\n    promises = held =",
-        "if False:\n    promises = held =",
     ),
     "a tombstone ends one too early": Mutant(
         "wormspace.server.tables:is_trimmed",
@@ -104,11 +94,6 @@ MUTANTS = {
     "promises that a slice lost stay in the store": Mutant(
         "wormspace.server.tables:store_slice", "if r not in stay:", "if False:"
     ),
-    "a capture stands though a server of the majority has promised more": Mutant(
-        "wormspace.register.standing:StandingOperation.on_reply",
-        "self.lost |= 1 << server",
-        "self.standing |= (1 << server) * (self.standing > 0)",
-    ),
     "a segment counts as allocated though its metadata is empty still": Mutant(
         "wormspace.space.space:Space._find_tail", "return held is not None", "return False"
     ),
@@ -121,18 +106,75 @@ OF_THE_FORGETFUL = {
     ),
 }
 
+OF_THE_SCATTERED = {
+    "a read that meets values under two ballots helps one of them": Mutant(
+        f"{REGISTERS}._conclude",
+        "for ballot, rows in half.items():",
+        "for ballot, rows in list(half.items())[:1]:",
+        seed=13,
+    ),
+}
+
+OF_THE_QUIET = {
+    "a server tells of a batch only who listened when it began": Mutant(
+        "wormspace.server.node:Node._handle",
+        "if fresh is not None:",
+        "if fresh is not None and self._listeners.want(m.space):",
+        seed=1,
+    ),
+}
+
+OF_THE_CROWDED = {
+    "a listener that was too slow is given up without a word": Mutant(
+        "wormspace.server.listeners:Listeners.publish",
+        "x.port.answer(x.id, Lagging())",
+        "pass",
+    ),
+    "a listener that was too slow does not subscribe again": Mutant(
+        f"{LISTENING}.on_message",
+        "elif isinstance(message, Lagging):\n    self.on_down(server)\n    self.on_up(server)",
+        "elif isinstance(message, Lagging):\n    pass",
+    ),
+}
+
+OF_THE_ASKED = {
+    "of many promises the first is looked at": Mutant(
+        f"{ACCEPTORS}:write",
+        "if narrow:\n    promises = held =",
+        "if False:\n    promises = held =",
+    ),
+    "a capture stands though a server of the majority has promised more": Mutant(
+        "wormspace.register.standing:StandingOperation.on_reply",
+        "self.lost |= 1 << server",
+        "self.standing |= (1 << server) * (self.standing > 0)",
+        seed=2,
+    ),
+}
+
+OF_THE_CONTENDED = {
+    "a listener counts servers and not their ballots": Mutant(
+        f"{LISTENING}._on_accepted",
+        "if votes.value is None and is_quorum(proposal.voters, size):",
+        "if votes.value is None and is_quorum(votes.voters, size):",
+        seed=5,
+    ),
+}
+
 JOURNAL = "wormspace.store.journal"
 ENGINE = "wormspace.store.lmdb_engine:LmdbEngine"
 
 ON_REAL_STORES = {
     "recovery acts on records that it has not made durable": Mutant(
-        "wormspace.store.journal_file:JournalFile.__init__", "files.sync_data(self.fd)", "pass"
+        "wormspace.store.journal_file:JournalFile.__init__",
+        "files.sync_data(self.fd)",
+        "pass",
+        seed=9,
     ),
     "recovery acts on a checkpoint that it has not made durable": Mutant(
-        "wormspace.store.roots:Roots.__init__", "files.sync(self._fd)", "pass"
+        "wormspace.store.roots:Roots.__init__", "files.sync(self._fd)", "pass", seed=10
     ),
     "a record is not waited for": Mutant(
-        f"{JOURNAL}:Journal._write", "sync=self._sync", "sync=False"
+        f"{JOURNAL}:Journal._write", "sync=self._sync", "sync=False", seed=2
     ),
     "a checkpoint is named before it is on disk": Mutant(
         f"{ENGINE}._bring_to_disk", "self._tables.sync()", "pass"
@@ -140,10 +182,28 @@ ON_REAL_STORES = {
     "a store is opened at whatever its tables have": Mutant(
         f"{ENGINE}._open", "self._roots.restore(saved)", "pass"
     ),
+    "after a recovery the first of two files of the journal is not freed": Mutant(
+        f"{ENGINE}._recover", "if journal.goes_on:", "if False:", seed=19
+    ),
     "recovery leaves out the first record": Mutant(
         f"{JOURNAL}:Journal.recover", "if number > after:", "if number > after + 1:"
     ),
+}
+
+OF_THE_ROTTING = {
     "records are believed whatever they hold": Mutant(
-        f"{JOURNAL}:Journal._tell", "if self._sync:\n    raise damage", "pass"
+        f"{JOURNAL}:Journal._tell", "if self._sync:\n    raise damage", "pass", seed=29
     ),
 }
+
+SHOWN_BY = {
+    "forgetful": OF_THE_FORGETFUL,
+    "scattered": OF_THE_SCATTERED,
+    "quiet": OF_THE_QUIET,
+    "crowded": OF_THE_CROWDED,
+    "asked": OF_THE_ASKED,
+    "contended": OF_THE_CONTENDED,
+    "on_real_stores": ON_REAL_STORES,
+    "rotting": OF_THE_ROTTING,
+}
+"""Those that runs of a certain shape show (`shapes.py`); any runs show the `MUTANTS`."""

@@ -23,9 +23,9 @@ from wormspace.register.token import Token
 from wormspace.server import acceptors, tables
 from wormspace.server.node import Node
 from wormspace.sim._actors import Begun, Reader, Trimmer, Wish
-from wormspace.sim.calls import Mix
 from wormspace.sim.campaign import Shape
 from wormspace.sim.faults import FaultPlan
+from wormspace.sim.mix import Mix
 from wormspace.sim.network import Loss, NetworkOptions
 from wormspace.sim.small_world import Paxos, Plan
 from wormspace.space.space import Space

@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
-from wormspace.sim.calls import Mix
 from wormspace.sim.campaign import Result, Shape, run
 from wormspace.sim.disk import DiskOptions
 from wormspace.sim.faults import FaultPlan
+from wormspace.sim.mix import Mix
 from wormspace.sim.network import NetworkOptions, skewed
 
 WEIGHTS = {"write": 20, "write_range": 10, "read": 4, "alloc": 1, "listen": 4}

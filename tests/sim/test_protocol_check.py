@@ -5,8 +5,8 @@ import logging
 import pytest
 from tests.mutating import Mutant
 
-from wormspace.sim.calls import Mix
 from wormspace.sim.campaign import Run, Shape
+from wormspace.sim.mix import Mix
 from wormspace.sim.network import Loss, NetworkOptions
 
 SEEDS = 12

@@ -13,16 +13,16 @@ import logging
 
 import wormspace
 from wormspace.errors import Unavailable, WormError
-from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.server.listener import ServerIdentity
 from wormspace.sim import FaultPlan, FaultSchedule, History, World, check
 from wormspace.sim.linearizability import Outcome
 from wormspace.sim.models import KeyValueStore
-from wormspace.sim.world import State, current
+from wormspace.sim.serving import PORT, serving
+from wormspace.sim.world import LEASE_DRIFT, State
 from wormspace.smr import StateMachine, Table, Tuning, command, query, replicate
 from wormspace.smr import engine as engine_module
 from wormspace.smr.snapshots import state_digest
 
-PORT = 7000
 SMR_PORT = 7100
 TIMEOUT_S = 1.0
 RECOVERY_S = 40.0
@@ -116,8 +116,10 @@ class Group:
         size=16,
         patience_s=2.0,
         limits=None,
+        real_store=False,
     ):
-        self.limits = limits or Limits()
+        self.real_store = real_store
+        self.limits = limits
         self.patience_s = patience_s
         self.world = world
         self.machine = machine
@@ -138,14 +140,8 @@ class Group:
     def start_servers(self):
         for name in self.servers:
             identity = ServerIdentity("cl", name, 0, 1, len(self.servers))
-
-            async def serve(identity=identity):
-                engine = current().world.host(current().host).disk().open()
-                server = Server(identity, engine, self.limits)
-                await server.start("0.0.0.0", PORT)
-                raise await server.failed
-
-            self.world.spawn(name, serve)
+            server = serving(identity, limits=self.limits, real_store=self.real_store)
+            self.world.spawn(name, server)
 
     def start_replicas(self, work=None):
         """Replicas on hosts of their own; each runs `work(replica, name, rng)` while it lives."""
@@ -286,11 +282,19 @@ class Group:
         return verdict
 
 
+def campaign_world(seed):
+    """A world with limits and clocks that are drawn from its seed."""
+    return World(seed, knobs=World.drawn_knobs(seed), drift=LEASE_DRIFT)
+
+
 def run_faulty(seed, *, machine=Cells, options=None, kinds=(), duration_s=8.0, replicas=3, size=16):
     """One run under faults of servers and replicas; returns the group for more checks."""
     logging.getLogger("wormspace").setLevel(logging.CRITICAL)
-    with World(seed, knobs=World.drawn_knobs(seed)) as world, Witness() as witness:
-        group = Group(world, machine, options=options, replicas=replicas, size=size)
+    with campaign_world(seed) as world, Witness() as witness:
+        real = World.draws_real_store(seed)
+        group = Group(
+            world, machine, options=options, replicas=replicas, size=size, real_store=real
+        )
         rng = world.random_for("faulty")
         plan = FaultPlan(
             kinds=kinds or ("cut", "cut one way", "isolate", "reset", "slow", "pause", "crash"),

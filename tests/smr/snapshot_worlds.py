@@ -11,7 +11,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from smr_worlds import SMR_PORT, Cells, Group, Witness
+from smr_worlds import SMR_PORT, Cells, Group, Witness, campaign_world
 
 from wormspace.sim import FaultPlan, FaultSchedule, World
 from wormspace.sim.world import State
@@ -66,6 +66,7 @@ class Living:
                 ),
             },
             size=self.rng.choice((2, 4)),
+            real_store=World.draws_real_store(seed),
         )
 
     def user(self, host):
@@ -122,7 +123,7 @@ class Living:
 def run_on_snapshots(seed, *, duration_s=5.0):
     """One run; returns the group."""
     logging.getLogger("wormspace").setLevel(logging.CRITICAL)
-    with World(seed, knobs=World.drawn_knobs(seed)) as world, Witness() as witness:
+    with campaign_world(seed) as world, Witness() as witness:
         living = Living(seed, world)
         world.run(living.drive(duration_s), deadline_s=300)
         witness.check()

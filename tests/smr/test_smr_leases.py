@@ -13,7 +13,7 @@ import wormspace
 from cancelling import cancel_everywhere
 from wormspace.errors import WormError
 from wormspace.sim import World
-from wormspace.sim.world import State
+from wormspace.sim.world import LEASE_DRIFT, State
 from wormspace.smr import (
     KeyValue,
     Leaderless,
@@ -31,8 +31,6 @@ from wormspace.smr.records import Packet
 from wormspace.smr.seat import ROOM_BYTES
 
 HOUR_S = 3600.0
-LEASE_DRIFT = 0.0045
-"""Monotonic clocks that differ by less than a hundredth, as leases assume."""
 STRATEGIES = {"sticky": Sticky(0.5), "rotating": Rotating(0.5), "leaderless": Leaderless()}
 
 
@@ -245,6 +243,41 @@ def test_a_holder_that_relies_on_all_of_its_lease_is_not(monkeypatch):
     monkeypatch.setattr(sys.modules["wormspace.smr.holding"], "SURE", 1.0)
     out, into = out_and_in(30.0)
     assert into < out
+
+
+class LateAnswers:
+    """A lock that grants at once and answers late; after two renewals it answers no more."""
+
+    def __init__(self):
+        self.granted_at = 0.0
+        self.renewals = 0
+
+    async def acquire(self, owner, lease_s, token):
+        return "grant"
+
+    async def renew(self, token, lease_s):
+        self.renewals += 1
+        if self.renewals > 2:
+            await asyncio.Event().wait()
+        self.granted_at = asyncio.get_running_loop().time()
+        await asyncio.sleep(lease_s / 2)
+        return "grant"
+
+    async def release(self, token):
+        return None
+
+
+def test_a_lease_runs_from_the_moment_it_was_asked_for_however_late_the_answer_is():
+    async def hold(lock):
+        with contextlib.suppress(WormError):
+            async with holding(lock, "late", 10.0):
+                await asyncio.Event().wait()
+        return asyncio.get_running_loop().time()
+
+    with World(1) as world:
+        lock = LateAnswers()
+        out = world.run(hold(lock), deadline_s=100)
+    assert out < lock.granted_at + 10.0
 
 
 # ---------------------------------------------------------------- blocks

@@ -12,6 +12,7 @@ from wormspace import tx
 from wormspace.errors import Unavailable
 from wormspace.sim import FaultPlan, FaultSchedule, History, ProcessKilled, World, check
 from wormspace.sim.linearizability import UNKNOWN, Outcome
+from wormspace.sim.world import LEASE_DRIFT
 
 STORES = ("a", "b", "c")
 ACCOUNTS = [(store, b"%d" % n) for store in STORES for n in range(2)]
@@ -44,13 +45,17 @@ class Accounts:
         return output is UNKNOWN or output == seen, after
 
 
-async def move(transaction, stores, source, target, amount):
-    """The balances before."""
+class Whim(Exception):
+    """Why a teller leaves its block when all is done but the commit."""
+
+
+async def move(transaction, stores, source, target, amount, *, last):
+    """The balances before; `last`: the stores are told that nothing more comes."""
     (s, key), (t, to) = source, target
     have = int(await transaction[stores[s]].get(key))
     there = int(await transaction[stores[t]].get(to))
-    await transaction[stores[s]].put(key, b"%d" % (have - amount))
-    await transaction[stores[t]].put(to, b"%d" % (there + amount))
+    await transaction[stores[s]].put(key, b"%d" % (have - amount), last=last and s != t)
+    await transaction[stores[t]].put(to, b"%d" % (there + amount), last=last)
     return have, there
 
 
@@ -63,7 +68,9 @@ class Campaign:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.deployment = Deployment(world, STORES, patience=1.0)
+        self.deployment = Deployment(
+            world, STORES, patience=1.0, real_store=World.draws_real_store(world.seed)
+        )
         self.history = History()
         self.ends: dict[str, int] = {}
         self.stopping = False
@@ -76,6 +83,8 @@ class Campaign:
         while not self.stopping:
             variant = rng.choice(list(tx.VARIANTS))
             source, target = rng.sample(ACCOUNTS, 2)
+            last = variant == "F2" and rng.random() < 0.5
+            changes_its_mind = rng.random() < 0.1
             asked = ("sum",) if rng.random() < 0.2 else ("move", source, target, rng.randrange(9))
             call = self.history.call(name, asked)
             transaction = tx.Transaction(site, list(stores.values()), variant=variant, timeout=0.6)
@@ -84,9 +93,17 @@ class Campaign:
                     if asked == ("sum",):
                         got = await total(t, stores)
                     else:
-                        got = await move(t, stores, *asked[1:])
+                        got = await move(t, stores, *asked[1:], last=last)
+                    if changes_its_mind:
+                        raise Whim
             except tx.OutcomeUnknown:
                 self._end("unknown")
+            except tx.TooLate:
+                self.history.ret(call, got)
+                self._end("too late")
+            except Whim:
+                self.history.forget(call)
+                self._end("rolled back")
             except (tx.Aborted, tx.Conflict, Unavailable) as e:
                 self.history.forget(call)
                 self._end(type(e).__name__)
@@ -114,7 +131,8 @@ def run(
     Args:
         knobs: values that are not drawn.
     """
-    with World(seed, knobs={**World.drawn_knobs(seed), **knobs}) as world:
+    knobs = {**World.drawn_knobs(seed), **knobs}
+    with World(seed, knobs=knobs, drift=LEASE_DRIFT) as world:
         campaign = Campaign(world)
         world.run(asyncio.sleep(1))  # every site serves
         world.run(world.spawn("bank", campaign.set_up).wait(), deadline_s=30)

@@ -10,11 +10,12 @@ import asyncio
 import wormspace
 from wormspace import tx
 from wormspace.errors import Unavailable
-from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.server.listener import ServerIdentity
 from wormspace.sim import World
+from wormspace.sim.serving import PORT, serving
 from wormspace.sim.world import current
 
-PORT, SITE_PORT = 7000, 7100
+SITE_PORT = 7100
 SERVERS = ("s1", "s2", "s3")
 URL = "worm://" + ",".join(f"{name}:{PORT}" for name in SERVERS)
 
@@ -27,7 +28,9 @@ class Deployment:
         decisions: (virtual time, host, transaction, outcome) of every decision acted on.
     """
 
-    def __init__(self, world: World, stores=("a", "b"), *, patience: float = 2.0) -> None:
+    def __init__(
+        self, world: World, stores=("a", "b"), *, patience: float = 2.0, real_store: bool = False
+    ) -> None:
         self.world = world
         self.stores = stores
         self.patience = patience
@@ -35,16 +38,11 @@ class Deployment:
         self.kv: dict[str, tx.KeyValueStore] = {}
         self.decisions: list[tuple[float, str, tx.TxId, str]] = []
         self.lives = 0
-        for i, name in enumerate(SERVERS):
-            world.spawn(name, lambda name=name, i=i: self._serve(name))
+        for name in SERVERS:
+            identity = ServerIdentity("cl", name, 0, 1, len(SERVERS))
+            world.spawn(name, serving(identity, real_store=real_store))
         for name in stores:
             world.spawn(name, lambda name=name: self._store(name))
-
-    async def _serve(self, name: str) -> None:
-        engine = current().world.host(name).disk().open()
-        server = Server(ServerIdentity("cl", name, 0, 1, 3), engine, Limits())
-        await server.start("0.0.0.0", PORT)
-        raise await server.failed
 
     async def connect(self) -> wormspace.Client:
         """A client for the process this runs in."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections import defaultdict
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
 from random import Random
 
 import wormspace
@@ -26,62 +26,18 @@ from wormspace.errors import (
     WormError,
 )
 from wormspace.paxos.ballot import UNSAFE
+from wormspace.sim.mix import Gift, Mix
 from wormspace.sim.records import Records, WriteCall
 from wormspace.space.client import Client
 from wormspace.space.segment import Segment
 
-__all__ = ["Calls", "Gift", "Mix"]
+__all__ = ["Calls"]
 
 
+PUSHES = 4
+"""Registers that a client tries to write before it gives up."""
 USED_TOKENS = 3
 """Tokens that a client keeps after it has written under them."""
-
-
-@dataclass(frozen=True)
-class Mix:
-    """How often each call is drawn, relative to the others, and how large the world is.
-
-    segments: live segments per space that the clients try to keep; size: registers in each.
-    """
-
-    calls: dict[str, int] = field(
-        default_factory=lambda: {
-            "write": 20,
-            "write_range": 10,
-            "stale": 6,
-            "hand_over": 6,
-            "take_over": 8,
-            "unsafe": 8,
-            "reuse": 2,
-            "read": 24,
-            "read_range": 8,
-            "settle": 5,
-            "alloc": 2,
-            "tail": 2,
-            "check": 3,
-            "holds": 3,
-            "inspect": 2,
-            "spaces": 1,
-            "servers": 1,
-            "listen": 1,
-            "trim": 1,
-            "trim_prefix": 1,
-        }
-    )
-    spaces: tuple[str, ...] = ("north", "south")
-    segments: int = 2
-    size: int = 12
-    pause_s: float = 0.02
-
-
-@dataclass
-class Gift:
-    """A token on its way to another client, as text, and the registers that are the receiver's."""
-
-    space: str
-    segment: int
-    token: str
-    offsets: list[int]
 
 
 class Calls:
@@ -97,7 +53,8 @@ class Calls:
         self._gifts = gifts
         self._values = 0
         self._used: list[tuple[Segment, int, wormspace.Token]] = []
-        self._segments: dict[str, list[Segment]] = {space: [] for space in mix.spaces}
+        self._segments: dict[str, list[Segment]] = defaultdict(list)
+        self._ends: dict[tuple[str, int], int] = {}
         self._worm: Client | None = None
 
     @property
@@ -200,12 +157,28 @@ class Calls:
         if offset in captured.written and self.rng.random() < 0.8:
             return
         value = self.fresh()
+        if self.rng.random() < 0.1:
+            await self._write_twice(segment, offset, value, captured.token)
+            return
         try:
             await self._write(segment, offset, value, captured.token)
         except Unavailable:
-            if self.rng.random() < 0.5:
+            whim = self.rng.random()
+            if whim < 0.5:
                 raise
-            await self._write(segment, offset, value, captured.token)
+            if whim < 0.7:
+                await self._try_value(segment, offset, captured.token)
+            else:
+                await self._write(segment, offset, value, captured.token)
+
+    async def _write_twice(
+        self, segment: Segment, offset: int, value: bytes, token: wormspace.Token
+    ) -> None:
+        """The same write from two callers at once: both have an answer."""
+        calls = [self._write(segment, offset, value, token) for _ in range(2)]
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     async def on_write_range(self, space: str) -> None:
         """Capture a range and write what is free, in one call or in several at once."""
@@ -248,6 +221,41 @@ class Calls:
             if isinstance(result, ProtocolViolation):
                 raise result
 
+    async def on_push(self, space: str) -> None:
+        """Write the first free register of the newest segment, as all others try to meanwhile."""
+        await self._segment(space)
+        segment = max(self._segments[space], key=lambda one: one.number)
+        at = (space, segment.number)
+        for _ in range(PUSHES):
+            offset = self._ends.get(at, 0)
+            if offset == segment.size:
+                await self._discover(space)
+                if all(one.number <= segment.number for one in self._segments[space]):
+                    await self.on_alloc(space)
+                return
+            captured = await self._capture(segment, offset, offset + 1)
+            if offset in captured.written:
+                self._ends[at] = offset + 1
+                continue
+            try:
+                await self._write(segment, offset, self.fresh(), captured.token)
+            except CaptureLost:
+                continue  # another one's capture came between: that may come to nothing
+            except AlreadyWritten:
+                continue
+            self._ends[at] = offset + 1
+            return
+
+    async def begin(self, space: str) -> wormspace.Token:
+        """Allocate a segment and capture all of it."""
+        await self.on_alloc(space)
+        segment = self._segments[space][-1]
+        return (await self._capture(segment, 0, segment.size)).token
+
+    async def go_on(self, space: str, offset: int, token: wormspace.Token) -> None:
+        """Write a register of the segment just begun."""
+        await self._write(self._segments[space][-1], offset, self.fresh(), token)
+
     async def on_stale(self, space: str) -> None:
         """Keep a token for a while before it is used: by then it is likely to be stolen."""
         segment = await self._segment(space)
@@ -259,6 +267,8 @@ class Calls:
             except CaptureLost:
                 if self.rng.random() < 0.5:
                     await self._settle(segment, offset)
+                else:
+                    await self._try_value(segment, offset, captured.token)
 
     async def on_reuse(self, space: str) -> None:
         """A second value under one token: refused, unless the first is known to be decided.

@@ -1,9 +1,10 @@
 """One run: a cluster, clients, faults, healing, and the claims.  And what became of it.
 
-A run has three parts.  First everybody works while faults strike.  Then all faults end, and the
+A run has four parts.  First everybody works while faults strike.  Then all faults end, and the
 clients must get through: whatever they call is answered within a bounded virtual time (a liveness
-failure otherwise), and every listener hears what it has not heard.  Then the claims are checked on
-what the clients saw (`checks`) and on what the disks hold (`storage`).
+failure otherwise), and every listener hears what it has not heard.  Then somebody begins anew while
+nothing fails (`newcomers`).  Then the claims are checked on what the clients saw (`checks`) and on
+what the disks hold (`storage`).
 
 The seed chooses all: the shape of the world, who calls what when, every fault, every delay.
 """
@@ -14,31 +15,32 @@ import asyncio
 import enum
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
 
-from wormspace.errors import ProtocolViolation, StoreError, StoreFull, Unavailable
-from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.errors import ProtocolViolation, Unavailable
+from wormspace.server.listener import Limits, ServerIdentity
 from wormspace.sim._handles import Stuck
-from wormspace.sim.calls import Mix
 from wormspace.sim.checks import check_order, check_records, missing, trims_missing, values_of
 from wormspace.sim.disk import DiskOptions
 from wormspace.sim.faults import FaultPlan, FaultSchedule
+from wormspace.sim.mix import Mix
 from wormspace.sim.network import Loss, NetworkOptions, skewed, uniform
+from wormspace.sim.newcomers import Newcomers
 from wormspace.sim.protocol import ProtocolCheck
-from wormspace.sim.records import Records, Violation
+from wormspace.sim.records import Feed, Records, Violation
+from wormspace.sim.serving import PORT, serving
 from wormspace.sim.storage import StorageWatch
 from wormspace.sim.wiretap import Wiretap
 from wormspace.sim.workload import Person, Workload
-from wormspace.sim.world import State, World, current
+from wormspace.sim.world import LEASE_DRIFT, State, World
 
 __all__ = ["Report", "Result", "Shape", "run"]
 
 _E = TypeVar("_E", bound=Exception)
 
-PORT = 7000
 RECOVERY_S = 30.0
 """Virtual seconds within which everything must work again once the faults have ended.
 
@@ -73,6 +75,8 @@ class Shape:
     rot: whether what was synced is damaged, on a minority of the servers.
     errors: whether calls of the system that the real store makes fail, on any server: it must go on
         as if nothing had been asked of it, or end; started again, it has all that it acknowledged.
+    drift: by so much, at most, do monotonic clocks run wrong.
+    limits: of the servers.
     """
 
     servers: int = 3
@@ -87,6 +91,8 @@ class Shape:
     real_store: bool = False
     rot: bool = False
     errors: bool = False
+    drift: float = 0.0
+    limits: Limits = field(default_factory=Limits)
     client_crash_every_s: float = 2.0
     mix: Mix = field(default_factory=Mix)
     faults: FaultPlan = field(default_factory=lambda: FaultPlan(every_s=(0.02, 0.6)))
@@ -110,11 +116,14 @@ class Shape:
             real_store=(real_store := rng.random() < 0.3),
             rot=real_store and rng.random() < 0.4,
             errors=real_store and World.random_of(world_seed, "errors").random() < 0.5,
+            drift=World.random_of(world_seed, "drift").choice((0.0, LEASE_DRIFT, 0.2)),
+            limits=_draw_limits(World.random_of(world_seed, "limits")),
             client_crash_every_s=rng.choice((1.0, 3.0, 1000.0)),
             mix=Mix(
                 calls=_draw_calls(rng),
                 segments=rng.choice((1, 2, 4)),
                 size=rng.choice((4, 12, 30)),
+                given_up=World.random_of(world_seed, "whims").choice((0.0, 0.0, 0.0, 0.1)),
             ),
             faults=FaultPlan(
                 every_s=(0.02, rng.choice((0.3, 1.0))),
@@ -138,6 +147,14 @@ def _draw_calls(rng: Random) -> dict[str, int]:
         "write": calls["write"],
         "read": calls["read"],
     }
+
+
+def _draw_limits(rng: Random) -> Limits:
+    """As shipped, or so low that a server pauses and gives up clients for what is no load."""
+    return Limits(
+        max_unsent=rng.choice((Limits().max_unsent, 20_000, 400)),
+        max_backlog=rng.choice((Limits().max_backlog, Limits().max_backlog, 2_000)),
+    )
 
 
 @dataclass
@@ -169,7 +186,9 @@ class Run:
 
     def __init__(self, seed: int, shape: Shape) -> None:
         self.shape = shape
-        self.world = World(seed, network=shape.network, disk=shape.disk, knobs=shape.knobs)
+        self.world = World(
+            seed, network=shape.network, disk=shape.disk, knobs=shape.knobs, drift=shape.drift
+        )
         self.records = Records()
         self.watches: list[StorageWatch] = []
         self.replica_sets = [
@@ -197,41 +216,11 @@ class Run:
                 if not shape.real_store:
                     watch.add(name, world.host(name).disk())
                 identity = ServerIdentity("cl", name, index, shape.partitions, shape.servers)
-
-                world.spawn(name, self._server(identity))
+                server = serving(identity, limits=shape.limits, real_store=shape.real_store)
+                world.spawn(name, server)
             if shape.rot:
                 # Of these, a minority, nothing is expected but that they harm nobody.
                 self._rotting += names[: (len(names) - 1) // 2]
-
-    def _server(self, identity: ServerIdentity) -> Callable[[], Awaitable[None]]:
-        async def serve() -> None:
-            while True:
-                disk = current().world.host(current().host).disk()
-                try:
-                    engine = disk.open_store() if self.shape.real_store else disk.open()
-                except StoreFull:
-                    await asyncio.sleep(0.1)
-                    continue
-                except StoreError as e:
-                    if disk.has_erred():
-                        self.world.note(identity.server, "cannot start: %s", disk.words(e))
-                        await asyncio.sleep(0.1)
-                        continue
-                    if not disk.rotten:
-                        raise
-                    self.world.note(identity.server, "refuses to start: %s", disk.words(e))
-                    self.faults.counts["refused to start"] = 1
-                    await asyncio.Event().wait()
-                server = Server(identity, engine, Limits())
-                await server.start("0.0.0.0", PORT)
-                error = await server.failed
-                if not disk.has_erred() and not disk.rotten:
-                    raise error
-                self.world.note(identity.server, "stops: %s", disk.words(error))
-                await server.stop()
-                disk.release()
-
-        return serve
 
     def _rot_later(self) -> None:
         """Now and then, something rots on a disk that was synced."""
@@ -257,7 +246,7 @@ class Run:
         self._err_later()
 
     async def drive(self) -> None:
-        """The three parts of a run."""
+        """The parts of a run."""
         self._start_servers()
         for name in self.clients:
             factory = self.work.client(name, self.shape.workers, self.shape.listeners)
@@ -330,7 +319,8 @@ class Run:
         last = Person(self.work, "last", 1)
         await world.spawn("last", lambda: self._last_look(last, until)).wait()
         if not self.shape.lossy:
-            await self._all_heard()
+            await self._all_heard(self.records.feeds)
+        await self._all_heard(await Newcomers(world, self.work, self._servers).play())
         if self.shape.calm:
             for feed in self.records.feeds:
                 check_order(feed, self.records)
@@ -362,16 +352,21 @@ class Run:
             if self.world.now > until:
                 raise Stalled(f"{call} in {space} is not answered {RECOVERY_S} s after the faults")
 
-    async def _all_heard(self) -> None:
+    async def _all_heard(self, feeds: list[Feed]) -> None:
+        """These listeners are told everything, soon.
+
+        Raises:
+            Violation: they are not.
+        """
         until = self.world.now + HEARING_S
         values = values_of(self.records)
         gone = set(self.records.gone)
         size = self.shape.mix.size
-        live = {(space, number) for space, number, _ in self.records.payloads} - gone
+        live = set(self.records.allocated_segments()) - gone
         while True:
             lacking = [
                 (feed, missing(feed, values, live), trims_missing(feed, gone, size))
-                for feed in self.records.feeds
+                for feed in feeds
                 if feed.whole
             ]
             lacking = [one for one in lacking if one[1] or one[2]]

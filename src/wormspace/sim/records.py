@@ -7,7 +7,7 @@ unknown outcome; reads and captures when they return, since without a result the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,6 +207,15 @@ class Records:
     def allocated(self, entry: Allocation, number: int) -> None:
         """It returned."""
         entry.number, entry.returned = number, self.tick()
+
+    def allocated_segments(self) -> Iterator[tuple[str, int]]:
+        """Those that somebody knows to be allocated, by space and number; some of them twice."""
+        for space, calls in self.allocations.items():
+            for call in calls:
+                if call.number is not None:
+                    yield space, call.number
+        for space, number, _ in self.payloads:
+            yield space, number
 
     def payload(self, space: str, number: int, payload: bytes) -> None:
         """Somebody was told what a segment was allocated for."""

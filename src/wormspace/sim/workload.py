@@ -12,7 +12,7 @@ from typing import Any
 
 import wormspace
 from wormspace.errors import Closed, ProtocolViolation, Unavailable, WormError
-from wormspace.sim.calls import Gift, Mix
+from wormspace.sim.mix import Gift, Mix
 from wormspace.sim.questions import Questions
 from wormspace.sim.records import Records, Violation
 from wormspace.sim.world import World
@@ -68,6 +68,7 @@ class Person(Questions):
         self.life = life
         self.idle = False
         self._ears: list[asyncio.Task[None]] = []
+        self._whims = work.world.random_for(f"{name}/whims")
 
     async def connect(self) -> None:
         """Connect, however long it takes."""
@@ -110,8 +111,16 @@ class Person(Questions):
 
     async def attempt(self, name: str, space: str) -> bool:
         """Make one call of this name; true if it was answered."""
+        given_up = self._whims.random() < self.mix.given_up
+        patience_s = self._whims.choice((0.001, 0.01, 0.5)) * self._whims.random()
         try:
-            await getattr(self, f"on_{name}")(space)
+            async with asyncio.timeout(patience_s if given_up else None):
+                await getattr(self, f"on_{name}")(space)
+        except TimeoutError:
+            if not given_up:
+                raise
+            self._end(name, "given up")
+            return False
         except (Unavailable, Closed):
             self._end(name, "unavailable")
             return False
@@ -135,8 +144,16 @@ class Person(Questions):
         if index < MAX_EARS:
             self._ears.append(asyncio.get_running_loop().create_task(self._listen(index, space)))
 
+    async def come(self, delay_s: float, space: str) -> None:
+        """Listen to all of a space, from so much later on, for ever."""
+        await asyncio.sleep(delay_s)
+        await self._hear(len(self.records.feeds), space, (0, 0))
+
     async def _listen(self, index: int, space: str) -> None:
         first = (0, 0) if self.rng.random() < 0.7 else (self.rng.randrange(3), 2)
+        await self._hear(index, space, first)
+
+    async def _hear(self, index: int, space: str, first: tuple[int, int]) -> None:
         feed = self.records.listener(f"{self.name}/{index}", space, first)
         events: Any = self.worm.space(space).listen(wormspace.Address(*first))
         try:

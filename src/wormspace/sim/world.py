@@ -33,6 +33,7 @@ from wormspace.sim.network import Network, NetworkOptions
 from wormspace.sim.trace import Plain, Trace
 
 __all__ = [
+    "LEASE_DRIFT",
     "DeadlineExceeded",
     "Host",
     "Process",
@@ -43,6 +44,9 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+
+LEASE_DRIFT = 0.0045
+"""Monotonic clocks that differ by less than a hundredth, as leases assume."""
 
 _REPORTED_EVENTS = 60
 _MAX_SILENCE_S = 2.0
@@ -291,6 +295,11 @@ class World:
     def drawn_knobs(cls, seed: int) -> dict[str, int]:
         """The values of all knobs that belong to this seed, from the least to what ships."""
         return drawn(cls.random_of(seed, "knobs"))
+
+    @classmethod
+    def draws_real_store(cls, seed: int) -> bool:
+        """Whether servers have the real store in a world of this seed (see `serving`)."""
+        return cls.random_of(seed, "store").random() < 0.3
 
     @property
     def now(self) -> float:
