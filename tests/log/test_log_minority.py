@@ -1,5 +1,7 @@
 """A pack that only a minority of servers accepted, and what becomes of it under a new sequencer."""
 
+import asyncio
+
 from log_worlds import LogWorld
 
 import wormspace
@@ -74,3 +76,62 @@ def read_after_a_takeover():
 
 def test_it_gets_no_position_that_was_given_to_another():
     read_after_a_takeover()
+
+
+def append_while_another_takes_over():
+    """One appender's entry reaches one server of three; another one takes over, and decides it.
+
+    Somebody had captured its slot and gone away, so it is decided under another ballot.  The first
+    one is refused when it is back, finds that its own entry is there, and is content.
+    """
+    cluster = LogWorld(timeout_s=60.0)
+    network = cluster.world.network
+    cuts, runs = [], []
+
+    async def opened(worm, host):
+        return await worm.log("orders", host=host, segment_size=8, patience=0.1)
+
+    async def first(worm):
+        log = await opened(worm, "a")
+        await log.append(b"before")
+        hand_out = log._desk.give_now
+
+        def cutting(ask):
+            log._desk.give_now = hand_out
+            cuts.append(network.cut(["a"], ["s1", "s2", "b"]))
+            given = hand_out(ask)
+            runs.extend(given.runs)
+            return given
+
+        log._desk.give_now = cutting
+        return await log.append(b"half")
+
+    async def second(worm):
+        away = network.cut(["b"], ["s3"])
+        log = await opened(worm, "b")
+        await log._appender._tape.segment(runs[0].segment).capture(runs[0].start)
+        network.heal(away)
+        away = network.cut(["b"], ["s1"])  # so that it meets what the third server has
+        await log.append(b"after")
+        network.heal(away)
+        for cut in cuts:
+            network.heal(cut)
+
+    async def third(worm):
+        log = await opened(worm, "c")
+        return {entry.position: entry.body for entry in await log.read_range(0)}
+
+    async def drive():
+        appender = cluster.spawn("a", first)
+        await asyncio.sleep(2)
+        assert cuts
+        await cluster.spawn("b", second).wait()
+        return await appender.wait(), await cluster.spawn("c", third).wait()
+
+    position, held = cluster.run(drive())
+    assert held[position] == b"half"
+    assert sorted(held.values()) == [b"after", b"before", b"half"]
+
+
+def test_an_entry_that_another_sequencer_decided_is_there_once():
+    append_while_another_takes_over()
