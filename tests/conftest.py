@@ -9,6 +9,13 @@ import logging
 import signal
 
 import pytest
+from tests.reaching import (  # noqa: F401 - hooks
+    pytest_runtest_call,
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 
 TEST_LIMIT_S = 90.0
 
