@@ -9,7 +9,8 @@ import logging
 import signal
 
 import pytest
-from tests.reaching import (  # noqa: F401 - hooks
+
+from reaching import (  # noqa: F401 - hooks
     pytest_runtest_call,
     pytest_runtest_logreport,
     pytest_sessionfinish,

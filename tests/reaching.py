@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -41,17 +43,26 @@ def came_up(name: str) -> None:
 
 
 @cache
+def tool() -> Any:
+    """`tools/reach.py`, wherever tests are run from."""
+    path = Path(__file__).parents[1] / "tools" / "reach.py"
+    spec = importlib.util.spec_from_file_location("reach", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"there is no {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
 def _counted(name: str) -> tuple[FunctionType, CodeType]:
     """The function that has the line of this name, and its code with the counter."""
-    from tools.reach import SOURCE, line_of
-
-    file, number = line_of(name)
+    source = tool().SOURCE
+    file, number = tool().line_of(name)
     module = importlib.import_module("wormspace." + file.removesuffix(".py").replace("/", "."))
-    tree = ast.parse((SOURCE / file).read_text())
-    path = _insert(
-        tree, number, ast.parse(f"__import__('tests.reaching').reaching.came_up({name!r})")
-    )
-    code: CodeType = compile(ast.fix_missing_locations(tree), str(SOURCE / file), "exec")
+    tree = ast.parse((source / file).read_text())
+    path = _insert(tree, number, ast.parse(f"__import__('reaching').came_up({name!r})"))
+    code: CodeType = compile(ast.fix_missing_locations(tree), str(source / file), "exec")
     found: Any = module
     for part in path:
         found = getattr(found, part)
@@ -93,10 +104,8 @@ def _has_inside(node: ast.AST, number: int) -> bool:
 @contextmanager
 def counting(world: str) -> Iterator[None]:
     """Count what comes up of a world's lines."""
-    from tools.reach import SOMETIMES
-
     with ExitStack() as stack:
-        for name, (where, *_) in SOMETIMES.items():
+        for name, (where, *_) in tool().SOMETIMES.items():
             if where == world:
                 function, code = _counted(name)
                 stack.callback(setattr, function, "__code__", function.__code__)
@@ -134,11 +143,11 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 def never() -> list[str]:
     """What must come up in campaigns that passed whole, and did not."""
-    from tools.reach import SOMETIMES
-
     whole = {world for world, (_, least) in WHERE.items() if _passed.get(world, 0) >= least}
     return [
-        name for name, (world, *_) in SOMETIMES.items() if world in whole and not REACHED.get(name)
+        name
+        for name, (world, *_) in tool().SOMETIMES.items()
+        if world in whole and not REACHED.get(name)
     ]
 
 

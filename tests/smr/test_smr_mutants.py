@@ -72,7 +72,7 @@ WHEN_LEADERS_FALL = {
 
 def _found(mutant, run):
     with mutant.applied():
-        for seed in range(SEEDS):
+        for seed in mutant.seeds(SEEDS):
             try:
                 run(seed)
             except Exception as e:  # noqa: BLE001 - unbroken, they pass: whatever it is, it is found
