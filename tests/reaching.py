@@ -24,6 +24,8 @@ import pytest
 
 WHERE = {
     "registers": ("test_campaign.py::test_every_claim_holds", 13),
+    "the crowded": ("passes_in_a_shape_where_they_fail[crowded]", 1),
+    "the forgetful": ("passes_in_a_shape_where_they_fail[forgetful]", 1),
     "logs": ("test_log_faults.py::", 30),
     "replicas": ("test_smr_worlds.py::test_histories_are", 20),
     "snapshots": ("test_smr_mutants.py::test_replicas_that_live_by_snapshots_lose", 3),

@@ -47,7 +47,7 @@ SOMETIMES = {
         0,
     ),
     "a client has forgotten what it wrote": (
-        "registers",
+        "the forgetful",
         "register/memory.py",
         "def _forget_one",
         3,
@@ -59,7 +59,7 @@ SOMETIMES = {
         0,
     ),
     "a listener is too slow for a server": (
-        "registers",
+        "the crowded",
         "register/listening.py",
         "elif isinstance(message, Lagging):",
         1,
@@ -104,8 +104,9 @@ SOMETIMES = {
 
 def run_all(runs: int) -> None:
     """Some runs of each world; a failing one raises."""
-    sys.path[:0] = [str(ROOT), str(TESTS), *(str(TESTS / d) for d in ("log", "smr"))]
+    sys.path[:0] = [str(ROOT), str(TESTS), *(str(TESTS / d) for d in ("sim", "log", "smr"))]
     logging.disable(logging.CRITICAL)
+    import shapes
     from smr_worlds import run_faulty
     from snapshot_worlds import run_on_snapshots
     from test_log_faults import Campaign
@@ -115,8 +116,9 @@ def run_all(runs: int) -> None:
     from wormspace.smr import Leaderless, Rotating, Sticky
 
     ways = (Sticky(0.3), Rotating(0.5), Leaderless())
-    for seed in range(2 * runs):
-        shape = Shape.draw(seed)
+    drawn = [(seed, Shape.draw(seed)) for seed in range(2 * runs)]
+    special = [(0, shapes.crowded(0)), (0, shapes.forgetful(0))]
+    for seed, shape in drawn + special:
         if seed % 2:
             shape = dataclasses.replace(shape, real_store=True, rot=seed % 4 == 1)
         report = run(seed, shape)

@@ -50,7 +50,9 @@ def test_runs_of_a_shape_show_that(shape, mistake):
     find(SHOWN_BY[shape][mistake], getattr(shapes, shape))
 
 
-@pytest.mark.parametrize("shape", ["scattered", "quiet", "crowded", "asked", "contended"])
+@pytest.mark.parametrize(
+    "shape", ["forgetful", "scattered", "quiet", "crowded", "asked", "contended"]
+)
 def test_the_shipped_code_passes_in_a_shape_where_they_fail(shape):
     for seed in range(2):
         report = run(seed, getattr(shapes, shape)(seed))
