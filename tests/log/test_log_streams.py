@@ -348,3 +348,24 @@ def test_a_walk_takes_as_few_reads_as_there_are_links():
     assert len(asyncio.run(walk.back(before[:4], 38, 0))) == 2
     assert history.reads == [(39, 38)]
     assert walk.below == {34, 35, 36, 37}
+
+
+def test_a_table_keeps_so_many_streams_and_says_below_which_slot_the_others_are():
+    with turned(log_streams=3):
+        table = StreamTable()
+        for n in range(5):
+            table.push(f"s{n}", 2 * n, n)
+        for _ in range(2):
+            table.forget()
+            assert (list(table.all()), table.left_out) == (["s2", "s3", "s4"], 3)
+        history, table = History(1), StreamTable()
+        asyncio.run(catch_up(history, table, 0, 60))
+        assert len(table.all()) == 3
+
+
+def test_a_stream_is_found_in_the_open_segment():
+    history = History(1, slots=0)
+    pack = Pack(7, 0, b"w", 5, 0, [b"x"], (Group(1, {}, ("a",)),), {"a": ()})
+    history.values = {5: encode(pack)}
+    assert asyncio.run(look_up(history, "a", 7, 0)) == Latest(7, (5,))
+    assert history.reads == [(0, 7)]
