@@ -82,6 +82,9 @@ async def test_what_is_trimmed_was_not_committed_and_other_spaces_are_left_alone
     box.trimmed = {"b"}
     assert await resolver(box).decide(gid()) is OVER
     assert OVER.outcome == ABORTED
+    box.deadlines.clear()
+    await resolver(box).decide(gid(), deadline=7.0)
+    assert box.deadlines == {7.0}
     other = Gid("1" * 16, "tx", "a", TxId("j", 1))
     with pytest.raises(UsageError, match="belongs to no transaction of space 'tx'"):
         await resolver(box).decide(other)
