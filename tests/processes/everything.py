@@ -86,6 +86,9 @@ class Everything:
     """One run.
 
     Attributes:
+        cluster: what lives through it all.
+        young: one that gets single writes only, and no faults: whatever else the machine does, and
+            its disk, delays both alike.
         segments_per_second: that the writers begin together; they catch up after an outage.
         pause_s: between two single writes, two clients, and two faults (about).
         written: by space and segment, which registers were acknowledged, a byte for each.
@@ -93,9 +96,15 @@ class Everything:
     """
 
     def __init__(
-        self, cluster: ProcessCluster, seed: int, segments_per_second: float, pause_s: float
+        self,
+        cluster: ProcessCluster,
+        young: ProcessCluster,
+        seed: int,
+        segments_per_second: float,
+        pause_s: float,
     ) -> None:
         self.cluster = cluster
+        self.young = young
         self.rng = random.Random(seed)
         self.segments_per_second = segments_per_second
         self.pause_s = pause_s
@@ -155,14 +164,14 @@ class Everything:
                 if self.over:
                     raise
 
-    async def probe(self, worm: wormspace.Worm) -> None:
-        """Write one register after the other; what it takes is told beside the disk's own sync."""
-        space = worm.space("probe")
-        fd = os.open(self.cluster.base / "probe", os.O_RDWR | os.O_CREAT)
+    async def probe(self, worm: wormspace.Worm, young: wormspace.Worm) -> None:
+        """Write one register after the other, and the same to the young cluster."""
         while not self.over:
-            segment = await self.insist(lambda: space.alloc(size=REGISTERS))
+            segment = await self.insist(lambda: worm.space("probe").alloc(size=REGISTERS))
+            beside = await self.insist(lambda: young.space("probe").alloc(size=REGISTERS))
             books = self.written["probe", segment.number] = bytearray(REGISTERS)
             token = (await self.insist(segment.capture)).token
+            token_beside = (await self.insist(beside.capture)).token
             for offset in range(REGISTERS):
                 value = value_of("probe", segment.number, offset)
                 began = time.monotonic()
@@ -172,18 +181,15 @@ class Everything:
                     break
                 self.measured("write ms", 1000 * (time.monotonic() - began))
                 books[offset] = 1
+                began = time.monotonic()
+                try:
+                    await beside.write(offset, value, token_beside)
+                except (Unavailable, RaceLost):
+                    break
+                self.measured("young cluster's write ms", 1000 * (time.monotonic() - began))
                 if self.over:
                     break
-                began = time.monotonic()
-                await asyncio.to_thread(self.sync, fd)
-                self.measured("disk's sync ms", 1000 * (time.monotonic() - began))
                 await asyncio.sleep(self.pause_s / 10)
-        os.close(fd)
-
-    @staticmethod
-    def sync(fd: int) -> None:
-        os.pwrite(fd, bytes(4096), 0)
-        os.fdatasync(fd)
 
     async def come_and_go(self) -> None:
         """A client connects, reads something that was written, and leaves."""
@@ -317,9 +323,12 @@ class Everything:
 
     async def run(self, seconds: float, idle: int) -> dict[str, object]:
         began = self.due = time.monotonic()
-        async with wormspace.connect(self.cluster.url) as worm:
+        async with (
+            wormspace.connect(self.cluster.url) as worm,
+            wormspace.connect(self.young.url) as young,
+        ):
             work = [self.write(worm) for _ in range(WRITERS)]
-            work += [self.probe(worm), self.come_and_go(), self.sit_idle(idle)]
+            work += [self.probe(worm, young), self.come_and_go(), self.sit_idle(idle)]
             work += [self.disturb(), self.watch()]
             tasks = [asyncio.ensure_future(w) for w in work]
             done, _ = await asyncio.wait(
