@@ -95,6 +95,27 @@ def look(view, model: dict[str, dict[bytes, bytes]], table: str, key: bytes) -> 
 
 
 @pytest.mark.usefixtures("many")
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_put_where_much_was_deleted_is_found(seed: int) -> None:
+    """A span that was found bare does not hide what comes into it, by whatever call."""
+    rng = random.Random(seed)
+    below = {"t": some_rows(rng)}
+    model = {"t": dict(below["t"])}
+    batch = Changes(Held(below))
+    for _ in range(60):
+        for key in rng.sample(KEYS, rng.randrange(1, len(KEYS))):
+            change(batch, model, ("delete", "t", key))
+        look(batch, model, "t", rng.choice(KEYS))
+        items = list(some_rows(rng).items())[: rng.randrange(3)]
+        if rng.random() < 0.5:
+            change(batch, model, ("many", "t", items))
+        else:
+            for item in items:
+                change(batch, model, ("put", "t", item))
+        look(batch, model, "t", rng.choice(KEYS))
+
+
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_a_batch_is_its_changes_over_what_is_below(seed: int) -> None:
     rng = random.Random(seed)
