@@ -143,8 +143,9 @@ async def test_a_failed_serialization_is_tried_again_also_where_prepare_says_it(
             await tx.run_transaction(begin, work)
 
         await asyncio.gather(run(0), run(1))
-        assert sum(tries) == 3
-        assert conflicts, "one of them failed"
+        # The other fails again as long as the winner is prepared and not committed.
+        assert min(tries) == 1
+        assert max(tries) == 1 + len(conflicts) > 1
         rows = postgres.query("orders", "SELECT money FROM account ORDER BY id")
         assert rows in ([(100,), (100,)], [(100,), (200,)], [(200,), (100,)])
         await worm.site().close()
