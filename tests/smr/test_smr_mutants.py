@@ -23,11 +23,6 @@ ON_SNAPSHOTS = {
     "a replica claims a snapshot of what came while it was saved": Mutant(
         "wormspace.smr.durability:save", "return snapshot.position", "return engine.position"
     ),
-    "what one snapshot has is trimmed though more were asked for": Mutant(
-        "wormspace.smr.durability:trim_behind",
-        "sorted(reached, reverse=True)[count - 1]",
-        "max(reached)",
-    ),
     "a packet that was applied is applied again": Mutant(
         f"{ENGINE}._apply_packet", "if known is not None:", "if False:"
     ),
@@ -48,11 +43,6 @@ ON_SNAPSHOTS = {
 }
 
 WHEN_LEADERS_FALL = {
-    "a successor does not decide what was half written": Mutant(
-        f"{WRITING}:complete",
-        "end = min(seals) if seals else max(written, default=start - 1) + 1",
-        "end = min(seals) if seals else min(written, default=start)",
-    ),
     "a segment is left without a seal": Mutant(
         f"{WRITING}:close", "if sealed or end >= segment.size:", "if True:"
     ),

@@ -20,24 +20,6 @@ MISTAKES = {
         "raw = await site.call(address, ListPrepared(name), site.patience)",
         "continue",
     ),
-    "what a resolver does not know it takes for a no": Mutant(
-        "wormspace.tx.resolver:Resolver.settle",
-        "missing = [p for p in participants if p not in votes]",
-        "missing = [][: len(participants)]",
-    ),
-    "a restart forgets the locks of what was only read": Mutant(
-        "wormspace.tx.kv:KvBranch.prepare", "if not exclusive]", "if False]"
-    ),
-    "a manager acts before its own vote stands": Mutant(
-        "wormspace.tx.parts:Part.act",
-        "if decision is None or not self._stands:",
-        "if decision is None:",
-    ),
-    "a no is written though a vote is there": Mutant(
-        "wormspace.tx.box:Box.refuse",
-        "if offset in captured.written:",
-        "if offset in captured.written and not decode(captured.written[offset]).yes:",
-    ),
 }
 
 
