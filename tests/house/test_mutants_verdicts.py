@@ -146,6 +146,12 @@ class TestTheSample:
         assert set(self.draw("--sample", "9")) < set(self.draw("--sample", "20"))
         assert self.draw("--sample", "9") != self.draw("--sample", "9", "--seed", "1")
 
+    def test_so_many_of_each_function(self):
+        every = [mutant(f"{i}", package) for package in ("log", "rpc") for i in range(50)]
+        places = {m.place for m in every}
+        drawn = tool.choose(tool.arguments(["--each", "1"]), every)
+        assert len(drawn) == len({m.place for m in drawn}) == len(places)
+
     def test_what_changed_is_read_from_a_diff(self):
         diff = (
             "+++ b/src/wormspace/log/it.py\n@@ -1,0 +4,2 @@ def f\n+a\n+b\n@@ -9 +11 @@\n-a\n+b\n"

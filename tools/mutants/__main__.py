@@ -2,6 +2,7 @@
 
     python -m tools.mutants                  all of them: some hours
     python -m tools.mutants --sample 25      so many of each package, drawn by a seed (--seed)
+    python -m tools.mutants --each 2         so many of each function, drawn by the same seed
     python -m tools.mutants --changed REV    of functions that were changed since REV
     python -m tools.mutants --only log/marks with this in their names
     python -m tools.mutants --again          of those in killed.txt whose function is the same
@@ -24,7 +25,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -82,14 +83,23 @@ def choose(given: argparse.Namespace, every: list[Mutant]) -> list[Mutant]:
         and (among is None or str(m.place) in among)
         and (again is None or (m.name, m.place.digest) in again)
     ]
-    if not given.sample:
-        return wanted
-    drawn = []
-    for package in universe.PACKAGES:
-        own = [m for m in wanted if m.place.package == package]
-        random.Random(f"{given.seed} {package}").shuffle(own)
-        drawn += own[: given.sample]
-    return drawn
+    if given.sample:
+        return drawn(given.sample, given.seed, wanted, lambda m: m.place.package)
+    if given.each:
+        return drawn(given.each, given.seed, wanted, lambda m: str(m.place))
+    return wanted
+
+
+def drawn(
+    count: int, seed: int, among: list[Mutant], kind: Callable[[Mutant], str]
+) -> list[Mutant]:
+    """So many of each kind, in the order of the kinds."""
+    groups: dict[str, list[Mutant]] = {}
+    for mutant in among:
+        groups.setdefault(kind(mutant), []).append(mutant)
+    for name, own in groups.items():
+        random.Random(f"{seed} {name}").shuffle(own)
+    return [m for own in groups.values() for m in own[:count]]
 
 
 def cases(given: argparse.Namespace, mutants: list[Mutant], known: Judges) -> Iterator[Case]:
@@ -159,6 +169,7 @@ def arguments(line: list[str]) -> argparse.Namespace:
     parser.add_argument("--retry", action="store_true")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--sample", type=int, default=0)
+    parser.add_argument("--each", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--changed", default="", metavar="REV")
     parser.add_argument("--only", default="")
