@@ -105,6 +105,9 @@ class Knobs:
     register_settling: int = knob(1024, least=1)
     """Such registers that are read at the same time."""
 
+    register_read_spans: int = knob(4096, least=1)
+    """Spans of registers in one read; the servers answer no more of them in one report."""
+
     register_spans: int = knob(512, least=1)
     """Spans of registers in one question for what is not known yet."""
 

@@ -14,7 +14,7 @@ from wires import World as Wires
 from wormspace import Written
 from wormspace.knobs import turned
 from wormspace.paxos.messages import Capture, Read, Report
-from wormspace.register.paxos_registers import _shares
+from wormspace.register.spans import after, shares
 from wormspace.sim import World
 from wormspace.wire.messages import DAMAGED, INTERNAL, Failed
 
@@ -47,12 +47,36 @@ SPANS = st.lists(st.integers(0, 60), min_size=2, max_size=12, unique=True).map(
 
 @given(SPANS, st.integers(1, 6))
 def test_what_is_read_at_the_same_time_is_all_of_it_once_in_about_equal_parts(spans, most):
-    shares = _shares(spans, most)
-    every = [at for share in shares for lo, hi in share for at in range(lo, hi)]
+    parts = shares(spans, most)
+    every = [at for share in parts for lo, hi in share for at in range(lo, hi)]
     assert every == [at for lo, hi in spans for at in range(lo, hi)]
-    assert len(shares) <= most
-    sizes = [hi - lo for [(lo, hi)] in shares] if len(spans) == 1 else list(map(len, shares))
+    assert len(parts) <= most
+    sizes = [hi - lo for [(lo, hi)] in parts] if len(spans) == 1 else list(map(len, parts))
     assert max(sizes) == -(-sum(sizes) // most), "none is longer than it must be"
+
+
+@given(SPANS, st.integers(0, 61))
+def test_what_comes_after_a_page_is_the_rest_of_the_spans(spans, end):
+    rest = after(spans, end)
+    every = [at for lo, hi in rest for at in range(lo, hi)]
+    assert every == [at for lo, hi in spans for at in range(lo, hi) if at >= end]
+    assert all(lo < hi for lo, hi in rest)
+
+
+def test_a_read_of_many_spans_asks_for_some_at_a_time():
+    async def work():
+        async with filled(PAGES) as (w, _):
+            client = w.client()
+            segment = await client.space("s").segment(0)
+            with turned(register_read_spans=4, register_small=1000):
+                offsets = range(0, PAGES, 2)
+                values = await asyncio.gather(*(segment.read(at) for at in offsets))
+            assert values == [b"v%d" % at for at in offsets]
+            asked = [m.spans for wire in client.wires for m in wire.sent if isinstance(m, Read)]
+            assert max(map(len, asked)) == 4
+            assert len(asked) < PAGES, "about one message for each four, and not all of the rest"
+
+    simulated(work)
 
 
 def test_a_capture_whose_pages_are_slow_asks_for_each_page_once():

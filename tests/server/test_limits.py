@@ -8,7 +8,18 @@ from nodes import B1, B2
 
 from inprocess import Raw, serving
 from wormspace.knobs import turned
-from wormspace.paxos.messages import MAX_ITEMS, Capture, Decided, Promise, Read, Write, Written
+from wormspace.paxos.messages import (
+    COMPLETE,
+    MAX_ITEMS,
+    MAX_SPANS,
+    Capture,
+    Decided,
+    Promise,
+    Read,
+    Report,
+    Write,
+    Written,
+)
 from wormspace.server import connection
 from wormspace.server.listener import Limits
 from wormspace.store.memory_engine import MemoryEngine
@@ -100,6 +111,16 @@ async def test_spans_in_a_message_of_decisions(above):
         figures = (await raw.call(Status())).figures
         assert figures["marks_unsaved"] == (count if above <= 0 else 0)
         assert figures["bad_requests"] == (above > 0)
+
+
+@pytest.mark.parametrize("above", [-1, 0, 1])
+async def test_spans_in_a_read(above):
+    count = MAX_SPANS + above
+    async with serving() as server:
+        raw = await Raw.connect(server.port)
+        got = await raw.call(Read("s", 0, [(2 * i, 2 * i + 1) for i in range(count)]))
+        assert got == Report([], COMPLETE) if above <= 0 else got.code == BAD_REQUEST
+        assert await raw.call(Status())
 
 
 # ---------------------------------------------------------------------------- the greeting

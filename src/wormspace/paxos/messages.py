@@ -26,6 +26,9 @@ Span: TypeAlias = tuple[Bound, Bound]
 MAX_ITEMS = 1 << 12
 """Registers in one write, and spans in one message of decisions."""
 
+MAX_SPANS = 1 << 15
+"""Spans in one read: more than a report leaves open between its rows (`server_page_bytes`)."""
+
 COMPLETE = -1
 """As the `next` of a report: there is no further page."""
 
@@ -77,7 +80,7 @@ class Read(msgspec.Struct, frozen=True, array_like=True, tag="read"):
 
     space: SpaceName
     segment: SegmentNumber
-    spans: list[Span]
+    spans: Annotated[list[Span], msgspec.Meta(max_length=MAX_SPANS)]
     detail: bool = False
 
 

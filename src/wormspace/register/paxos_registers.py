@@ -47,7 +47,7 @@ from wormspace.register.issued import Issued
 from wormspace.register.memory import BallotWrites, Memory
 from wormspace.register.operations import ReadOperation, TellOperation, WriteOperation
 from wormspace.register.partition import Partition
-from wormspace.register.spans import SpanSet
+from wormspace.register.spans import SpanSet, after, shares
 from wormspace.register.standing import StandingOperation
 from wormspace.register.token import Token, as_spans
 
@@ -217,12 +217,12 @@ class PaxosRegisters:
         self, array: ArrayName, spans: list[Span], deadline: float
     ) -> Mapping[int, bytes]:
         values, end = await self.read_page(array, spans, deadline)
-        if end >= spans[-1][1]:
+        rest = after(spans, end)
+        if not rest:
             return values
         every = dict(values)
-        rest = [(max(lo, end), hi) for lo, hi in spans if hi > end]
-        shares = _shares(rest, KNOBS.register_pages_at_once)
-        reading = [asyncio.ensure_future(self._read_on(array, s, deadline)) for s in shares]
+        parts = shares(rest, KNOBS.register_pages_at_once)
+        reading = [asyncio.ensure_future(self._read_on(array, s, deadline)) for s in parts]
         try:
             for values in await asyncio.gather(*reading):
                 every.update(values)
@@ -239,14 +239,15 @@ class PaxosRegisters:
         while spans:
             values, end = await self.read_page(array, spans, deadline)
             every.update(values)
-            spans = [(max(lo, end), hi) for lo, hi in spans if hi > end]
+            spans = after(spans, end)
         return every
 
     async def read_page(
         self, array: ArrayName, spans: list[Span], deadline: float
     ) -> tuple[Mapping[int, bytes], int]:
         partition = self._at(array)
-        machine = Reading(partition.size, *array, spans=tuple(spans), first=partition.pick())
+        asked = tuple(spans[: KNOBS.register_read_spans])
+        machine = Reading(partition.size, *array, spans=asked, first=partition.pick())
         operation = ReadOperation(partition, machine, deadline)
         operation.begin()
         try:
@@ -465,16 +466,6 @@ class PaxosRegisters:
         except asyncio.CancelledError:
             operation.cancel(Closed(f"{operation.what} was cancelled"))
             raise
-
-
-def _shares(spans: list[Span], most: int) -> list[list[Span]]:
-    """Spans as up to so many lists of about equal size, ascending, to be read at the same time."""
-    if len(spans) == 1:
-        [(lo, hi)] = spans
-        step = -(-(hi - lo) // most)
-        return [[(at, min(at + step, hi))] for at in range(lo, hi, step)]
-    step = -(-len(spans) // most)
-    return [spans[at : at + step] for at in range(0, len(spans), step)]
 
 
 def _reused(writes: BallotWrites, offset: int) -> TokenReused | CaptureLost:

@@ -59,3 +59,21 @@ class SpanSet:
     def spans(self) -> list[Span]:
         """All of it, as ascending spans."""
         return list(zip(self._los, self._his, strict=True))
+
+
+def after(spans: list[Span], end: int) -> list[Span]:
+    """What of ascending spans lies at `end` and above; looks at few of them."""
+    rest = spans[bisect_right(spans, end, key=lambda span: span[1]) :]
+    if rest and rest[0][0] < end:
+        rest[0] = (end, rest[0][1])
+    return rest
+
+
+def shares(spans: list[Span], most: int) -> list[list[Span]]:
+    """Spans as up to so many lists of about equal size, ascending, to be read at the same time."""
+    if len(spans) == 1:
+        [(lo, hi)] = spans
+        step = -(-(hi - lo) // most)
+        return [[(at, min(at + step, hi))] for at in range(lo, hi, step)]
+    step = -(-len(spans) // most)
+    return [spans[at : at + step] for at in range(0, len(spans), step)]
