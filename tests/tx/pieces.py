@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
+from types import SimpleNamespace
 
-from wormspace.errors import Trimmed, UsageError
+from wormspace.errors import Closed, Trimmed, UsageError
 from wormspace.tx.deciding import Vote
 from wormspace.tx.matters import Matter, Matters
 from wormspace.tx.messages import Plan
@@ -25,6 +27,7 @@ class Box:
         asked: the reads, as (manager, transaction).
         refused: the managers for which somebody wanted to write no.
         trimmed: managers whose votes are forgotten.
+        followed: the managers whose votes somebody wanted to hear.
     """
 
     space = "tx"
@@ -34,6 +37,7 @@ class Box:
         self.made = True
         self.trimmed: set[str] = set()
         self.deadlines: set[float] = set()
+        self.followed: list[str] = []
 
     @property
     def home(self) -> TransactionSpace:
@@ -59,6 +63,9 @@ class Box:
         self.refused.append(manager)
         return self.votes.setdefault(manager, vote)
 
+    def follow(self, manager: str, txid: TxId) -> None:
+        self.followed.append(manager)
+
     def cast(self, manager, txid, vote, on_stands, *, ahead, deadline) -> None:
         self.casts.append((manager, txid, vote, ahead, deadline))
         self.on_stands = on_stands
@@ -75,6 +82,17 @@ class Manager:
         self.name, self.problem = name, problem
         self.told, self.at_once, self.most = [], 0, 0
         self.gids: list[Gid] = []
+        self.begun: list[tuple[Gid, float | None]] = []
+        self.branch = Branch()
+
+    async def begin(self, gid: Gid, timeout: float | None = None) -> Branch:
+        self.begun.append((gid, timeout))
+        if self.problem is not None:
+            raise self.problem
+        return self.branch
+
+    def is_conflict(self, error: BaseException) -> bool:
+        return isinstance(error, KeyError)
 
     async def _do(self, *what: object) -> None:
         self.told.append(what)
@@ -129,9 +147,19 @@ class Branch:
 
 
 class Finished:
-    """Counts."""
+    """Counts, and notes which transactions are decided or open, and the plans of those with one."""
 
     trims = 0
+
+    def __init__(self) -> None:
+        self.decided: list[tuple[TxId, Plan | None]] = []
+        self.open: list[Plan] = []
+
+    def add(self, txid: TxId, plan: Plan | None = None) -> None:
+        self.decided.append((txid, plan))
+
+    def leave_open(self, plan: Plan) -> None:
+        self.open.append(plan)
 
     async def trim(self) -> None:
         self.trims += 1
@@ -142,6 +170,8 @@ class Site:
 
     Attributes:
         said: what it said to other sites, as (address, message, timeout).
+        opened: how long each opening of its transaction space might take.
+        left: transactions whose segments it left.
     """
 
     def __init__(self, *managers: Manager, box: Box | None = None) -> None:
@@ -153,12 +183,30 @@ class Site:
         self.finished = Finished()
         self.loop = asyncio.get_running_loop()
         self.initiator, self.closed = "me", False
+        self.address, self.is_alive = "me:1", True
         self.patience, self.idle = 10.0, 4.0
         self.time = 100.0
         self.on_decision = None
         self.kept: dict[tuple[TxId, str], tuple[Branch, float]] = {}
         self.said, self.answer, self.parts = [], b"", []
         self.spawned: list[asyncio.Task] = []
+        self.client = SimpleNamespace(registers=SimpleNamespace(max_value=1 << 20))
+        self.is_open, self.numbers = True, itertools.count()
+        self.opened: list[float | None] = []
+        self.left: list[TxId] = []
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise Closed("closed")
+
+    def new_id(self) -> TxId:
+        return TxId("me", next(self.numbers))
+
+    def attach(self, manager: Manager) -> None:
+        self.managers[manager.name] = manager
+
+    def leave_segment(self, txid: TxId) -> None:
+        self.left.append(txid)
 
     def now(self) -> float:
         return self.time
@@ -189,7 +237,8 @@ class Site:
     def take_part(self, plan: Plan, branches: dict) -> None:
         self.parts.append((plan, branches))
 
-    async def open(self) -> TransactionSpace:
+    async def open(self, timeout: float | None = None) -> TransactionSpace:
+        self.opened.append(timeout)
         return HOME
 
     async def call(self, address: str, message: object, timeout: float) -> bytes:

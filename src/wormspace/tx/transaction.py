@@ -353,9 +353,7 @@ async def run_transaction(
         if not isinstance(tx, Transaction):
             raise UsageError(f"`begin` makes a Transaction, not {type(tx).__name__}")
         try:
-            return await _attempt(tx, work, deadline)
-        except TimedOut as e:
-            raise TimedOut(f"not done within {timeout:g} s, and rolled back") from e.__cause__
+            return await _attempt(tx, work, deadline, timeout)
         except Exception as e:
             if not tx.is_conflict(e) or asyncio.get_running_loop().time() + pause > deadline:
                 raise
@@ -364,9 +362,9 @@ async def run_transaction(
 
 
 async def _attempt(
-    tx: Transaction, work: Callable[[Transaction], Awaitable[T]], deadline: float
+    tx: Transaction, work: Callable[[Transaction], Awaitable[T]], deadline: float, timeout: float
 ) -> T:
-    """One attempt.
+    """One attempt, until the deadline, which was `timeout` seconds away at first.
 
     Raises:
         TimedOut: it was cut short, and rolled back.
@@ -377,7 +375,7 @@ async def _attempt(
             return await work(tx)
     except TimeoutError as e:
         if scope.expired() and type(e) is TimeoutError:
-            raise TimedOut("the time is over") from e
+            raise TimedOut(f"not done within {timeout:g} s, and rolled back") from e
         raise
 
 
