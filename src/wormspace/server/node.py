@@ -294,6 +294,7 @@ class Node:
             self._settle(queued, [_has_failed(self._failed)] * len(queued))
             return
         mishap: Exception | None = None
+        swept = 0
         try:
             batch = self._engine.begin()
             try:
@@ -301,6 +302,7 @@ class Node:
                     answers, news = await self._handle_in_parts(batch, *queued)
                 else:
                     answers, news = self._handle(batch, queued)
+                    swept = self._chores(batch)
             except Exception as e:
                 batch.abort()
                 if _is_fatal(e):
@@ -329,8 +331,8 @@ class Node:
         if mishap is not None:
             await self._apart(queued, mishap)
             return
-        self.counters.batches += 1
-        self.counters.batched_requests += len(queued)
+        requests = [item[2] for item in queued]
+        self.counters.count(zip(requests, answers, strict=True), news, swept)
         self._no_room = False
         self._sweep_keys = min(KNOBS.server_sweep_keys, 2 * self._sweep_keys)
         self._settle(queued, answers)
@@ -381,18 +383,15 @@ class Node:
         """The answers, and what listeners are to be told.  Changes nothing but the batch."""
         answers: list[Downward] = []
         news: list[News] = []
-        counters, at_once = self.counters, AtOnce()
+        at_once = AtOnce()
         room = KNOBS.server_batch_rows_bytes
         for port, _, m, _ in queued:
             if isinstance(m, Write):
                 answer, fresh = acceptors.write(batch, m)
-                counters.writes += 1
                 if fresh is not None:
-                    counters.registers_written += len(fresh.offsets)
                     news.append(fresh)
                 answers.append(answer)
             elif isinstance(m, Capture):
-                counters.captures += 1
                 reply = acceptors.capture(
                     batch, self._marks, m, 0 if room <= 0 or port.congested() else None, at_once
                 )
@@ -400,7 +399,6 @@ class Node:
                     room -= sum([len(row.value) + acceptors.ROW_BYTES for row in reply.rows])
                 answers.append(reply)
             else:
-                counters.trims += 1
                 done, fresh_trim = acceptors.trim(batch, m, at_once)
                 if fresh_trim:
                     self._garbage = True
@@ -411,7 +409,6 @@ class Node:
                 self._rounds_rose = True
             if at_once.is_enough:
                 break
-        self._chores(batch)
         self._queue.extendleft(reversed(queued[len(answers) :]))  # they are for the next batch
         del queued[len(answers) :]
         return answers, news
@@ -434,8 +431,8 @@ class Node:
             return [done], [m] if fresh else []
         raise TypeError(f"a {type(m).__name__} has no parts")
 
-    def _chores(self, batch: Batch) -> None:
-        """Save marks and sweep.
+    def _chores(self, batch: Batch) -> int:
+        """Save marks and sweep; returns how many keys were swept.
 
         None of it is owed to anybody, and a part of it is as good as all: what goes wrong is told,
         and left alone until the next start.
@@ -445,12 +442,13 @@ class Node:
                 self._marks.save(batch, KNOBS.server_marks_saved)
                 self._marks_due = len(self._marks) > 0
             if self._garbage:
-                self.counters.swept += acceptors.sweep(batch, self._sweep_keys)
+                return acceptors.sweep(batch, self._sweep_keys)
         except Exception as e:
             if _is_fatal(e):
                 raise
             self._marks_due = self._garbage = False
             self._mishap(e)
+        return 0
 
     def _settle(self, queued: list[Queued], answers: list[Downward]) -> None:
         for (port, request_id, _, size), answer in zip(queued, answers, strict=True):
