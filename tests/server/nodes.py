@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from wormspace.paxos.ballot import ballot
+from wormspace.paxos.messages import Write
 from wormspace.store.memory_engine import MemoryEngine
+from wormspace.wire.messages import Failed
 
 B1, B2, B3 = (ballot(n, b"proposer") for n in (1, 2, 3))
 
@@ -94,3 +96,43 @@ class _Watched:
         if found is not None:
             self.engine.bad(table, found[0])
         return found
+
+
+class Held(MemoryEngine):
+    """Commits one batch when `go` is called, and all of them if it is `open`.
+
+    Attributes:
+        error: what a commit raises, if anything.
+        commits: when each began.
+    """
+
+    def __init__(self, is_open: bool = False) -> None:
+        super().__init__()
+        self.open, self.error = is_open, None
+        self.commits: list[float] = []
+        self._gate = asyncio.Semaphore(0)
+
+    def go(self) -> None:
+        self._gate.release()
+
+    async def commit(self, batch) -> None:
+        self.commits.append(asyncio.get_running_loop().time())
+        if not self.open:
+            await self._gate.acquire()
+        if self.error is not None:
+            batch.abort()
+            raise self.error
+        await super().commit(batch)
+
+
+def write(offset: int, count: int = 1, space: str = "s", b: bytes = B1) -> Write:
+    return Write(space, 0, b, list(range(offset, offset + count)), [b"v"] * count)
+
+
+async def turns(n: int = 30) -> None:
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
+def codes(port: Port) -> dict[int, str]:
+    return {i: m.code for i, m in port.answers if isinstance(m, Failed)}

@@ -1,18 +1,14 @@
-"""What a node takes in, what it makes one batch of, and what it does of its own accord.
-
-In virtual time, on stores that commit when the test says so, or have no room.
-"""
+"""What a node takes in, and what it makes one batch of; on a store that commits when it is told."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
-from nodes import B1, B2, Port, settled
+from nodes import B1, B2, Held, Port, codes, settled, turns, write
 
 from inprocess import content
-from wires import simulated
-from wormspace.errors import StoreError, StoreFull
+from wormspace.errors import StoreError
 from wormspace.knobs import turned
 from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import (
@@ -27,19 +23,15 @@ from wormspace.paxos.messages import (
     Write,
     Written,
 )
-from wormspace.server import node as node_module
-from wormspace.server import tables
 from wormspace.server.node import Node
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire.messages import (
     BAD_REQUEST,
-    FULL,
     INTERNAL,
     STOPPING,
     TOO_MANY,
     Accepted,
     Discarded,
-    Failed,
     Figures,
     Listen,
     SpaceNames,
@@ -49,47 +41,6 @@ from wormspace.wire.messages import (
     Trims,
     Unlisten,
 )
-
-
-class Held(MemoryEngine):
-    """Commits one batch when `go` is called, and all of them if it is `open`.
-
-    Attributes:
-        error: what a commit raises, if anything.
-        commits: when each began.
-    """
-
-    def __init__(self, is_open: bool = False) -> None:
-        super().__init__()
-        self.open, self.error = is_open, None
-        self.commits: list[float] = []
-        self._gate = asyncio.Semaphore(0)
-
-    def go(self) -> None:
-        self._gate.release()
-
-    async def commit(self, batch) -> None:
-        self.commits.append(asyncio.get_running_loop().time())
-        if not self.open:
-            await self._gate.acquire()
-        if self.error is not None:
-            batch.abort()
-            raise self.error
-        await super().commit(batch)
-
-
-def write(offset: int, count: int = 1, space: str = "s", b: bytes = B1) -> Write:
-    return Write(space, 0, b, list(range(offset, offset + count)), [b"v"] * count)
-
-
-async def turns(n: int = 30) -> None:
-    for _ in range(n):
-        await asyncio.sleep(0)
-
-
-def codes(port: Port) -> dict[int, str]:
-    return {i: m.code for i, m in port.answers if isinstance(m, Failed)}
-
 
 # ---------------------------------------------------------------- what is taken in
 
@@ -336,137 +287,24 @@ async def test_listeners_are_told_in_turns_of_so_many_events() -> None:
     await node.stop()
 
 
-# ---------------------------------------------------------------- marks
-
-
-def test_marks_are_saved_after_a_while_or_when_there_are_many() -> None:
-    async def work():
-        engine, port = Held(is_open=True), Port()
-        node, loop = Node(engine), asyncio.get_running_loop()
-        node.submit(port, 1, write(0, 30))
-        await settled(node)
-        engine.commits.clear()
-        began = loop.time()
-        node.submit(port, 0, Decided("s", 0, B1, [(0, 1)]))
-        await asyncio.sleep(node_module.MARKS_SAVE_S / 2)
-        node.submit(port, 0, Decided("s", 0, B1, [(2, 3)]))
-        assert node.figures()["marks_unsaved"] == 2
-        await asyncio.sleep(5 * node_module.MARKS_SAVE_S)
-        assert [t - began for t in engine.commits] == [pytest.approx(node_module.MARKS_SAVE_S)]
-        assert node.figures()["marks_unsaved"] == 0
-        engine.commits.clear()
-        with turned(server_marks_pending=3, server_marks_saved=2):
-            node.submit(port, 0, Decided("s", 0, B1, [(4, 5), (6, 7)]))
-            await turns()
-            assert engine.commits == []
-            began = loop.time()
-            node.submit(port, 0, Decided("s", 0, B1, [(8, 9)]))
-            await asyncio.sleep(5 * node_module.MARKS_SAVE_S)
-        assert [t - began for t in engine.commits] == [0, 0]
-        assert len(content(engine)["decided"]) == 5
-        for lo in range(10, 20, 2):
-            node.submit(port, 0, Decided("s", 0, B1, [(lo, lo + 1)]))
-        engine.commits.clear()
-        with turned(server_marks_saved=2):
-            engine.close = lambda: saved.append(len(content(engine)["decided"]))
-            saved: list[int] = []
-            await node.stop()
-        assert (saved, len(engine.commits)) == ([10], 3)
-
-    simulated(work)
-
-
-# ---------------------------------------------------------------- trimmed segments, and no room
-
-
-def test_a_node_sweeps_what_it_finds_when_it_begins() -> None:
-    async def work():
-        engine, port = Held(is_open=True), Port()
-        batch = engine.begin()
-        space = tables.intern_space(batch, "s")
-        for n in range(10):
-            batch.put(tables.ROWS, tables.segment_key(space, 1) + n.to_bytes(4, "big"), B1)
-        batch.put(tables.GARBAGE, tables.segment_key(space, 1), (2).to_bytes(8, "big"))
-        await MemoryEngine.commit(engine, batch)
-        with turned(server_sweep_keys=4):
-            node = Node(engine)
+async def test_a_trim_in_parts_is_told_once_and_swept() -> None:
+    port, writer = Port(), Port()
+    engine = Held(is_open=True)
+    node = Node(engine)
+    node.submit(port, 7, Listen("s", 0, 99))
+    for n in range(0, 8, 2):
+        node.submit(writer, 1, Write("s", n, B1, [0], [b"v"]))
+        node.submit(writer, 1, Trim("s", n, n + 1))
+    await settled(node)
+    port.answers.clear()
+    with turned(server_supersede=1):
+        for _ in range(2):
+            node.submit(writer, 2, Trim("s", 0, 9))
             await settled(node)
-        assert node.counters.swept == 11
-        assert len(engine.commits) == 3
-        assert not content(engine)["rows"]
-        assert not content(engine)["garbage"]
-        await asyncio.sleep(100)
-        assert len(engine.commits) == 3
-        node.submit(port, 1, Read("s", 1, [(0, 9)]))
-        await node.stop()
-
-    simulated(work)
-
-
-def test_without_room_a_node_sweeps_less_at_a_time_and_looks_again_now_and_then() -> None:
-    """What was refused is told; a trim is tried once more, alone."""
-
-    async def work():
-        engine, port = Held(is_open=True), Port()
-        loop = asyncio.get_running_loop()
-        with turned(server_sweep_keys=64):
-            node = Node(engine)
-            count = 300
-            node.submit(port, 0, Write("s", 1, B1, list(range(count)), [b"v"] * count))
-            await settled(node)
-            engine.commits.clear()
-            engine.error = StoreFull("no room")
-            node.submit(port, 1, write(0))
-            node.submit(port, 2, Trim("s", 1, 2))
-            node.submit(port, 3, Capture("s", 0, 0, 9, B2))
-            began = loop.time()
-            await asyncio.sleep(5.5 * node_module.SWEEP_RETRY_S)
-            assert codes(port) == {1: FULL, 2: FULL, 3: FULL}
-            assert {m.text for _, m in port.answers[1:]} == {"no room"}
-            # All of them, and the trim again with a sweep of 16 keys, of 4, and of 1.
-            assert [t - began for t in engine.commits] == [0, 0, 0, 0]
-            assert node.counters.store_full == 4
-            assert node._sweep_keys == 1
-            engine.error = None
-            node.submit(port, 4, Trim("s", 1, 2))
-            engine.commits.clear()
-            await settled(node)
-        assert port.of(4) == [Done()]
-        # A key, and 2, 4, 8, 16 and 32, and then 64 at most.
-        assert len(engine.commits) == 10
-        done = node.counters  # and not what was tried
-        assert (done.swept, done.trims, done.writes, done.captures) == (count + 2, 1, 1, 0)
-        assert done.registers_written == count
-        await node.stop()
-
-    simulated(work)
-
-
-def test_a_node_that_cannot_sweep_tries_again_each_second_until_it_can() -> None:
-    async def work():
-        engine, port = Held(is_open=True), Port()
-        node, loop = Node(engine), asyncio.get_running_loop()
-        node.submit(port, 0, Write("s", 1, B1, [0, 1, 2, 3], [b"v"] * 4))
-        await settled(node)
-        node._sweep_keys = 1
-        node.submit(port, 0, Trim("s", 1, 2))
-        await asyncio.sleep(0)  # a batch is done, and not all is swept
-        engine.error = StoreFull("no room")
-        engine.commits.clear()
-        began = loop.time()
-        await asyncio.sleep(3.5 * node_module.SWEEP_RETRY_S)
-        assert [round(t - began) for t in engine.commits] == [0, 1, 2, 3]
-        assert content(engine)["garbage"]
-        engine.error = None
-        await asyncio.sleep(3 * node_module.SWEEP_RETRY_S)
-        assert not content(engine)["garbage"]
-        assert not content(engine)["rows"]
-        commits = len(engine.commits)
-        await asyncio.sleep(100)
-        assert len(engine.commits) == commits
-        await node.stop()
-
-    simulated(work)
+    assert writer.of(2) == [Done(), Done()]
+    assert port.answers == [(7, Discarded("s", 0, 9))]
+    assert not content(engine)["garbage"]
+    await node.stop()
 
 
 async def test_a_node_whose_store_failed_says_so_to_all_that_wait_and_all_that_come() -> None:

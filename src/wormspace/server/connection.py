@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         out, self._out, self._out_bytes = self._out, [], 0
         if out and self._transport is not None and not (self._over or self._transport.is_closing()):
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._transport.write(b"".join(out))
 
     # ------------------------------------------------------------ asyncio.Protocol
 
@@ -137,7 +137,6 @@ class Connection(asyncio.Protocol):
                 self._bodies.append(body)
                 self._bodies_bytes += len(body)
         except (codec.BadMessage, FrameTooLarge) as e:
-            self._pump()
             self._malformed(str(e))
             return
         self._pump()

@@ -219,7 +219,7 @@ class TcpLink(asyncio.Protocol):
         out, self._out, self._out_bytes = self._out, [], 0
         if not out or self._transport is None or self._transport.is_closing():
             return
-        if not self._progress.write(out[0] if len(out) == 1 else b"".join(out)):
+        if not self._progress.write(b"".join(out)):
             self._trouble = "it takes in nothing"
 
     async def _run(self) -> None:
