@@ -79,7 +79,7 @@ PROCEDURES = (
     *(f"log.sequencer.Sequencer.{name}" for name in ("_lose", "_acquire", "_go_on_at")),
     *(
         f"log.reading.Reader.{name}"
-        for name in ("last_pack", "_search", "_bounds", "_seek", "read")
+        for name in ("last_pack", "_search", "_bounds", "_seek", "read", "_beyond_gaps")
     ),
     *("log.reading.Head.take", "log.reading._Seen.add", "log.reading._Seen.last_upto"),
     *(f"log.appending.Appender.{name}" for name in ("_insist", "_ask", "_write_all", "_write_run")),

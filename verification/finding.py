@@ -296,6 +296,7 @@ def going_over(e: Engine) -> None:
     def reads() -> Any:
         position = Number.any("position")
         met = Thing(packs=Packs(), values={}, position=position.z, pages=0, head=None, asked=[])
+        met.floor, met.later = 100, None
         at = Thing(position=Number.any("begins"))
 
         def find(where: Any) -> Any:
@@ -311,24 +312,34 @@ def going_over(e: Engine) -> None:
             return _page(met, head.slot, 1 + (met.pages == 1 and choose("two")))
 
         def head(slot: int, where: Any) -> Any:
+            met.floor = slot
             return reading.Head(slot, where, 1, 1.0)
+
+        def bounds(where: Any) -> Thing:
+            met.asked.append(where is position)
+            if met.later is None:
+                met.later = choose("later slots are written")
+            low, high = (110, 111) if met.later else (100, reading.MAX_POSITION)
+            return Thing(low=low, high=high)  # by `_bounds`: a floor
 
         read = replying(lambda start, stop: _page(met, start, stop - start))
         me = Thing(find=replying(find), page=replying(page), tape=Thing(read=read), _head=head)
         me.beginning = Thing(at=at)
         me._seek = lambda where: reading.Reader._seek(me, where)
+        me._bounds, me.first_pack = bounds, replying(lambda where: None)
+        me._beyond_gaps = lambda where: reading.Reader._beyond_gaps(me, where)
         return reading.Reader.read(me, position), met
 
     def told(done: Done) -> Claims:
         m = done.met
-        claims = {"of the position": z3.BoolVal(m.asked == [True])}
+        claims = {"of the position": z3.BoolVal(all(m.asked))}
         if done.error is not None:
             claims["fails as documented"] = z3.And(
                 z3.BoolVal(isinstance(done.error, Again | Trimmed)),
                 z3.BoolVal(isinstance(done.error, Trimmed)) == z3.Not(m.found),
             )
             if isinstance(done.error, Again):
-                claims["goes on at a floor"] = _passed(m, 100, m.head.slot, m.position)
+                claims["goes on at a floor"] = _passed(m, m.floor, m.head.slot, m.position)
             return claims
         claims["the log began below"] = m.found
         decided, entry = done.result
@@ -344,8 +355,9 @@ def going_over(e: Engine) -> None:
         elif decided:
             claims["a hole: up to a pack above, nothing at the position"] = z3.Or(
                 *[
-                    z3.And(m.position < v.first.z, _passed(m, 100, at, m.position))
+                    z3.And(m.position < v.first.z, _passed(m, m.floor, at, m.position))
                     for at, v in packs
+                    if at >= m.floor
                 ]
             )
         else:

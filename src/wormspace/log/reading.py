@@ -361,9 +361,22 @@ class Reader:
                 return True, entries[0] if entries[0].position == position else None
             head.check()
             if None in values:
-                return False, None
+                beyond = await self._beyond_gaps(position)
+                if beyond <= head.slot:
+                    return False, None
+                head = self._head(beyond, position)
             wanted *= 2
         return True, None
+
+    async def _beyond_gaps(self, position: int) -> int:
+        """The slot behind the last pack below `position`, or its own; 0 if nothing is above it.
+
+        Slots before it may be empty: their appenders are slower than those of later ones.
+        """
+        if self._bounds(position).high == MAX_POSITION:
+            return 0
+        await self.first_pack(position)
+        return self._bounds(position).low
 
     async def fill(self, position: int) -> Entry | None:
         """Decide a position below the tail: its entry, or None because it is a hole from now on.
@@ -444,7 +457,10 @@ class Reader:
             stop = min(end, slot + width, (slot // size + 1) * size)
             for at, raw in enumerate(await self.tape.read(slot, stop), slot):
                 pack = read_pack(raw, at) if raw else None
-                if pack is not None and pack.end > position:
+                if pack is None:
+                    continue
+                self._seen.add(at, pack)
+                if pack.end > position:
                     return pack
             slot, width = stop, min(KNOBS.log_look_back, 2 * width)
         return None
