@@ -198,14 +198,14 @@ class WholeLog(Source):
         values: list[bytes] = []
         while (value := ear.arrived.pop(head.slot + len(values), None)) is not None:
             values.append(value)
-        if ear.has_overflowed and not values:
-            self._stop_listening()
         entries = head.take(values)
         if entries:
             self._reader.delivered(head.position)
-        else:
-            head.check()
-        return entries
+            return entries
+        head.check()
+        if ear.has_overflowed:
+            self._stop_listening()
+        return []
 
     async def _hear_on(self, head: Head, ear: _Ear) -> None:
         ear.check(head.slot)
