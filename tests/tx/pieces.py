@@ -30,7 +30,7 @@ class Box:
         followed: the managers whose votes somebody wanted to hear.
     """
 
-    space = "tx"
+    space, is_open = "tx", True
 
     def __init__(self, **votes: Vote) -> None:
         self.votes, self.asked, self.refused, self.casts = votes, [], [], []

@@ -209,12 +209,16 @@ async def test_a_cancelled_commit_waits_no_longer_than_it_may() -> None:
         await task
 
 
-async def test_a_cancellation_strikes_after_the_commit() -> None:
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_cancellation_strikes_after_the_commit(known: bool) -> None:
     site, plan, ends = Site(), planned(), []
     site.time = site.loop.time()
 
     async def block() -> None:
-        ends.append(await run(site, plan, {}, frozenset()))
+        try:
+            ends.append(await run(site, plan, {}, frozenset()))
+        except OutcomeUnknown:
+            ends.append("unknown")
         await asyncio.sleep(5)
         ends.append("not cancelled")
 
@@ -222,10 +226,11 @@ async def test_a_cancellation_strikes_after_the_commit() -> None:
     await turn()
     task.cancel()
     await turn()
-    site.matters.open[plan.id].decide(ALL_YES)
+    matter = site.matters.open[plan.id]
+    matter.decide(ALL_YES) if known else matter.give_up(Unavailable("no servers"))
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert ends == [(ALL_YES, ())]
+    assert ends == [(ALL_YES, ()) if known else "unknown"]
 
 
 # ---------------------------------------------------------------- asking for votes
