@@ -180,8 +180,9 @@ class Served:
                 spans[-1] = spans[-1][0], n + 1
             else:
                 spans.append((n, n + 1))
-        asked = Trims(space, 0, SEGMENTS)
-        assert acceptors.tombstones(self.batch, asked) == Tombstones(spans, COMPLETE)
+        for lo, hi in itertools.combinations(range(SEGMENTS + 1), 2):
+            told = acceptors.tombstones(self.batch, Trims(space, lo, hi))
+            assert told == Tombstones([s for s in spans if s[0] < hi and lo < s[1]], COMPLETE)
 
     def promises(self) -> None:
         """What is promised of each register, as those are told who ask for all."""
@@ -228,3 +229,42 @@ def test_requests_do_what_the_model_does(seed: int, few: int) -> None:
             if step % 50 == 49:
                 served.trim()
                 served.sweep()
+
+
+def test_tombstones_come_in_pages_of_so_many() -> None:
+    batch = MemoryEngine().begin()
+    assert acceptors.tombstones(batch, Trims("s", 0, 9)) == Tombstones([], COMPLETE)
+    for n in (1, 3, 5, 7):
+        acceptors.trim(batch, Trim("s", n, n + 1))
+    spans = [(n, n + 1) for n in (1, 3, 5, 7)]
+    for most, first, page in (
+        (4, 0, Tombstones(spans, COMPLETE)),
+        (3, 0, Tombstones(spans[:3], 7)),
+        (1, 0, Tombstones(spans[:1], 3)),
+        (1, 2, Tombstones(spans[1:2], 5)),
+        (1, 6, Tombstones(spans[3:], COMPLETE)),
+    ):
+        with turned(server_page_spans=most):
+            assert acceptors.tombstones(batch, Trims("s", first, 9)) == page
+
+
+@pytest.mark.parametrize(
+    ("limit", "room", "swept"),
+    [(1000, 1 << 20, [21, 1]), (4, 1 << 20, [4, 4, 4, 4, 4, 1, 1]), (1000, 250, [3, 3, 3, 12, 1])],
+)
+def test_what_is_swept_at_a_time_has_few_keys_and_bytes(limit, room, swept) -> None:
+    batch = MemoryEngine().begin()
+    space = tables.intern_space(batch, "s")
+    for n in range(20):
+        table, value = (tables.ROWS, bytes(100)) if n < 10 else (tables.DECIDED, bytes(1))
+        batch.put(table, tables.segment_key(space, 2 + n % 2) + n.to_bytes(4, "big"), value)
+    batch.put(tables.PROMISES, tables.segment_key(space, 4) + bytes(8), b"another segment's")
+    assert acceptors.trim(batch, Trim("s", 2, 4)) == (Done(), True)
+    batch.put(tables.GARBAGE, tables.segment_key(b"\0\0\0\7", 1), (2).to_bytes(8, "big"))
+    found = []
+    with turned(server_sweep_bytes=room):
+        while acceptors.has_garbage(batch):
+            found.append(acceptors.sweep(batch, limit))
+    assert sum(found) == 22
+    assert found == swept
+    assert len(list(batch.scan(tables.PROMISES, b"", b"\xff" * 20))) == 1

@@ -6,11 +6,14 @@ import logging
 import signal
 import subprocess
 import sys
+import tempfile
+import warnings
+from pathlib import Path
 
 import pytest
 
 from cluster_fixture import ProcessCluster
-from wormspace.server.logs import NO_MEMORY, Lines
+from wormspace.server.logs import NO_MEMORY, RESERVE_BYTES, Lines, log_to_stderr
 
 WITHOUT_MEMORY = """
 import logging, resource
@@ -74,6 +77,91 @@ def test_a_record_that_cannot_be_formatted_costs_nobody_anything(capsys):
     logger.error("a line", extra={"space": "s", "count": 3})
     assert [(line["event"], line["count"]) for line in lines(stream.getvalue())] == [("a line", 3)]
     assert "many" in capsys.readouterr().err
+
+
+def test_a_line_says_when_who_and_what() -> None:
+    stream = io.StringIO()
+    record = logging.LogRecord("wormspace.x", logging.WARNING, "f", 1, "%d rows", (7,), None)
+    record.created, record.msecs = 1_000_000_000.0625, 62.5
+    record.server = Path("s1")
+    try:
+        raise KeyError("lost")
+    except KeyError:
+        record.exc_info = sys.exc_info()
+    Lines(stream).emit(record)
+    [line] = lines(stream.getvalue())
+    assert line.pop("error").splitlines()[-1] == "KeyError: 'lost'"
+    assert line == {
+        "time": "2001-09-09T01:46:40.062Z",
+        "level": "warning",
+        "logger": "wormspace.x",
+        "event": "7 rows",
+        "server": "s1",
+    }
+
+
+def test_what_is_held_back_for_a_line_is_let_go_and_held_again() -> None:
+    class Short(io.StringIO):
+        """Has no memory so many times."""
+
+        def __init__(self, times, fd):
+            super().__init__()
+            self.times, self.fd = times, fd
+
+        def write(self, text):
+            if self.times:
+                self.times -= 1
+                raise MemoryError
+            return super().write(text)
+
+        def fileno(self):
+            return self.fd
+
+    def record(text):
+        return logging.LogRecord("wormspace", logging.ERROR, "f", 1, text, (), None)
+
+    with tempfile.TemporaryFile() as raw:
+        for times, events, reserve in ((0, ["a"], RESERVE_BYTES), (1, ["a"], 0), (2, [], 0)):
+            stream = Short(times, raw.fileno())
+            handler = Lines(stream)
+            assert len(handler._reserve) == RESERVE_BYTES
+            handler.emit(record("a"))
+            assert [line["event"] for line in lines(stream.getvalue())] == events
+            assert len(handler._reserve) == reserve
+            handler.emit(record("b"))
+            assert [line["event"] for line in lines(stream.getvalue())] == [*events, "b"]
+            assert len(handler._reserve) == RESERVE_BYTES
+        raw.seek(0)
+        assert raw.read() == NO_MEMORY
+    handler.stream = Short(2, -1)  # nor is there anywhere to say so
+    handler.emit(record("c"))
+
+
+@pytest.mark.parametrize("level", ["debug", "error"])
+def test_loggers_of_others_write_warnings_to_the_same_lines(level, monkeypatch) -> None:
+    names = ("wormspace", "asyncio", "py.warnings")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(one.level, list(one.handlers)) for one in loggers]
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys, "__stderr__", None)
+    try:
+        with warnings.catch_warnings():
+            log_to_stderr(level)
+            assert [one.level for one in loggers] == [
+                getattr(logging, level.upper()), logging.WARNING, logging.WARNING,
+            ]  # fmt: skip
+            for one in loggers:
+                one.info("info")
+                one.error("error")
+            logging.captureWarnings(False)
+    finally:
+        for one, (was, handlers) in zip(loggers, before, strict=True):
+            one.handlers = handlers
+            one.setLevel(was)
+    said = [(line["logger"], line["event"]) for line in lines(stream.getvalue())]
+    errors = [(name, "error") for name in names]
+    assert said == ([("wormspace", "info")] if level == "debug" else []) + errors
 
 
 @pytest.mark.processes
