@@ -404,8 +404,9 @@ def _require_format(raw: bytes) -> None:
     head = _decode_anything(raw)
     if not isinstance(head, list) or head[:1] not in (["head"], ["part"]):
         raise BadSnapshot("this is no snapshot, or its beginning is missing")
-    if head[0] == "head" and isinstance(head[1], int) and head[1] > FORMAT:
+    made = head[1] if head[0] == "head" and len(head) > 1 else None
+    if isinstance(made, int) and made > FORMAT:
         raise NewerFormat(
-            f"a snapshot in format {head[1]}, made by a newer wormspace; this one reads up to "
+            f"a snapshot in format {made}, made by a newer wormspace; this one reads up to "
             f"{FORMAT}: update it"
         )
