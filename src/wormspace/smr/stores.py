@@ -266,8 +266,9 @@ def _reaches(path: Path) -> Address:
             raw = file.read(4 + len(_HEAD) + _POSITION.size + 4)[4:]
     except FileNotFoundError:
         return Address(0, 0)
-    says = raw[len(_HEAD) : -4]
-    if not raw.startswith(_HEAD) or zlib.crc32(says).to_bytes(4, "big") != raw[-4:]:
+    says, checksum = raw[len(_HEAD) : -4], raw[-4:]
+    is_whole = raw.startswith(_HEAD) and len(says) == _POSITION.size
+    if not is_whole or zlib.crc32(says).to_bytes(4, "big") != checksum:
         return Address(0, 0)
     return Address(*_POSITION.unpack(says))
 
