@@ -81,6 +81,36 @@ class Played(Partition):
         return not self._operations
 
 
+class Answering(Played):
+    """Servers that answer at once, by a function each.
+
+    Attributes:
+        asked: the requests, each with its server; not what gets no answer.
+    """
+
+    def __init__(self, *answers) -> None:
+        super().__init__(len(answers))
+        self.asked: list[tuple[int, object]] = []
+        for server, answer in enumerate(answers):
+            link = self.links[server]
+            link.post = lambda outgoing, s=server, a=answer, post=link.post: (
+                post(outgoing),
+                self._ask(s, a, outgoing),
+            )
+
+    def _ask(self, server: int, answer, outgoing) -> None:
+        if outgoing.id == ONE_WAY or not self.links[server].up:
+            return
+        self.asked.append((server, outgoing.message))
+        found = answer(outgoing.message)
+        if found is not None:
+            self._loop.call_soon(self.on_message, server, outgoing.id, found)
+
+
+def silent(message) -> None:
+    """Says nothing."""
+
+
 def now() -> float:
     """The loop's clock."""
     return asyncio.get_running_loop().time()

@@ -6,7 +6,7 @@ import asyncio
 import random
 
 import pytest
-from tests.register.played import Played, now
+from tests.register.played import Answering, now, silent
 
 from wires import simulated
 from wormspace.errors import BadAddress, Closed, Unavailable
@@ -18,30 +18,6 @@ from wormspace.register.contract import RegisterState, ServerState
 from wormspace.wire.messages import Failed, Figures, SpaceNames, Spaces, Status, Tombstones, Trims
 
 B1, B2 = ballot(1, b"somebody"), ballot(2, b"somebody")
-
-
-class Answering(Played):
-    """Servers that answer by a function each, at once; None is silence."""
-
-    def __init__(self, *answers, names: str = "abc") -> None:
-        super().__init__(len(answers))
-        self.asked: list[tuple[int, object]] = []
-        for server, (link, answer) in enumerate(zip(self.links, answers, strict=True)):
-            link.name = names[server]
-            link.post = lambda outgoing, s=server, a=answer: self._post(s, a, outgoing)
-
-    def _post(self, server: int, answer, outgoing) -> None:
-        if not self.links[server].up:
-            return
-        self.asked.append((server, outgoing.message))
-        found = answer(outgoing.message)
-        if found is not None:
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self.on_message, server, outgoing.id, found)
-
-
-def silent(message) -> None:
-    return None
 
 
 def test_a_server_that_is_down_is_waited_for_half_a_second_and_another_until_the_deadline():
@@ -127,7 +103,7 @@ def test_a_question_that_no_majority_answers_says_who_did_not():
                     await ask(of)
                 said = str(caught.value)
                 assert said.startswith(f"{what}: 1 of 3 servers answered in time, 2 must; without")
-                assert "without: b (a sector is gone), c (did not answer in time)." in said
+                assert "without: s1 (a sector is gone), s2 (did not answer in time)." in said
 
     simulated(work)
 
@@ -175,18 +151,17 @@ def test_every_server_says_how_it_is_or_why_it_does_not():
             silent,
             silent,
             lambda m: Failed("stopping", "bye"),
-            names="abcde",
         )
         of.links[3].trouble = "refused"
-        other = Answering(silent, names="x")
+        other = Answering(silent)
         other.index = 1
         assert await administration.servers([of, other], now() + 1) == [
-            ServerState("a", 0, True, "disk full", {"writes": 3}),
-            ServerState("b", 0, True, "", {"writes": 4}),
-            ServerState("c", 0, False, "no answer in time", {}),
-            ServerState("d", 0, False, "refused", {}),
-            ServerState("e", 0, False, "no answer in time", {}),
-            ServerState("x", 1, False, "no answer in time", {}),
+            ServerState("s0", 0, True, "disk full", {"writes": 3}),
+            ServerState("s1", 0, True, "", {"writes": 4}),
+            ServerState("s2", 0, False, "no answer in time", {}),
+            ServerState("s3", 0, False, "refused", {}),
+            ServerState("s4", 0, False, "no answer in time", {}),
+            ServerState("s0", 1, False, "no answer in time", {}),
         ]
 
     simulated(work)
@@ -248,7 +223,7 @@ def test_each_register_is_shown_with_what_is_promised_and_accepted_for_it():
             )
             found = await administration.inspect(of, ("s", 3), start, stop, now() + 1)
             expected = states_of(rows, promises, start, stop)
-            assert found == {"a": expected, "b": expected, "c": None}
+            assert found == {"s0": expected, "s1": expected, "s2": None}
 
     simulated(work)
 
@@ -277,7 +252,7 @@ def test_a_report_is_shown_if_it_is_of_what_was_asked_for(report, is_shown):
         shown = await administration.inspect(of, ("s", 3), 4, 9, now() + 1)
         rows = report.rows if isinstance(report, Report) and is_shown else []
         expected = [RegisterState(row.offset, "-", show(B1), False, b"") for row in rows]
-        assert shown == {"a": expected if is_shown else None}
+        assert shown == {"s0": expected if is_shown else None}
         assert of.asked == [(0, Read("s", 3, [(4, 9)], detail=True))]
 
     simulated(work)
@@ -298,7 +273,7 @@ def test_so_many_registers_are_inspected_and_no_more(monkeypatch):
     async def work():
         monkeypatch.setattr(administration, "INSPECT_MOST", 10)
         of = Answering(holding([], []))
-        assert await administration.inspect(of, ("s", 3), 5, 15, now() + 1) == {"a": []}
+        assert await administration.inspect(of, ("s", 3), 5, 15, now() + 1) == {"s0": []}
         with pytest.raises(BadAddress, match=r"at most 10 registers .* at a time, not 11: give a"):
             await administration.inspect(of, ("s", 3), 5, 16, now() + 1)
         assert len(of.asked) == 1
