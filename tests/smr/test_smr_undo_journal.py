@@ -1,5 +1,7 @@
 """What a command's changes note: how they are undone, what images are told, what is settled."""
 
+import copy
+
 import pytest
 
 from wormspace.smr.kinds import Kind
@@ -36,10 +38,18 @@ CHANGES = {
     "dict default there": (dict[int, int], lambda d: d.setdefault(1, 5), []),
     "dict default new": (dict[int, int], lambda d: d.setdefault(9, 5), [MOVED]),
     "dict updated": (dict[int, int], lambda d: d.update({1: 5, 9: 6}), [([1], False), MOVED]),
+    "dict or": (dict[int, int], lambda d: d.__ior__({1: 5, 9: 6}), [([1], False), MOVED]),
     "dict cleared": (dict[int, int], lambda d: d.clear(), [([1, 2], True)]),
     "list appended": (list[int], lambda x: x.append(1), [MOVED]),
     "list extended": (list[int], lambda x: x.extend([1, 2]), [MOVED]),
     "list set": (list[int], lambda x: x.__setitem__(0, 5), [MOVED]),
+    "list plus": (list[int], lambda x: x.__iadd__([1, 2]), [MOVED]),
+    "list times": (list[int], lambda x: x.__imul__(2), [MOVED]),
+    "list cleared": (list[int], lambda x: x.clear(), [MOVED]),
+    "list removed": (list[int], lambda x: x.remove(1), [MOVED]),
+    "list inserted": (list[int], lambda x: x.insert(1, 9), [MOVED]),
+    "list slice": (list[int], lambda x: x.__setitem__(slice(0, 2), [7]), [MOVED]),
+    "list steps": (list[int], lambda x: x.__setitem__(slice(0, 3, 2), [7, 8]), [MOVED]),
     "list sorted": (list[int], lambda x: x.sort(), [MOVED]),
     "list reversed": (list[int], lambda x: x.reverse(), [MOVED]),
     "list popped": (list[int], lambda x: x.pop(0), [MOVED]),
@@ -48,6 +58,16 @@ CHANGES = {
     "set there": (set[int], lambda s: s.add(1), []),
     "set discarded": (set[int], lambda s: s.discard(1), [MOVED]),
     "set not there": (set[int], lambda s: s.discard(9), []),
+    "set removed": (set[int], lambda s: s.remove(1), [MOVED]),
+    "set cleared": (set[int], lambda s: s.clear(), [MOVED, MOVED]),
+    "set updated": (set[int], lambda s: s.update([1, 7], [8]), [MOVED, MOVED]),
+    "set or": (set[int], lambda s: s.__ior__({1, 7}), [MOVED]),
+    "set and": (set[int], lambda s: s.__iand__({1, 7}), [MOVED]),
+    "set minus": (set[int], lambda s: s.__isub__({1, 7}), [MOVED]),
+    "set xor": (set[int], lambda s: s.__ixor__({1, 7}), [MOVED, MOVED]),
+    "set difference": (set[int], lambda s: s.difference_update([1, 7], [2]), [MOVED, MOVED]),
+    "set both": (set[int], lambda s: s.intersection_update([1, 7]), [MOVED]),
+    "set either": (set[int], lambda s: s.symmetric_difference_update([1, 7, 7]), [MOVED, MOVED]),
 }
 FIRST = {dict[int, int]: {1: 1, 2: 2}, list[int]: [3, 1, 2], set[int]: {1, 2}}
 
@@ -56,9 +76,11 @@ FIRST = {dict[int, int]: {1: 1, 2: 2}, list[int]: [3, 1, 2], set[int]: {1, 2}}
 def test_an_image_is_told_once_of_each_change_and_what_it_loses(what):
     hint, change, told = CHANGES[what]
     held, journal, image = made(hint, FIRST[hint])
+    expected = copy.copy(FIRST[hint])
     change(held)  # while no command runs, too
+    change(expected)
+    assert (held, list(held)) == (expected, list(expected))
     assert image.told == told
-    assert held != FIRST[hint] or not told
     held, journal, image = made(hint, FIRST[hint])
     journal.begin()
     change(held)
