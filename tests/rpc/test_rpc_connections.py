@@ -11,6 +11,7 @@ import random
 
 import pytest
 
+from held_pipe import Pipe
 from wormspace.rpc import caller as caller_module
 from wormspace.rpc import service as service_module
 from wormspace.rpc.caller import FLUSH_BYTES, Caller, NoAnswer
@@ -30,41 +31,6 @@ from wormspace.wire.inflow import Inflow
 
 NAME = "echo"
 GREETING = frame(encode(Greeting(list(VERSIONS))))
-
-
-class Pipe(asyncio.Transport):
-    """Keeps what is written to it, and whether it is read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes: list[bytes] = []
-        self.is_read = True
-        self.closed = False
-
-    def write(self, data):
-        self.writes.append(data)
-
-    def get_write_buffer_size(self):
-        return 0
-
-    def set_write_buffer_limits(self, high=None, low=None):
-        self.high = high
-
-    def is_closing(self):
-        return self.closed
-
-    def pause_reading(self):
-        assert self.is_read, "paused twice"
-        self.is_read = False
-
-    def resume_reading(self):
-        assert not self.is_read, "resumed twice"
-        self.is_read = True
-
-    def close(self):
-        self.closed = True
-
-    abort = close
 
 
 class Peer:

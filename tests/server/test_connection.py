@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 from nodes import B1
 
+from held_pipe import Pipe
 from wires import simulated
 from wormspace.knobs import turned
 from wormspace.paxos.messages import Read, Report, Write, Written
@@ -38,65 +39,16 @@ from wormspace.wire.messages import (
 WHO = ServerIdentity("ours", "s2", 1, 2, 3)
 
 
-class Pipe(asyncio.Transport):
-    """Keeps what is written to it, and what else is done to it.
-
-    Attributes:
-        unsent: what it says that its peer has not taken.
-        done: "eof", "close" and "abort", in order.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes: list[bytes] = []
-        self.done: list[str] = []
-        self.unsent, self.is_read, self.has_eof, self.high = 0, True, True, None
-
-    def write(self, data):
-        self.writes.append(data)
-
-    def get_extra_info(self, name, default=None):
-        return ("10.0.0.9", 777) if name == "peername" else default
-
-    def get_write_buffer_size(self):
-        return self.unsent
-
-    def set_write_buffer_limits(self, high=None, low=None):
-        self.high = high
-
-    def is_closing(self):
-        return not {"close", "abort"}.isdisjoint(self.done)
-
-    def pause_reading(self):
-        assert self.is_read, "paused twice"
-        self.is_read = False
-
-    def resume_reading(self):
-        assert not self.is_read, "resumed twice"
-        self.is_read = True
-
-    def can_write_eof(self):
-        return self.has_eof
-
-    def write_eof(self):
-        self.done.append("eof")
-
-    def close(self):
-        self.done.append("close")
-
-    def abort(self):
-        self.done.append("abort")
-
-    def heard(self, first: Callable = codec.decode_reply) -> list[list[object]]:
-        """What each write said; the first frame of all is decoded by `first`."""
-        said = []
-        for data in self.writes:
-            said.append([])
-            for body in FrameDecoder().feed(data):
-                said[-1].append(first(body))
-                first = codec.decode_reply
-        self.writes.clear()
-        return said
+def heard(pipe: Pipe, first: Callable = codec.decode_reply) -> list[list[object]]:
+    """What each write said, and forget it; the first frame of all is decoded by `first`."""
+    said = []
+    for data in pipe.writes:
+        said.append([])
+        for body in FrameDecoder().feed(data):
+            said[-1].append(first(body))
+            first = codec.decode_reply
+    pipe.writes.clear()
+    return said
 
 
 class Desk:
@@ -166,7 +118,7 @@ async def test_a_greeting_is_answered_once_and_what_follows_is_taken_in(size, mo
     for i in range(0, len(sent), size):
         connection.data_received(sent[i : i + size])
     welcome = Welcome(2, "ours", "s2", 1, 2, 3, 5 << 20, 1000)
-    assert pipe.heard(codec.decode_greeting) == [[welcome]]
+    assert heard(pipe, codec.decode_greeting) == [[welcome]]
     assert (connection.client, at.node.ids) == ("me", [1, 2])
     assert at.connections == {connection: None}
     assert (at.refused, at.malformed, at.inflow.bytes) == (0, 0, 0)
@@ -206,7 +158,7 @@ def test_who_is_refused_hears_why_and_is_cut_off_if_he_stays(sent, code, text, c
             await asyncio.sleep(2.9)
             assert pipe.writes == []
             await asyncio.sleep(0.2)
-        [[refusal]] = pipe.heard(codec.decode_greeting)
+        [[refusal]] = heard(pipe, codec.decode_greeting)
         assert isinstance(refusal, Refusal)
         assert refusal.code == code
         assert refusal.text.startswith(text)
@@ -252,7 +204,7 @@ async def test_connections_have_a_limit_and_so_have_those_that_linger(monkeypatc
         opened(at)
     late = [opened(at, greet=False) for _ in range(3)]
     for _, pipe in late:
-        [[refusal]] = pipe.heard(codec.decode_greeting)
+        [[refusal]] = heard(pipe, codec.decode_greeting)
         assert refusal == Refusal("busy", "the server has as many connections as it allows")
     assert [pipe.done for _, pipe in late] == [["eof"], ["eof"], ["close"]]
     assert (len(at.connections), len(at.leaving), at.refused) == (2, 2, 3)
@@ -270,11 +222,11 @@ async def test_answers_of_one_turn_are_one_write_and_many_bytes_go_at_once() -> 
         for count, at_once in ((1, []), (2, []), (3, [3]), (5, [3])):
             for i in range(1, count + 1):
                 connection.answer(i, Written([]))
-            assert [len(write) for write in pipe.heard()] == at_once
+            assert [len(write) for write in heard(pipe)] == at_once
             assert connection._out_bytes == size * (count % 3)
             await turn()
             left = [ToClient(i, Written([])) for i in range(1, count + 1)][3 if at_once else 0 :]
-            assert pipe.heard() == ([left] if left else [])
+            assert heard(pipe) == ([left] if left else [])
             await turn()
             assert pipe.writes == []
     connection.answer(ONE_WAY, Written([]))
@@ -282,7 +234,7 @@ async def test_answers_of_one_turn_are_one_write_and_many_bytes_go_at_once() -> 
     assert pipe.writes == []
     connection.answer(9, Written([]))
     connection.close()
-    assert (pipe.heard(), pipe.done) == ([[ToClient(9, Written([]))]], ["close"])
+    assert (heard(pipe), pipe.done) == ([[ToClient(9, Written([]))]], ["close"])
     connection.answer(10, Written([]))
     await turn()
     assert pipe.writes == []  # it is closing
@@ -330,7 +282,7 @@ async def test_a_request_is_handed_in_with_what_it_takes_in_memory() -> None:
     assert at.node.ids == [5, 6]
     assert at.node.counters.bad_requests == 1
     await turn()
-    [[answer]] = pipe.heard()
+    [[answer]] = heard(pipe)
     assert (answer.id, answer.message.code) == (7, BAD_REQUEST)
     assert "expected" in answer.message.text.lower()
     assert pipe.done == []
@@ -347,7 +299,7 @@ async def test_what_is_no_message_ends_the_connection_after_those_before_it(bad,
     connection.data_received(asks(2))
     connection.data_received(bad + asks(3))
     assert at.node.ids == [2]
-    [[before], [last]] = pipe.heard()
+    [[before], [last]] = heard(pipe)
     assert before == ToClient(1, Written([]))
     assert (last.id, last.message.code) == (ONE_WAY, BAD_REQUEST)
     assert last.message.text.startswith(text)
@@ -364,7 +316,7 @@ async def test_a_connection_that_is_read_from_no_more_is_until_it_goes() -> None
     assert not pipe.is_read
     pipe.has_eof = False
     connection.evict()
-    [[last]] = pipe.heard()
+    [[last]] = heard(pipe)
     assert (last.id, last.message.code) == (ONE_WAY, TOO_MANY)
     assert (pipe.is_read, pipe.done) == (True, [])
     connection.resume_writing()

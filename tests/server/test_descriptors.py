@@ -120,3 +120,32 @@ def test_a_server_that_could_hardly_serve_says_what_to_raise():
     assert descriptors.connections(4096, least) == descriptors.LEAST_CONNECTIONS
     with pytest.raises(UsageError, match="ulimit"):
         descriptors.connections(4096, least - 1)
+
+
+EVERY, ENOUGH = resource.RLIM_INFINITY, descriptors.ENOUGH
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "asked", "got"),
+    [
+        (1024, 4096, 4096, 4096),
+        (4096, 4096, None, 4096),
+        (1024, EVERY, ENOUGH, ENOUGH),
+        (ENOUGH, EVERY, None, ENOUGH),
+        (2 * ENOUGH, EVERY, None, 2 * ENOUGH),
+        (EVERY, EVERY, None, ENOUGH),
+    ],
+)
+def test_a_process_takes_as_many_descriptors_as_it_may(soft, hard, asked, got, monkeypatch, caplog):
+    asks = []
+    monkeypatch.setattr(descriptors.resource, "getrlimit", lambda which: (soft, hard))
+    monkeypatch.setattr(descriptors.resource, "setrlimit", lambda *what: asks.append(what))
+    wanted = [] if asked is None else [(resource.RLIMIT_NOFILE, (asked, hard))]
+    assert (descriptors.raise_limit(), asks, caplog.text) == (got, wanted, "")
+
+    def refuse(*what):
+        raise ValueError("not permitted")
+
+    monkeypatch.setattr(descriptors.resource, "setrlimit", refuse)
+    assert descriptors.raise_limit() == (got if asked is None else soft)
+    assert ("stays at 1024: not permitted" in caplog.text) == (asked is not None)

@@ -161,6 +161,19 @@ def test_a_node_that_cannot_sweep_tries_again_each_second_until_it_can() -> None
         commits = len(engine.commits)
         await asyncio.sleep(100)
         assert len(engine.commits) == commits
+        # A request made room meanwhile: there is nothing left to try.
+        node.submit(port, 0, Write("s", 2, B1, [0], [b"v"]))
+        await settled(node)
+        engine.error = StoreFull("no room")
+        node.submit(port, 0, Trim("s", 2, 3))
+        await settled(node)
+        engine.error = None
+        node.submit(port, 0, Trim("s", 2, 3))
+        await settled(node)
+        assert not content(engine)["rows"]
+        commits = len(engine.commits)
+        await asyncio.sleep(3 * node_module.SWEEP_RETRY_S)
+        assert len(engine.commits) == commits
         await node.stop()
 
     simulated(work)

@@ -67,8 +67,10 @@ async def test_a_commit_that_is_cancelled_ends_the_node():
     await asyncio.sleep(0)
     node.submit(port, 2, Write("s", 0, B1, [1], [b"v"]))
     await asyncio.sleep(0)
-    node._worker.cancel()
+    worker = node._worker
+    worker.cancel()
     await asyncio.sleep(0.01)
+    assert worker.cancelled()
     assert len(fatal) == 1
     assert sorted(i for i, m in port.answers if isinstance(m, Failed)) == [1, 2]
 
@@ -249,6 +251,28 @@ async def test_what_the_node_looks_up_for_itself_costs_no_request():
     await settled(node)
     assert [i for i, _ in port.answers] == [1, 2, 3]
     assert not any(isinstance(m, Failed) for _, m in port.answers)
+    await node.stop()
+
+
+async def test_what_the_node_looks_up_after_a_batch_is_told_if_it_goes_wrong(monkeypatch):
+    engine, node, port = await written_node()
+
+    def damaged(view):
+        raise StoreDamaged("it is not what was written")
+
+    monkeypatch.setattr("wormspace.server.acceptors.has_garbage", damaged)
+    monkeypatch.setattr(node._door, "learn_rounds", damaged)
+    node.submit(port, 1, Trim("s", 5, 6))
+    await settled(node)
+    assert node.counters.damaged == 1
+    far = (1 << 39).to_bytes(8, "big") + b"proposer"
+    node.submit(port, 2, Write("s", 1, far, [0], [b"v"]))
+    await settled(node)
+    assert node.counters.damaged == 2
+    assert not any(isinstance(m, Failed) for _, m in port.answers)
+    commits = engine.commits
+    await asyncio.sleep(0.01)
+    assert engine.commits == commits
     await node.stop()
 
 

@@ -43,6 +43,7 @@ def test_a_cluster_file_says_of_each_server_where_it_belongs() -> None:
     config = sets(1, 3)
     assert [[s.name for s in p] for p in config.partitions] == [["s1"], ["s2", "s3", "s4"]]
     assert config.url == "worm://h1:7001/h2:7002,h3:7003,h4:7004?cluster=c"
+    assert "bind" not in dump(config)  # people read it
     third = config.find("s3")
     assert (third.name, third.port) == ("s3", 7003)
     assert config.identity(third) == ServerIdentity("c", "s3", 1, 2, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+from held_pipe import Pipe
 from wormspace.paxos.messages import Write
 from wormspace.wire import codec
 from wormspace.wire import link as link_module
@@ -12,29 +13,6 @@ from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, frame
 from wormspace.wire.link import FLUSH_BYTES, QUIET_S, Outgoing, TcpLink
 from wormspace.wire.membership import Membership
 from wormspace.wire.messages import ONE_WAY, SpaceNames, Status, ToClient, Welcome
-
-
-class Pipe(asyncio.Transport):
-    """Keeps what is written to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes: list[bytes] = []
-        self.closed = False
-
-    def write(self, data):
-        self.writes.append(data)
-
-    def get_write_buffer_size(self):
-        return 0
-
-    def is_closing(self):
-        return self.closed
-
-    def close(self):
-        self.closed = True
-
-    abort = close
 
 
 class Heard:

@@ -285,7 +285,7 @@ def _page(
     are_few = len(known) <= few and (waiting is None or len(waiting) <= few)
     if are_few and waiting is not None:
         known = (*known, *waiting.all())
-    sure = _decided_from(known, start, stop) if are_few else NEVER
+    sure = _decided_from(known, start, stop)
     for offset, held in _accepted(view, prefix, spans):
         if room <= 0:
             return rows, offset

@@ -246,7 +246,7 @@ class Node:
     # ------------------------------------------------------------ batches
 
     def _wake(self) -> None:
-        if self._worker is None and not (self._failed or self._closed):
+        if self._worker is None:
             self._worker = asyncio.get_running_loop().create_task(self._work(), name="node")
 
     async def _work(self) -> None:
