@@ -286,6 +286,19 @@ def test_a_site_that_is_closed_ends_what_its_managers_do() -> None:
     assert branch.ended
 
 
+def test_a_site_that_is_closed_hears_no_votes() -> None:
+    async def work(worm) -> None:
+        before = asyncio.all_tasks()
+        site = Site(worm)
+        await site.open()
+        site.box.follow("a", TxId("j", 0))
+        await turn()
+        await site.close()
+        assert asyncio.all_tasks() == before
+
+    virtually(work)
+
+
 # ---------------------------------------------------------------- time limits
 
 
