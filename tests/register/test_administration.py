@@ -37,6 +37,11 @@ def test_a_server_that_is_down_is_waited_for_half_a_second_and_another_until_the
         await of.close(Closed("the client was closed"))
         with pytest.raises(Closed):
             await asking
+        asking = asyncio.ensure_future(administration.ask(of, 1, Status(), now() + 9))
+        await asyncio.sleep(0)
+        of.answer(1, Done())
+        await of.close(Closed("just after the answer"))
+        assert await asking == Done()
 
     simulated(work)
 

@@ -52,3 +52,28 @@ async def test_a_client_that_uses_ever_new_spaces_does_not_keep_them_all():
             assert len(worm._spaces) == 3
             assert worm.space("9") is worm.space("9")
             assert await worm.space("0").tail() == await first.tail() == 1
+
+
+def test_a_stamp_has_the_bytes_that_are_stored_for_ever():
+    made = stamp("log", 3, b"pay")
+    assert made == b"\x00wor\x03\x03logpay"
+    assert stamp("x" * 255, 255) == b"\x00wor\xff\xff" + b"x" * 255
+    assert read_stamp(stamp("x" * 255, 255)) == ("x" * 255, 255, b"")
+    for size in range(len(made)):
+        expected = ("log", 3, made[9:size]) if size >= 9 else None
+        assert read_stamp(made[:size]) == expected
+    assert read_stamp(stamp("", 1)) == ("", 1, b"")
+    assert read_stamp(made.replace(b"log", b"l\xf6g")) is None
+    for i in range(4):
+        assert read_stamp(made[:i] + b"?" + made[i + 1 :]) is None
+
+
+def test_older_formats_are_read_and_each_refusal_says_what_to_do():
+    assert require_stamp(stamp("log", 1, b"old"), "log", 2, "orders") == (1, b"old")
+    for metadata, error, says in [
+        (b"", WrongKind, "space 'orders' is no log: its segments are of the user's own making"),
+        (stamp("smr", 9), WrongKind, "is no log, it is a smr; choose another name"),
+        (stamp("log", 3), NewerFormat, "log 'orders' has format 3, .* reads up to 2: update it"),
+    ]:
+        with pytest.raises(error, match=says):
+            require_stamp(metadata, "log", 2, "orders")
