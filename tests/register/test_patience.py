@@ -129,6 +129,7 @@ def test_a_majority_ends_it_and_what_comes_later_is_ignored():
         operation.on_message(2, Failed(FULL, "full"))
         assert operation.failures == {}
         assert operation.machine.heard == 0b011
+        assert operation._timer.cancelled(), "nothing of it is left in the loop"
         of.mend(2)
         before = len(of.moments(2))
         await asyncio.sleep(9)
