@@ -9,6 +9,7 @@ import pytest
 from tests.tx.pieces import gid, plan, turn
 
 from wormspace.errors import NewerFormat, StoreError, StoreFull, UsageError, WrongIdentity
+from wormspace.sim import World
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.tx import kv
 from wormspace.tx.committing import unknown
@@ -209,6 +210,37 @@ async def test_what_comes_while_the_disk_is_busy_shares_the_next_commit() -> Non
     assert len(made.items()) == 6
 
 
+def test_an_outcome_waits_its_time_for_a_promise_to_share_a_commit_with() -> None:
+    async def work() -> None:
+        made, disk = await store()
+        for number in range(4):
+            await prepared(made, number, **{f"k{number}": "v"})
+        now, begun = asyncio.get_running_loop().time, asyncio.get_running_loop().time()
+        disk.commits = 0
+
+        async def at(share: float) -> None:
+            await asyncio.sleep(begun + share * kv.LAZY_S - now())
+
+        await made.commit(gid(number=0))
+        await at(0.5)
+        await prepared(made, 4, k4="v")
+        await at(0.6)
+        await made.commit(gid(number=1))
+        await at(1.3)
+        assert disk.commits == 1
+        await prepared(made, 5, k5="v")
+        assert disk.commits == 2
+        await at(2)
+        await made.commit(gid(number=2))
+        await at(2.9)
+        assert (disk.commits, len(await made.prepared())) == (2, 4)
+        await at(3.1)
+        assert (disk.commits, len(await made.prepared())) == (3, 3)
+
+    with World(0) as world:
+        world.run(work())
+
+
 async def test_what_is_on_its_way_to_the_disk_is_read() -> None:
     made, disk = await store()
     await prepared(made, 1, k="1", gone="1")
@@ -243,6 +275,21 @@ async def test_a_full_disk_refuses_promises_and_keeps_outcomes() -> None:
     assert made.items() == {b"k": b"1", b"k2": b"1"}
     assert disk.failing == []
     await prepared(made, 3, other="3")
+
+
+async def test_who_waits_no_longer_for_a_promise_is_not_told_that_it_failed() -> None:
+    made, disk = await store()
+    disk.free.clear()
+    waiting = [asyncio.ensure_future(prepared(made, n, **{f"k{n}": "v"})) for n in range(2)]
+    await turn()
+    waiting[0].cancel()
+    await turn()
+    disk.failing = [StoreFull("no room")]
+    disk.free.set()
+    with pytest.raises(CannotPrepare, match="no room"):
+        await waiting[1]
+    await prepared(made, 0, k0="v", k1="v")
+    assert await made.prepared() == [gid(number=0)]
 
 
 async def test_after_any_other_failure_the_store_says_so_to_all() -> None:
@@ -294,7 +341,7 @@ async def test_a_store_is_closed_when_its_outcomes_are_on_disk_or_the_disk_refus
     disk.failing = [StoreFull("no room")] * 1000
     await made.commit(gid())
     await made.close()
-    assert (disk.closed, made.items()) == (1, {})
+    assert (disk.closed, made.items(), made._writer._task) == (1, {}, None)
 
 
 async def test_a_store_takes_up_what_it_promised_with_its_locks() -> None:

@@ -275,15 +275,26 @@ def test_what_is_retired_is_decided_first_and_managers_obey() -> None:
         for number in (0, 1):
             await it.vote("a", number, 1.0)
         await it.vote("b", 0, 1.0)
-        other = TransactionSpace("tx", "1" * 16, 4).gid("a", TxId("j", 3))
-        for name, manager in it.managers.items():
-            manager.gids = [it.home.gid(name, TxId(*its)) for its in (("j", 0), ("j", 1), ("k", 0))]
-            manager.gids.append(other)
+        strangers = [
+            TransactionSpace("tx", "1" * 16, 4).gid("a", TxId("j", 3)),
+            *(it.home.gid("a", TxId(initiator, 0)) for initiator in "ik"),
+        ]
+        asked = []
+
+        class Asked(Manager):
+            async def prepared(self) -> list:
+                segment = await it.worm.space(f"tx/{self.name}/j").segment(0)
+                asked.append(all(await segment.read_range()))
+                own = [it.home.gid(self.name, TxId("j", number)) for number in (0, 1)]
+                return [*strangers[:2], *own, *strangers[2:]]
+
+        it.managers = {name: Asked(name) for name in "ab"}
         assert await it.retire(2.0) == ["tx/a/j/0", "tx/b/j/0"]
+        assert asked == [True, True], "nobody can be prepared any more, and commit"
         for name, manager in it.managers.items():
             ids = [("commit", TxId("j", 0)), ("abort", TxId("j", 1))]
             expected = [(did, it.home.gid(name, txid)) for did, txid in ids]
-            assert sorted(manager.told[1:], key=str) == sorted(expected, key=str)
+            assert sorted(manager.told, key=str) == sorted(expected, key=str)
         with pytest.raises(Trimmed):
             await it.worm.space("tx/a/j").segment(0)
 
