@@ -169,10 +169,20 @@ async def test_a_branch_that_is_over_takes_nothing() -> None:
     with pytest.raises(UsageError, match="over"):
         await branch.put(b"k", b"v")
     ready = await prepared(made, 2, k="v")
-    with pytest.raises(UsageError, match="over"):
-        await ready.get(b"k")
+    for key in (b"k", b"other"):
+        for call in (ready.get(key), ready.put(key, b"w"), ready.delete(key)):
+            with pytest.raises(UsageError, match="over"):
+                await call
     await ready.rollback()
     assert ready.held == {b"k": True}  # what is prepared is ended by its votes alone
+    assert ready.writes == {b"k": b"v"}
+    young = await made.begin(gid(number=3))
+    for call in (young.get(b""), young.put(b"", b"w"), young.delete(b"x" * 128)):
+        with pytest.raises(UsageError, match="a key is"):
+            await call
+    with pytest.raises(UsageError, match="a value is bytes"):
+        await young.put(b"y", "w")
+    assert (young.held, young.writes) == ({}, {})
 
 
 async def test_who_meets_a_branch_that_is_prepared_waits_for_its_outcome() -> None:
@@ -208,6 +218,15 @@ async def test_what_comes_while_the_disk_is_busy_shares_the_next_commit() -> Non
     await durable(made)
     assert disk.commits == 3
     assert len(made.items()) == 6
+    await prepared(made, 6, k6="v")
+    disk.free.clear()
+    await made.commit(gid(number=6))
+    await until(lambda: made._writer._leaving)
+    for _ in range(2):
+        await made.commit(gid(number=6))
+    disk.free.set()
+    await durable(made)
+    assert disk.commits == 5, "what is said again is not written again"
 
 
 def test_an_outcome_waits_its_time_for_a_promise_to_share_a_commit_with() -> None:
@@ -366,7 +385,7 @@ async def test_a_store_takes_up_what_it_promised_with_its_locks() -> None:
     [
         ("identity", b"name", b"b", WrongIdentity),
         ("identity", b"format", b"\2", NewerFormat),
-        ("prepared", b"nobody", b"", StoreError),
+        ("prepared", b"nobody", encode(kv._Record({}, [])), StoreError),
         ("prepared", str(gid()).encode(), b"\xc1", StoreError),
     ],
 )
