@@ -10,7 +10,7 @@ from wormspace.errors import ProtocolViolation, Trimmed
 from wormspace.knobs import KNOBS, turned
 from wormspace.log.beginning import Place
 from wormspace.log.errors import DamagedEntry, NotWritten
-from wormspace.log.reading import Head, Reader
+from wormspace.log.reading import Head, Reader, _Bounds, _Seen
 from wormspace.log.records import HOLE, encode
 
 PATIENCE_S = 3.0
@@ -68,6 +68,29 @@ def test_where_each_slot_has_one_entry_the_first_look_finds_it(many, looks):
         assert len(slots.reads) == 100 * many, "going on costs one look each"
 
     asyncio.run(work())
+
+
+def test_where_packs_are_is_remembered_once_and_half_of_it_forgotten():
+    seen = _Seen()
+    order = random.Random(0).sample(range(6), 6)
+    for slot in (*order, *order):
+        seen.add(10 * slot, pack_of(3 * slot, 2))
+    assert seen.slots == [0, 10, 20, 30, 40, 50]
+    assert (seen.firsts, seen.ends) == ([0, 3, 6, 9, 12, 15], [2, 5, 8, 11, 14, 17])
+    assert [seen.last_upto(at) for at in (-1, 0, 2, 3, 14, 99)] == [-1, 0, 0, 1, 4, 5]
+    with turned(log_remembered_packs=6):
+        seen.forget()
+        assert len(seen.slots) == 6
+    with turned(log_remembered_packs=5):
+        seen.forget()
+    assert (seen.slots, seen.firsts, seen.ends) == ([10, 30, 50], [3, 9, 15], [5, 11, 17])
+
+
+def test_a_search_looks_near_its_lower_end_and_where_it_guesses():
+    assert _Bounds(10, 40, 23).probes() == [10, 11, 13, 17, 23, 25]
+    assert _Bounds(10, 18, 99).probes() == [10, 11, 13, 17]
+    assert [_Bounds(10, 18, guess).guess for guess in (9, 10, 17, 18)] == [10, 10, 17, 17]
+    assert _Bounds(10, 11, 0).probes() == [10]
 
 
 def test_a_place_in_a_long_log_is_found_with_few_looks():

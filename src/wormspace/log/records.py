@@ -83,7 +83,7 @@ class Pack(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=FORMAT):
         """The entries at [start, stop), as their readers get them; by default, all."""
         first, time = self.first, self.time_ms / 1000.0
         start = max(start, first)
-        stop = self.end if stop is None else min(stop, self.end)
+        stop = self.end if stop is None else max(start, min(stop, self.end))
         if not self.groups:
             bodies = self.bodies[start - first : stop - first]
             return [
