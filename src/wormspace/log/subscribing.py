@@ -277,4 +277,3 @@ class _Ear:
     def close(self) -> None:
         """Stop listening."""
         self._task.cancel()
-        self._news.set()
