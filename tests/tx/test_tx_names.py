@@ -140,6 +140,7 @@ def test_a_decision_names_the_first_who_said_no(said) -> None:
     else:
         assert found == (ALL_YES if said == ("yes", "yes") else None)
     assert ALL_YES.committed
+    assert not Decision(deciding.UNDECIDED).committed
     assert [deciding.said(votes.get(p)) for p in "ab"] == list(said)
 
 

@@ -28,7 +28,7 @@ def open_manager(name: str, url: str) -> ResourceManager:
     except ImportError as e:
         extra = "postgres" if scheme.startswith("postgres") else "mysql"
         raise UsageError(f"{e}; install wormspace[{extra}]") from e
-    if scheme == "kv":
+    if url.startswith("kv://"):
         return RemoteStore(name, url.removeprefix("kv://"))
     raise UsageError(
         f"{scheme[:20]!r}: a resource manager is postgresql://, mysql:// or kv://HOST:PORT"
