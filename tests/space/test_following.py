@@ -223,6 +223,42 @@ def test_each_thing_is_told_once_whoever_tells_it():
     simulated(work)
 
 
+def test_what_a_page_repeats_of_a_segment_that_it_completes_is_no_news():
+    """Where there are too many holes for one question, it asks for what is known as well."""
+
+    async def work():
+        made = Made()
+        made.fill(0, 5, 0, 1, 2, 3, 4)
+        stream = made.space.listen()
+        made.source.send(allocated(0, 5), *wrote(0, 2, 4), Gap())
+        with turned(register_spans=1):
+            heard = await told(stream)
+        assert heard == [Allocated(0, 5, b"p"), *written(0, 2, 4, 0, 1, 3)]
+        assert ("page", 0, (0, 5)) in [call[1:] for call in made.asked()]
+        await stream.aclose()
+
+    simulated(work)
+
+
+@pytest.mark.parametrize(
+    ("span", "left"), [((2, 7), [1, 7]), ((3, 4), [1, 5, 7]), ((1, 2), [3, 5, 7])]
+)
+def test_of_what_is_trimmed_nothing_is_kept_and_of_its_neighbours_all(span, left):
+    async def work():
+        made = Made()
+        stream = made.space.listen(stop=9)
+        for number in (1, 3, 5, 7):
+            made.source.send(allocated(number, 3), *wrote(number, 0))
+        made.source.send(Dropped("s", *span))
+        assert len(await told(stream)) == 9
+        assert list(stream._progress) == left
+        made.source.send(*[event for number in (1, 3, 5, 7) for event in wrote(number, 0, 1)])
+        assert await told(stream) == [event for number in left for event in written(number, 1)]
+        await stream.aclose()
+
+    simulated(work)
+
+
 def test_a_segment_is_full_when_it_is_known_how_large_it_is():
     async def work():
         made = Made()

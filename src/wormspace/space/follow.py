@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
-from wormspace.errors import NotAllocated, ServerFull, Trimmed, Unavailable, WormError
+from wormspace.errors import NotAllocated, Trimmed, Unavailable, WormError
 from wormspace.knobs import KNOBS
 from wormspace.register.contract import METADATA, TRIM, Dropped, Gap, Wrote
 from wormspace.register.contract import Event as RegisterEvent
@@ -172,13 +172,12 @@ class Follower(Stream[Event]):
                     self._space.name, first, self._stop, client.deadline(None)
                 )
                 break
-            except (Unavailable, ServerFull) as e:
+            except Unavailable as e:
                 await self._wait_for_servers(e)
         for span in spans:
             self._trims.extend(self._drop(*span))
         self._trims_from = end
-        if end >= self._stop:
-            self._behind = self._done.below
+        self._behind = self._done.below
 
     def _deliver_trims(self, below: float = math.inf) -> None:
         """Deliver what was read of the trims of segments below one that is read now."""
@@ -248,7 +247,7 @@ class Follower(Stream[Event]):
                 return None
             except Trimmed as e:
                 return e
-            except (Unavailable, ServerFull) as e:
+            except Unavailable as e:
                 await self._wait_for_servers(e)
 
     async def _wait_for_servers(self, error: WormError) -> None:
