@@ -229,6 +229,22 @@ def test_a_capture_is_lost_to_a_majority_or_to_whoever_could_be_heard(answers, d
     simulated(work)
 
 
+@pytest.mark.parametrize("last", ["refusal", "promise"])
+def test_of_those_that_are_up_the_last_answer_ends_it(last):
+    async def work():
+        of = Played()
+        operation = begin(of)
+        of.cut(2)
+        answers = [(0, Reject(HIGH)), (1, Promise([], COMPLETE))]
+        for server, message in answers if last == "promise" else reversed(answers):
+            assert not operation.over
+            operation.on_message(server, message)
+        assert operation.done.result().phase == PREEMPTED
+        assert of.is_idle
+
+    simulated(work)
+
+
 def test_whoever_refused_is_not_waited_for_beyond_a_silence():
     async def work():
         of, began = Played(), now()

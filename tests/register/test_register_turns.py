@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from wires import simulated
 from wormspace.errors import CaptureLost, Refused, TokenReused, Unavailable, UsageError
 from wormspace.errors import ValueTooLarge as TooLarge
 from wormspace.knobs import turned
@@ -100,6 +101,21 @@ async def test_who_gives_up_earlier_is_told_and_the_others_are_waited_for() -> N
     assert reading.asked == [(ARRAY, [(1, 4)], end)]
     reading.go_on.set()
     assert await late == b"2"
+
+
+def test_the_deadline_of_a_caller_that_is_gone_passes_unnoticed() -> None:
+    async def work() -> None:
+        reading = Reading()
+        reading.go_on.clear()
+        gathering = reading.gathering()
+        gone, late = gathering.add(ARRAY, 1, now() + 1), gathering.add(ARRAY, 2, now() + 5)
+        await asyncio.sleep(0.5)
+        gone.cancel()
+        await asyncio.sleep(2)
+        reading.go_on.set()
+        assert await late == b"2"
+
+    simulated(work)
 
 
 async def test_an_error_is_told_to_all_who_still_wait() -> None:
