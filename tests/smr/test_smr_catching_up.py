@@ -235,6 +235,16 @@ def test_who_finds_nobody_says_so_after_a_while_and_what_each_has_answered():
     behind(work)
 
 
+def test_a_snapshot_that_ends_too_early_is_cut_short():
+    async def work(core):
+        await core.trimmed(4, below=3)
+        core.has["ann"] = snapshot(3)[:-1]
+        with pytest.raises(NoSnapshot, match=r"ann .ann:1.: the snapshot is cut short"):
+            await catch_up(core, None)
+
+    behind(work)
+
+
 def test_where_nobody_was_ever_known_that_is_said():
     async def work(core):
         await core.trimmed(4, below=3, leader=core.seat.member)

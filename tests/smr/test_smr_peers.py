@@ -44,6 +44,20 @@ def test_whoever_sends_names_fills_no_memory_and_pushes_out_nobody_who_is_heard(
     assert BOB in peers.members(), "who is alive is not pushed out"
 
 
+def test_of_those_who_were_only_introduced_who_was_named_longest_ago_makes_room():
+    now = [0.0]
+    peers = Peers(ANN, lambda: now[0])
+    named = [Member(f"{n}", b"%d" % n, "h", 1) for n in range(MOST)]
+    for one in named:
+        now[0] += 0.01
+        peers.introduce([one])
+    peers.introduce(named[:3])
+    peers.introduce([BOB])
+    left = set(peers.members())
+    assert set(named) - left == {named[3]}
+    assert BOB in left
+
+
 def test_who_was_not_heard_of_for_a_while_is_forgotten_and_counts_for_nothing():
     now = [0.0]
     peers = Peers(ANN, lambda: now[0])

@@ -102,7 +102,9 @@ class Others:
 
 @pytest.fixture
 def others(monkeypatch):
-    return Others(monkeypatch)
+    found = Others(monkeypatch)
+    yield found
+    assert found.open == [], "whoever is done hangs up"
 
 
 def calling(work, addresses=(A, B, C), timeout=10.0):
@@ -200,6 +202,7 @@ def test_only_so_many_that_were_learned_are_remembered_and_connections_to_the_re
         for n, address in enumerate(learned):
             others.answers[address] = [elsewhere()]
             line._turn(line._leader, member(address, b"%d" % n))
+            assert len(line._closing) == max(0, n + 1 - LEARNED), "it is not forgotten meanwhile"
             await line._call(address, "submit", encode(Packet(b"", 1, 1, b"")), 1.0)
             assert others.services[-1] == f"{(b'%d' % n).hex()}/submit"
         await asyncio.sleep(0.1)
@@ -287,6 +290,17 @@ def test_a_question_says_what_its_session_has_seen_as_far_as_its_level_asks(othe
         assert [one.level for one in asked] == [LINEARIZABLE, HERE, HERE, HERE]
         assert [one.seen for one in asked] == [AT, AT, AT, Address(0, 0)]
         assert len({one.queries for one in asked}) == 1
+        others.asked.clear()
+        for given in ({}, {"consistency": Causal()}, {"consistency": Eventual()}):
+            async with await attach(Counter, "hits", [A], **given) as again:
+                await again.add()
+                await again.read()
+        asked = [one for _, _, one in others.asked if isinstance(one, Ask)]
+        assert [(one.level, one.seen) for one in asked] == [
+            (LINEARIZABLE, AT),
+            (HERE, AT),
+            (HERE, Address(0, 0)),
+        ]
 
     calling(work)
 
@@ -347,10 +361,11 @@ def test_a_stream_that_is_closed_at_once_asks_nobody_any_more(others):
     async def work(hits):
         stream = hits.events()
         await asyncio.sleep(0.1)
-        assert len(hits._line._beginning) == 1
+        (beginning,) = hits._line._beginning
         await stream.aclose()
         await asyncio.sleep(0.1)
         assert hits._line._beginning == {}
+        assert beginning.cancelled()
         for wrong in (-1, 1.0, True):
             with pytest.raises(UsageError):
                 hits.events(wrong)

@@ -250,14 +250,32 @@ def test_a_write_that_fails_for_good_is_told(caplog):
         a = Owner(worm, "a", set()).start()
         await asyncio.sleep(TIMEOUT_S)
         Failing(worm, "write", RuntimeError("a fault of ours"))
-        a.offer(1)
-        await asyncio.sleep(0.1)
+        for number in (1, 2):
+            a.offer(number)
+            await asyncio.sleep(0.1)
         assert not a.task.done()
+        Slow(worm, 100.0)
+        a.offer(3)
+        await asyncio.sleep(0.1)
         await stop(a)
 
     with caplog.at_level(logging.WARNING):
         virtually(work)
-    assert "a (host:1): a write failed: a fault of ours" in caplog.text
+    told = [record.message for record in caplog.records]
+    assert told == ["a (host:1): a write failed: a fault of ours"], "and no other"
+
+
+def test_what_one_has_written_oneself_is_applied_at_once():
+    async def work(worm):
+        a = Owner(worm, "a", set()).start()
+        await asyncio.sleep(TIMEOUT_S)
+        a.learner.deafen()
+        a.offer(1)
+        await a.rest()
+        assert a.seen == [1]
+        await stop(a)
+
+    virtually(work)
 
 
 def test_the_owner_whose_turn_it_is_is_waited_for_and_no_other_and_each_wait_begins_anew():

@@ -378,3 +378,23 @@ def test_a_key_that_cannot_be_compared_is_said_and_can_be_taken_back():
             list(table)
     dict.__delitem__(table, (1, 2))
     assert list(table) == [(0, "x"), (1, "a")]
+
+
+def test_joined_with_others_copied_and_pickled_it_has_its_rows_in_order():
+    table = Table()
+    table.update({2: "b", 1: "a"})
+    assert table | {0: "z", 2: "x"} == {1: "a", 2: "x", 0: "z"}
+    assert {0: "z", 2: "x"} | table == {0: "z", 2: "b", 1: "a"}
+    assert [type(one) for one in (table | {}, {} | table, table.copy())] == [dict] * 3
+    assert list(table.copy().items()) == [(1, "a"), (2, "b")]
+    same = table
+    table |= {3: "c"}
+    assert table is same
+    assert list(table.items()) == [(1, "a"), (2, "b"), (3, "c")]
+    table.freeze()
+    for again in (copy.copy(table), copy.deepcopy(table), pickle.loads(pickle.dumps(table))):
+        assert type(again) is Table
+        assert list(again.items()) == list(table.items())
+        again[0] = "z"
+        assert (list(again), 0 in table) == ([0, 1, 2, 3], False)
+    assert repr(table) == "Table({1: 'a', 2: 'b', 3: 'c'})"

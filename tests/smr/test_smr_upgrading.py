@@ -4,11 +4,19 @@ import asyncio
 import logging
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from virtual import virtually
 from wormspace.errors import Unavailable
-from wormspace.smr import CommandFailed, NoLeader, SessionExpired, StateMachine, UpdateNeeded
+from wormspace.smr import (
+    CommandFailed,
+    NoLeader,
+    SessionExpired,
+    StateMachine,
+    Table,
+    UpdateNeeded,
+)
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import ShapeChanged, VersionForgotten
 from wormspace.smr.fetching import Announced
@@ -25,7 +33,7 @@ from wormspace.smr.records import (
 from wormspace.smr.seat import GREET_S
 from wormspace.smr.shapes import differences
 from wormspace.smr.upgrading import GREETINGS, LOOKS, Versions, run, upgrade, versions
-from wormspace.smr.versions import UPGRADE, Lineage, decode_upgrade, encode_upgrade
+from wormspace.smr.versions import UPGRADE, Lineage, decode_upgrade, encode_upgrade, upgraded
 from wormspace.space import Address
 
 PATIENCE_S = 10.0
@@ -218,6 +226,17 @@ def test_it_waits_for_as_long_as_somebody_is_alive_who_has_not_the_class():
     upgrading(work)
 
 
+def test_it_does_not_wait_for_those_who_have_it():
+    async def work(core, running):
+        for _ in range(13):
+            core.hears(BOB, 3)
+            core.hears(CY, 4)
+            await asyncio.sleep(1)
+        assert core.times[0] <= PATIENCE_S * (1 + 2 / LOOKS)
+
+    upgrading(work)
+
+
 def test_all_have_had_the_occasion_to_greet_however_little_patience_there_is():
     async def work(core, running):
         await asyncio.sleep(GREETINGS * GREET_S)
@@ -273,6 +292,64 @@ def test_what_no_class_is_known_of_says_which_is_missing():
         ShapeChanged, match=r"not as Two declares it .*count: str there, int = 0 here"
     ):
         Lineage(Three).at(2, {**Two.declaration.shape, "count": "str"}, "it")
+
+
+class Row(msgspec.Struct, frozen=True):
+    amount: int
+
+
+class Renamed(msgspec.Struct, frozen=True):
+    amount: int
+
+
+Renamed.__name__ = "Row"  # the same in words
+
+
+class Rows(StateMachine):
+    same: Table[int, int]
+    rows: Table[int, Row]
+    one: Row = Row(0)
+    count: int = 0
+    gone: str = ""
+    other: int = 0
+    texts: Table[int, str]
+
+
+class Rows2(StateMachine, version=2, replaces=Rows):
+    same: Table[int, int]
+    rows: Table[int, Renamed]
+    one: Renamed = Renamed(0)
+    count: int = 0
+    new: int = 7
+    other: str = "x"
+    texts: Table[int, bytes]
+
+    def migrate(self, old):
+        self.new += len(old.gone)
+        if old.count < 0:
+            raise ValueError("less than nothing")
+
+
+def test_what_two_versions_have_alike_is_taken_over_and_the_rest_is_migrated():
+    old = Rows()
+    old.same.update({1: 2})
+    old.rows.update({1: Row(3)})
+    old.texts.update({1: "text"})
+    old.one, old.count, old.gone, old.other = Row(4), 5, "abc", 6
+    new = upgraded(old, [Rows2])
+    assert type(new) is Rows2
+    assert new.same is old.same, "however many rows there are"
+    assert (dict(new.rows), type(new.rows[1])) == ({1: Renamed(3)}, Renamed)
+    assert new.rows is not old.rows
+    assert (new.one, type(new.one)) == (Renamed(4), Renamed)
+    assert (new.count, new.new, new.other, dict(new.texts)) == (5, 10, "x", {})
+    assert (new._journal, new._events, new._moment) == (old._journal, old._events, old._moment)
+    assert upgraded(new, []) is new
+    bad = Rows()
+    bad.count = -1
+    with pytest.raises(ValueError, match="less than nothing"):
+        upgraded(bad, [Rows2])
+    assert bad._journal.undo is None
 
 
 def test_an_upgrade_is_read_as_it_was_written():

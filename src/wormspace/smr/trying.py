@@ -26,7 +26,6 @@ class Trying:
         self._what = what
         self._rng = rng
         self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
         self._deadline = deadline
         self._pause = PAUSE_MIN_S
         self._asked = ""
