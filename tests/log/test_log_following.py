@@ -259,10 +259,14 @@ def test_a_follower_begins_where_it_is_told_to_and_is_told_what_it_lost():
         log.start.true, log.slots.trimmed = Place(20, 10), 1
         log.append("a")
         assert (await anext(stream)).position == 21, "what was trimmed had been delivered"
+        log.append("b")
+        log.append("a")
+        log.start.true = Place(24, 12)
+        assert (await anext(stream)).position == 25, "nothing of the stream was lost"
         log.append("a")
         log.append("b")
-        log.start.true = Place(26, 13)
-        with pytest.raises(LogTrimmed, match="position 22 "):
+        log.start.true = Place(30, 15)
+        with pytest.raises(LogTrimmed, match="position 26 "):
             await anext(stream)
 
     in_time(work)

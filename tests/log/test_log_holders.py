@@ -179,7 +179,7 @@ def test_those_who_extend_at_once_extend_it_once_and_closing_ends_it():
         await asyncio.sleep(0.5)
         await tenure.close()
         for one in waiting:
-            with pytest.raises(Deposed, match="tape: this right was given up"):
+            with pytest.raises(Deposed, match=r"tape: .* given up"):
                 await one
         watch.clear()
         await asyncio.sleep(5)
@@ -204,7 +204,7 @@ def test_a_seam_that_failed_is_sent_again_as_it_was(caplog):
             watch.before = once(error)
             with pytest.raises(Unavailable):
                 await tenure.extend()
-            assert caplog.text.count("the next segment is not ready: away") == n + 1
+            assert caplog.text.count(": away") == n + 1
             assert tenure._next is None
         watch.before = None
         await tenure.extend()

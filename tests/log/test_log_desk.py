@@ -1,0 +1,483 @@
+"""How appenders find their sequencer and replace it, with everybody else made up."""
+
+import asyncio
+
+import pytest
+from slots import in_time
+
+from wormspace.errors import CaptureLost, Closed, StoreError, Unavailable
+from wormspace.log import desk as desks
+from wormspace.log.desk import PATIENCE_S, RETRY_S, Announcement, PrivateDesk, SharedDesk
+from wormspace.log.errors import Deposed, NoSequencer
+from wormspace.log.messages import Ask, Given, Ping, Pong, encode
+from wormspace.rpc import Failure, NoAnswer, NoService
+
+ASK = Ask((1,), 1)
+
+
+class Net:
+    """Services by address, and what was called.
+
+    Attributes:
+        deaf: ports whose calls are not answered.
+        slow_s: by port, how long an answer takes, but for pings.
+        calls: (port, whether it was a ping, time-out) of each.
+    """
+
+    def __init__(self, monkeypatch):
+        self.services, self.deaf, self.slow_s, self.calls = {}, set(), {}, []
+        self.refusal, self.next_port = None, 1000
+        net = self
+
+        class Service:
+            def __init__(self, handlers):
+                self.handlers, self.port = handlers, None
+
+            async def start(self, host, port):
+                if net.refusal:
+                    raise net.refusal
+                net.next_port += 1
+                self.port = port or net.next_port
+                net.services[host, self.port] = self
+                return self.port
+
+            async def stop(self):
+                net.services.pop(next(at for at, one in net.services.items() if one is self))
+
+        class Caller:
+            def __init__(self, host, port):
+                self.at, self.closed = (host, port), False
+
+            async def call(self, service, body, timeout):
+                is_ping = body == encode(Ping())
+                net.calls.append((self.at[1], is_ping, timeout))
+                if self.closed or self.at not in net.services:
+                    raise NoAnswer("the connection was refused")
+                wait_s = 0.0 if is_ping else net.slow_s.get(self.at[1], 0.0)
+                if self.at[1] in net.deaf or wait_s > timeout:
+                    await asyncio.sleep(timeout)
+                    raise NoAnswer("no answer in time")
+                await asyncio.sleep(wait_s)
+                try:
+                    handler = net.services[self.at].handlers[service]
+                except KeyError:
+                    raise NoService("no such service") from None
+                try:
+                    return await handler(body)
+                except (Deposed, Unavailable) as e:
+                    raise Failure(str(e)) from e
+
+            async def close(self):
+                self.closed = True
+
+        monkeypatch.setattr(desks, "Service", Service)
+        monkeypatch.setattr(desks, "Caller", Caller)
+
+
+class Board:
+    """The mark: an announcement and its number.
+
+    Attributes:
+        errors: what the next looks and replacements fail with.
+    """
+
+    def __init__(self):
+        self.number, self.value, self.errors, self.closed, self.nonces = -1, None, [], 0, 0
+
+    def deadline(self):
+        return asyncio.get_running_loop().time() + 10
+
+    def nonce(self):
+        self.nonces += 1
+        return b"%d" % self.nonces
+
+    def fail(self):
+        if self.errors:
+            raise self.errors.pop()
+
+    async def get(self):
+        await asyncio.sleep(0)
+        self.fail()
+        return None if self.value is None else (self.number, self.value)
+
+    async def replace(self, expected, value):
+        await asyncio.sleep(0)
+        self.fail()
+        if expected != self.number:
+            return None
+        self.number, self.value = self.number + 3, value
+        return self.number
+
+    async def close(self):
+        self.closed += 1
+
+
+class Sequencer:
+    """Hands out its own number.
+
+    Attributes:
+        error: what each answer fails with.
+    """
+
+    made = 0
+
+    def __init__(self, may_renew):
+        Sequencer.made += 1
+        self.me, self.may_renew = Sequencer.made, may_renew
+        self.error, self.hangs, self.started, self.closed = None, False, 0, False
+
+    def give_now(self, ask):
+        return Given((), self.me, 0)
+
+    async def answer(self, question):
+        if isinstance(question, Ping):
+            return Pong()
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.error:
+            raise self.error
+        return Given((), self.me, 0)
+
+    async def start(self):
+        self.started += 1
+        if self.error:
+            raise self.error
+
+    async def close(self):
+        self.closed = True
+
+
+class House:
+    """Desks of one log, each in a process of its own, and the sequencers that they made."""
+
+    def __init__(self, monkeypatch):
+        self.net, self.board, self.made = Net(monkeypatch), Board(), []
+        Sequencer.made = 0
+
+    def desk(self, **options):
+        def make(may_renew):
+            self.made.append(Sequencer(may_renew))
+            return self.made[-1]
+
+        return SharedDesk("orders", self.board, make, **options)
+
+    @property
+    def port(self):
+        return self.board.value.port
+
+
+@pytest.fixture
+def house(monkeypatch):
+    return House(monkeypatch)
+
+
+async def asked(desk, seconds=30.0):
+    """Who answered."""
+    return (await desk.ask(ASK, now() + seconds)).first
+
+
+def now():
+    return asyncio.get_running_loop().time()
+
+
+def test_who_finds_none_becomes_it_and_is_asked_by_all(house):
+    async def work():
+        one, two = house.desk(host="a"), house.desk(host="b", port=7)
+        assert one.give_now(ASK) is None
+        assert not one.is_here
+        assert await asked(one) == 1
+        assert one.is_here
+        assert one.give_now(ASK).first == 1
+        assert house.board.value == Announcement("a", 1001, b"1")
+        assert list(house.net.services["a", 1001].handlers) == ["wormlog/orders/31"]
+        assert await asked(two) == 1
+        assert await asked(two) == 1
+        assert not two.is_here
+        assert two.give_now(ASK) is None
+        assert house.net.calls == [(1001, False, PATIENCE_S)] * 2
+        await asked(two, 0.2)
+        assert house.net.calls[-1][2] == pytest.approx(0.2)
+        assert (len(house.made), now()) == (1, 0)
+
+    in_time(work)
+
+
+def test_of_many_who_find_none_one_becomes_it(house):
+    async def work():
+        all_ = [house.desk() for _ in range(4)]
+        answers = await asyncio.gather(*(asked(desk) for desk in all_ for _ in range(2)))
+        assert len(set(answers)) == 1
+        assert sum(desk.is_here for desk in all_) == 1
+        assert len(house.net.services) == 1, "the others listen no more"
+        assert (len(house.made), now()) == (4, 0)
+
+    in_time(work)
+
+
+def test_one_who_is_silent_is_asked_whether_it_is_there_and_replaced_if_not(house):
+    async def work():
+        one, two, three = (house.desk() for _ in range(3))
+        await asked(one)
+        for desk in (two, three):
+            await asked(desk)
+        first = house.port
+        house.net.calls.clear()
+        house.net.slow_s[first] = PATIENCE_S + 1
+        asking = asyncio.create_task(asked(two, 3.2 * PATIENCE_S))
+        await asyncio.wait([asking])
+        assert isinstance(asking.exception(), NoSequencer)
+        assert "no answer in time" in str(asking.exception())
+        assert house.board.number == 2, "one that is slow and there is not replaced"
+        assert {port for port, _, _ in house.net.calls} == {first}
+        assert sum(is_ping for _, is_ping, _ in house.net.calls) == 3
+        house.net.calls.clear()
+        house.net.deaf.add(first)
+        began = now()
+        assert await asked(two) == 2
+        pings = [timeout for _, is_ping, timeout in house.net.calls if is_ping]
+        assert len(pings) == 1
+        assert now() - began == pytest.approx(PATIENCE_S + pings[0], abs=0.2)
+        assert (two.is_here, house.board.number) == (True, 5)
+        house.made[0].error = Deposed("another has taken over")
+        assert await asked(one) == 2, "who was replaced asks its successor"
+        assert house.made[0].closed
+        assert ("127.0.0.1", first) not in house.net.services
+        assert await asked(three) == 2, "and the others find it"
+        assert house.board.number == 5
+
+    in_time(work)
+
+
+def test_one_who_says_no_is_replaced_without_a_question(house):
+    async def work():
+        one, two = house.desk(), house.desk()
+        await asked(one)
+        await asked(two)
+        house.made[0].error = Unavailable("no majority")
+        house.net.calls.clear()
+        assert await asked(two) == 2
+        assert house.net.calls == [(1001, False, PATIENCE_S)]
+        assert house.board.number == 5
+
+    in_time(work)
+
+
+def test_who_may_not_become_it_waits_for_another(house):
+    async def work():
+        guest = house.desk(may_become=False)
+        with pytest.raises(NoSequencer, match=r"log 'orders': no sequencer answered in time$"):
+            await asked(guest, 1.0)
+        assert (now(), house.made) == (1.0, [])
+        asking = asyncio.create_task(asked(guest))
+        await asyncio.sleep(1)
+        owner = house.desk()
+        await asked(owner)
+        began = now()
+        assert await asking == 1
+        assert now() - began <= RETRY_S
+        await owner.close()
+        asking = asyncio.create_task(asked(guest))
+        await asyncio.sleep(1)
+        assert await asked(house.desk()) == 2
+        assert await asking == 2
+
+    in_time(work)
+
+
+def test_where_servers_are_away_the_one_here_is_asked_again(house):
+    async def work():
+        desk = house.desk()
+        await asked(desk)
+        house.made[0].error = Unavailable("no majority")
+        asking = asyncio.create_task(asked(desk))
+        await asyncio.sleep(10 * RETRY_S + 0.01)
+        house.made[0].error = None
+        assert await asking == 1
+        assert now() == pytest.approx(11 * RETRY_S)
+        assert house.board.number == 2
+        house.made[0].hangs = True
+        with pytest.raises(NoSequencer, match=r"in time$|waits for a majority"):
+            await asked(desk, 2.0)
+
+    in_time(work)
+
+
+def test_one_who_lost_its_right_to_nobody_announced_takes_it_back(house):
+    async def work():
+        desk = house.desk()
+        await asked(desk)
+        house.made[0].error = Deposed("another")
+        asking = asyncio.create_task(asked(desk))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        house.made[0].error = None
+        assert await asking == 1
+        assert (len(house.made), house.board.number) == (1, 2)
+
+    in_time(work)
+
+
+def test_who_leaves_says_so_and_is_replaced_at_once(house):
+    async def work():
+        one, two = house.desk(), house.desk()
+        await asked(one)
+        await asked(two)
+        await one.close()
+        assert house.board.value == Announcement("", 0)
+        assert house.board.closed == 1
+        assert house.made[0].closed
+        assert house.net.services == {}
+        with pytest.raises(Closed):
+            await asked(one)
+        assert await asked(two) == 2
+        assert now() == 0, "nobody waits for one that is gone"
+        await two.close()
+        assert await asked(house.desk()) == 3
+        assert now() == 0
+
+    in_time(work)
+
+
+def test_who_leaves_and_is_not_the_one_says_nothing(house):
+    async def work():
+        one, two = house.desk(), house.desk()
+        await asked(one)
+        await asked(two)
+        number = house.board.number
+        await two.close()
+        await house.desk().close()
+        assert (house.board.number, house.board.closed) == (number, 2)
+        house.board.errors = [Unavailable("no majority")]
+        await one.close()
+        assert house.board.closed == 3, "that it left without a word stops nobody"
+
+    in_time(work)
+
+
+def test_closing_ends_what_is_under_way(house):
+    async def work():
+        guest = house.desk(may_become=False)
+        asking = asyncio.create_task(asked(guest))
+        await asyncio.sleep(1)
+        await guest.close()
+        with pytest.raises(Closed):
+            await asking
+        assert now() <= 1 + RETRY_S
+        desk = house.desk()
+        await asked(desk)
+        house.made[0].error = Unavailable("no majority")
+        asking = asyncio.create_task(asked(desk))
+        await asyncio.sleep(1)
+        await desk.close()
+        with pytest.raises(Closed):
+            await asking
+
+    in_time(work)
+
+
+def test_who_cannot_announce_itself_listens_no_more_and_tries_again(house):
+    async def work():
+        desk = house.desk(host="a", port=7)
+        house.board.errors = [Unavailable("no majority"), Unavailable("none"), Unavailable("no")]
+        assert await asked(desk) == len(house.made)
+        assert list(house.net.services) == [("a", 7)]
+        assert now() == pytest.approx(3 * RETRY_S)
+        other = house.desk(host="b", port=9)
+        house.net.refusal = OSError("in use")
+        house.board.number, house.board.value = -1, None
+        with pytest.raises(NoSequencer, match="no sequencer can listen at b:9 here: in use"):
+            await asked(other, 5.0)
+
+    in_time(work)
+
+
+def test_the_one_here_may_take_the_right_back_until_another_is_announced(house):
+    async def work():
+        one = house.desk()
+        await asked(one)
+        may_renew = house.made[0].may_renew
+        assert await may_renew()
+        house.board.number += 1
+        assert not await may_renew()
+        house.board.value = None
+        assert not await may_renew()
+
+    in_time(work)
+
+
+def test_who_stands_by_is_the_sequencer_whenever_there_is_no_other(house):
+    async def work():
+        one, two = house.desk(), house.desk()
+        standing = [asyncio.create_task(desk.stand_by()) for desk in (one, two)]
+        await asyncio.sleep(0.1)
+        assert one.is_here != two.is_here
+        owner, other = (one, two) if one.is_here else (two, one)
+        first = next(s for s in house.made if s.started)
+        await asyncio.sleep(3)
+        assert first.started >= 5, "it takes over before it is asked to"
+        assert house.board.number == 2
+        first.error = Deposed("another has taken over")
+        await asyncio.sleep(3)
+        assert owner.is_here
+        first.error = None
+        house.net.deaf.add(house.port)
+        await asyncio.sleep(5)
+        assert other.is_here
+        assert not owner.is_here, "who was replaced finds out"
+        assert house.board.number == 5
+        await asyncio.sleep(5)
+        assert house.board.number == 5
+        await other.close()
+        await asyncio.sleep(5)
+        assert owner.is_here
+        await owner.close()
+        await asyncio.wait(standing)
+        assert [task.exception() for task in standing] == [None, None]
+
+    in_time(work)
+
+
+def test_what_waiting_would_not_mend_ends_standing_by(house):
+    async def work():
+        desk = house.desk()
+        await asked(desk)
+        house.made[0].error = StoreError("the disk is gone")
+        with pytest.raises(StoreError):
+            await desk.stand_by()
+
+    in_time(work)
+
+
+def test_a_desk_of_ones_own_asks_again_until_it_is_closed_by_its_last_user():
+    async def work():
+        sequencer = Sequencer(None)
+        desk = PrivateDesk(sequencer)
+        desk.users += 1
+        assert desk.give_now(ASK).first == sequencer.me
+        assert (await desk.ask(ASK, now() + 1)).first == sequencer.me
+        real, failures = sequencer.answer, [Deposed("one"), CaptureLost("two")]
+
+        async def answer(question):
+            if failures:
+                raise failures.pop()
+            return await real(question)
+
+        sequencer.answer = answer
+        assert (await desk.ask(ASK, now() + 1)).first == sequencer.me
+        failures.append(Deposed("lost"))
+        sequencer.hangs = True
+        with pytest.raises(Unavailable, match="no position in time; the last trouble: lost"):
+            await desk.ask(ASK, now() + 1)
+        with pytest.raises(Unavailable, match="waits for a majority of the servers"):
+            await desk.ask(ASK, now() + 1)
+        assert now() == 2
+        await desk.close()
+        assert not sequencer.closed
+        assert desk.give_now(ASK) is not None
+        await desk.close()
+        assert sequencer.closed
+        assert desk.give_now(ASK) is None
+        with pytest.raises(Closed):
+            await desk.ask(ASK, now() + 1)
+
+    in_time(work)
