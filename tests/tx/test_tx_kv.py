@@ -110,7 +110,7 @@ async def until(done: Callable[[], object]) -> None:
 
 
 async def test_a_branch_sees_its_own_writes_and_others_do_until_they_are_committed() -> None:
-    made, _ = await store()
+    made, disk = await store()
     branch = await made.begin(gid())
     assert branch.session is branch
     assert await branch.get(b"k") is None
@@ -136,6 +136,8 @@ async def test_a_branch_sees_its_own_writes_and_others_do_until_they_are_committ
     await made.commit(gid(number=9))
     await durable(made)
     assert (made.items(), made.locks._holders) == ({}, {})
+    again = await KeyValueStore.open("a", disk)
+    assert (await again.prepared(), again.locks._holders) == ([], {})
 
 
 async def test_a_lock_is_for_reading_until_it_is_for_writing() -> None:
