@@ -3,6 +3,7 @@
 import asyncio
 import os
 
+import lmdb
 import pytest
 from tests.server.nodes import B1, Port, settled
 
@@ -11,6 +12,7 @@ from wormspace.knobs import KNOBS, turned
 from wormspace.paxos.messages import Decided, Read, Write
 from wormspace.server.node import Node
 from wormspace.server.storage import AcceptorStore
+from wormspace.store.files import SystemFiles
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire.messages import STOPPING, Spaces, Status
 
@@ -135,3 +137,73 @@ def test_a_commit_that_is_dropped_with_its_event_loop_alarms_nobody(tmp_path, ca
     assert not [record for record in caplog.records if record.levelname == "CRITICAL"]
     engine.close()
     loop.close()
+
+
+class Noted(SystemFiles):
+    """Knows what is open: descriptors, environments, and threads that have begun."""
+
+    def __init__(self):
+        self.open_now, self.workers, self.environments = set(), [], []
+
+    def open(self, path, flags):
+        fd = super().open(path, flags)
+        self.open_now.add(fd)
+        return fd
+
+    def close(self, fd):
+        self.open_now.discard(fd)
+        super().close(fd)
+
+    def worker(self, name):
+        self.workers.append(super().worker(name))
+        return self.workers[-1]
+
+    def open_tables(self, path, map_bytes, most):
+        self.environments.append(super().open_tables(path, map_bytes, most))
+        return self.environments[-1]
+
+    @property
+    def left(self):
+        """What of it is open still."""
+        busy = []
+        for env in self.environments:
+            try:
+                env.stat()
+                busy.append(env)
+            except lmdb.Error:
+                pass
+        return len(self.open_now), len(busy), sum(w._thread.is_alive() for w in self.workers)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_closed_store_leaves_nothing_open(tmp_path, written):
+    files = Noted()
+    engine = AcceptorStore(tmp_path / "store", files=files)
+
+    async def fill():
+        for i in range(3):
+            batch = engine.begin()
+            batch.put("rows", b"key %d" % i, b"value")
+            with turned(store_checkpoint_bytes=1):
+                await engine.commit(batch)
+        assert engine._scrubbing is not None
+
+    if written:
+        asyncio.run(fill())
+    opened = files.left
+    assert opened[0] >= 3
+    assert opened[1:] == (1, 2)
+    engine.close()
+    assert files.left == (0, 0, 0)
+    again = AcceptorStore(tmp_path / "store")
+    assert [value for _, value in again.view.scan("rows", b"", END)] == [b"value"] * 3 * written
+    again.close()
+
+
+def test_a_store_that_cannot_be_opened_leaves_nothing_open(tmp_path):
+    AcceptorStore(tmp_path / "store").close()
+    files = Noted()
+    (tmp_path / "store" / "journal.0").write_bytes(b"")
+    with pytest.raises(StoreDamaged):
+        AcceptorStore(tmp_path / "store", files=files)
+    assert files.left == (0, 0, 0)

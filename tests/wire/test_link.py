@@ -12,7 +12,7 @@ from wormspace.wire import link as link_module
 from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, frame
 from wormspace.wire.link import FLUSH_BYTES, QUIET_S, Outgoing, TcpLink
 from wormspace.wire.membership import Membership
-from wormspace.wire.messages import ONE_WAY, SpaceNames, Status, ToClient, Welcome
+from wormspace.wire.messages import ONE_WAY, SpaceNames, Status, ToClient, ToServer, Welcome
 
 
 class Heard:
@@ -51,6 +51,12 @@ async def begun(monkeypatch) -> tuple[TcpLink, Pipe, Heard]:
     assert len(pipe.writes) == 1, "the greeting"
     pipe.writes.clear()
     return link, pipe, heard
+
+
+def test_a_request_to_several_servers_is_encoded_once():
+    request = Outgoing(5, Status())
+    assert request.frame is request.frame
+    assert codec.decode_request(request.frame[4:]) == ToServer(5, Status())
 
 
 def ids(writes: list[bytes]) -> list[list[int]]:
