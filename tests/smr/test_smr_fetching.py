@@ -81,6 +81,8 @@ async def test_a_snapshot_comes_piece_by_piece_and_what_follows_it_is_kept_for_a
 @timely
 async def test_one_that_nobody_asks_for_any_more_is_dropped():
     fetches, one, other = Fetches(), at(3), at(5)
+    with pytest.raises(NoSnapshot, match="is not held any more"):
+        fetches.next(one, Fetch(0, -1))
     first = fetches.next(one, Fetch(0, 0)).ticket
     await asyncio.sleep(PATIENCE_S - 1)
     second = fetches.next(other, Fetch(0, 0)).ticket
