@@ -172,6 +172,32 @@ def test_when_a_report_falls_silent_it_is_asked_for_again_and_another_has_its_tu
     simulated(work)
 
 
+@pytest.mark.parametrize("how", ["silent", "down", "damaged"])
+def test_a_capture_that_needs_no_more_of_a_report_than_another_has_ends_at_once(how):
+    """Of five servers three have promised; the turn passes to one of which nothing is wanted."""
+
+    async def work():
+        of = Played(5)
+        operation = begin(of)
+        for server in (0, 1):
+            operation.on_message(server, Promise(known(9), COMPLETE))
+        operation.on_message(2, Promise([], 1))
+        operation.on_message(3, Promise([], 9))
+        assert of.sent() == [ask(2, (1, 9))]
+        if how == "silent":
+            await operation.done
+            assert now() == pytest.approx(1.0)
+        elif how == "down":
+            of.cut(2)
+        else:
+            operation.pages[2].on_message(2, Failed(DAMAGED, "a sector is gone"))
+        assert met(operation) == [9]
+        assert of.is_idle
+        assert operation._timer.cancelled()
+
+    simulated(work)
+
+
 def test_when_the_link_of_a_report_goes_down_another_has_its_turn():
     async def work():
         of = Played()
@@ -293,6 +319,29 @@ def test_what_a_server_says_that_cannot_report_is_told_to_the_caller():
         for server in (0, 2):
             operation.on_message(server, Failed(FULL, "full"))
         assert type(error_of(operation.done)) is ServerFull
+
+    simulated(work)
+
+
+def test_a_server_that_cannot_report_costs_no_patience():
+    """Another has its turn at once, and not when the one that said so is taken for silent."""
+
+    async def work():
+        of = Played()
+        operation = begin(of)
+        for server in range(3):
+            operation.on_message(server, Promise([], 1))
+        assert of.sent() == [ask(0, (1, 10))]
+        operation.pages[0].on_message(0, Failed(DAMAGED, "a sector is gone"))
+        assert of.sent() == [ask(1, (1, 10))]
+        operation.on_message(2, Failed(DAMAGED, "not to what it was asked last"))
+        assert of.sent() == []
+        for server in (1, 2):
+            operation.pages[server].on_message(server, Report(half(server), COMPLETE))
+            await turn()
+        assert met(operation) == [1, 2]
+        assert now() == 0
+        assert of.is_idle
 
     simulated(work)
 

@@ -20,4 +20,4 @@ async def test_marks_of_more_spans_than_a_message_has_travel_in_several():
         await worm.servers()
         figures = server.node.figures()
         assert figures["bad_requests"] == 0
-        assert figures["marks_unsaved"] > count
+        assert figures["marks_unsaved"] >= count  # that of the metadata may be saved by now

@@ -152,13 +152,22 @@ class CaptureOperation(Base):
     def on_silence(self) -> None:
         super().on_silence()
         self.reporting = None  # it is somebody else's turn
-        self._go_on(())
+        self._after(())
 
     def on_down(self, server: int) -> None:
+        self._pass_on(server)
+        super().on_down(server)
+
+    def _on_failed(self, server: int, failed: Failed) -> None:
+        super()._on_failed(server, failed)
+        if not self.over:
+            self._pass_on(server)
+
+    def _pass_on(self, server: int) -> None:
+        """If it is that server's turn to report, it is another's now."""
         if server == self.reporting:
             self.reporting = None
-            self._go_on(())
-        super().on_down(server)
+            self._after(())
 
     def leave(self) -> None:
         super().leave()

@@ -130,6 +130,7 @@ class Base:
             self.give_up()
             if not self.over:
                 self.on_silence()
+            if not self.over:
                 self._patience = min(RETRY_MAX_S, 2 * self._patience)
                 self.arm()
 
