@@ -147,3 +147,19 @@ async def test_a_cancellation_that_was_taken_back_strikes_no_more() -> None:
         assert await tx.cancelling.to_the_end(work()) == "result"
     await asyncio.sleep(0.001)
     assert not asyncio.current_task().cancelling()
+
+
+async def test_who_was_not_cancelled_meanwhile_is_not_cancelled_later() -> None:
+    async def block() -> str:
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            pass  # it is the block's to go on
+        assert await tx.cancelling.to_the_end(asyncio.sleep(0, "done")) == "done"
+        await asyncio.sleep(0.001)
+        return "not cancelled"
+
+    task = asyncio.ensure_future(block())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert await task == "not cancelled"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.tx.pieces import HOME, Box, Branch, Manager, Site, vote
+from tests.tx.pieces import HOME, Box, Manager, Site, vote
 
 from wormspace.errors import Closed, Trimmed, Unavailable, UsageError
-from wormspace.tx import committing, transaction
+from wormspace.tx import committing
 from wormspace.tx.deciding import ABORTED, ALL_YES, COMMITTED, REASON_MAX, Decision, Vote, encode
 from wormspace.tx.errors import Aborted, Conflict, ManagerDown, OutcomeUnknown, TooLate
 from wormspace.tx.messages import Plan, Rollback
@@ -421,5 +421,13 @@ async def test_what_makes_sense_to_run_again() -> None:
         (TooLate("late", Decision(COMMITTED)), False),
     ):
         assert t.is_conflict(error) is again
-    assert transaction.TIMEOUT_S == 5.0
-    assert isinstance(t._participants["a"].branch, Branch)
+
+
+def test_an_error_says_its_message_and_what_it_is_of() -> None:
+    its = TxId("j", 1)
+    unknown = OutcomeUnknown("which?", its, ("a", "b"))
+    assert (str(unknown), unknown.id, unknown.participants) == ("which?", its, ("a", "b"))
+    for kind, decision in ((Aborted, ABORT), (TooLate, ALL_YES)):
+        error = kind("how", decision)
+        assert (str(error), error.decision) == ("how", decision)
+    assert Aborted("how", ABORT).conflict is True
