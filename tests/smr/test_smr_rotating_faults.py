@@ -203,6 +203,24 @@ def test_who_is_behind_says_what_it_has_to_say_in_the_turns_that_it_passes():
     virtually(work)
 
 
+def test_a_turn_that_somebody_else_has_taken_is_not_passed_on():
+    async def work(worm):
+        a, b = await rotating(worm, "ab")
+        at = a.learner.position
+        a.offer(1)
+        await a.rest()
+        segment = await worm.space("thing").segment(at.segment)
+        captured = await segment.capture(2)
+        watch = Watch(worm)
+        await segment.write(2, NOOP, captured.token)
+        await asyncio.sleep(0.01)
+        assert a.learner.position == b.learner.position == Address(at.segment, 3)
+        assert watch.counts() == {"write": 2}, "that one, and what the other one passed on"
+        await stop(a, b)
+
+    virtually(work)
+
+
 def test_what_is_due_is_written_once_while_it_is_under_way():
     async def work(worm):
         a = Owner(worm, "a", set()).start()
