@@ -31,6 +31,8 @@ async def test_refused_connections_take_a_line_and_a_number(caplog):
 
 def test_as_long_as_it_goes_on_there_is_a_line_in_an_interval(caplog):
     async def work():
+        wrong: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: wrong.append(what))
         them = Complaints()
         for n in range(100):
             them.tell("refused", "busy", {"reason": f"number {n}"})
@@ -42,10 +44,17 @@ def test_as_long_as_it_goes_on_there_is_a_line_in_an_interval(caplog):
         assert not them._untold
         them.tell("refused", "busy", {"reason": "again"})
         them.close()
+        count = len(caplog.records)
+        await asyncio.sleep(3 * complaints.INTERVAL_S)
+        assert (len(caplog.records), wrong) == (count, [])
+        them.tell("late", "busy", {})  # at once, as the first of an interval
+        them.tell("refused", "busy", {"reason": "again"})
+        assert len(caplog.records) == count + 2
+        them.close()
 
     simulated(work)
     lines = [line for line in told(caplog) if line[0] == "refused"]
     assert lines[0] == lines[-1] == ("refused", "busy", 1)
-    assert sum(times for *_, times in lines) == 101
-    assert len(lines) in (6, 7, 8)
+    assert sum(times for *_, times in lines) == 102
+    assert len(lines) in (7, 8, 9)
     assert ("malformed", "bad", 1) in told(caplog)

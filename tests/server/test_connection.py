@@ -292,7 +292,9 @@ async def test_a_request_is_handed_in_with_what_it_takes_in_memory() -> None:
     ("bad", "text"),
     [(frame(b"\xc1"), "MessagePack data is malformed"), (b"\xff\xff\xff\xff", "a frame of 4294")],
 )
-async def test_what_is_no_message_ends_the_connection_after_those_before_it(bad, text) -> None:
+async def test_what_is_no_message_ends_the_connection_after_those_before_it(
+    bad, text, caplog
+) -> None:
     at = server()
     connection, pipe = opened(at)
     connection.answer(1, Written([]))
@@ -304,11 +306,14 @@ async def test_what_is_no_message_ends_the_connection_after_those_before_it(bad,
     assert (last.id, last.message.code) == (ONE_WAY, BAD_REQUEST)
     assert last.message.text.startswith(text)
     assert (pipe.done, at.malformed, at.refused) == (["eof"], 1, 0)
+    [said] = caplog.records
+    assert (said.message, said.code, said.client) == ("malformed", BAD_REQUEST, "me")
+    assert said.reason.startswith(text)
     assert (at.leaving, at.inflow.bytes) == ({connection: None}, 0)
     at.complaints.close()
 
 
-async def test_a_connection_that_is_read_from_no_more_is_until_it_goes() -> None:
+async def test_a_connection_that_is_read_from_no_more_is_until_it_goes(caplog) -> None:
     """Else what it has sent resets it, and it never sees the last word."""
     at = server()
     connection, pipe = opened(at)
@@ -318,6 +323,7 @@ async def test_a_connection_that_is_read_from_no_more_is_until_it_goes() -> None
     connection.evict()
     [[last]] = heard(pipe)
     assert (last.id, last.message.code) == (ONE_WAY, TOO_MANY)
+    assert [(r.message, r.code) for r in caplog.records] == [("evicted", TOO_MANY)]
     assert (pipe.is_read, pipe.done) == (True, [])
     connection.resume_writing()
     connection.read_or_pause()

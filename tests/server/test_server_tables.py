@@ -267,6 +267,11 @@ def test_what_replaces_little_is_one_part_and_what_replaces_much_is_many() -> No
             assert len([r for r in found if r.lo < hi]) <= 3
         with pytest.raises(dividing.TooMuch):
             list(dividing.AtOnce()(0, 12, stored))
+    with turned(server_supersede=4, server_batch_supersede=5):
+        at_once = dividing.AtOnce()
+        for lo in (0, 9):
+            list(at_once(lo, 12, stored))
+        assert at_once.is_enough
     with turned(server_supersede=4, server_batch_supersede=6):
         at_once = dividing.AtOnce()
         assert list(at_once(0, 12, stored)) == [(0, 12, stored(0))]
