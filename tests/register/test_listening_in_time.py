@@ -18,6 +18,7 @@ from wormspace.wire.messages import (
     Accepted,
     Discarded,
     Failed,
+    Figures,
     Lagging,
     Listen,
     Unlisten,
@@ -303,6 +304,11 @@ def test_a_trim_is_told_and_drops_what_is_on_its_way():
         listener.accept(1, 3)
         assert listener.news() == [(0.0, Gap()), (0.0, 1)]
         assert list(listener.one._delivered) == [NUMBER]
+        for server in (0, 1):
+            listener.accept(server, 1, number=NUMBER + 1)
+        listener.news()
+        listener.one.leave(NUMBER + 1, NUMBER + 2)
+        assert list(listener.one._delivered) == [NUMBER], "what was left is forgotten"
         listener.one.on_message(2, Discarded("s", NUMBER + 1, 9))
         assert listener.one.is_coming(NUMBER, 2)
         listener.one.on_message(2, Discarded("s", 3, NUMBER + 1))
@@ -362,6 +368,8 @@ def test_a_server_that_ended_the_stream_is_asked_for_a_new_one_and_may_refuse_it
         listener.one.on_message(1, Failed("too-many", "enough"))
         assert listener.failures == []
         listener.one.on_message(2, Failed("too-many", "enough here"))
+        for server in range(3):
+            listener.one.on_message(server, Figures({}))  # nobody asked for them
         [error] = listener.failures
         assert isinstance(error, Refused)
         assert (str(error), error.code) == ("listen on 's': s2: enough here", "too-many")

@@ -409,8 +409,7 @@ class WriteOperation(Base):
             return
         for tally in writing.contested(machine):
             self._lose(tally)
-        if not self.waiting:
-            self.leave()
+        self.leave()  # what nobody of a majority refused is decided
 
     def _decide(self, undecided: set[int]) -> None:
         if undecided:
