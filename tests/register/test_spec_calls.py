@@ -76,6 +76,8 @@ async def test_captures_are_of_their_range_and_say_what_is_written() -> None:
             with pytest.raises(BadToken):
                 await registers.holds(ARRAY, first.token, offset, 0.0)
     assert await registers.holds(ARRAY, second.token, 0, 0.0)
+    above = Token("s", 3, 0, 9, ballot(99, b"somebody"))  # nobody captured above it
+    assert await registers.holds(ARRAY, above, 0, 0.0)
     lost = registers.write(ARRAY, first.token, 4, b"4", 0.0)
     assert type(error_of(lost)) is CaptureLost
     assert str(error_of(lost)) == "s/3/4 was captured by another client"
@@ -182,6 +184,11 @@ async def test_a_listener_hears_of_its_arrays_once_each() -> None:
         await anext(events)
     with pytest.raises(Closed, match="the client is closed"):
         registers.listen("s", 0, 1)
+    for future in (
+        registers.read_one(ARRAY, 0, 0.0),
+        registers.write(ARRAY, None, 0, b"v", 0.0),
+    ):
+        assert type(error_of(future)) is Closed
     for call in (
         lambda: registers.capture(ARRAY, 0, 1, 0.0),
         lambda: registers.read(ARRAY, [(0, 1)], 0.0),
@@ -190,8 +197,6 @@ async def test_a_listener_hears_of_its_arrays_once_each() -> None:
         lambda: registers.spaces(0.0),
         lambda: registers.servers(0.0),
         lambda: registers.inspect(ARRAY, 0, 1, 0.0),
-        lambda: registers.read_one(ARRAY, 0, 0.0),
-        lambda: registers.write(ARRAY, None, 0, b"v", 0.0),
     ):
         with pytest.raises(Closed):
             await call()
