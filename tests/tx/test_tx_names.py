@@ -123,8 +123,9 @@ def test_what_is_no_vote_is_told_from_a_newer_one() -> None:
     for wrong in (b"", b"\xc1", b"\xc2" + raw[1:], raw[:2], raw[:-1]):
         with pytest.raises(ProtocolViolation):
             deciding.decode(wrong)
-    with pytest.raises(NewerFormat, match="format 2"):
-        deciding.decode(b"\xc1\x02" + raw[2:])
+    for newer in (raw[2:], b""):
+        with pytest.raises(NewerFormat, match="format 2"):
+            deciding.decode(b"\xc1\x02" + newer)
 
 
 @pytest.mark.parametrize("said", [*itertools.product(["yes", "no", "missing"], repeat=2)])
