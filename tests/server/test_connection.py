@@ -375,6 +375,23 @@ async def test_a_connection_waits_for_the_backlog_and_is_told_once() -> None:
     assert (at.node.ids, at.inflow.bytes, pipe.is_read) == ([1, 2, 3], 0, True)
 
 
+def test_half_a_message_above_the_limit_has_to_go_after_a_while() -> None:
+    async def work():
+        at = server(max_backlog=100, stall_timeout_s=7.0)
+        connection, pipe = opened(at)
+        connection.data_received(asks(1, message=Read("x" * 200, 0, [(0, 9)]))[:100])
+        await asyncio.sleep(100)
+        assert pipe.done == []
+        connection.data_received(b"x")
+        await asyncio.sleep(6.9)
+        assert pipe.done == []
+        await asyncio.sleep(0.2)
+        assert pipe.done == ["eof"]
+        at.complaints.close()
+
+    simulated(work)
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_a_connection_reads_and_holds_what_the_model_says(seed: int) -> None:
     """Whatever comes in which pieces, and whoever is slow."""

@@ -31,7 +31,7 @@ async def turns(n=10):
 
 async def test_an_answer_comes_in_a_later_turn_with_the_number_of_its_server() -> None:
     link, heard = LocalLink(Node(MemoryEngine(), max_value=77), "here"), Heard()
-    link.post(Outgoing(1, Read("s", 0, [(0, 1)])))
+    link.post(Outgoing(1, Write("s", 0, B1, [0], [b"v"])))  # it is dropped
     await turns()
     assert (link.up, link.trouble) == (False, "closed")  # nobody began it
     link.start(heard, 3)
@@ -46,6 +46,8 @@ async def test_an_answer_comes_in_a_later_turn_with_the_number_of_its_server() -
 
 
 async def test_a_link_that_is_closed_hears_nothing_more_and_closes_the_store() -> None:
+    wrong: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: wrong.append(what))
     engine, heard = MemoryEngine(), Heard()
     node = Node(engine)
     link, other, others = LocalLink(node, "here"), LocalLink(node, "there"), Heard()
@@ -56,6 +58,7 @@ async def test_a_link_that_is_closed_hears_nothing_more_and_closes_the_store() -
     await turns()
     assert heard.messages == [(0, 1, Done())]
     other.post(Outgoing(3, Write("s", 0, B1, [0], [b"v"])))
+    link.post(Outgoing(5, Read("s", 0, [(0, 1)])))
     await link.close()
     await turns()
     assert (link.up, link.trouble, other.up) == (False, "closed", True)
@@ -67,3 +70,4 @@ async def test_a_link_that_is_closed_hears_nothing_more_and_closes_the_store() -
     await turns()
     assert len(heard.messages) == 1
     assert engine.view.closed
+    assert wrong == []

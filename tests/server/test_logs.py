@@ -100,6 +100,13 @@ def test_a_line_says_when_who_and_what() -> None:
     }
 
 
+def test_a_line_does_not_wait_for_the_next_one() -> None:
+    raw = io.BytesIO()
+    handler = Lines(io.TextIOWrapper(io.BufferedWriter(raw)))
+    handler.emit(logging.LogRecord("wormspace", logging.INFO, "f", 1, "now", (), None))
+    assert [line["event"] for line in lines(raw.getvalue().decode())] == ["now"]
+
+
 def test_what_is_held_back_for_a_line_is_let_go_and_held_again() -> None:
     class Short(io.StringIO):
         """Has no memory so many times."""
@@ -125,7 +132,9 @@ def test_what_is_held_back_for_a_line_is_let_go_and_held_again() -> None:
             stream = Short(times, raw.fileno())
             handler = Lines(stream)
             assert len(handler._reserve) == RESERVE_BYTES
+            held = handler._reserve
             handler.emit(record("a"))
+            assert (handler._reserve is held) == (times == 0)
             assert [line["event"] for line in lines(stream.getvalue())] == events
             assert len(handler._reserve) == reserve
             handler.emit(record("b"))

@@ -182,6 +182,8 @@ def test_ranges_in_memory_are_a_dictionary() -> None:
             model |= dict.fromkeys(range(lo, hi), ballot)
             assert of(ranges.all()) == model
             assert ranges._los == sorted(r.lo for r in ranges.all())
+            ordered = sorted(ranges.all(), key=lambda r: r.lo)
+            assert all(a.hi < b.lo or a.ballot != b.ballot for a, b in itertools.pairwise(ordered))
             assert len(ranges) == len(ranges.all())
         for offset in range(STOP + 1):
             covering = ranges.at(offset)

@@ -282,6 +282,18 @@ def test_the_engine_in_memory_is_dictionaries_and_knows_its_size(seed: int) -> N
     asyncio.run(run())
 
 
+async def test_a_batch_in_memory_that_was_dropped_is_dropped_once() -> None:
+    engine = MemoryEngine()
+    dropped = engine.begin()
+    dropped.put("t", b"a", b"1")
+    dropped.abort()
+    batch = engine.begin()
+    batch.put("t", b"a", b"2")
+    await engine.commit(batch)
+    dropped.abort()
+    assert list(engine.view.scan("t", b"", b"z")) == [(b"a", b"2")]
+
+
 @pytest.mark.parametrize("table", ["t", "other"])
 def test_a_table_that_nobody_wrote_is_empty(table: str) -> None:
     view = MemoryEngine().view
