@@ -372,6 +372,10 @@ class Both(msgspec.Struct):
     right: list[Socket]
 
 
+class Missing(msgspec.Struct):
+    x: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
+
+
 class Fine(msgspec.Struct):
     left: "Fine | None"
     right: list[Point]
@@ -384,6 +388,7 @@ class Fine(msgspec.Struct):
         *((one, "'Socket'") for one in (Socket | None, tuple[Socket, int], dict[Socket, int])),
         (dict[str, "Nowhere"], "'dict'"),  # type: ignore[name-defined]  # noqa: F821
         (list[int] | tuple[int], ""),
+        (Missing, "'Missing'"),
         *((one, None) for one in (int, Fine, list[Fine], Any, msgspec.Raw, Data, Pair, Colour)),
         *((one, None) for one in (tuple[int, str], Typed, dict[str, list[Chain]], None)),
     ],

@@ -49,7 +49,6 @@ def check_encodable(hint: Any, where: str) -> None:
     """
     try:
         info = msgspec.inspect.type_info(hint)
-        msgspec.msgpack.Decoder(hint)
     except (TypeError, NameError) as e:
         raise DeclarationError(f"{where}: {_name(hint)} cannot be encoded: {e}") from e
     custom = _find_custom(info, set())
