@@ -10,6 +10,7 @@ import zlib
 import msgspec
 import pytest
 
+from scaling import count
 from wormspace.errors import BadToken
 from wormspace.knobs import turned
 from wormspace.paxos.ballot import UNSAFE
@@ -62,6 +63,12 @@ def test_offsets_as_spans(seed: int) -> None:
     spans = as_spans(sorted(offsets))
     assert within(spans) == offsets
     assert are_apart(spans)
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_offsets_that_follow_each_other_cost_the_same_however_many(first: int) -> None:
+    costs = [count(lambda n=n: as_spans(range(first, first + n))) for n in (10, 1000)]
+    assert costs[0] == costs[1]
 
 
 # ---------------------------------------------------------------- tokens
@@ -204,6 +211,9 @@ def test_what_is_on_its_way_is_counted_and_forgotten_as_it_was_counted() -> None
     undecided.drop((1, 2))
     undecided.drop((1, 2))
     assert (undecided.bytes, dict(undecided)) == (VOTES_BYTES, {(1, 3): Votes(6.0, {})})
+    assert undecided._offsets == {1: {3}}
+    undecided.drop((1, 3))
+    assert undecided._offsets == {}, "nothing is kept of an array that is empty"
 
 
 # ---------------------------------------------------------------- what a client remembers
