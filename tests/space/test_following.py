@@ -127,6 +127,25 @@ def test_segments_that_are_known_are_read_at_the_same_time_ever_more_of_them(mos
         simulated(work)
 
 
+def test_what_lies_below_a_trimmed_segment_is_known_to_be_allocated():
+    async def work():
+        made = Made()
+        for number in range(6):
+            made.fill(number, 3, 0)
+        made.takes = 1.0
+        stream = made.space.listen()
+        made.source.send(Dropped("s", 6, 8), Gap())
+        assert len(await told(stream)) == 13
+        asked: dict[float, list[int]] = {}
+        for at, what, number, *_ in made.asked():
+            if what == "metadata":
+                asked.setdefault(at, []).append(number)
+        assert list(asked.values()) == [[0], [1, 2], [3, 4, 5, 8]]
+        await stream.aclose()
+
+    simulated(work)
+
+
 def test_a_page_that_is_not_all_of_a_segment_is_followed_by_its_next_and_not_by_others():
     async def work():
         made = Made()
