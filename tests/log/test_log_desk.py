@@ -26,7 +26,7 @@ class Net:
 
     def __init__(self, monkeypatch):
         self.services, self.deaf, self.slow_s, self.calls = {}, set(), {}, []
-        self.refusal, self.next_port = None, 1000
+        self.refusal, self.next_port, self.callers = None, 1000, []
         net = self
 
         class Service:
@@ -47,6 +47,7 @@ class Net:
         class Caller:
             def __init__(self, host, port):
                 self.at, self.closed = (host, port), False
+                net.callers.append(self)
 
             async def call(self, service, body, timeout):
                 is_ping = body == encode(Ping())
@@ -82,7 +83,8 @@ class Board:
     """
 
     def __init__(self):
-        self.number, self.value, self.errors, self.closed, self.nonces = -1, None, [], 0, 0
+        self.number, self.value, self.errors = -1, None, []
+        self.closed = self.nonces = self.looks = 0
 
     def deadline(self):
         return asyncio.get_running_loop().time() + 10
@@ -96,6 +98,7 @@ class Board:
             raise self.errors.pop()
 
     async def get(self):
+        self.looks += 1
         await asyncio.sleep(0)
         self.fail()
         return None if self.value is None else (self.number, self.value)
@@ -195,9 +198,10 @@ def test_who_finds_none_becomes_it_and_is_asked_by_all(house):
         assert not two.is_here
         assert two.give_now(ASK) is None
         assert house.net.calls == [(1001, False, PATIENCE_S)] * 2
+        assert (len(house.made), now()) == (1, 0)
+        await asyncio.sleep(5)
         await asked(two, 0.2)
         assert house.net.calls[-1][2] == pytest.approx(0.2)
-        assert (len(house.made), now()) == (1, 0)
 
     in_time(work)
 
@@ -243,6 +247,9 @@ def test_one_who_is_silent_is_asked_whether_it_is_there_and_replaced_if_not(hous
         assert house.made[0].closed
         assert ("127.0.0.1", first) not in house.net.services
         assert await asked(three) == 2, "and the others find it"
+        assert [c.closed for c in house.net.callers] == [
+            c.at[1] == first for c in house.net.callers
+        ]
         assert house.board.number == 5
 
     in_time(work)
@@ -413,8 +420,10 @@ def test_who_stands_by_is_the_sequencer_whenever_there_is_no_other(house):
         assert one.is_here != two.is_here
         owner, other = (one, two) if one.is_here else (two, one)
         first = next(s for s in house.made if s.started)
+        started, looks = first.started, house.board.looks
         await asyncio.sleep(3)
-        assert first.started >= 5, "it takes over before it is asked to"
+        assert first.started - started >= 5, "it takes over before it is asked to"
+        assert house.board.looks - looks == first.started - started, "and looks once each time"
         assert house.board.number == 2
         first.error = Deposed("another has taken over")
         await asyncio.sleep(3)
@@ -427,10 +436,13 @@ def test_who_stands_by_is_the_sequencer_whenever_there_is_no_other(house):
         assert house.board.number == 5
         await asyncio.sleep(5)
         assert house.board.number == 5
-        await other.close()
+        house.net.services["127.0.0.1", house.port].handlers.clear()
         await asyncio.sleep(5)
-        assert owner.is_here
+        assert owner.is_here, "who has its address is not the one"
         await owner.close()
+        await asyncio.sleep(5)
+        assert other.is_here
+        await other.close()
         await asyncio.wait(standing)
         assert [task.exception() for task in standing] == [None, None]
 

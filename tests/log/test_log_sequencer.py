@@ -416,12 +416,15 @@ def test_a_table_is_rebuilt_from_what_is_left_when_it_is_trimmed_meanwhile():
 def test_closing_ends_what_is_under_way():
     async def work(worm):
         sequencer = sequencer_of(worm, sole=True)
-        await sequencer.start()
+        await sequencer.give(Ask((1,) * (SIZE - 1), 1))
+        sequencer._table = sequencer._begin_to_rebuild()
         table = sequencer._table
         waiting = asyncio.create_task(sequencer._streams())
         await asyncio.sleep(0)
         await sequencer.close()
         assert sequencer._tenure is None
+        await asyncio.sleep(9)
+        assert await worm.space("log").tail() == 1, "the next segment is not made any more"
         assert table.cancelled() or table.done()
         await asyncio.wait([waiting])
         if table.cancelled():
