@@ -92,6 +92,8 @@ def appending(work):
         desk = Desk(tenure)
         appender = Appender(tape, desk, WRITER, lambda: 12.3456)
         await work(appender, desk, Watch(worm), asyncio.get_running_loop())
+        await asyncio.sleep(1)
+        assert not appender._working, "nothing goes on"
 
     virtually(main)
 
@@ -221,12 +223,15 @@ def test_links_belong_to_the_packs_that_name_streams():
 
 def test_what_is_appended_in_one_turn_is_asked_for_together_with_those_of_equal_time():
     async def work(appender, desk, watch, loop):
+        flush, flushes = appender._flush, []
+        appender._flush = lambda: flushes.append(flush())
         calls = [appender.append([b"x"], {}, (), timeout) for timeout in (3, None, 3, 7, None)]
         assert desk.asked == []
         await asyncio.gather(*calls)
         assert [ask.counts for ask in desk.asked] == [(2,), (2,), (1,)]
         now, default = loop.time(), appender._tape.space.client.deadline(None)
         assert desk.deadlines == [now + 3, default, now + 7]
+        assert len(flushes) == 1
         desk.asked.clear()
         with turned(log_ask_entries=5):
             calls = [appender.append([b"x"] * n, {}, (), None) for n in (2, 3, 1, 4, 1, 9, 1)]
@@ -267,8 +272,8 @@ def test_what_is_too_large_is_refused_by_the_limit_as_it_is_now(monkeypatch):
         await appender.append([b""], {}, (), None)
         with pytest.raises(ValueTooLarge, match=" 0 at most"):
             appender.append([b"x"], {}, (), None)
-        with pytest.raises(UsageError):
-            appender.append([b"x"], {}, (), "soon")
+        with pytest.raises(UsageError, match="timeout"):
+            appender.append([b""], {}, (), "soon")
 
     appending(work)
 
@@ -298,25 +303,26 @@ def test_an_answer_that_is_no_such_positions_is_told(spoil):
 @pytest.mark.parametrize("error", [CaptureLost("lost"), AlreadyWritten("taken", b"other")])
 def test_packs_that_lost_their_slots_go_elsewhere_and_those_that_did_not_stay(error):
     async def work(appender, desk, watch, loop):
-        mine = {3}
+        mine = {4}
 
         async def settle(slot, raw):
             asked.append((slot, read_pack(raw, slot).first))
             return slot in mine
 
         asked, appender._tape.settle = [], settle
-        refuse(watch, error, (1, 3, 4))
+        desk.tenure.take(1)
+        refuse(watch, error, (2, 4, 5))
         with turned(log_pack_entries=2):
             calls = [appender.append([b"%d" % i] * 3, {}, (), None) for i in range(3)]
             got = await asyncio.gather(*calls)
-        assert asked == [(1, 102), (3, 106), (4, 108)]
+        assert asked == [(2, 102), (4, 106), (5, 108)]
         assert got == [[100, 101, 109], [110, 104, 105], [106, 107, 111]]
         assert [ask.counts for ask in desk.asked] == [(2, 2, 2, 2, 1), (2, 1)]
         assert desk.asked[1].size == 3
         assert desk.asked[1].doubt == desk.tenure._now.ballot
         assert appender.lost == 2
         assert loop.time() == PAUSE_MIN_S
-        again = (await packs(appender, 5, 6))[0]
+        again = (await packs(appender, 6, 7))[0]
         assert (again.first, again.serial, again.bodies) == (109, 6, [b"0", b"1"])
 
     appending(work)
@@ -384,10 +390,13 @@ def test_time_that_runs_out_is_told_by_the_one_who_knows_most():
         with pytest.raises(Unavailable, match="no time left to write"):
             await appender.append([b"x"], {}, (), 2.0)
         assert loop.time() == 2.0
-        desk.delay_s = 9.0
+        desk.delay_s = 2.0 + GRACE_S / 2
+        with pytest.raises(Unavailable, match="no time left to write"):
+            await appender.append([b"x"], {}, (), 2.0)
+        began, desk.delay_s = loop.time(), 9.0
         with pytest.raises(Unavailable, match="not done in time"):
             await appender.append([b"x"], {}, (), 3.0)
-        assert loop.time() == 5.0 + GRACE_S
+        assert loop.time() == pytest.approx(began + 3.0 + GRACE_S)
         desk.delay_s = 1.0
 
         async def held_up(self, run, parcels, left):

@@ -33,6 +33,7 @@ def calling(work, **options):
         opened = {"sole": True, "segment_size": SIZE, "clock": Clock(), **options}
         async with await Log.open(worm, "orders", **opened) as log:
             await work(log, worm)
+        assert log._closed
 
     virtually(main)
 
@@ -258,11 +259,10 @@ def test_who_opens_chooses_where_positions_come_from():
         await log.append(b"x")
         shared = await Log.open(worm, "orders", host="here", port=77, capture_ahead=False)
         assert isinstance(shared._desk, SharedDesk)
-        assert (shared._desk._host, shared._desk._port, shared._desk._may_become) == (
-            "here",
-            77,
-            True,
-        )
+        desk = shared._desk
+        assert (desk._name, desk._host, desk._port) == ("orders", "here", 77)
+        assert desk._mark._tape.space.name == "orders/sequencer"
+        assert desk._may_become
 
         async def may():
             return True
@@ -276,6 +276,8 @@ def test_who_opens_chooses_where_positions_come_from():
         assert isinstance(other._desk, PrivateDesk)
         with pytest.raises(UsageError, match="log 'orders' has no sequencer that could be shared"):
             await log.stand_by()
+        shared._desk.stand_by = may
+        await shared.stand_by()
         patient = await Log.open(worm, "orders", sequencer="none", patience=7)
         assert patient._reader.patience_s == 7
         for opened in (lone, loose, alone, late, other, patient):

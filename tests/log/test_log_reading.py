@@ -174,6 +174,18 @@ def test_pages_are_as_large_as_what_was_read_lets_expect():
         slots.size = 8
         await reader.read_range(13, 30)
         assert slots.reads == [(13, 14), (13, 16), (16, 24), (24, 30)], "no page is of two segments"
+        slots = evenly(100, 5)
+        slots.size = 1000
+        reader = reader_of(slots)
+        for position in (0, 50):
+            await reader.read(position)
+        slots.reads.clear()
+        await reader.read_range(52, 75)
+        assert slots.reads == [(10, 16)], "six packs may have 23 entries more"
+        assert await reader_of(slots).first_pack(3) == slots.packs[0]
+        slots.reads.clear()
+        assert await reader_of(slots).first_pack(0) == slots.packs[0]
+        assert slots.reads == [(0, 1)], "what was met on the way is not read again"
 
     asyncio.run(work())
 
@@ -330,6 +342,9 @@ def test_positions_that_cannot_be_read_are_told_whoever_asks():
             assert (told.value.position, told.value.next) == (asked - 2 if asked > 5 else 4, 6)
             assert len(await reader_of(slots).read_range(0, 4)) == 4
             assert len(await reader_of(slots).read_range(6, 12)) == 6
+        wide = evenly(12, 3)
+        wide.values[4] = b"garbage"
+        assert len(await reader_of(wide).read_range(0, 12)) == 12, "it is not in the range"
 
     asyncio.run(work())
 
@@ -366,7 +381,8 @@ def test_damage_at_a_slot_is_told_if_positions_are_missing_there():
     asyncio.run(work())
 
 
-def test_a_head_goes_over_slots_in_order_up_to_one_that_is_empty():
+def test_a_head_goes_over_slots_in_order_up_to_one_that_is_empty(caplog):
+    caplog.set_level("INFO")
     packs = [pack_of(3, 2), pack_of(5, 4), pack_of(12, 1)]
     raws = [encode(pack) for pack in packs]
     for position in range(3, 14):
@@ -387,6 +403,7 @@ def test_a_head_goes_over_slots_in_order_up_to_one_that_is_empty():
         with pytest.raises(ProtocolViolation, match="slot 12 repeats position"):
             head.take([again])
     assert head.take([encode(pack_of(9, 1))])[0].position == 9
+    assert caplog.text == "", "a hole is worth no word"
 
 
 def test_a_head_stops_where_positions_cannot_be_read_and_says_which():
@@ -415,7 +432,7 @@ def test_a_head_looks_as_far_ahead_as_packs_and_bytes_allow():
             *((1, 100.0, 99, 10), (4, 100.0, 99, 2), (4, 300.0, 99, 1), (1, 5000.0, 9, 1)),
         ):
             assert Head(0, 0, pack, size).ahead(entries) == slots
-        head = Head(0, 0, 1, 1.0)
+        head = Head(10, 0, 1, 1.0)
         head.take([encode(pack_of(0, 6)), HOLE, encode(pack_of(6, 6)), HOLE])
         assert head.ahead(10) == min(4, int(1000 / (3 * head.entry_bytes))), "three a slot"
         head.take([encode(pack_of(12, 1)), *[HOLE] * 3])
