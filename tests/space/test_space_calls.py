@@ -269,6 +269,9 @@ def test_a_prefix_is_trimmed_from_its_head_and_those_below_are_told_once():
         asked = [call[1:] for call in made.asked() if call[3] != METADATA]
         assert asked == [("trims", 0, 1), ("one", 9, TRIM), ("trim", 4, 4, 0)]
         assert fresh._told_below == 4
+        another = Space(made.client, "s")
+        await another.trim_prefix(9)
+        assert whats(made)[-1] == ["trim", 9, 9], "all that was ever allocated"
 
     simulated(work)
 
