@@ -140,7 +140,12 @@ async def test_a_transaction_is_made_as_is_said() -> None:
     t = Transaction(site, pair())
     assert (t.id, t.decision, t._fix_plan().timeout) == (TxId("me", 1), None, 5.0)
     stranger = Manager("a")
-    for wrong, says in ((stranger, "'a' takes no part"), (7, "7 takes no part")):
+    mine = t._participants["a"]
+    for wrong, says in (
+        (stranger, "'a' takes no part"),
+        (7, "7 takes no part"),
+        (mine, "me-1 is not begun"),
+    ):
         with pytest.raises(UsageError, match=says):
             t[wrong]
 
