@@ -57,10 +57,10 @@ def test_marks_are_saved_after_a_while_or_when_there_are_many() -> None:
             await turns()
             assert engine.commits == []
             began = loop.time()
-            node.submit(port, 0, Decided("s", 0, B1, [(8, 9)]))
+            node.submit(port, 0, Decided("s", 0, B1, [(8, 9), (26, 27)]))
             await asyncio.sleep(5 * node_module.MARKS_SAVE_S)
         assert [t - began for t in engine.commits] == [0, 0]
-        assert len(content(engine)["decided"]) == 6
+        assert len(content(engine)["decided"]) == 7
         for lo in range(10, 20, 2):
             node.submit(port, 0, Decided("s", 0, B1, [(lo, lo + 1)]))
         engine.commits.clear()
@@ -68,7 +68,7 @@ def test_marks_are_saved_after_a_while_or_when_there_are_many() -> None:
             engine.close = lambda: saved.append(len(content(engine)["decided"]))
             saved: list[int] = []
             await node.stop()
-        assert (saved, len(engine.commits)) == ([11], 3)
+        assert (saved, len(engine.commits)) == ([12], 3)
 
     simulated(work)
 
