@@ -8,6 +8,8 @@ from nodes import B1, B2, Port, Touchy, settled
 import wormspace
 from inprocess import Raw, serving
 from wormspace.errors import StoreDamaged, StoreError
+from wormspace.knobs import turned
+from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Capture, Decided, Read, Report, Trim, Write, Written
 from wormspace.server import tables
 from wormspace.server.node import Node
@@ -202,6 +204,31 @@ async def test_a_store_that_fails_as_it_is_read_ends_the_node():
     node.submit(port, 1, Read("s", 0, [(0, 10)]))
     assert port.of(1)[0].code == INTERNAL
     assert len(node.fatal) == 1
+
+
+async def test_a_store_that_fails_while_a_request_is_handled_in_parts_fails_once():
+    engine, node, port = await written_node()
+    for offset in range(20, 30, 2):
+        node.submit(port, 0, Capture("s", 0, offset, offset + 1, B2))
+    await settled(node)
+    commits = engine.commits
+
+    def bad(table, key):
+        if table == tables.ROWS:
+            raise StoreError("the tables are lost until a restart")
+
+    with turned(server_supersede=1):
+        node.submit(port, 1, Capture("s", 0, 0, 40, ballot(3, b"proposer")))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not port.of(1)
+        engine.bad = bad
+        node.submit(port, 2, Read("s", 0, [(0, 10)]))
+        engine.bad = damaged_at()
+        await settled(node)
+    assert [port.of(i)[0].code for i in (1, 2)] == [INTERNAL] * 2
+    assert len(node.fatal) == 1
+    assert engine.commits == commits
 
 
 async def test_a_read_that_meets_a_fault_of_our_own_is_answered():
