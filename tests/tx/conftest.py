@@ -7,6 +7,13 @@ every test crosses what a deployment crosses in its third year.
 from __future__ import annotations
 
 import pytest
+from tests.tx.databases import (  # noqa: F401 - fixtures
+    accounts,
+    mariadb,
+    mariadb_server,
+    postgres,
+    postgres_server,
+)
 
 from wormspace.knobs import least, turned
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
 
+import pymysql
 import pytest
 
 from wormspace.bench import databases
@@ -14,37 +16,87 @@ from wormspace.tx.mariadb import MariaDb
 from wormspace.tx.postgres import Postgres
 
 
-@pytest.fixture(scope="module")
-def postgres():
+@pytest.fixture(scope="session")
+def postgres_server():
     if databases.INITDB is None:
         pytest.skip(databases.NO_POSTGRES)
     server = PostgresServer("orders", "billing")
     for database in ("orders", "billing"):
-        server.query(
-            database, "CREATE TABLE account (id int PRIMARY KEY, money int CHECK (money >= 0))"
-        )
+        asyncio.run(_name(Postgres("any", server.url(database))))
     yield server
     server.close()
 
 
-@pytest.fixture(scope="module")
-def mariadb():
+@pytest.fixture(scope="session")
+def mariadb_server():
     if databases.MARIADBD is None:
         pytest.skip(databases.NO_MARIADB)
     server = MariaDbServer()
-    server.query("CREATE TABLE bank.account (id int PRIMARY KEY, money int) ENGINE=InnoDB")
+    asyncio.run(_name(MariaDb("any", server.url)))
     yield server
     server.close()
+
+
+async def _name(manager: Postgres | MariaDb) -> None:
+    """Let a database have its identity: making it takes longer than some tests wait."""
+    await manager.identity()
+    await manager.close()
+
+
+@pytest.fixture(scope="module")
+def postgres(postgres_server):
+    """A server with the databases `orders` and `billing`, which have a table of accounts."""
+    _end_all_of_postgres(postgres_server)
+    for database in ("orders", "billing"):
+        postgres_server.query(
+            database,
+            "DROP SCHEMA public CASCADE; CREATE SCHEMA public;"
+            "CREATE TABLE account (id int PRIMARY KEY, money int CHECK (money >= 0))",
+        )
+    return postgres_server
+
+
+@pytest.fixture(scope="module")
+def mariadb(mariadb_server):
+    """A server with the database `bank`, which has a table of accounts."""
+    _end_all_of_mariadb(mariadb_server)
+    for statement in (
+        "DROP DATABASE bank",
+        "CREATE DATABASE bank",
+        "CREATE TABLE bank.account (id int PRIMARY KEY, money int) ENGINE=InnoDB",
+    ):
+        mariadb_server.query(statement)
+    return mariadb_server
+
+
+def _end_all_of_postgres(server: PostgresServer) -> None:
+    """End the connections and the prepared transactions that a test before has left."""
+    server.query(
+        "postgres",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE usename = 'worm' AND backend_type = 'client backend' AND pid <> pg_backend_pid()",
+    )
+    for gid, database in server.query("postgres", "SELECT gid, database FROM pg_prepared_xacts"):
+        server.query(database, f"ROLLBACK PREPARED '{gid}'")
+
+
+def _end_all_of_mariadb(server: MariaDbServer) -> None:
+    """The same."""
+    others = "SELECT id FROM information_schema.processlist WHERE command <> 'Daemon'"
+    for (number,) in server.query(f"{others} AND id <> connection_id()"):
+        with contextlib.suppress(pymysql.Error):  # it has ended meanwhile
+            server.query(f"KILL {number}")
+    for _, first, _, data in server.query("XA RECOVER"):
+        text = data.decode() if isinstance(data, bytes) else data
+        end = f"XA ROLLBACK '{text[:first]}','{text[first:]}'"
+        server.wait(lambda end=end: server.query(end))  # until its connection has ended
 
 
 @pytest.fixture
 def accounts(postgres, mariadb):
     """Both databases with one account each, and nobody connected who holds its row."""
-    postgres.query(
-        "postgres",
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE usename = 'worm' AND backend_type = 'client backend' AND pid <> pg_backend_pid()",
-    )
+    _end_all_of_postgres(postgres)
+    _end_all_of_mariadb(mariadb)
     for database in ("orders", "billing"):
         postgres.query(database, "DELETE FROM account")
         postgres.query(database, "INSERT INTO account VALUES (1, 100)")
@@ -97,6 +149,8 @@ class Relay:
     def close(self) -> None:
         self._passing.set()
         for each in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)  # whoever waits for it in a thread holds it open
             each.close()
 
     def _accept(self) -> None:

@@ -109,6 +109,9 @@ class Manager:
     def abort(self, gid: Gid):
         return self._do("abort", gid)
 
+    async def identity(self, timeout: float | None = None) -> str:
+        return f"database-{self.name}"
+
     async def prepared(self) -> list[Gid]:
         await self._do("prepared")
         return self.gids
@@ -165,6 +168,23 @@ class Finished:
         self.trims += 1
 
 
+class Identities:
+    """Every manager is who it is; or none is, for the reason that `problem` says."""
+
+    def __init__(self) -> None:
+        self.problem: Exception | None = None
+        self.held: set[str] = set()
+        self.checked: list[tuple[str, bool]] = []
+
+    def has(self, manager: Manager) -> bool:
+        return manager.name in self.held
+
+    async def check(self, manager: Manager, deadline: float, *, decide: bool = False) -> None:
+        self.checked.append((manager.name, decide))
+        if self.problem is not None:
+            raise self.problem
+
+
 class Site:
     """What the steps need of a site; its clock stands still.
 
@@ -181,6 +201,7 @@ class Site:
         self.figures: Counter[str] = Counter()
         self.resolver = resolver(self.box)
         self.finished = Finished()
+        self.identities = Identities()
         self.loop = asyncio.get_running_loop()
         self.initiator, self.closed = "me", False
         self.address, self.is_alive = "me:1", True
@@ -221,6 +242,10 @@ class Site:
         if name not in self.managers:
             raise UsageError(f"no {name}")
         return self.managers[name]
+
+    async def recognise(self, name: str, *, decide: bool = False) -> Manager:
+        await self.identities.check(self.manager(name), 0.0, decide=decide)
+        return self.manager(name)
 
     def sessions(self):
         return [(key, used) for key, (_, used) in self.kept.items()]

@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 
 import pytest
-from tests.tx.world import SERVERS, Deployment
+from tests.tx.world import SERVERS, SITE_PORT, Deployment
 
 from wormspace import tx
-from wormspace.errors import Unavailable
+from wormspace.errors import Unavailable, WormError
 from wormspace.sim import FaultPlan, FaultSchedule, History, ProcessKilled, World, check
 from wormspace.sim.linearizability import UNKNOWN, Outcome
 from wormspace.sim.world import LEASE_DRIFT
+from wormspace.tx.trimming import retire
 
 STORES = ("a", "b", "c")
+IMPOSTOR = "impostor"
 ACCOUNTS = [(store, b"%d" % n) for store in STORES for n in range(2)]
 START = 100
 FAULTS_S = 8.0
@@ -112,6 +114,25 @@ class Campaign:
                 self._end("committed")
             await asyncio.sleep(rng.random() * 0.05)
 
+    async def confused(self) -> None:
+        """Takes another store for `a`: it gives money away there that `b` gets."""
+        site = await self.deployment.site("confused")
+        stores = {s.name: s for s in self.deployment.remotes()}
+        stores["a"] = tx.RemoteStore("a", f"{IMPOSTOR}:{SITE_PORT}")
+        before = self.world.host("confused").clock
+        while not self.stopping:
+            try:
+                async with tx.Transaction(site, list(stores.values()), timeout=0.6) as t:
+                    await t[stores["a"]].put(b"more", b"-7")
+                    await t[stores["b"]].put(b"more", b"7")
+            except WormError as e:
+                self._end("refused" if "another database" in str(e) else "unavailable")
+            try:
+                await retire(site.client, "tx", site.resolver, stores, before=before() - 0.5)
+            except WormError as e:
+                self._end(type(e).__name__)
+            await asyncio.sleep(0.5)
+
     def _end(self, how: str) -> None:
         self.ends[how] = self.ends.get(how, 0) + 1
 
@@ -124,11 +145,17 @@ class Campaign:
 
 
 def run(
-    seed: int, *, faults_s: float = FAULTS_S, peace_s: float = CONVERGE_S, **knobs: int
+    seed: int,
+    *,
+    faults_s: float = FAULTS_S,
+    peace_s: float = CONVERGE_S,
+    two_of_a_name: bool = False,
+    **knobs: int,
 ) -> Campaign:
     """A campaign under faults, then peace; what it claims is checked here.
 
     Args:
+        two_of_a_name: whether there is another store called `a`, and somebody who uses it.
         knobs: values that are not drawn.
     """
     knobs = {**World.drawn_knobs(seed), **knobs}
@@ -140,6 +167,9 @@ def run(
         processes = {
             name: world.spawn(name, lambda name=name: campaign.teller(name)) for name in tellers
         }
+        if two_of_a_name:
+            campaign.deployment.add_store(IMPOSTOR, "a")
+            world.spawn("confused", campaign.confused)
         plan = FaultPlan(every_s=(0.05, 0.5), lasting_s=(0.05, 1.0))
         faults = FaultSchedule(world, plan, [*SERVERS, *STORES, *tellers])
         faults.start()
@@ -181,7 +211,14 @@ def test_transfers_under_faults_keep_the_money_and_are_strictly_serialisable(see
     assert campaign.verdict.outcome is Outcome.OK
 
 
+def test_another_store_of_that_name_takes_no_money_and_trims_no_votes() -> None:
+    campaign = run(5, faults_s=4.0, peace_s=16.0, two_of_a_name=True)
+    assert campaign.ends["refused"] > 0, campaign.ends
+    assert campaign.ends["WrongManager"] > 0, campaign.ends
+    assert campaign.ends["committed"] > 5, campaign.ends
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(100, 300))
 def test_transfers_under_faults_soak(seed: int) -> None:
-    run(seed, faults_s=20.0)
+    run(seed, faults_s=20.0, two_of_a_name=bool(seed % 2))

@@ -101,6 +101,9 @@ def test_a_resolver_names_what_it_leaves_alone(worm: Command, monkeypatch) -> No
         async def prepared(self) -> list[tx.Gid]:
             return [gid]
 
+        async def identity(self, timeout: float | None = None) -> str:
+            return "shared"
+
         async def close(self) -> None:
             pass
 

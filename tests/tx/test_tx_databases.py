@@ -10,15 +10,13 @@ import pymysql
 import pytest
 from tests.cli.command import in_file
 from tests.tx.casting import cast
-from tests.tx.databases import accounts, managers, mariadb, money, move, postgres
+from tests.tx.databases import managers, money, move
 
 import wormspace
 from wormspace import tx
 from wormspace.tx.mariadb import MariaDb
 from wormspace.tx.postgres import Postgres
 from wormspace.tx.postgres_link import Link
-
-__all__ = ["accounts", "mariadb", "postgres"]
 
 pytestmark = [
     pytest.mark.processes,
@@ -168,11 +166,13 @@ async def test_a_transaction_sends_no_statement_that_bare_two_phase_commit_does_
         sent.append("DISCARD ALL")
         reset(self)
 
-    monkeypatch.setattr(psycopg.AsyncCursor, "execute", record)
-    monkeypatch.setattr(Link, "run", record_own)
-    monkeypatch.setattr(Link, "begin_reset", record_reset)
     pair = [Postgres(name, postgres.url(name)) for name in ("orders", "billing")]
     async with wormspace.connect("memory:") as worm:
+        async with worm.transaction(pair):
+            pass  # connections are made, and each is asked once which database it leads to
+        monkeypatch.setattr(psycopg.AsyncCursor, "execute", record)
+        monkeypatch.setattr(Link, "run", record_own)
+        monkeypatch.setattr(Link, "begin_reset", record_reset)
         async with worm.transaction(pair) as t:
             for manager in pair:
                 await t[manager].execute("UPDATE account SET money = money WHERE id = 1")

@@ -313,7 +313,10 @@ CALLED_BY_USERS = {
 
 BETWEEN_PARTS = {
     tx.Transaction: {"plan_now", "is_conflict"},
-    tx.Site: {"gid", "leave_segment", "hold", "held", "take", "take_part", "call", "spawn"},
+    tx.Site: {
+        *("gid", "leave_segment", "hold", "held", "take", "take_part", "call", "spawn"),
+        "recognise",
+    },
     tx.RemoteStore: {"belong_to", "session"},
     tx.KvBranch: {"operate"},
     MariaDb: {"hold"},
@@ -321,7 +324,7 @@ BETWEEN_PARTS = {
 }
 """Methods with arguments that the parts of the package call on each other."""
 
-MANAGERS = {"begin", "commit", "abort", "is_conflict"}
+MANAGERS = {"identity", "begin", "commit", "abort", "is_conflict"}
 """The methods of a `ResourceManager`, which the site calls."""
 
 
@@ -354,8 +357,7 @@ def test_a_wrong_argument_is_an_error_of_the_caller(name: str, values: list[obje
 
 async def test_a_transaction_is_used_once_and_inside_its_block() -> None:
     async with wormspace.connect("memory:") as worm:
-        store = await tx.KeyValueStore.open("a", MemoryEngine())
-        other = await tx.KeyValueStore.open("a", MemoryEngine())
+        store, other = [await tx.KeyValueStore.open("a", engine) for engine in 2 * [MemoryEngine()]]
         t = worm.transaction([store])
         with pytest.raises(UsageError, match="async with"):
             t[store]

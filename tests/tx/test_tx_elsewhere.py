@@ -22,7 +22,7 @@ from wormspace.rpc import NoAnswer
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.tx import KeyValueStore, messages
 from wormspace.tx.deciding import ABORTED, Decision
-from wormspace.tx.errors import Conflict, ManagerDown
+from wormspace.tx.errors import Conflict, ManagerDown, WrongManager
 from wormspace.tx.messages import Plan
 from wormspace.tx.names import Gid, TxId
 from wormspace.tx.operations import DELETE, GET, PUT, Found, decode_operation
@@ -55,8 +55,9 @@ def store_at(answer: bytes | Exception = b"") -> tuple[RemoteStore, Calling]:
 
 async def test_a_store_elsewhere_is_told_outcomes_and_asked_what_it_holds() -> None:
     store, calling = store_at(messages.encode([str(gid()), str(gid("b")), "other"]))
-    with pytest.raises(UsageError, match="not used in any transaction space yet"):
-        await store.prepared()
+    for ask in (store.prepared, store.identity):
+        with pytest.raises(UsageError, match="not used in any transaction space yet"):
+            await ask()
     store.belong_to(HOME)
     store.belong_to(HOME)
     assert await store.prepared() == [gid()]
@@ -70,6 +71,11 @@ async def test_a_store_elsewhere_is_told_outcomes_and_asked_what_it_holds() -> N
     assert calling.calls == [("tx", messages.ToSpace(HOME.identity, m), 5.0) for m in said]
     with pytest.raises(UsageError, match="takes part in another transaction space"):
         store.belong_to(TransactionSpace("ty", "1" * 16, 8))
+    calling.answer, asked = b"who it is", len(calling.calls)
+    for given, used in ((None, 5.0), (2.0, 2.0), (7.0, 5.0)):
+        assert await store.identity(given) == "who it is"
+        assert calling.calls[-1][2] == used
+    assert calling.calls[asked][1] == messages.ToSpace(HOME.identity, messages.Identify("a"))
     with pytest.raises(UsageError, match="is elsewhere"):
         await store.begin(gid())
     assert store.is_conflict(Conflict("x"))
@@ -173,6 +179,9 @@ async def test_a_site_does_what_others_ask() -> None:
     for commit, told in ((True, "commit"), (False, "abort")):
         assert await ask(request(messages.Finish(str(gid()), commit))) == b""
         assert manager.told[-1] == (told, gid())
+    assert site.identities.checked == [("a", False)] * 3
+    assert await ask(request(messages.Identify("a"))) == b"database-a"
+    assert len(site.identities.checked) == 3, "it only says who it is"
     matter = site.matters.join(TxId("j", 1), ("a", "b"))
     aborted = Decision(ABORTED, "b")
     for number in (1, 2):
@@ -183,6 +192,20 @@ async def test_a_site_does_what_others_ask() -> None:
     for _ in range(2):
         assert await ask(request(messages.Rollback(TxId("j", 1), "a"))) == b""
     assert branch.rolled_back == 1
+
+
+async def test_a_site_does_nothing_at_a_manager_that_is_another_database() -> None:
+    site = Site(manager := Manager())
+    site.identities.problem = WrongManager("another", "x", "y")
+    for message in (
+        messages.ListPrepared("a"),
+        messages.Finish(str(gid()), True),
+        messages.Operate(TxId("j", 1), "a", b"xy"),
+    ):
+        with pytest.raises(WrongManager):
+            await Handlers(site).on_request(request(message))
+    assert manager.told == []
+    assert site.kept == {}
 
 
 async def test_an_operation_begins_a_branch_that_goes_on_and_the_last_one_votes() -> None:
@@ -199,6 +222,7 @@ async def test_an_operation_begins_a_branch_that_goes_on_and_the_last_one_votes(
         said = messages.decode_said(await ask(request(messages.Operate(txid, "a", b"xy"))))
         assert said == messages.Said(b"yx")
     assert begun == [gid()]
+    assert site.identities.checked == [("a", True)], "before its branch begins"
     assert site.parts == []
     its = plan("A8")
     await ask(request(messages.Operate(txid, "a", b"xy", its)))

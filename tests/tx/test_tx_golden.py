@@ -98,10 +98,18 @@ async def test_a_store_of_format_1_is_read_with_what_it_promised() -> None:
     await store.close()
 
 
+async def test_a_store_that_was_made_without_an_identity_gets_one_for_good() -> None:
+    engine = await restored()
+    identities = {await (await tx.KeyValueStore.open("orders", engine)).identity() for _ in "ab"}
+    assert identities == {engine.view.get("identity", b"identity").decode()}
+    assert engine.view.get("identity", b"name") == b"orders"
+
+
 async def test_a_store_writes_what_is_kept_here() -> None:
     engine = MemoryEngine()
     store = await tx.KeyValueStore.open("orders", engine)
-    assert dict(engine.view.scan("identity", b"", b"\xff")) == STORE["identity"]
+    said = {b"identity": (await store.identity()).encode(), **STORE["identity"]}
+    assert dict(engine.view.scan("identity", b"", b"\xff")) == said
     branch = await store.begin(GID)
     await branch.get(b"read")
     await branch.put(b"new", b"w")

@@ -15,6 +15,9 @@ MISTAKES = {
     "one yes is enough": Mutant(
         "wormspace.tx.deciding:judge", "for manager in participants:", "for manager in votes:"
     ),
+    "any database is the one that a name means": Mutant(
+        "wormspace.tx.identity:Identities.check", "if found != meant:", "if False:"
+    ),
     "votes are trimmed though a manager elsewhere has not acted": Mutant(
         "wormspace.tx.trimming:Finished._is_prepared_anywhere",
         "raw = await site.call(address, ListPrepared(name), site.patience)",
@@ -29,7 +32,8 @@ SOON = ("a vote that is missing counts as a yes", "one yes is enough")
 
 def campaign(seed: int, mistake: str) -> None:
     peace_s = 12.0 if mistake in SOON else CONVERGE_S
-    run(seed, faults_s=4.0, peace_s=peace_s, tx_segment_size=4)
+    two_of_a_name = "database" in mistake
+    run(seed, faults_s=4.0, peace_s=peace_s, two_of_a_name=two_of_a_name, tx_segment_size=4)
 
 
 def test_transfers_under_faults_pass_where_a_mistake_fails() -> None:

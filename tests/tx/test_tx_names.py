@@ -183,14 +183,26 @@ class Manager:
 
     def prepared(self) -> None: ...
 
+    def identity(self) -> None: ...
+
 
 class Nameless:
     def prepared(self) -> None: ...
+
+    def identity(self) -> None: ...
 
 
 class NotAsked:
     name = "m"
     prepared = 5
+
+    def identity(self) -> None: ...
+
+
+class Nobody:
+    name = "m"
+
+    def prepared(self) -> None: ...
 
 
 REFUSED = [
@@ -199,6 +211,7 @@ REFUSED = [
     (checking.check_manager, (Manager,), "Manager is a class: make one"),
     (checking.check_manager, (Nameless(),), "is no resource manager"),
     (checking.check_manager, (NotAsked(),), "is no resource manager"),
+    (checking.check_manager, (Nobody(),), "is no resource manager"),
     (checking.check_count, ("a number", 0), "a number is an integer of 1 or more, not 0"),
     (checking.check_count, ("a number", True), "not True"),
     (checking.check_count, ("a number", 1.0), "not 1.0"),

@@ -23,7 +23,7 @@ from wormspace.errors import UsageError, WormError
 from wormspace.knobs import turned
 from wormspace.tx import messages, remote, sweeping
 from wormspace.tx.deciding import ABORTED, ALL_YES, Vote, refusal
-from wormspace.tx.errors import ManagerDown
+from wormspace.tx.errors import ManagerDown, NoIdentity, WrongManager
 from wormspace.tx.names import Gid, TxId
 from wormspace.tx.remote import RemoteStore
 from wormspace.tx.resolver import GAVE_UP, OVER, Resolution
@@ -217,6 +217,30 @@ async def test_a_manager_that_does_not_say_what_it_holds_is_asked_again(
     assert [one.gid for one in await made.sweep(0)] == [gid()]
     assert len(made.tasks) == 2
     stop(made)
+
+
+@pytest.mark.parametrize(("made", "checked"), [(True, [("a", False)]), (False, [])])
+async def test_a_manager_is_who_its_name_means_before_it_is_asked(made: bool, checked) -> None:
+    manager = Manager()
+    site = Site(manager)
+    site.box.made = made
+    swept = sweeper(site)
+    await swept.sweep(0)
+    assert site.identities.checked == checked
+    manager.told.clear()
+    for problem, error in (
+        (WrongManager("another", "x", "y"), WrongManager),
+        (NoIdentity("run this"), NoIdentity),
+        (ManagerDown("gone"), None),
+    ):
+        site.identities.problem = problem
+        if made and error is not None:
+            with pytest.raises(error):
+                await swept.sweep(0)
+        else:
+            assert await swept.sweep(0) == []
+    assert manager.told == ([] if made else [("prepared",)] * 3)
+    stop(swept)
 
 
 async def test_a_manager_that_does_not_obey_is_not_counted_as_resolved() -> None:

@@ -8,14 +8,12 @@ import contextlib
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-from tests.tx.databases import accounts, managers, mariadb, money, move, postgres
+from tests.tx.databases import managers, money, move
 
 import wormspace
 from wormspace import tx
 from wormspace.errors import UsageError
 from wormspace.tx.mariadb import MariaDb
-
-__all__ = ["accounts", "mariadb", "postgres"]
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("databases")]
 

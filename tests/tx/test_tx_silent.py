@@ -7,14 +7,12 @@ import contextlib
 from urllib.parse import urlsplit
 
 import pytest
-from tests.tx.databases import Relay, accounts, mariadb, money, move, postgres
+from tests.tx.databases import Relay, money, move
 
 import wormspace
 from wormspace import tx
 from wormspace.tx.mariadb import MariaDb
 from wormspace.tx.postgres import Postgres
-
-__all__ = ["accounts", "mariadb", "postgres"]
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("databases")]
 

@@ -10,7 +10,14 @@ from tests.tx.pieces import HOME, Box, Manager, Site, vote
 from wormspace.errors import Closed, Trimmed, Unavailable, UsageError
 from wormspace.tx import committing
 from wormspace.tx.deciding import ABORTED, ALL_YES, COMMITTED, REASON_MAX, Decision, Vote, encode
-from wormspace.tx.errors import Aborted, Conflict, ManagerDown, OutcomeUnknown, TooLate
+from wormspace.tx.errors import (
+    Aborted,
+    Conflict,
+    ManagerDown,
+    OutcomeUnknown,
+    TooLate,
+    WrongManager,
+)
 from wormspace.tx.messages import Plan, Rollback
 from wormspace.tx.names import TxId
 from wormspace.tx.remote import RemoteStore
@@ -76,6 +83,19 @@ async def test_it_begins_at_all_in_the_order_of_their_names_within_its_time() ->
             manager.begun.clear()
         assert t[store]._id == t.id
         order.clear()
+
+
+async def test_each_is_the_database_that_its_name_means_before_any_begins() -> None:
+    site, managers = Site(), [*pair(), Manager("c")]
+    site.identities.held = {"a"}
+    await Transaction(site, [*managers, RemoteStore("d", "h:1")]).__aenter__()
+    assert site.identities.checked == [("b", True), ("c", True)]
+    site, managers = Site(), pair()
+    site.identities.problem = WrongManager("another", "x", "y")
+    with pytest.raises(WrongManager):
+        await Transaction(site, managers).__aenter__()
+    assert [m.begun for m in managers] == [[], []]
+    assert site.managers == {}, "another one of that name may come"
 
 
 async def test_what_was_begun_is_undone_when_one_cannot_begin() -> None:

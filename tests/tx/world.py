@@ -42,7 +42,7 @@ class Deployment:
             identity = ServerIdentity("cl", name, 0, 1, len(SERVERS))
             world.spawn(name, serving(identity, real_store=real_store))
         for name in stores:
-            world.spawn(name, lambda name=name: self._store(name))
+            self.add_store(name, name)
 
     async def connect(self) -> wormspace.Client:
         """A client for the process this runs in."""
@@ -69,9 +69,13 @@ class Deployment:
         self.sites[host] = site
         return site
 
-    async def _store(self, host: str) -> None:
+    def add_store(self, host: str, name: str) -> None:
+        """A host with a store of that name, which others may have too."""
+        self.world.spawn(host, lambda: self._store(host, name))
+
+    async def _store(self, host: str, name: str) -> None:
         engine = current().world.host(host).disk("store").open()
-        store = await tx.KeyValueStore.open(host, engine)
+        store = await tx.KeyValueStore.open(name, engine, self.world.random_for(f"store {host}"))
         self.kv[host] = store
         site = await self.site(host, [store])
         await site.start("0.0.0.0", SITE_PORT, address=f"{host}:{SITE_PORT}")

@@ -11,9 +11,11 @@ from wormspace.tx.errors import (
     CannotPrepare,
     Conflict,
     ManagerDown,
+    NoIdentity,
     OutcomeUnknown,
     TimedOut,
     TooLate,
+    WrongManager,
 )
 from wormspace.tx.kv import KeyValueStore, KvBranch
 from wormspace.tx.managers import Branch, ResourceManager
@@ -41,6 +43,7 @@ __all__ = [
     "KvBranch",
     "LmdbStore",
     "ManagerDown",
+    "NoIdentity",
     "OutcomeUnknown",
     "RemoteStore",
     "Resolution",
@@ -54,6 +57,7 @@ __all__ = [
     "TxId",
     "Variant",
     "Vote",
+    "WrongManager",
     "outcome",
     "run_transaction",
 ]

@@ -64,7 +64,10 @@ def check_manager(manager: object) -> None:
     """
     if isinstance(manager, type):
         raise UsageError(f"{manager.__name__} is a class: make one, {manager.__name__}(name, ...)")
-    if not callable(getattr(manager, "prepared", None)) or not hasattr(manager, "name"):
+    methods = ("prepared", "identity")
+    if not all(callable(getattr(manager, m, None)) for m in methods) or not hasattr(
+        manager, "name"
+    ):
         raise UsageError(f"{_short(manager)} is no resource manager")
 
 

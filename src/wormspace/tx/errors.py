@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wormspace.errors import RaceLost, Unavailable, WormError
+from wormspace.errors import RaceLost, Unavailable, UsageError, WormError
 
 if TYPE_CHECKING:
     from wormspace.tx.deciding import Decision
@@ -73,4 +73,25 @@ class ManagerDown(Unavailable):
     """A resource manager could not be reached, or did not answer in time.
 
     What it holds prepared is resolved when it can be.
+    """
+
+
+class WrongManager(UsageError):
+    """A resource manager's name means another database; nothing was begun, decided or trimmed.
+
+    Attributes:
+        meant: the identity of the database that the name means.
+        found: the identity of the one that was found.
+    """
+
+    def __init__(self, message: str, meant: str, found: str) -> None:
+        super().__init__(message)
+        self.meant = meant
+        self.found = found
+
+
+class NoIdentity(UsageError):
+    """A database does not say who it is, and lets its user change nothing.
+
+    The message says which statements an administrator has to run there, once.
     """

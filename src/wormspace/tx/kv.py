@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -25,6 +26,7 @@ from wormspace.errors import (
     WrongIdentity,
 )
 from wormspace.malformed import MALFORMED
+from wormspace.space.arguments import as_rng
 from wormspace.store.engine import Batch, Engine
 from wormspace.tx.checking import check_key, check_value
 from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
@@ -34,7 +36,7 @@ from wormspace.tx.operations import DELETE, GET, PUT, Found, decode_operation
 
 log = logging.getLogger("wormspace.tx")
 
-_NAME, _FORMAT = b"name", b"format"
+_NAME, _FORMAT, _IDENTITY = b"name", b"format", b"identity"
 STORE_FORMAT = 1
 _TOP = b"\xff" * 128
 
@@ -221,8 +223,9 @@ class KeyValueStore:
     Other processes reach it through a `Site` that has it, as a `RemoteStore`.
     """
 
-    def __init__(self, name: str, engine: Engine) -> None:
+    def __init__(self, name: str, engine: Engine, identity: str) -> None:
         self.name = check_name(name)
+        self._identity = identity
         self.locks = Locks()
         self._engine = engine
         self._writer = _Writer(engine, self._on_refused, self._on_durable)
@@ -239,8 +242,13 @@ class KeyValueStore:
                 raise StoreError(f"store {name!r} is damaged: the branch {gid}: {e}") from e
 
     @classmethod
-    async def open(cls, name: str, engine: Engine) -> KeyValueStore:
+    async def open(
+        cls, name: str, engine: Engine, rng: random.Random | None = None
+    ) -> KeyValueStore:
         """The store of that name, with what it has promised; a fresh engine becomes that store.
+
+        Args:
+            rng: draws the identity of a fresh store, which no other may have.
 
         Raises:
             UsageError: no store can be called that.
@@ -258,13 +266,25 @@ class KeyValueStore:
                 f"store {name!r} has format {made[0]}, made by a newer wormspace; this one reads "
                 f"up to {STORE_FORMAT}: update it"
             )
-        store = cls(name, engine)
-        if held is None:
-            batch = engine.begin()
-            says = [(_FORMAT, bytes([STORE_FORMAT])), (_NAME, name.encode())]
-            batch.put_many("identity", says)
-            await engine.commit(batch)
+        identity = engine.view.get("identity", _IDENTITY)
+        if identity is not None:
+            return cls(name, engine, identity.decode(errors="replace"))
+        drawn = f"{as_rng(rng).getrandbits(64):016x}"
+        store = cls(name, engine, drawn)
+        batch = engine.begin()
+        batch.put_many(
+            "identity",
+            [
+                (_FORMAT, bytes([STORE_FORMAT])),
+                (_IDENTITY, drawn.encode()),
+                (_NAME, name.encode()),
+            ],
+        )
+        await engine.commit(batch)
         return store
+
+    async def identity(self, timeout: float | None = None) -> str:
+        return self._identity
 
     async def begin(self, gid: Gid, timeout: float | None = None) -> KvBranch:
         self._writer.check()

@@ -43,12 +43,27 @@ class ResourceManager(Protocol):
     """A database or a store that takes part in transactions.
 
     Attributes:
-        name: the same for everybody who uses this database; unique within the tx space.
+        name: the same for everybody who uses this database, and no other's: the transaction space
+            remembers which database it means (see `identity`), and another one is refused.
     """
 
     @property
     def name(self) -> str:
         """See the class."""
+
+    async def identity(self, timeout: float | None = None) -> str:
+        """Which database this is: no other has the same, and it stays what it is.
+
+        1 to 64 letters, digits, `_`, `.`, `:` and `-`; kept in the database itself, so that whoever
+        connects to it under whatever address is told the same.
+
+        Args:
+            timeout: as for `begin`.
+
+        Raises:
+            ManagerDown: it cannot be asked in time.
+            NoIdentity: an administrator has to give it one.
+        """
 
     async def begin(self, gid: Gid, timeout: float | None = None) -> Branch:
         """Begin a branch, which is to be prepared as `gid`.

@@ -21,8 +21,10 @@ import pymysql
 from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
 from wormspace.tx.checking import check_count, check_seconds
+from wormspace.tx.database_identity import DatabaseIdentity
 from wormspace.tx.deadlines import within
 from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
+from wormspace.tx.mariadb_identity import identify
 from wormspace.tx.mariadb_lane import Lane, Rows, line, query
 from wormspace.tx.names import MARK, Gid, branches_of, check_name
 from wormspace.tx.statements import refuse_control
@@ -59,7 +61,7 @@ class MariaDb:
     XA transactions are the server's, not the database's: give it one name, not one per database.
 
     Args:
-        name: the same wherever this server takes part.
+        name: the same wherever this server takes part, and no other's.
         url: `mysql://USER:PASSWORD@HOST:PORT/DATABASE`; `?unix_socket=PATH` for a local one.
         pool: transactions that work here at a time (default 32); each has a connection.  A quarter
             as many connections more, at least one, list and end what is prepared.
@@ -76,12 +78,26 @@ class MariaDb:
         self.timeout = check_seconds("a timeout", timeout)
         size = KNOBS.tx_pool if pool is None else check_count("a pool", pool)
         options = _options(url)
-        self._work = Lane(name, options, size)
-        self._ends = Lane(name, options, (size + 3) // 4)
+        self._server = DatabaseIdentity(name)
+        self._work = Lane(name, options, size, self._recognise)
+        self._ends = Lane(name, options, (size + 3) // 4, self._recognise)
         self._holding: dict[Gid, Any] = {}
 
+    def _recognise(self, connection: Any) -> None:
+        """A new connection, in its thread."""
+        self._server.recognise(*identify(connection, self.name))
+
+    async def identity(self, timeout: float | None = None) -> str:
+        if not self._server.known:
+            connection, _ = await self._ends.run("DO 0", self._within(timeout))
+            self._ends.give_back(connection)
+        return self._server.known
+
+    def _within(self, timeout: float | None) -> float:
+        return within(min(self.timeout, timeout or self.timeout))
+
     async def begin(self, gid: Gid, timeout: float | None = None) -> MariaDbBranch:
-        deadline = within(min(self.timeout, timeout or self.timeout))
+        deadline = self._within(timeout)
         connection, _ = await self._work.run(f"XA START {xid(gid)}", deadline)
         return MariaDbBranch(self, self._work, connection, gid)
 

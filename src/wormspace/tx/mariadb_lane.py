@@ -56,10 +56,14 @@ class Lane:
         name: the participant's, for messages.
         options: as PyMySQL's `connect` takes them.
         size: how many there are at most.
+        on_connect: looks at a new connection, in its thread; what it raises refuses it.
     """
 
-    def __init__(self, name: str, options: dict[str, Any], size: int) -> None:
+    def __init__(
+        self, name: str, options: dict[str, Any], size: int, on_connect: Callable[[Any], None]
+    ) -> None:
         self._name = name
+        self._on_connect = on_connect
         self._options = options
         self._threads = ThreadPoolExecutor(size, thread_name_prefix=f"wormspace-{name}")
         self._places = Places(name, size)
@@ -169,6 +173,7 @@ class Lane:
         def connect() -> None:
             connection.connect()
             _notice_death(connection)
+            self._on_connect(connection)
 
         try:
             await self.call(connection, connect, deadline)

@@ -82,7 +82,13 @@ class ListPrepared(msgspec.Struct, frozen=True, tag=True, array_like=True):
     manager: str
 
 
-ToSite: TypeAlias = Operate | Rollback | Begin | Ask | Tell | Finish | ListPrepared
+class Identify(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """To a site: which database is this resource manager?  The answer is its identity."""
+
+    manager: str
+
+
+ToSite: TypeAlias = Operate | Rollback | Begin | Ask | Tell | Finish | ListPrepared | Identify
 
 
 class ToSpace(msgspec.Struct, frozen=True, array_like=True):

@@ -23,10 +23,12 @@ from psycopg import pq
 from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
 from wormspace.tx.checking import check_count, check_seconds
+from wormspace.tx.database_identity import DatabaseIdentity
 from wormspace.tx.deadlines import left, within
 from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
 from wormspace.tx.names import Gid, branches_of, check_name
 from wormspace.tx.places import Places
+from wormspace.tx.postgres_identity import identify
 from wormspace.tx.postgres_link import Link, line
 from wormspace.tx.postgres_session import Session
 
@@ -53,7 +55,7 @@ class Postgres:
     """One PostgreSQL database.
 
     Args:
-        name: the same wherever this database takes part.
+        name: the same wherever this database takes part, and no other's.
         conninfo: as psycopg takes it, for instance `postgresql://user@host/db`.
         pool: transactions that work here at a time (default 32); each has a connection.  A quarter
             as many connections more, at least one, end what is prepared.
@@ -69,11 +71,21 @@ class Postgres:
         self.name = check_name(name)
         self.timeout = check_seconds("a timeout", timeout)
         size = KNOBS.tx_pool if pool is None else check_count("a pool", pool)
+        self.database = DatabaseIdentity(name)
         self._work = _Lane(self, _complete(conninfo), size)
         self._ends = _Lane(self, _complete(conninfo), (size + 3) // 4)
 
+    async def identity(self, timeout: float | None = None) -> str:
+        if not self.database.known:
+            link, _ = await self._ends.run(b"SELECT", self._within(timeout))
+            self._ends.give_back(link)
+        return self.database.known
+
+    def _within(self, timeout: float | None) -> float:
+        return within(min(self.timeout, timeout or self.timeout))
+
     async def begin(self, gid: Gid, timeout: float | None = None) -> PostgresBranch:
-        deadline = within(min(self.timeout, timeout or self.timeout))
+        deadline = self._within(timeout)
         link, _ = await self._work.run(b"BEGIN", deadline)
         return PostgresBranch(self._work, link, gid)
 
@@ -239,17 +251,22 @@ class _Lane:
                 return link, result
 
     async def _connect(self, deadline: float) -> Link:
-        """A new connection, in the place that was taken."""
+        """A new connection, in the place that was taken; it leads to the manager's database."""
+        manager, link = self.manager, None
         try:
             if self._closed:
-                raise ManagerDown(f"{self.manager.name} was closed")
+                raise ManagerDown(f"{manager.name} was closed")
             async with asyncio.timeout_at(deadline):
-                return await Link.connect(self.manager.name, self._conninfo)
+                link = await Link.connect(manager.name, self._conninfo)
+            manager.database.recognise(*await identify(link, manager.name, deadline))
+            return link
         except BaseException as e:
+            if link is not None:
+                link.close()
             self._places.release()
             if isinstance(e, psycopg.OperationalError | OSError):  # a TimeoutError is one
                 text = line(e) if str(e) else "no connection in time"
-                raise ManagerDown(f"{self.manager.name}: {text}") from e
+                raise ManagerDown(f"{manager.name}: {text}") from e
             raise
 
     def give_back(self, link: Link) -> None:

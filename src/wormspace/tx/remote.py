@@ -12,6 +12,7 @@ from wormspace.tx.managers import Branch
 from wormspace.tx.messages import (
     SERVICE,
     Finish,
+    Identify,
     ListPrepared,
     Operate,
     Plan,
@@ -85,10 +86,24 @@ class RemoteStore:
         Raises:
             UsageError: it belongs to no transaction space yet, so nobody knows whom to ask.
         """
+        raw = await self._call(ListPrepared(self.name), self._belongs_to())
+        return branches_of(self.name, decode_gids(raw))
+
+    async def identity(self, timeout: float | None = None) -> str:
+        """See ResourceManager.
+
+        Raises:
+            UsageError: as `prepared`.
+        """
+        raw = await self._call(
+            Identify(self.name), self._belongs_to(), min(TIMEOUT_S, timeout or TIMEOUT_S)
+        )
+        return raw.decode(errors="replace")
+
+    def _belongs_to(self) -> str:
         if not self._identity:
             raise UsageError(f"store {self.name!r} was not used in any transaction space yet")
-        raw = await self._call(ListPrepared(self.name), self._identity)
-        return branches_of(self.name, decode_gids(raw))
+        return self._identity
 
     async def begin(self, gid: Gid, timeout: float | None = None) -> Branch:
         """Remote branches begin at their site, with the first operation of a session."""
@@ -102,9 +117,9 @@ class RemoteStore:
         """Disconnect."""
         await self._caller.close()
 
-    async def _call(self, message: ToSite, identity: str) -> bytes:
+    async def _call(self, message: ToSite, identity: str, timeout: float = TIMEOUT_S) -> bytes:
         try:
-            return await self._caller.call(SERVICE, encode(ToSpace(identity, message)), TIMEOUT_S)
+            return await self._caller.call(SERVICE, encode(ToSpace(identity, message)), timeout)
         except WormError as e:
             raise ManagerDown(f"store {self.name!r} at {self.address}: {e}") from e
 

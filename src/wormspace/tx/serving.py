@@ -15,6 +15,7 @@ from wormspace.tx.messages import (
     Ask,
     Begin,
     Finish,
+    Identify,
     ListPrepared,
     Operate,
     Plan,
@@ -74,8 +75,10 @@ class Handlers:
             case Finish():
                 await self._on_finish(m)
             case ListPrepared():
-                gids = await self._site.manager(m.manager).prepared()
-                return encode([str(gid) for gid in gids])
+                manager = await self._site.recognise(m.manager)
+                return encode([str(gid) for gid in await manager.prepared()])
+            case Identify():
+                return (await self._site.manager(m.manager).identity()).encode()
             case Rollback():
                 branch = self._site.take(m.id, m.manager)
                 if branch is not None:
@@ -86,7 +89,8 @@ class Handlers:
         site = self._site
         branch = site.held(m.id, m.manager)
         if branch is None:
-            branch = await site.manager(m.manager).begin(site.gid(m.manager, m.id))
+            manager = await site.recognise(m.manager, decide=True)
+            branch = await manager.begin(site.gid(m.manager, m.id))
             site.hold(m.id, m.manager, branch)
         said = await self._operate(branch, m.body)
         if m.last is not None:
@@ -122,5 +126,5 @@ class Handlers:
         gid = Gid.parse(m.gid)
         if gid is None:
             raise UsageError(f"{m.gid!r} is no branch")
-        manager = self._site.manager(gid.manager)
+        manager = await self._site.recognise(gid.manager)
         await asyncio.shield(manager.commit(gid) if m.commit else manager.abort(gid))

@@ -30,6 +30,7 @@ from wormspace.tx.checking import (
 )
 from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import Decision
+from wormspace.tx.identity import Identities
 from wormspace.tx.managers import Branch, ResourceManager
 from wormspace.tx.matters import Matter, Matters
 from wormspace.tx.messages import SERVICE, Plan, ToSite, ToSpace, encode
@@ -118,6 +119,7 @@ class Site:
         self.managers: dict[str, ResourceManager] = {}
         self.figures: Counter[str] = Counter()
         self.resolver = Resolver(self.box, f"resolver {self.initiator}", clock, CALL_TIMEOUT_S)
+        self.identities = Identities(client, space)
         self.finished = Finished(self)
         self.on_decision = on_decision
         self.loop = asyncio.get_running_loop()
@@ -241,6 +243,21 @@ class Site:
         manager = self.managers.get(check_name(name))
         if manager is None:
             raise UsageError(f"no resource manager {name!r} at this site")
+        return manager
+
+    async def recognise(self, name: str, *, decide: bool = False) -> ResourceManager:
+        """The resource manager of that name here, which is the database that the name means.
+
+        Args:
+            decide: see `Identities.check`.
+
+        Raises:
+            UsageError: there is none.
+            WrongManager: it is another database.
+            Unavailable, ManagerDown: nobody knows.
+        """
+        manager = self.manager(name)
+        await self.identities.check(manager, within(CALL_TIMEOUT_S), decide=decide)
         return manager
 
     # ------------------------------------------------------------ names and branches

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from wormspace.errors import Trimmed, WormError
+from wormspace.errors import Trimmed, UsageError, WormError
 from wormspace.tx.deadlines import within
 from wormspace.tx.managers import ResourceManager
 from wormspace.tx.matters import Matter
@@ -87,9 +87,16 @@ class Sweeper:
         """Sweep all, now."""
         await self._sweep_here(patience, trim=False)
         managers = list(self._site.managers.values())
-        results = await asyncio.gather(*(self._sweep_manager(m, patience) for m in managers))
+        results = await asyncio.gather(
+            *(self._sweep_manager(m, patience) for m in managers), return_exceptions=True
+        )
         await self._site.finished.trim()
-        return [resolution for some in results for resolution in some]
+        found: list[Resolution] = []
+        for some in results:  # one that is the wrong database keeps nobody from the others
+            if isinstance(some, BaseException):
+                raise some
+            found += some
+        return found
 
     # ------------------------------------------------------------ transactions here
 
@@ -134,7 +141,7 @@ class Sweeper:
             if home is None:
                 return []  # nothing was ever prepared
             manager.belong_to(home)
-        gids = await self._ask(manager)
+        gids = await self._ask(manager, home is not None)
         if gids is None or swept is None:
             return []
         now = site.now()
@@ -151,11 +158,22 @@ class Sweeper:
         site.figures["resolved"] += sum(not r.problem for r in results)
         return results
 
-    async def _ask(self, manager: ResourceManager) -> list[Gid] | None:
-        """What a manager holds prepared; None if it does not say."""
+    async def _ask(self, manager: ResourceManager, is_used: bool) -> list[Gid] | None:
+        """What a manager holds prepared; None if it does not say.
+
+        Args:
+            is_used: whether there is a transaction space, so that its name may mean a database.
+
+        Raises:
+            UsageError: it is another database than its name means, or does not say who it is.
+        """
         try:
             async with asyncio.timeout(ASK_S):
+                if is_used:
+                    await self._site.identities.check(manager, within(ASK_S))
                 return await manager.prepared()
+        except UsageError:
+            raise
         except (WormError, TimeoutError) as e:
             why = str(e) or f"no answer within {ASK_S:g} s"
             log.warning("tx: %s cannot be asked what it holds prepared: %s", manager.name, why)

@@ -121,6 +121,8 @@ class Transaction:
             if isinstance(manager, RemoteStore):
                 self._remote[name] = manager.session(site, self.id, self)
             else:
+                if not site.identities.has(manager):
+                    await site.identities.check(manager, deadline, decide=True)
                 site.attach(manager)
                 local.append(name)
         # In one order, so that no two transactions wait for each other's connections.

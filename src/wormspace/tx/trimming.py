@@ -34,6 +34,7 @@ from wormspace.tx.checking import check_client, check_manager, check_moment, che
 from wormspace.tx.deadlines import LEAST_S, left, within
 from wormspace.tx.deciding import Vote, decode, encode
 from wormspace.tx.errors import ManagerDown
+from wormspace.tx.identity import Identities
 from wormspace.tx.managers import ResourceManager
 from wormspace.tx.messages import ListPrepared, Plan, decode_gids
 from wormspace.tx.names import Gid, TxId, branches_of, check_name, split_vote_space
@@ -130,7 +131,7 @@ class Finished:
         site = self._site
         for name, address in segment.managers.items():
             if address in ("", site.address):
-                gids = await site.manager(name).prepared()
+                gids = await (await site.recognise(name)).prepared()
             else:
                 raw = await site.call(address, ListPrepared(name), site.patience)
                 gids = branches_of(name, decode_gids(raw))
@@ -183,6 +184,7 @@ async def retire(
 
     Raises:
         UsageError: an argument is not what is said here.
+        WrongManager: a manager is another database than its name means; nothing was trimmed.
         WrongKind: there is something else under the name of a vote space.
         Unavailable, ManagerDown: also if one initiator's turn was not over in time.
     """
@@ -190,23 +192,18 @@ async def retire(
     check_moment("before", before)
     if not isinstance(resolver, Resolver):
         raise UsageError(f"votes are retired by a site's resolver, not {resolver!r}")
-    if not isinstance(managers, Mapping):
-        raise UsageError(f"managers are a mapping of names, not {managers!r}")
-    for name, manager in managers.items():
-        check_manager(manager)
-        if check_name(name) != manager.name:
-            raise UsageError(f"resource manager {manager.name!r} is passed as {name!r}")
+    _check_managers(managers)
     home = await find_space(check_client(client), check_name(space), deadline)
     if home is None:
         return []
     for manager in managers.values():
         if isinstance(manager, RemoteStore):
             manager.belong_to(home)
-    initiators: dict[str, list[str]] = {}
-    for name in await client.spaces(timeout=left(deadline)):
-        pair = split_vote_space(space, name)
-        if pair is not None:
-            initiators.setdefault(pair[1], []).append(pair[0])
+    initiators = await _initiators(client, space, deadline)
+    identities = Identities(client, space)
+    for name in sorted({name for names in initiators.values() for name in names}):
+        if name in managers:
+            await identities.check(managers[name], deadline)
     trimmed: list[str] = []
     for initiator, names in sorted(initiators.items()):
         if not all(name in managers for name in names):
@@ -217,8 +214,34 @@ async def retire(
             break
         segments = await _segments(client, home, initiator, names, deadline)
         if segments and await _newest(segments, deadline) < before:
-            trimmed += await _retire_one(home, initiator, segments, resolver, managers, deadline)
+            asked = {name: managers[name] for name in names}
+            trimmed += await _retire_one(
+                home, initiator, segments, resolver, asked, identities, deadline
+            )
     return trimmed
+
+
+async def _initiators(client: Client, space: str, deadline: float) -> dict[str, list[str]]:
+    """Every initiator of which there are votes, with the managers that have a vote space for it."""
+    initiators: dict[str, list[str]] = {}
+    for name in await client.spaces(timeout=left(deadline)):
+        pair = split_vote_space(space, name)
+        if pair is not None:
+            initiators.setdefault(pair[1], []).append(pair[0])
+    return initiators
+
+
+def _check_managers(managers: Mapping[str, ResourceManager]) -> None:
+    """
+    Raises:
+        UsageError: they are no managers by their names.
+    """
+    if not isinstance(managers, Mapping):
+        raise UsageError(f"managers are a mapping of names, not {managers!r}")
+    for name, manager in managers.items():
+        check_manager(manager)
+        if check_name(name) != manager.name:
+            raise UsageError(f"resource manager {manager.name!r} is passed as {name!r}")
 
 
 async def _segments(
@@ -252,10 +275,13 @@ async def _retire_one(
     segments: list[tuple[str, Segment]],
     resolver: Resolver,
     managers: Mapping[str, ResourceManager],
+    identities: Identities,
     deadline: float,
 ) -> list[str]:
     for name, segment in segments:
         await _seal(home, initiator, name, segment, deadline)
+    for name in dict(segments):  # one that began meanwhile says only now which database it means
+        await identities.check(managers[name], deadline)
     branches: list[tuple[ResourceManager, Gid]] = []
     for name in dict(segments):
         try:
