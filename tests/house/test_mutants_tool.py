@@ -84,6 +84,12 @@ class TestTheMistakes:
 
             def g(a, b):
                 return a < b
+
+            class D:
+                @overload
+                def h(self, a): ...
+                def h(self, a, b=0):
+                    return a < b
             """
         )
         before = ast.parse(path.read_text())

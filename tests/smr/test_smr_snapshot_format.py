@@ -297,6 +297,18 @@ def test_states_that_differ_have_different_digests():
     assert {len(one) for one in digests.values()} == {16}
 
 
+class Shelf(StateMachine):
+    count: int = 0
+
+
+class Shelf2(Shelf, version=2, replaces=Shelf):
+    count: int = 0
+
+
+def test_equal_states_of_two_versions_differ():
+    assert state_digest(Engine(Shelf())) != state_digest(Engine(Shelf2()))
+
+
 def test_states_that_are_equal_have_equal_digests_whatever_their_history():
     names = [f"{n}" for n in range(300)]
     digests = set()

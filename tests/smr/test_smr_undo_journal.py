@@ -86,6 +86,7 @@ def test_an_image_is_told_once_of_each_change_and_what_it_loses(what):
     change(held)
     assert image.told == told
     assert len(journal.undo) == len(told)
+    assert not journal._fresh, "immutable values are not looked at again when it is over"
     journal.roll_back()
     assert held == FIRST[hint]
     assert journal.undo is None

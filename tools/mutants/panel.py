@@ -265,11 +265,17 @@ def apply(mutant: Mutant) -> None:
 
 
 def _code_of(code: CodeType, qualname: str) -> CodeType:
-    """The code of the first function of this name within that of its module."""
-    waiting = [code]
+    """The code of the one function of this name within that of its module.
+
+    Raises:
+        Unfit: there is none, or there are several: overloads, or both halves of a property.
+    """
+    waiting, found = [code], []
     while waiting:
         one = waiting.pop(0)
         if one.co_qualname == qualname:
-            return one
+            found.append(one)
         waiting += [c for c in one.co_consts if isinstance(c, CodeType)]
-    raise Unfit
+    if len(found) != 1:
+        raise Unfit
+    return found[0]

@@ -74,7 +74,7 @@ class Mutant:
     def text(self) -> str:
         """The whole file, changed."""
         tree = ast.parse((SOURCE / self.place.path).read_text())
-        function = _find(tree, self.place.name)
+        function = _find(tree, self.place)
         node = list(ast.walk(function))[self.number]
         new = _change(node, self.kind, self.how)
         if new is not None:
@@ -155,9 +155,10 @@ def mutants(path: Path) -> Iterator[Mutant]:
             yield Mutant(place, name, line, number, kind, how)
 
 
-def _find(tree: ast.Module, name: str) -> Function:
-    owner, dot, method = name.rpartition(".")
+def _find(tree: ast.Module, place: Place) -> Function:
+    owner, dot, _ = place.name.rpartition(".")
     body: list[ast.stmt] = tree.body
     if dot:
         body = next(n.body for n in body if isinstance(n, ast.ClassDef) and n.name == owner)
-    return next(n for n in body if isinstance(n, Function) and n.name == method)
+    # By its line: overloads have its name, too.
+    return next(n for n in body if isinstance(n, Function) and n.lineno == place.first)
