@@ -17,7 +17,8 @@ async def test_marks_of_more_spans_than_a_message_has_travel_in_several():
         captured = await segment.capture()
         await asyncio.gather(*(segment.write(2 * i, b"v", captured.token) for i in range(count)))
         worm.registers._partitions[0].send_marks()
-        await worm.servers()
-        figures = server.node.figures()
-        assert figures["bad_requests"] == 0
-        assert figures["marks_unsaved"] >= count  # that of the metadata may be saved by now
+        [held] = (await segment.inspect()).values()
+        written = [state for state in held if state.value is not None]
+        assert len(written) == count
+        assert all(state.decided for state in written)
+        assert server.node.figures()["bad_requests"] == 0
