@@ -187,10 +187,12 @@ async def test_that_rows_are_missing_is_known_to_the_next_process_too(whole, tmp
     await scrubbed(engine)
     if saving:
         await asyncio.wait([engine._saving])
+        await asyncio.sleep(0)
+    killed = shutil.copytree(path, tmp_path / "killed")
     engine.close()
-    for _ in range(2):
+    for left in (path, path, killed):
         with pytest.raises(StoreDamaged, match="'rows': rows are missing"):
-            AcceptorStore(path)
+            AcceptorStore(left)
 
 
 async def test_rows_that_go_missing_beside_a_damaged_one_are_found(whole, tmp_path):

@@ -18,6 +18,7 @@ from wormspace.errors import StoreError, StoreFull, StoreLocked
 from wormspace.knobs import KNOBS, least, turned
 from wormspace.server.storage import AcceptorStore
 from wormspace.store.blocks import BLOCK
+from wormspace.store.files import SystemFiles
 from wormspace.store.lmdb_tables import Tables
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.store.room import Room
@@ -290,14 +291,56 @@ async def test_large_values_are_brought_to_disk_sooner_than_small_ones(tmp_path,
     large.close()
 
 
-async def test_a_checkpoint_without_room_loses_nothing_and_is_made_later(tmp_path, monkeypatch):
+def test_the_journal_grows_to_between_half_and_all_of_what_is_worth_a_checkpoint(tmp_path):
+    drawn = []
+
+    class Dice(SystemFiles):
+        def random(self, size):
+            return super().random(size) if size > 1 else bytes([drawn.pop()])
+
+    drawn.append(0)
+    engine = AcceptorStore(tmp_path, files=Dice())
+    with turned(store_checkpoint_bytes=5120):
+        for dice, enough in ((0, 5120), (128, 3840), (255, 2570)):
+            drawn.append(dice)
+            assert engine._draw_enough() == enough
+    engine.close()
+
+
+async def test_a_map_that_is_too_small_for_the_last_checkpoint_grows(tmp_path, monkeypatch, caplog):
+    engine = AcceptorStore(tmp_path)
+    await fill(engine, 5)
+    before, real, tried = engine._tables.map_bytes, Tables.commit, []
+
+    def once(self, number, salt):
+        tried.append(number)
+        if len(tried) == 1:
+            self._txn.abort()
+            raise lmdb.MapFullError("no place")
+        real(self, number, salt)
+
+    monkeypatch.setattr(Tables, "commit", once)
+    engine.close()
+    assert len(tried) == 2
+    assert engine._tables.map_bytes == 2 * before
+    assert caplog.records == []
+    again = AcceptorStore(tmp_path)
+    assert len(rows(again)) == 5
+    assert again._roots.saved.number == tried[1]
+    again.close()
+
+
+@pytest.mark.parametrize("error", [lmdb.DiskError("no room"), OSError(errno.ENOSPC, "no room")])
+async def test_a_checkpoint_without_room_loses_nothing_and_is_made_later(
+    tmp_path, monkeypatch, error
+):
     monkeypatch.setattr(AcceptorStore, "_draw_enough", lambda self: 10_000)
     engine = AcceptorStore(tmp_path)
     real = Tables.commit
 
     def no_room(self, number, salt):
         self._txn.abort()
-        raise lmdb.DiskError("no room")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(Tables, "commit", no_room)
