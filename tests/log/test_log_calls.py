@@ -121,7 +121,7 @@ def test_a_cursor_knows_what_was_delivered_through_its_log():
             await cursor.commit(6)
         assert await log.cursor("c").load() == 5
         assert await log.cursor("d").load() == 0
-        for name in ("", "c" * 255, 7):
+        for name in ("", "c" * 255, 7, []):
             with pytest.raises(UsageError):
                 log.cursor(name)
         await other.close()
@@ -136,6 +136,9 @@ def test_a_log_is_trimmed_by_position_age_and_size():
             await log.append(b"ten bytes!")
         with pytest.raises(NotWritten, match="position 41 is above the tail"):
             await log.trim(41)
+        for position in (-1, "3", 3.0):
+            with pytest.raises(UsageError, match="a position is"):
+                await log.trim(position)
         assert await log.trim(3) == await log.first() == 3
         assert await worm.space("orders").head() == 0
         log._clock.now_s = 1045.0

@@ -135,8 +135,10 @@ def test_slots_are_handed_out_in_order_and_over_the_end_of_a_segment():
         assert tenure.left == 6 + SIZE
         assert tenure.take(9) == [Run(1, 2, 8, one), Run(2, 0, 3, two)]
         await tenure.extend()
+        watch = Watch(worm)
         await tenure.extend()
-        assert await worm.space("tape").tail() == 4, "one segment ahead, and no more"
+        assert watch.counts() == {}, "one segment ahead, and no more"
+        assert await worm.space("tape").tail() == 4
         nobody = Tenure(tape_of(worm))
         for use in (lambda: nobody.take(1), lambda: nobody.at, lambda: nobody.left):
             with pytest.raises(Deposed):
@@ -175,9 +177,11 @@ def test_those_who_extend_at_once_extend_it_once_and_closing_ends_it():
         assert (sealed, tenure.left) == ([1], 2 * SIZE)
         assert await tenure._tape.seam(0) == b"seam"
         tenure.take(SIZE + 1)
+        before = asyncio.all_tasks()
         waiting = [asyncio.create_task(tenure.extend()) for _ in range(2)]
         await asyncio.sleep(0.5)
         await tenure.close()
+        assert asyncio.all_tasks() <= before | set(waiting), "it has ended when that returns"
         for one in waiting:
             with pytest.raises(Deposed, match=r"tape: .* given up"):
                 await one
@@ -186,6 +190,11 @@ def test_those_who_extend_at_once_extend_it_once_and_closing_ends_it():
         assert watch.counts() == {}
         assert tenure._extending is None
         await tenure.close()
+        waiting = asyncio.create_task(tenure.extend())
+        await asyncio.sleep(0.5)
+        await tenure.acquire()
+        assert isinstance(waiting.exception(), Deposed), "what it had begun before is over"
+        assert (tenure.at, tenure.left) == (SIZE, SIZE)
 
     virtually(work)
 

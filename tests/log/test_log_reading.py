@@ -52,6 +52,11 @@ def test_what_is_at_a_position_is_read_whatever_is_around_it(knobs, empty):
 def test_where_each_slot_has_one_entry_the_first_look_finds_it(many, looks):
     async def work():
         slots = evenly(100, many)
+        with turned(log_remembered_packs=4):
+            reader = reader_of(slots)
+            for position in range(100):
+                await reader.read(position)
+            assert len(reader._seen.slots) <= 5, "only so much is remembered"
         for position, most in zip((0, 7, 63, 100 * many - 1), looks, strict=True):
             slots.reads.clear()
             reader = reader_of(slots)
@@ -308,6 +313,16 @@ def test_what_is_trimmed_is_told_and_looked_for_no_more():
         with pytest.raises(Trimmed):
             await reader_of(slots, start).read(1)
         assert await reader_of(slots, start).last_pack(24) is None
+
+    asyncio.run(work())
+
+
+def test_what_is_trimmed_during_a_search_is_no_reason_to_give_up():
+    async def work():
+        slots, start = evenly(40, 5), Start()
+        slots.trimmed, start.true = 2, Place(80, 16)
+        assert await reader_of(slots, start).find(150) == (30, slots.packs[30])
+        assert start.finds == 1
 
     asyncio.run(work())
 

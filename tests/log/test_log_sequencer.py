@@ -184,6 +184,26 @@ def test_it_answers_at_once_where_it_needs_nobody():
     virtually(work)
 
 
+def test_who_names_no_stream_does_not_wait_for_the_table_of_streams():
+    async def work(worm):
+        sequencer = sequencer_of(worm)
+        await sequencer.start()
+        find, sequencer._beginning.find = sequencer._beginning.find, asyncio.Event().wait
+        sequencer._table = sequencer._begin_to_rebuild()
+        for _ in range(3):
+            await sequencer.give(Ask((1,), 1, (), b"another"))
+        waiting = asyncio.create_task(sequencer.give(Ask((1,), 1, ((0, {"s": 0}),))))
+        await asyncio.sleep(9)
+        assert not waiting.done()
+        sequencer._beginning.find = find
+        sequencer._table.cancel()
+        await asyncio.wait([waiting])
+        assert isinstance(waiting.exception(), Deposed)
+        assert (await sequencer.give(Ask((1,), 1, ((0, {"s": 0}),)))).links == ({"s": ()},)
+
+    virtually(work)
+
+
 def test_a_request_larger_than_a_segment_gets_slots_of_several():
     async def work(worm):
         sequencer = sequencer_of(worm, sole=True)
