@@ -408,6 +408,28 @@ class Slow(Source):
         return [self.done]
 
 
+def test_a_failure_that_nobody_waits_for_any_more_is_no_news():
+    class Fails(Source):
+        async def step(self):
+            await asyncio.sleep(0)
+            raise Unavailable("away")
+
+    async def main():
+        complaints = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+        source = Fails()
+        waiting = asyncio.create_task(source.more())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.sleep(0.01)
+        assert source._working.done()
+        source._working = waiting = None
+        gc.collect()
+        assert complaints == []
+
+    asyncio.run(main())
+
+
 def test_a_step_goes_on_when_its_waiter_is_gone_and_ends_when_it_is_closed():
     async def work():
         source = Slow()
@@ -426,7 +448,6 @@ def test_a_step_goes_on_when_its_waiter_is_gone_and_ends_when_it_is_closed():
                 await source.more()
         await asyncio.sleep(1)
         source._working = source.error = None
-        gc.collect()  # nobody complains of a failure that nobody waited for
         assert await source.more() == [5]
         waiting = asyncio.create_task(source.more())
         await asyncio.sleep(0.5)
