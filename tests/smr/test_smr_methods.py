@@ -49,6 +49,10 @@ class Bag(StateMachine):
     def keep(self, value: Any) -> None:
         self.held.append(value)
 
+    @command
+    def greet(self) -> str:
+        return "é"  # not seen at a glance
+
     @query
     def get(self) -> int:
         return self.count
@@ -260,6 +264,7 @@ def test_what_could_be_changed_later_is_returned_encoded():
         assert bytes(methods["order"].run(machine)) == encode({"b": 1, "a": 2})
         assert methods["names"].decode(in_order) == {"a": 2, "b": 1}
     assert METHODS["get"].run(bag) == 0
+    assert METHODS["greet"].run(bag) == "é"
     assert METHODS["names"].call(bag) == {"b": 1, "a": 2}
 
 

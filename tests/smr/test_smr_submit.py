@@ -275,6 +275,21 @@ def test_calls_are_split_until_each_packet_is_no_larger_than_it_may_be():
     virtual(work)
 
 
+def test_packets_that_were_split_are_under_way_each_by_itself():
+    async def work():
+        loop = asyncio.get_running_loop()
+        one = Carried(*[loop.create_future() for _ in range(8)])
+        with turned(smr_packet_bytes=100, smr_packet_calls=4, smr_packets_under_way=2):
+            calls = [one.call("note", "x" * 60) for _ in range(8)]
+            await asyncio.sleep(0.1)
+            assert len(one.packets) == 4, "no more is sent until some of these are over"
+            await one.gatherer.close()
+            found = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(error) for error in found} == {Closed}
+
+    virtual(work)
+
+
 @pytest.mark.parametrize("is_sure", [False, True])
 def test_a_packet_that_did_not_fit_is_split_if_its_arguments_are_still_there(is_sure):
     async def work():

@@ -101,7 +101,6 @@ class Line:
         self._addresses = list(addresses)
         self._given = len(self._addresses)
         self._leader = self._addresses[0]
-        self._timeout_s = timeout_s
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._callers: dict[tuple[str, int], Caller] = {}
