@@ -6,7 +6,7 @@ import pytest
 from seats import Notes, Place
 
 from virtual import virtually
-from wormspace.errors import NewerFormat, Unavailable
+from wormspace.errors import NewerFormat, Unavailable, WrongIdentity
 from wormspace.rpc import NoAnswer
 from wormspace.smr import BadSnapshot, NoSnapshot, UpdateNeeded, VersionForgotten
 from wormspace.smr.engine import Engine
@@ -108,6 +108,7 @@ def behind(work, **options):
 
 def test_a_snapshot_that_leads_further_is_begun_with_and_no_other():
     async def work(core):
+        await core.trimmed(4, below=0)
         assert await restore_from(core, Kept()) is None
         assert core.state == (Address(0, 0), [])
         first = core.learner.engine
@@ -120,6 +121,20 @@ def test_a_snapshot_that_leads_further_is_begun_with_and_no_other():
         assert await restore_from(core, Kept(*snapshot(2, 7))) is None
         assert core.state == (Address(3, 2), [3])
         assert core.seat.kept == Address(3, 2)
+
+    behind(work)
+
+
+@pytest.mark.parametrize(("segments", "at"), [(0, (0, 1)), (0, (3, 2)), (3, (3, 1))])
+def test_one_that_leads_further_than_the_space_does_is_of_another_deployment(segments, at):
+    async def work(core):
+        await core.trimmed(segments, below=0)
+        with pytest.raises(WrongIdentity, match=f"thing: .* has {segments} segments"):
+            await restore_from(core, Kept(*snapshot(*at)))
+        assert core.state == (Address(0, 0), [])
+        await core.trimmed(1, below=0)
+        assert await restore_from(core, Kept(*snapshot(segments + 1, 0))) is None
+        assert core.state[0] == Address(segments + 1, 0)
 
     behind(work)
 

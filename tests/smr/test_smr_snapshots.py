@@ -189,6 +189,23 @@ async def test_a_replica_restarts_from_its_own_snapshot_and_the_rest_of_the_spac
             assert await replica.put(0, b"w") == 101
 
 
+async def test_a_young_deployment_does_not_begin_with_the_state_of_another_one(tmp_path):
+    durability = TrimBehindSnapshots(tmp_path, registers=4, copies=1, every_s=0.02)
+    options = {"durability": durability, "tuning": SMALL, "leadership": Sticky(0.1)}
+    async with (
+        wormspace.connect("memory:") as worm,
+        await replicate(Rows, worm, "rows", **options) as replica,
+    ):
+        for key in range(30):
+            await replica.put(key, b"v")
+        while not any(tmp_path.glob("*.snapshot")):  # noqa: ASYNC110 - a file has no event
+            await asyncio.sleep(0.02)
+    async with wormspace.connect("memory:") as worm:
+        with pytest.raises(wormspace.WrongIdentity, match="a place for snapshots of its own"):
+            await replicate(Rows, worm, "rows", **options)
+        assert await worm.spaces() == []
+
+
 class Overloaded:
     """A place that raises what nobody here knows of."""
 

@@ -15,7 +15,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from wormspace.errors import UsageError, WormError
+from wormspace.errors import UsageError, WormError, WrongIdentity
 from wormspace.malformed import MALFORMED
 from wormspace.rpc import Failure, NoAnswer, Service
 from wormspace.smr import events
@@ -217,6 +217,9 @@ async def restore_from(core: Core[Any], store: SnapshotStore) -> Exception | Non
 
     Returns:
         What is wrong with it, if it is of no use.
+
+    Raises:
+        WrongIdentity: it leads further than the space does, so it is of another one.
     """
     try:
         engine = await restore(core.machine_type, store.load(core.name))
@@ -233,6 +236,13 @@ async def restore_from(core: Core[Any], store: SnapshotStore) -> Exception | Non
         )
         return e
     if engine.position > core.learner.position:
+        tail = await core.worm.space(core.name).tail()
+        if engine.position > Address(tail, 0):
+            raise WrongIdentity(
+                f"{core.name}: the snapshot that is kept leads to {engine.position}, and this "
+                f"space has {tail} segments: it is of another deployment, or the space has lost "
+                "what it had.  Give each deployment a place for snapshots of its own"
+            )
         core.learner.install(engine)
         core.seat.kept = engine.position
         log.info("%s: restored a snapshot at %s", core.name, engine.position)
