@@ -210,6 +210,40 @@ def test_what_a_failed_command_set_is_as_it_was(thing):
     assert machine.names is names
 
 
+def test_what_is_set_to_what_it_is_stays_the_same_and_is_not_gone_through(thing):
+    machine = thing()
+    noted = []
+
+    def change(machine):
+        machine.names = machine.names
+        machine.count = machine.count + 1
+        noted.append(len(machine._journal._fresh))
+        for n in range(5):  # what is set again and again is gone through once
+            machine.made = {"n": n}
+            machine.names = [str(n)]
+        noted.append(len(machine._journal._fresh))
+
+    run_whole(machine, change)
+    assert noted == [0, 2]
+    assert (machine.names, machine.made) == (["4"], {"n": 4})
+    assert (type(machine.names), type(machine.made)) == (StateList, StateDict)
+    names = machine.names
+    run_whole(machine, lambda machine: setattr(machine, "names", names))
+    assert machine.names is names
+
+
+def test_another_base_is_told_of_subclasses_too():
+    told = []
+
+    class Registered:
+        def __init_subclass__(cls, **given):
+            told.append(cls.__name__)
+
+    declare(base=StateMachine, name="Alone")
+    type("Both", (StateMachine, Registered), {"__module__": __name__})
+    assert told == ["Both"]
+
+
 def test_a_class_that_checks_first_has_plain_tables_and_is_not_watched():
     class Trusted(StateMachine):
         _checks_first = True

@@ -155,7 +155,8 @@ def test_of_a_container_the_kinds_of_what_is_in_it_are_known(hint, container, ke
         with pytest.raises(msgspec.ValidationError):
             kind.decode_items(one)
     if container is not dict:
-        assert kind.decode_items(msgspec.msgpack.encode([])) == []
+        some = [] if item is bytes else [item() if item in (int, float) else "x"]
+        assert kind.decode_items(msgspec.msgpack.encode(some)) == some
 
 
 def test_keys_and_members_are_kept_as_they_come_back_and_not_a_number_is_none():
@@ -173,7 +174,7 @@ def test_keys_and_members_are_kept_as_they_come_back_and_not_a_number_is_none():
     assert repr(Kind(float, "it").check(NAN)) == repr(Kind(list[float], "it").item.check(NAN))
     for hint in (int, str, bytes, bool):
         kind = Kind(dict[hint, int], "it").key
-        assert kind.check is not kind._check_key, "no key of these can be not-a-number"
+        assert kind.check != kind._check_key, "no key of these can be not-a-number"
         assert kind.check(hint()) == hint()
 
 

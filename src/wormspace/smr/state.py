@@ -94,7 +94,7 @@ class StateDict(dict[Any, Any]):
                 undo.append((super().__setitem__, (key, old)))
         super().__setitem__(key, value)
         if not item.is_value:
-            self._journal.put(self, key, key)
+            self._journal.put(self, key, (id(self), key))
 
     def __delitem__(self, key: Any) -> None:
         old = self[key]

@@ -71,12 +71,12 @@ class UndoJournal:
         """A value that may still change was put into a place of a container.
 
         Args:
-            key: tells the places of one container apart.
+            key: tells the place from all others that there are.
         """
         if self.undo is None:
             container.settle(place)
         else:
-            self._fresh[id(container), key] = (container, place)
+            self._fresh[key] = (container, place)
 
     def put_all(self, container: Settling, values: Iterable[Any]) -> None:
         """The same for values whose places move: the place is all of them, by their identity."""
