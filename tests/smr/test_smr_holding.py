@@ -146,6 +146,21 @@ def test_what_a_block_cannot_have_is_refused():
             make()
 
 
+@timely
+async def test_a_lease_is_held_by_a_task(caplog):
+    said, lock = [], Asked()
+
+    def outside():
+        try:
+            locked(lock).__aenter__().send(None)
+        except UsageError as e:
+            said.append(str(e))
+
+    asyncio.get_running_loop().call_soon(outside)
+    await asyncio.sleep(1)
+    assert (said, lock.calls) == (["a lease is held by a task"], [])
+
+
 # ---------------------------------------------------------------- how it is lost
 
 
@@ -231,7 +246,10 @@ async def test_a_block_that_ends_otherwise_says_how(caplog):
                 if error is not None:
                     raise error from None
 
-    for error, raised in ((KeyError("own"), KeyError), (None, LeaseLost)):
+    class Given(asyncio.CancelledError):
+        """What a library may make of a cancellation."""
+
+    for error, raised in ((KeyError("own"), KeyError), (None, LeaseLost), (Given(), LeaseLost)):
         with pytest.raises(raised):
             await ignoring(error)
         assert asyncio.current_task().cancelling() == 0
@@ -249,13 +267,21 @@ async def test_a_cancel_from_elsewhere_stays_one_and_a_block_in_a_cancelled_task
                 async with locked(Asked(renew=[None])):
                     await asyncio.sleep(99)
             outer.append(asyncio.current_task().cancelling())
+            with pytest.raises(LeaseLost):
+                await forgiving()
+            outer.append(asyncio.current_task().cancelling())
+
+    async def forgiving():
+        async with locked(Asked(renew=[None])):
+            asyncio.current_task().uncancel()  # the block ends what came before it
+            await asyncio.sleep(99)
 
     outer = []
     task = asyncio.ensure_future(work(outer))
     await asyncio.sleep(1)
     task.cancel()
     await task
-    assert outer == [1]
+    assert outer == [1, 0]
 
     async def block(lock):
         async with locked(lock):
