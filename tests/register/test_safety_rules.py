@@ -219,14 +219,14 @@ async def test_accepting_raises_the_promise_can_fail(monkeypatch):
 
 async def check_a_client_remembers_what_it_issued(w: World):
     """The first value may have reached a server; a second one must never leave."""
-    client = w.client(timeout=0.1)
+    client = w.client()
     segment = await client.space("s").alloc(size=2)
     token = (await segment.capture()).token
     for wire in client.wires[1:]:
         wire.drop = lambda m: isinstance(m, Write)
-    first = await outcome(segment.write(0, b"first", token))
+    first = await outcome(segment.write(0, b"first", token, timeout=0.1))
     must(isinstance(first, Unavailable), first)
-    second = await outcome(segment.write(0, b"second", token))
+    second = await outcome(segment.write(0, b"second", token, timeout=0.1))
     sent = {v for wire in client.wires for m in wire.sent if isinstance(m, Write) for v in m.values}
     must(b"second" not in sent, "two values were sent under one ballot")
     must(isinstance(second, TokenReused), second)
@@ -309,13 +309,16 @@ async def test_an_acceptor_refuses_a_second_value_can_fail(monkeypatch):
 
 async def check_a_capture_completes_what_it_meets(w: World):
     """A write that reached one server, or two, may be decided: the captor cannot know."""
-    writer, captor, reader = w.client(timeout=0.1), w.client(), w.client()
+    writer, captor, reader = w.client(), w.client(), w.client()
     segment = await writer.space("s").alloc(size=2)
     token = (await segment.capture()).token
     writer.wires[2].drop = lambda m: isinstance(m, Write)
     for wire in writer.wires:
         wire.held = []  # accepted by two of three, so decided, and nobody was told
-    must(isinstance(await outcome(segment.write(0, b"decided", token)), Unavailable), "told")
+    must(
+        isinstance(await outcome(segment.write(0, b"decided", token, timeout=0.1)), Unavailable),
+        "told",
+    )
     captor.wires[0].cut()  # meets it on one server only
     same = await captor.space("s").segment(0)
     captured = await same.capture()
@@ -349,12 +352,12 @@ def ignoring_rows(on_promise):
 
 async def check_the_highest_ballot_is_completed(w: World):
     """Of two half-written values only the one with the higher ballot can have been decided."""
-    a, b, c = w.client(timeout=0.1), w.client(timeout=0.3), w.client()
+    a, b, c = w.client(), w.client(), w.client()
     segment = await a.space("s").alloc(size=1)
     token = (await segment.capture()).token
     for wire in a.wires[1:]:
         wire.drop = lambda m: isinstance(m, Write)
-    await outcome(segment.write(0, b"old", token))  # on s0 alone
+    await outcome(segment.write(0, b"old", token, timeout=0.1))  # on s0 alone
     b.wires[0].cut()
     same = await b.space("s").segment(0)
     await same.write(0, b"new", (await same.capture()).token)  # decided on s1 and s2
@@ -377,12 +380,12 @@ async def test_the_highest_ballot_is_completed_can_fail(monkeypatch):
 
 async def check_a_capture_returns_only_when_what_it_met_is_decided(w: World):
     """Its holder trusts `taken` and `written`: they must be for ever, not on their way."""
-    writer, captor = w.client(timeout=0.1), w.client()
+    writer, captor = w.client(), w.client()
     segment = await writer.space("s").alloc(size=1)
     token = (await segment.capture()).token
     for wire in writer.wires[1:]:
         wire.drop = lambda m: isinstance(m, Write)
-    await outcome(segment.write(0, b"half", token))
+    await outcome(segment.write(0, b"half", token, timeout=0.1))
     captor.wires[2].cut()
     captured = await (await captor.space("s").segment(0)).capture()
     holders = 0
@@ -410,12 +413,12 @@ async def test_a_capture_returns_only_when_what_it_met_is_decided_can_fail(monke
 
 async def check_an_undecided_value_is_not_read_from_one_server(w: World):
     """What one server accepted may yet lose; a read that tells it has told what never was."""
-    writer, other, reader = w.client(timeout=0.1), w.client(), w.client()
+    writer, other, reader = w.client(), w.client(), w.client()
     segment = await writer.space("s").alloc(size=1)
     token = (await segment.capture()).token
     for wire in writer.wires[1:]:
         wire.drop = lambda m: isinstance(m, Write)
-    await outcome(segment.write(0, b"half", token))  # on s0 alone
+    await outcome(segment.write(0, b"half", token, timeout=0.1))  # on s0 alone
     same = await reader.space("s").segment(0)
     values = [await same.read(0) for _ in range(3)]  # whichever server is asked first
     other.wires[0].cut()
@@ -440,12 +443,12 @@ async def test_an_undecided_value_is_not_read_from_one_server_can_fail(monkeypat
 
 async def check_a_mark_speaks_of_its_ballot_only(w: World):
     """A server that accepted an older value must not take it for the decided one."""
-    a, b = w.client(timeout=0.1), w.client()
+    a, b = w.client(), w.client()
     segment = await a.space("s").alloc(size=1)
     token = (await segment.capture()).token
     for wire in a.wires[1:]:
         wire.drop = lambda m: isinstance(m, Write)
-    await outcome(segment.write(0, b"old", token))  # on s0 alone
+    await outcome(segment.write(0, b"old", token, timeout=0.1))  # on s0 alone
     b.wires[0].cut()
     same = await b.space("s").segment(0)
     captured = await same.capture()
@@ -501,12 +504,12 @@ async def test_empty_takes_a_majority_can_fail(monkeypatch):
 
 async def check_helping_steals_nothing(w: World):
     """A reader that completes a write does so with the writer's ballot: its capture stands."""
-    writer, reader = w.client(timeout=0.1), w.client()
+    writer, reader = w.client(), w.client()
     segment = await writer.space("s").alloc(size=2)
     token = (await segment.capture()).token
     for wire in writer.wires[1:]:
         wire.drop = lambda m: isinstance(m, Write) and m.offsets == [0]
-    await outcome(segment.write(0, b"half", token))
+    await outcome(segment.write(0, b"half", token, timeout=0.1))
     held = await (await reader.space("s").segment(0)).read_range()
     must(held == [b"half", None], f"read {held}")
     must(await outcome(segment.write(1, b"next", token)) is None, "the capture was stolen")
@@ -564,12 +567,12 @@ async def test_an_unsafe_write_is_refused_where_anything_was_promised_can_fail(m
 
 async def check_nothing_is_deleted_before_the_trim_is_decided(w: World):
     """Else a trim that fails half-way would leave a segment that some can read and some cannot."""
-    one = w.client(timeout=0.3)
+    one = w.client()
     segment = await one.space("s").alloc(size=1)
     await segment.write(0, b"v", (await segment.capture()).token)
     for wire in one.wires[1:]:
         wire.drop = lambda m: isinstance(m, Write) and m.offsets == [TRIM]
-    result = await outcome(segment.trim())
+    result = await outcome(segment.trim(timeout=0.3))
     must(isinstance(result, Unavailable), f"a trim without a majority: {result}")
     told = [m for wire in one.wires for m in wire.sent if isinstance(m, Trim)]
     must(not told, "servers were told to delete before the trim was decided")

@@ -96,7 +96,7 @@ class Account:
         for package in PACKAGES:
             own = [(m, v) for m, v in self.results if m.place.package == package]
             explained = sum(m.name in self._known for m, _ in own)
-            how = Counter(verdict for _, verdict in own)
+            how = Counter(verdict for m, verdict in own if m.name not in self._known)
             killed, of = how[KILLED] + how[TIMED_OUT], len(own) - explained
             if of == 0:
                 continue
