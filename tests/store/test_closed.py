@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 
 import lmdb
 import pytest
@@ -207,3 +208,34 @@ def test_a_store_that_cannot_be_opened_leaves_nothing_open(tmp_path):
     with pytest.raises(StoreDamaged):
         AcceptorStore(tmp_path / "store", files=files)
     assert files.left == (0, 0, 0)
+
+
+async def test_a_store_that_was_killed_makes_no_checkpoint_unless_both_its_files_are_needed(
+    tmp_path, monkeypatch
+):
+    made = []
+    real = AcceptorStore._checkpoint_now
+    monkeypatch.setattr(
+        AcceptorStore, "_checkpoint_now", lambda self: made.append(self) or real(self)
+    )
+    engine = AcceptorStore(tmp_path / "store")
+    made.clear()
+    for name in ("one", "both"):
+        batch = engine.begin()
+        batch.put("rows", name.encode(), b"value")
+        await engine.commit(batch)
+        if name == "both":
+            engine._tables.commit(engine._journal.last, engine._journal.next_salt)
+            engine._journal.switch()
+            engine._tables.begin()
+            batch = engine.begin()
+            batch.put("rows", b"later", b"value")
+            await engine.commit(batch)
+        shutil.copytree(tmp_path / "store", tmp_path / name)
+    for name, checkpoints, count in (("one", 0, 1), ("both", 1, 3)):
+        made.clear()
+        again = AcceptorStore(tmp_path / name)
+        assert len(made) == checkpoints
+        assert len(list(again.view.scan("rows", b"", END))) == count
+        again.close()
+    engine.close()

@@ -140,6 +140,7 @@ ORDER, OUTSIDE = "page {}: keys are not in order", "page {}: a node is outside"
 NODES, ROOM = "page {}: its nodes are not where they can be", "page {}: a row is larger than"
 WRONG = {
     "another page's number": ({5: page(6, LEAF, A, B)}, "page 5 is no leaf of that number"),
+    "an earlier page's number": ({5: page(4, LEAF, A, B)}, "page 5 is no leaf of that number"),
     "a branch for a leaf": ({5: page(5, BRANCH, A, B)}, "page 5 is no leaf"),
     "a leaf with one more flag": ({5: page(5, LEAF | 16, A, B)}, "page 5 is no leaf"),
     "a leaf for a branch": (

@@ -74,9 +74,10 @@ async def test_servers_that_have_addresses_serve_while_a_name_is_looked_up(silen
         await wormspace.connect("worm://silent:1", timeout=0.2)
 
 
-async def test_a_look_up_that_cannot_begin_is_an_error_and_the_next_one_begins(monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError("can't start"), MemoryError("can't start")])
+async def test_a_look_up_that_cannot_begin_is_an_error_and_the_next_one_begins(error, monkeypatch):
     def start(thread):
-        raise RuntimeError("can't start new thread")
+        raise error
 
     async with serving() as server:
         with monkeypatch.context() as short:
@@ -97,6 +98,33 @@ async def test_whatever_ends_a_look_up_it_is_told(error, monkeypatch):
         with pytest.raises(OSError, match=r"no host name|MemoryError"):
             await dial(asyncio.Protocol, "odd", 1)
     assert not dial_module._waiting
+
+
+async def test_the_last_address_has_all_the_time_there_is(monkeypatch):
+    monkeypatch.setattr(dial_module, "ADDRESS_S", 0.001)
+    loop = asyncio.get_running_loop()
+
+    async def create_connection(factory, host, port):
+        await asyncio.sleep(0.05)
+        return host, port
+
+    monkeypatch.setattr(loop, "create_connection", create_connection)
+    for hosts in (["127.0.0.1"], ["192.0.2.1", "127.0.0.1"]):
+        found = [(2, 1, 6, "", (host, 0)) for host in hosts]
+        monkeypatch.setattr(dial_module.socket, "getaddrinfo", lambda *_, found=found, **__: found)
+        assert await dial(asyncio.Protocol, "slow", 5) == ("127.0.0.1", 5)
+
+
+def test_a_fork_waits_for_no_look_up_of_its_parent():
+    lock, waiting = dial_module._lock, dict(dial_module._waiting)
+    try:
+        dial_module._waiting["name"] = []
+        dial_module._forget_in_child()
+        assert dial_module._waiting == {}
+        assert dial_module._lock is not lock
+    finally:
+        dial_module._lock = lock
+        dial_module._waiting.update(waiting)
 
 
 async def test_an_address_that_is_silent_does_not_keep_the_next_one_from_its_turn(monkeypatch):

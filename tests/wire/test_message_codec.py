@@ -170,3 +170,8 @@ def test_what_is_out_of_bounds_is_refused_while_it_is_decoded(wrong):
 def test_deep_nesting_is_refused(depth):
     with pytest.raises(codec.BadMessage):
         codec.decode_request(b"\x91" * depth + b"\xc0")
+
+
+def test_what_is_wrong_is_told_at_some_length():
+    for size, told in ((codec.MAX_PROBLEM, "x" * 200), (codec.MAX_PROBLEM + 1, "x" * 200 + "...")):
+        assert codec._short(ValueError("x" * size)) == told

@@ -72,6 +72,23 @@ TURNS = st.lists(
 )
 
 
+def test_a_peer_has_so_long_to_take_in_something():
+    for unsent, takes, now_s, stands in (
+        (UNSENT_BYTES, 0, 10 * STUCK_S, True),
+        (UNSENT_BYTES + 1, 0, STUCK_S, True),
+        (UNSENT_BYTES + 1, 0, 1.01 * STUCK_S, False),
+        (UNSENT_BYTES + 2, 1, 1.01 * STUCK_S, True),
+        (3 * UNSENT_BYTES, UNSENT_BYTES, 9 * STUCK_S, True),
+    ):
+        pipe = Pipe()
+        progress = Progress(pipe, pipe)
+        assert progress.write(bytes(unsent))
+        pipe.unsent -= takes
+        pipe.now = now_s
+        assert progress.write(b"") == stands
+        assert pipe.aborted != stands
+
+
 @given(TURNS)
 def test_only_a_peer_that_took_in_nothing_for_long_is_stuck(turns):
     """`since` is when it was first seen to have taken in what it has taken in by now."""
