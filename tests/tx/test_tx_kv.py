@@ -214,11 +214,13 @@ async def test_what_comes_while_the_disk_is_busy_shares_the_next_commit() -> Non
     disk.free.set()
     await asyncio.gather(*preparing)
     assert disk.commits == 2
+    start, starts = made._writer._start, []
+    made._writer._start = lambda: starts.append(start())
     for n in range(6):
         await made.commit(gid(number=n))
     assert disk.commits == 2
     await durable(made)
-    assert disk.commits == 3
+    assert (disk.commits, len(starts)) == (3, 1)
     assert len(made.items()) == 6
     await prepared(made, 6, k6="v")
     disk.free.clear()

@@ -101,7 +101,8 @@ def test_any_other_id_may_be(number: int) -> None:
 
 def test_of_what_a_database_holds_a_managers_branches_are_found(caplog) -> None:
     ours = Gid("0" * 16, "tx", "m", A)
-    texts = [str(ours), str(Gid("0" * 16, "tx", "n", A)), "worm3:x", "worm:", "wormy", "other"]
+    others = [str(Gid("0" * 16, "tx", manager, A)) for manager in ("l", "n")]
+    texts = [str(ours), *others, "worm3:x", "worm:", "wormy", "other"]
     assert names.branches_of("m", texts) == [ours]
     assert [r.args for r in caplog.records] == [("m", "worm3:x"), ("m", "worm:")]
 

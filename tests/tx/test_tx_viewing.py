@@ -97,7 +97,17 @@ def test_one_transaction_is_looked_at_in_its_own_registers() -> None:
             seen = await look_at(booth.worm, "tx", its)
             assert (seen.id, sorted(seen.votes), seen.outcome) == (its, ["a"], UNDECIDED)
             assert seen.votes["a"].at == 1.0
+        watch, costs = Watch(booth.worm), []
+        for _ in range(2):
+            await look_at(booth.worm, "tx", its)
+            costs.append(watch.clear())
+            for initiator in "klm":
+                await booth.vote("e", TxId(initiator, 5))
+            watch.clear()
+        assert costs[0] == costs[1], "other initiators' registers are not read"
         assert await look_at(booth.worm, "tx", TxId("j", 4)) is None
+        await booth.worm.space("ty/a/j").alloc(b"", SIZE)
+        assert await look(booth.worm, "ty") == []
         assert await look_at(booth.worm, "ty", its) is None
         await booth.worm.space("tx/a/j").trim_prefix(2)
         with pytest.raises(Trimmed):
