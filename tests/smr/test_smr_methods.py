@@ -49,10 +49,6 @@ class Bag(StateMachine):
     def keep(self, value: Any) -> None:
         self.held.append(value)
 
-    @command
-    def greet(self) -> str:
-        return "é"  # not seen at a glance
-
     @query
     def get(self) -> int:
         return self.count
@@ -264,8 +260,28 @@ def test_what_could_be_changed_later_is_returned_encoded():
         assert bytes(methods["order"].run(machine)) == encode({"b": 1, "a": 2})
         assert methods["names"].decode(in_order) == {"a": 2, "b": 1}
     assert METHODS["get"].run(bag) == 0
-    assert METHODS["greet"].run(bag) == "é"
     assert METHODS["names"].call(bag) == {"b": 1, "a": 2}
+
+
+def test_what_is_plain_is_returned_as_it_is_though_it_takes_more_than_a_glance():
+    class Greeter(StateMachine):
+        @command
+        def greet(self) -> str:
+            return "é"
+
+        @command
+        def count(self) -> int:
+            return True
+
+        @command
+        def names(self) -> list[str]:
+            return ["é"]
+
+    greeter, methods = Greeter(), Greeter.declaration.methods
+    assert methods["greet"].run(greeter) == "é"
+    with pytest.raises(TypeError, match=r"Greeter\.count\(\), its result"):
+        methods["count"].run(greeter)
+    assert bytes(methods["names"].run(greeter)) == encode(["é"])
 
 
 def test_whose_commands_check_first_is_run_as_it_is():
