@@ -308,19 +308,20 @@ def test_where_its_place_was_trimmed_it_goes_on_if_no_entry_is_lost(caught_up, p
     in_time(work)
 
 
-def test_what_was_trimmed_below_its_place_is_no_loss():
+@pytest.mark.parametrize("slots", [8, 12])
+def test_what_was_trimmed_below_its_place_is_no_loss(slots):
     async def work():
         start = Start()
-        live = Live(12)
+        live = Live(slots)
         stream, source = follow(live, 0, start)
-        await take(stream, 12)
+        await take(stream, slots)
         await nothing_comes(stream)
-        start.true, live.trimmed = Place(10, 8), 1
+        start.true, live.trimmed = Place(8, 8), 1
         live.tell(TrimmedAway(0, 1))
         await nothing_comes(stream)
         assert source._ear._dropped == 0
-        live.write(12, pack_of(12, 1))
-        assert await take(stream, 1) == [12]
+        live.write(slots, pack_of(slots, 1))
+        assert await take(stream, 1) == [slots]
         assert live.listened == 1
 
     in_time(work)
