@@ -287,6 +287,7 @@ def test_what_was_delivered_or_is_known_to_be_there_is_not_looked_for_again():
         slots.reads.clear()
         await reader.require_reached(20)
         assert slots.reads == [], "the tail was seen"
+        await reader_of(slots).require_reached(20)
         with pytest.raises(NotWritten, match=r"position 21 of log 'orders' .* which is 20"):
             await reader.require_reached(21)
 
