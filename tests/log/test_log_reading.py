@@ -187,6 +187,10 @@ def test_pages_are_as_large_as_what_was_read_lets_expect():
         slots.reads.clear()
         await reader.read_range(52, 75)
         assert slots.reads == [(10, 16)], "six packs may have 23 entries more"
+        head = await reader.head(0)
+        for _ in range(2):
+            head.take(await reader.page(head, 40))
+        assert (await reader.head(50)).entry_bytes == head.entry_bytes, "whoever read it"
         assert await reader_of(slots).first_pack(3) == slots.packs[0]
         slots.reads.clear()
         assert await reader_of(slots).first_pack(0) == slots.packs[0]
