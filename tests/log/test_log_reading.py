@@ -190,6 +190,7 @@ def test_pages_are_as_large_as_what_was_read_lets_expect():
         head = await reader.head(0)
         for _ in range(2):
             head.take(await reader.page(head, 40))
+        await reader.page(head, 1)
         assert (await reader.head(50)).entry_bytes == head.entry_bytes, "whoever read it"
         assert await reader_of(slots).first_pack(3) == slots.packs[0]
         slots.reads.clear()
