@@ -73,8 +73,9 @@ class Mutant:
 
     def text(self) -> str:
         """The whole file, changed."""
-        tree = ast.parse((SOURCE / self.place.path).read_text())
-        function = _find(tree, self.place)
+        text = (SOURCE / self.place.path).read_text()
+        tree = ast.parse(text)
+        function = _find(tree, text.splitlines(), self.place)
         node = list(ast.walk(function))[self.number]
         new = _change(node, self.kind, self.how)
         if new is not None:
@@ -98,10 +99,13 @@ def functions(path: Path) -> Iterator[tuple[Place, Function]]:
         for function in within:
             if isinstance(function, Function):
                 first, last = function.lineno, function.end_lineno or function.lineno
-                source = "\n".join(lines[first - 1 : last])
-                digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-                body = function.body[0].lineno
+                body, digest = function.body[0].lineno, _digest(lines, function)
                 yield Place(short, prefix + function.name, first, body, last, digest), function
+
+
+def _digest(lines: list[str], function: Function) -> str:
+    source = "\n".join(lines[function.lineno - 1 : function.end_lineno])
+    return hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
 def blocks(function: Function) -> Iterator[tuple[list[ast.stmt], int, int]]:
@@ -155,10 +159,11 @@ def mutants(path: Path) -> Iterator[Mutant]:
             yield Mutant(place, name, line, number, kind, how)
 
 
-def _find(tree: ast.Module, place: Place) -> Function:
+def _find(tree: ast.Module, lines: list[str], place: Place) -> Function:
     owner, dot, _ = place.name.rpartition(".")
     body: list[ast.stmt] = tree.body
     if dot:
         body = next(n.body for n in body if isinstance(n, ast.ClassDef) and n.name == owner)
-    # By its line: overloads have its name, too.
-    return next(n for n in body if isinstance(n, Function) and n.lineno == place.first)
+    # By its digest: overloads have its name, too, and its lines may have moved meanwhile.
+    found = (n for n in body if isinstance(n, Function))
+    return next(n for n in found if _digest(lines, n) == place.digest)
