@@ -132,10 +132,15 @@ def test_a_scan_has_bounds_and_a_limit():
     run(engine, 1, [("put", key, key.encode(), None) for key in "dbace"], 0)
     for start in ("", "b", "bb", "f"):
         for stop in (None, "", "c", "d", "z"):
-            for limit in range(7):
-                keys = [k for k in "abcde" if k >= start and (stop is None or k < stop)][:limit]
+            for limit in range(-1, 7):
+                keys = [k for k in "abcde" if k >= start and (stop is None or k < stop)]
+                del keys[max(0, limit) :]
                 expected = [(key, key.encode()) for key in keys]
                 assert query(engine, "scan", start, stop, limit) == expected
+
+
+def test_where_nothing_ends_nothing_is_due():
+    assert KeyValue().due() is None
 
 
 def test_an_end_is_at_most_the_last_number_that_travels():

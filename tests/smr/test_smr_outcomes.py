@@ -1,10 +1,20 @@
 """What came of calls, as it travels: results that cannot be encoded, or are too large together."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
-from wormspace.smr import calls
-from wormspace.smr.calls import Malformed, _check, as_fault, encode_outcome
+from wormspace.smr import StateMachine, calls, command
+from wormspace.smr.calls import (
+    Dispatcher,
+    Malformed,
+    _check,
+    as_fault,
+    encode_calls,
+    encode_outcome,
+)
+from wormspace.smr.nesting import MAX_NESTING
 from wormspace.smr.records import Fault, decode_outcome, decode_plain_outcome
 
 decode = msgspec.msgpack.decode
@@ -109,6 +119,42 @@ def test_there_are_as_many_arguments_as_calls(runs, groups, words):
         return
     with pytest.raises(Malformed, match=words):
         _check(runs, groups)
+
+
+def test_a_dispatcher_makes_calls_of_its_own_methods_and_passes_on_what_it_must():
+    class Box(StateMachine):
+        @command
+        def put(self, thing: Any, again: int = 2) -> int:
+            if thing == "full":
+                raise MemoryError
+            return again
+
+        @command
+        def other(self, n: int) -> int:
+            return n
+
+    put, other = (Box.declaration.methods[name] for name in ("put", "other"))
+    one, both = Dispatcher("Box", [put], (MemoryError,)), Dispatcher("The box", [put, other])
+    raw = encode_calls([put, other, put], [("a", 1), (7,), ("full", 3)])
+    values, faults = both.run(Box(), raw)
+    assert values == [1, 7, None]
+    assert faults[2].kind == "MemoryError"
+    with pytest.raises(MemoryError):
+        one.run(Box(), encode_calls([put], [("full", 1)]))
+    values, faults = one.run(Box(), encode_calls([other, put], [(7,), ("a", 4)]))
+    assert values == [None, 4]
+    assert (faults[0].kind, faults[0].text) == ("TypeError", "Box has no 'other'")
+    older = encode(([(0, 2)], [("put", ["a", "b"])]))
+    assert one.run(Box(), older) == ([2, 2], {})
+    thing = "deep"
+    for depth in range(MAX_NESTING + 1):
+        raw = encode_calls([put], [(thing, depth)])
+        assert one.run(Box(), raw) == ([depth], {})
+        thing = [thing]
+    for dispatcher in (one, both):
+        with pytest.raises(Malformed, match=f"nested more than {MAX_NESTING} deep"):
+            dispatcher.run(Box(), encode_calls([put], [(thing, 1)]))
+    assert Dispatcher("Box", []).run(Box(), encode(([], []))) == ([], {})
 
 
 def test_what_is_encoded_says_nothing_twice():
