@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import pickle
 
 import pytest
 
@@ -223,8 +224,9 @@ def noting(closed, name):
 
 
 def test_errors_say_where_to_go_on():
-    gone = LogTrimmed("position 3 was trimmed", 7)
-    assert (str(gone), gone.first, gone.args) == ("position 3 was trimmed", 7, (gone.args[0], 7))
-    damaged = DamagedEntry("cannot be read", 3, 5)
-    assert (str(damaged), damaged.position, damaged.next) == ("cannot be read", 3, 5)
-    assert damaged.args == ("cannot be read", 3, 5)
+    gone = LogTrimmed("position 3 was trimmed", first=7)
+    for one in (gone, pickle.loads(pickle.dumps(gone))):
+        assert (str(one), one.first) == ("position 3 was trimmed", 7)
+    damaged = DamagedEntry("cannot be read", position=3, next=5)
+    for one in (damaged, pickle.loads(pickle.dumps(damaged))):
+        assert (str(one), one.position, one.next) == ("cannot be read", 3, 5)

@@ -158,6 +158,7 @@ def test_who_reads_a_range_waits_for_what_comes_in_time_and_not_beyond_the_tail(
         await coming
         began = loop.time()
         assert await reader.read_range(9, 30) == []
+        assert await reader.read_range(15, 30) == []
         assert await reader.read_range(3, 3) == []
         assert await reader.read_range(5, 4) == []
         assert (loop.time(), slots.filled) == (began, [])
@@ -174,7 +175,10 @@ def test_pages_are_as_large_as_what_was_read_lets_expect():
         assert slots.reads == [(0, 1), (0, 64), (64, 200)], "so many, until their size is known"
         slots.reads.clear()
         await reader.read_range(10, 20)
-        assert slots.reads == [(10, 11), (10, 20)], "and that is remembered"
+        assert slots.reads == [(10, 11), (10, 20)], "a look finds it"
+        slots.reads.clear()
+        await reader.read_range(0, 200)
+        assert slots.reads == [(0, 200)], "and that is remembered"
         slots.reads.clear()
         slots.size = 8
         await reader.read_range(13, 30)
