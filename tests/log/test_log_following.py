@@ -175,6 +175,10 @@ def test_what_was_trimmed_is_told_unless_it_was_dealt_with():
             if found:
                 assert found.entries == log.mine("a", max(16, start))
         assert await log.streams.look("none", 3, -1, 1.0) is None, "who knows what it had"
+        log.start.at = log.start.true = Place(12, 6)
+        log.slots.trimmed = 0
+        assert await log.streams.look("a", 11, 2, 1.0) is None, "as older packs say"
+        assert await log.streams.look("a", 11, 4, 1.0) == Found(log.mine("a", 12), 8, 20)
         log.start.at = log.start.true = Place(20, 10)
         assert await log.streams.look("a", 18, 8, 1.0) == Found([], 8, 20)
         assert await log.streams.look("a", 18, 7, 1.0) is None
