@@ -12,7 +12,17 @@ from wires import simulated
 from wormspace.errors import ProtocolViolation, ServerFull, Trimmed, Unavailable
 from wormspace.knobs import turned
 from wormspace.paxos.capturing import PREEMPTED, PROMISED, Capturing, reported
-from wormspace.paxos.messages import COMPLETE, Capture, Gone, Promise, Read, Reject, Report, Row
+from wormspace.paxos.messages import (
+    COMPLETE,
+    Capture,
+    Done,
+    Gone,
+    Promise,
+    Read,
+    Reject,
+    Report,
+    Row,
+)
 from wormspace.register.capture_operation import CaptureOperation
 from wormspace.wire.messages import DAMAGED, FULL, Failed
 
@@ -57,6 +67,7 @@ def test_a_majority_that_promises_and_has_reported_is_enough():
         of = Played()
         operation = begin(of)
         operation.on_message(2, Promise(half(3), COMPLETE))
+        operation.on_message(1, Done())  # no answer to a capture
         assert not operation.done.done()
         assert operation.heard() == 0b100
         operation.on_message(0, Promise(known(1), COMPLETE))
@@ -319,6 +330,16 @@ def test_what_a_server_says_that_cannot_report_is_told_to_the_caller():
         for server in (0, 2):
             operation.on_message(server, Failed(FULL, "full"))
         assert type(error_of(operation.done)) is ServerFull
+        of.sent()
+        operation = begin(of)
+        for server in (0, 1):
+            operation.on_message(server, Promise([], 1))
+        operation.on_message(2, Failed(FULL, "full"))
+        of.sent()
+        operation.pages[0].on_message(0, Failed(FULL, "full"))
+        assert type(error_of(operation.done)) is ServerFull
+        assert of.sent() == [], "nobody has a turn any more"
+        assert of.is_idle
 
     simulated(work)
 

@@ -339,6 +339,7 @@ def test_who_ends_a_subscription_tells_every_server_and_hears_no_more():
         id_ = listener.one._id
         listener.one.cancel(ValueError())
         assert listener.of.is_idle
+        assert listener.one._timer.cancelled(), "or it would look for ever"
         listener.one.close()
         assert [[post[1:] for post in link.posted] for link in listener.of.links] == [
             [(ONE_WAY, Unlisten(id_))]
@@ -452,5 +453,22 @@ def test_what_stood_behind_a_trimmed_register_is_told_at_once():
         listener.one.on_message(2, Discarded("s", NUMBER, NUMBER + 1))
         assert listener.news() == [(0.0, Dropped("s", NUMBER, NUMBER + 1)), (0.0, 9)]
         listener.one.close()
+
+    simulated(work)
+
+
+def test_who_has_heard_too_much_reads_when_the_streams_stand_and_not_before():
+    async def work():
+        with turned(register_undecided_bytes=4096):
+            listener = Listener(streams=(0,))
+            listener.accept(0, *range(20))
+            assert listener.news() == []
+            assert not listener.one._votes
+            listener.one.on_message(1, Done())
+            listener.one.on_message(2, Done())
+            assert listener.news() == [(0.0, Gap())]
+            listener.accept(0, *range(20))
+            assert listener.news() == [(0.0, Gap())]
+            listener.one.close()
 
     simulated(work)

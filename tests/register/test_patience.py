@@ -277,3 +277,20 @@ def test_callers_that_write_the_same_are_told_of_the_decision_together():
         await asyncio.sleep(20)
 
     simulated(work)
+
+
+def test_a_caller_that_gives_up_at_its_very_deadline_is_not_told():
+    async def work():
+        of, issued, began = Played(), Issued(), now()
+        operation = WriteOperation(of, ARRAY, BALLOT, issued, Owner())
+        issued.issue(0, b"v")
+        late = operation.add(0, b"v", began + 2)
+        callers: list[asyncio.Future] = []
+        operation.loop.call_at(began + 1, lambda: callers[0].cancel())
+        callers.append(operation.add(0, b"v", began + 1))
+        operation.begin()
+        with pytest.raises(Unavailable):
+            await late
+        assert callers[0].cancelled()
+
+    simulated(work)
