@@ -228,17 +228,18 @@ def test_what_stands_behind_an_empty_register_was_never_acknowledged_but_is_lear
 def test_where_the_beginning_was_trimmed_it_goes_on_behind_a_snapshot():
     async def work(worm):
         place = Equal(worm)
-        for _ in range(2):
-            await place.space.alloc(place.seat.charter(), SIZE)
-        await place.space.trim_prefix(1)
+        segments = [await place.space.alloc(place.seat.charter(), SIZE) for _ in range(3)]
+        ahead = Equal(worm, "ahead")
+        for segment, learners in zip(segments, ([place, ahead], [ahead]), strict=False):
+            for one in learners:
+                one.learner.allocated(segment.number, SIZE, segment.metadata)
+                one.learner.learn(Address(segment.number, 0), SEAL)
+        await place.space.trim_prefix(2)
         asking = asyncio.ensure_future(place.proposer.confirm())
         await asyncio.sleep(1)
         assert not asking.done()
-        ahead = Equal(worm, "ahead")
-        ahead.learner.allocated(0, SIZE, (await place.space.segment(1)).metadata)
-        ahead.learner.learn(Address(0, 0), SEAL)
         place.learner.install(ahead.learner.engine)
-        assert await asking == Address(1, 0)
+        assert await asking == Address(2, 0)
         place.proposer.end()
         with pytest.raises(NotLeading):
             await place.proposer.confirm()
