@@ -12,7 +12,7 @@ from wormspace.errors import CaptureLost, Unavailable, UsageError
 from wormspace.register.contract import METADATA
 from wormspace.smr import Rotating
 from wormspace.smr.leaderless import RETRY_S
-from wormspace.smr.records import NOOP, REST, Charter, encode_charter
+from wormspace.smr.records import NOOP, REST, Charter, Member, encode_charter
 from wormspace.smr.rotating import RotatingProposer
 from wormspace.smr.seat import NotLeading
 from wormspace.space import Address
@@ -164,6 +164,23 @@ def test_who_has_not_learned_of_all_segments_allocates_none():
         assert asyncio.get_running_loop().time() - before == pytest.approx(RETRY_S)
         assert await space.tail() == 3
         await stop(a)
+
+    virtually(work)
+
+
+def test_owners_of_a_new_segment_are_those_who_answered_lately():
+    async def work(worm):
+        a, loop = Owner(worm, "a", set()), asyncio.get_running_loop()
+        await asyncio.sleep(10)
+        others = [Member(name, name.encode(), name, 1) for name in "bcde"]
+        first = await worm.space("thing").alloc(a.seat.charter([a.seat.member, *others]), SIZE)
+        a.learner.allocated(first.number, first.size, first.metadata)
+        ages = {"b": 0.5, "c": TIMEOUT_S, "d": 2.0}  # and e was not greeted yet
+        a.proposer._alive = {name.encode(): loop.time() - age for name, age in ages.items()}
+        a.alive.add("e")
+        await a.proposer._allocate()
+        assert [one.name for one in a.learner.charter(1).owners] == ["a", "b", "e"]
+        assert [name for name, _ in a.greeted] == ["e"]
 
     virtually(work)
 

@@ -17,6 +17,7 @@ from wormspace.smr.engine import Engine
 from wormspace.smr.leases import IDLE_LOOK_S, LOOK_S
 from wormspace.smr.records import (
     Charter,
+    Fetch,
     Mark,
     Member,
     Packet,
@@ -400,7 +401,8 @@ def test_what_one_replica_is_asked_goes_to_its_id(monkeypatch):
     others = Others(monkeypatch)
 
     async def work(worm):
-        seat = Place(worm).seat
+        place = Place(worm)
+        seat = place.seat
         others.answers["bob", 1] = b"done"
         assert await seat.call(BOB, "submit", b"body", 1.5) == b"done"
         assert others.calls == [(("bob", 1), f"smr/thing/{b'bob'.hex()}/submit", b"body", 1.5)]
@@ -410,6 +412,8 @@ def test_what_one_replica_is_asked_goes_to_its_id(monkeypatch):
         waiting = seat.waiting[b"c", 1] = seat.loop.create_future()
         given_up = seat.waiting[b"c", 2] = seat.loop.create_future()
         given_up.cancel()
+        seat.fetches.next(place.learner.engine, Fetch(0, 0))
+        assert seat.fetches.needed is not None
         await seat.close()
         with pytest.raises(NotLeading, match="closed"):
             await waiting
