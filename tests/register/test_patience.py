@@ -9,10 +9,14 @@ from tests.register.played import ARRAY, BALLOT, Played, error_of, now
 
 from wires import simulated
 from wormspace.errors import Refused, ServerFull, Unavailable, UsageError, ValueTooLarge
-from wormspace.paxos.messages import Done, Gone, Trim, Written
+from wormspace.paxos.capturing import Capturing
+from wormspace.paxos.messages import COMPLETE, Done, Gone, Promise, Report, Trim, Written
+from wormspace.paxos.reading import Reading
 from wormspace.paxos.telling import Telling
+from wormspace.register.capture_operation import CaptureOperation
 from wormspace.register.issued import Issued
-from wormspace.register.operations import TellOperation, WriteOperation
+from wormspace.register.operations import ReadOperation, TellOperation, WriteOperation
+from wormspace.register.standing import StandingOperation
 from wormspace.wire.messages import BAD_REQUEST, FULL, INTERNAL, TOO_LARGE, Failed
 
 TRIM = Trim("s", 3, 4)
@@ -138,6 +142,28 @@ def test_a_majority_ends_it_and_what_comes_later_is_ignored():
     simulated(work)
 
 
+def test_an_answer_in_the_turn_in_which_its_caller_gives_up_is_harmless():
+    async def work():
+        of = Played()
+        operations = [
+            tell(of),
+            ReadOperation(of, Reading(3, *ARRAY, spans=((0, 2),), first=0), now() + 60),
+            StandingOperation(of, ARRAY, 0, BALLOT, now() + 60),
+            CaptureOperation(of, Capturing(3, *ARRAY, 0, 2, BALLOT), now() + 60),
+        ]
+        answers = [Done(), Report([], COMPLETE), Report([], COMPLETE), Promise([], COMPLETE)]
+        for operation, answer in zip(operations, answers, strict=True):
+            operation.begin()
+            operation.done.cancel()
+            for server in range(3):
+                operation.on_message(server, answer)
+            assert operation.done.cancelled()
+            operation.cancel(ValueError())
+        assert of.is_idle
+
+    simulated(work)
+
+
 @pytest.mark.parametrize(
     ("codes", "kind", "text"),
     [
@@ -217,6 +243,7 @@ def test_each_caller_of_a_write_has_its_own_deadline():
         second = operation.add(1, b"v", began + 2)
         third = operation.add(2, b"v", began + 30)
         operation.begin()
+        assert operation.deadline == began + 1, "its timer has nothing to do before"
         for n, future in enumerate((first, second), 1):
             with pytest.raises(Unavailable, match="write to s/3: 0 of 3 servers answered"):
                 await future

@@ -460,7 +460,7 @@ def test_closing_ends_what_is_under_way_and_refuses_what_comes():
                 await call()
         for call in (
             lambda: registers.listen("s", 0, 9),
-            lambda: registers.write(ARRAY, None, 0, b"v", until()),
+            lambda: registers.write(ARRAY, token, 0, b"v", until()),
         ):
             with pytest.raises(Closed, match="the client is closed"):
                 call()
