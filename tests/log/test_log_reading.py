@@ -98,6 +98,20 @@ def test_a_search_looks_near_its_lower_end_and_where_it_guesses():
     assert _Bounds(10, 11, 0).probes() == [10]
 
 
+def test_the_only_slot_where_a_position_can_be_is_looked_for_once():
+    async def work():
+        slots = evenly(3)
+        slots.values[1] = HOLE
+        reader = reader_of(slots)
+        for position in (0, 2):
+            await reader.read(position)
+        slots.reads.clear()
+        assert await reader.find(1) == (1, None)
+        assert slots.reads == [(1, 2)]
+
+    asyncio.run(work())
+
+
 def test_a_place_in_a_long_log_is_found_with_few_looks():
     async def work():
         slots, most = Slots(3, slots=400, size=64, largest=40), 0
