@@ -108,6 +108,9 @@ def test_the_only_slot_where_a_position_can_be_is_looked_for_once():
         slots.reads.clear()
         assert await reader.find(1) == (1, None)
         assert slots.reads == [(1, 2)]
+        slots.reads.clear()
+        assert await reader.read(3) == (False, None)
+        assert len(slots.reads) == 4, "behind the end nothing is looked for"
 
     asyncio.run(work())
 
@@ -301,7 +304,8 @@ def test_what_was_delivered_or_is_known_to_be_there_is_not_looked_for_again():
         await reader.require_reached(0)
         reader.delivered(7)
         reader.delivered(3)
-        await reader.require_reached(7)
+        for position in (7, 5):
+            await reader.require_reached(position)
         start.at = Place(9, 9)
         await reader.require_reached(9)
         assert slots.reads == []
@@ -311,8 +315,14 @@ def test_what_was_delivered_or_is_known_to_be_there_is_not_looked_for_again():
         await reader.require_reached(20)
         assert slots.reads == [], "the tail was seen"
         await reader_of(slots).require_reached(20)
-        with pytest.raises(NotWritten, match=r"position 21 of log 'orders' .* which is 20"):
-            await reader.require_reached(21)
+        slots.put(20, pack_of(20, 3))
+        assert await reader.tail() == 23
+        slots.reads.clear()
+        await reader.require_reached(23)
+        assert slots.reads == []
+        slots.put(21, pack_of(23, 1))
+        with pytest.raises(NotWritten, match=r"position 25 of log 'orders' .* which is 24"):
+            await reader.require_reached(25)
 
     asyncio.run(work())
 
@@ -347,6 +357,9 @@ def test_what_is_trimmed_during_a_search_is_no_reason_to_give_up():
         slots.trimmed, start.true = 2, Place(80, 16)
         assert await reader_of(slots, start).find(150) == (30, slots.packs[30])
         assert start.finds == 1
+        slots.values |= dict.fromkeys(range(17, 24), HOLE)
+        start.at, start.true = Place(0, 0), Place(80, 16)
+        assert await reader_of(slots, start).last_pack(24) == (16, slots.packs[16])
 
     asyncio.run(work())
 
@@ -405,6 +418,11 @@ def test_damage_at_a_slot_is_told_if_positions_are_missing_there():
         await reader_of(harmless).check_damage(4, 0)
         harmless.put(5, pack_of(4, 1))
         await reader_of(harmless).check_damage(4, 0)
+        passed = evenly(3)
+        passed.values |= {3: HOLE, 4: b"garbage"}
+        passed.put(5, pack_of(5, 1))
+        with pytest.raises(DamagedEntry):
+            await reader_of(passed).check_damage(4, 0)
         behind = evenly(3)
         behind.values |= {3: b"garbage", 4: b"", 5: b""}
         behind.put(6, pack_of(5, 1))
