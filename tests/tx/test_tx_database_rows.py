@@ -92,6 +92,8 @@ def test_a_row_of_a_newer_format_is_not_believed() -> None:
     with pytest.raises(NewerFormat, match=r"^bank: .* format 2, .* reads up to 1: update it$"):
         database.recognise(2, "x")
     assert database.known == ""
+    database.recognise(0, "x")
+    assert database.known == "x", "an older one is"
 
 
 def test_of_threads_that_connect_at_once_one_is_the_first() -> None:

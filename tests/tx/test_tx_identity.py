@@ -297,6 +297,26 @@ def test_a_database_may_be_anything_else(said: str) -> None:
     virtually(work)
 
 
+def test_who_was_recognised_is_asked_no_more_nor_by_those_who_waited_for_it() -> None:
+    async def work(worm):
+        asked = []
+
+        class Asked(Manager):
+            async def identity(self, timeout=None):
+                asked.append(timeout)
+                await asyncio.sleep(1)
+                return "x"
+
+        identities, manager, watch = Identities(worm, "tx"), Asked(), Watch(worm)
+        await asyncio.gather(*(identities.check(manager, within(5), decide=True) for _ in range(3)))
+        watch.clear()
+        await identities.check(manager, within(5))
+        assert len(asked) == 1
+        assert watch.calls == []
+
+    virtually(work)
+
+
 def test_who_waits_for_one_that_asks_a_silent_database_waits_no_longer_than_it_may() -> None:
     async def work(worm):
         class Silent(Manager):
@@ -314,5 +334,25 @@ def test_who_waits_for_one_that_asks_a_silent_database_waits_no_longer_than_it_m
         with pytest.raises(tx.ManagerDown):
             await first
         assert now() - began == pytest.approx(60, abs=0.1)
+
+    virtually(work)
+
+
+def test_a_name_that_cannot_be_decided_now_is_tried_until_the_time_is_over() -> None:
+    async def work(worm):
+        failing = [True, True, False]
+
+        def before(name, given):
+            if name == "capture" and failing.pop(0):
+                raise Unavailable("no majority")
+
+        watch = Watch(worm)
+        watch.before = before
+        await Identities(worm, "tx").check(Manager(), within(5), decide=True)
+        assert failing == []
+        failing[:] = [True] * 100
+        with pytest.raises(Unavailable, match="no majority"):
+            await Identities(worm, "ty").check(Manager(), within(0), decide=True)
+        assert len(failing) == 99, "its time was over before the first"
 
     virtually(work)
