@@ -303,7 +303,9 @@ def test_the_owners_are_greeted_a_few_times_in_each_timeout():
     async def work(worm):
         a, b, c = await rotating(worm)
         a.greeted.clear()
+        a.proposer._alive[b"an owner of old"] = 0.0
         await asyncio.sleep(2.01 * TIMEOUT_S)
+        assert set(a.proposer._alive) == {b"b", b"c"}, "who is gone is forgotten"
         names = [name for name, _ in a.greeted]
         assert set(names) == {"b", "c"}
         assert 2 * 2 * PINGS_PER_TIMEOUT <= len(names) <= 2 * (2 * PINGS_PER_TIMEOUT + 1)
