@@ -172,15 +172,16 @@ def test_owners_of_a_new_segment_are_those_who_answered_lately():
     async def work(worm):
         a, loop = Owner(worm, "a", set()), asyncio.get_running_loop()
         await asyncio.sleep(10)
-        others = [Member(name, name.encode(), name, 1) for name in "bcde"]
+        others = [Member(name, name.encode(), name, 1) for name in "bcdef"]
         first = await worm.space("thing").alloc(a.seat.charter([a.seat.member, *others]), SIZE)
         a.learner.allocated(first.number, first.size, first.metadata)
-        ages = {"b": 0.5, "c": TIMEOUT_S, "d": 2.0}  # and e was not greeted yet
+        ages = {"b": 0.5, "c": TIMEOUT_S, "d": 2.0}  # the others were not greeted yet
         a.proposer._alive = {name.encode(): loop.time() - age for name, age in ages.items()}
         a.alive.add("e")
         await a.proposer._allocate()
         assert [one.name for one in a.learner.charter(1).owners] == ["a", "b", "e"]
-        assert [name for name, _ in a.greeted] == ["e"]
+        assert [name for name, _ in a.greeted] == ["e", "f"]
+        assert set(a.proposer._alive) == set(b"b c d e f".split()), "nor is f greeted again"
 
     virtually(work)
 
