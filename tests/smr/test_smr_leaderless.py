@@ -159,26 +159,16 @@ def test_who_loses_a_race_waits_longer_each_time_and_who_finds_no_majority_as_lo
     virtually(work)
 
 
-def test_at_the_end_of_a_segment_the_next_one_is_allocated_once_its_end_was_applied():
+def test_who_knows_a_whole_segment_but_not_its_size_goes_on_in_the_next_one():
     async def work(worm):
         place = Equal(worm)
         await place.space.alloc(place.seat.charter(), SIZE)
-        segment = await place.space.segment(0)
-        place.learner.allocated(0, SIZE, segment.metadata)
-        for offset in range(1, SIZE):
-            place.learner.learn(Address(0, offset), NOOP)
-        writing = asyncio.ensure_future(place.proposer._write(place.seat.batch([packet(1)])))
-        await asyncio.sleep(1)
-        assert writing.done(), "the first register was free"
-        assert place.learner.position == Address(1, 0)
-        other = Equal(worm, "other")
-        other.learner.allocated(0, SIZE, segment.metadata)
         for offset in range(SIZE):
-            if offset != 0:
-                other.learner.learn(Address(0, offset), NOOP)
-        await other.proposer._write(other.seat.batch([packet(2)]))
-        assert other.registers[0] == [1]
-        assert other.learner.position == Address(1, 1)
+            place.learner.learn(Address(0, offset), NOOP)
+        assert place.learner.position == Address(0, 0)
+        await place.proposer._write(place.seat.batch([packet(1)]))
+        assert place.registers == [[]] * SIZE + [[1]]
+        assert place.learner.position == Address(1, 1)
 
     virtually(work)
 
