@@ -232,3 +232,22 @@ async def test_who_stops_waiting_takes_nothing_from_others():
     await asyncio.sleep(0)
     found.set_result(7)
     assert await other == 7
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "failed"])
+async def test_who_stopped_waiting_is_passed_over_when_no_answer_comes(ends):
+    found = asyncio.get_running_loop().create_future()
+
+    async def find():
+        return await found
+
+    shared = Shared(find)
+    one, other = (asyncio.ensure_future(shared.ask()) for _ in range(2))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    one.cancel()
+    await asyncio.sleep(0)
+    shared.end() if ends == "cancelled" else found.set_exception(NotLeading("no"))
+    done, _ = await asyncio.wait([other], timeout=5)
+    assert done == {other}
+    assert isinstance(other.exception(), NotLeading)
