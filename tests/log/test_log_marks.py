@@ -275,7 +275,7 @@ def test_who_has_set_it_knows_where_it_is():
 
 @pytest.mark.parametrize("call", ["put", "replace"])
 @pytest.mark.parametrize("how", ["cancelled", "closed"])
-def test_nothing_stays_under_way_in_the_background(call, how):
+def test_what_goes_on_in_the_background_ends_with_the_mark(call, how):
     async def work(worm):
         mark, space = mark_of(worm), worm.space("mark")
         for value in range(SIZE):
@@ -296,6 +296,8 @@ def test_nothing_stays_under_way_in_the_background(call, how):
             calling.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await calling
+            assert begun[0].done() == (call == "replace"), "the next who sets it goes on with it"
+            await mark.close()
         else:
             await mark.close()
             await calling

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from wormspace.log.marks import ABSENT, Mark
+from wormspace.log.ongoing import Ongoing
 from wormspace.log.records import Natural
 
 
@@ -29,6 +30,7 @@ class Beginning:
     def __init__(self, mark: Mark[Place]) -> None:
         self._mark = mark
         self.at = Place(0, 0)
+        self._moving: Ongoing[None] = Ongoing("moving the trim point")
 
     async def find(self) -> Place:
         """The trim point, linearizably."""
@@ -49,6 +51,10 @@ class Beginning:
 
     async def move(self, place: Place) -> None:
         """Let the log begin at `place`, unless it begins above that already."""
+        while self.at.position < place.position:
+            await self._moving.join(lambda: self._move(place))
+
+    async def _move(self, place: Place) -> None:
         while True:
             number = await self._look()
             if self.at.position >= place.position:
@@ -59,4 +65,5 @@ class Beginning:
 
     async def close(self) -> None:
         """Stop what is under way in the background."""
+        await self._moving.stop()
         await self._mark.close()

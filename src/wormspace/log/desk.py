@@ -28,16 +28,20 @@ from wormspace.log.messages import (
     read_answer,
     read_question,
 )
+from wormspace.log.ongoing import Ongoing
 from wormspace.log.sequencer import Sequencer
-from wormspace.rpc import Caller, Failure, NoAnswer, Service
+from wormspace.rpc import Caller, Failure, NoAnswer, Patience, Service
 
 log = logging.getLogger("wormspace.log")
 
 PATIENCE_S = 1.0
-"""How long a sequencer may stay silent before it is asked whether it is there at all."""
+"""How long a sequencer may stay silent, at first, before it is asked whether it is there at all."""
 
-PING_S = 0.5
-"""How long it may take to answer that.  Then it is replaced."""
+PINGS = 2
+"""Of that time it has so much to answer that: one in so many.  Then it is replaced."""
+
+LOOK_S = 0.5
+"""How often who stands by looks whether there is a sequencer."""
 
 RETRY_S = 0.05
 
@@ -142,19 +146,24 @@ class _Here:
 class _There:
     """The sequencer is in another process."""
 
-    def __init__(self, number: int, caller: Caller, service: str) -> None:
+    def __init__(self, number: int, caller: Caller, service: str, patience: Patience) -> None:
         self.number = number
         self._caller = caller
         self._service = service
+        self._patience = patience
 
     async def ask(self, question: Question, timeout: float) -> Answer:
-        raw = await self._caller.call(self._service, encode(question), min(timeout, PATIENCE_S))
+        loop, patience = asyncio.get_running_loop(), self._patience
+        asked = loop.time()
+        timeout = min(timeout, patience.seconds)
+        raw = await self._caller.call(self._service, encode(question), timeout)
+        patience.answered(loop.time() - asked)
         return read_answer(raw)
 
     async def is_there(self) -> bool:
         """Whether it answers at all."""
         try:
-            await self._caller.call(self._service, encode(Ping()), PING_S)
+            await self._caller.call(self._service, encode(Ping()), self._patience.question_s)
         except (NoAnswer, Failure):
             return False
         return True
@@ -191,7 +200,8 @@ class SharedDesk:
         self._port = port
         self._may_become = may_become
         self._at: _Here | _There | None = None
-        self._moving: asyncio.Task[None] | None = None
+        self._patience = Patience(PATIENCE_S, PINGS)
+        self._moving: Ongoing[None] = Ongoing(f"log {name}: a new sequencer")
         self._closed = False
 
     @property
@@ -250,14 +260,11 @@ class SharedDesk:
                     await self._move(at)
             except (Unavailable, Deposed) as e:
                 log.info("log %s: standing by: %s", self._name, e)
-            await asyncio.sleep(PING_S)
+            await asyncio.sleep(LOOK_S)
 
     async def close(self) -> None:
         self._closed = True
-        moving = self._moving
-        if moving is not None:
-            moving.cancel()
-            await asyncio.wait([moving])
+        await self._moving.stop()
         at, self._at = self._at, None
         if at is not None:
             await at.close()
@@ -293,19 +300,8 @@ class SharedDesk:
 
         It goes on when the caller has no more time for it: who asks next finds it done.
         """
-        if self._moving is None and self._at is gone and not self._closed:
-            self._moving = asyncio.get_running_loop().create_task(self._find_next(gone))
-            self._moving.add_done_callback(self._on_moved)
-        moving = self._moving
-        if moving is not None:
-            await asyncio.wait([moving])
-            if not moving.cancelled():
-                moving.result()
-
-    def _on_moved(self, moving: asyncio.Task[None]) -> None:
-        self._moving = None
-        if not moving.cancelled():
-            moving.exception()  # who waits is told
+        if self._moving.is_under_way or (self._at is gone and not self._closed):
+            await self._moving.join(lambda: self._find_next(gone))
 
     async def _find_next(self, gone: _Here | _There | None) -> None:
         found = await self._mark.get()
@@ -313,10 +309,13 @@ class SharedDesk:
         there = found[1] if found and found[1].port else None
         if there is not None and (gone is None or number > gone.number):
             caller = Caller(there.host, there.port)
-            await self._turn_to(_There(number, caller, there.service(self._name)))
+            service = there.service(self._name)
+            await self._turn_to(_There(number, caller, service, self._patience))
         elif isinstance(gone, _Here) and number == gone.number:
             pass  # it lost the tenure to one that is not announced, and takes it back
         elif self._may_become:
+            if there is not None:
+                self._patience.ran_out()
             await self._become(number)
         else:
             await asyncio.sleep(RETRY_S)

@@ -16,6 +16,7 @@ import msgspec
 from wormspace.errors import AlreadyWritten, CaptureLost, Trimmed, WormError
 from wormspace.knobs import KNOBS
 from wormspace.log.errors import Deposed
+from wormspace.log.ongoing import Ongoing
 from wormspace.log.records import FORMAT, refuse_newer
 from wormspace.log.spaces import require_ours
 from wormspace.log.tape import Tape
@@ -48,6 +49,7 @@ class Mark(Generic[T]):
         self._tape = tape
         self._decode = msgspec.msgpack.Decoder(kind).decode
         self._tenure: Tenure | None = None
+        self._acquiring: Ongoing[Tenure] = Ongoing(f"{tape.space.name}: the right to set it")
         self._turn = asyncio.Lock()
         self._is_ours = False
 
@@ -110,22 +112,22 @@ class Mark(Generic[T]):
         Raises:
             Unavailable: the outcome is unknown.
         """
-        await self._require_ours()
         raw = self._encode(value)
         async with self._turn:
             while True:
-                tenure = self._tenure
-                if tenure is None:
-                    tenure = Tenure(self._tape)
-                    await tenure.acquire()
-                    self._tenure = tenure
-                try:
-                    if await self._write(tenure, raw) is not None:
-                        return
-                except BaseException:
-                    await self._lose()
-                    raise
+                tenure = self._tenure or await self._acquiring.join(self._acquire)
+                # Where that ends without an outcome, the right is as good as before: the next value
+                # goes above the place of this one.
+                if await self._write(tenure, raw) is not None:
+                    return
                 await self._lose()
+
+    async def _acquire(self) -> Tenure:
+        await self._require_ours()
+        tenure = Tenure(self._tape)
+        await tenure.acquire()
+        self._tenure = tenure
+        return tenure
 
     async def replace(self, expected: int, value: T) -> int | None:
         """Set it if its number is still `expected` (`ABSENT`: if it was never set).
@@ -193,6 +195,7 @@ class Mark(Generic[T]):
         return msgspec.msgpack.encode(_Value(self._tape.space.client.nonce(), body))
 
     async def _lose(self) -> None:
+        await self._acquiring.stop()
         tenure, self._tenure = self._tenure, None
         if tenure is not None:
             await tenure.close()

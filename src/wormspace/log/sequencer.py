@@ -29,6 +29,7 @@ from wormspace.log.messages import (
     Pong,
     Question,
 )
+from wormspace.log.ongoing import Ongoing
 from wormspace.log.reading import Reader
 from wormspace.log.records import Latest, encode
 from wormspace.log.streams import StreamTable, catch_up, look_up, rebuild
@@ -66,6 +67,7 @@ class Sequencer:
         self._may_renew = may_renew
         self._sole = sole
         self._tenure: Tenure | None = None
+        self._acquiring: Ongoing[Tenure] = Ongoing(f"{self._tape.space.name}: taking over")
         self._next = 0  # the next position
         self._before = 0  # the bytes of all entries below it
         self._began = 0  # the slot where the tenure began: the table is rebuilt from those below
@@ -179,9 +181,7 @@ class Sequencer:
         if tenure is not None and doubted and not await tenure.stands():
             await self._lose()
             tenure = None
-        if tenure is None:
-            tenure = await self._acquire()
-        return tenure
+        return tenure or await self._acquiring.join(self._acquire)
 
     async def _acquire(self) -> Tenure:
         if self._may_renew is not None and not await self._may_renew():
@@ -216,6 +216,7 @@ class Sequencer:
 
     async def close(self) -> None:
         """Hand out nothing more."""
+        await self._acquiring.stop()
         await self._lose()
 
     async def start(self) -> None:
@@ -312,7 +313,7 @@ class Sequencer:
             tenure = None
         if tenure is None and self._may_renew is None:
             return await self._read_on()
-        tenure = tenure or await self._acquire()
+        tenure = tenure or await self._acquiring.join(self._acquire)
         return await self._streams(), tenure.at, self._next
 
     async def _read_on(self) -> tuple[StreamTable, int, int]:

@@ -24,7 +24,6 @@ appenders find them.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine
 
 import msgspec
@@ -37,11 +36,10 @@ from wormspace.errors import (
     WormError,
 )
 from wormspace.log.errors import Deposed
+from wormspace.log.ongoing import Ongoing
 from wormspace.log.records import HOLE
 from wormspace.log.tape import Tape
 from wormspace.space import Segment, Token
-
-log = logging.getLogger("wormspace.log")
 
 MARGIN = 4
 """The next segment is made ready when less than 1/MARGIN of the current one is left."""
@@ -123,7 +121,7 @@ class Tenure:
         self._seal = seal
         self._now: _Stretch | None = None
         self._next: _Stretch | None = None
-        self._extending: asyncio.Task[None] | None = None
+        self._extending: Ongoing[None] = Ongoing(f"{tape.space.name}: the next segment")
 
     @property
     def at(self) -> int:
@@ -180,7 +178,7 @@ class Tenure:
     def look_ahead(self) -> None:
         """Begin to make the next segment ready, if it is time to; nobody waits for it."""
         if self._next is None and self._current().left * MARGIN < self._tape.size:
-            self._extend()
+            self._extending.begin(self._make_next)
 
     async def extend(self) -> None:
         """Make the next segment ready.
@@ -190,28 +188,11 @@ class Tenure:
             Unavailable: not in time; it may be tried again.
         """
         if self._next is None:
-            extending = self._extend()
-            await asyncio.wait([extending])
-            if extending.cancelled():
-                raise Deposed(f"{self._tape.space.name}: this right was given up")
-            extending.result()
-
-    def _extend(self) -> asyncio.Task[None]:
-        if self._extending is None:
-            self._extending = asyncio.get_running_loop().create_task(self._make_next())
-            self._extending.add_done_callback(self._on_extended)
-        return self._extending
-
-    def _on_extended(self, task: asyncio.Task[None]) -> None:
-        self._extending = None
-        if not task.cancelled() and task.exception() is not None:
-            log.info("the next segment is not ready: %s", task.exception())
+            await self._extending.join(self._make_next)
 
     async def close(self) -> None:
         """Stop what is under way in the background."""
-        if self._extending is not None:
-            self._extending.cancel()
-            await asyncio.wait([self._extending])
+        await self._extending.stop()
 
     # ------------------------------------------------------------ acquiring
 

@@ -5,6 +5,7 @@ that got no answer knows nothing about what happened.
 """
 
 from wormspace.rpc.caller import Caller, Failure, NoAnswer, NoService
+from wormspace.rpc.patience import Patience
 from wormspace.rpc.service import Service
 
-__all__ = ["Caller", "Failure", "NoAnswer", "NoService", "Service"]
+__all__ = ["Caller", "Failure", "NoAnswer", "NoService", "Patience", "Service"]
