@@ -3,7 +3,9 @@
 A follower asks its leader for a sign of life; a leader that has not had a majority's word for some
 time has none to give.  A follower that sees none for a randomised time-out allocates a segment in
 its own name and takes over (`writing`).  Two that do so at once are no danger: the higher segment
-wins. The time-out and its randomisation are Raft's (section 5.2); the vote is the capture.
+wins. The time-out and its randomisation are Raft's (section 5.2); the vote is the capture.  The
+time-out doubles with every takeover that is seen, until a leader gives a sign of life: else those
+who wait less than a takeover takes would cut off one another's for ever.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import logging
 import msgspec
 
 from wormspace.errors import Closed, UsageError, ValueTooLarge, WormError
+from wormspace.rpc import Patience
 from wormspace.smr.arguments import as_text
 from wormspace.smr.records import Member, Packet, Pong, decoder
 from wormspace.smr.seat import GREET_S, NotLeading, Proposer, Seat
@@ -81,17 +84,18 @@ class StickyProposer:
         self._timeout_s = timeout_s
         self._may_lead = may_lead
         self._reign: Reign | None = None
-        self._campaign_at = -timeout_s
+        self._patience = Patience(timeout_s, PINGS_PER_TIMEOUT)
+        self._followed: Member | None = None
+        self._began_at = 0.0  # the last takeover
 
     @property
     def leader(self) -> Member | None:
         return self._seat.learner.leader
 
     def age(self) -> float | None:
-        if self._reign is None:
+        if self._reign is None or not self.leads:
             return None
-        now = self._seat.loop.time()
-        return now - (self._reign.confirmed_at if self.leads else self._campaign_at)
+        return self._seat.loop.time() - self._reign.confirmed_at
 
     def offer(self, packet: Packet) -> None:
         if self._reign is None or not self.leads:
@@ -124,8 +128,10 @@ class StickyProposer:
 
     async def _lead(self) -> None:
         seat = self._seat
-        self._campaign_at = seat.loop.time()
+        self._began_at = seat.loop.time()
         segment = await seat.space.alloc(seat.charter(), seat.tuning.segment_size)
+        self._followed = seat.member
+        self._patience.ran_out()
         log.info("%s takes over with segment %d", seat.member, segment.number)
         self._reign = Reign(seat, segment)
         await self._reign.rule(self._on_ready, self._timeout_s / PINGS_PER_TIMEOUT)
@@ -133,6 +139,8 @@ class StickyProposer:
     def _on_ready(self) -> None:
         self._seat.learner.deafen()
         self.leads = True
+        took = self._seat.loop.time() - self._began_at
+        self._patience.answered(took / PINGS_PER_TIMEOUT)
         log.info("%s leads from %s on", self._seat.member, self._seat.learner.position)
 
     def _step_down(self) -> None:
@@ -146,34 +154,45 @@ class StickyProposer:
 
     async def _follow(self) -> None:
         """Return when this replica should lead."""
-        seat = self._seat
+        seat, patience = self._seat, self._patience
         loop, rng = seat.loop, seat.rng
-        patience = self._timeout_s * rng.uniform(1 - SPREAD, 1 + SPREAD)
-        period = min(self._timeout_s / PINGS_PER_TIMEOUT, GREET_S)
-        seen_at = loop.time()
+        spread = rng.uniform(1 - SPREAD, 1 + SPREAD)
+        confirmed_at = loop.time()
         while True:
             leader = self.leader
             if leader is None:
                 # Nobody ever led here: the first to notice may.
-                await asyncio.sleep(rng.uniform(0, period / 4))
-                if self._may_lead and self.leader is None and await self._is_empty():
+                await asyncio.sleep(rng.uniform(0, patience.question_s / 4))
+                if self._may_lead and self.leader is None and await self._is_highest():
                     return
                 continue
-            if leader.id != seat.member.id:
+            if leader != self._followed:
+                if self._followed is not None:
+                    patience.ran_out()
+                self._followed, confirmed_at = leader, loop.time()
+            waits_s = patience.seconds
+            if leader.id == seat.member.id:
+                if await self._is_highest() and self.leader == leader:
+                    # Nobody leads, and nobody takes over.
+                    waits_s = self._timeout_s
+            else:
                 asked = loop.time()
-                age = await self._ping(leader, period)
-                if age is not None:
-                    seen_at = max(seen_at, asked - age)
-            seen_at = max(seen_at, seat.learner.heard_at)
-            if loop.time() - seen_at > patience:
-                if self._may_lead:
-                    return
-                seen_at = loop.time()
-            await asyncio.sleep(period * rng.uniform(0.75, 1))
+                age = await self._ping(leader, patience.question_s)
+                if age is not None and asked - age > confirmed_at:
+                    now = loop.time()
+                    silence = now - confirmed_at
+                    patience.answered(max(now - asked, silence / PINGS_PER_TIMEOUT))
+                    confirmed_at = asked - age
+            seen_at = max(confirmed_at, seat.learner.heard_at)
+            if self._may_lead and loop.time() - seen_at > waits_s * spread:
+                return
+            pause = min(patience.question_s, GREET_S)
+            await asyncio.sleep(pause * rng.uniform(0.75, 1))
 
-    async def _is_empty(self) -> bool:
+    async def _is_highest(self) -> bool:
+        """Whether there is no segment above those that were heard of."""
         try:
-            return await self._seat.space.tail() == 0
+            return await self._seat.space.tail() == self._seat.learner.highest + 1
         except WormError:
             return False
 

@@ -23,6 +23,7 @@ import msgspec
 
 from wormspace.errors import Closed, RaceLost, Trimmed, Unavailable
 from wormspace.knobs import KNOBS
+from wormspace.rpc import Patience
 from wormspace.smr.leaderless import RETRY_S, Equal
 from wormspace.smr.records import NOOP, REST, Member, Packet
 from wormspace.smr.seat import Proposer, Seat
@@ -38,7 +39,7 @@ class Rotating(msgspec.Struct, frozen=True):
     """Every replica proposes in its turns, in one round trip and without captures.
 
     Attributes:
-        timeout_s: how long an owner may hold the others up.
+        timeout_s: how long an owner may hold the others up, where all are quick to answer.
     """
 
     timeout_s: float = 1.0
@@ -72,6 +73,7 @@ class RotatingProposer(Equal):
     def __init__(self, seat: Seat, timeout_s: float) -> None:
         super().__init__(seat)
         self._timeout_s = timeout_s
+        self._patience = Patience(timeout_s, PINGS_PER_TIMEOUT)
         self._turns: dict[int, _Turns] = {}
         self._examined = -1
         self._written: dict[Address, list[Packet]] = {}
@@ -149,7 +151,7 @@ class RotatingProposer(Equal):
         # Those who were not greeted yet may be alive: left out, they would allocate, in turn.
         unknown = [owner for owner in others if owner.id not in self._alive]
         await self._greet_all(unknown)
-        since = seat.loop.time() - self._timeout_s
+        since = seat.loop.time() - self._patience.seconds
         alive = [owner for owner in others if self._alive.get(owner.id, -math.inf) > since]
         owners = sorted([seat.member, *alive], key=lambda owner: owner.id)
         segment = await seat.space.alloc(seat.charter(owners), seat.tuning.segment_size)
@@ -268,11 +270,14 @@ class RotatingProposer(Equal):
         owner = charter.owners[position.offset % len(charter.owners)] if charter.owners else None
         if owner is not None and owner.id == self._seat.member.id:
             return  # this replica's own write is under way
-        if now - self._stuck_since < self._timeout_s * self._seat.rng.uniform(1, 1.25):
+        if now - self._stuck_since < self._patience.seconds * self._seat.rng.uniform(1, 1.25):
             return
         segment = await self._seat.space.segment(position.segment)
         if position.offset < segment.size:
             log.info("%s: %s is made to rest at %s", self._seat.member, owner, position)
+            self._patience.ran_out()
+            if owner is not None:
+                self._alive[owner.id] = -math.inf  # until it answers again
             await self._settle(segment, position)
 
     def _others(self, number: int) -> list[Member]:
@@ -296,7 +301,10 @@ class RotatingProposer(Equal):
         await asyncio.gather(*(self._greet(owner) for owner in owners))
 
     async def _greet(self, owner: Member) -> None:
-        if await self._seat.greet(owner, self._timeout_s / PINGS_PER_TIMEOUT) is not None:
-            self._alive[owner.id] = self._seat.loop.time()
+        loop, patience = self._seat.loop, self._patience
+        asked = loop.time()
+        if await self._seat.greet(owner, patience.question_s) is not None:
+            self._alive[owner.id] = loop.time()
+            patience.answered(loop.time() - asked)
         else:
             self._alive.setdefault(owner.id, -math.inf)
