@@ -42,6 +42,9 @@ RETRY_MAX_S = 0.25
 CAPTURE_S = 10.0
 """How long a segment's capture may take, which many votes may wait for."""
 
+OPEN_S = 60.0
+"""How long it may take to open the space, which goes on for who comes next."""
+
 
 OnStands = Callable[[Vote | None, WormError | None], None]
 """Told the vote that stands, or why nobody knows which."""
@@ -120,7 +123,8 @@ class Box:
         while self._home is None:
             opening = self._opening
             if opening is None or opening.done():
-                opening = self._opening = self._loop.create_task(self._open(deadline))
+                limit = max(deadline, within(OPEN_S))
+                opening = self._opening = self._loop.create_task(self._open(limit))
                 opening.add_done_callback(_look_at)
             await asyncio.wait([opening], timeout=left(deadline))
             if not opening.done():

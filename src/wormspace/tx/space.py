@@ -22,7 +22,8 @@ from wormspace.tx.names import Gid, TxId, vote_space
 KIND = "tx"
 FORMAT = 1
 TRY_S = 1.0
-"""After which it is looked whether somebody else has made it meanwhile."""
+"""After which it is looked whether somebody else has made it meanwhile; twice that the next time,
+for where the servers are far it takes longer."""
 
 
 class _Says(msgspec.Struct, frozen=True, array_like=True):
@@ -116,6 +117,7 @@ async def open_space(client: Client, name: str, deadline: float) -> TransactionS
     Raises:
         WrongKind, NewerFormat, Trimmed, Unavailable: as `find_space`.
     """
+    try_s = TRY_S
     while True:
         found = await find_space(client, name, deadline)
         if found is not None:
@@ -123,8 +125,9 @@ async def open_space(client: Client, name: str, deadline: float) -> TransactionS
         says = _Says(f"{client.rng.getrandbits(64):016x}", KNOBS.tx_segment_size)
         try:
             await client.space(name).alloc(
-                stamp(KIND, FORMAT, _encode(says)), timeout=min(TRY_S, left(deadline))
+                stamp(KIND, FORMAT, _encode(says)), timeout=min(try_s, left(deadline))
             )
         except Unavailable:
             if left(deadline) <= LEAST_S:
                 raise
+            try_s *= 2

@@ -1,0 +1,41 @@
+"""What takes longer than a call may take is not begun again by the next call: it goes on."""
+
+import pytest
+from world import URL
+
+import wormspace
+from wormspace.server.listener import ServerIdentity
+from wormspace.sim import NetworkOptions, World
+from wormspace.sim.network import constant
+from wormspace.sim.serving import serving
+from wormspace.tx.box import Box
+from wormspace.tx.deadlines import within
+
+DELAY_S = 0.4
+PATIENCE_S = 1.0
+ATTEMPTS = 12
+
+
+@pytest.mark.parametrize("patience_s", [PATIENCE_S, 20.0])
+def test_a_transaction_space_is_made_however_slow_the_servers(patience_s):
+    world = World(0, network=NetworkOptions(latency=constant(DELAY_S)))
+
+    async def work():
+        client = await wormspace.connect(URL, timeout=20.0, rng=world.random_for("client"))
+        box = Box(client, "bank", lambda *vote: None)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                await box.open(within(patience_s))
+            except wormspace.Unavailable:
+                continue
+            return attempt
+        raise AssertionError(f"{ATTEMPTS} attempts, and it is not open")
+
+    async def drive():
+        for name in ("s1", "s2", "s3"):
+            world.spawn(name, serving(ServerIdentity("cl", name, 0, 1, 3)))
+        return await world.spawn("client", work).wait()
+
+    with world:
+        attempts = world.run(drive(), deadline_s=600)
+    assert attempts == 1 or patience_s == PATIENCE_S
