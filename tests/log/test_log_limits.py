@@ -39,6 +39,14 @@ async def test_what_fits_is_appended_and_what_does_not_is_refused_with_the_limit
     assert len([e for e in await log.read_range(0) if len(e.body) <= 1800]) == 100
 
 
+@pytest.mark.parametrize("body", [b"", b"x"])
+async def test_streams_that_leave_no_room_are_said_to(worm, body):
+    log = await worm.log("orders", segment_size=8)
+    with pytest.raises(wormspace.ValueTooLarge, match="headers and streams of an entry take") as e:
+        await log.append(body, streams=[f"stream {n}" for n in range(60)])
+    assert "0 at most" not in str(e.value)
+
+
 async def test_packs_of_many_small_entries_keep_to_the_limit(worm):
     log = await worm.log("orders", segment_size=64)
     rng = random.Random(2)

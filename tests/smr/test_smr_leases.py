@@ -21,8 +21,12 @@ from wormspace.smr import (
     Lock,
     Queue,
     Rotating,
+    StateMachine,
     Sticky,
+    Table,
+    command,
     holding,
+    query,
     replicate,
     taking,
 )
@@ -69,6 +73,56 @@ async def test_leases_with_long_names_go_into_a_register_with_the_largest_packet
             packets = []  # what is too long for the room goes with packets that leave more
             told += before[: len(before) - len(seat.lapsed)]
         assert told == all_of_them
+
+
+async def test_a_token_that_is_too_long_is_its_callers_mistake():
+    async with one(Queue) as queue:
+        await queue.put(b"a job")
+        with pytest.raises(ValueError, match="a token has 128 characters at most, not 5000"):
+            await queue.take(30.0, token="x" * 5000)
+        assert await queue.peek() == b"a job"
+    async with one(Lock) as lock:
+        with pytest.raises(ValueError, match="a token has 128 characters at most, not 129"):
+            await lock.acquire("me", 30.0, "x" * 129)
+        assert await lock.acquire("me", 30.0, "x" * 128) is not None
+
+
+class Names(StateMachine):
+    """Leases of any name."""
+
+    running: Table[int, float]
+    lapsed: list[int] = []  # noqa: RUF012
+
+    @command
+    def begin(self, length: int, lease_s: float) -> None:
+        self.running[length] = lease_s
+
+    @query
+    def ended(self) -> list[int]:
+        return list(self.lapsed)
+
+    def leases(self) -> dict[str, float]:
+        longest_first = reversed(list(self.running.items()))
+        return {"x" * length: lease_s for length, lease_s in longest_first}
+
+    def on_lapse(self, lease: str) -> None:
+        del self.running[len(lease)]
+        self.lapsed.append(len(lease))
+
+
+async def test_a_lease_whose_name_goes_into_no_register_holds_up_no_other(caplog):
+    async with one(Names) as names:
+        too_long = names._core.seat.largest_packet
+        await names.begin(too_long, 0.01)
+        await names.begin(too_long + 1, 0.01)
+        await names.begin(5, 0.01)
+        async with asyncio.timeout(60):
+            while not (ended := await names.ended()):  # noqa: ASYNC110 - lapses by itself
+                await asyncio.sleep(0.05)
+        assert ended == [5]
+        assert names.status().failed == ""
+    said = [record for record in caplog.records if "a lease does not end" in record.message]
+    assert 1 <= len(said) <= 2, "once for each"
 
 
 def in_clocks(seed, strategy, drive, machine=Lock, rates=()):

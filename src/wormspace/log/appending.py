@@ -167,6 +167,26 @@ def _parcels(parts: Sequence[_Part], largest: int) -> list[_Parcel]:
     return parcels
 
 
+def _too_large(size: int, extra: int, largest: int) -> str:
+    """Why an entry of so many bytes does not go in.
+
+    Args:
+        extra: what its headers and streams take.
+        largest: what a register takes of entries.
+    """
+    limit = largest - extra - ENTRY_BYTES
+    if limit < 0:
+        return (
+            f"the headers and streams of an entry take {extra} bytes, and the servers take "
+            f"{max(0, largest - ENTRY_BYTES)} at most for all of it: set their max_value higher, "
+            "or give it fewer or shorter ones"
+        )
+    return (
+        f"an entry of {size} bytes; with its headers and streams, the servers take {limit} at "
+        "most: set their max_value higher, or split it"
+    )
+
+
 class Appender:
     """What appends to one log.
 
@@ -223,11 +243,7 @@ class Appender:
             extra = len(encode((headers, streams, streams))) + STREAM_BYTES * len(streams)
         largest = max(map(len, bodies))
         if largest > self._largest - extra - ENTRY_BYTES:
-            limit = self._largest - extra - ENTRY_BYTES
-            raise ValueTooLarge(
-                f"an entry of {largest} bytes; with its headers and streams, the servers take "
-                f"{max(0, limit)} at most: set their max_value higher, or split it"
-            )
+            raise ValueTooLarge(_too_large(largest, extra, self._largest))
         future: asyncio.Future[list[int]] = self._loop.create_future()
         if not self._wishes:
             self._loop.call_soon(self._flush)

@@ -136,6 +136,7 @@ class Seat:
         self.audited: Mark | None = None
         self.lapsed: list[str] = []
         self._stopwatches = Stopwatches()
+        self._endless: set[str] = set()  # leases that have lapsed, with names that do not fit
         self._told_ns = 0
         self._is_clock_sound = True
         self._told_at = self.loop.time()
@@ -260,8 +261,31 @@ class Seat:
                 await asyncio.sleep(IDLE_LOOK_S)
                 continue
             running = self.learner.engine.leases()
-            self.lapsed = self._stopwatches.look(self.loop.time(), running)
+            self.lapsed = self._that_fit(self._stopwatches.look(self.loop.time(), running))
             await asyncio.sleep(LOOK_S)
+
+    def _that_fit(self, lapsed: list[str]) -> list[str]:
+        """The leases whose names go into a register at all: the others never end, and hold up none.
+
+        Only a class of somebody's own can have such names; the log says so, once for each.
+        """
+        most = max(LAPSES_BYTES, self.largest_packet) - NAME_BYTES
+        fit, before = [], self._endless
+        self._endless = set()
+        for name in lapsed:
+            if len(name) <= most // 4 or len(name.encode()) <= most:
+                fit.append(name)
+                continue
+            self._endless.add(name)
+            if name not in before:
+                log.error(
+                    "%s: a lease does not end, for its name (%.50s...) does not go into a "
+                    "register, which takes %d bytes of it: let leases() return shorter ones",
+                    self.member,
+                    name,
+                    most,
+                )
+        return fit
 
     def take(self, queue: list[Packet]) -> list[Packet]:
         """Remove as many packets from the head of `queue` as go into one register."""

@@ -16,6 +16,9 @@ from wormspace.smr.declare import StateMachine
 from wormspace.smr.methods import command, query
 from wormspace.smr.table import Table
 
+LONGEST_TOKEN = 128
+"""Characters of a token that a caller chooses: it is part of a lease's name, which batches say."""
+
 
 class Counter(StateMachine):
     """A number."""
@@ -155,7 +158,7 @@ class Queue(StateMachine):
         None if there is none.  `token` names this taking, unlike any other; by default, dice choose
         it.  With the token of a job that one has, it is the same job, and its lease begins anew.
         """
-        _check_lease(lease_s)
+        _check_lease(lease_s, token)
         if token in self.taken_:
             return self._lend(self.taken_[token], lease_s)
         number = next(iter(self.items_), None)
@@ -248,7 +251,7 @@ class Lock(StateMachine):
         `token` names this acquisition, unlike any other; by default, dice choose it.  With the
         token of the present grant, it is the same grant, and its lease begins anew.
         """
-        _check_lease(lease_s)
+        _check_lease(lease_s, token)
         if self.grant is not None:
             return self.renew(token, lease_s) if token else None
         self.fence += 1
@@ -300,6 +303,8 @@ def new_token(machine: StateMachine) -> str:
     return f"{machine.random.getrandbits(64):016x}"
 
 
-def _check_lease(lease_s: float) -> None:
+def _check_lease(lease_s: float, token: str = "") -> None:
     if not 0 < lease_s < math.inf:
         raise ValueError(f"a lease is a positive number of seconds, not {lease_s}")
+    if len(token) > LONGEST_TOKEN:
+        raise ValueError(f"a token has {LONGEST_TOKEN} characters at most, not {len(token)}")
