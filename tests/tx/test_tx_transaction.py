@@ -456,3 +456,5 @@ def test_an_error_says_its_message_and_what_it_is_of() -> None:
         error = kind("how", decision)
         assert (str(error), error.decision) == ("how", decision)
     assert Aborted("how", ABORT).conflict is True
+    wrong = WrongManager("which?", "meant", "found")
+    assert (str(wrong), wrong.meant, wrong.found) == ("which?", "meant", "found")
