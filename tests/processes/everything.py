@@ -5,7 +5,9 @@ come, read and go; idle connections come in hundreds.  One server at a time is k
 a moment, or finds its disk full or slow, or no memory left.  What was acknowledged is in the books,
 and in the end all of it is read again, from servers that were all killed before.
 
-What is measured is compared between the thirds of a run, in which the load is the same.
+What is measured is compared between the thirds of a run, in which the load is the same.  How long a
+single write takes is measured in moments in which load and faults rest, and beside the same write
+to a cluster that is as young as at the first moment: what else the machine does delays both alike.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ REGISTERS = 100
 
 SEGMENTS = 10
 """Per space."""
+
+PROBES = 20
+"""Single writes in a moment of rest."""
 
 WRITERS = 64
 READERS = 32
@@ -87,10 +92,12 @@ class Everything:
 
     Attributes:
         cluster: what lives through it all.
-        young: one that gets single writes only, and no faults: whatever else the machine does, and
-            its disk, delays both alike.
+        young: one that gets single writes only, and no faults.
         segments_per_second: that the writers begin together; they catch up after an outage.
         pause_s: between two single writes, two clients, and two faults (about).
+        go_on: load is begun while this is set.
+        undisturbed: held by a fault, and by whoever wants none.
+        filling: segments that are being filled.
         written: by space and segment, which registers were acknowledged, a byte for each.
         series: by what was measured, when and how much.
     """
@@ -110,6 +117,10 @@ class Everything:
         self.pause_s = pause_s
         self.over = False
         self.due = 0.0
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.undisturbed = asyncio.Lock()
+        self.filling = 0
         self.written: dict[tuple[str, int], bytearray | bytes] = {}
         self.series: dict[str, list[tuple[float, float]]] = {}
         self.counts = dict.fromkeys(
@@ -134,7 +145,12 @@ class Everything:
             for _ in range(SEGMENTS):
                 self.due += 1 / self.segments_per_second
                 await asyncio.sleep(self.due - time.monotonic())
-                await self.fill(worm.space(name))
+                await self.go_on.wait()
+                self.filling += 1
+                try:
+                    await self.fill(worm.space(name))
+                finally:
+                    self.filling -= 1
 
     async def fill(self, space: wormspace.Space) -> None:
         segment = await self.insist(lambda: space.alloc(size=REGISTERS))
@@ -165,35 +181,38 @@ class Everything:
                     raise
 
     async def probe(self, worm: wormspace.Worm, young: wormspace.Worm) -> None:
-        """Write one register after the other, and the same to the young cluster."""
+        """Now and then let everything rest, and write to both clusters in turn."""
         while not self.over:
-            segment = await self.insist(lambda: worm.space("probe").alloc(size=REGISTERS))
-            beside = await self.insist(lambda: young.space("probe").alloc(size=REGISTERS))
-            books = self.written["probe", segment.number] = bytearray(REGISTERS)
-            token = (await self.insist(segment.capture)).token
-            token_beside = (await self.insist(beside.capture)).token
-            for offset in range(REGISTERS):
-                value = value_of("probe", segment.number, offset)
-                began = time.monotonic()
-                try:
-                    await segment.write(offset, value, token)
-                except (Unavailable, RaceLost):
-                    break
-                self.measured("write ms", 1000 * (time.monotonic() - began))
-                books[offset] = 1
-                began = time.monotonic()
-                try:
-                    await beside.write(offset, value, token_beside)
-                except (Unavailable, RaceLost):
-                    break
-                self.measured("young cluster's write ms", 1000 * (time.monotonic() - began))
-                if self.over:
-                    break
-                await asyncio.sleep(self.pause_s / 10)
+            await asyncio.sleep(10 * self.pause_s)
+            async with self.undisturbed:
+                self.go_on.clear()
+                while self.filling and not self.over:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                await self.insist(lambda: self.write_in_turn(worm, young))
+                self.go_on.set()
+
+    async def write_in_turn(self, worm: wormspace.Worm, young: wormspace.Worm) -> None:
+        """Single writes, one after the other, each to both clusters."""
+        segment = await worm.space("probe").alloc(size=PROBES)
+        beside = await young.space("probe").alloc(size=PROBES)
+        books = self.written["probe", segment.number] = bytearray(PROBES)
+        token, token_beside = (await segment.capture()).token, (await beside.capture()).token
+        for offset in range(PROBES):
+            if self.over:
+                return
+            value = value_of("probe", segment.number, offset)
+            began = time.monotonic()
+            await segment.write(offset, value, token)
+            books[offset] = 1
+            between = time.monotonic()
+            await beside.write(offset, value, token_beside)
+            self.measured("write ms", 1000 * (between - began))
+            self.measured("young cluster's write ms", 1000 * (time.monotonic() - between))
 
     async def come_and_go(self) -> None:
         """A client connects, reads something that was written, and leaves."""
         while not self.over:
+            await self.go_on.wait()
             try:
                 async with wormspace.connect(self.cluster.url) as worm:
                     self.counts["clients"] += 1
@@ -236,9 +255,10 @@ class Everything:
         while not self.over:
             for fault in self.rng.sample(faults, len(faults)):
                 await asyncio.sleep(self.rng.uniform(0.5, 1.5) * self.pause_s)
-                if self.over:
-                    return
-                await fault()
+                async with self.undisturbed:
+                    if self.over:
+                        return
+                    await fault()
 
     def mortal(self) -> str:
         return self.rng.choice([n for n in self.cluster.names if n != STEADY])
@@ -335,6 +355,7 @@ class Everything:
                 tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION
             )
             self.over = True
+            self.go_on.set()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             for result in results:
                 if isinstance(result, BaseException) and not isinstance(
