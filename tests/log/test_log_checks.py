@@ -150,6 +150,8 @@ def test_a_log_keeps_the_sizes_with_which_it_was_made():
         assert await configure(worm, "plain", 77) == Config(77, 5)
         with pytest.raises(UsageError, match="has segments of 77 registers, not 78"):
             await configure(worm, "plain", 78)
+        with pytest.raises(UsageError, match="has segments of 77 registers, not 76"):
+            await configure(worm, "plain", 76)
         for size in (MIN_SEGMENT_SIZE, MAX_SEGMENT_SIZE):
             assert (await configure(worm, f"of {size}", size)).segment_size == size
         both = (configure(worm, "at once", size) for size in (8, None))

@@ -112,6 +112,7 @@ def test_a_seam_that_cannot_be_true_says_that_all_must_be_looked_for(caplog):
     for raw in (encode(good), b"garbage", b"-"):
         assert read_seam(raw, 3, 31) == Seam(31, {}, 31)
     assert caplog.text.count("of segment 3") == 3
+    assert read_seam(encode(good), 3, 20) == Seam(20, {}, 20)
 
 
 @pytest.mark.parametrize("read", [lambda raw: read_pack(raw, 1), lambda raw: read_seam(raw, 1, 9)])

@@ -373,6 +373,24 @@ def test_positions_that_cannot_be_read_end_it_and_say_where_to_go_on(caught_up):
     in_time(work)
 
 
+def test_what_was_heard_before_damage_comes_and_then_the_damage_is_told():
+    async def work():
+        live = Live(2)
+        stream, _ = follow(live, 0)
+        await take(stream, 2)
+        await nothing_comes(stream)
+        live.write(2, pack_of(2, 1))
+        live.values[3] = b"garbage"
+        live.tell(Written(Address.of(3, live.size), b"garbage"))
+        live.write(4, pack_of(5, 1))
+        assert await take(stream, 1) == [2]
+        with pytest.raises(DamagedEntry) as told:
+            await anext(stream)
+        assert (told.value.position, told.value.next) == (3, 5)
+
+    in_time(work)
+
+
 def test_who_waits_is_told_that_the_log_was_closed():
     async def work():
         for caught_up in (False, True):
