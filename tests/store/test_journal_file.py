@@ -299,3 +299,10 @@ def test_a_file_is_written_past_the_cache_where_that_can_be_had(monkeypatch) -> 
     system.made.clear()
     file.close()
     assert system.made == [("close", fd), ("close", file.fd)]
+
+
+def test_a_file_that_grew_before_its_header_said_so_is_whole() -> None:
+    system = Calls()
+    file_on(system)
+    system.content.extend(bytes(100))
+    JournalFile(system, HERE).check_size()

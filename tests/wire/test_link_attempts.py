@@ -259,3 +259,25 @@ def test_a_server_that_takes_in_nothing_or_says_nonsense_is_told_of(monkeypatch)
         await link.close()
 
     simulated(work)
+
+
+def test_half_a_message_ends_with_its_connection(monkeypatch) -> None:
+    async def work():
+        Network(monkeypatch, "connection", "connection")
+        link, owner = link_to()
+        await asyncio.sleep(0)
+        link.data_received(WELCOME + WELCOME[:7])
+        link.connection_lost(None)
+        await asyncio.sleep(RETRY_MIN_S + 0.001)
+        link.data_received(WELCOME)
+        assert owner.told == [("up", 0), ("down", 0), ("up", 0)]
+        await link.close()
+
+    simulated(work)
+
+
+def test_partitions_are_told_as_people_count_them() -> None:
+    met = Welcome(1, "c", "s1", 0, 2, 1, 99, 99)
+    assert Membership(1, 3, 1).check(met) == (
+        "it belongs to partition 1 of 2, but was given as partition 2 of 3"
+    )
