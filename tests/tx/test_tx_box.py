@@ -151,7 +151,7 @@ def test_who_waits_for_a_space_waits_no_longer_than_it_may(monkeypatch) -> None:
                 await one
         assert (len(begun), booth.now()) == (1, began + 3)
         assert await booth.box.open(began + 20) is booth.box.home
-        assert begun == [began + 1, began + 20]
+        assert begun == [began + module.OPEN_S, began + 3 + module.OPEN_S]
         late = Box(worm, "tx", lambda *_: None)
         waiting = asyncio.ensure_future(late.open(booth.now() + 9))
         await asyncio.sleep(1)
