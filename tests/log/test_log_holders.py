@@ -188,7 +188,7 @@ def test_those_who_extend_at_once_extend_it_once_and_closing_ends_it():
         watch.clear()
         await asyncio.sleep(5)
         assert watch.counts() == {}
-        assert tenure._extending is None
+        assert not tenure._extending.is_under_way
         await tenure.close()
         waiting = asyncio.create_task(tenure.extend())
         await asyncio.sleep(0.5)
