@@ -158,6 +158,18 @@ def test_a_dispatcher_makes_calls_of_its_own_methods_and_passes_on_what_it_must(
     assert Dispatcher("Box", []).run(Box(), encode(([], []))) == ([], {})
 
 
+def test_each_method_has_one_group_however_often_it_comes():
+    def made(name):
+        method = type("Method", (), {})()
+        method.name = name
+        return method
+
+    a, b, c = map(made, "abc")
+    raw = encode_calls([a, b, a, c, c], [(1,), (2,), (3,), (4,), (5,)])
+    runs = [[0, 1], [1, 1], [0, 1], [2, 2]]
+    assert decode(raw) == [runs, [["a", [1, 3]], ["b", [2]], ["c", [4, 5]]]]
+
+
 def test_what_is_encoded_says_nothing_twice():
     assert decode(encode_outcome(["a", 1], {})) == [["a", 1], {}, ""]
     assert encode(decode(encode_outcome([2], fault(0)))) == encode_outcome([2], fault(0))
