@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import pickle
 import socket
 import threading
+from pathlib import Path
 
 import pymysql
 import pytest
@@ -15,26 +18,44 @@ from wormspace.bench.databases import MariaDbServer, PostgresServer
 from wormspace.tx.mariadb import MariaDb
 from wormspace.tx.postgres import Postgres
 
+LENT = "WORMSPACE_DATABASES"
+"""In the environment: a file that says which servers run already (`tools/mutants/lent.py`)."""
+
 
 @pytest.fixture(scope="session")
 def postgres_server():
     if databases.INITDB is None:
         pytest.skip(databases.NO_POSTGRES)
-    server = PostgresServer("orders", "billing")
-    for database in ("orders", "billing"):
-        asyncio.run(_name(Postgres("any", server.url(database))))
-    yield server
-    server.close()
+    with _running(PostgresServer, "orders", "billing") as server:
+        _end_all_of_postgres(server)
+        server.query("postgres", "DROP DATABASE IF EXISTS copy WITH (FORCE)")
+        for database in ("orders", "billing"):
+            server.query(database, "DROP SCHEMA IF EXISTS wormspace CASCADE")
+            asyncio.run(_name(Postgres("any", server.url(database))))
+        yield server
 
 
 @pytest.fixture(scope="session")
 def mariadb_server():
     if databases.MARIADBD is None:
         pytest.skip(databases.NO_MARIADB)
-    server = MariaDbServer()
-    asyncio.run(_name(MariaDb("any", server.url)))
-    yield server
-    server.close()
+    with _running(MariaDbServer) as server:
+        _end_all_of_mariadb(server)
+        server.query("DROP DATABASE IF EXISTS wormspace")
+        asyncio.run(_name(MariaDb("any", server.url)))
+        yield server
+
+
+@contextlib.contextmanager
+def _running(kind, *arguments):
+    """A server for this session: one that runs already, where such are lent."""
+    if LENT in os.environ:
+        lent = pickle.loads(Path(os.environ[LENT]).read_bytes())
+        yield next(server for server in lent if isinstance(server, kind))
+        return
+    server = kind(*arguments)
+    with contextlib.closing(server):
+        yield server
 
 
 async def _name(manager: Postgres | MariaDb) -> None:
@@ -50,7 +71,7 @@ def postgres(postgres_server):
     for database in ("orders", "billing"):
         postgres_server.query(
             database,
-            "DROP SCHEMA public CASCADE; CREATE SCHEMA public;"
+            "DROP SCHEMA IF EXISTS public CASCADE; CREATE SCHEMA public;"
             "CREATE TABLE account (id int PRIMARY KEY, money int CHECK (money >= 0))",
         )
     return postgres_server
@@ -61,7 +82,7 @@ def mariadb(mariadb_server):
     """A server with the database `bank`, which has a table of accounts."""
     _end_all_of_mariadb(mariadb_server)
     for statement in (
-        "DROP DATABASE bank",
+        "DROP DATABASE IF EXISTS bank",
         "CREATE DATABASE bank",
         "CREATE TABLE bank.account (id int PRIMARY KEY, money int) ENGINE=InnoDB",
     ):

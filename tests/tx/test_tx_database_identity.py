@@ -15,7 +15,11 @@ from wormspace.tx.mariadb import MariaDb
 from wormspace.tx.postgres import Postgres
 from wormspace.tx.trimming import retire
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("databases")]
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.databases,
+    pytest.mark.xdist_group("databases"),
+]
 
 BOTH = pytest.mark.parametrize("which", ["PostgreSQL", "MariaDB"])
 

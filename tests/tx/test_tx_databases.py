@@ -20,6 +20,7 @@ from wormspace.tx.postgres_link import Link
 
 pytestmark = [
     pytest.mark.processes,
+    pytest.mark.databases,
     pytest.mark.xdist_group("databases"),
 ]
 

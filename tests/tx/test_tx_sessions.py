@@ -15,7 +15,11 @@ from wormspace import tx
 from wormspace.errors import UsageError
 from wormspace.tx.mariadb import MariaDb
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("databases")]
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.databases,
+    pytest.mark.xdist_group("databases"),
+]
 
 
 async def ends(worm, pair, block) -> BaseException | None:

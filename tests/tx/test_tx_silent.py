@@ -14,7 +14,11 @@ from wormspace import tx
 from wormspace.tx.mariadb import MariaDb
 from wormspace.tx.postgres import Postgres
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("databases")]
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.databases,
+    pytest.mark.xdist_group("databases"),
+]
 
 TIMEOUT_S = 1.0
 

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.mutants import account, judges, universe
+from tools.mutants import account, judges, lent, universe
 from tools.mutants.account import Account
 from tools.mutants.judges import Judges
 from tools.mutants.panel import KILLED, SURVIVED, UNREACHED, Case, Panel
@@ -149,7 +149,9 @@ def judge(given: argparse.Namespace, every: list[Mutant], account_: Account) -> 
     in_time = (case for case in cases(given, todo, known) if time.monotonic() < end)
     os.chdir(universe.ROOT)
     panel = Panel(in_time, given.jobs, account_.tell)
-    status = pytest.main([*judges.SUITE, "--no-header", *present], plugins=[panel]) if todo else 0
+    with lent.databases(present):
+        command = [*judges.SUITE, "--no-header", *present]
+        status = pytest.main(command, plugins=[panel]) if todo else 0
     for test in sorted(panel.unsound):
         print(f"fails here without a mutant, and judged nothing: {test}")
     if status not in (0, pytest.ExitCode.NO_TESTS_COLLECTED):

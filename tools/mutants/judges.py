@@ -18,20 +18,26 @@ from pathlib import Path
 
 import pytest
 
-from tools.mutants import universe
+from tools.mutants import lent, universe
 from tools.mutants.universe import ROOT, Place
 
 HERE = Path(__file__).resolve().parent
 MAP = HERE / "judges.json"
-SUITE = ["-m", "not soak and not processes", "-p", "no:cacheprovider", "-q", "--tb=line"]
+SUITE = [
+    "-m",
+    "not soak and (databases or not processes)",
+    "-p",
+    "no:cacheprovider",
+    "-q",
+    "--tb=line",
+]
 LEFT_OUT = ("verification", "docs", "house", "cli", "processes")
 """Tests of the proof, of pages and of the repository; and those of processes, which cost most."""
 COSTLY = (
     *("log/test_log_command", "log/test_log_processes", "log/test_log_in_servers"),
     *("tx/test_tx_cli", "tx/test_tx_processes"),
-    *("tx/test_tx_databases", "tx/test_tx_sessions", "tx/test_tx_silent"),
 )
-"""Tests that start processes or databases: each trial would start its own."""
+"""Tests that start processes: each trial would start its own."""
 CPU_S = 20.0
 """The tests that judge a mutant take so much together, unless more is asked for."""
 CHEAP_CPU_S = 0.3
@@ -101,7 +107,8 @@ class Judges:
     def is_cheap(self, place: Place, line: int, test: str) -> bool:
         """Whether a test kills a mutant of this line so fast that CI can do it each time."""
         fast = self.seconds.get(test, float("inf")) <= CHEAP_CPU_S
-        return fast and not self.runs_on_import(place, line)
+        lent_to = lent.borrows(test.partition("::")[0])
+        return fast and not lent_to and not self.runs_on_import(place, line)
 
     # ------------------------------------------------------------------ making it
 
@@ -132,6 +139,17 @@ class Judges:
                 elif place is not None:
                     self.on_import.add(str(place))
         self._merge(found, set(lines))
+
+    def take_run(self, names: list[str], cpu_s: float) -> None:
+        """Run these files of tests, and take what they reach."""
+        # A test that is stopped may leave a file system mounted there.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+            status = TOO_LONG
+            while status == TOO_LONG:
+                status = _run_marked(names, scratch, cpu_s)
+            if status not in (0, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+                raise RuntimeError(f"these tests do not run (pytest ended with {status})")
+            self.take(Path(scratch))
 
     def keep(self, files: set[str]) -> None:
         """Forget the tests of files that are gone."""
@@ -224,19 +242,13 @@ def refresh(only: str = "", cpu_s: float = CPU_S) -> None:
     known = {n: digest for n, (digest, most_s) in judges.files.items() if most_s >= cpu_s}
     todo = [n for n, digest in digests.items() if only in n and known.get(n) != digest]
     todo.sort(key=lambda n: n.split("/")[1] in ("log", "sim"))  # campaigns, the most expensive
-    for first in range(0, len(todo), FILES_AT_ONCE):
-        names = todo[first : first + FILES_AT_ONCE]
-        print(f"{first} of {len(todo)} files: {' '.join(names)}", flush=True)
-        # A test that is stopped may leave a file system mounted there.
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-            status = TOO_LONG
-            while status == TOO_LONG:
-                status = _run_marked(names, scratch, cpu_s)
-            if status not in (0, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
-                raise RuntimeError(f"these tests do not run (pytest ended with {status})")
-            judges.take(Path(scratch))
-        judges.files |= {name: (digests[name], cpu_s) for name in names}
-        judges.save()
+    with lent.databases(todo):
+        for first in range(0, len(todo), FILES_AT_ONCE):
+            names = todo[first : first + FILES_AT_ONCE]
+            print(f"{first} of {len(todo)} files: {' '.join(names)}", flush=True)
+            judges.take_run(names, cpu_s)
+            judges.files |= {name: (digests[name], cpu_s) for name in names}
+            judges.save()
 
 
 def _run_marked(files: list[str], scratch: str, cpu_s: float) -> int:

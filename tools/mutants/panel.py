@@ -5,6 +5,10 @@ that fails with it, or takes much longer than without; but that test is run with
 and if it fails all the same, it judges nothing and the others are asked.  Where the changed line
 runs when its module is loaded, and in processes that a test starts, the module is loaded from the
 changed text (`site/sitecustomize.py`).
+
+Tests that work with databases share these (`lent`), so one such trial runs at a time.  They wait
+for other processes, and so may fail on a busy machine: of them a kill is believed that comes twice,
+and between the two the test passes without the mutant.
 """
 
 from __future__ import annotations
@@ -21,14 +25,14 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, NoReturn
 
 import pytest
 
-from tools.mutants import judges, witness
+from tools.mutants import judges, lent, witness
 from tools.mutants.universe import ROOT, SOURCE, Mutant
 
 KILLED, TIMED_OUT, SURVIVED, UNREACHED = "killed", "timed out", "survived", "not reached"
@@ -36,6 +40,8 @@ SLOWEST = 12
 """A test may last so many times its CPU limit: the machine may have other work."""
 IDLE_S, IDLE_CPU_S = 20.0, 0.2
 """Who uses so little for so long waits for what does not come."""
+PATIENCE_WITH_DATABASES = 2
+"""Who waits for databases may wait so many times as long."""
 MOST_MEMORY = 4 << 30
 """Bytes of a trial's data: a mutant may collect without end."""
 
@@ -65,9 +71,10 @@ class _Trial:
     """A process that runs tests: with a case's mutant, or without one to see whether they pass."""
 
     case: Case | None
-    scratch: Path
     tests: list[str]
     seconds: dict[str, float]
+    borrows: bool
+    scratch: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="mutant-")))
     _test: str = ""
     _began_s: float = 0.0
     _looked_s: float = 0.0
@@ -81,14 +88,16 @@ class _Trial:
     def is_late(self, pid: int) -> bool:
         """Whether the test that runs has lasted too long, or only waits."""
         now, test = time.monotonic(), self.by()
+        patience = PATIENCE_WITH_DATABASES if self.borrows else 1
         if test != self._test or not self._began_s:
             self._test, self._began_s = test, now
             self._looked_s, self._cpu_s = now, cpu_s(pid)
-        if now - self._looked_s > IDLE_S:
+        if now - self._looked_s > patience * IDLE_S:
             before, self._looked_s, self._cpu_s = self._cpu_s, now, cpu_s(pid)
             if self._cpu_s - before < IDLE_CPU_S:
                 return True
-        return now - self._began_s > SLOWEST * witness.limit_s(self.seconds.get(test, 0.0))
+        longest_s = SLOWEST * witness.limit_s(self.seconds.get(test, 0.0))
+        return now - self._began_s > patience * longest_s
 
 
 def cpu_s(pid: int) -> float:
@@ -116,10 +125,11 @@ class Panel:
     ) -> None:
         self.unsound: set[str] = set()
         self._cases, self._jobs, self._tell = cases, jobs, tell
-        self._again: list[Case] = []
+        self._waiting: list[_Trial] = []
         self._running: dict[int, _Trial] = {}
         self._items: dict[str, pytest.Item] = {}
         self._sound: set[str] = set()
+        self._came_once: set[tuple[str, str]] = set()
         self._doubted: dict[str, list[tuple[Case, str]]] = defaultdict(list)
         self._in_trial = False
 
@@ -129,8 +139,8 @@ class Panel:
         self._items = {item.nodeid: item for item in session.items}
         session.config.pluginmanager.unregister(name="terminalreporter")
         while True:
-            while len(self._running) < self._jobs and (case := self._next()):
-                self._try(case)
+            while len(self._running) < self._jobs and (trial := self._next()):
+                self._begin(trial)
             if not self._running:
                 return True
             self._await_one()
@@ -140,23 +150,35 @@ class Panel:
         if self._in_trial:
             witness.pytest_runtest_logreport(report)
 
-    def _next(self) -> Case | None:
-        return self._again.pop() if self._again else next(self._cases, None)
+    def _next(self) -> _Trial | None:
+        """Who begins now; None: there is nobody, or nobody who need not wait for the databases."""
+        while not self._waiting and (case := next(self._cases, None)):
+            self._line_up(case)
+        lent_out = any(trial.borrows for trial in self._running.values())
+        for trial in self._waiting:
+            if not (lent_out and trial.borrows):
+                self._waiting.remove(trial)
+                return trial
+        return None
 
-    def _try(self, case: Case) -> None:
+    def _line_up(self, case: Case) -> None:
         tests = [t for t in case.tests if t in self._items and t not in self.unsound]
         if tests:
-            self._begin(case, tests, case.seconds)
+            borrows = any(map(self._borrows, tests))
+            self._waiting.append(_Trial(case, tests, case.seconds, borrows))
         else:
             self._tell(case.mutant, UNREACHED, "")
 
-    def _begin(self, case: Case | None, tests: list[str], seconds: dict[str, float]) -> None:
-        scratch = Path(tempfile.mkdtemp(prefix="mutant-"))
-        (scratch / "seconds.json").write_text(json.dumps({t: seconds[t] for t in tests}))
-        if case is not None:
-            changed = {"module": case.mutant.place.module, "text": case.mutant.text()}
-            (scratch / "mutant.json").write_text(json.dumps(changed))
-        trial = _Trial(case, scratch, tests, seconds)
+    def _borrows(self, test: str) -> bool:
+        return self._items[test].get_closest_marker(lent.MARK) is not None
+
+    def _begin(self, trial: _Trial) -> None:
+        seconds = {t: trial.seconds[t] for t in trial.tests}
+        (trial.scratch / "seconds.json").write_text(json.dumps(seconds))
+        if trial.case is not None:
+            mutant = trial.case.mutant
+            changed = {"module": mutant.place.module, "text": mutant.text()}
+            (trial.scratch / "mutant.json").write_text(json.dumps(changed))
         sys.stdout.flush()
         if pid := os.fork():
             self._running[pid] = trial
@@ -182,8 +204,10 @@ class Panel:
             self._hear_of(trial.tests[0], found)
         elif found == SURVIVED:
             self._tell(trial.case.mutant, found, "")
-        elif by in self._sound or by not in self._items:
+        elif by not in self._items:
             self._tell(trial.case.mutant, found, by or "the module cannot be loaded")
+        elif by in self._sound or (trial.case.mutant.name, by) in self._came_once:
+            self._tell(trial.case.mutant, found, by)
         else:
             self._doubt(by, trial.case, found)
 
@@ -191,19 +215,20 @@ class Panel:
         """See whether the test passes without a mutant, before it is believed."""
         self._doubted[test].append((case, found))
         if len(self._doubted[test]) == 1:
-            self._begin(None, [test], case.seconds)
+            self._waiting.append(_Trial(None, [test], case.seconds, self._borrows(test)))
 
     def _hear_of(self, test: str, found: str) -> None:
         """How a test did without a mutant."""
-        if found == SURVIVED:
-            self._sound.add(test)
-        else:
+        if found != SURVIVED:
             self.unsound.add(test)
+        elif not self._borrows(test):
+            self._sound.add(test)
         for case, verdict_with in self._doubted.pop(test):
             if test in self._sound:
                 self._tell(case.mutant, verdict_with, test)
             else:
-                self._again.append(case)
+                self._came_once.add((case.mutant.name, test))
+                self._line_up(replace(case, tests=case.tests[case.tests.index(test) :]))
 
     def _run(self, trial: _Trial) -> NoReturn:
         """In the fork: what its tests say."""

@@ -59,6 +59,10 @@ class Database:
         # MariaDB begins by removing all temporary tables, those of other servers included.
         self._environment = {**os.environ, "TMPDIR": str(self.base)}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, which may use the server and do not end it."""
+        return vars(self) | {"_process": None}
+
     @property
     def data(self) -> Path:
         """Its data directory."""
