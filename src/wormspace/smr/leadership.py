@@ -157,7 +157,8 @@ class StickyProposer:
         seat, patience = self._seat, self._patience
         loop, rng = seat.loop, seat.rng
         spread = rng.uniform(1 - SPREAD, 1 + SPREAD)
-        confirmed_at = loop.time()
+        # When the leader was confirmed last: not before the one, and not after the other.
+        confirmed_at = confirmed_by = loop.time()
         while True:
             leader = self.leader
             if leader is None:
@@ -169,7 +170,8 @@ class StickyProposer:
             if leader != self._followed:
                 if self._followed is not None:
                     patience.ran_out()
-                self._followed, confirmed_at = leader, loop.time()
+                self._followed = leader
+                confirmed_at = confirmed_by = loop.time()
             waits_s = patience.seconds
             if leader.id == seat.member.id:
                 if await self._is_highest() and self.leader == leader:
@@ -178,11 +180,12 @@ class StickyProposer:
             else:
                 asked = loop.time()
                 age = await self._ping(leader, patience.question_s)
-                if age is not None and asked - age > confirmed_at:
+                # It is news only if it cannot be the confirmation that was heard of before.
+                if age is not None and asked - age > confirmed_by:
                     now = loop.time()
                     silence = now - confirmed_at
                     patience.answered(max(now - asked, silence / PINGS_PER_TIMEOUT))
-                    confirmed_at = asked - age
+                    confirmed_at, confirmed_by = asked - age, now - age
             seen_at = max(confirmed_at, seat.learner.heard_at)
             if self._may_lead and loop.time() - seen_at > waits_s * spread:
                 return
