@@ -10,6 +10,7 @@ from wormspace.sim.network import constant
 from wormspace.sim.serving import serving
 from wormspace.tx.box import Box
 from wormspace.tx.deadlines import within
+from wormspace.tx.identity import Identities
 
 DELAY_S = 0.4
 PATIENCE_S = 1.0
@@ -39,3 +40,27 @@ def test_a_transaction_space_is_made_however_slow_the_servers(patience_s):
     with world:
         attempts = world.run(drive(), deadline_s=600)
     assert attempts == 1 or patience_s == PATIENCE_S
+
+
+def test_what_a_name_means_is_decided_however_slow_the_servers():
+    world = World(0, network=NetworkOptions(latency=constant(DELAY_S)))
+
+    class Bank:
+        name = "bank"
+
+        async def identity(self, timeout: float | None = None) -> str:
+            return "this-one"
+
+    async def work():
+        client = await wormspace.connect(URL, timeout=20.0, rng=world.random_for("client"))
+        identities, bank = Identities(client, "transfers"), Bank()
+        await identities.check(bank, within(60.0), decide=True)
+        return identities.has(bank)
+
+    async def drive():
+        for name in ("s1", "s2", "s3"):
+            world.spawn(name, serving(ServerIdentity("cl", name, 0, 1, 3)))
+        return await world.spawn("client", work).wait()
+
+    with world:
+        assert world.run(drive(), deadline_s=600)

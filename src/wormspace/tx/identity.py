@@ -21,7 +21,7 @@ from wormspace.tx.managers import ResourceManager
 KIND = "tx manager"
 FORMAT = 1
 TRY_S = 1.0
-"""After which it is looked whether somebody else has decided it meanwhile."""
+"""After which, at first, it is looked whether somebody else has decided it meanwhile."""
 
 _IDENTITY = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
@@ -72,9 +72,11 @@ class Identities:
             if meant is None and not decide:
                 return
             found = _checked(name, await manager.identity(left(deadline)))
+            try_s = TRY_S
             while meant is None:
-                await self._decide(name, found, deadline)
+                await self._decide(name, found, min(try_s, left(deadline)), deadline)
                 meant = await self._find(name, deadline)
+                try_s *= 2
             if found != meant:
                 raise WrongManager(_says(name, f"{self._space}/{name}", meant, found), meant, found)
             self._recognised[name] = manager
@@ -97,13 +99,11 @@ class Identities:
             raise ProtocolViolation(f"space {name!r} names a database that cannot be: {payload!r}")
         return identity
 
-    async def _decide(self, manager: str, identity: str, deadline: float) -> None:
+    async def _decide(self, manager: str, identity: str, try_s: float, deadline: float) -> None:
         """Let the name mean this database; somebody else may be quicker, and decide it."""
         space = self._client.space(f"{self._space}/{manager}")
         try:
-            await space.alloc(
-                stamp(KIND, FORMAT, identity.encode()), timeout=min(TRY_S, left(deadline))
-            )
+            await space.alloc(stamp(KIND, FORMAT, identity.encode()), timeout=try_s)
         except Unavailable:
             if left(deadline) <= LEAST_S:
                 raise
