@@ -404,7 +404,9 @@ class Tables:
             for key, value in changes.get(table, {}).items():
                 stored = self._txn.get(key, db=self._dbs[table])
                 growth -= len(key) + len(stored) if stored is not None else 0
-                growth += len(key) + len(value) if value is not None else 0
+                if value is not None:
+                    growth += len(key) + len(value)
+                    growth += 0 if len(value) > LARGE_BYTES else SUM_BYTES
         return growth
 
     def descend(self, table: str, key: bytes) -> Iterator[Item]:

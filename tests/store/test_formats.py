@@ -1,0 +1,34 @@
+"""A store's format: a newer one is refused as such, and an earlier one is read."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.store.rotting import END, value
+
+from wormspace.errors import NewerFormat
+from wormspace.server.storage import AcceptorStore
+from wormspace.store import lmdb_tables, roots
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("module", [roots, lmdb_tables])
+def test_a_newer_format_is_told_from_damage(tmp_path, module, monkeypatch):
+    with monkeypatch.context() as later:
+        later.setattr(module, "VERSION", 2)
+        AcceptorStore(tmp_path / "store").close()
+    with pytest.raises(NewerFormat, match=r"format 2.*up to 1: update"):
+        AcceptorStore(tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["store-1"])
+def test_a_store_that_an_earlier_version_wrote_is_read(tmp_path, name):
+    """Made by tests/store/golden/make.py; each format stays readable."""
+    shutil.unpack_archive(GOLDEN / f"{name}.tar.gz", tmp_path, filter="data")
+    engine = AcceptorStore(tmp_path / name)
+    assert list(engine.view.scan("rows", b"", END)) == [
+        (b"%06d" % n, value(n)) for n in range(40) if n != 7
+    ]
+    assert engine.view.get("promises", b"p") == b"\0\xff"
+    engine.close()
