@@ -212,6 +212,15 @@ def test_rows_that_were_deleted_are_passed_once(count) -> None:
         assert below.given <= (2 * count + 10 if look in (0, 10) else 10)
 
 
+def test_a_scan_over_what_was_deleted_reads_what_is_below_once() -> None:
+    below = Held({"t": {bytes([i]): b"" for i in range(100)}})
+    batch = Changes(below)
+    for i in range(10, 30):
+        batch.delete("t", bytes([i]))
+    assert len(list(batch.scan("t", b"", b"\xff"))) == 80
+    assert below.given == 100
+
+
 def test_keys_are_put_in_order_once_and_only_where_somebody_looks(monkeypatch) -> None:
     made = []
 

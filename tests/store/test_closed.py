@@ -8,7 +8,7 @@ import lmdb
 import pytest
 from tests.server.nodes import B1, Port, settled
 
-from wormspace.errors import Closed, StoreDamaged
+from wormspace.errors import Closed, StoreDamaged, StoreError
 from wormspace.knobs import KNOBS, turned
 from wormspace.paxos.messages import Decided, Read, Write
 from wormspace.server.node import Node
@@ -208,6 +208,39 @@ def test_a_store_that_cannot_be_opened_leaves_nothing_open(tmp_path):
     with pytest.raises(StoreDamaged):
         AcceptorStore(tmp_path / "store", files=files)
     assert files.left == (0, 0, 0)
+
+
+def test_a_store_that_can_have_no_threads_says_so_and_leaves_nothing_open(tmp_path):
+    class Alone(Noted):
+        def worker(self, name):
+            if self.workers:
+                raise RuntimeError("can't start new thread")
+            return super().worker(name)
+
+    files = Alone()
+    with pytest.raises(StoreError, match="can't start new thread"):
+        AcceptorStore(tmp_path / "store", files=files)
+    assert files.left == (0, 0, 0)
+
+
+def test_a_store_to_which_nothing_was_written_is_closed_without_waiting_for_the_disk(tmp_path):
+    class Waits(SystemFiles):
+        count = 0
+
+        def sync(self, fd):
+            self.count += 1
+            super().sync(fd)
+
+        def sync_data(self, fd):
+            self.count += 1
+            super().sync_data(fd)
+
+    files = Waits()
+    engine = AcceptorStore(tmp_path / "store", files=files)
+    before = files.count
+    assert before > 0
+    engine.close()
+    assert files.count == before
 
 
 async def test_a_store_that_was_killed_makes_no_checkpoint_unless_both_its_files_are_needed(

@@ -69,6 +69,25 @@ async def test_a_silent_name_server_has_one_thread_for_a_name_and_none_of_the_lo
     await asyncio.wait(waiting)
 
 
+async def test_who_waits_no_longer_is_not_told(monkeypatch):
+    loop, over, told = asyncio.get_running_loop(), threading.Event(), []
+    loop.set_exception_handler(lambda _, context: told.append(context))
+
+    def getaddrinfo(*_, **__):
+        over.wait()
+        raise OSError("given up")
+
+    monkeypatch.setattr(dial_module.socket, "getaddrinfo", getaddrinfo)
+    gone, waits = (loop.create_task(dial(asyncio.Protocol, "slow", 1)) for _ in range(2))
+    await asyncio.sleep(0.01)
+    gone.cancel()
+    await asyncio.wait([gone])
+    over.set()
+    with pytest.raises(OSError, match="given up"):
+        await waits
+    assert told == []
+
+
 async def test_servers_that_have_addresses_serve_while_a_name_is_looked_up(silent):
     with pytest.raises(Unavailable, match="silent:1"):
         await wormspace.connect("worm://silent:1", timeout=0.2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
+
 from held_pipe import Pipe
 from wormspace.paxos.messages import Write
 from wormspace.wire import codec
@@ -88,6 +90,29 @@ async def test_much_does_not_wait_for_the_end_of_the_turn_and_keeps_its_order(mo
     link.post(Outgoing(4, Status()))
     await link.close()
     assert ids(pipe.writes) == [[1, 2], [3], [4]], "closing leaves nothing behind"
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_exactly_so_much_does_not_wait_and_a_byte_less_does(more, monkeypatch):
+    link, pipe, _ = await begun(monkeypatch)
+    link.data_received(codec.encode(WELCOME))
+    first, second = Outgoing(1, Status()), Outgoing(2, Status())
+    size = len(first.frame) + len(second.frame)
+    monkeypatch.setattr(link_module, "FLUSH_BYTES", size + more)
+    link.post(first)
+    link.post(second)
+    assert ids(pipe.writes) == ([] if more else [[1, 2]])
+    await link.close()
+
+
+async def test_half_a_message_of_the_last_connection_is_not_part_of_the_next_one(monkeypatch):
+    link, _, heard = await begun(monkeypatch)
+    link.data_received(codec.encode(WELCOME) + codec.encode(DONE)[:-1])
+    link.connection_lost(None)
+    link.connection_made(Pipe())
+    link.data_received(codec.encode(WELCOME) + codec.encode(DONE))
+    assert heard.told == [("up", 4), ("down", 4), ("up", 4), (4, 7, DONE.message)]
+    await link.close()
 
 
 async def test_a_link_says_what_its_server_accepts_while_it_is_up(monkeypatch):

@@ -172,6 +172,13 @@ def test_deep_nesting_is_refused(depth):
         codec.decode_request(b"\x91" * depth + b"\xc0")
 
 
+def test_a_request_that_can_be_answered_says_what_is_wrong_with_it():
+    with pytest.raises(codec.BadRequest) as caught:
+        codec.decode_request(msgspec.msgpack.encode([7, ["no such thing"]]))
+    assert caught.value.id == 7
+    assert str(caught.value) == "Invalid value 'no such thing' - at `$[1][0]`"
+
+
 def test_what_is_wrong_is_told_at_some_length():
     for size, told in ((codec.MAX_PROBLEM, "x" * 200), (codec.MAX_PROBLEM + 1, "x" * 200 + "...")):
         assert codec._short(ValueError("x" * size)) == told

@@ -198,7 +198,6 @@ class Tables:
     def close(self) -> None:
         """Close the tables, without what changed since the last commit."""
         self._closed = True
-        self._txn.abort()
         self._env.close()
 
     # ------------------------------------------------------------ addresses
