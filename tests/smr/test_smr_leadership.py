@@ -83,6 +83,7 @@ def test_who_does_not_lead_takes_nothing_and_vouches_for_nothing():
                 place.turns.release()
             await asyncio.sleep(1)
             assert not proposer.leads
+            assert proposer.age() is None
             with pytest.raises(NotLeading, match="this replica does not lead"):
                 proposer.offer(packet(1))
             with pytest.raises(NotLeading, match="this replica does not lead"):
@@ -166,6 +167,7 @@ def test_its_strategy_is_said_in_a_word_and_one_that_is_named_leads_alone():
         assert (Sticky().timeout_s, Fixed("r1").timeout_s) == (1.0, 1.0)
         may = [one.take_seat(place.seat)._may_lead for one in (Sticky(), Fixed("r1"), Fixed("r"))]
         assert may == [True, True, False]
+        assert Sticky().take_seat(place.seat).leads is False
         assert Fixed("x", 3.0).take_seat(place.seat)._timeout_s == 3.0
 
     virtually(work)

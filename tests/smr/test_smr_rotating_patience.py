@@ -13,6 +13,7 @@ from wormspace.smr.rotating import PINGS_PER_TIMEOUT
 from wormspace.space import Address
 
 OTHER = Member("b", b"b", "host", 2)
+OTHERS = [OTHER, Member("c", b"c", "host", 3), Member("d", b"d", "host", 4)]
 STEP_S = 0.05
 
 
@@ -86,19 +87,20 @@ def test_who_gives_no_answer_is_as_alive_as_before_and_waited_for_no_longer():
 def test_each_owner_that_is_made_to_rest_doubles_the_wait_until_one_answers():
     async def work(worm):
         a = Waiting(worm)
-        segment = await a.in_segment(worm, [OTHER, a.seat.member])
+        segment = await a.in_segment(worm, [*OTHERS, a.seat.member])
         await asyncio.sleep(5)
         await a.proposer._unblock()  # nobody was waited for
-        for number, waits_s in enumerate([1.0, 2.0, 4.0]):
-            a.proposer._alive[OTHER.id] = a.loop.time()
-            a.learner.learn(Address(0, 2 * number + 1), NOOP)
+        a.learner.learn(Address(0, 3), NOOP)
+        for number, waits_s in enumerate([1.0, 2.0]):
+            a.proposer._alive[OTHERS[number].id] = a.loop.time()
             assert waits_s <= await a.stuck_for() <= waits_s + 3 * STEP_S
-            assert await segment.read(2 * number) == REST
-            assert (a.patience_s, a.proposer._alive) == (2 * waits_s, {OTHER.id: -math.inf})
+            assert await segment.read(number) == REST
+            assert a.patience_s == 2 * waits_s
+            assert a.proposer._alive[OTHERS[number].id] == -math.inf
         a.answers_after_s = 0.0
         await a.proposer._greet(OTHER)
-        a.learner.learn(Address(0, 7), NOOP)
-        assert await a.stuck_for() <= TIMEOUT_S + 3 * STEP_S
+        assert TIMEOUT_S <= await a.stuck_for() <= TIMEOUT_S + 3 * STEP_S
+        assert a.learner.position == Address(0, 7), "the next turn of one that does not rest"
 
     virtually(work)
 
@@ -117,7 +119,7 @@ def test_a_segment_without_owners_is_decided_by_whoever_waits():
 def test_owners_that_answer_late_own_turns_in_the_next_segment():
     async def work(worm):
         a = Waiting(worm)
-        late = Member("c", b"c", "host", 3)
+        late = OTHERS[1]
         await a.in_segment(worm, [a.seat.member, OTHER, late])
         await asyncio.sleep(20)
         a.proposer._patience.seconds = 4.0
