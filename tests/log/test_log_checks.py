@@ -10,7 +10,7 @@ from virtual import Watch, virtually
 from wormspace.errors import BadAddress, UsageError, WrongKind
 from wormspace.knobs import turned
 from wormspace.log import checks
-from wormspace.log.cursors import Cursor, Cursors
+from wormspace.log.cursors import Cursors
 from wormspace.log.errors import DamagedEntry, LogTrimmed
 from wormspace.log.marks import Mark
 from wormspace.log.opening import MAX_SEGMENT_SIZE, MIN_SEGMENT_SIZE, Config, configure
@@ -193,11 +193,10 @@ def test_a_cursor_is_one_object_while_it_is_held_or_was_used_of_late():
 
         def make(name):
             made.append(name)
-            mark = Mark(Tape(worm.space(f"log/cursor/{name}"), 4, CURSOR), int)
-            return Cursor(name, mark, None, None)
+            return Mark(Tape(worm.space(f"log/cursor/{name}"), 4, CURSOR), int)
 
         with turned(log_cursors=2):
-            cursors = Cursors(make)
+            cursors = Cursors(make, None, None)
             held = cursors.get("a")
             assert held.name == "a"
             for name in ("b", "c", "b", "d", "a"):
@@ -210,8 +209,8 @@ def test_a_cursor_is_one_object_while_it_is_held_or_was_used_of_late():
             assert made == ["a", "b", "c", "d", "b", "d"]
             assert sorted(cursors._alive) == ["a", "b", "d"]
         closed = []
-        for cursor in list(cursors._alive.values()):
-            cursor.close = noting(closed, cursor.name)
+        for name, cursor in cursors._alive.items():
+            cursor._mark.close = noting(closed, name)
         await cursors.close()
         assert sorted(closed) == ["a", "b", "d"]
 

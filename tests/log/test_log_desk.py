@@ -79,6 +79,8 @@ def test_one_who_is_silent_is_asked_whether_it_is_there_and_replaced_if_not(hous
         assert house.board.number == 2, "one that is slow and there is not replaced"
         assert {port for port, _, _ in house.net.calls} == {first}
         assert sum(is_ping for _, is_ping, _ in house.net.calls) == 3
+        house.net.slow_s.clear()
+        assert await asked(two) == 1, "who was cut off has left it silent until this answer"
         house.net.calls.clear()
         house.net.deaf.add(first)
         began = now()
@@ -96,6 +98,63 @@ def test_one_who_is_silent_is_asked_whether_it_is_there_and_replaced_if_not(hous
             c.at[1] == first for c in house.net.callers
         ]
         assert house.board.number == 5
+
+    in_time(work)
+
+
+@pytest.mark.parametrize("limit_s", [0.3, 0.9])
+def test_one_who_is_silent_is_replaced_though_no_caller_waits_so_long(house, limit_s):
+    async def work():
+        one, two = house.desk(), house.desk()
+        await asked(one)
+        await asked(two)
+        house.net.deaf.add(house.port)
+        began = now()
+        while not two.is_here and now() < began + 10 * PATIENCE_S:
+            try:
+                await asked(two, limit_s)
+            except NoSequencer:
+                pass
+        assert two.is_here, "else each caller waits in vain, for ever"
+        assert now() - began <= 2 * PATIENCE_S + limit_s
+        assert await asked(two) == 2
+
+    in_time(work)
+
+
+def test_who_was_slow_and_answers_quickly_now_is_given_little_time_again(house):
+    """Also by one who stands by, and asks nothing else than whether it is there."""
+
+    async def work():
+        one, two, three = (house.desk() for _ in range(3))
+        await asked(one)
+        await asked(three)
+        standing = asyncio.create_task(two.stand_by())
+        await asyncio.sleep(1)
+        two._patience.seconds = three._patience.seconds = 16 * PATIENCE_S
+        await asyncio.sleep(1)
+        await asked(three)
+        house.net.deaf.add(house.port)
+        began = now()
+        await asyncio.sleep(2 * PATIENCE_S)
+        assert two.is_here
+        await asked(three)
+        assert now() - began <= 4 * PATIENCE_S
+        await two.close()
+        await standing
+
+    in_time(work)
+
+
+def test_patience_grows_with_each_that_is_replaced_not_with_each_attempt(house):
+    async def work():
+        one, two = house.desk(), house.desk()
+        await asked(one)
+        await asked(two)
+        house.net.deaf.add(house.port)
+        house.board.errors = [Unavailable("no majority") for _ in range(20)]
+        await asked(two)
+        assert two._patience.seconds == 2 * PATIENCE_S
 
     in_time(work)
 

@@ -17,6 +17,7 @@ from wormspace.errors import (
 )
 from wormspace.knobs import turned
 from wormspace.log.beginning import Beginning, Place
+from wormspace.log.errors import Deposed
 from wormspace.log.marks import ABSENT, Mark
 from wormspace.log.records import FORMAT
 from wormspace.log.spaces import CURSOR, TRIM, metadata
@@ -300,8 +301,9 @@ def test_what_goes_on_in_the_background_ends_with_the_mark(call, how):
             await mark.close()
         else:
             await mark.close()
-            await calling
-            assert (await mark.get())[1] == SIZE
+            with pytest.raises(Deposed, match="closed meanwhile"):
+                await calling
+            assert (await mark.get())[1] == SIZE - 1
         assert begun[0].cancelled()
         assert await space.head() <= 1
 

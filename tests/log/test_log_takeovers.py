@@ -1,11 +1,13 @@
 """A takeover that takes longer than a call may take is not begun again: it goes on."""
 
 import asyncio
+import gc
 
 import pytest
 from log_worlds import LogWorld
 
 import wormspace
+from wormspace.knobs import turned
 from wormspace.log.desk import SharedDesk, _Here
 from wormspace.log.sequencer import Sequencer
 from wormspace.sim import NetworkOptions, World
@@ -140,3 +142,55 @@ def test_two_processes_do_not_replace_each_other_for_ever(monkeypatch):
     cluster.run(drive(), deadline_s=10_000)
     assert len(became) <= REPLACED, became
     assert sum(attempts) < 6 * COUNT, attempts
+
+
+CHANGES = {
+    "append": lambda log: log.append(b"x", streams=["s"]),
+    "commit": lambda log: log.cursor("c").commit(3),
+    "trim": lambda log: log.trim(12),
+    "streams": lambda log: log.streams(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("waits", [True, False], ids=["under way", "cut off"])
+def test_nothing_goes_on_when_the_log_is_closed(change, waits):
+    """At whatever step of it; who waits is told that it was closed, two as well as one."""
+    cluster = LogWorld(world=slow_world(), timeout_s=60.0)
+    ends = set()
+
+    async def close_after(worm, seconds):
+        log = await worm.log("orders", host="u")
+        await log.tail()
+        before = asyncio.all_tasks()
+        with turned(log_cursors=1):
+            calls = [asyncio.ensure_future(change(log)) for _ in range(2)]
+            await asyncio.sleep(seconds)
+            if not waits:
+                for call in calls:
+                    call.cancel()
+                await asyncio.wait(calls)
+                log.cursor("another")
+                gc.collect()
+            await log.close()
+            closed_at = asyncio.get_running_loop().time()
+            for end in await asyncio.gather(*calls, return_exceptions=True):
+                ends.add(type(end))
+            assert asyncio.get_running_loop().time() == closed_at
+        assert not {task for task in asyncio.all_tasks() - before if "space/log" in where(task)}
+
+    async def use(worm):
+        for step in range(1, 26, 3):
+            await close_after(worm, step * DELAY_S)
+
+    async def drive():
+        await cluster.spawn("q", leave_a_log).wait()
+        await cluster.spawn("u", use).wait()
+
+    cluster.run(drive())
+    told = wormspace.Closed if waits else asyncio.CancelledError
+    assert ends - {int, dict, type(None)} == {told}
+
+
+def where(task):
+    return task.get_coro().cr_code.co_filename

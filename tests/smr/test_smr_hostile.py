@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import wormspace
@@ -241,6 +241,7 @@ async def test_to_give_up_waiting_for_a_position_costs_the_same_however_many_wai
 
 
 @given(values)
+@settings(suppress_health_check=[HealthCheck.too_slow])  # of a machine that is busy
 def test_the_depth_is_what_it_is(value):
     raw = msgspec.msgpack.encode(value)
     depth = depth_of(value)

@@ -65,5 +65,5 @@ class Beginning:
 
     async def close(self) -> None:
         """Stop what is under way in the background."""
-        await self._moving.stop()
+        await self._moving.close()
         await self._mark.close()

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from wormspace.knobs import KNOBS
 from wormspace.log.checks import check_position
@@ -66,10 +66,6 @@ class Cursor:
             await self._require_reached(position)
             await self._mark.put(position)
 
-    async def close(self) -> None:
-        """Stop what is under way in the background."""
-        await self._mark.close()
-
 
 class Cursors:
     """The cursors of one log, the last used of them at hand.
@@ -78,16 +74,23 @@ class Cursors:
     takes the right to commit again, which is a few round trips more.
     """
 
-    def __init__(self, make: Callable[[str], Cursor]) -> None:
+    def __init__(self, make: Callable[[str], Mark[int]], within: Within, require: Require) -> None:
         self._make = make
+        self._within = within
+        self._require_reached = require
         self._recent: OrderedDict[str, Cursor] = OrderedDict()
         self._alive: WeakValueDictionary[str, Cursor] = WeakValueDictionary()
+        # What a commit began may go on when its cursor is gone.
+        self._marks: WeakSet[Mark[int]] = WeakSet()
 
     def get(self, name: str) -> Cursor:
         """The consumer's cursor: the same object for as long as somebody holds it."""
         cursor = self._alive.get(name)
         if cursor is None:
-            cursor = self._alive[name] = self._make(name)
+            mark = self._make(name)
+            self._marks.add(mark)
+            cursor = Cursor(name, mark, self._within, self._require_reached)
+            self._alive[name] = cursor
         self._recent[name] = cursor
         self._recent.move_to_end(name)
         if len(self._recent) > KNOBS.log_cursors:
@@ -96,5 +99,5 @@ class Cursors:
 
     async def close(self) -> None:
         """Stop what is under way in the background."""
-        for cursor in list(self._alive.values()):
-            await cursor.close()
+        for mark in list(self._marks):
+            await mark.close()

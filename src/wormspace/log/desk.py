@@ -151,22 +151,40 @@ class _There:
         self._caller = caller
         self._service = service
         self._patience = patience
+        self._silent_since: float | None = None  # the first question that got no answer
 
     async def ask(self, question: Question, timeout: float) -> Answer:
-        loop, patience = asyncio.get_running_loop(), self._patience
-        asked = loop.time()
-        timeout = min(timeout, patience.seconds)
-        raw = await self._caller.call(self._service, encode(question), timeout)
-        patience.answered(loop.time() - asked)
-        return read_answer(raw)
+        # Who asked before may have had less time than patience lasts: it is silent since then.
+        waits_s = self._patience.seconds
+        if self._silent_since is not None:
+            waits_s -= asyncio.get_running_loop().time() - self._silent_since
+        if waits_s <= 0:
+            raise NoAnswer(f"{self._caller}: it has been silent for too long")
+        return read_answer(await self._call(question, min(timeout, waits_s)))
 
     async def is_there(self) -> bool:
         """Whether it answers at all."""
         try:
-            await self._caller.call(self._service, encode(Ping()), self._patience.question_s)
+            await self._call(Ping(), self._patience.question_s)
         except (NoAnswer, Failure):
             return False
         return True
+
+    async def _call(self, question: Question, timeout: float) -> bytes:
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        try:
+            raw = await self._caller.call(self._service, encode(question), timeout)
+        except Failure:
+            self._silent_since = None
+            raise
+        except (NoAnswer, asyncio.CancelledError):
+            if self._silent_since is None:
+                self._silent_since = asked
+            raise
+        self._silent_since = None
+        self._patience.answered(loop.time() - asked)
+        return raw
 
     async def close(self) -> None:
         await self._caller.close()
@@ -264,7 +282,7 @@ class SharedDesk:
 
     async def close(self) -> None:
         self._closed = True
-        await self._moving.stop()
+        await self._moving.close()
         at, self._at = self._at, None
         if at is not None:
             await at.close()
@@ -287,23 +305,27 @@ class SharedDesk:
             # The servers are away; another sequencer would not reach them either.
             await asyncio.sleep(RETRY_S)
             return
-        if isinstance(at, _There) and isinstance(error, NoAnswer) and await at.is_there():
-            return
+        is_silent = isinstance(at, _There) and isinstance(error, NoAnswer)
         try:
-            await self._move(at)
+            await self._move(at, is_sure=not is_silent)
         except (Unavailable, RaceLost) as e:
             log.info("log %s: no new sequencer yet: %s", self._name, e)
             await asyncio.sleep(RETRY_S)
 
-    async def _move(self, gone: _Here | _There | None) -> None:
+    async def _move(self, gone: _Here | _There | None, *, is_sure: bool = True) -> None:
         """Turn to another sequencer than the one that is gone: the announced one, or this one.
 
         It goes on when the caller has no more time for it: who asks next finds it done.
+
+        Args:
+            is_sure: that it is gone; else it is asked first.
         """
         if self._moving.is_under_way or (self._at is gone and not self._closed):
-            await self._moving.join(lambda: self._find_next(gone))
+            await self._moving.join(lambda: self._find_next(gone, is_sure))
 
-    async def _find_next(self, gone: _Here | _There | None) -> None:
+    async def _find_next(self, gone: _Here | _There | None, is_sure: bool) -> None:
+        if not is_sure and isinstance(gone, _There) and await gone.is_there():
+            return
         found = await self._mark.get()
         number = found[0] if found else ABSENT
         there = found[1] if found and found[1].port else None
@@ -314,9 +336,8 @@ class SharedDesk:
         elif isinstance(gone, _Here) and number == gone.number:
             pass  # it lost the tenure to one that is not announced, and takes it back
         elif self._may_become:
-            if there is not None:
+            if await self._become(number) and there is not None:
                 self._patience.ran_out()
-            await self._become(number)
         else:
             await asyncio.sleep(RETRY_S)
 
@@ -325,8 +346,11 @@ class SharedDesk:
         if before is not None:
             await before.close()
 
-    async def _become(self, expected: int) -> None:
-        """Announce a sequencer in this process, in place of number `expected`."""
+    async def _become(self, expected: int) -> bool:
+        """Announce a sequencer in this process, in place of number `expected`.
+
+        Returns whether it was the first to; else that one is to be asked.
+        """
         mine: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         async def may_renew() -> bool:
@@ -355,10 +379,11 @@ class SharedDesk:
                 mine.cancel()
                 await service.stop()
         if number is None:
-            return  # somebody else was first; ask that one
+            return False
         mine.set_result(number)
         log.info("log %s: this process is sequencer %d, at port %d", self._name, number, port)
         await self._turn_to(_Here(number, sequencer, service))
+        return True
 
 
 def _why(trouble: WormError | None) -> str:

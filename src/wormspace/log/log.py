@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Literal, Self, TypeAlias, TypeVar, get_args
 from weakref import WeakSet
 
-from wormspace.errors import Closed, Trimmed, Unavailable, UsageError
+from wormspace.errors import Closed, Trimmed, Unavailable, UsageError, WormError
 from wormspace.log.appending import Appender
 from wormspace.log.beginning import Beginning, Place
 from wormspace.log.checks import (
@@ -88,8 +88,9 @@ class Log:
         self._beginning = Beginning(Mark(self._mark_tape(f"{name}/{TRIM}", TRIM), Place))
         self._reader = Reader(self._tape, self._beginning, patience)
         self._trimmer = Trimmer(self._reader, self._beginning)
-        self._cursors = Cursors(self._make_cursor)
+        self._cursors = Cursors(self._cursor_mark, self._within, self._reader.require_reached)
         self._sources: WeakSet[Source] = WeakSet()
+        self._limits: dict[asyncio.Timeout, None] = {}  # of the calls under way
         self._closed = False
         self._on_close: Callable[[Log], object] = _nothing
         self._desk: Desk
@@ -188,6 +189,9 @@ class Log:
         self._closed = True
         for source in list(self._sources):
             source.end(self._over())
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
         try:
             await self._appender.close()
             await self._desk.close()
@@ -391,9 +395,8 @@ class Log:
         cursor_space(self.name, name)
         return self._cursors.get(name)
 
-    def _make_cursor(self, name: str) -> Cursor:
-        mark = Mark(self._mark_tape(cursor_space(self.name, name), CURSOR), int)
-        return Cursor(name, mark, self._within, self._reader.require_reached)
+    def _cursor_mark(self, name: str) -> Mark[int]:
+        return Mark(self._mark_tape(cursor_space(self.name, name), CURSOR), int)
 
     # ------------------------------------------------------------ trim
 
@@ -452,6 +455,7 @@ class Log:
         limit = asyncio.timeout_at(deadline + GRACE_S)
         try:
             async with limit:
+                self._limits[limit] = None
                 if position is not None and position < self._beginning.at.position:
                     await self._beginning.find()
                     raise self._gone(position)
@@ -459,7 +463,15 @@ class Log:
         except TimeoutError:
             if not limit.expired():
                 raise
+            if self._closed:
+                raise self._over() from None
             raise _too_late(what, self.name) from None
+        except WormError as e:
+            if self._closed and not isinstance(e, Closed):
+                raise self._over() from e  # what it waited for was stopped before it
+            raise
+        finally:
+            self._limits.pop(limit, None)
 
     async def _still_there(self, position: int, read: Callable[[int], Awaitable[T]]) -> T:
         """Read at a position, again if what was trimmed meanwhile lies below it.

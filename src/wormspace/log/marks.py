@@ -201,5 +201,6 @@ class Mark(Generic[T]):
             await tenure.close()
 
     async def close(self) -> None:
-        """Stop what is under way in the background."""
+        """Stop what is under way in the background; nobody sets it here any more."""
+        await self._acquiring.close()
         await self._lose()

@@ -34,6 +34,7 @@ class Ongoing(Generic[T]):
         # It is for all who will join it: it runs in nobody's own context.
         self._context = contextvars.copy_context()
         self._task: asyncio.Task[T] | None = None
+        self._closed = False
 
     @property
     def is_under_way(self) -> bool:
@@ -41,9 +42,15 @@ class Ongoing(Generic[T]):
         return self._task is not None
 
     def begin(self, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
-        """Begin the work, if none is under way; nobody needs to wait for it."""
+        """Begin the work, if none is under way; nobody needs to wait for it.
+
+        Raises:
+            Deposed: it was closed.
+        """
         task = self._task
         if task is None:
+            if self._closed:
+                raise Deposed(f"{self._what}: closed meanwhile")
             loop = asyncio.get_running_loop()
             task = self._task = loop.create_task(work(), context=self._context)
             task.add_done_callback(self._on_done)
@@ -55,7 +62,7 @@ class Ongoing(Generic[T]):
         A caller that is cancelled leaves it to go on.
 
         Raises:
-            Deposed: it was stopped.
+            Deposed: it was stopped, or closed.
             Whatever it raises.
         """
         task = self.begin(work)
@@ -70,6 +77,11 @@ class Ongoing(Generic[T]):
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+
+    async def close(self) -> None:
+        """End it where it is, and begin no other: who still wants it came too late."""
+        self._closed = True
+        await self.stop()
 
     def _on_done(self, task: asyncio.Task[T]) -> None:
         self._task = None

@@ -216,7 +216,7 @@ class Sequencer:
 
     async def close(self) -> None:
         """Hand out nothing more."""
-        await self._acquiring.stop()
+        await self._acquiring.close()
         await self._lose()
 
     async def start(self) -> None:
