@@ -143,6 +143,14 @@ async def test_the_connection_that_prepared_a_branch_ends_it_once() -> None:
     assert [what for what, *_ in ends.asked] == ["run", "give back"]
 
 
+async def test_a_server_that_said_who_it_is_is_not_asked_again() -> None:
+    made, _, ends = participant()
+    assert await made.identity() == ""
+    made._server.recognise(1, "itself")
+    assert await made.identity() == "itself"
+    assert ends.asked == [("run", "DO 0"), ("give back", "connection")]
+
+
 @pytest.mark.parametrize("error", [ManagerDown("gone"), pymysql.OperationalError(2013, "lost")])
 async def test_another_connection_ends_what_its_own_could_not(error: Exception) -> None:
     made, work, ends = participant()
