@@ -19,7 +19,7 @@ from wormspace.knobs import KNOBS, least, turned
 from wormspace.server.storage import AcceptorStore
 from wormspace.store.blocks import BLOCK
 from wormspace.store.files import SystemFiles
-from wormspace.store.lmdb_tables import Tables
+from wormspace.store.lmdb_tables import Tables, map_bytes_for
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.store.room import Room
 from wormspace.store.roots import Roots
@@ -233,6 +233,7 @@ async def test_a_batch_that_finds_no_place_in_the_map_makes_it_grow(tmp_path, mo
     assert engine.view.map_bytes >= 4_000_000
     shutil.copytree(tmp_path / "store", tmp_path / "killed")
     again = AcceptorStore(tmp_path / "killed")
+    assert again.view.map_bytes >= map_bytes_for(again._roots.saved.data_bytes)
     assert rows(again) == rows(engine)
     again.close()
     engine.close()

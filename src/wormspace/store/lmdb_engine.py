@@ -206,7 +206,7 @@ class LmdbEngine:
                     self._journal.release()
                     self._journal.prepare()
                 self._checkpoint_now()
-        except (lmdb.Error, OSError, StoreError) as e:
+        except StoreError as e:
             log.warning("%s: closed without a checkpoint: %s", self._path, e)
 
     # ------------------------------------------------------------ batches
