@@ -8,7 +8,8 @@ from seats import SIZE
 from test_smr_rotating import TIMEOUT_S, Owner
 
 from virtual import virtually
-from wormspace.smr.records import NOOP, REST, Member
+from wormspace.smr.peers import MOST
+from wormspace.smr.records import NOOP, REST, Charter, Member, encode_charter
 from wormspace.smr.rotating import PINGS_PER_TIMEOUT
 from wormspace.space import Address
 
@@ -32,7 +33,10 @@ class Waiting(Owner):
 
     @property
     def patience_s(self):
-        return self.proposer._patience.seconds
+        return self.patience_with(OTHER).seconds
+
+    def patience_with(self, member):
+        return self.proposer._other(member.name).patience
 
     async def _greet(self, member, timeout):
         self.asked.append(timeout)
@@ -84,21 +88,23 @@ def test_who_gives_no_answer_is_as_alive_as_before_and_waited_for_no_longer():
     virtually(work)
 
 
-def test_each_owner_that_is_made_to_rest_doubles_the_wait_until_one_answers():
+def test_an_owner_that_is_made_to_rest_doubles_the_wait_for_it_until_it_answers():
     async def work(worm):
         a = Waiting(worm)
         segment = await a.in_segment(worm, [*OTHERS, a.seat.member])
         await asyncio.sleep(5)
         await a.proposer._unblock()  # nobody was waited for
         a.learner.learn(Address(0, 3), NOOP)
+        a.patience_with(OTHERS[1]).seconds = 2.0
         for number, waits_s in enumerate([1.0, 2.0]):
             a.proposer._alive[OTHERS[number].id] = a.loop.time()
             assert waits_s <= await a.stuck_for() <= waits_s + 3 * STEP_S
             assert await segment.read(number) == REST
-            assert a.patience_s == 2 * waits_s
+            assert a.patience_with(OTHERS[number]).seconds == 2 * waits_s
             assert a.proposer._alive[OTHERS[number].id] == -math.inf
         a.answers_after_s = 0.0
         await a.proposer._greet(OTHER)
+        assert (a.patience_s, a.patience_with(OTHERS[1]).seconds) == (TIMEOUT_S, 4.0)
         assert TIMEOUT_S <= await a.stuck_for() <= TIMEOUT_S + 3 * STEP_S
         assert a.learner.position == Address(0, 7), "the next turn of one that does not rest"
 
@@ -122,11 +128,40 @@ def test_owners_that_answer_late_own_turns_in_the_next_segment():
         late = OTHERS[1]
         await a.in_segment(worm, [a.seat.member, OTHER, late])
         await asyncio.sleep(20)
-        a.proposer._patience.seconds = 4.0
+        for owner in (OTHER, late):
+            a.patience_with(owner).seconds = 4.0
         now = a.loop.time()
         a.proposer._alive = {OTHER.id: now - 3.5, late.id: now - 4.5}
         await a.proposer._allocate()
         assert a.learner.charter(1).owners == [a.seat.member, OTHER]
         assert a.asked == [], "both were greeted before"
+
+    virtually(work)
+
+
+def test_one_that_was_left_out_and_comes_with_a_segment_of_its_own_is_waited_for_longer():
+    async def work(worm):
+        a = Waiting(worm)
+        await a.in_segment(worm, [OTHER])
+        await a.proposer._examine()
+        assert a.patience_s == TIMEOUT_S, "nobody was left out yet"
+        await a.proposer._allocate()
+        assert a.learner.charter(1).owners == [a.seat.member]
+        raw = Charter(OTHER, owners=[OTHER])
+        segment = await worm.space("thing").alloc(encode_charter(raw), SIZE)
+        for _ in range(2):
+            a.learner.allocated(segment.number, segment.size, segment.metadata)
+            await a.proposer._examine()
+            assert a.patience_s == 2 * TIMEOUT_S
+
+    virtually(work)
+
+
+def test_only_so_many_are_remembered():
+    async def work(worm):
+        a = Waiting(worm)
+        for number in range(2 * MOST):
+            a.proposer._other(str(number))
+        assert list(a.proposer._others_seen) == [str(MOST + number) for number in range(MOST)]
 
     virtually(work)

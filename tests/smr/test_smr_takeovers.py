@@ -90,3 +90,28 @@ def test_owners_that_answer_late_are_not_made_to_rest_for_ever(monkeypatch):
         world.run(drive(), deadline_s=3000)
         witness.check()
     assert len(rests) <= 3 * CALLS / 2, "before it was one for each call, for ever"
+
+
+def test_an_owner_that_is_further_than_the_others_gets_its_turns():
+    """It answers later than the time-out asks for, and the others sooner."""
+    with World(0, network=NetworkOptions(latency=constant(0.002))) as world, Witness() as witness:
+        group = group_in(world, Rotating(TIMEOUT_S))
+        *near, far = group.names
+        for other in [*near, *group.servers]:
+            world.network.set_latency(far, other, constant(0.3))
+            world.network.set_latency(other, far, constant(0.3))
+
+        async def call(name):
+            for number in range(CALLS):
+                await group.replicas[name].put(name, str(number))
+
+        async def drive():
+            group.start_servers()
+            group.start_replicas()
+            await group.all_started()
+            calls = [world.spawn(name, lambda name=name: call(name)) for name in group.names]
+            for one in calls:
+                await one.wait()
+
+        world.run(drive(), deadline_s=300)
+        witness.check()

@@ -25,6 +25,7 @@ from wormspace.errors import Closed, RaceLost, Trimmed, Unavailable
 from wormspace.knobs import KNOBS
 from wormspace.rpc import Patience
 from wormspace.smr.leaderless import RETRY_S, Equal
+from wormspace.smr.peers import MOST
 from wormspace.smr.records import NOOP, REST, Member, Packet
 from wormspace.smr.seat import Proposer, Seat
 from wormspace.space import Address, Segment
@@ -67,13 +68,27 @@ class _Turns:
         self.resting = False
 
 
+class _Other:
+    """How quick another replica is: some may be further than others.
+
+    Attributes:
+        is_left_out: whether this replica allocated a segment without it, for it gave no answer.
+    """
+
+    __slots__ = ("is_left_out", "patience")
+
+    def __init__(self, timeout_s: float) -> None:
+        self.patience = Patience(timeout_s, PINGS_PER_TIMEOUT)
+        self.is_left_out = False
+
+
 class RotatingProposer(Equal):
     """One replica among those whose turns rotate."""
 
     def __init__(self, seat: Seat, timeout_s: float) -> None:
         super().__init__(seat)
         self._timeout_s = timeout_s
-        self._patience = Patience(timeout_s, PINGS_PER_TIMEOUT)
+        self._others_seen: dict[str, _Other] = {}  # by name: they come back with another identity
         self._turns: dict[int, _Turns] = {}
         self._examined = -1
         self._written: dict[Address, list[Packet]] = {}
@@ -133,6 +148,11 @@ class RotatingProposer(Equal):
             if charter is None:
                 continue
             self._examined = number
+            allocator = self._other(charter.leader.name)
+            if allocator.is_left_out:
+                # It is alive, and answers later than it was waited for.
+                allocator.is_left_out = False
+                allocator.patience.ran_out()
             ids = [owner.id for owner in charter.owners]
             if seat.member.id in ids:
                 segment = await seat.space.segment(number)
@@ -151,8 +171,9 @@ class RotatingProposer(Equal):
         # Those who were not greeted yet may be alive: left out, they would allocate, in turn.
         unknown = [owner for owner in others if owner.id not in self._alive]
         await self._greet_all(unknown)
-        since = seat.loop.time() - self._patience.seconds
-        alive = [owner for owner in others if self._alive.get(owner.id, -math.inf) > since]
+        alive = [owner for owner in others if self._is_alive(owner)]
+        for owner in others:
+            self._other(owner.name).is_left_out = owner not in alive
         owners = sorted([seat.member, *alive], key=lambda owner: owner.id)
         segment = await seat.space.alloc(seat.charter(owners), seat.tuning.segment_size)
         learner.allocated(segment.number, segment.size, segment.metadata)
@@ -270,12 +291,13 @@ class RotatingProposer(Equal):
         owner = charter.owners[position.offset % len(charter.owners)] if charter.owners else None
         if owner is not None and owner.id == self._seat.member.id:
             return  # this replica's own write is under way
-        if now - self._stuck_since < self._patience.seconds * self._seat.rng.uniform(1, 1.25):
+        patience = self._other("" if owner is None else owner.name).patience
+        if now - self._stuck_since < patience.seconds * self._seat.rng.uniform(1, 1.25):
             return
         segment = await self._seat.space.segment(position.segment)
         if position.offset < segment.size:
             log.info("%s: %s is made to rest at %s", self._seat.member, owner, position)
-            self._patience.ran_out()
+            patience.ran_out()
             if owner is not None:
                 self._alive[owner.id] = -math.inf  # until it answers again
             await self._settle(segment, position)
@@ -285,6 +307,20 @@ class RotatingProposer(Equal):
         charter = self._seat.learner.charter(number)
         owners = [] if charter is None else charter.owners
         return [owner for owner in owners if owner.id != self._seat.member.id]
+
+    def _other(self, name: str) -> _Other:
+        """What is known of how quick a replica is."""
+        other = self._others_seen.get(name)
+        if other is None:
+            if len(self._others_seen) >= MOST:
+                del self._others_seen[next(iter(self._others_seen))]
+            other = self._others_seen[name] = _Other(self._timeout_s)
+        return other
+
+    def _is_alive(self, owner: Member) -> bool:
+        """Whether it has answered of late."""
+        since = self._seat.loop.time() - self._other(owner.name).patience.seconds
+        return self._alive.get(owner.id, -math.inf) > since
 
     async def _ping_all(self) -> None:
         """See which owners are alive, for the next segment."""
@@ -301,10 +337,11 @@ class RotatingProposer(Equal):
         await asyncio.gather(*(self._greet(owner) for owner in owners))
 
     async def _greet(self, owner: Member) -> None:
-        loop, patience = self._seat.loop, self._patience
+        loop, other = self._seat.loop, self._other(owner.name)
         asked = loop.time()
-        if await self._seat.greet(owner, patience.question_s) is not None:
+        if await self._seat.greet(owner, other.patience.question_s) is not None:
             self._alive[owner.id] = loop.time()
-            patience.answered(loop.time() - asked)
+            other.is_left_out = False
+            other.patience.answered(loop.time() - asked)
         else:
             self._alive.setdefault(owner.id, -math.inf)
