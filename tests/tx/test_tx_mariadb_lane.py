@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 from types import SimpleNamespace
@@ -71,7 +72,7 @@ class Connection:
         self.ran.append(statement if arguments is None else (statement, arguments))
         answer, self.answer = self.answer, None
         if answer is HANGS:
-            self._sock.shut.wait()
+            self._sock.shut.wait(LATE_S)
             raise LOST
         if isinstance(answer, Exception):
             raise answer
@@ -270,7 +271,8 @@ async def hanging(server: Server, lane: Lane, deadline: float | None):
 
 @pytest.mark.parametrize("how", ["late", "cancelled", "given up"])
 async def test_a_call_that_nobody_waits_for_is_cut_and_the_server_told(server, how: str) -> None:
-    lane = server.lane(2)
+    lane, complaints = server.lane(2), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, said: complaints.append(said))
     connection, call = await hanging(server, lane, SOON_S if how == "late" else None)
     if how == "late":
         with pytest.raises(ManagerDown, match=r"^a: MariaDB did not answer in time$"):
@@ -291,6 +293,9 @@ async def test_a_call_that_nobody_waits_for_is_cut_and_the_server_told(server, h
     assert killer.ran == ["connect", "KILL CONNECTION 0"]
     assert (free(lane), lane._idle, lane._all) == (2, [killer], {killer})
     await lane.close()
+    del call
+    gc.collect()
+    assert complaints == [], "nobody is told of what nobody waits for"
 
 
 @pytest.mark.parametrize("answer", [DENIED, LOST])

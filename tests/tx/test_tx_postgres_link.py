@@ -38,6 +38,7 @@ class PgConn:
 
     def __init__(self, *answers: list[SimpleNamespace]) -> None:
         self.here, self.there = socket.socketpair()
+        self.there.setblocking(False)
         self.socket = self.here.fileno()
         self.status, self.transaction_status, self.pipeline_status = OK, IDLE, OFF
         self.answers, self.sent = [*answers], []
