@@ -185,6 +185,22 @@ async def test_a_connection_is_looked_at_once_and_used_again(server) -> None:
         lane._threads.submit(print)
 
 
+async def test_a_connection_that_was_idle_has_a_quarter_of_the_time(server) -> None:
+    lane, given = server.lane(1), []
+    call = lane.call
+
+    async def noted(connection: Connection, work: object, deadline: float) -> Rows:
+        given.append(round(deadline - asyncio.get_running_loop().time(), -3))
+        return await call(connection, work, deadline)
+
+    lane.call = noted
+    for _ in range(2):
+        connection, _ = await lane.run("X", after(8000))
+        lane.give_back(connection)
+    assert given == [8000, 8000, 2000]
+    await lane.close()
+
+
 async def test_of_connections_that_died_while_idle_all_are_dropped_and_a_fresh_one_is_asked(
     server,
 ) -> None:

@@ -194,6 +194,16 @@ async def test_it_is_quiet_when_the_users_session_is(pgconn) -> None:
     assert not made.is_quiet
 
 
+async def test_what_comes_when_nobody_waits_any_more_changes_nothing() -> None:
+    loop = asyncio.get_running_loop()
+    given_up, waiting = loop.create_future(), loop.create_future()
+    given_up.cancel()
+    for future in (given_up, waiting, waiting):
+        postgres_link._set(future)
+    assert given_up.cancelled()
+    assert waiting.result() is None
+
+
 def test_each_transaction_has_a_session_of_its_own() -> None:
     own = pq.PGconn.connect(b"host=/nowhere")
     made = Link("a", own)
