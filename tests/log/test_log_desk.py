@@ -7,9 +7,10 @@ from desks import House, Sequencer
 from slots import in_time
 
 from wormspace.errors import CaptureLost, Closed, StoreError, Unavailable
-from wormspace.log.desk import PATIENCE_S, RETRY_S, Announcement, PrivateDesk
+from wormspace.log.desk import PATIENCE_S, RETRY_S, Announcement, PrivateDesk, _There
 from wormspace.log.errors import Deposed, NoSequencer
 from wormspace.log.messages import Ask
+from wormspace.rpc import Failure, NoAnswer, Patience
 
 ASK = Ask((1,), 1)
 
@@ -118,6 +119,77 @@ def test_one_who_is_silent_is_replaced_though_no_caller_waits_so_long(house, lim
         assert two.is_here, "else each caller waits in vain, for ever"
         assert now() - began <= 2 * PATIENCE_S + limit_s
         assert await asked(two) == 2
+
+    in_time(work)
+
+
+class Elsewhere:
+    """A way to a sequencer: what each call comes to, at once; in the end it is silent.
+
+    Attributes:
+        asked: how long each answer was waited for.
+    """
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.asked, self.takes_s = list(outcomes), [], 0.0
+
+    async def call(self, service, body, timeout):
+        self.asked.append(timeout)
+        outcome = self.outcomes.pop(0) if self.outcomes else None
+        await asyncio.sleep(timeout if outcome is None else self.takes_s)
+        if isinstance(outcome, bytes):
+            return outcome
+        raise outcome or NoAnswer("no answer")
+
+
+def test_one_who_was_silent_for_as_long_as_patience_lasts_is_asked_nothing_more():
+    """What it would hand out would come to nobody, and leave holes."""
+
+    async def work():
+        silent = Elsewhere()
+        there = _There(1, silent, "the log", Patience(1.0, 5))
+        await asyncio.sleep(5)
+        for timeout in (0.25, 0.5, 0.75):
+            with pytest.raises(NoAnswer, match="no answer"):
+                await there.ask(ASK, timeout)
+        for _ in range(2):
+            with pytest.raises(NoAnswer, match="it has been silent for too long"):
+                await there.ask(ASK, 0.25)
+            await asyncio.sleep(1)
+        assert silent.asked == [0.25, 0.5, 0.25], "until patience has run out, and no longer"
+
+    in_time(work)
+
+
+@pytest.mark.parametrize("outcome", [Failure("it failed"), b""])
+def test_one_who_says_anything_is_silent_no_more(outcome):
+    async def work():
+        other = Elsewhere(None, outcome)
+        there = _There(1, other, "the log", Patience(1.0, 5))
+        await asyncio.sleep(5)
+        with pytest.raises(NoAnswer):
+            await there.ask(ASK, 0.75)
+        assert await there.is_there() == (outcome == b"")
+        with pytest.raises(NoAnswer):
+            await there.ask(ASK, 0.875)
+        assert not await there.is_there()
+        assert other.asked == [0.75, 0.2, 0.875, 0.2]
+
+    in_time(work)
+
+
+def test_one_who_is_far_away_has_twice_the_time_of_its_answers():
+    async def work():
+        other, patience = Elsewhere(b"", b""), Patience(1.0, 5)
+        other.takes_s = 0.3
+        there = _There(1, other, "the log", patience)
+        await asyncio.sleep(5)
+        assert await there.is_there()
+        assert patience.seconds == pytest.approx(3.0)
+        other.takes_s = 0.1
+        assert await there.is_there()
+        assert patience.seconds == 1.0
+        assert other.asked == pytest.approx([0.2, 0.6])
 
     in_time(work)
 
