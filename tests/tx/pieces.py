@@ -109,7 +109,7 @@ class Manager:
     def abort(self, gid: Gid):
         return self._do("abort", gid)
 
-    async def identity(self, timeout: float | None = None) -> str:
+    async def identity(self, timeout: float | None = None, *, meant: str = "") -> str:
         return f"database-{self.name}"
 
     async def prepared(self) -> list[Gid]:

@@ -101,7 +101,7 @@ def test_a_resolver_names_what_it_leaves_alone(worm: Command, monkeypatch) -> No
         async def prepared(self) -> list[tx.Gid]:
             return [gid]
 
-        async def identity(self, timeout: float | None = None) -> str:
+        async def identity(self, timeout: float | None = None, *, meant: str = "") -> str:
             return "shared"
 
         async def close(self) -> None:

@@ -173,9 +173,9 @@ def test_after_the_first_time_nobody_is_asked() -> None:
         [bank] = await stores("bank")
         asked, identity = [], bank.identity
 
-        async def ask(timeout=None):
+        async def ask(timeout=None, *, meant=""):
             asked.append(timeout)
-            return await identity(timeout)
+            return await identity(timeout, meant=meant)
 
         bank.identity = ask
         site = tx.Site(worm)
@@ -270,7 +270,7 @@ def test_a_name_whose_register_was_trimmed_is_used_no_more() -> None:
 def test_a_database_that_does_not_say_who_it_is_is_refused(said: object) -> None:
     async def work(worm):
         class Odd(Manager):
-            async def identity(self, timeout=None):
+            async def identity(self, timeout=None, *, meant=""):
                 return said
 
         with pytest.raises(UsageError, match="resource manager 'a'"):
@@ -284,7 +284,7 @@ def test_a_database_that_does_not_say_who_it_is_is_refused(said: object) -> None
 def test_a_database_may_be_anything_else(said: str) -> None:
     async def work(worm):
         class Named(Manager):
-            async def identity(self, timeout=None):
+            async def identity(self, timeout=None, *, meant=""):
                 return said
 
         for _ in range(2):
@@ -302,7 +302,7 @@ def test_who_was_recognised_is_asked_no_more_nor_by_those_who_waited_for_it() ->
         asked = []
 
         class Asked(Manager):
-            async def identity(self, timeout=None):
+            async def identity(self, timeout=None, *, meant=""):
                 asked.append(timeout)
                 await asyncio.sleep(1)
                 return "x"
@@ -320,7 +320,7 @@ def test_who_was_recognised_is_asked_no_more_nor_by_those_who_waited_for_it() ->
 def test_who_waits_for_one_that_asks_a_silent_database_waits_no_longer_than_it_may() -> None:
     async def work(worm):
         class Silent(Manager):
-            async def identity(self, timeout=None):
+            async def identity(self, timeout=None, *, meant=""):
                 await asyncio.sleep(timeout)
                 raise tx.ManagerDown("silent")
 

@@ -8,7 +8,7 @@ from tests.tx.pieces import gid
 
 from wormspace.errors import UsageError
 from wormspace.knobs import turned
-from wormspace.tx.errors import ManagerDown
+from wormspace.tx.errors import ManagerDown, NoIdentity
 from wormspace.tx.mariadb import MariaDb, parse_xid, xid
 from wormspace.tx.mariadb_lane import Rows
 from wormspace.tx.names import Gid, TxId
@@ -146,9 +146,23 @@ async def test_the_connection_that_prepared_a_branch_ends_it_once() -> None:
 async def test_a_server_that_said_who_it_is_is_not_asked_again() -> None:
     made, _, ends = participant()
     assert await made.identity() == ""
-    made._server.recognise(1, "itself")
+    made._server.recognise((1, "itself"))
     assert await made.identity() == "itself"
-    assert ends.asked == [("run", "DO 0"), ("give back", "connection")]
+    assert [what for what, *_ in ends.asked] == ["run", "call", "give back"]
+
+
+async def test_one_whose_name_means_another_is_given_no_identity() -> None:
+    made, _, ends = participant()
+    with pytest.raises(NoIdentity, match=r"^a: .* identity is x, .*INSERT .*\('x'\)$"):
+        await made.identity(meant="x")
+    assert ends.asked == [("run", "DO 0"), ("drop", "connection")]
+
+
+async def test_an_identity_that_cannot_be_made_now_is_an_error_of_the_manager() -> None:
+    made, _, ends = participant()
+    ends.answers = [Rows((), 0), pymysql.OperationalError(1021, "disk full")]
+    with pytest.raises(ManagerDown, match=r"^a: 1021 disk full$"):
+        await made.identity()
 
 
 @pytest.mark.parametrize("error", [ManagerDown("gone"), pymysql.OperationalError(2013, "lost")])

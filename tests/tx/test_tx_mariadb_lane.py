@@ -108,12 +108,14 @@ class Server:
         made: the connections.
         answers: what the first statements of the next ones give or raise.
         refuses: what a new connection raises when it is looked at.
+        is_known: whether a new connection may be used again.
     """
 
     def __init__(self) -> None:
         self.made: list[Connection] = []
         self.answers: list[object] = []
         self.refuses: Exception | None = None
+        self.is_known = True
         self.looked_at: list[Connection] = []
 
     def connection(self, **options: object) -> Connection:
@@ -122,11 +124,12 @@ class Server:
         made.answer = self.answers.pop(0) if self.answers else None
         return made
 
-    def look_at(self, connection: Connection) -> None:
+    def look_at(self, connection: Connection) -> bool:
         assert connection._sock.options, "a server that dies would not be noticed"
         self.looked_at.append(connection)
         if self.refuses is not None:
             raise self.refuses
+        return self.is_known
 
     def lane(self, size: int) -> Lane:
         return Lane("a", {"user": "u"}, size, self.look_at)
@@ -257,6 +260,17 @@ async def test_one_that_is_refused_when_it_is_looked_at_is_dropped(server, refus
         await lane.run("X", after(LATE_S))
     assert (free(lane), server.made[0].closed) == (1, 1)
     assert server.made[0].ran == ["connect"]
+    await lane.close()
+
+
+async def test_one_that_leads_to_nobody_knows_whom_is_used_once(server) -> None:
+    lane = server.lane(1)
+    server.is_known = False
+    for number in (1, 2):
+        connection, _ = await lane.run("X", after(LATE_S))
+        lane.give_back(connection)
+        assert (free(lane), len(server.made), server.made[-1].closed) == (1, number, 1)
+    assert not lane._for_once
     await lane.close()
 
 

@@ -15,7 +15,7 @@ from wormspace.errors import UsageError
 from wormspace.knobs import turned
 from wormspace.sim import World
 from wormspace.tx import postgres
-from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown, WrongManager
+from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown, NoIdentity, WrongManager
 from wormspace.tx.postgres import Postgres
 
 NAMED = (1, "its identity")
@@ -79,7 +79,7 @@ class Server:
         made: the connections.
         answers: what the first statements of the next ones give or raise.
         problem, hangs: what connecting raises; whether it takes for ever.
-        identity: what it says, or raises.
+        identity, makes: what it says; what it says when it was given one. Or what that raises.
     """
 
     def __init__(self) -> None:
@@ -88,6 +88,7 @@ class Server:
         self.problem: BaseException | None = None
         self.hangs = False
         self.identity: object = NAMED
+        self.makes: object = NAMED
 
     async def connect(self, manager: str, info: str) -> Link:
         assert (manager, conninfo.conninfo_to_dict(info)["host"]) == ("a", "h")
@@ -99,18 +100,25 @@ class Server:
         link.answer = self.answers.pop(0) if self.answers else None
         return link
 
-    async def identify(self, link: Link, manager: str, deadline: float) -> object:
+    async def find(self, link: Link, manager: str, deadline: float) -> object:
         assert (link, manager) == (self.made[-1], "a")
         if isinstance(self.identity, Exception):
             raise self.identity
         return self.identity
+
+    async def make(self, link: Link, manager: str, deadline: float) -> object:
+        assert (link, manager) == (self.made[-1], "a")
+        if isinstance(self.makes, BaseException):
+            raise self.makes
+        return self.makes
 
 
 @pytest.fixture
 def server(monkeypatch) -> Server:
     made = Server()
     monkeypatch.setattr(postgres, "Link", made)
-    monkeypatch.setattr(postgres, "identify", made.identify)
+    monkeypatch.setattr(postgres, "find", made.find)
+    monkeypatch.setattr(postgres, "make", made.make)
     return made
 
 
@@ -436,6 +444,23 @@ def test_a_connection_that_leads_elsewhere_is_closed_and_its_place_is_free(serve
             with pytest.raises(kind):
                 await manager.begin(gid())
             assert (server.made[-1].ran, counts(server.made[-1])) == ([], (0, 0, 1))
+
+    virtually(work)
+
+
+def test_one_without_an_identity_is_given_one_and_its_connection_is_not_kept(server) -> None:
+    async def work(manager: Postgres) -> None:
+        server.identity = None
+        with pytest.raises(NoIdentity, match=r"^a: .* identity is x, .*VALUES \('x'\)"):
+            await manager.identity(meant="x")
+        server.makes = asyncio.CancelledError()
+        with pytest.raises(asyncio.CancelledError):
+            await manager.identity()
+        assert manager.database.known == ""
+        server.makes = NAMED
+        for _ in range(2):
+            assert await manager.identity() == NAMED[1]
+        assert [counts(link)[2] for link in server.made] == [1, 1, 1]
 
     virtually(work)
 

@@ -91,7 +91,7 @@ class WrongManager(UsageError):
 
 
 class NoIdentity(UsageError):
-    """A database does not say who it is, and lets its user change nothing.
+    """A database does not say who it is, and its user may not change that, or must not.
 
     The message says which statements an administrator has to run there, once.
     """

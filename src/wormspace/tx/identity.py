@@ -57,7 +57,7 @@ class Identities:
 
         Raises:
             WrongManager: the name means another database.
-            UsageError: the manager does not say who it is.
+            NoIdentity, UsageError: the manager does not say who it is.
             WrongKind, NewerFormat, Trimmed: what tells its database cannot be used.
             ManagerDown: the manager cannot be asked in time.
             Unavailable.
@@ -71,7 +71,7 @@ class Identities:
             meant = await self._find(name, deadline)
             if meant is None and not decide:
                 return
-            found = _checked(name, await manager.identity(left(deadline)))
+            found = _checked(name, await manager.identity(left(deadline), meant=meant or ""))
             try_s = TRY_S
             while meant is None:
                 await self._decide(name, found, min(try_s, left(deadline)), deadline)
@@ -138,7 +138,8 @@ def _checked(manager: str, identity: object) -> str:
     if not isinstance(identity, str) or not _IDENTITY.fullmatch(identity):
         raise UsageError(
             f"the identity of resource manager {manager!r} is 1 to 64 letters, digits, '_', '.', "
-            f"':' and '-', not {identity!r}"
+            f"':' and '-', not {identity!r}: correct it there, see docs/in-doubt.md, 'Moving a "
+            "database'"
         )
     return identity
 

@@ -283,7 +283,7 @@ class KeyValueStore:
         await engine.commit(batch)
         return store
 
-    async def identity(self, timeout: float | None = None) -> str:
+    async def identity(self, timeout: float | None = None, *, meant: str = "") -> str:
         return self._identity
 
     async def begin(self, gid: Gid, timeout: float | None = None) -> KvBranch:

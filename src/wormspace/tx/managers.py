@@ -51,7 +51,7 @@ class ResourceManager(Protocol):
     def name(self) -> str:
         """See the class."""
 
-    async def identity(self, timeout: float | None = None) -> str:
+    async def identity(self, timeout: float | None = None, *, meant: str = "") -> str:
         """Which database this is: no other has the same, and it stays what it is.
 
         1 to 64 letters, digits, `_`, `.`, `:` and `-`; kept in the database itself, so that whoever
@@ -59,10 +59,12 @@ class ResourceManager(Protocol):
 
         Args:
             timeout: as for `begin`.
+            meant: the identity that the name means, where that is decided: a database without one
+                is given none then, for it is another.
 
         Raises:
             ManagerDown: it cannot be asked in time.
-            NoIdentity: an administrator has to give it one.
+            NoIdentity: it has none, and an administrator has to give it one.
         """
 
     async def begin(self, gid: Gid, timeout: float | None = None) -> Branch:

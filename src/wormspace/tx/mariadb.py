@@ -21,10 +21,10 @@ import pymysql
 from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
 from wormspace.tx.checking import check_count, check_seconds
-from wormspace.tx.database_identity import DatabaseIdentity
+from wormspace.tx.database_identity import DatabaseIdentity, nameless
 from wormspace.tx.deadlines import within
 from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
-from wormspace.tx.mariadb_identity import identify
+from wormspace.tx.mariadb_identity import find, make, statements
 from wormspace.tx.mariadb_lane import Lane, Rows, line, query
 from wormspace.tx.names import MARK, Gid, branches_of, check_name
 from wormspace.tx.statements import refuse_control
@@ -83,15 +83,30 @@ class MariaDb:
         self._ends = Lane(name, options, (size + 3) // 4, self._recognise)
         self._holding: dict[Gid, Any] = {}
 
-    def _recognise(self, connection: Any) -> None:
+    def _recognise(self, connection: Any) -> bool:
         """A new connection, in its thread."""
-        self._server.recognise(*identify(connection, self.name))
+        return self._server.recognise(find(connection, self.name))
 
-    async def identity(self, timeout: float | None = None) -> str:
-        if not self._server.known:
-            connection, _ = await self._ends.run("DO 0", self._within(timeout))
+    async def identity(self, timeout: float | None = None, *, meant: str = "") -> str:
+        server, deadline = self._server, self._within(timeout)
+        if not server.known:
+            connection, _ = await self._ends.run("DO 0", deadline)
+            if not server.known and meant:
+                self._ends.drop(connection)
+                raise nameless(self.name, meant, "; ".join(statements(meant)))
+            if not server.known:
+                await self._make(connection, deadline)
             self._ends.give_back(connection)
-        return self._server.known
+        return server.known
+
+    async def _make(self, connection: Any, deadline: float) -> None:
+        def work() -> None:
+            self._server.recognise(make(connection, self.name))
+
+        try:
+            await self._ends.call(connection, work, deadline)
+        except pymysql.Error as e:
+            raise ManagerDown(f"{self.name}: {line(e)}") from e
 
     def _within(self, timeout: float | None) -> float:
         return within(min(self.timeout, timeout or self.timeout))

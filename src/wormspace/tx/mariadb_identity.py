@@ -9,12 +9,13 @@ from typing import Any
 
 import pymysql
 
-from wormspace.tx.database_identity import READ, drawn, without
+from wormspace.tx.database_identity import READ, drawn, only, text_of, without
+from wormspace.tx.errors import NoIdentity
 from wormspace.tx.mariadb_lane import line, query
 
 _MISSING = (1049, 1146)
-_FORBIDDEN = (1044, 1142, 1143, 1227, 1290, 1836)
-"""A right that the user lacks; a server that only reads."""
+_FORBIDDEN = (1044, 1142, 1143, 1227, 1290, 1792, 1836)
+"""A right that the user lacks; a server, or a session, that only reads."""
 
 
 def statements(identity: str) -> tuple[str, ...]:
@@ -28,37 +29,52 @@ def statements(identity: str) -> tuple[str, ...]:
     )
 
 
-def identify(connection: Any, manager: str) -> tuple[int, str]:
-    """Format and identity of the server that a connection leads to; made if there is none.
+def find(connection: Any, manager: str) -> tuple[int, str] | None:
+    """Format and identity of the server that a connection leads to; None if it has none.
 
     It blocks, so it runs in a thread.
 
     Raises:
-        NoIdentity: there is none, and the user may not make it; or may not read it.
+        NoIdentity: the user may not read it; or there are several.
         pymysql.Error: the server cannot do it now, or the connection is gone.
     """
-    make = statements(drawn())
-    try:
-        found = _read(connection)
-        if found is None:
-            for statement in make:
-                query(connection, statement)
-            found = _read(connection)
-    except pymysql.Error as e:
-        if e.args[:1] not in [(code,) for code in _FORBIDDEN]:
-            raise
-        grant = "GRANT SELECT ON wormspace.identity TO each user that takes part"
-        raise without(manager, line(e), "; ".join((*make, grant))) from e
-    if found is None:
-        raise pymysql.OperationalError(0, "somebody deletes the row of wormspace.identity")
-    return found
-
-
-def _read(connection: Any) -> tuple[int, str] | None:
     try:
         rows = query(connection, READ).rows
     except pymysql.Error as e:
         if e.args[0] in _MISSING:
             return None
+        if e.args[0] in _FORBIDDEN:
+            raise _without(connection, manager, e, drawn()) from e
         raise
-    return (int(rows[0][0]), str(rows[0][1])) if rows else None
+    return only(manager, rows)
+
+
+def make(connection: Any, manager: str) -> tuple[int, str]:
+    """Give the server an identity, unless somebody else is quicker; format and identity.
+
+    It blocks, so it runs in a thread.
+
+    Raises:
+        NoIdentity: the user may not.
+        pymysql.Error: the server cannot do it now, or the connection is gone.
+    """
+    identity = drawn()
+    try:
+        for statement in statements(identity):
+            query(connection, statement)
+    except pymysql.Error as e:
+        if e.args[0] in _FORBIDDEN:
+            raise _without(connection, manager, e, identity) from e
+        raise
+    found = find(connection, manager)
+    if found is None:
+        raise pymysql.OperationalError(0, "somebody deletes the row of wormspace.identity")
+    return found
+
+
+def _without(connection: Any, manager: str, e: pymysql.Error, identity: str) -> NoIdentity:
+    """There is no PUBLIC before MariaDB 10.11, so the right to read is this very user's."""
+    account = text_of(query(connection, "SELECT CURRENT_USER()").rows[0][0])
+    user, _, host = account.rpartition("@")
+    grant = f"GRANT SELECT ON wormspace.identity TO '{user}'@'{host}'"
+    return without(manager, line(e), "; ".join((*statements(identity), grant)))

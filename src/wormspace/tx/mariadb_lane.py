@@ -56,11 +56,12 @@ class Lane:
         name: the participant's, for messages.
         options: as PyMySQL's `connect` takes them.
         size: how many there are at most.
-        on_connect: looks at a new connection, in its thread; what it raises refuses it.
+        on_connect: looks at a new connection, in its thread; whether it may be used again; what it
+            raises refuses it.
     """
 
     def __init__(
-        self, name: str, options: dict[str, Any], size: int, on_connect: Callable[[Any], None]
+        self, name: str, options: dict[str, Any], size: int, on_connect: Callable[[Any], bool]
     ) -> None:
         self._name = name
         self._on_connect = on_connect
@@ -69,6 +70,8 @@ class Lane:
         self._places = Places(name, size)
         self._idle: list[Any] = []
         self._all: set[Any] = set()
+        self._for_once: set[Any] = set()
+        self._connecting: set[Any] = set()
         self._under_way: dict[Any, asyncio.Future[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -116,7 +119,9 @@ class Lane:
 
     def _give_up(self, connection: Any, future: asyncio.Future[Any]) -> None:
         """Nobody waits for this call any more: end its thread, and what the server does."""
-        number = _thread_id(connection)
+        # The server ends by itself what asks only who it is.  And who is sent to end that would ask
+        # the same first, and be given up as well: so nobody is.
+        number = None if connection in self._connecting else _thread_id(connection)
         _cut(connection)
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._spawn(self._stop(connection, number, future))
@@ -125,7 +130,7 @@ class Lane:
         await asyncio.wait([future], timeout=CUT_S)
         self.drop(connection)
         if number is None:
-            return  # it was not connected yet
+            return  # it was not used yet
         try:
             killer, _ = await self.run(f"KILL CONNECTION {number}", within(CUT_S))
         except (ManagerDown, pymysql.Error):
@@ -169,23 +174,27 @@ class Lane:
             self._places.release()
             raise
         self._all.add(connection)
+        self._connecting.add(connection)
 
         def connect() -> None:
             connection.connect()
             _notice_death(connection)
-            self._on_connect(connection)
+            if not self._on_connect(connection):
+                self._for_once.add(connection)
 
         try:
             await self.call(connection, connect, deadline)
         except pymysql.Error as e:
             raise ManagerDown(f"{self._name}: {line(e)}") from e
+        finally:
+            self._connecting.discard(connection)
         return connection
 
     # ------------------------------------------------------------ after a transaction
 
     def give_back(self, connection: Any) -> None:
         """A connection that no user had, and that is in no transaction."""
-        if self._closed:
+        if self._closed or connection in self._for_once:
             self.drop(connection)
             return
         self._places.release()
@@ -206,6 +215,7 @@ class Lane:
         """Drop a connection; the server rolls back what it has not prepared."""
         if connection in self._all:
             self._all.discard(connection)
+            self._for_once.discard(connection)
             self._places.release()
             _cut(connection)
             connection._force_close()

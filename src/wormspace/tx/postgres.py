@@ -23,12 +23,12 @@ from psycopg import pq
 from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
 from wormspace.tx.checking import check_count, check_seconds
-from wormspace.tx.database_identity import DatabaseIdentity
+from wormspace.tx.database_identity import DatabaseIdentity, nameless
 from wormspace.tx.deadlines import left, within
 from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
 from wormspace.tx.names import Gid, branches_of, check_name
 from wormspace.tx.places import Places
-from wormspace.tx.postgres_identity import identify
+from wormspace.tx.postgres_identity import find, make, statements
 from wormspace.tx.postgres_link import Link, line
 from wormspace.tx.postgres_session import Session
 
@@ -75,11 +75,20 @@ class Postgres:
         self._work = _Lane(self, _complete(conninfo), size)
         self._ends = _Lane(self, _complete(conninfo), (size + 3) // 4)
 
-    async def identity(self, timeout: float | None = None) -> str:
-        if not self.database.known:
-            link, _ = await self._ends.run(b"SELECT", self._within(timeout))
+    async def identity(self, timeout: float | None = None, *, meant: str = "") -> str:
+        database, deadline = self.database, self._within(timeout)
+        if not database.known:
+            link, _ = await self._ends.run(b"SELECT", deadline)
+            try:
+                if not database.known and meant:
+                    raise nameless(self.name, meant, statements(meant))
+                if not database.known:
+                    database.recognise(await make(link, self.name, deadline))
+            except BaseException:
+                self._ends.drop(link)
+                raise
             self._ends.give_back(link)
-        return self.database.known
+        return database.known
 
     def _within(self, timeout: float | None) -> float:
         return within(min(self.timeout, timeout or self.timeout))
@@ -258,7 +267,8 @@ class _Lane:
                 raise ManagerDown(f"{manager.name} was closed")
             async with asyncio.timeout_at(deadline):
                 link = await Link.connect(manager.name, self._conninfo)
-            manager.database.recognise(*await identify(link, manager.name, deadline))
+            found = await find(link, manager.name, deadline)
+            link.is_known = manager.database.recognise(found)
             return link
         except BaseException as e:
             if link is not None:
@@ -272,7 +282,7 @@ class _Lane:
     def give_back(self, link: Link) -> None:
         """A connection that no user had, and that is in no transaction."""
         self._places.release()
-        if self._closed:
+        if self._closed or not link.is_known:
             link.close()
         else:
             self._idle.append(link)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import psycopg
 
-from wormspace.tx.database_identity import READ, drawn, without
-from wormspace.tx.errors import ManagerDown
+from wormspace.tx.database_identity import READ, drawn, only, without
+from wormspace.tx.errors import ManagerDown, NoIdentity
 from wormspace.tx.postgres_link import Link, line
 
-_LOCK = b"SELECT pg_advisory_xact_lock(2003792493)"
-"""Those who make it at the same moment do so one after the other ("worm" as a number)."""
+_LOCK = b"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(2003792493)"
+"""Those who make it at the same moment do so one after the other ("worm" as a number), and see what
+the one before has made, however the user's sessions are isolated."""
 
 _MISSING = ("42P01", "3F000")
 _FORBIDDEN = ("42501", "25006")
@@ -32,36 +33,43 @@ def statements(identity: str) -> str:
     )
 
 
-async def identify(link: Link, manager: str, deadline: float) -> tuple[int, str]:
-    """Format and identity of the database that a connection leads to; made if there is none.
+async def find(link: Link, manager: str, deadline: float) -> tuple[int, str] | None:
+    """Format and identity of the database that a connection leads to; None if it has none.
 
     Raises:
-        NoIdentity: there is none, and the user may not make it; or may not read it.
+        NoIdentity: the user may not read it; or there are several.
         ManagerDown: the server did not answer in time, or cannot do it now.
     """
-    make = statements(drawn())
-    try:
-        found = await _read(link, deadline)
-        if found is None:
-            await link.run(_LOCK + b"; " + make.encode(), deadline)
-            found = await _read(link, deadline)
-    except psycopg.Error as e:
-        if e.sqlstate in _FORBIDDEN:
-            raise without(manager, line(e), make) from e
-        raise ManagerDown(f"{manager}: {line(e)}") from e
-    if found is None:
-        raise ManagerDown(f"{manager}: somebody deletes the row of wormspace.identity")
-    return found
-
-
-async def _read(link: Link, deadline: float) -> tuple[int, str] | None:
     try:
         result = await link.run(READ.encode(), deadline)
     except psycopg.Error as e:
         if e.sqlstate in _MISSING:
             return None
-        raise
-    if result.ntuples == 0:
-        return None
-    made_by, identity = result.get_value(0, 0) or b"0", result.get_value(0, 1) or b""
-    return int(made_by), identity.decode(errors="replace")
+        raise _problem(manager, e, statements(drawn())) from e
+    return only(
+        manager, [[result.get_value(row, c) for c in (0, 1)] for row in range(result.ntuples)]
+    )
+
+
+async def make(link: Link, manager: str, deadline: float) -> tuple[int, str]:
+    """Give the database an identity, unless somebody else is quicker; format and identity.
+
+    Raises:
+        NoIdentity: the user may not.
+        ManagerDown: the server did not answer in time, or cannot do it now.
+    """
+    whole = statements(drawn())
+    try:
+        await link.run(_LOCK + b"; " + whole.encode(), deadline)
+    except psycopg.Error as e:
+        raise _problem(manager, e, whole) from e
+    found = await find(link, manager, deadline)
+    if found is None:
+        raise ManagerDown(f"{manager}: somebody deletes the row of wormspace.identity")
+    return found
+
+
+def _problem(manager: str, e: psycopg.Error, whole: str) -> NoIdentity | ManagerDown:
+    if e.sqlstate in _FORBIDDEN:
+        return without(manager, line(e), whole)
+    return ManagerDown(f"{manager}: {line(e)}")

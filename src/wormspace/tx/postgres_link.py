@@ -28,11 +28,13 @@ class Link:
 
     Attributes:
         given_up: whether a statement was given up, so that nobody knows what the server does.
+        is_known: whether it leads to a database that says who it is.
         session: the user's, of the transaction that runs here or ran here last.
     """
 
     def __init__(self, manager: str, pgconn: pq.abc.PGconn) -> None:
         self.given_up = False
+        self.is_known = False
         self.session: Session | None = None
         self._manager = manager
         self._pgconn = pgconn

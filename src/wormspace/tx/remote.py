@@ -89,7 +89,7 @@ class RemoteStore:
         raw = await self._call(ListPrepared(self.name), self._belongs_to())
         return branches_of(self.name, decode_gids(raw))
 
-    async def identity(self, timeout: float | None = None) -> str:
+    async def identity(self, timeout: float | None = None, *, meant: str = "") -> str:
         """See ResourceManager.
 
         Raises:
