@@ -31,6 +31,7 @@ from wormspace.log.desk import Announcement, Desk, PrivateDesk, SharedDesk
 from wormspace.log.errors import LogTrimmed, NotWritten
 from wormspace.log.following import StreamReader
 from wormspace.log.info import Info, look
+from wormspace.log.limits import Limits
 from wormspace.log.marks import Mark
 from wormspace.log.opening import Config, configure
 from wormspace.log.reading import Reader
@@ -90,7 +91,7 @@ class Log:
         self._trimmer = Trimmer(self._reader, self._beginning)
         self._cursors = Cursors(self._cursor_mark, self._within, self._reader.require_reached)
         self._sources: WeakSet[Source] = WeakSet()
-        self._limits: dict[asyncio.Timeout, None] = {}  # of the calls under way
+        self._limits = Limits()
         self._closed = False
         self._on_close: Callable[[Log], object] = _nothing
         self._desk: Desk
@@ -189,9 +190,7 @@ class Log:
         self._closed = True
         for source in list(self._sources):
             source.end(self._over())
-        for limit in self._limits:
-            if not limit.expired():
-                limit.reschedule(asyncio.get_running_loop().time())
+        self._limits.end()
         try:
             await self._appender.close()
             await self._desk.close()
@@ -452,26 +451,16 @@ class Log:
         """
         self._check_open()
         deadline = self._client.deadline(timeout)
-        limit = asyncio.timeout_at(deadline + GRACE_S)
         try:
-            async with limit:
-                self._limits[limit] = None
+            async with self._limits.until(deadline + GRACE_S, lambda: _too_late(what, self.name)):
                 if position is not None and position < self._beginning.at.position:
                     await self._beginning.find()
                     raise self._gone(position)
                 yield deadline
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            if self._closed:
-                raise self._over() from None
-            raise _too_late(what, self.name) from None
         except WormError as e:
-            if self._closed and not isinstance(e, Closed):
-                raise self._over() from e  # what it waited for was stopped before it
-            raise
-        finally:
-            self._limits.pop(limit, None)
+            if not self._closed or isinstance(e, Closed):
+                raise
+            raise self._over() from e
 
     async def _still_there(self, position: int, read: Callable[[int], Awaitable[T]]) -> T:
         """Read at a position, again if what was trimmed meanwhile lies below it.
