@@ -9,6 +9,8 @@ from tests.store.rotting import END, value
 from wormspace.errors import NewerFormat
 from wormspace.server.storage import AcceptorStore
 from wormspace.store import lmdb_tables, roots
+from wormspace.store.checksum import checksum
+from wormspace.store.roots import Checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -20,6 +22,17 @@ def test_a_newer_format_is_told_from_damage(tmp_path, module, monkeypatch):
         AcceptorStore(tmp_path / "store").close()
     with pytest.raises(NewerFormat, match=r"format 2.*up to 1: update"):
         AcceptorStore(tmp_path / "store")
+
+
+@pytest.mark.parametrize("magic", [roots.MAGIC, b"WSROOTS-", b"WSROOTS/"])
+def test_what_another_program_wrote_is_no_checkpoint(magic):
+    """Not even if its checksum is right."""
+    head = roots._HEAD.pack(magic, roots.VERSION, 5, b"the-salt", 6, 8192, 5, 0)[: -roots._SUM]
+    head += checksum(b"pages", checksum(head)).to_bytes(roots._SUM, "big")
+    found = roots._read(head + b"pages", Path("roots"))
+    assert found == (
+        Checkpoint(5, b"the-salt", 6, 8192, b"pages") if magic == roots.MAGIC else None
+    )
 
 
 @pytest.mark.parametrize("name", ["store-1"])

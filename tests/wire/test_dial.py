@@ -119,6 +119,14 @@ async def test_whatever_ends_a_look_up_it_is_told(error, monkeypatch):
     assert not dial_module._waiting
 
 
+async def test_names_are_looked_up_for_loops_of_the_system_and_left_to_all_others():
+    assert dial_module._is_real(asyncio.get_running_loop())
+    for module, is_real in (("uvloop", True), ("asyncio", False), ("wormspace.sim", False)):
+        loop = type("Loop", (), {"__module__": module})()
+        assert dial_module._is_real(loop) == is_real
+    assert await dial_module._addresses(loop, "a name of a world") == ["a name of a world"]
+
+
 async def test_the_last_address_has_all_the_time_there_is(monkeypatch):
     monkeypatch.setattr(dial_module, "ADDRESS_S", 0.001)
     loop = asyncio.get_running_loop()

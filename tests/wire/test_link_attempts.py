@@ -246,6 +246,7 @@ def test_a_server_that_takes_in_nothing_or_says_nonsense_is_told_of(monkeypatch)
         monkeypatch.setattr(link._progress, "write", lambda data: False)
         link.post(link_module.Outgoing(1, Status()))
         await asyncio.sleep(0.001)
+        assert (link.up, link.trouble) == (True, "")
         link.connection_lost(None)
         assert link.trouble == "it takes in nothing"
         await asyncio.sleep(RETRY_MIN_S + 0.001)

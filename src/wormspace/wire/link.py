@@ -142,7 +142,6 @@ class TcpLink(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._server = -1
         self._transport: asyncio.Transport | None = None
-        self._decoder = FrameDecoder()
         self._welcome: Welcome | None = None
         self._greeted = False
         self._refused: Refused | None = None
