@@ -42,6 +42,13 @@ def _log_as_it_was():
     logger.propagate, logger.handlers = before[1:]
 
 
+def pytest_collection_modifyitems(items):
+    """Refuse names that are others in each process: tests are shared out among some by name."""
+    bad = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if bad:
+        raise pytest.UsageError(f"a test's name holds an address, give it ids=: {bad[0]}")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
     """Run an `async def` test on its runner."""

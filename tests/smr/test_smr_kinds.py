@@ -82,7 +82,8 @@ class Tagged(msgspec.Struct, tag=0, array_like=True):
 
 
 class Socket:
-    pass
+    def __repr__(self) -> str:
+        return "Socket()"
 
 
 Name = NewType("Name", str)

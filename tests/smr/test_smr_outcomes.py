@@ -33,7 +33,11 @@ def test_results_travel_with_the_faults_among_them_and_sets_in_order(monkeypatch
     assert decode_plain_outcome(encode_outcome([], {})).values == []
 
 
-@pytest.mark.parametrize("value", [1 << 70, "\ud800", object(), {1: object()}], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [1 << 70, "\ud800", object(), {1: object()}],
+    ids=["large", "surrogate", "object", "object in a dictionary"],
+)
 def test_a_result_that_cannot_be_encoded_is_a_fault_and_no_other_one_is(value):
     outcome = decode_outcome(encode_outcome([1, value, 3, None, value], fault(3)))
     assert [decode(one) for one in outcome.values] == [1, None, 3, None, None]
