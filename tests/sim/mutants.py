@@ -28,7 +28,7 @@ MUTANTS = {
         seed=3,
     ),
     "a read goes on one too far after a page": Mutant(
-        f"{REGISTERS}.read", "(max(lo, end), hi)", "(max(lo, end + 1), hi)"
+        "wormspace.register.spans:after", "(end, rest[0][1])", "(end + 1, rest[0][1])"
     ),
     "a read that was cut off counts as whole": Mutant(
         f"{OPERATIONS}:ReadOperation._on_report",
