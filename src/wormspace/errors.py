@@ -143,7 +143,7 @@ class StoreLocked(StoreError):
 
 
 class WrongIdentity(StoreError):
-    """The data directory belongs to another server, or lost what it had promised."""
+    """A data directory or a snapshot belongs to another server or space, or what it had is lost."""
 
 
 class StoreFull(StoreError):

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 from seats import Notes, Place
 
@@ -39,9 +40,10 @@ class Notes2(Notes, version=2, replaces=Notes):
     pass
 
 
-def snapshot(segment, offset=0, machine=Notes):
+def snapshot(segment, offset=0, machine=Notes, identity=ANN.id):
     engine = Engine(machine())
     engine.position = Address(segment, offset)
+    engine.identity = identity
     if machine is Notes:
         engine.machine.seen = [segment]
     return list(Snapshot(engine).pieces())
@@ -86,11 +88,13 @@ class Behind:
         assert timeout == FETCH_TIMEOUT_S
         return self.at.get((member.host, member.port))
 
-    async def trimmed(self, count, *, below, leader=ANN, members=(), owners=()):
+    async def trimmed(self, count, *, below, leader=ANN, members=(), owners=(), identity=b""):
         """Segments, the first of which are trimmed."""
         space = self.worm.space("thing")
         for _ in range(count):
             charter = Charter(leader, list(members), list(owners))
+            if await space.tail():
+                charter = msgspec.structs.replace(charter, space=identity)
             await space.alloc(encode_charter(charter), 4)
         await space.trim_prefix(below)
 
@@ -135,6 +139,55 @@ def test_one_that_leads_further_than_the_space_does_is_of_another_deployment(seg
         await core.trimmed(1, below=0)
         assert await restore_from(core, Kept(*snapshot(segments + 1, 0))) is None
         assert core.state[0] == Address(segments + 1, 0)
+
+    behind(work)
+
+
+@pytest.mark.parametrize("identity", [BOB.id, b"", ANN.id + ANN.id])
+@pytest.mark.parametrize("trimmed", [0, 2])
+def test_one_of_another_space_is_refused_however_long_this_one_is(identity, trimmed):
+    async def work(core):
+        await core.trimmed(9, below=trimmed, identity=ANN.id)
+        with pytest.raises(WrongIdentity, match=r"thing: .* this space is 616e6e: .* of its own"):
+            await restore_from(core, Kept(*snapshot(3, 1, identity=identity)))
+        assert (core.state, core.seat.kept) == ((Address(0, 0), []), Address(0, 0))
+        assert await restore_from(core, Kept(*snapshot(3, 1))) is None
+        assert core.state == (Address(3, 1), [3])
+
+    behind(work)
+
+
+def test_a_space_that_begins_meanwhile_is_asked_once_more():
+    async def work(core):
+        class Slow(Kept):
+            async def load(self, name):
+                await core.trimmed(9, below=0)
+                async for piece in super().load(name):
+                    yield piece
+
+        with pytest.raises(WrongIdentity, match="another space"):
+            await restore_from(core, Slow(*snapshot(3, 1, identity=BOB.id)))
+        assert core.state == (Address(0, 0), [])
+
+    behind(work)
+
+
+def test_where_nothing_tells_the_space_any_more_a_snapshot_does():
+    async def work(core):
+        await core.trimmed(4, below=4)
+        assert await restore_from(core, Kept(*snapshot(4, 0))) is None
+        assert core.learner.engine.identity == ANN.id
+
+    behind(work)
+
+
+def test_a_replica_of_another_space_is_passed_over_for_one_of_this():
+    async def work(core):
+        await core.trimmed(4, below=2, members=[BOB], identity=ANN.id)
+        core.has["ann"] = snapshot(3, 2, identity=CY.id)
+        core.has["bob"] = snapshot(3, 1)
+        await catch_up(core, None)
+        assert core.state == (Address(3, 1), [3])
 
     behind(work)
 

@@ -12,7 +12,7 @@ from wormspace.errors import UsageError
 from wormspace.sim import World
 from wormspace.smr import NeverTrim, StateMachine, TrimBehindSnapshots, TrimWhenApplied, command
 from wormspace.smr.calls import encode_calls
-from wormspace.smr.durability import PACE_S, _claim, gently, save
+from wormspace.smr.durability import PACE_S, _claim, gently, save, trim_behind
 from wormspace.smr.engine import Engine
 from wormspace.smr.records import Batch, Packet, encode
 from wormspace.smr.snapshots import Snapshot, restore
@@ -82,6 +82,9 @@ class OwnPlace(LocalSnapshots):
     async def save(self, name, position, pieces):
         await self.kept.save(name, position, pieces)
 
+    def load(self, name):
+        return self.kept.load(name)
+
 
 def seat():
     engine = Engine(Notes())
@@ -89,7 +92,7 @@ def seat():
         member="r1",
         kept=Address(0, 0),
         space=Space(),
-        learner=SimpleNamespace(position=engine.position, engine=engine),
+        learner=SimpleNamespace(position=engine.position, engine=engine, told=None),
         peers=SimpleNamespace(heard=list),
         tuning=SimpleNamespace(segment_size=SIZE),
         announced=SimpleNamespace(since=lambda time: []),
@@ -177,6 +180,16 @@ async def test_what_so_many_replicas_have_applied_goes_and_it_is_looked_at_in_tu
     assert place.space.trims == [(6.0, 2), (9.0, 4)]
     assert caplog.messages[-1] == "thing: trimmed the segments below 4"
     work.cancel()
+
+
+@timely
+async def test_a_segment_that_tells_of_which_space_it_is_stays(caplog):
+    place = seat()
+    apply(place, 4 * SIZE)
+    for told in (0, 2, 3):
+        place.learner.told = told
+        await trim_behind(place, LEADER, 1, [Address(4, 0)])
+    assert [stop for _, stop in place.space.trims] == [2, 3]
 
 
 # ---------------------------------------------------------------- trimmed behind snapshots
@@ -309,6 +322,25 @@ async def test_a_snapshot_is_of_the_moment_at_which_it_was_taken_and_leaves_noth
     assert await saving == Address(0, 3)
     assert engine.machine._journal.images == []
     assert (await restore(Notes, kept.load("thing"))).machine.seen == [1, 2, 3]
+
+
+@timely
+async def test_one_of_another_space_is_not_replaced(caplog):
+    place, kept = seat(), Kept()
+    other = Engine(Notes())
+    other.identity = b"other"
+    await save(kept, "thing", other)
+    apply(place, 25)
+    for identity in (b"", b"mine"):
+        place.learner.engine.identity = identity
+        work = asyncio.ensure_future(TrimBehindSnapshots(kept, registers=5).run(place, LEADER))
+        await asyncio.sleep(1.5)
+        work.cancel()
+    assert (len(kept.saved), place.kept, place.space.trims) == (1, Address(0, 0), [])
+    assert [one for one in caplog.messages if "no snapshot was kept: WrongIdentity" in one][1:]
+    place.learner.engine.identity = b"other"
+    assert await save(kept, "thing", place.learner.engine) == Address(2, 5)
+    assert len(kept.saved) == 2
 
 
 @timely

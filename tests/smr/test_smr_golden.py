@@ -102,6 +102,7 @@ def registers():
 
 def lived():
     engine = Engine(ShelfV1(), Shelf)
+    engine.identity = LEADER.id
     for raw in golden("registers-1.hex"):
         if decode_record(raw, engine.position) != decode_record(REST, engine.position):
             engine.chains.clear()  # the claims in the files are none
@@ -114,17 +115,18 @@ def charters():
     return [
         Charter(LEADER, [OTHER], [], "sticky", "ShelfV1", 1, shape),
         Charter(LEADER, [], [LEADER, OTHER], "rotating"),
+        Charter(LEADER, [], [], "rotating", space=OTHER.id),
     ]
 
 
 def written():
     """All files, by name, as this version writes them."""
     files = {
-        "charters-1.hex": [encode_charter(charter) for charter in charters()],
+        "charters-2.hex": [encode_charter(charter) for charter in charters()],
         "registers-1.hex": registers(),
     }
     if (GOLDEN / "registers-1.hex").exists():
-        files["snapshot-1.hex"] = list(Snapshot(lived()).pieces())
+        files["snapshot-2.hex"] = list(Snapshot(lived()).pieces())
     return files
 
 
@@ -135,7 +137,8 @@ def test_what_is_written_is_what_was_written():
 
 
 def test_charters_of_format_1_are_read():
-    assert [decode_charter(raw, "it") for raw in golden("charters-1.hex")] == charters()
+    assert [decode_charter(raw, "it") for raw in golden("charters-1.hex")] == charters()[:2]
+    assert [decode_charter(raw, "it") for raw in golden("charters-2.hex")] == charters()
     with pytest.raises(NewerFormat, match="update"):
         decode_charter(stamp(KIND, FORMAT + 1, b"whatever that may be"), "it")
 
@@ -161,20 +164,25 @@ FILE_HEAD = b"\x00\x00\x00\x27wormspace snapshot\x01" + bytes.fromhex(
 """What a file begins with: how far the snapshot goes; at first, files did not say it."""
 
 
-@pytest.fixture(params=[b"", FILE_HEAD], ids=["headless", "with a head"])
+@pytest.fixture(
+    params=[("snapshot-1.hex", b""), ("snapshot-1.hex", FILE_HEAD), ("snapshot-2.hex", FILE_HEAD)],
+    ids=["1, headless", "1, with a head", "2"],
+)
 def file(tmp_path, request):
     """The snapshot as a file."""
-    pieces = golden("snapshot-1.hex")
+    name, head = request.param
+    pieces = golden(name)
     path = LocalSnapshots(tmp_path)._path("it")
     whole = b"".join(len(piece).to_bytes(4, "big") + piece for piece in pieces)
-    path.write_bytes(request.param + whole)
+    path.write_bytes(head + whole)
     return path
 
 
-async def test_a_snapshot_of_format_1_is_read(file):
+async def test_a_snapshot_of_each_format_is_read(file):
     engine = await restore(Shelf, LocalSnapshots(file.parent).load("it"))
     look(engine.machine)
     assert (engine.position, engine.time_ns) == (Address(1, 0), 1764340002 * 10**9)
+    assert engine.identity in (b"", LEADER.id)
     assert set(engine.sessions.dump().clients[0][1].outcomes) == {2, 3}
 
 

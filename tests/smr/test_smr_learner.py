@@ -8,7 +8,15 @@ from types import SimpleNamespace
 import pytest
 
 from virtual import virtually
-from wormspace.errors import Closed, NewerFormat, NotAllocated, Trimmed, Unavailable, WrongKind
+from wormspace.errors import (
+    Closed,
+    NewerFormat,
+    NotAllocated,
+    Trimmed,
+    Unavailable,
+    WrongIdentity,
+    WrongKind,
+)
 from wormspace.smr.errors import OtherStrategy
 from wormspace.smr.learner import RETRY_S, Learner
 from wormspace.smr.records import Charter, Member, encode_charter
@@ -34,6 +42,7 @@ class Engine:
 
     def __init__(self, position=Address(0, 0)):  # noqa: B008 - it is frozen
         self.position = position
+        self.identity = b""
         self.applied = []
         self.begun = []
 
@@ -194,7 +203,7 @@ def test_what_is_told_twice_changes_nothing_and_when_something_came_is_noted():
         (charter(strategy="rotating"), OtherStrategy),
         (charter(strategy="voting"), OtherStrategy),
         (stamp("log", 1), WrongKind),
-        (stamp("smr", 2), NewerFormat),
+        (stamp("smr", 3), NewerFormat),
     ],
 )
 def test_nothing_of_another_object_is_applied(metadata, error):
@@ -272,6 +281,66 @@ def test_only_the_first_segment_says_how_the_object_began():
         assert not heard.failed
         assert not heard.engine.begun
         assert heard.learner.highest == 4
+
+    virtually(work)
+
+
+def told(leader, identity=b""):
+    return encode_charter(Charter(member(leader), strategy="sticky", space=identity))
+
+
+def test_who_allocated_the_first_segment_decides_the_identity_and_others_pass_it_on():
+    async def work(worm):
+        for first, found in ((told("r1"), b"r1"), (told("r1", b"lost"), b"lostr1")):
+            heard = Heard()
+            learner = heard.learner
+            learner.allocated(1, 4, told("r2"))
+            assert (heard.engine.identity, learner.told) == (b"", None), "it was not known to r2"
+            learner.allocated(0, 4, first)
+            assert (heard.engine.identity, learner.told) == (found, 0)
+            for number, by in ((3, told("r2", found)), (2, told("r3", found)), (4, told("r3"))):
+                learner.allocated(number, 4, by)
+                assert (heard.engine.identity, learner.told) == (found, 3 if number > 1 else 0)
+            assert not heard.failed
+
+    virtually(work)
+
+
+@pytest.mark.parametrize("again", [(0, told("r1", b"r1")), (3, told("r2", b"r2"))])
+def test_a_space_that_was_made_anew_stops_who_has_applied_the_one_before(again):
+    number, metadata = again
+
+    async def work(worm):
+        heard = Heard(position=Address(3, 0))
+        heard.engine.identity = b"r1"
+        heard.learner.learn(Address(3, 0), b"a")
+        heard.learner.allocated(number, 4, metadata)
+        assert [type(one) for one in heard.failed] == [WrongIdentity]
+        assert "made anew" in str(heard.failed[0])
+        assert not heard.applied
+
+    virtually(work)
+
+
+@pytest.mark.parametrize(
+    ("first", "metadata", "found", "checked"),
+    [
+        (0, [told("r1"), told("r2", b"r1")], b"r1", [0]),
+        (4, [told("r1"), told("r2", b"r3"), told("r2", b"r3")], b"r3", [4, 5]),
+        (4, [told("r1"), told("r2")], b"", [4, 5]),
+        (4, [], b"", []),
+    ],
+)
+def test_the_identity_is_asked_of_the_space_until_it_is_known(first, metadata, found, checked):
+    async def work(worm):
+        heard = Heard()
+        heard.learner.space = space = Begun(first, *metadata)
+        assert await heard.learner.identify() == found
+        assert space.checked == checked
+        assert await heard.learner.identify() == found
+        assert space.checked == (checked if found else checked * 2)
+        space.trims, heard.engine.identity = 1, b""
+        assert await heard.learner.identify() == found, "the next one tells it too"
 
     virtually(work)
 

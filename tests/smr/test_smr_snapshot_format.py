@@ -7,8 +7,8 @@ import random
 import msgspec
 import pytest
 
-from wormspace.errors import NewerFormat
-from wormspace.knobs import turned
+from wormspace.errors import NewerFormat, WrongIdentity
+from wormspace.knobs import KNOBS, turned
 from wormspace.smr import BadSnapshot, ShapeChanged, StateMachine, Table
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import NothingKept
@@ -22,6 +22,8 @@ from wormspace.smr.snapshots import (
     Snapshot,
     Tail,
     Value,
+    identity_kept,
+    require_same,
     restore,
     state_digest,
 )
@@ -86,7 +88,7 @@ def test_a_snapshot_has_its_head_sessions_values_and_what_there_is_much_of():
     one.machine.deep = {"d": [1]}
     one.machine.rows.update({2: "two", 1: "one"})
     one.position, one.rests, one.emitted = Address(3, 4), {5, 2}, 7
-    one.chain, one.time_ns = b"c" * 16, 99
+    one.chain, one.time_ns, one.identity = b"c" * 16, 99, b"space 1"
     one.sessions.keep(Packet(b"client", 2, 1, b""), b"outcome", 50)
     one.sessions.expire(60)
     found = [decode(raw) for raw in pieces(one)]
@@ -102,6 +104,7 @@ def test_a_snapshot_has_its_head_sessions_values_and_what_there_is_much_of():
         b"c" * 16,
         99,
         one.sessions.dump().batch,
+        b"space 1",
     )
     held = {piece.attribute: msgspec.msgpack.decode(piece.value) for piece in found[2:5]}
     assert held == {"name": "n", "pair": [1, "x"], "deep": {"d": [1]}}
@@ -335,3 +338,55 @@ def test_an_audit_lets_others_run_after_each_bounded_piece_of_work():
         audit = Audit(one)
         assert len(list(audit.steps())) == 4 * 3
         audit.close()
+
+
+def told(some):
+    async def stream():
+        for piece in some:
+            yield piece
+
+    return asyncio.run(identity_kept(stream()))
+
+
+@pytest.mark.parametrize("part_bytes", [KNOBS.smr_part_bytes, 7])
+def test_a_snapshot_says_of_which_space_it_is_and_is_begun_with_in_no_other(part_bytes):
+    one = engine(name="n")
+    one.identity = b"space 1"
+    with turned(smr_part_bytes=part_bytes):
+        some = pieces(one)
+    assert told(some) == b"space 1"
+    assert told(some[:1]) == (b"space 1" if part_bytes > 7 else None), (
+        "not all of its head is there"
+    )
+    assert told([]) is told([b"garbage"]) is told(some[-1:]) is None
+
+    async def stream():
+        for piece in some:
+            yield piece
+
+    for other in (b"space 2", b"space 11"):
+        with pytest.raises(WrongIdentity, match=r"7370616365203.*a place for snapshots of its own"):
+            asyncio.run(restore(Store, stream(), other))
+    for same in (b"space 1", b""):
+        assert asyncio.run(restore(Store, stream(), same)).identity == b"space 1"
+
+
+def test_whether_it_is_of_this_space_is_asked_before_whether_it_is_of_this_class():
+    one = engine()
+    one.identity = b"space 1"
+
+    async def stream():
+        for piece in pieces(one):
+            yield piece
+
+    with pytest.raises(WrongIdentity):
+        asyncio.run(restore(Shelf, stream(), b"space 2"))
+    with pytest.raises(WrongIdentity, match="space is unknown"):
+        require_same(b"space 1", b"")
+    with pytest.raises(WrongIdentity, match="does not say of which space"):
+        require_same(b"", b"space 1")
+
+
+def test_what_a_newer_one_made_is_told_of_before_its_space():
+    with pytest.raises(NewerFormat):
+        told([encode(["head", FORMAT + 1, {"all": "new"}])])

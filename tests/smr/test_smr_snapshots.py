@@ -206,17 +206,60 @@ async def test_a_young_deployment_does_not_begin_with_the_state_of_another_one(t
         assert await worm.spaces() == []
 
 
+@pytest.mark.parametrize("kind", ["memory", "file"])
+async def test_another_deployment_neither_begins_with_a_snapshot_nor_replaces_it(
+    tmp_path, kind, caplog
+):
+    """However long its space is: at a restart, and where the place is free again while it runs."""
+    shared, own = tmp_path / "shared", tmp_path / "own"
+
+    def keeping(directory):
+        durability = TrimBehindSnapshots(directory, registers=4, copies=1, every_s=0.02)
+        return {"durability": durability, "tuning": SMALL, "leadership": Sticky(0.1)}
+
+    def space(name):
+        return wormspace.connect("memory:" if kind == "memory" else f"file:{tmp_path / name}")
+
+    async def until(is_so):
+        async with asyncio.timeout(20):
+            while not is_so():  # noqa: ASYNC110 - a file has no event
+                await asyncio.sleep(0.02)
+
+    def kept():
+        return {path.name: path.read_bytes() for path in shared.glob("*.snapshot")}
+
+    async with space("a") as here, space("b") as there:
+        async with await replicate(Rows, here, "rows", **keeping(shared)) as replica:
+            second = await replicate(Rows, there, "rows", **keeping(shared))
+            for key in range(20):
+                await replica.put(key, b"v")
+            await until(kept)
+        held = kept()
+        for key in range(60):
+            await second.put(key, b"w")
+        await until(lambda: "WrongIdentity" in caplog.text)
+        await second.close()
+        assert (await segments_left(there, "rows"))[0] == 0, "nothing of it was kept"
+        with pytest.raises(wormspace.WrongIdentity, match=r"rows: .*a place for snapshots of its"):
+            await replicate(Rows, there, "rows", **keeping(shared))
+        assert kept() == held
+        async with await replicate(Rows, there, "rows", **keeping(own)) as second:
+            assert await second.put(0, b"w") == 61
+        async with await replicate(Rows, here, "rows", **keeping(shared)) as replica:
+            assert await replica.put(0, b"w") == 21
+
+
 class Overloaded:
     """A place that raises what nobody here knows of."""
 
     def __init__(self):
-        self.asked = asyncio.Event()
+        self.asked = []
 
     async def save(self, name, position, pieces):
-        self.asked.set()
-        raise LookupError("503 slow down")
+        raise AssertionError("what cannot be looked at may be another's, and is not replaced")
 
     async def load(self, name):
+        self.asked.append(name)
         raise LookupError("503 slow down")
         yield b""
 
@@ -228,7 +271,8 @@ async def test_a_place_that_fails_stops_no_replica(caplog):
         async with await replicate(Rows, worm, "rows", durability=keeping) as replica:
             await replica.put(1, b"1")
             async with asyncio.timeout(10):
-                await place.asked.wait()
+                while len(place.asked) < 3:  # noqa: ASYNC110 - to begin with, and to save: twice
+                    await asyncio.sleep(0.01)
             await replica.put(2, b"2")
             assert not replica.status().failed
         assert await worm.space("rows").head() == 0

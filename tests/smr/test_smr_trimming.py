@@ -45,7 +45,7 @@ def seat(head=0, position=Address(9, 0), needed=None, announced=()):  # noqa: B0
         heard.note(Ping(who, Address(0, 0), Address(0, 0), 1, need, (-1, b"")), NOW - age)
     return SimpleNamespace(
         space=Space(head),
-        learner=SimpleNamespace(position=position),
+        learner=SimpleNamespace(told=None, position=position),
         announced=heard,
         fetches=SimpleNamespace(needed=needed),
         loop=SimpleNamespace(time=lambda: NOW),

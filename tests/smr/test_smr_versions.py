@@ -464,6 +464,9 @@ async def test_a_snapshot_of_a_forgotten_version_is_passed_over_for_another_repl
     async def known(core):
         return list(kept)
 
+    async def identify():
+        return b""
+
     class OnlyNew(StateMachine, version=2):
         price: int = 7
 
@@ -478,7 +481,7 @@ async def test_a_snapshot_of_a_forgotten_version_is_passed_over_for_another_repl
         for _ in range(4):
             await space.alloc()
         await space.trim_prefix(3)
-        learner = SimpleNamespace(position=Address(0, 0))
+        learner = SimpleNamespace(position=Address(0, 0), identify=identify)
         learner.install = lambda engine: setattr(learner, "position", engine.position)
         loop = asyncio.get_running_loop()
         core = SimpleNamespace(

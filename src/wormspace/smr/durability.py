@@ -20,7 +20,7 @@ from wormspace.smr.arguments import as_choice, as_count, as_directory
 from wormspace.smr.engine import Engine
 from wormspace.smr.fetching import NEEDED_S
 from wormspace.smr.seat import Proposer, Seat
-from wormspace.smr.snapshots import Snapshot
+from wormspace.smr.snapshots import Snapshot, identity_kept, require_same
 from wormspace.smr.stores import LocalSnapshots, SnapshotStore
 from wormspace.space import Address
 from wormspace.space.arguments import as_timeout
@@ -160,7 +160,15 @@ def _claim(store: SnapshotStore, seat: Seat, claims: ExitStack) -> bool:
 
 
 async def save(store: SnapshotStore, name: str, engine: Engine) -> Address:
-    """Take a snapshot and keep it, while the engine goes on; returns its position."""
+    """Take a snapshot and keep it, while the engine goes on; returns its position.
+
+    Raises:
+        WrongIdentity: one of another space is kept there, and stays.
+        NewerFormat: one of a newer wormspace is, and stays.
+    """
+    kept = await identity_kept(store.load(name))
+    if kept is not None:
+        require_same(kept, engine.identity)
     snapshot = Snapshot(engine)
     try:
         await store.save(name, snapshot.position, gently(snapshot.pieces()))
@@ -186,6 +194,8 @@ async def trim_behind(seat: Seat, proposer: Proposer, count: int, reached: list[
     for needed in (seat.fetches.needed, *(ping.needed for ping in heard)):
         if needed is not None:
             stop = min(stop, needed.segment)
+    if seat.learner.told is not None:  # a segment that tells the space's identity stays
+        stop = min(stop, seat.learner.told)
     if stop <= 0:
         return
     try:

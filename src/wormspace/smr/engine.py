@@ -65,6 +65,7 @@ class Engine:
         emitted: how many events commands have emitted so far: the same number everywhere.
         recent: the last of them.
         rests: the owners who have passed on all their turns in the segment of `position`.
+        identity: of the space that the registers are from; b"" while that is not known.
     """
 
     def __init__(self, machine: StateMachine, newest: type[StateMachine] | None = None) -> None:
@@ -75,6 +76,7 @@ class Engine:
         self.time_ns = 0
         self.sessions = Sessions()
         self.rests: set[int] = set()
+        self.identity = b""
         self.emitted = 0
         self.recent: deque[Any] = deque(maxlen=KNOBS.smr_events_kept)
         self.chains: OrderedDict[Address, bytes] = OrderedDict()

@@ -7,15 +7,16 @@ of somebody who takes over.  Each is applied once, when everything before it has
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
 from collections.abc import Callable
 
-from wormspace.errors import Closed, NotAllocated, Trimmed, WormError
+from wormspace.errors import Closed, NotAllocated, Trimmed, WormError, WrongIdentity
 from wormspace.smr.engine import Applied, Engine
 from wormspace.smr.errors import OtherStrategy
-from wormspace.smr.records import Batch, Charter, Member, decode_charter
+from wormspace.smr.records import Batch, Charter, Member, decode_charter, identity_told
 from wormspace.space import Address, Allocated, Space, TrimmedAway, Written
 
 log = logging.getLogger("wormspace.smr")
@@ -34,6 +35,7 @@ class Learner:
 
     Attributes:
         highest: the highest segment known, -1 if none.
+        told: the highest segment known that tells the space's identity, None if none.
         heard_at: the loop's time at which the last register was learned.
         on_change: called after a register or segment was learned, if set.
         on_leader: called when another segment is the highest, if set.
@@ -52,6 +54,7 @@ class Learner:
         self.engine = engine
         self.strategy = strategy
         self.highest = -1
+        self.told: int | None = None
         self.heard_at = 0.0
         self.on_change: Callable[[], None] | None = None
         self.on_leader: Callable[[], None] | None = None
@@ -127,6 +130,39 @@ class Learner:
         """
         return decode_charter(metadata, self.space.name)
 
+    async def identify(self) -> bytes:
+        """The space's identity; b"" if nothing that is left there tells it.
+
+        Raises:
+            WrongKind, NewerFormat, Unavailable.
+        """
+        if self.engine.identity:
+            return self.engine.identity
+        for number in range(await self.space.head(), await self.space.tail()):
+            with contextlib.suppress(Trimmed):
+                charter = decode_charter(await self.space.check(number), self.space.name)
+                self._recognise(number, charter)
+                if self.engine.identity:
+                    break
+        return self.engine.identity
+
+    def _recognise(self, number: int, charter: Charter) -> None:
+        """
+        Raises:
+            WrongIdentity: the segment is in another space than those before.
+        """
+        identity, known = identity_told(number, charter), self.engine.identity
+        if not identity:
+            return
+        if known and identity != known:
+            raise WrongIdentity(
+                f"segment {number} of {self.space.name!r} is of another space "
+                f"({identity.hex()}) than what this replica has applied ({known.hex()}): the "
+                "space was made anew, and has lost what it had"
+            )
+        self.engine.identity = identity
+        self.told = number if self.told is None else max(self.told, number)
+
     def _begin(self, charter: Charter) -> None:
         """The object is what its first segment says, up to the first upgrade."""
         if self.engine.position == Address(0, 0):
@@ -152,6 +188,7 @@ class Learner:
             if number == 0:
                 self._check_strategy(charter)
                 self._begin(charter)
+            self._recognise(number, charter)
         except WormError as e:
             self._fail(e)
             return

@@ -120,6 +120,7 @@ class Charter(msgspec.Struct, frozen=True, array_like=True):
         strategy: how it is decided who proposes, as its allocator was told.
         machine, version, shape: of what class the object was for the allocator, then; that of the
             first segment is what the object begins as (see `versions`).
+        space: the space's identity, for an allocator who knew it (see `identity_told`).
     """
 
     leader: Member
@@ -129,14 +130,15 @@ class Charter(msgspec.Struct, frozen=True, array_like=True):
     machine: str = ""
     version: int = 1
     shape: dict[str, str] = {}
+    space: bytes = b""
 
 
 _decode_charter = msgspec.msgpack.Decoder(Charter).decode
 
 
 KIND = "smr"
-FORMAT = 1
-"""Of charters and registers; raised when either changes."""
+FORMAT = 2
+"""Of charters and registers; raised when either changes.  Charters of format 1 tell no identity."""
 
 
 def encode_charter(charter: Charter) -> bytes:
@@ -157,6 +159,16 @@ def decode_charter(raw: bytes, space: str) -> Charter:
         return _decode_charter(payload)
     except MALFORMED as e:
         raise ProtocolViolation(f"the metadata of a segment of {space!r} is damaged: {e}") from e
+
+
+def identity_told(number: int, charter: Charter) -> bytes:
+    """The identity of the space that a segment is in; b"" if its charter does not tell it.
+
+    It is the random id of who allocated segment 0, which decides it once.  Who did so and knew a
+    space already has seen that one lose everything: this is another.  Whoever learns it writes it
+    into the segments that it allocates, for segment 0 is trimmed some day.
+    """
+    return charter.space + charter.leader.id if number == 0 else charter.space
 
 
 # ------------------------------------------------------------------ outcomes

@@ -156,6 +156,7 @@ class Seat:
                 declared.owner.__name__,
                 declared.version,
                 declared.shape,
+                self.learner.engine.identity,
             )
         )
 

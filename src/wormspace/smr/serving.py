@@ -47,7 +47,7 @@ from wormspace.smr.records import (
     encode,
 )
 from wormspace.smr.seat import NotLeading
-from wormspace.smr.snapshots import restore
+from wormspace.smr.snapshots import require_same, restore
 from wormspace.smr.stores import SnapshotStore
 from wormspace.smr.submit import PacketTooLarge
 from wormspace.smr.versions import UPGRADE, decode_upgrade
@@ -219,10 +219,18 @@ async def restore_from(core: Core[Any], store: SnapshotStore) -> Exception | Non
         What is wrong with it, if it is of no use.
 
     Raises:
-        WrongIdentity: it leads further than the space does, so it is of another one.
+        WrongIdentity: it is of another space, or leads further than this one does.
     """
     try:
-        engine = await restore(core.machine_type, store.load(core.name))
+        return await _restore_from(core, store)
+    except WrongIdentity as e:
+        raise WrongIdentity(f"{core.name}: {e}") from None
+
+
+async def _restore_from(core: Core[Any], store: SnapshotStore) -> Exception | None:
+    identity = await core.learner.identify()
+    try:
+        engine = await restore(core.machine_type, store.load(core.name), identity)
     except NothingKept:
         return None
     except Exception as e:
@@ -230,7 +238,7 @@ async def restore_from(core: Core[Any], store: SnapshotStore) -> Exception | Non
             raise
         log.error(  # whatever a user's place may raise
             "%s: the snapshot that is kept is of no use: %r; the state is read from the space, or "
-            "another replica gives it, and the next snapshot replaces this one",
+            "another replica gives it, and the next snapshot replaces one that is damaged",
             core.name,
             e,
         )
@@ -239,10 +247,12 @@ async def restore_from(core: Core[Any], store: SnapshotStore) -> Exception | Non
         tail = await core.worm.space(core.name).tail()
         if engine.position > Address(tail, 0):
             raise WrongIdentity(
-                f"{core.name}: the snapshot that is kept leads to {engine.position}, and this "
-                f"space has {tail} segments: it is of another deployment, or the space has lost "
-                "what it had.  Give each deployment a place for snapshots of its own"
+                f"the snapshot that is kept leads to {engine.position}, and this space has {tail} "
+                "segments: it is of another deployment, or the space has lost what it had. "
+                "Give each deployment a place for snapshots of its own"
             )
+        if identity := await core.learner.identify():  # the space may have begun meanwhile
+            require_same(engine.identity, identity)
         core.learner.install(engine)
         core.seat.kept = engine.position
         log.info("%s: restored a snapshot at %s", core.name, engine.position)
@@ -268,7 +278,8 @@ async def catch_up(core: Core[Any], store: SnapshotStore | None) -> None:
             if core.learner.position.segment >= head:
                 return
             try:
-                engine = await restore(core.machine_type, _fetch(core, member))
+                identity = await core.learner.identify()
+                engine = await restore(core.machine_type, _fetch(core, member), identity)
             except (UpdateNeeded, ShapeChanged) as e:
                 if not isinstance(e, VersionForgotten):
                     raise

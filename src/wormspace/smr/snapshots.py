@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from wormspace.errors import NewerFormat
+from wormspace.errors import NewerFormat, WrongIdentity
 from wormspace.knobs import KNOBS
 from wormspace.malformed import MALFORMED
 from wormspace.smr.canonical import encode_canonical
@@ -32,7 +32,8 @@ from wormspace.smr.table import FrozenTable
 from wormspace.smr.versions import Lineage
 from wormspace.space import Address
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 had no identity in its head, and is read as one that does not say its space."""
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True, tag="head"):
@@ -42,6 +43,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True, tag="head"):
         machine: the class's name, for people.
         version, shape: what that class declares.
         batches: how many there were until then, as sessions count them.
+        identity: of the space that the registers were from.
     """
 
     format: int
@@ -54,6 +56,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True, tag="head"):
     chain: bytes
     time_ns: int
     batches: int
+    identity: bytes = b""
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True, tag="value"):
@@ -178,6 +181,7 @@ class Snapshot(_Frozen):
                 engine.chain,
                 engine.time_ns,
                 self._sessions.batch,
+                engine.identity,
             )
         )
 
@@ -302,19 +306,63 @@ def _refuse_undeclared(machine: StateMachine) -> None:
 # ------------------------------------------------------------------ the way back
 
 
-async def restore(machine_type: type[StateMachine], pieces: AsyncIterator[bytes]) -> Engine:
+def require_same(kept: bytes, identity: bytes) -> None:
+    """Refuse a snapshot whose head says `kept`, where the space is another one.
+
+    Raises:
+        WrongIdentity.
+    """
+    if kept == identity:
+        return
+    said = f"is of another space ({kept.hex()})" if kept else "does not say of which space it is"
+    raise WrongIdentity(
+        f"the snapshot {said}, and this space is {identity.hex() or 'unknown'}: it is of another "
+        "deployment, or this space was made anew and has lost what it had; nothing was done to it. "
+        "Give each deployment a place for snapshots of its own; if this one is of no use any "
+        "more, move it away"
+    )
+
+
+async def identity_kept(pieces: AsyncIterator[bytes]) -> bytes | None:
+    """What a snapshot's head says of its space; None if there is none, or no whole head.
+
+    Raises:
+        NewerFormat: a newer wormspace made it.
+    """
+    parts: list[bytes] = []
+    try:
+        async for raw in pieces:
+            if not parts:
+                _require_format(raw)
+            piece = _decode_piece(raw)
+            if isinstance(piece, Part):
+                parts.append(piece.piece)
+                if not piece.is_last:
+                    continue
+                piece = _decode_piece(b"".join(parts))
+            return piece.identity if isinstance(piece, Head) else None
+    except (BadSnapshot, UnicodeError, *MALFORMED):
+        pass
+    return None
+
+
+async def restore(
+    machine_type: type[StateMachine], pieces: AsyncIterator[bytes], identity: bytes = b""
+) -> Engine:
     """The engine that a snapshot was taken of.
 
     Args:
         machine_type: the newest class that this replica knows.
+        identity: of the space that it must be of; b"" for any.
 
     Raises:
         NothingKept: there are no pieces.
+        WrongIdentity: it is of another space.
         BadSnapshot: damaged or cut short.
         NewerFormat: a newer wormspace made it.
         UpdateNeeded, ShapeChanged: it is of another class.
     """
-    restoring = _Restoring(machine_type)
+    restoring = _Restoring(machine_type, identity)
     async for raw in pieces:
         try:
             if restoring.take(raw):
@@ -332,8 +380,9 @@ class _Restoring:
 
     engine: Engine
 
-    def __init__(self, machine_type: type[StateMachine]) -> None:
+    def __init__(self, machine_type: type[StateMachine], identity: bytes) -> None:
         self._newest = machine_type
+        self._identity = identity
         self._digest = hashlib.blake2b(digest_size=16)
         self._parts: list[bytes] = []
         self.begun = False
@@ -369,6 +418,8 @@ class _Restoring:
     def _begin(self, head: Head) -> None:
         if self.begun:
             raise BadSnapshot("the snapshot is damaged: it begins twice")
+        if self._identity:
+            require_same(head.identity, self._identity)
         what = f"the snapshot of a {head.machine}"
         machine = Lineage(self._newest).at(head.version, head.shape, what)()
         self.engine = engine = Engine(machine, self._newest)
@@ -376,6 +427,7 @@ class _Restoring:
             if kind.container is not None:
                 vars(machine)[name] = tracked(kind.container(), kind, machine._journal)
         engine.position = head.position
+        engine.identity = head.identity
         engine.rests = set(head.rests)
         engine.emitted = head.emitted
         engine.chain = head.chain
