@@ -251,6 +251,24 @@ def test_what_the_scrub_finds_is_marked_and_what_it_could_not_read_is_not(cause,
     assert engine._roots.lost == (engine._trust.failed if is_lost else "")
 
 
+def test_the_mark_of_what_was_lost_waits_for_the_checkpoint_that_is_being_saved() -> None:
+    """Both go to the same place, and the mark must be the last."""
+    waiting: list = []
+
+    def step() -> None:
+        raise StoreDamaged("rows are missing")
+
+    engine = Engine(_saving=SimpleNamespace(add_done_callback=waiting.append))
+    engine._scrub = SimpleNamespace(step=step)
+    engine._tables = SimpleNamespace(refuse=lambda why: None)
+    engine._roots = SimpleNamespace(lost="", condemn=engine.note("condemn"))
+    engine.scrub()
+    assert engine.done == []
+    [after] = waiting
+    after(engine._saving)
+    assert engine.done == [("condemn",)]
+
+
 @pytest.mark.parametrize("error", [None, OSError("no disk")])
 async def test_the_scrub_goes_on_until_the_store_fails(error) -> None:
     engine = Engine()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.store.rotting import END, value
 
-from wormspace.errors import NewerFormat
+from wormspace.errors import NewerFormat, StoreDamaged
 from wormspace.server.storage import AcceptorStore
 from wormspace.store import lmdb_tables, roots
 from wormspace.store.checksum import checksum
@@ -33,6 +33,22 @@ def test_what_another_program_wrote_is_no_checkpoint(magic):
     assert found == (
         Checkpoint(5, b"the-salt", 6, 8192, b"pages") if magic == roots.MAGIC else None
     )
+
+
+def test_only_a_whole_mark_says_that_something_is_lost():
+    text = b"rows are missing"
+    head = roots._MARK.pack(roots.LOST, roots.VERSION, len(text), 0)[: -roots._SUM]
+    mark = head + checksum(text, checksum(head)).to_bytes(roots._SUM, "big") + text
+    with pytest.raises(StoreDamaged, match=r"^rows are missing$"):
+        roots._refuse_mark(mark + bytes(100))
+    for size in range(len(mark)):
+        roots._refuse_mark(mark[:size])
+    for at in range(len(mark)):
+        if not 8 <= at < 12:  # of any version
+            for bit in range(8):
+                wrong = bytearray(mark)
+                wrong[at] ^= 1 << bit
+                roots._refuse_mark(bytes(wrong))
 
 
 @pytest.mark.parametrize("name", ["store-1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import lmdb
@@ -113,6 +114,14 @@ def test_a_row_of_which_a_bit_changed_is_no_value_to_anybody(tables, size: int) 
     assert tables.damaged == met
     tables._txn.put(b"b", stored, db=tables._dbs["t"])
     assert tables.get_many("t", keys) == list(whole.values())
+
+
+def test_between_two_rows_it_is_free(tables) -> None:
+    put(tables, b=b"1", e=b"2")
+    with tables._txn.cursor(db=tables._dbs["t"]) as cursor:
+        for lo, hi in itertools.combinations_with_replacement("abcdef", 2):
+            is_free = not any(lo <= key <= hi for key in "be")
+            assert lmdb_tables._is_free(cursor, lo.encode(), hi.encode()) == is_free
 
 
 def test_rows_are_walked_so_many_and_so_much_at_a_time(tables) -> None:
