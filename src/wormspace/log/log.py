@@ -66,8 +66,7 @@ class Log:
     a `timeout` in seconds (default: the client's).
 
     Attributes:
-        name: the log's; its entries are in the space of this name, what belongs to it in spaces
-            whose names begin with it and a slash.
+        name: the log's; also that of the space of its entries; other spaces begin with it and "/".
         segment_size: registers per segment; trimming frees whole segments.
     """
 
