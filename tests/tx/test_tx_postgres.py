@@ -472,6 +472,7 @@ def test_what_is_given_up_is_stopped_and_its_place_is_free_then(server, problem)
         [link] = server.made
         link.given_up, link.problem = True, problem
         manager._work.drop(link)
+        [stopping] = manager._work._tasks
         assert counts(link) == (0, 0, 0)
         began = asyncio.get_running_loop().time()
         await manager.begin(gid())
@@ -479,6 +480,7 @@ def test_what_is_given_up_is_stopped_and_its_place_is_free_then(server, problem)
         assert asyncio.get_running_loop().time() - began == pytest.approx(1.0)
         await asyncio.sleep(0)
         assert not manager._work._tasks
+        assert stopping.exception() is None
 
     virtually(work)
 
