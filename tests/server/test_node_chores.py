@@ -12,7 +12,7 @@ from nodes import B1, B2, Held, Port, codes, settled, turns, write
 
 from inprocess import content
 from wires import simulated
-from wormspace.errors import StoreFull
+from wormspace.errors import StoreDamaged, StoreError, StoreFull
 from wormspace.knobs import turned
 from wormspace.paxos.messages import (
     Capture,
@@ -169,6 +169,36 @@ def test_a_node_that_cannot_sweep_tries_again_each_second_until_it_can(is_helped
         commits = len(engine.commits)
         await asyncio.sleep(100)
         assert len(engine.commits) == commits
+        await node.stop()
+
+    simulated(work)
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [(StoreError("gone"), True), (StoreDamaged("a row"), False), (ValueError("a bug"), False)],
+    ids=["store", "damage", "bug"],
+)
+def test_a_chore_ends_the_node_where_the_store_has_failed_and_else_itself(
+    error, ends, monkeypatch
+) -> None:
+    def sweep(batch, limit):
+        raise error
+
+    async def work():
+        fatal: list[StoreError] = []
+        engine, port = Held(is_open=True), Port()
+        node = Node(engine, on_fatal=fatal.append)
+        node.submit(port, 1, write(0))
+        await settled(node)
+        monkeypatch.setattr(node_module.acceptors, "sweep", sweep)
+        node.submit(port, 2, Trim("s", 0, 1))
+        await settled(node)
+        node.submit(port, 3, write(0))
+        await settled(node)
+        assert fatal == ([error] if ends else [])
+        assert (port.of(2) == [Done()]) is not ends
+        assert sorted(codes(port)) == ([2, 3] if ends else [])
         await node.stop()
 
     simulated(work)
