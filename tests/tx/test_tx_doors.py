@@ -95,6 +95,11 @@ class Doors:
             "start": (lambda x: self.start(x, 0), lambda x: None if isinstance(x, str) else False),
             "port": (lambda x: self.start("127.0.0.1", x), lambda x: x == 0 and type(x) is int),
             "store": (lambda x: tx.KeyValueStore.open(x, MemoryEngine()), is_name),
+            "store engine": (lambda x: tx.KeyValueStore.open("a", x), lambda x: False),
+            "store dice": (
+                lambda x: tx.KeyValueStore.open("a", MemoryEngine(), x),
+                lambda x: x is None,
+            ),
             "remote": (lambda x: self.soon(tx.RemoteStore, x, "h:1"), is_name),
             "address": (lambda x: self.soon(tx.RemoteStore, "a", x), lambda x: False),
             "postgres": (lambda x: self.soon(Postgres, x, ""), is_name),

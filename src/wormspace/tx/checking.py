@@ -57,6 +57,19 @@ def check_client(client: object) -> Client:
     return client
 
 
+def check_engine(engine: object) -> None:
+    """
+    Raises:
+        UsageError: it is no open store.
+    """
+    calls = [getattr(engine, name, None) for name in ("begin", "commit", "close")]
+    if isinstance(engine, type) or not all(map(callable, calls)) or not hasattr(engine, "view"):
+        raise UsageError(
+            "an engine is an open store, such as LmdbEngine or MemoryEngine make, not "
+            f"{_short(engine)}"
+        )
+
+
 def check_manager(manager: object) -> None:
     """
     Raises:

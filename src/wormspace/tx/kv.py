@@ -28,7 +28,7 @@ from wormspace.errors import (
 from wormspace.malformed import MALFORMED
 from wormspace.space.arguments import as_rng
 from wormspace.store.engine import Batch, Engine
-from wormspace.tx.checking import check_key, check_value
+from wormspace.tx.checking import check_engine, check_key, check_value
 from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
 from wormspace.tx.locks import Locks, Owner
 from wormspace.tx.names import Gid, check_name
@@ -248,15 +248,18 @@ class KeyValueStore:
         """The store of that name, with what it has promised; a fresh engine becomes that store.
 
         Args:
+            engine: an open store of its own, which the key-value store closes.
             rng: draws the identity of a fresh store, which no other may have.
 
         Raises:
-            UsageError: no store can be called that.
+            UsageError: no store can be called that, or an argument is not what is said here.
             WrongIdentity: the engine holds the store of another name.
             NewerFormat: a newer wormspace made it.
             StoreError.
         """
         check_name(name)
+        check_engine(engine)
+        dice = as_rng(rng)
         held = engine.view.get("identity", _NAME)
         if held is not None and held != name.encode():
             raise WrongIdentity(f"this is the store of {held.decode()!r}, not of {name!r}")
@@ -269,7 +272,7 @@ class KeyValueStore:
         identity = engine.view.get("identity", _IDENTITY)
         if identity is not None:
             return cls(name, engine, identity.decode(errors="replace"))
-        drawn = f"{as_rng(rng).getrandbits(64):016x}"
+        drawn = f"{dice.getrandbits(64):016x}"
         store = cls(name, engine, drawn)
         batch = engine.begin()
         batch.put_many(
