@@ -48,7 +48,7 @@ def test_what_a_name_means_is_decided_however_slow_the_servers():
     class Bank:
         name = "bank"
 
-        async def identity(self, timeout: float | None = None) -> str:
+        async def identity(self, timeout: float | None = None, *, meant: str = "") -> str:
             return "this-one"
 
     async def work():
