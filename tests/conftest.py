@@ -6,6 +6,7 @@ An `async def` test runs on the `runner` of its own, under a limit: a test that 
 import asyncio
 import inspect
 import logging
+import re
 import signal
 
 import pytest
@@ -19,6 +20,9 @@ from reaching import (  # noqa: F401 - hooks
 )
 
 TEST_LIMIT_S = 90.0
+
+OF_ONE_PROCESS = re.compile(r" at 0x[0-9a-f]|\{[\d'\"(-][^{}:]*,[^{}:]*\}")
+"""An object's address, or a set of constants: what differs from process to process."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell started us in the background: what tests start would not hear Ctrl-C either.
@@ -44,9 +48,12 @@ def _log_as_it_was():
 
 def pytest_collection_modifyitems(items):
     """Refuse names that are others in each process: tests are shared out among some by name."""
-    bad = [item.nodeid for item in items if " at 0x" in item.nodeid]
-    if bad:
-        raise pytest.UsageError(f"a test's name holds an address, give it ids=: {bad[0]}")
+    for item in items:
+        if found := OF_ONE_PROCESS.search(item.nodeid):
+            raise pytest.UsageError(
+                f"a test's name holds {found[0]!r}, an address or the order of a set, which are "
+                f"others in the next process; give it ids=: {item.nodeid}"
+            )
 
 
 @pytest.hookimpl(tryfirst=True)

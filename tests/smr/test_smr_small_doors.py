@@ -122,7 +122,7 @@ REFUSED = [
     (lambda: as_addresses(7), "addresses are a list of (host, port), not int"),
     (lambda: as_addresses([]), "name the address of at least one replica"),
     *((lambda a=a: as_addresses([a]), f"an address is a pair of a host and a port, not {a!r}")
-      for a in ("h1", ("h",), ("h", 1, 2), 7, {"h", 1})),
+      for a in ("h1", ("h",), ("h", 1, 2), 7, {"h"})),
     (lambda: as_addresses([("h", 1), (2, 1)]), "a host is a str, not int"),
     (lambda: as_addresses([("h", 0)]), "a port is an int from 1 to 65535, not 0"),
     (lambda: as_choice(Place, "it", "save"), "it is an object: Place() with parentheses"),
