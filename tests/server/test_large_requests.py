@@ -1,4 +1,4 @@
-"""A request that replaces very much takes several turns, and is still all or nothing."""
+"""A request that replaces very much is carried out in parts, each a small batch."""
 
 import asyncio
 
@@ -6,6 +6,7 @@ import pytest
 from nodes import B1, Port, settled
 
 from inprocess import content
+from wormspace.errors import StoreError
 from wormspace.knobs import turned
 from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Capture, Done, Gone, Promise, Read, Reject, Report, Trim, Write
@@ -54,6 +55,81 @@ async def test_a_capture_in_parts_promises_what_one_at_once_would(engine, supers
     assert held(engine, tables.PROMISES) == held(other._engine, tables.PROMISES)
     await node.stop()
     await other.stop()
+
+
+class Counted:
+    """An engine that notes how much each commit changes, and can stop after some of them."""
+
+    def __init__(self, engine):
+        self.engine = engine
+        self.sizes = []
+        self.left = None
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+    async def commit(self, batch):
+        if self.left is not None:
+            if self.left == 0:
+                raise StoreError("power is out")
+            self.left -= 1
+        self.sizes.append(sum(map(len, batch.tables.values())))
+        await self.engine.commit(batch)
+
+
+@pytest.mark.parametrize("request_", [Capture("s", 0, 0, 1000, HIGH), Trim("s", 0, 1000)])
+@pytest.mark.parametrize("supersede", [1, 5, 40])
+async def test_no_batch_grows_with_what_is_replaced(tmp_path, supersede, request_):
+    """What the store does with a batch is one turn of the loop: it is bounded if the batch is."""
+    engine = AcceptorStore(tmp_path / "store", durability="os")
+    node, port = await captured_one_by_one(Counted(engine), 300)
+    for i in range(300):
+        node.submit(port, 1, Trim("s", 2 * i + 1, 2 * i + 2))
+    await settled(node)
+    sizes = node._engine.sizes
+    sizes.clear()
+    with turned(server_supersede=supersede, server_sweep_keys=supersede):
+        node.submit(port, 2, request_)
+        await settled(node)
+    assert isinstance(port.of(2)[0], Promise | Done)
+    assert max(sizes) <= 2 * supersede + 4
+    assert sum(sizes) >= 300
+    await node.stop()
+
+
+@pytest.mark.parametrize("request_", [Capture("s", 0, 0, 60, HIGH), Trim("s", 0, 60)])
+@pytest.mark.parametrize("stops_after", range(12))
+async def test_a_request_that_ends_between_two_parts_is_a_narrower_one(request_, stops_after):
+    """Nobody was told; every promise is the old one or the new one, and none has become lower."""
+    memory = MemoryEngine()
+    node, port = await captured_one_by_one(Counted(memory), 30)
+    for i in range(30):
+        node.submit(port, 1, Write("s", 2 * i + 1, B1, [0], [b"v"]))
+        node.submit(port, 1, Trim("s", 2 * i + 1, 2 * i + 2))
+    await settled(node)
+    before = {offset: _promised(memory, offset) for offset in range(60)}
+    with turned(server_supersede=3, server_sweep_keys=3):
+        node._engine.left = stops_after
+        node.submit(port, 2, request_)
+        await settled(node)
+        for offset in range(60):
+            assert _promised(memory, offset) in (before[offset], HIGH)
+        again = Node(memory)
+        await settled(again)
+        after = Port()
+        again.submit(after, 1, Trim("s", 0, 60))
+        await settled(again)
+    assert after.of(1) == [Done()]
+    left = content(memory)
+    assert not any(left[t] for t in (tables.ROWS, tables.PROMISES, tables.GARBAGE))
+    assert len(left[tables.TRIMMED]) == 1
+    await again.stop()
+
+
+def _promised(engine, offset):
+    space = tables.find_space(engine.view, "s")
+    held = tables.range_at(engine.view, tables.PROMISES, tables.segment_key(space, 0), offset)
+    return held.ballot if held is not None else None
 
 
 async def test_a_request_in_parts_leaves_what_one_at_once_would(engine):

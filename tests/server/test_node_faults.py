@@ -211,7 +211,6 @@ async def test_a_store_that_fails_while_a_request_is_handled_in_parts_fails_once
     for offset in range(20, 30, 2):
         node.submit(port, 0, Capture("s", 0, offset, offset + 1, B2))
     await settled(node)
-    commits = engine.commits
 
     def bad(table, key):
         if table == tables.ROWS:
@@ -222,6 +221,7 @@ async def test_a_store_that_fails_while_a_request_is_handled_in_parts_fails_once
         for _ in range(3):
             await asyncio.sleep(0)
         assert not port.of(1)
+        commits = engine.commits
         engine.bad = bad
         node.submit(port, 2, Read("s", 0, [(0, 10)]))
         engine.bad = damaged_at()

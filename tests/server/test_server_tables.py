@@ -287,22 +287,57 @@ def test_what_replaces_little_is_one_part_and_what_replaces_much_is_many() -> No
         assert [hi for _, hi, _ in dividing.in_parts(1, 3, lambda lo: close)] == [2, 3]
 
 
-async def test_between_two_parts_others_have_their_turn() -> None:
-    done = []
+class Numbered:
+    """Stands for a batch of the store."""
 
-    def work():
+    def __init__(self, number):
+        self.number = number
+        self.is_dropped = False
+
+    def abort(self):
+        self.is_dropped = True
+
+
+async def test_each_part_has_a_batch_of_its_own_and_the_last_is_left_to_the_caller() -> None:
+    seen, begun_with, renewed = [], Numbered(0), []
+
+    def work(batch):
         for n in range(3):
-            done.append(n)
-            yield
+            seen.append((n, batch.number))
+            batch = yield
+        seen.append(("end", batch.number))
         return "result"
 
-    assert dividing.finish(work()) == "result"
-    done.clear()
-    running = asyncio.ensure_future(dividing.in_turns(work()))
-    for n in range(3):
+    async def renew(batch):
+        renewed.append(batch)
         await asyncio.sleep(0)
-        assert done == list(range(n + 1))
-    assert await running == "result"
+        return Numbered(batch.number + 1)
+
+    result, last = await dividing.in_batches(work(begun_with), begun_with, renew)
+    assert (result, last.number) == ("result", 3)
+    assert seen == [(0, 0), (1, 1), (2, 2), ("end", 3)]
+    assert [batch.number for batch in renewed] == [0, 1, 2]
+    assert not any(batch.is_dropped for batch in (*renewed, last))
+    seen.clear()
+    assert dividing.finish(work(begun_with), begun_with) == "result"
+    assert {number for _, number in seen} == {0}
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+async def test_what_goes_wrong_in_a_part_drops_its_batch_and_no_other(error) -> None:
+    batches = [Numbered(0)]
+
+    def work(batch):
+        batch = yield
+        raise error(batch.number)
+
+    async def renew(batch):
+        batches.append(Numbered(batch.number + 1))
+        return batches[-1]
+
+    with pytest.raises(error, match="1"):
+        await dividing.in_batches(work(batches[0]), batches[0], renew)
+    assert [batch.is_dropped for batch in batches] == [False, True]
 
 
 # ---------------------------------------------------------------- listeners
@@ -362,15 +397,15 @@ def test_a_subscription_ends_when_it_is_replaced_forgotten_or_too_slow() -> None
     assert (len(listeners), listeners.held_by(one), listeners.held_by(two)) == (1, 0, 1)
     assert not listeners.remove(one, 1)
     assert not listeners.remove(two, 2)
-    assert listeners.want("s")
+    assert list(listeners._by_space) == ["s"]
     assert listeners.remove(two, 1)
-    assert not listeners.want("s")
+    assert not listeners._by_space
     for n in range(3):
         listeners.add(one, n, Listen("s", n, n + 2))
     listeners.forget(two)
     assert len(listeners) == 3
     listeners.forget(one)
-    assert (len(listeners), listeners.want("s")) == (0, False)
+    assert len(listeners) == 0
     assert (listeners._by_port, listeners._by_space) == ({}, {})
     assert listeners.publish(event) == 0
 

@@ -119,7 +119,7 @@ OF_THE_QUIET = {
     "a server tells of a batch only who listened when it began": Mutant(
         "wormspace.server.node:Node._handle",
         "if fresh is not None:",
-        "if fresh is not None and self._listeners.want(m.space):",
+        "if fresh is not None and m.space in self._listeners._by_space:",
         seed=1,
     ),
 }

@@ -29,7 +29,7 @@ from wormspace.paxos.messages import (
 )
 from wormspace.paxos.ranges import Range
 from wormspace.server import tables
-from wormspace.server.dividing import AtOnce, Divide, Turns, finish
+from wormspace.server.dividing import AtOnce, Divide, Turns, finish, in_parts
 from wormspace.server.marks import Marks, RangeMap
 from wormspace.store.engine import Batch, Item, View
 from wormspace.wire.messages import BAD_REQUEST, Failed, Tombstones, Trims
@@ -67,16 +67,13 @@ def capture(
     Raises:
         TooMuch: it supersedes more than it may at once; nothing was put.
     """
-    return finish(capturing(batch, marks, m, at_once or AtOnce(), room))
+    return finish(capturing(batch, marks, m, at_once or AtOnce(), room), batch)
 
 
 def capturing(
     batch: Batch, marks: Marks, m: Capture, divide: Divide, room: int | None = None
 ) -> Turns[Promise | Reject | Gone]:
-    """Handle a capture, in as many turns as `divide` makes of it.
-
-    A refusal may come after a part was put: then the batch is to be dropped.
-    """
+    """Handle a capture, in as many parts as `divide` makes of it; see `refusing`."""
     space = tables.intern_space(batch, m.space)
     if tables.is_trimmed(batch, space, m.segment):
         return Gone()
@@ -91,11 +88,34 @@ def capturing(
         if new is old:
             return Reject(top)
         tables.store_slice(batch, tables.PROMISES, prefix, old, new)
-        yield
+        batch = yield
     page = KNOBS.server_page_bytes
     room = page if room is None else min(room, page)
     rows, following = _page(batch, marks, prefix, [(m.start, m.stop)], room)
     return Promise(rows, following)
+
+
+def refusing(batch: Batch, m: Capture) -> Turns[bytes | None]:
+    """The highest ballot of those that refuse a capture, None if it may be granted; puts nothing.
+
+    What is granted in parts is first looked at as a whole: a capture that is refused changes
+    nothing.
+    """
+    space = tables.find_space(batch, m.space)
+    if space is None or tables.is_trimmed(batch, space, m.segment):
+        return None
+    prefix = tables.segment_key(space, m.segment)
+
+    def stored(lo: int) -> tuple[Range, ...]:
+        most = KNOBS.server_supersede + 1
+        return tables.load_slice(batch, tables.PROMISES, prefix, lo, m.stop, most)
+
+    for lo, hi, old in in_parts(m.start, m.stop, stored):
+        new, top = on_capture(old, lo, hi, m.ballot)
+        if new is old:
+            return top
+        batch = yield
+    return None
 
 
 def write(batch: Batch, m: Write) -> tuple[Written | Gone, Write | None]:
@@ -197,7 +217,7 @@ def trim(batch: Batch, m: Trim, at_once: AtOnce | None = None) -> tuple[Done | F
     Raises:
         TooMuch: these are more than it may merge at once; nothing was put.
     """
-    return finish(trimming(batch, m, at_once or AtOnce()))
+    return finish(trimming(batch, m, at_once or AtOnce()), batch)
 
 
 def trimming(batch: Batch, m: Trim, divide: Divide) -> Turns[tuple[Done | Failed, bool]]:
@@ -217,10 +237,9 @@ def trimming(batch: Batch, m: Trim, divide: Divide) -> Turns[tuple[Done | Failed
         if set(new) != set(old):
             is_news = True
             tables.store_slice(batch, tables.TRIMMED, space, old, new)
-        yield
-    if is_news:
-        key = tables.segment_key(space, m.segment)
-        batch.put(tables.GARBAGE, key, m.stop.to_bytes(8, "big"))
+            end = max(r.hi for r in new if r.lo <= lo)  # there may be garbage from `lo` on already
+            batch.put(tables.GARBAGE, tables.segment_key(space, lo), end.to_bytes(8, "big"))
+        batch = yield
     return Done(), is_news
 
 

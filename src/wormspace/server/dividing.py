@@ -1,26 +1,27 @@
-"""Requests that replace very much are carried out in parts, a turn of the event loop for each.
+"""Requests that replace very much are carried out in parts, each a batch of the store.
 
 A capture of a segment whose registers were captured one by one supersedes all of these promises.
 Each of them cost a request of its own, but to replace a hundred thousand at once would hold up
-everybody.  As a rule there are few, and a request is handled at once, with others in its batch,
-which ends when they have replaced enough together.  One that turns out to be too large has a batch
-to itself, which stays open over several turns: its parts are on disk together or not at all, and it
-is granted or refused as a whole.
+everybody, in the handler and again in the store.  As a rule there are few, and a request is handled
+at once, with others in its batch, which ends when they have replaced enough together.  One that
+turns out to be too large is carried out in parts: each is what a narrower request would have been,
+and is on disk before the next is begun.  Nothing else is handled between them.  It is answered when
+all of it is done; if the server stops before, a part of it may have been done, and nobody was told.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import TypeAlias, TypeVar
 
 from wormspace.knobs import KNOBS
 from wormspace.paxos.ranges import Range
+from wormspace.store.engine import Batch
 
 T = TypeVar("T")
 
-Turns: TypeAlias = Generator[None, None, T]
-"""Work that yields where others may have their turn, and returns its result."""
+Turns: TypeAlias = Generator[None, Batch, T]
+"""Work that yields after each part, takes the batch for the next, and returns its result."""
 
 Stored: TypeAlias = Callable[[int], tuple[Range, ...]]
 """The stored ranges from an offset on: one more than may be replaced in a turn, or all."""
@@ -70,22 +71,33 @@ def in_parts(start: int, stop: int, stored: Stored) -> Iterator[Part]:
         start = end
 
 
-def finish(turns: Turns[T]) -> T:
-    """Carry all of it out in this turn."""
-    while True:
-        try:
-            next(turns)
-        except StopIteration as e:
-            result: T = e.value
-            return result
+def finish(turns: Turns[T], batch: Batch) -> T:
+    """Carry all of it out in this turn, within the batch that it was begun with."""
+    try:
+        next(turns)
+        while True:
+            turns.send(batch)
+    except StopIteration as e:
+        result: T = e.value
+        return result
 
 
-async def in_turns(turns: Turns[T]) -> T:
-    """Carry it out, with a turn of the loop for others after each part."""
-    while True:
-        try:
-            next(turns)
-        except StopIteration as e:
-            result: T = e.value
-            return result
-        await asyncio.sleep(0)
+async def in_batches(
+    turns: Turns[T], batch: Batch, renew: Callable[[Batch], Awaitable[Batch]]
+) -> tuple[T, Batch]:
+    """Carry it out, with a batch for each part; returns the last, which is not committed, too.
+
+    Args:
+        batch: the one that it was begun with.
+        renew: commits a batch and begins the next.
+    """
+    try:
+        next(turns)
+        while True:
+            batch = await renew(batch)
+            turns.send(batch)
+    except StopIteration as e:
+        return e.value, batch
+    except BaseException:
+        batch.abort()
+        raise

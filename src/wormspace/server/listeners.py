@@ -9,11 +9,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Protocol, TypeAlias
 
 import msgspec
 
+from wormspace.knobs import KNOBS
 from wormspace.paxos.messages import Trim, Write
 from wormspace.server.counters import Counters
 from wormspace.wire.messages import Accepted, Discarded, Downward, Lagging, Listen
@@ -129,9 +131,23 @@ class Listeners:
         for listener_id in list(self._by_port.get(port, ())):
             self.remove(port, listener_id)
 
-    def want(self, space: str) -> bool:
-        """Whether anybody listens to the space."""
-        return space in self._by_space
+    async def tell(self, news: list[News]) -> None:
+        """Tell of a batch's news, those too who came while it was on its way to the disk.
+
+        A subscription that was answered before must hear of it: what its client has read since is
+        the state without this batch.
+        """
+        told = 0
+        for m in news:
+            if m.space not in self._by_space:
+                continue
+            if isinstance(m, Trim):
+                told += self.publish(Discarded(m.space, m.segment, m.stop))
+            else:
+                told += self.publish(Accepted(m.space, m.segment, m.ballot, m.offsets, m.values))
+            if told >= KNOBS.server_turn_requests:
+                told = 0
+                await asyncio.sleep(0)
 
     def publish(self, event: Event) -> int:
         """Tell everybody whom it concerns, and end the subscriptions of those who read too slowly.

@@ -37,7 +37,7 @@ from wormspace.paxos.messages import (
 )
 from wormspace.server import acceptors, tables
 from wormspace.server.counters import Counters
-from wormspace.server.dividing import AtOnce, TooMuch, in_parts, in_turns
+from wormspace.server.dividing import AtOnce, TooMuch, in_batches, in_parts
 from wormspace.server.door import Door, makes_room
 from wormspace.server.listeners import Listeners, News, Port
 from wormspace.server.marks import Marks
@@ -48,8 +48,6 @@ from wormspace.wire.messages import (
     INTERNAL,
     STOPPING,
     TOO_MANY,
-    Accepted,
-    Discarded,
     Downward,
     Failed,
     Figures,
@@ -299,7 +297,7 @@ class Node:
             batch = self._engine.begin()
             try:
                 if slowly:
-                    answers, news = await self._handle_in_parts(batch, *queued)
+                    answers, news, batch = await self._handle_in_parts(batch, *queued)
                 else:
                     answers, news = self._handle(batch, queued)
                     swept = self._chores(batch)
@@ -309,12 +307,7 @@ class Node:
                     raise
                 mishap = e
             else:
-                if self._failed:
-                    raise self._failed  # as it was read meanwhile
-                if answers and isinstance(answers[0], Reject) and slowly:
-                    batch.abort()  # a part of it may have been put
-                else:
-                    await self._engine.commit(batch)
+                await self._put(batch)
         except StoreFull as e:
             await self._on_full(queued, e)
             return
@@ -339,7 +332,7 @@ class Node:
         if self._rounds_rose:
             self._rounds_rose = False
             self._look_up(lambda: self._door.learn_rounds(self._engine.view))
-        await self._publish(news)
+        await self._listeners.tell(news)
 
     def _look_up(self, look: Callable[[], bool | None]) -> bool:
         """What the node looks up for itself; false if that goes wrong, which costs no request."""
@@ -415,21 +408,44 @@ class Node:
 
     async def _handle_in_parts(
         self, batch: Batch, item: Queued
-    ) -> tuple[list[Downward], list[News]]:
-        """As `_handle`, of one request that is too much for a turn of the loop."""
+    ) -> tuple[list[Downward], list[News], Batch]:
+        """As `_handle`, of one request that is too much for a turn; returns the last batch too."""
         port, _, m, _ = item
-        if isinstance(m, Capture):
-            room = 0 if port.congested() else None
-            reply = await in_turns(acceptors.capturing(batch, self._marks, m, in_parts, room))
-            if self._door.is_news(m.ballot):
-                tables.reach_round(batch, round_of(m.ballot))
-                self._rounds_rose = True
-            return [reply], []
         if isinstance(m, Trim):
-            done, fresh = await in_turns(acceptors.trimming(batch, m, in_parts))
+            (done, fresh), batch = await in_batches(
+                acceptors.trimming(batch, m, in_parts), batch, self._renew
+            )
             self._garbage = self._garbage or fresh
-            return [done], [m] if fresh else []
-        raise TypeError(f"a {type(m).__name__} has no parts")
+            return [done], [m] if fresh else [], batch
+        if not isinstance(m, Capture):
+            raise TypeError(f"a {type(m).__name__} has no parts")
+        higher, batch = await in_batches(acceptors.refusing(batch, m), batch, self._renew)
+        if higher is not None:
+            return [Reject(higher)], [], batch
+        if self._door.is_news(m.ballot):
+            tables.reach_round(batch, round_of(m.ballot))
+            self._rounds_rose = True
+        room = 0 if port.congested() else None
+        work = acceptors.capturing(batch, self._marks, m, in_parts, room)
+        reply, batch = await in_batches(work, batch, self._renew)
+        return [reply], [], batch
+
+    async def _renew(self, batch: Batch) -> Batch:
+        """Commit the batch of a part, and begin one for the next."""
+        await self._put(batch)
+        await asyncio.sleep(0)
+        return self._engine.begin()
+
+    async def _put(self, batch: Batch) -> None:
+        """Commit a batch.  Whatever goes wrong there, but a lack of room, ends the node."""
+        if self._failed:  # as it was read meanwhile
+            raise self._failed
+        try:
+            await self._engine.commit(batch)
+        except Exception as e:
+            if _is_fatal(e):
+                raise
+            raise StoreError(f"{type(e).__name__}: {e}") from e
 
     def _chores(self, batch: Batch) -> int:
         """Save marks and sweep; returns how many keys were swept.
@@ -457,25 +473,6 @@ class Node:
         waiting, self.on_drained = self.on_drained, []
         for resume in waiting:
             resume()
-
-    async def _publish(self, news: list[News]) -> None:
-        """Tell the listeners, those too that came while the batch was on its way to the disk.
-
-        A subscription that was answered before must hear of it: what its client has read since is
-        the state without this batch.
-        """
-        told = 0
-        for m in news:
-            if not self._listeners.want(m.space):
-                continue
-            if isinstance(m, Trim):
-                told += self._listeners.publish(Discarded(m.space, m.segment, m.stop))
-            else:
-                event = Accepted(m.space, m.segment, m.ballot, m.offsets, m.values)
-                told += self._listeners.publish(event)
-            if told >= KNOBS.server_turn_requests:
-                told = 0
-                await asyncio.sleep(0)
 
     def _fail(self, e: StoreError) -> None:
         if self._failed:
