@@ -308,7 +308,7 @@ async def test_each_part_has_a_batch_of_its_own_and_the_last_is_left_to_the_call
         seen.append(("end", batch.number))
         return "result"
 
-    async def renew(batch):
+    async def renew(batch, news):
         renewed.append(batch)
         await asyncio.sleep(0)
         return Numbered(batch.number + 1)
@@ -331,7 +331,7 @@ async def test_what_goes_wrong_in_a_part_drops_its_batch_and_no_other(error) -> 
         batch = yield
         raise error(batch.number)
 
-    async def renew(batch):
+    async def renew(batch, news):
         batches.append(Numbered(batch.number + 1))
         return batches[-1]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from wormspace.knobs import KNOBS
 from wormspace.paxos.acceptor import ACCEPTED, is_decided, on_capture, on_trim, on_write
-from wormspace.paxos.ballot import BALLOT_BYTES
+from wormspace.paxos.ballot import BALLOT_BYTES, UNSAFE
 from wormspace.paxos.messages import (
     COMPLETE,
     Capture,
@@ -27,7 +27,7 @@ from wormspace.paxos.messages import (
     Write,
     Written,
 )
-from wormspace.paxos.ranges import Range
+from wormspace.paxos.ranges import Range, highest
 from wormspace.server import tables
 from wormspace.server.dividing import AtOnce, Divide, Turns, finish, in_parts
 from wormspace.server.marks import Marks, RangeMap
@@ -88,7 +88,7 @@ def capturing(
         if new is old:
             return Reject(top)
         tables.store_slice(batch, tables.PROMISES, prefix, old, new)
-        batch = yield
+        batch = yield None
     page = KNOBS.server_page_bytes
     room = page if room is None else min(room, page)
     rows, following = _page(batch, marks, prefix, [(m.start, m.stop)], room)
@@ -96,7 +96,7 @@ def capturing(
 
 
 def refusing(batch: Batch, m: Capture) -> Turns[bytes | None]:
-    """The highest ballot of those that refuse a capture, None if it may be granted; puts nothing.
+    """The highest ballot in a capture's range if that refuses it, None if not; puts nothing.
 
     What is granted in parts is first looked at as a whole: a capture that is refused changes
     nothing.
@@ -110,12 +110,11 @@ def refusing(batch: Batch, m: Capture) -> Turns[bytes | None]:
         most = KNOBS.server_supersede + 1
         return tables.load_slice(batch, tables.PROMISES, prefix, lo, m.stop, most)
 
+    top = UNSAFE
     for lo, hi, old in in_parts(m.start, m.stop, stored):
-        new, top = on_capture(old, lo, hi, m.ballot)
-        if new is old:
-            return top
-        batch = yield
-    return None
+        top = max(top, highest(old, lo, hi))
+        batch = yield None
+    return top if top >= m.ballot else None
 
 
 def write(batch: Batch, m: Write) -> tuple[Written | Gone, Write | None]:
@@ -234,12 +233,13 @@ def trimming(batch: Batch, m: Trim, divide: Divide) -> Turns[tuple[Done | Failed
     is_news = False
     for lo, hi, old in divide(m.segment, m.stop, stored):
         new = on_trim(old, lo, hi)
+        news = None
         if set(new) != set(old):
-            is_news = True
+            is_news, news = True, Trim(m.space, lo, hi)
             tables.store_slice(batch, tables.TRIMMED, space, old, new)
             end = max(r.hi for r in new if r.lo <= lo)  # there may be garbage from `lo` on already
             batch.put(tables.GARBAGE, tables.segment_key(space, lo), end.to_bytes(8, "big"))
-        batch = yield
+        batch = yield news
     return Done(), is_news
 
 

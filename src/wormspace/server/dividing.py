@@ -15,13 +15,17 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import TypeAlias, TypeVar
 
 from wormspace.knobs import KNOBS
+from wormspace.paxos.messages import Trim
 from wormspace.paxos.ranges import Range
 from wormspace.store.engine import Batch
 
 T = TypeVar("T")
 
-Turns: TypeAlias = Generator[None, Batch, T]
-"""Work that yields after each part, takes the batch for the next, and returns its result."""
+Turns: TypeAlias = Generator[Trim | None, Batch, T]
+"""Work that yields after each part, takes the batch for the next, and returns its result.
+
+It yields what a part trimmed, if that is news.
+"""
 
 Stored: TypeAlias = Callable[[int], tuple[Range, ...]]
 """The stored ranges from an offset on: one more than may be replaced in a turn, or all."""
@@ -66,9 +70,18 @@ def in_parts(start: int, stop: int, stored: Stored) -> Iterator[Part]:
         found = stored(start)
         end = stop
         if len(found) > KNOBS.server_supersede:
-            end = max(found[-1].lo, start + 1)
+            end = min(stop, part_end(found, start))
         yield start, end, found
         start = end
+
+
+def part_end(found: tuple[Range, ...], start: int) -> int:
+    """Where a part ends that begins at `start`: it leaves the last range found to the next.
+
+    Unless that begins at `start`: then the part is that range, and not its registers one by one.
+    """
+    last = found[-1]
+    return last.lo if last.lo > start else max(last.hi, start + 1)
 
 
 def finish(turns: Turns[T], batch: Batch) -> T:
@@ -83,19 +96,19 @@ def finish(turns: Turns[T], batch: Batch) -> T:
 
 
 async def in_batches(
-    turns: Turns[T], batch: Batch, renew: Callable[[Batch], Awaitable[Batch]]
+    turns: Turns[T], batch: Batch, renew: Callable[[Batch, Trim | None], Awaitable[Batch]]
 ) -> tuple[T, Batch]:
     """Carry it out, with a batch for each part; returns the last, which is not committed, too.
 
     Args:
         batch: the one that it was begun with.
-        renew: commits a batch and begins the next.
+        renew: commits the batch of a part, which trimmed this, and begins the next.
     """
     try:
-        next(turns)
+        news = next(turns)
         while True:
-            batch = await renew(batch)
-            turns.send(batch)
+            batch = await renew(batch, news)
+            news = turns.send(batch)
     except StopIteration as e:
         return e.value, batch
     except BaseException:

@@ -14,6 +14,7 @@ from wormspace.paxos.acceptor import on_decided
 from wormspace.paxos.messages import Decided
 from wormspace.paxos.ranges import Range
 from wormspace.server import tables
+from wormspace.server.dividing import part_end
 from wormspace.store.engine import Batch, View
 
 
@@ -125,7 +126,7 @@ def _save(batch: Batch, prefix: bytes, marks: list[Range], room: int) -> tuple[l
         if room <= 0:
             return marks[i:], room
         old = tables.load_slice(batch, tables.DECIDED, prefix, mark.lo, mark.hi, room + 1)
-        end = mark.hi if len(old) <= room else max(old[-1].lo, mark.lo + 1)
+        end = mark.hi if len(old) <= room else min(mark.hi, part_end(old, mark.lo))
         new = on_decided(old, mark.lo, end, mark.ballot)
         tables.store_slice(batch, tables.DECIDED, prefix, old, new)
         room -= len(old)

@@ -412,11 +412,10 @@ class Node:
         """As `_handle`, of one request that is too much for a turn; returns the last batch too."""
         port, _, m, _ = item
         if isinstance(m, Trim):
-            (done, fresh), batch = await in_batches(
+            (done, _), batch = await in_batches(
                 acceptors.trimming(batch, m, in_parts), batch, self._renew
             )
-            self._garbage = self._garbage or fresh
-            return [done], [m] if fresh else [], batch
+            return [done], [], batch
         if not isinstance(m, Capture):
             raise TypeError(f"a {type(m).__name__} has no parts")
         higher, batch = await in_batches(acceptors.refusing(batch, m), batch, self._renew)
@@ -430,9 +429,15 @@ class Node:
         reply, batch = await in_batches(work, batch, self._renew)
         return [reply], [], batch
 
-    async def _renew(self, batch: Batch) -> Batch:
-        """Commit the batch of a part, and begin one for the next."""
+    async def _renew(self, batch: Batch, news: Trim | None) -> Batch:
+        """Commit the batch of a part, and begin one for the next.
+
+        What a part trimmed is told and swept, whatever becomes of those after it.
+        """
         await self._put(batch)
+        if news is not None:
+            self._garbage = True
+            await self._listeners.tell([news])
         await asyncio.sleep(0)
         return self._engine.begin()
 
