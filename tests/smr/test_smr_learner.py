@@ -71,6 +71,11 @@ class Space:
     def __init__(self, *told):
         self.told = list(told)
         self.asked = []
+        self.segments = {}
+
+    async def segment(self, number):
+        await asyncio.sleep(1)
+        return self.segments[number]
 
     async def listen(self, start):
         self.asked.append((start, asyncio.get_running_loop().time()))
@@ -472,6 +477,56 @@ def test_a_part_of_what_waits_is_older_than_the_snapshot():
         assert heard.learner.charter(0) is None
         heard.learner.install(Engine(Address(1, 5)))
         assert heard.learner.ahead(1) == [6]
+
+    virtually(work)
+
+
+@pytest.mark.parametrize("at", [Address(0, 0), Address(3, 0), Address(3, 2)])
+def test_a_position_tells_that_the_segments_before_it_are_there(at):
+    """Of a snapshot that was taken at the end of one no event tells: yet it is the highest."""
+
+    async def work(worm):
+        begun, installed = Heard(position=at).learner, Heard().watch()
+        assert (begun.highest, begun.leader) == (at.segment - 1, None)
+        installed.learner.allocated(0, 2, charter("r0"))
+        installed.leaders.clear()
+        installed.learner.install(Engine(at))
+        assert installed.learner.highest == max(0, at.segment - 1)
+        is_beyond = at.segment > 1
+        assert installed.leaders == ([2] if is_beyond else [])
+        assert installed.learner.leader == (None if is_beyond else member("r0"))
+        assert (installed.learner.charter(0) is None) == is_beyond
+        installed.learner.install(Engine(at))
+        assert len(installed.leaders) == is_beyond
+
+    virtually(work)
+
+
+def test_whose_the_segment_before_the_position_is_can_be_looked_up():
+    async def work(worm):
+        heard = Heard(position=Address(3, 0)).watch()
+        heard.space.segments[2] = SimpleNamespace(size=4, metadata=charter("r2"))
+        await heard.learner.recall()
+        assert heard.learner.leader == member("r2")
+        assert (heard.learner.highest, heard.leaders) == (2, [2])
+        assert heard.learner.heard_at == asyncio.get_running_loop().time()
+        assert heard.learner.position == Address(3, 0)
+        await heard.learner.recall()
+        assert heard.leaders == [2]
+
+    virtually(work)
+
+
+def test_who_is_told_of_a_later_segment_meanwhile_keeps_to_that():
+    async def work(worm):
+        heard = Heard(position=Address(3, 0)).watch()
+        heard.space.segments[2] = SimpleNamespace(size=4, metadata=charter("r2"))
+        recalling = asyncio.ensure_future(heard.learner.recall())
+        await asyncio.sleep(0.5)
+        heard.learner.allocated(3, 4, charter("r3"))
+        await recalling
+        assert (heard.learner.leader, heard.leaders) == (member("r3"), [3])
+        assert heard.learner.charter(2) is None
 
     virtually(work)
 

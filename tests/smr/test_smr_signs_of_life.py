@@ -10,7 +10,7 @@ import pytest
 from seats import Place
 
 from virtual import virtually
-from wormspace.errors import Unavailable
+from wormspace.errors import Trimmed, Unavailable
 from wormspace.smr import Fixed, Sticky, leadership
 from wormspace.smr.leadership import PINGS_PER_TIMEOUT, SPREAD
 from wormspace.smr.records import Member, Pong
@@ -51,6 +51,8 @@ class Follower(Place):
         super().__init__(worm, "r1")
         self.seat.rng = Dice(at)
         self.seat.learner = SimpleNamespace(leader=None, highest=-1, heard_at=0.0)
+        self.seat.learner.recall = self._recall
+        self.recalled, self.recalls = Trimmed("it was trimmed"), []
         self.seat.space = SimpleNamespace(tail=self._tail)
         self.seat.greet = self._greet
         self.tail, self.asked = 0, []
@@ -65,6 +67,12 @@ class Follower(Place):
     def led_by(self, leader, tail=1):
         self.seat.learner.leader, self.seat.learner.highest = leader, 0
         self.tail = tail
+
+    async def _recall(self):
+        self.recalls.append(self.seat.learner.highest)
+        if isinstance(self.recalled, Exception):
+            raise self.recalled
+        self.seat.learner.leader = self.recalled
 
     async def _tail(self):
         if self.tail is None:
@@ -109,6 +117,32 @@ def test_the_first_to_notice_that_nobody_ever_led_leads(highest, tail, leads):
         place = Follower(worm, at=1)
         place.seat.learner.highest, place.tail = highest, tail
         assert await place.takes_over() == (pytest.approx(QUESTION_S / 4) if leads else None)
+
+    virtually(work)
+
+
+@pytest.mark.parametrize(
+    ("recalled", "leads"),
+    [(Trimmed("it was trimmed"), True), (Unavailable("not in time"), False), (OTHERS[0], False)],
+)
+def test_whose_the_last_segment_is_is_looked_up_before_it_counts_for_nobodys(recalled, leads):
+    """A snapshot may lead to its end: then no event tells of it."""
+
+    async def work(worm):
+        place = Follower(worm, at=1)
+        place.confirmed_at = always
+        place.seat.learner.highest, place.tail, place.recalled = 3, 4, recalled
+        assert await place.takes_over() == (pytest.approx(QUESTION_S / 4) if leads else None)
+        assert set(place.recalls) == {3}
+
+    virtually(work)
+
+
+def test_of_a_space_without_segments_nothing_is_looked_up():
+    async def work(worm):
+        place = Follower(worm, at=1)
+        assert await place.takes_over() is not None
+        assert place.recalls == []
 
     virtually(work)
 

@@ -14,10 +14,13 @@ from wormspace.errors import NewerFormat, Trimmed
 from wormspace.sim import World
 from wormspace.smr import (
     BadSnapshot,
+    Fixed,
     KeyValue,
+    Leaderless,
     LocalSnapshots,
     MemorySnapshots,
     NoSnapshot,
+    Rotating,
     ShapeChanged,
     StateMachine,
     Sticky,
@@ -31,7 +34,9 @@ from wormspace.smr import (
 from wormspace.smr.durability import save
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import NothingKept
+from wormspace.smr.rotating import RotatingProposer
 from wormspace.smr.snapshots import Snapshot, restore, state_digest
+from wormspace.smr.writing import Reign
 from wormspace.space import Address
 
 
@@ -187,6 +192,75 @@ async def test_a_replica_restarts_from_its_own_snapshot_and_the_rest_of_the_spac
         assert head > 5
         async with await replicate(Rows, worm, "rows", **options) as replica:
             assert await replica.put(0, b"w") == 101
+
+
+async def at_the_very_end(replica, space):
+    """Put until the last segment that was allocated is used up; returns how many, and where."""
+    count = 0
+    while True:
+        at = replica.status().applied
+        if at.segment and at == (await space.tail(), 0):
+            return count, at
+        assert count < 1000, "never at the end of the last segment"
+        count = await replica.put(count, b"v")
+
+
+@pytest.fixture
+def extends_late(monkeypatch):
+    """Who leads, or has turns, allocates no second segment: as if it died before it did."""
+    monkeypatch.setattr(Reign, "_extend", lambda self: None)
+    allocate = RotatingProposer._allocate
+
+    async def first_alone(proposer):
+        if proposer._seat.learner.highest < 0:
+            await allocate(proposer)
+
+    monkeypatch.setattr(RotatingProposer, "_allocate", first_alone)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("trims", [False, True])
+@pytest.mark.parametrize("way", [Sticky(0.1), Rotating(0.1), Leaderless(), Fixed("r", 0.1)])
+async def test_all_replicas_restart_from_snapshots_at_the_very_end_of_the_last_segment(
+    way, trims, extends_late
+):
+    """No event tells of that segment any more, and somebody must lead none the less."""
+    store = MemorySnapshots()
+    options = {"tuning": Tuning(segment_size=4), "leadership": way, "replica": "r"}
+    async with wormspace.connect("memory:") as worm:
+        space = worm.space("rows")
+        async with await replicate(Rows, worm, "rows", **options) as replica:
+            count, at = await at_the_very_end(replica, space)
+            await save(store, "rows", replica._core.learner.engine)
+        assert at == (await space.tail(), 0)
+        if trims:
+            await space.trim_prefix(at.segment)
+        extends_late.undo()
+        options["durability"] = TrimBehindSnapshots(store, registers=10_000)
+        async with await replicate(Rows, worm, "rows", timeout=10, **options) as replica:
+            assert await replica.put(0, b"w") == count + 1
+            assert replica.status().applied > at
+
+
+async def test_who_starts_at_the_end_of_a_segment_follows_the_leader_who_lives(extends_late):
+    """And does not take its place: it looks up whose the segment is."""
+    store = MemorySnapshots()
+    options = {"tuning": Tuning(segment_size=4), "leadership": Sticky(2.0)}
+    async with wormspace.connect("memory:") as worm:
+        space = worm.space("rows")
+        async with await replicate(Rows, worm, "rows", replica="r1", **options) as leader:
+            _, at = await at_the_very_end(leader, space)
+            await save(store, "rows", leader._core.learner.engine)
+            options["durability"] = TrimBehindSnapshots(store, registers=10_000)
+            async with await replicate(Rows, worm, "rows", replica="r2", **options) as other:
+                for _ in range(200):
+                    if other.status().leader is not None:
+                        break
+                    await asyncio.sleep(0.01)
+                assert other.status().leader.name == "r1"
+                assert other.status().applied == at
+                assert await space.tail() == at.segment
+            assert leader.status().leads
 
 
 async def test_a_young_deployment_does_not_begin_with_the_state_of_another_one(tmp_path):

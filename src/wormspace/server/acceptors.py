@@ -80,8 +80,7 @@ def capturing(
     prefix = tables.segment_key(space, m.segment)
 
     def stored(lo: int) -> tuple[Range, ...]:
-        most = KNOBS.server_supersede + 1
-        return tables.load_slice(batch, tables.PROMISES, prefix, lo, m.stop, most)
+        return _promised(batch, prefix, lo, m.stop)
 
     for lo, hi, old in divide(m.start, m.stop, stored):
         new, top = on_capture(old, lo, hi, m.ballot)
@@ -93,6 +92,11 @@ def capturing(
     room = page if room is None else min(room, page)
     rows, following = _page(batch, marks, prefix, [(m.start, m.stop)], room)
     return Promise(rows, following)
+
+
+def _promised(view: View, prefix: bytes, lo: int, hi: int) -> tuple[Range, ...]:
+    """The promises on [lo, hi]: one more than a part may supersede, or all."""
+    return tables.load_slice(view, tables.PROMISES, prefix, lo, hi, KNOBS.server_supersede + 1)
 
 
 def refusing(batch: Batch, m: Capture) -> Turns[bytes | None]:
@@ -107,8 +111,7 @@ def refusing(batch: Batch, m: Capture) -> Turns[bytes | None]:
     prefix = tables.segment_key(space, m.segment)
 
     def stored(lo: int) -> tuple[Range, ...]:
-        most = KNOBS.server_supersede + 1
-        return tables.load_slice(batch, tables.PROMISES, prefix, lo, m.stop, most)
+        return _promised(batch, prefix, lo, m.stop)
 
     top = UNSAFE
     for lo, hi, old in in_parts(m.start, m.stop, stored):

@@ -15,7 +15,7 @@ import logging
 
 import msgspec
 
-from wormspace.errors import Closed, UsageError, ValueTooLarge, WormError
+from wormspace.errors import Closed, Trimmed, UsageError, ValueTooLarge, WormError
 from wormspace.rpc import Patience
 from wormspace.smr.arguments import as_text
 from wormspace.smr.records import Member, Packet, Pong, decoder
@@ -162,9 +162,9 @@ class StickyProposer:
         while True:
             leader = self.leader
             if leader is None:
-                # Nobody ever led here: the first to notice may.
+                # Nobody ever led here, or nobody knows who: the first to notice may.
                 await asyncio.sleep(rng.uniform(0, patience.question_s / 4))
-                if self._may_lead and self.leader is None and await self._is_highest():
+                if self._may_lead and await self._is_vacant():
                     return
                 continue
             if leader != self._followed:
@@ -198,6 +198,21 @@ class StickyProposer:
             return await self._seat.space.tail() == self._seat.learner.highest + 1
         except WormError:
             return False
+
+    async def _is_vacant(self) -> bool:
+        """Whether there is nobody who could lead, as far as anybody knows."""
+        learner = self._seat.learner
+        if self.leader is not None or not await self._is_highest():
+            return False
+        if learner.highest < 0:
+            return True
+        try:
+            await learner.recall()
+        except Trimmed:
+            return True
+        except WormError:
+            pass
+        return False
 
     async def _ping(self, leader: Member, timeout: float) -> float | None:
         """How long ago the leader was confirmed; None if it does not lead or does not answer."""

@@ -34,7 +34,8 @@ class Learner:
         on_failed: called when the engine cannot go on.
 
     Attributes:
-        highest: the highest segment known, -1 if none.
+        highest: the highest segment known, -1 if none.  What was applied may lead past it, so its
+            metadata need not be known.
         told: the highest segment known that tells the space's identity, None if none.
         heard_at: the loop's time at which the last register was learned.
         on_change: called after a register or segment was learned, if set.
@@ -53,7 +54,7 @@ class Learner:
         self.space = space
         self.engine = engine
         self.strategy = strategy
-        self.highest = -1
+        self.highest = engine.position.segment - 1
         self.told: int | None = None
         self.heard_at = 0.0
         self.on_change: Callable[[], None] | None = None
@@ -194,16 +195,33 @@ class Learner:
             return
         self._charters[number] = charter
         self._sizes[number] = size
-        if number > self.highest:
-            behind, self.highest = self.highest, number
-            if behind < self.position.segment:
-                self._forget(behind)
+        if number >= self.highest:
+            self._rise(number)
             self.heard_at = self._loop.time()
-            if self.on_leader is not None:
-                self.on_leader()
         self.advance()
         if self.on_change is not None:
             self.on_change()
+
+    def _rise(self, number: int) -> None:
+        """Another segment is the highest, or it has become known whose it is."""
+        behind, self.highest = self.highest, number
+        if behind < self.position.segment:
+            self._forget(behind)
+        if self.on_leader is not None:
+            self.on_leader()
+
+    async def recall(self) -> None:
+        """Look up whose the highest segment is.
+
+        No event tells of one that a snapshot was taken at the end of.
+
+        Raises:
+            Trimmed, Unavailable.
+        """
+        number = self.highest
+        segment = await self.space.segment(number)
+        if number == self.highest:
+            self.allocated(number, segment.size, segment.metadata)
 
     def learn(self, address: Address, raw: bytes) -> None:
         """A register is decided."""
@@ -304,6 +322,8 @@ class Learner:
         rest = self._pending.get(engine.position.segment, {})
         for offset in [o for o in rest if o < engine.position.offset]:
             del rest[offset]
+        if engine.position.segment - 1 > self.highest:
+            self._rise(engine.position.segment - 1)
         self.advance()
         if listening:
             self.listen()
