@@ -32,7 +32,7 @@ INTERNAL = {"Client": {"deadline", "nonce"}, "Log": {"open"}, "Cursor": {"close"
 """Public by name, because the layers use them among themselves, but not calls for users."""
 
 APPLICATIONS = ("log",)
-"""The calls of `_worm.Worm` that have a twin.  A transaction has none: what it gives its user are
+"""The calls of `worm.Worm` that have a twin.  A transaction has none: what it gives its user are
 the participants' own asynchronous sessions."""
 
 ATTRIBUTES = {
@@ -80,13 +80,12 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-import wormspace._front as _front
+import wormspace.connecting as _connecting
 import wormspace.log.cursors as _cursor
 import wormspace.log.log as _log
 import wormspace.space.segment as _segment
 import wormspace.space.space as _space
 from wormspace._sync_runtime import Background, Feed
-from wormspace._worm import Worm
 from wormspace.log import Entry, Info, SequencerChoice
 from wormspace.log.checks import NO_HEADERS
 from wormspace.register.contract import Captured, RegisterState, ServerState
@@ -95,6 +94,7 @@ from wormspace.space.address import Address
 from wormspace.space.client import DEFAULT_TIMEOUT_S
 from wormspace.space.events import Event
 from wormspace.space.space import DEFAULT_SIZE
+from wormspace.worm import Worm
 
 __all__ = ["Client", "Cursor", "Feed", "Log", "Segment", "Space", "connect"]
 
@@ -107,7 +107,7 @@ def connect(
 CONNECT_BODY = """\
 
     async def opening() -> Worm:
-        return await _front.connect(url, timeout=timeout, rng=rng)
+        return await _connecting.connect(url, timeout=timeout, rng=rng)
 
     return Client(Background.connect(opening))
 """
@@ -173,7 +173,7 @@ def _calls(name: str, node: ast.ClassDef) -> list[ast.FunctionDef | ast.AsyncFun
         and item.name not in hidden
     ]
     if name == "Client":
-        worm = _find("_worm.py", "Worm").body
+        worm = _find("worm.py", "Worm").body
         found += [
             item
             for item in worm
@@ -184,7 +184,7 @@ def _calls(name: str, node: ast.ClassDef) -> list[ast.FunctionDef | ast.AsyncFun
 
 
 def _connect_doc() -> str:
-    tree = ast.parse((PACKAGE / "_front.py").read_text())
+    tree = ast.parse((PACKAGE / "connecting.py").read_text())
     node = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "connect")
     doc = (ast.get_docstring(node) or "").replace("async with wormspace.", "with wormspace.sync.")
     doc = doc.replace("await ", "").replace("Raises (when awaited):", "Raises:")

@@ -59,14 +59,14 @@ from wormspace.space import (
 )
 
 if TYPE_CHECKING:
-    from wormspace._front import Connection, connect
-    from wormspace._worm import Worm
+    from wormspace.connecting import Connection, connect
     from wormspace.smr import StateMachine, command, query, replicate
+    from wormspace.worm import Worm
 else:
     # Imported when they are first used: a server needs none of them, and starts in half the time.
     _HOMES = {
-        **dict.fromkeys(("Connection", "connect"), "wormspace._front"),
-        "Worm": "wormspace._worm",
+        **dict.fromkeys(("Connection", "connect"), "wormspace.connecting"),
+        "Worm": "wormspace.worm",
         **dict.fromkeys(("StateMachine", "command", "query", "replicate"), "wormspace.smr"),
     }
 

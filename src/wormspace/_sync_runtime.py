@@ -19,8 +19,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from wormspace._worm import Worm
 from wormspace.errors import Closed
+from wormspace.worm import Worm
 
 T = TypeVar("T")
 

@@ -20,13 +20,12 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-import wormspace._front as _front
+import wormspace.connecting as _connecting
 import wormspace.log.cursors as _cursor
 import wormspace.log.log as _log
 import wormspace.space.segment as _segment
 import wormspace.space.space as _space
 from wormspace._sync_runtime import Background, Feed
-from wormspace._worm import Worm
 from wormspace.log import Entry, Info, SequencerChoice
 from wormspace.log.checks import NO_HEADERS
 from wormspace.register.contract import Captured, RegisterState, ServerState
@@ -35,6 +34,7 @@ from wormspace.space.address import Address
 from wormspace.space.client import DEFAULT_TIMEOUT_S
 from wormspace.space.events import Event
 from wormspace.space.space import DEFAULT_SIZE
+from wormspace.worm import Worm
 
 __all__ = ["Client", "Cursor", "Feed", "Log", "Segment", "Space", "connect"]
 
@@ -62,7 +62,7 @@ def connect(
     """
 
     async def opening() -> Worm:
-        return await _front.connect(url, timeout=timeout, rng=rng)
+        return await _connecting.connect(url, timeout=timeout, rng=rng)
 
     return Client(Background.connect(opening))
 

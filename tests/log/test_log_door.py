@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wormspace
-from wormspace._worm import Worm
 from wormspace.log.cursors import Cursor
 from wormspace.log.spaces import CONFIG, CURSOR, SEQUENCER, TRIM
+from wormspace.worm import Worm
 
 SURROGATE = "\ud800"
 

@@ -5,10 +5,10 @@ import random
 import pytest
 
 import wormspace
-from wormspace._front import _embedded
-from wormspace._worm import Worm
+from wormspace.connecting import _embedded
 from wormspace.server.node import Node
 from wormspace.store.memory_engine import MemoryEngine
+from wormspace.worm import Worm
 
 LIMIT = 2000
 

@@ -103,7 +103,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         signal.signal(signal.SIGPROF, _stop)
         signal.signal(signal.SIGALRM, _stop)
         item.session.reached_on_import = True  # type: ignore[attr-defined]
-        for late in ("_worm", "server.embedded"):  # else the first test would pay for them
+        for late in ("worm", "server.embedded"):  # else the first test would pay for them
             importlib.import_module(f"wormspace.{late}")
         _write("", 0)
     begun.append(item.nodeid)

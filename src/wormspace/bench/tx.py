@@ -19,13 +19,13 @@ import msgspec
 import uvloop
 
 import wormspace
-from wormspace._worm import Worm
 from wormspace.bench.load import Sample, closed_loop
 from wormspace.bench.processes import make_cluster, running
 from wormspace.bench.registers import sync_ms
 from wormspace.collector import collect_seldom
 from wormspace.server.config import ClusterConfig
 from wormspace.tx import Gid, KeyValueStore, LmdbStore, ResourceManager, Transaction, TxId
+from wormspace.worm import Worm
 
 SEGMENT_SIZE = 1 << 24
 KEYS = 1 << 20

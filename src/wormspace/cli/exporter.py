@@ -16,10 +16,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from wormspace._front import survey
 from wormspace.cli.arguments import PORT
 from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import note
+from wormspace.connecting import survey
 from wormspace.errors import WormError
 from wormspace.register.contract import ServerState
 from wormspace.server.counters import Counters

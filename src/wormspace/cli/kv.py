@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import click
 import uvloop
 
-from wormspace._front import connect
 from wormspace.cli.arguments import PORT, Amount, value_bytes
 from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import (
@@ -28,6 +27,7 @@ from wormspace.cli.show import (
     table,
 )
 from wormspace.collector import collect_seldom
+from wormspace.connecting import connect
 from wormspace.errors import UsageError
 from wormspace.server.logs import log_to_stderr
 from wormspace.smr import (

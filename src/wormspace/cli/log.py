@@ -12,7 +12,6 @@ from typing import Any, TypeVar, cast
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from wormspace._worm import Worm
 from wormspace.cli.arguments import PORT, Amount
 from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import (
@@ -30,7 +29,7 @@ from wormspace.cli.show import (
 )
 from wormspace.collector import collect_seldom
 from wormspace.log import DamagedEntry, Entry, Log
-from wormspace.space.client import Client
+from wormspace.worm import Worm
 
 T = TypeVar("T")
 
@@ -47,8 +46,8 @@ def log() -> None:
 
 
 def _run(settings: Settings, name: str, work: Callable[[Log], Awaitable[T]], **options: Any) -> T:
-    async def opened(worm: Client) -> T:
-        return await work(await cast(Worm, worm).log(name, **options))
+    async def opened(worm: Worm) -> T:
+        return await work(await worm.log(name, **options))
 
     return settings.run(opened)
 

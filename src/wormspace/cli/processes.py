@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from wormspace._front import survey
+from wormspace.connecting import survey
 from wormspace.errors import WormError
 from wormspace.server.config import ClusterConfig, ServerConfig
 

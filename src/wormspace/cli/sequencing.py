@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from wormspace._front import connect
+from wormspace.connecting import connect
 from wormspace.errors import Unavailable, WormError
 
 log = logging.getLogger("wormspace.log")

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from wormspace._front import connect
 from wormspace.cli.arguments import Amount
+from wormspace.connecting import connect
 from wormspace.errors import UsageError
 from wormspace.server.config import load
-from wormspace.space.client import DEFAULT_TIMEOUT_S, Client
+from wormspace.space.client import DEFAULT_TIMEOUT_S
+from wormspace.worm import Worm
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -51,7 +52,7 @@ class Settings(msgspec.Struct):
             )
         return load(here).url
 
-    def run(self, work: Callable[[Client], Awaitable[T]]) -> T:
+    def run(self, work: Callable[[Worm], Awaitable[T]]) -> T:
         """Connect, do the work, disconnect."""
 
         async def main() -> T:

@@ -12,7 +12,6 @@ import click
 import msgspec
 from rich.text import Text
 
-from wormspace._front import survey
 from wormspace.cli.arguments import offset_range, segment_name
 from wormspace.cli.exits import UNAVAILABLE
 from wormspace.cli.settings import CLUSTER_FILE, Settings, common
@@ -29,6 +28,7 @@ from wormspace.cli.show import (
     size,
     table,
 )
+from wormspace.connecting import survey
 from wormspace.errors import BadAddress, Unavailable
 from wormspace.knobs import KNOBS
 from wormspace.paxos.quorum import majority

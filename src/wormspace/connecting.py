@@ -1,4 +1,7 @@
-"""The front door: a URL to a connection.
+"""Connecting: from a URL to a `Worm`.
+
+The file is not named after its function: importing a module `wormspace.connect` would put it in the
+place of the function.
 
 | URL | what it is |
 |---|---|
@@ -21,7 +24,6 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import parse_qsl, unquote
 
-from wormspace._worm import Worm
 from wormspace.errors import BadUrl, Refused, StoreError, Unavailable
 from wormspace.paxos.quorum import majority
 from wormspace.register.contract import Registers
@@ -36,6 +38,7 @@ from wormspace.space.client import DEFAULT_TIMEOUT_S
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire.link import Link, TcpLink
 from wormspace.wire.membership import Membership, OneCluster
+from wormspace.worm import Worm
 
 POLL_S = 0.005
 GRACE_S = 0.1
