@@ -5,7 +5,7 @@
 | spaces | space name | space id, 4 bytes |
 | rows | space id, segment (8), offset (4) | ballot (16), value |
 | promises, decided | space id, segment (8), lo (8) | hi (8), ballot (16) |
-| trimmed | space id, lo segment (8) | hi segment (8), a ballot that means nothing (16) |
+| trimmed | space id, lo segment (8) | hi segment (8), `UNSAFE` (16), for it is stored as a range |
 | garbage | space id, segment (8) | segment (8): all below it, from the key's on, is to be deleted |
 | counters | a name | a number, 8 bytes |
 

@@ -1,13 +1,15 @@
 """WormPaxos: replicated state machines over the address space.
 
-class Inventory(StateMachine):
-    stock: dict[str, int] = {}
+    class Inventory(StateMachine):
+        stock: dict[str, int] = {}
 
-    @command
-    def reserve(self, sku: str, count: int) -> int: ...
+        @command
+        def reserve(self, sku: str, count: int) -> int: ...
 
-inventory = await replicate(Inventory, worm, "inventory")
-await inventory.reserve("sku-1", 3)
+    inventory = await replicate(Inventory, worm, "inventory")
+    await inventory.reserve("sku-1", 3)
+
+Each process that does so has a replica; a command takes effect on all of them, once.
 """
 
 from wormspace.smr.consistency import (

@@ -34,8 +34,10 @@ _ABSENT: Any = object()
 class Table(dict[K, V]):
     """A mapping in the order of its keys, for state of any size.
 
-    class Inventory(StateMachine):
-        stock: Table[str, int]
+        class Inventory(StateMachine):
+            stock: Table[str, int]
+
+    A new state machine begins with an empty one.
     """
 
     __slots__ = ("_frozen", "_keys")

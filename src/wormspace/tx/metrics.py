@@ -1,7 +1,9 @@
-"""A site's figures for Prometheus (needs prometheus-client, which `wormspace[cli]` brings).
+"""A site's figures for Prometheus.
 
-from prometheus_client import REGISTRY
-REGISTRY.register(SiteFigures(worm.site()))
+    from prometheus_client import REGISTRY
+    REGISTRY.register(SiteFigures(worm.site()))
+
+This needs prometheus-client, which `wormspace[cli]` brings.
 """
 
 from __future__ import annotations
