@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "wormspace"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-FOLDERS = ("src", "tests", "verification", "tools", "benchmarks", "examples")
+FOLDERS = ("src", "tests", "explorer", "verification", "tools", "benchmarks", "examples")
 ROOMS = [path.name for base in (ROOT, PACKAGE) for path in base.iterdir() if path.is_dir()]
 PATH = re.compile(rf"(?<![\w./<-])(?:wormspace/)?(?:{'|'.join(map(re.escape, ROOMS))})/[\w./*-]*")
 FILE = re.compile(r"(?<![\w./<*-])\w+\.(?:py|md)\b")

@@ -1,4 +1,4 @@
-"""The files of the package import one another without a circle: each can be read after those below.
+"""The files of a package import one another without a circle: each can be read after those below.
 
 An import counts wherever it stands: under `if TYPE_CHECKING` and inside a function it hides a
 circle from Python, and not from who reads or changes the files.  `from wormspace.x import y` is an
@@ -13,7 +13,8 @@ import ast
 from itertools import pairwise
 from pathlib import Path
 
-SOURCE = Path(__file__).parents[2] / "src"
+ROOT = Path(__file__).parents[2]
+PACKAGES = [ROOT / "src" / "wormspace", ROOT / "explorer"]
 
 KNOWN: set[str] = {
     *("wormspace.sim._handles", "wormspace.sim._loop"),
@@ -40,8 +41,11 @@ Graph = dict[str, dict[str, int]]
 
 def sources() -> dict[str, str]:
     """The text of each module, by its name; that of a package ends in `.__init__`."""
-    paths = sorted(SOURCE.rglob("*.py"))
-    return {".".join(p.relative_to(SOURCE).with_suffix("").parts): p.read_text() for p in paths}
+    return {
+        ".".join(path.relative_to(package.parent).with_suffix("").parts): path.read_text()
+        for package in PACKAGES
+        for path in sorted(package.rglob("*.py"))
+    }
 
 
 def import_graph(texts: dict[str, str]) -> Graph:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "src" / "wormspace"
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "wormspace"
+FOLDERS = [(PACKAGE, PACKAGE), (ROOT, ROOT / "explorer")]
+"""What is measured; each with where its paths begin."""
+
 FILE, FUNCTION = 500, 60
 
 GENERATED = {"sync.py"}
@@ -17,8 +21,12 @@ LONG_FUNCTIONS = ["smr/replica.py: replicate"]
 
 
 def sources() -> dict[str, str]:
-    paths = sorted(PACKAGE.rglob("*.py"))
-    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in paths}
+    """The text of each file, by its path below the package, or below the root."""
+    texts = {
+        path.relative_to(base).as_posix(): path.read_text()
+        for base, folder in FOLDERS
+        for path in sorted(folder.rglob("*.py"))
+    }
     return {name: text for name, text in texts.items() if name not in GENERATED}
 
 

@@ -10,6 +10,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from unittest import mock
 
+from explorer.actors import Begun, Reader, Trimmer, Wish
+from explorer.small_world import Paxos, Plan
+
 from wormspace.errors import CaptureLost
 from wormspace.paxos import acceptor, capturing, quorum, reading, telling, writing
 from wormspace.paxos.acceptor import ACCEPTED
@@ -22,12 +25,10 @@ from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.register.token import Token
 from wormspace.server import acceptors, tables
 from wormspace.server.node import Node
-from wormspace.sim._actors import Begun, Reader, Trimmer, Wish
 from wormspace.sim.campaign import Shape
 from wormspace.sim.faults import FaultPlan
 from wormspace.sim.mix import Mix
 from wormspace.sim.network import Loss, NetworkOptions
-from wormspace.sim.small_world import Paxos, Plan
 from wormspace.space.space import Space
 
 Patch = tuple[object, str, object]

@@ -5,9 +5,8 @@ was decided before it is checked along with it, and so is every claim a client m
 """
 
 import pytest
-
-from wormspace.sim.explore import explore
-from wormspace.sim.small_world import Paxos, Plan
+from explorer.search import explore
+from explorer.small_world import Paxos, Plan
 
 RANGE_AND_PART = ((0, 2), (1, 2))
 

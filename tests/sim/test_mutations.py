@@ -3,11 +3,11 @@
 import logging
 
 import pytest
+from explorer.search import explore
+from explorer.small_world import Paxos
 from mutations import LARGE, SMALL
 
 from wormspace.sim.campaign import Result, run
-from wormspace.sim.explore import explore
-from wormspace.sim.small_world import Paxos
 
 SEEDS = 40
 

@@ -6,10 +6,9 @@ of the actors' states, to each in the same least number of steps, and to the sam
 
 import pytest
 from every_step import every_step
+from explorer.search import Search
+from explorer.small_world import Paxos, Plan
 from mutations import SMALL, Mutation
-
-from wormspace.sim.explore import Search
-from wormspace.sim.small_world import Paxos, Plan
 
 WORLDS = {
     "two proposers": Plan(attempts=1, reader=None),

@@ -1,4 +1,4 @@
-"""Small worlds to explore: the shipped acceptors on a store in memory, and their users (`_actors`).
+"""Small worlds to explore: the shipped acceptors on a store in memory, and their users (`actors`).
 
 An acceptor here is what the server has in its store for one segment; each message is handled as
 the server does, as one batch, by `server.acceptors`.
@@ -8,6 +8,21 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+from explorer.actors import (
+    SEGMENT,
+    SPACE,
+    Answer,
+    Plan,
+    Proposer,
+    Reader,
+    Trimmer,
+    UnsafeWriter,
+    Wish,
+    show_ballot,
+    show_fact,
+    show_row,
+)
+from explorer.steps import Actor
 from wormspace.paxos.messages import (
     Capture,
     Decided,
@@ -24,21 +39,6 @@ from wormspace.paxos.messages import (
 from wormspace.register.token import as_spans
 from wormspace.server import acceptors, tables
 from wormspace.server.marks import Marks
-from wormspace.sim._actors import (
-    SEGMENT,
-    SPACE,
-    Answer,
-    Plan,
-    Proposer,
-    Reader,
-    Trimmer,
-    UnsafeWriter,
-    Wish,
-    show_ballot,
-    show_fact,
-    show_row,
-)
-from wormspace.sim._steps import Actor
 from wormspace.store.engine import Batch
 from wormspace.store.memory_engine import MemoryEngine
 

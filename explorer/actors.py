@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from explorer.steps import ACCEPTORS, Move, Replies
 from wormspace.paxos import capturing, reading, telling, writing
 from wormspace.paxos.ballot import NOTHING, UNSAFE, above, round_of, show
 from wormspace.paxos.capturing import Capturing, ClashingReports
@@ -23,7 +24,6 @@ from wormspace.paxos.telling import Telling
 from wormspace.paxos.writing import Writing
 from wormspace.register.contract import TRIM
 from wormspace.register.paxos_registers import TRIM_VALUE
-from wormspace.sim._steps import ACCEPTORS, Move, Replies
 
 SPACE, SEGMENT = "s", 0
 

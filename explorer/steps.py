@@ -1,4 +1,4 @@
-"""The steps of a small world: what actors do, and what acceptors do for them; see `explore`."""
+"""The steps of a small world: what actors do, and what acceptors do for them; see `search`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from wormspace.sim._columns import NOBODY, Acceptors, Batch, Columns, Interned, Request
+from explorer.columns import NOBODY, Acceptors, Batch, Columns, Interned, Request
 
 ACCEPTORS = 3
 

@@ -7,7 +7,7 @@ restart between any two messages; actors may give up at any moment.  `tests/sim/
 searches just that, step by step.  Here the same is found with some hundred times fewer states:
 
 *Acceptors act when somebody needs it.*  What an acceptor does touches nothing but its own column
-(`_columns`), and what it may do it may do later.  So for every execution there is one with the same
+(`columns`), and what it may do it may do later.  So for every execution there is one with the same
 steps of the actors, in the same order, in which each acceptor's steps come as late as they can: in
 batches, each ending with the reply that the actor's next step takes in, or with a vote that a
 beginning reader must take account of.  A state is what is there after an actor's step.  Is a false
@@ -40,8 +40,8 @@ import itertools
 import time
 from dataclasses import dataclass, field
 
-from wormspace.sim._columns import CRASH, Batch
-from wormspace.sim._steps import (
+from explorer.columns import CRASH, Batch
+from explorer.steps import (
     ACCEPTORS,
     CHOSEN,
     FIRST,
