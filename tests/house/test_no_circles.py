@@ -22,8 +22,6 @@ KNOWN: set[str] = {
     *("wormspace.sim._wire", "wormspace.sim.network"),
     *("wormspace.sim.disk", "wormspace.sim.files"),
     *("wormspace.server.connection", "wormspace.server.listener"),
-    *("wormspace.smr.calls", "wormspace.smr.declare"),
-    *("wormspace.smr.methods", "wormspace.smr.shapes"),
     *("wormspace.smr.core", "wormspace.smr.serving"),
     *("wormspace.smr.upgrading", "wormspace.smr.events"),
     *("wormspace.space.client", "wormspace.space.space"),

@@ -10,7 +10,7 @@ import inspect
 import typing
 from collections.abc import Callable, Sequence
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -20,9 +20,7 @@ from wormspace.smr.encodable import check_encodable, may_nest, members
 from wormspace.smr.errors import DeclarationError
 from wormspace.smr.kinds import Normal
 from wormspace.smr.records import encode
-
-if TYPE_CHECKING:
-    from wormspace.smr.declare import StateMachine
+from wormspace.smr.undo_journal import UndoJournal
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,6 +28,13 @@ MARK = "__wormspace_kind__"
 COMMAND, QUERY = "command", "query"
 _RUNS_LATER = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _IMMUTABLE = (type(None), bool, int, float, str, bytes)
+
+
+class Machine(Protocol):
+    """What running a method needs of a state machine: a way to take back what it did."""
+
+    _journal: UndoJournal
+    _events: list[Any]
 
 
 def command(function: F) -> F:
@@ -69,9 +74,7 @@ def is_trusted(owner: type) -> bool:
     return bool(vars(owner).get("_checks_first"))
 
 
-def run_whole(
-    machine: StateMachine, call: Callable[..., Any], arguments: tuple[Any, ...] = ()
-) -> Any:
+def run_whole(machine: Machine, call: Callable[..., Any], arguments: tuple[Any, ...] = ()) -> Any:
     """Call what changes the state machine; if it fails, it has changed nothing.
 
     Raises:
@@ -89,7 +92,7 @@ def run_whole(
     return result
 
 
-def _take_back(machine: StateMachine, emitted: int, error: BaseException) -> None:
+def _take_back(machine: Machine, emitted: int, error: BaseException) -> None:
     """What was called has failed, and had emitted more than so many events.
 
     Raises:
@@ -153,11 +156,11 @@ class Method:
         else:
             self.run = self._run_query if kind == QUERY else self._running_whole()
 
-    def _run_encoding(self, machine: StateMachine, *arguments: Any) -> msgspec.Raw:
+    def _run_encoding(self, machine: Machine, *arguments: Any) -> msgspec.Raw:
         encode_result = encode_canonical if self.kind == COMMAND else encode
         return msgspec.Raw(encode_result(self.call(machine, *arguments)))
 
-    def _run_query(self, machine: StateMachine, *arguments: Any) -> Any:
+    def _run_query(self, machine: Machine, *arguments: Any) -> Any:
         with machine._journal.closed(self.name):
             result = self.call(machine, *arguments)
             return result if self.is_plain else msgspec.Raw(encode(result))

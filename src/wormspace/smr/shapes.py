@@ -8,23 +8,41 @@ changed.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from wormspace.smr.canonical import encode_canonical
 from wormspace.smr.errors import DeclarationError
-from wormspace.smr.kinds import describe
-
-if TYPE_CHECKING:
-    from wormspace.smr.declare import Declaration
-    from wormspace.smr.methods import Method
+from wormspace.smr.kinds import Kind, describe
+from wormspace.smr.methods import Method
 
 Shape: TypeAlias = dict[str, str]
 """What is declared, by name: "stock" or "reserve()", in words."""
 
 
-def types_of(declaration: Declaration) -> Shape:
+class State(Protocol):
+    """The state's attributes, as `declare.Declaration` has them."""
+
+    @property
+    def plain(self) -> Mapping[str, Kind]: ...
+    @property
+    def tables(self) -> Mapping[str, tuple[Kind, Kind]]: ...
+
+
+class Declared(State, Protocol):
+    """All that a shape is made of."""
+
+    @property
+    def types(self) -> Shape: ...
+    @property
+    def defaults(self) -> Mapping[str, Callable[[], Any]]: ...
+    @property
+    def methods(self) -> Mapping[str, Method]: ...
+
+
+def types_of(declaration: State) -> Shape:
     """The types of the state's attributes."""
     types = {name: _type(kind.hint) for name, kind in declaration.plain.items()}
     for name, (key, row) in declaration.tables.items():
@@ -32,7 +50,7 @@ def types_of(declaration: Declaration) -> Shape:
     return types
 
 
-def shape_of(declaration: Declaration) -> Shape:
+def shape_of(declaration: Declared) -> Shape:
     """The shape that a class declares."""
     shape = dict(declaration.types)
     for name, kind in declaration.plain.items():
