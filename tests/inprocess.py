@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.server.limits import Limits, ServerIdentity
+from wormspace.server.listener import Server
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire import codec
 from wormspace.wire.frames import FrameDecoder

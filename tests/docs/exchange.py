@@ -10,7 +10,8 @@ import msgspec
 
 from wormspace.paxos.ballot import UNSAFE, ballot
 from wormspace.paxos.messages import Capture, Decided, Read, Trim, Write
-from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.server.limits import Limits, ServerIdentity
+from wormspace.server.listener import Server
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire import codec
 from wormspace.wire.frames import HEADER_BYTES

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from wormspace import errors
-from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.server.limits import Limits, ServerIdentity
+from wormspace.server.listener import Server
 from wormspace.server.storage import AcceptorStore
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -21,7 +21,6 @@ KNOWN: set[str] = {
     *("wormspace.sim._listener", "wormspace.sim._transport"),
     *("wormspace.sim._wire", "wormspace.sim.network"),
     *("wormspace.sim.disk", "wormspace.sim.files"),
-    *("wormspace.server.connection", "wormspace.server.listener"),
     *("wormspace.smr.core", "wormspace.smr.serving"),
     *("wormspace.smr.upgrading", "wormspace.smr.events"),
     *("wormspace.space.client", "wormspace.space.space"),

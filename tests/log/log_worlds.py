@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import wormspace
-from wormspace.server.listener import ServerIdentity
+from wormspace.server.limits import ServerIdentity
 from wormspace.sim import History, World, check
 from wormspace.sim.linearizability import UNKNOWN, Operation, Outcome
 from wormspace.sim.models import AppendOnlyLog

@@ -26,7 +26,7 @@ from wormspace.register.token import Token
 from wormspace.server import acceptors, identity, runner, tables
 from wormspace.server.config import ClusterConfig, ServerConfig
 from wormspace.server.identity import Identity
-from wormspace.server.listener import ServerIdentity
+from wormspace.server.limits import ServerIdentity
 from wormspace.server.local import LocalLink
 from wormspace.server.node import Node
 from wormspace.server.storage import AcceptorStore

@@ -6,7 +6,7 @@ from inprocess import Raw, serving
 from wires import simulated
 from wormspace.server import complaints
 from wormspace.server.complaints import Complaints
-from wormspace.server.listener import Limits
+from wormspace.server.limits import Limits
 from wormspace.wire.messages import Status
 
 

@@ -19,7 +19,8 @@ from wormspace.paxos.messages import Read, Report, Write, Written
 from wormspace.server import connection as connection_module
 from wormspace.server.connection import REGISTER_BYTES, REQUEST_BYTES, Connection
 from wormspace.server.counters import Counters
-from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.server.limits import Limits, ServerIdentity
+from wormspace.server.listener import Server
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire import codec
 from wormspace.wire.frames import HEADER_BYTES, FrameDecoder, frame

@@ -21,7 +21,7 @@ from wormspace.paxos.messages import (
     Written,
 )
 from wormspace.server import connection
-from wormspace.server.listener import Limits
+from wormspace.server.limits import Limits
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire import codec
 from wormspace.wire.frames import HEADER_BYTES, frame

@@ -17,7 +17,7 @@ from wormspace.server import __main__ as command
 from wormspace.server import descriptors, identity, logs, runner, tables
 from wormspace.server.config import ROOM_BYTES, ClusterConfig, ConfigError, ServerConfig, dump, load
 from wormspace.server.identity import Identity
-from wormspace.server.listener import Limits, ServerIdentity
+from wormspace.server.limits import Limits, ServerIdentity
 from wormspace.server.storage import AcceptorStore
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire.frames import MAX_FRAME_BYTES

@@ -10,7 +10,7 @@ from inprocess import Raw, serving
 from wormspace.errors import StoreError, StoreFull
 from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Capture, Decided, Done, Promise, Read, Report, Write, Written
-from wormspace.server.listener import Limits
+from wormspace.server.limits import Limits
 from wormspace.server.node import Node
 from wormspace.server.storage import AcceptorStore
 from wormspace.store.memory_engine import MemoryEngine

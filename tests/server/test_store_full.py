@@ -13,7 +13,7 @@ from wormspace import ServerFull, Trimmed, Unavailable
 from wormspace.paxos.ballot import UNSAFE, ballot
 from wormspace.paxos.messages import Capture, Done, Promise, Read, Report, Trim, Write, Written
 from wormspace.register.contract import TRIM
-from wormspace.server.listener import ServerIdentity
+from wormspace.server.limits import ServerIdentity
 from wormspace.server.storage import AcceptorStore
 from wormspace.wire.messages import FULL, Failed, Status
 

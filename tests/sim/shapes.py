@@ -5,7 +5,7 @@ Each takes a seed, as `Shape.draw` does; nothing in them is made for one line.
 
 import dataclasses
 
-from wormspace.server.listener import Limits
+from wormspace.server.limits import Limits
 from wormspace.sim.campaign import Shape
 from wormspace.sim.disk import DiskOptions
 from wormspace.sim.faults import FaultPlan

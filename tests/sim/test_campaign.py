@@ -17,7 +17,8 @@ from click.testing import CliRunner
 import wormspace
 from wormspace.cli.sim import sim_command
 from wormspace.errors import CaptureLost
-from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.server.limits import Limits, ServerIdentity
+from wormspace.server.listener import Server
 from wormspace.sim import World, campaign
 from wormspace.sim.campaign import Report, Result, Shape, run
 from wormspace.sim.faults import KINDS, FaultPlan

@@ -3,7 +3,8 @@
 import asyncio
 
 import wormspace
-from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.server.limits import Limits, ServerIdentity
+from wormspace.server.listener import Server
 from wormspace.sim import World
 from wormspace.sim.world import current
 

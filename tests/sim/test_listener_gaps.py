@@ -6,7 +6,8 @@ import pytest
 
 import wormspace
 from wormspace.errors import Unavailable
-from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.server.limits import Limits, ServerIdentity
+from wormspace.server.listener import Server
 from wormspace.sim import World
 from wormspace.sim.world import current
 

@@ -13,7 +13,7 @@ import logging
 
 import wormspace
 from wormspace.errors import Unavailable, WormError
-from wormspace.server.listener import ServerIdentity
+from wormspace.server.limits import ServerIdentity
 from wormspace.sim import FaultPlan, FaultSchedule, History, World, check
 from wormspace.sim.linearizability import Outcome
 from wormspace.sim.models import KeyValueStore

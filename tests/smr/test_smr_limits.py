@@ -9,7 +9,7 @@ from smr_worlds import SMR_PORT, Cells, Group
 from wormspace.errors import ValueTooLarge
 from wormspace.knobs import turned
 from wormspace.rpc import Caller
-from wormspace.server.listener import Limits
+from wormspace.server.limits import Limits
 from wormspace.sim import World
 from wormspace.smr import Leaderless, Rotating, Sticky, attach
 from wormspace.smr.calls import encode_calls

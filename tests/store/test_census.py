@@ -107,7 +107,8 @@ from pathlib import Path
 import uvloop
 import wormspace
 from wormspace.knobs import turned
-from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.server.limits import Limits, ServerIdentity
+from wormspace.server.listener import Server
 from wormspace.server.storage import AcceptorStore
 
 async def main():

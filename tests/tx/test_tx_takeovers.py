@@ -4,7 +4,7 @@ import pytest
 from world import URL
 
 import wormspace
-from wormspace.server.listener import ServerIdentity
+from wormspace.server.limits import ServerIdentity
 from wormspace.sim import NetworkOptions, World
 from wormspace.sim.network import constant
 from wormspace.sim.serving import serving

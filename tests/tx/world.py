@@ -10,7 +10,7 @@ import asyncio
 import wormspace
 from wormspace import tx
 from wormspace.errors import Unavailable
-from wormspace.server.listener import ServerIdentity
+from wormspace.server.limits import ServerIdentity
 from wormspace.sim import World
 from wormspace.sim.serving import PORT, serving
 from wormspace.sim.world import current

@@ -10,7 +10,7 @@ import pytest
 import wormspace
 from inprocess import IDENTITY, Raw, serving
 from wormspace import BadUrl, Refused, Unavailable
-from wormspace.server.listener import Limits, ServerIdentity
+from wormspace.server.limits import Limits, ServerIdentity
 from wormspace.wire import link as link_module
 from wormspace.wire.membership import Membership, OneCluster
 from wormspace.wire.messages import Hello, Refusal, Status, ToServer, Welcome

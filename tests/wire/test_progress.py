@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import wormspace
 from wormspace.paxos.messages import Write
 from wormspace.rpc import Caller, NoAnswer
-from wormspace.server.listener import ServerIdentity
+from wormspace.server.limits import ServerIdentity
 from wormspace.wire import codec
 from wormspace.wire.link import Outgoing
 from wormspace.wire.messages import Welcome

@@ -28,7 +28,7 @@ import msgspec
 from wormspace.errors import UsageError
 from wormspace.malformed import MALFORMED
 from wormspace.server.identity import Identity
-from wormspace.server.listener import Limits, ServerIdentity
+from wormspace.server.limits import Limits, ServerIdentity
 from wormspace.wire.frames import MAX_FRAME_BYTES
 
 DURABILITIES = ("sync", "os", "memory")

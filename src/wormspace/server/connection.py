@@ -11,12 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from wormspace.knobs import KNOBS
 from wormspace.paxos.messages import Write
+from wormspace.server.complaints import Complaints
+from wormspace.server.limits import Limits, ServerIdentity
+from wormspace.server.node import Node
 from wormspace.wire import codec
 from wormspace.wire.frames import HEADER_BYTES, FrameDecoder, FrameTooLarge
+from wormspace.wire.inflow import Inflow
 from wormspace.wire.keepalive import keep_alive
 from wormspace.wire.messages import (
     BAD_REQUEST,
@@ -30,9 +34,6 @@ from wormspace.wire.messages import (
     ToClient,
     Welcome,
 )
-
-if TYPE_CHECKING:
-    from wormspace.server.listener import Server
 
 log = logging.getLogger("wormspace.server")
 
@@ -52,10 +53,24 @@ MAX_LEAVING = 64
 """So many may take that long at a time; others are cut off: each has a descriptor."""
 
 
+class Host(Protocol):
+    """The server, as a connection sees it: what all of them share."""
+
+    identity: ServerIdentity
+    limits: Limits
+    node: Node
+    connections: dict[Connection, None]
+    leaving: dict[Connection, None]
+    inflow: Inflow
+    complaints: Complaints
+    refused: int
+    malformed: int
+
+
 class Connection(asyncio.Protocol):
     """One client: a `node.Port`."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Host) -> None:
         self._server = server
         self._node = server.node
         self._loop = asyncio.get_running_loop()

@@ -1,49 +1,19 @@
-"""The wormserver: its identity, its limits, its socket, a graceful stop."""
+"""The wormserver: its socket, its connections, a graceful stop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Annotated, TypeAlias
-
-import msgspec
 
 from wormspace.errors import StoreError
 from wormspace.server.complaints import Complaints
 from wormspace.server.connection import Connection
+from wormspace.server.limits import Limits, ServerIdentity
 from wormspace.server.node import Node
 from wormspace.store.engine import Engine
-from wormspace.wire.frames import MAX_FRAME_BYTES
 from wormspace.wire.inflow import Inflow
 
 log = logging.getLogger("wormspace.server")
-
-
-Size: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
-Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=86400)]
-
-
-class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a server puts up with; sizes in bytes, times in seconds."""
-
-    max_frame: Size = MAX_FRAME_BYTES
-    max_value: Size = 1 << 20
-    max_connections: Size = 4096
-    max_listeners: Size = 16384
-    max_backlog: Size = 64 << 20
-    max_unsent: Size = 4 << 20
-    greeting_timeout_s: Seconds = 5.0
-    stall_timeout_s: Seconds = 30.0
-
-
-class ServerIdentity(msgspec.Struct, frozen=True):
-    """Who a server is: the cluster's id, its name in it, its replica set and that one's size."""
-
-    cluster: str
-    server: str
-    partition: int = 0
-    partitions: int = 1
-    replicas: int = 1
 
 
 class Server:

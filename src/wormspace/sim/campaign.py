@@ -21,7 +21,7 @@ from random import Random
 from typing import TypeVar
 
 from wormspace.errors import ProtocolViolation, Unavailable
-from wormspace.server.listener import Limits, ServerIdentity
+from wormspace.server.limits import Limits, ServerIdentity
 from wormspace.sim._handles import Stuck
 from wormspace.sim.checks import check_order, check_records, missing, trims_missing, values_of
 from wormspace.sim.disk import DiskOptions

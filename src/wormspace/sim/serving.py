@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from wormspace.errors import StoreError, StoreFull
-from wormspace.server.listener import Limits, Server, ServerIdentity
+from wormspace.server.limits import Limits, ServerIdentity
+from wormspace.server.listener import Server
 from wormspace.sim.world import current
 
 __all__ = ["PORT", "serving"]
