@@ -17,10 +17,6 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = [ROOT / "src" / "wormspace", ROOT / "explorer"]
 
 KNOWN: set[str] = {
-    *("wormspace.sim._handles", "wormspace.sim._loop"),
-    *("wormspace.sim._listener", "wormspace.sim._transport"),
-    *("wormspace.sim._wire", "wormspace.sim.network"),
-    *("wormspace.sim.disk", "wormspace.sim.files"),
     *("wormspace.smr.core", "wormspace.smr.serving"),
     *("wormspace.smr.upgrading", "wormspace.smr.events"),
     *("wormspace.space.client", "wormspace.space.space"),

@@ -6,7 +6,7 @@ import pytest
 from log_worlds import LogWorld
 
 from wormspace.sim import DiskOptions, NetworkOptions, World
-from wormspace.sim.network import constant
+from wormspace.sim.latency import constant
 
 DELAY_S = 0.001
 

@@ -11,7 +11,7 @@ from wormspace.knobs import turned
 from wormspace.log.desk import SharedDesk, _Here
 from wormspace.log.sequencer import Sequencer
 from wormspace.sim import NetworkOptions, World
-from wormspace.sim.network import constant
+from wormspace.sim.latency import constant
 
 DELAY_S = 0.4
 PATIENCE_S = 1.0

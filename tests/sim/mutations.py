@@ -28,7 +28,7 @@ from wormspace.server.node import Node
 from wormspace.sim.campaign import Shape
 from wormspace.sim.faults import FaultPlan
 from wormspace.sim.mix import Mix
-from wormspace.sim.network import Loss, NetworkOptions
+from wormspace.sim.network_options import Loss, NetworkOptions
 from wormspace.space.space import Space
 
 Patch = tuple[object, str, object]

@@ -9,8 +9,9 @@ from wormspace.server.limits import Limits
 from wormspace.sim.campaign import Shape
 from wormspace.sim.disk import DiskOptions
 from wormspace.sim.faults import FaultPlan
+from wormspace.sim.latency import skewed
 from wormspace.sim.mix import Mix
-from wormspace.sim.network import NetworkOptions, skewed
+from wormspace.sim.network_options import NetworkOptions
 
 
 def on_real_stores(seed):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wormspace.errors import StoreError, StoreFull, StoreLocked
 from wormspace.sim import DiskOptions, World
-from wormspace.sim.network import constant
+from wormspace.sim.latency import constant
 from wormspace.store.engine import Engine
 from wormspace.store.memory_engine import MemoryEngine
 

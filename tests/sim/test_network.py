@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from wormspace.sim import Loss, NetworkOptions, World
-from wormspace.sim.network import constant, skewed, uniform
+from wormspace.sim.latency import constant, skewed, uniform
 
 
 class Recorder(asyncio.Protocol):

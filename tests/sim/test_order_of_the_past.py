@@ -7,8 +7,9 @@ import pytest
 from wormspace.sim.campaign import Result, Shape, run
 from wormspace.sim.disk import DiskOptions
 from wormspace.sim.faults import FaultPlan
+from wormspace.sim.latency import skewed
 from wormspace.sim.mix import Mix
-from wormspace.sim.network import NetworkOptions, skewed
+from wormspace.sim.network_options import NetworkOptions
 
 WEIGHTS = {"write": 20, "write_range": 10, "read": 4, "alloc": 1, "listen": 4}
 

@@ -7,7 +7,7 @@ from tests.mutating import Mutant
 
 from wormspace.sim.campaign import Run, Shape
 from wormspace.sim.mix import Mix
-from wormspace.sim.network import Loss, NetworkOptions
+from wormspace.sim.network_options import Loss, NetworkOptions
 
 SEEDS = 12
 

@@ -6,7 +6,7 @@ import pytest
 from smr_worlds import Group, Witness
 
 from wormspace.sim import NetworkOptions, World
-from wormspace.sim.network import constant
+from wormspace.sim.latency import constant
 from wormspace.smr import Rotating, Sticky, Tuning
 from wormspace.smr.rotating import RotatingProposer
 

@@ -10,7 +10,7 @@ from tests.tx.world import Deployment
 
 from wormspace import tx
 from wormspace.sim import DiskOptions, NetworkOptions, ProcessKilled, World
-from wormspace.sim.network import constant
+from wormspace.sim.latency import constant
 
 UNIT_S = 0.001
 STEP_S = UNIT_S / 2

@@ -6,7 +6,7 @@ from world import URL
 import wormspace
 from wormspace.server.limits import ServerIdentity
 from wormspace.sim import NetworkOptions, World
-from wormspace.sim.network import constant
+from wormspace.sim.latency import constant
 from wormspace.sim.serving import serving
 from wormspace.tx.box import Box
 from wormspace.tx.deadlines import within

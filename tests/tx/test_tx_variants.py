@@ -9,7 +9,7 @@ from tests.tx.world import Deployment
 
 from wormspace import tx
 from wormspace.sim import DiskOptions, NetworkOptions, World
-from wormspace.sim.network import constant
+from wormspace.sim.latency import constant
 
 WARM_UP = 3
 UNIT_S = 0.001

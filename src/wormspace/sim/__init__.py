@@ -5,7 +5,8 @@ from wormspace.sim._loop import SimLoop
 from wormspace.sim.disk import Disk, DiskOptions
 from wormspace.sim.faults import FaultPlan, FaultSchedule
 from wormspace.sim.linearizability import History, check
-from wormspace.sim.network import Loss, Network, NetworkOptions
+from wormspace.sim.network import Network
+from wormspace.sim.network_options import Loss, NetworkOptions
 from wormspace.sim.trace import Trace
 from wormspace.sim.world import DeadlineExceeded, Host, Process, ProcessKilled, World
 

@@ -6,10 +6,7 @@ import asyncio
 import contextvars
 import math
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-
-if TYPE_CHECKING:
-    from wormspace.sim._loop import SimLoop
+from typing import Any, Protocol, TypeVar
 
 _T = TypeVar("_T")
 
@@ -74,6 +71,12 @@ def true_time(told: float, rate: float) -> float:
     return when
 
 
+class Timers(Protocol):
+    """The loop, as a handle sees it."""
+
+    def _on_timer_cancelled(self) -> None: ...
+
+
 class SimHandle(asyncio.TimerHandle):
     """A callback to run, its context, and whose it is."""
 
@@ -85,7 +88,7 @@ class SimHandle(asyncio.TimerHandle):
         when: float,
         callback: Callable[..., object],
         args: Sequence[Any],
-        loop: SimLoop,
+        loop: Timers,
         context: contextvars.Context,
     ) -> None:
         self._context = context
@@ -124,7 +127,7 @@ class SimTask(asyncio.Task[_T]):
     def __init__(
         self,
         coro: Coroutine[Any, Any, _T] | Generator[Any, None, _T],
-        loop: SimLoop,
+        loop: asyncio.AbstractEventLoop,
         number: int,
         name: str,
         context: contextvars.Context | None,

@@ -8,15 +8,19 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from wormspace.sim._handles import Owner
-from wormspace.sim._transport import SimTransport
-from wormspace.sim._wire import Address, Mark
+from wormspace.sim._transport import SimTransport, TransportNetwork
+from wormspace.sim._wire import Address, Link, Mark
 
-if TYPE_CHECKING:
-    from wormspace.sim._wire import Link
-    from wormspace.sim.network import Network
+
+class ListenerNetwork(TransportNetwork, Protocol):
+    """The network, as a listening port sees it."""
+
+    def serve(self, listener: Listener) -> None: ...
+
+    def unlisten(self, listener: Listener) -> None: ...
 
 
 class ListeningSocket(NamedTuple):
@@ -34,7 +38,7 @@ class Listener(asyncio.AbstractServer):
 
     def __init__(
         self,
-        network: Network,
+        network: ListenerNetwork,
         owner: Owner,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         address: Address,

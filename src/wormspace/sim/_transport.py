@@ -14,16 +14,26 @@ import errno
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from random import Random
+from typing import Any, Protocol
 
 from wormspace.sim._handles import Owner
-from wormspace.sim._wire import Address, Link, Mark, Wire
-
-if TYPE_CHECKING:
-    from wormspace.sim.network import Network
+from wormspace.sim._wire import Address, Link, Mark, Wire, WireNetwork
+from wormspace.sim.network_options import NetworkOptions
 
 # A length beyond this is taken for a stream that is not framed, and its bytes pass as they are.
 _MAX_FRAME_BYTES = 1 << 30
+
+
+class TransportNetwork(WireNetwork, Protocol):
+    """The network, as one end of a connection sees it."""
+
+    random: Random
+    options: NetworkOptions
+    framed: bool
+    tap: Callable[[SimTransport, bytes, bool], None] | None
+
+    def on_connection_over(self, end: SimTransport, peer: SimTransport) -> None: ...
 
 
 class SimTransport(asyncio.Transport):
@@ -59,7 +69,7 @@ class SimTransport(asyncio.Transport):
 
     def __init__(
         self,
-        network: Network,
+        network: TransportNetwork,
         owner: Owner,
         context: contextvars.Context,
         link: Link,
@@ -335,7 +345,11 @@ class SimTransport(asyncio.Transport):
                 self.wire.put_mark(Mark.RESET)
             return
         self._network.note(
-            self, "received %d bytes %08x from %s:%d", len(data), zlib.crc32(data), *self.remote
+            self.local[0],
+            "received %d bytes %08x from %s:%d",
+            len(data),
+            zlib.crc32(data),
+            *self.remote,
         )
         if (
             self._received
@@ -356,7 +370,7 @@ class SimTransport(asyncio.Transport):
         elif self.lost:
             return
         elif mark is Mark.RESET:
-            self._network.note(self, "connection reset by %s:%d", *self.remote)
+            self._network.note(self.local[0], "connection reset by %s:%d", *self.remote)
             self.wire.clear()
             self.lose(_reset_by_peer())
         elif not self._closing:

@@ -15,18 +15,15 @@ import contextvars
 import enum
 import errno
 from collections import deque
-from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from wormspace.sim._transport import SimTransport
-    from wormspace.sim.network import Network
+from wormspace.sim._loop import SimLoop
+from wormspace.sim.latency import Latency
+from wormspace.sim.network_options import Loss
+from wormspace.sim.trace import Plain
 
 Address = tuple[str, int]
-
-Latency = Callable[[Random], float]
-"""Draws how long one message travels, in seconds."""
 
 ROOT = contextvars.Context()
 """The context of the network's own handles: they belong to no process."""
@@ -59,6 +56,43 @@ class Link:
         return self.latency(self.random) * self.factor
 
 
+class End(Protocol):
+    """One end of a connection, as the wires see it."""
+
+    local: Address
+    remote: Address
+    lost: bool
+
+    @property
+    def peer(self) -> End | None: ...
+
+    def receive(self, data: bytes) -> None: ...
+
+    def receive_mark(self, mark: Mark) -> None: ...
+
+    def credit(self, size: int) -> None: ...
+
+    def lose(self, error: Exception | None) -> None: ...
+
+
+class WireNetwork(Protocol):
+    """The network, as a wire sees it."""
+
+    loop: SimLoop
+    messages: int
+
+    @property
+    def loss(self) -> Loss | None: ...
+
+    def strike(self, loss: Loss, wire: Wire, frame: bytes) -> bool: ...
+
+    def draw_split(self, size: int) -> int: ...
+
+    def draw_stall_timeout(self) -> float: ...
+
+    def note(self, host: str, text: str, *args: Plain) -> None: ...
+
+
 class Wire:
     """What one end of a connection has sent and the other has not received."""
 
@@ -77,7 +111,7 @@ class Wire:
         "link",
     )
 
-    def __init__(self, network: Network, link: Link, end: SimTransport) -> None:
+    def __init__(self, network: WireNetwork, link: Link, end: End) -> None:
         self.link = link
         self._network = network
         self._loop = network.loop
@@ -167,7 +201,7 @@ class Wire:
         if chunks:
             self._deliver(peer, b"".join(chunks))
 
-    def _deliver(self, peer: SimTransport, item: bytes | Mark) -> None:
+    def _deliver(self, peer: End, item: bytes | Mark) -> None:
         if not isinstance(item, bytes):
             peer.receive_mark(item)
             return
@@ -201,7 +235,7 @@ class Wire:
         self._stall = None
         self._items.clear()
         self._items.append((self._loop.now, Mark.RESET))
-        self._network.note(self._end, "gave up waiting for %s:%d", *self._end.remote)
+        self._network.note(self._end.local[0], "gave up waiting for %s:%d", *self._end.remote)
         self._end.lose(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
 
     def clear(self) -> None:

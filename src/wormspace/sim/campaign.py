@@ -26,8 +26,9 @@ from wormspace.sim._handles import Stuck
 from wormspace.sim.checks import check_order, check_records, missing, trims_missing, values_of
 from wormspace.sim.disk import DiskOptions
 from wormspace.sim.faults import FaultPlan, FaultSchedule
+from wormspace.sim.latency import skewed, uniform
 from wormspace.sim.mix import Mix
-from wormspace.sim.network import Loss, NetworkOptions, skewed, uniform
+from wormspace.sim.network_options import Loss, NetworkOptions
 from wormspace.sim.newcomers import Newcomers
 from wormspace.sim.protocol import ProtocolCheck
 from wormspace.sim.records import Feed, Records, Violation

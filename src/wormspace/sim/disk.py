@@ -22,9 +22,8 @@ from wormspace.errors import StoreError, StoreFull, StoreLocked
 from wormspace.server.storage import AcceptorStore
 from wormspace.sim._handles import OWNER, Owner
 from wormspace.sim._loop import SimLoop
-from wormspace.sim._wire import Latency
 from wormspace.sim.files import Died, SimFiles
-from wormspace.sim.network import constant, skewed
+from wormspace.sim.latency import Latency, constant, skewed
 from wormspace.store.engine import Batch, Item, View
 
 __all__ = ["Disk", "DiskOptions", "SimEngine"]

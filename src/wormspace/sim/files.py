@@ -13,6 +13,7 @@ What was synced may rot (`rot.py`), except where nobody could tell: docs/safety.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import mmap
 import os
@@ -21,7 +22,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import lmdb
 
@@ -29,15 +30,26 @@ from wormspace.sim.rot import SECTOR, JournalReader, rotten
 from wormspace.store.files import DSYNC, SYSTEM, Buffer
 from wormspace.store.journal import NAMES
 
-if TYPE_CHECKING:
-    from wormspace.sim.disk import Disk
-
 __all__ = ["Died", "SimFiles"]
 
 TABLES = "data.mdb"
 MEMORY = Path("/dev/shm")
 HISTORY = 64
 """Overwritten sectors that are remembered: a lost write brings one back."""
+
+
+class Hardware(Protocol):
+    """The disk that files are on: its faults, and how long it takes."""
+
+    full: bool
+    failing: bool
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    async def wait(self) -> None: ...
+
+    def draw_commit_delay(self) -> float: ...
 
 
 class Died(BaseException):
@@ -186,7 +198,7 @@ class SimFiles:
         pending: work that waits for the disk.
     """
 
-    def __init__(self, disk: Disk, random: Random) -> None:
+    def __init__(self, disk: Hardware, random: Random) -> None:
         self.disk = disk
         self.random_of = random
         self.die_after: int | None = None

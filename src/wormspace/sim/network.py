@@ -17,7 +17,7 @@ import asyncio
 import contextvars
 import errno
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
@@ -25,69 +25,17 @@ from wormspace.sim._handles import OWNER, Owner
 from wormspace.sim._listener import Listener
 from wormspace.sim._loop import SimLoop
 from wormspace.sim._transport import SimTransport
-from wormspace.sim._wire import ROOT, Latency, Link, Wire
+from wormspace.sim._wire import ROOT, Link, Wire
+from wormspace.sim.latency import Latency
+from wormspace.sim.network_options import Loss, NetworkOptions
 from wormspace.sim.trace import Plain, Trace
 
-__all__ = ["Cut", "Latency", "Loss", "Network", "NetworkOptions", "constant", "skewed", "uniform"]
+__all__ = ["Cut", "Network"]
 
 _ProtocolT = TypeVar("_ProtocolT", bound=asyncio.BaseProtocol)
 
 _OWN_NAMES = frozenset(("", "localhost", "127.0.0.1", "0.0.0.0", "::", "::1"))
 _FIRST_EPHEMERAL_PORT = 49152
-
-
-def constant(seconds: float) -> Latency:
-    """Every message travels this long."""
-    return lambda random: seconds
-
-
-def uniform(low_s: float, high_s: float) -> Latency:
-    """Anything between the two is equally likely."""
-    span = high_s - low_s
-    return lambda random: low_s + span * random.random()
-
-
-def skewed(base_s: float, mean_extra_s: float) -> Latency:
-    """A base plus an exponentially distributed extra: mostly quick, at times very slow."""
-    rate = 1.0 / mean_extra_s
-    return lambda random: base_s + random.expovariate(rate)
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The chance of each mishap, per frame; needs `NetworkOptions.framed`.
-
-    spared_frames: how many frames at the head of each direction (the hello) are exempt.
-    """
-
-    drop: float = 0.0
-    duplicate: float = 0.0
-    delay: float = 0.0
-    delay_max_s: float = 0.05
-    spared_frames: int = 1
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """How the network behaves; times in seconds, drawn uniformly where a pair is given.
-
-    split: the chance that bytes arriving at one instant are handed over in two pieces.
-    """
-
-    latency: Latency = field(default=uniform(0.0002, 0.001))
-    own_latency: Latency = field(default=constant(0.00002))
-    framed: bool = False
-    loss: Loss | None = None
-    split: float = 0.0
-    window_bytes: int = 256 * 1024
-    connect_timeout_s: tuple[float, float] = (3.0, 10.0)
-    stall_timeout_s: tuple[float, float] = (5.0, 15.0)
-    retransmit_s: tuple[float, float] = (0.0, 0.2)
-
-    @classmethod
-    def unit_delay(cls) -> NetworkOptions:
-        """Every message takes exactly one unit of time: virtual time counts message delays."""
-        return cls(latency=constant(1.0), own_latency=constant(1.0))
 
 
 @dataclass(frozen=True)
@@ -157,7 +105,7 @@ class Network:
         """Cut `sources` off from `targets` (default: from everybody else) until healed."""
         cut = Cut(frozenset(sources), None if targets is None else frozenset(targets), one_way)
         self._cuts.append(cut)
-        self._note_host(
+        self.note(
             "network",
             "cut %s %s %s",
             ",".join(sorted(cut.sources)),
@@ -173,13 +121,13 @@ class Network:
             self._cuts.clear()
         elif cut in self._cuts:
             self._cuts.remove(cut)
-        self._note_host("network", "heal, %d cuts left", len(self._cuts))
+        self.note("network", "heal, %d cuts left", len(self._cuts))
         self._refresh()
 
     def slow(self, host: str, factor: float) -> None:
         """Make everything to and from the host take `factor` times as long; 1.0 ends it."""
         self._slow[host] = factor
-        self._note_host("network", "%s slower by %g", host, factor)
+        self.note("network", "%s slower by %g", host, factor)
         self._refresh()
 
     def reset(self, host: str, other: str | None = None) -> int:
@@ -192,7 +140,7 @@ class Network:
                 end.break_off()
                 if end.peer is not None:
                     end.peer.break_off()
-        self._note_host("network", "reset %d connections of %s", count, host)
+        self.note("network", "reset %d connections of %s", count, host)
         return count
 
     def take_down(self, host: str) -> None:
@@ -303,7 +251,7 @@ class Network:
         if link.blocked or back.blocked or target in self._down:
             now = self.loop.now
             if now >= deadline:
-                self._note_host(source, "no answer from %s:%d", *end.remote)
+                self.note(source, "no answer from %s:%d", *end.remote)
                 end.lose(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
             else:
                 at = min(now + retry_s, deadline)
@@ -311,11 +259,11 @@ class Network:
             return
         listener = self._listeners.get(end.remote)
         if listener is None:
-            self._note_host(target, "refuses %s:%d", *end.local)
+            self.note(target, "refuses %s:%d", *end.local)
             refusal = ConnectionRefusedError(errno.ECONNREFUSED, f"{target} refused the connection")
             self.loop.call_later(back.delay(), end.lose, refusal, context=ROOT)
             return
-        self._note_host(target, "accepts %s:%d", *end.local)
+        self.note(target, "accepts %s:%d", *end.local)
         self._connections[end] = None
         listener.accept(end, back)
 
@@ -361,14 +309,11 @@ class Network:
 
     # -- trace -------------------------------------------------------------------------------------
 
-    def note(self, end: SimTransport, text: str, *args: Plain) -> None:
-        """Record what happened at one end."""
-        self._trace.add(self.loop.now, end.local[0], text, *args)
-
     def _note_link(self, link: Link, text: str, size: int) -> None:
         self._trace.add(self.loop.now, link.source, text, size, link.target)
 
-    def _note_host(self, host: str, text: str, *args: Plain) -> None:
+    def note(self, host: str, text: str, *args: Plain) -> None:
+        """Record what happened at a host."""
         self._trace.add(self.loop.now, host, text, *args)
 
 

@@ -29,7 +29,8 @@ from wormspace.sim._handles import OWNER, Owner, Stuck
 from wormspace.sim._loop import SimLoop
 from wormspace.sim._wire import ROOT
 from wormspace.sim.disk import Disk, DiskOptions
-from wormspace.sim.network import Network, NetworkOptions
+from wormspace.sim.network import Network
+from wormspace.sim.network_options import NetworkOptions
 from wormspace.sim.trace import Plain, Trace
 
 __all__ = [
