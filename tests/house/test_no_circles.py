@@ -19,8 +19,6 @@ PACKAGES = [ROOT / "src" / "wormspace", ROOT / "explorer"]
 KNOWN: set[str] = {
     *("wormspace.smr.core", "wormspace.smr.serving"),
     *("wormspace.smr.upgrading", "wormspace.smr.events"),
-    *("wormspace.space.client", "wormspace.space.space"),
-    *("wormspace.space.follow", "wormspace.space.segment"),
     *("wormspace.tx.committing", "wormspace.tx.matters"),
     *("wormspace.tx.parts", "wormspace.tx.remote"),
     *("wormspace.tx.serving", "wormspace.tx.site"),

@@ -13,7 +13,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Protocol, TypeAlias
 
 from wormspace.errors import NotAllocated, Trimmed, Unavailable, WormError
 from wormspace.knobs import KNOBS
@@ -22,18 +22,26 @@ from wormspace.register.contract import Event as RegisterEvent
 from wormspace.register.issued import OffsetSet
 from wormspace.register.spans import SpanSet
 from wormspace.space.address import Address
+from wormspace.space.connection import Connection
 from wormspace.space.events import Allocated, Event, TrimmedAway, Written
 from wormspace.space.metadata import Metadata
+from wormspace.space.segment import Segment
 from wormspace.space.stream import Stream
-
-if TYPE_CHECKING:
-    from wormspace.space.space import Space
 
 log = logging.getLogger("wormspace.follow")
 
 RETRY_S = 0.2
 
 _Values: TypeAlias = Mapping[int, bytes]
+
+
+class Followed(Protocol):
+    """A space, as its listeners see it."""
+
+    name: str
+    client: Connection
+
+    async def segment(self, number: int) -> Segment: ...
 
 
 class _Progress:
@@ -65,7 +73,7 @@ class Follower(Stream[Event]):
     It is *behind* at the segment `_behind` while it reads the past, and hears events otherwise.
     """
 
-    def __init__(self, space: Space, start: Address, stop: int) -> None:
+    def __init__(self, space: Followed, start: Address, stop: int) -> None:
         self._space = space
         self._start = start
         self._stop = stop

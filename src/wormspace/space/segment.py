@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from wormspace.errors import BadAddress, CaptureLost, PartialWrite, UsageError, WormError
 from wormspace.register.contract import Captured, RegisterState
 from wormspace.register.token import Token
 from wormspace.space.address import Address
 from wormspace.space.arguments import as_bytes, as_int, as_token
+from wormspace.space.connection import Connection
 from wormspace.space.events import Event
 from wormspace.space.racing import Race
 from wormspace.space.stream import Stream
 
-if TYPE_CHECKING:
-    from wormspace.space.space import Space
+
+class Surroundings(Protocol):
+    """The space that a segment belongs to, as the segment sees it."""
+
+    name: str
+    client: Connection
+
+    async def trim(self, number: int, *, timeout: float | None = None) -> None: ...
+
+    def listen(self, start: Address | int = 0, *, stop: int | None = None) -> Stream[Event]: ...
 
 
 class Segment:
@@ -32,7 +41,7 @@ class Segment:
     passes, `Trimmed` once the segment is garbage, and `BadAddress` for offsets outside it.
     """
 
-    def __init__(self, space: Space, number: int, size: int, metadata: bytes) -> None:
+    def __init__(self, space: Surroundings, number: int, size: int, metadata: bytes) -> None:
         self.space = space
         self.number = number
         self.size = size

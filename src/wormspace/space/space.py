@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 from wormspace.errors import (
     AlreadyWritten,
@@ -16,15 +15,13 @@ from wormspace.errors import (
 from wormspace.register.contract import MAX_OFFSETS, METADATA, TRIM
 from wormspace.space.address import Address
 from wormspace.space.arguments import as_bytes, as_int
+from wormspace.space.connection import Connection
 from wormspace.space.events import Event
 from wormspace.space.follow import Follower
 from wormspace.space.metadata import Metadata
 from wormspace.space.racing import Race
 from wormspace.space.segment import Segment
 from wormspace.space.stream import Stream
-
-if TYPE_CHECKING:
-    from wormspace.space.client import Client
 
 DEFAULT_SIZE = 1024
 NO_STOP = (1 << 62) - 1
@@ -38,7 +35,7 @@ class Space:
         client: the connection it belongs to.
     """
 
-    def __init__(self, client: Client, name: str) -> None:
+    def __init__(self, client: Connection, name: str) -> None:
         self.client = client
         self.name = name
         self._known_tail = 0
