@@ -19,10 +19,6 @@ PACKAGES = [ROOT / "src" / "wormspace", ROOT / "explorer"]
 KNOWN: set[str] = {
     *("wormspace.smr.core", "wormspace.smr.serving"),
     *("wormspace.smr.upgrading", "wormspace.smr.events"),
-    *("wormspace.tx.committing", "wormspace.tx.matters"),
-    *("wormspace.tx.parts", "wormspace.tx.remote"),
-    *("wormspace.tx.serving", "wormspace.tx.site"),
-    *("wormspace.tx.sweeping", "wormspace.tx.trimming"),
 }
 """Files that are in a circle still; no other may join them."""
 

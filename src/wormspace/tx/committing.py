@@ -9,24 +9,47 @@ is done.  Whatever goes wrong on the way, the initiator ends up reading the regi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol
 
 from wormspace.errors import Unavailable, WormError
+from wormspace.tx.box import Box
 from wormspace.tx.cancelling import cancel_later
 from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import Decision
 from wormspace.tx.errors import OutcomeUnknown
-from wormspace.tx.messages import Ask, Begin, Plan, Tell, decode_decision, decode_votes
+from wormspace.tx.managers import Branch
+from wormspace.tx.matters import Matter, Matters
+from wormspace.tx.messages import Ask, Begin, Plan, Tell, ToSite, decode_decision, decode_votes
+from wormspace.tx.names import TxId
+from wormspace.tx.resolver import Resolver
 from wormspace.tx.variants import LISTENS, find
-
-if TYPE_CHECKING:
-    from wormspace.tx.managers import Branch
-    from wormspace.tx.matters import Matter
-    from wormspace.tx.site import Site
 
 ACT_S = 5.0
 """How long after its time limit a transaction waits for the managers here to act on it."""
+
+
+class CommittingSite(Protocol):
+    """A site, as commits see it; see `site.Site`."""
+
+    initiator: str
+    address: str
+    matters: Matters
+    box: Box
+    resolver: Resolver
+
+    @property
+    def is_alive(self) -> bool: ...
+
+    def now(self) -> float: ...
+
+    def hold(self, txid: TxId, manager: str, branch: Branch) -> None: ...
+
+    def take_part(self, plan: Plan, branches: Mapping[str, Branch | None]) -> None: ...
+
+    async def call(self, address: str, message: ToSite, timeout: float) -> bytes: ...
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None: ...
 
 
 def sites_of(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -37,27 +60,27 @@ def sites_of(plan: Plan) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def is_here(site: Site, plan: Plan, address: str) -> bool:
+def is_here(site: CommittingSite, plan: Plan, address: str) -> bool:
     """Whether that address in the plan is this site; "" is that of its initiator."""
     if not address:
         return plan.id.initiator == site.initiator
     return address == site.address
 
 
-def listen(site: Site, plan: Plan) -> None:
+def listen(site: CommittingSite, plan: Plan) -> None:
     """Hear the votes of the managers elsewhere, if the variant wants that of those who act."""
     if find(plan.variant).listening:
         _follow(site, plan)
 
 
-def _follow(site: Site, plan: Plan) -> None:
+def _follow(site: CommittingSite, plan: Plan) -> None:
     for manager, address in zip(plan.participants, plan.addresses, strict=True):
         if not is_here(site, plan, address):
             site.box.follow(manager, plan.id)
 
 
 async def run(
-    site: Site, plan: Plan, branches: Mapping[str, Branch], asked: frozenset[str]
+    site: CommittingSite, plan: Plan, branches: Mapping[str, Branch], asked: frozenset[str]
 ) -> tuple[Decision, tuple[str, ...]]:
     """The initiator's part: from "commit" to the decision.
 
@@ -91,7 +114,9 @@ async def run(
     return decision, matter.pending
 
 
-async def _end_cancelled(site: Site, plan: Plan, matter: Matter, limit: float) -> Decision:
+async def _end_cancelled(
+    site: CommittingSite, plan: Plan, matter: Matter, limit: float
+) -> Decision:
     """Whoever waits is cancelled: the commit ends all the same, and says what is true.
 
     Raises:
@@ -111,7 +136,7 @@ async def _end_cancelled(site: Site, plan: Plan, matter: Matter, limit: float) -
     raise unknown(plan, Unavailable("this process is ending"))
 
 
-def _set_off(site: Site, plan: Plan, matter: Matter, asked: frozenset[str]) -> None:
+def _set_off(site: CommittingSite, plan: Plan, matter: Matter, asked: frozenset[str]) -> None:
     """Let everybody vote, some of them elsewhere, as the variant has it."""
     variant = find(plan.variant)
     sites = sites_of(plan)
@@ -141,7 +166,7 @@ def unknown(plan: Plan, e: Exception) -> OutcomeUnknown:
 
 
 async def _ask(
-    site: Site, plan: Plan, matter: Matter | None, address: str, managers: tuple[str, ...]
+    site: CommittingSite, plan: Plan, matter: Matter | None, address: str, managers: tuple[str, ...]
 ) -> None:
     """Ask for votes; who does not answer is not waited for."""
     try:
@@ -158,7 +183,7 @@ async def _ask(
             matter.learn(manager, vote)
 
 
-async def _start(site: Site, plan: Plan, matter: Matter) -> None:
+async def _start(site: CommittingSite, plan: Plan, matter: Matter) -> None:
     """Start the TM; if it does not answer, the transaction's own time limit settles it."""
     if is_here(site, plan, plan.tm):
         decision = await drive(site, plan)
@@ -169,7 +194,7 @@ async def _start(site: Site, plan: Plan, matter: Matter) -> None:
         matter.decide(decision)
 
 
-async def drive(site: Site, plan: Plan) -> Decision | None:
+async def drive(site: CommittingSite, plan: Plan) -> Decision | None:
     """The TM's part: ask everybody; learn the decision and tell it, if the variant wants that.
 
     Returns:

@@ -9,15 +9,26 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from wormspace.errors import Unavailable, WormError
 from wormspace.knobs import KNOBS
 from wormspace.tx.deciding import Decision, Vote, judge
 from wormspace.tx.names import TxId
 
-if TYPE_CHECKING:
-    from wormspace.tx.parts import Part
+
+class Part(Protocol):
+    """The part of a resource manager here; see `parts`."""
+
+    manager: str
+    acted: bool
+
+    @property
+    def task(self) -> asyncio.Task[None] | None: ...
+
+    def cast(self, vote: Vote) -> None: ...
+
+    def act(self) -> None: ...
 
 
 class Matter:

@@ -14,22 +14,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from wormspace.errors import Trimmed, WormError
-from wormspace.tx.deciding import Vote, shortened
+from wormspace.tx.box import Box
+from wormspace.tx.deciding import Decision, Vote, shortened
 from wormspace.tx.errors import CannotPrepare, Conflict
-from wormspace.tx.managers import Branch
+from wormspace.tx.managers import Branch, ResourceManager
+from wormspace.tx.matters import Matter, Matters
 from wormspace.tx.messages import Plan
+from wormspace.tx.names import Gid, TxId
 from wormspace.tx.resolver import OVER
 from wormspace.tx.variants import VARIANTS
 
-if TYPE_CHECKING:
-    from wormspace.tx.matters import Matter
-    from wormspace.tx.site import Site
-
 log = logging.getLogger("wormspace.tx")
+
+
+class HostingSite(Protocol):
+    """A site, as the parts of its resource managers see it; see `site.Site`."""
+
+    closed: bool
+    matters: Matters
+    box: Box
+    figures: Counter[str]
+    clock: Callable[[], float]
+    on_decision: Callable[[TxId, str, Decision], None] | None
+
+    def now(self) -> float: ...
+
+    def gid(self, manager: str, txid: TxId) -> Gid: ...
+
+    def manager(self, name: str) -> ResourceManager: ...
 
 
 class Part:
@@ -53,7 +70,7 @@ class Part:
     )
 
     def __init__(
-        self, site: Site, matter: Matter, plan: Plan, manager: str, branch: Branch | None
+        self, site: HostingSite, matter: Matter, plan: Plan, manager: str, branch: Branch | None
     ) -> None:
         self._site = site
         self._matter = matter

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from wormspace.errors import UsageError, WormError
 from wormspace.rpc import Caller, NoAnswer
+from wormspace.tx.box import Box
 from wormspace.tx.checking import check_address, check_key, check_value
 from wormspace.tx.errors import Conflict, ManagerDown
 from wormspace.tx.managers import Branch
@@ -25,12 +27,19 @@ from wormspace.tx.messages import (
 )
 from wormspace.tx.names import Gid, TxId, branches_of, check_name
 from wormspace.tx.operations import DELETE, GET, PUT, Operation, decode_found
-
-if TYPE_CHECKING:
-    from wormspace.tx.site import Site
-    from wormspace.tx.space import TransactionSpace
+from wormspace.tx.space import TransactionSpace
 
 TIMEOUT_S = 5.0
+
+
+class CallingSite(Protocol):
+    """A site, as sessions elsewhere see it; see `site.Site`."""
+
+    box: Box
+
+    async def call(self, address: str, message: ToSite, timeout: float) -> bytes: ...
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None: ...
 
 
 class Planner(Protocol):
@@ -67,7 +76,7 @@ class RemoteStore:
             )
         self._identity = home.identity
 
-    def session(self, site: Site, txid: TxId, planner: Planner) -> RemoteSession:
+    def session(self, site: CallingSite, txid: TxId, planner: Planner) -> RemoteSession:
         """A transaction's session there; it begins with its first operation."""
         self.belong_to(site.box.home)
         return RemoteSession(self, site, txid, planner)
@@ -131,7 +140,7 @@ class RemoteSession:
     operation is done (variant F2 only).
     """
 
-    def __init__(self, store: RemoteStore, site: Site, txid: TxId, planner: Planner) -> None:
+    def __init__(self, store: RemoteStore, site: CallingSite, txid: TxId, planner: Planner) -> None:
         self._store = store
         self._site = site
         self._id = txid

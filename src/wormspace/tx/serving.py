@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from wormspace.errors import UsageError, WormError
 from wormspace.malformed import MALFORMED
 from wormspace.tx import committing
 from wormspace.tx.deciding import Vote
 from wormspace.tx.errors import Conflict
-from wormspace.tx.managers import Branch
+from wormspace.tx.managers import Branch, ResourceManager
 from wormspace.tx.messages import (
     Ask,
     Begin,
@@ -25,10 +25,24 @@ from wormspace.tx.messages import (
     decode_request,
     encode,
 )
-from wormspace.tx.names import Gid
+from wormspace.tx.names import Gid, TxId
+from wormspace.tx.space import TransactionSpace
 
-if TYPE_CHECKING:
-    from wormspace.tx.site import Site
+
+class ServingSite(committing.CommittingSite, Protocol):
+    """A site, as the requests of others see it; see `site.Site`."""
+
+    async def open(self) -> TransactionSpace: ...
+
+    def gid(self, manager: str, txid: TxId) -> Gid: ...
+
+    def manager(self, name: str) -> ResourceManager: ...
+
+    async def recognise(self, name: str, *, decide: bool = False) -> ResourceManager: ...
+
+    def held(self, txid: TxId, manager: str) -> Branch | None: ...
+
+    def take(self, txid: TxId, manager: str) -> Branch | None: ...
 
 
 class Servant(Protocol):
@@ -41,7 +55,7 @@ class Servant(Protocol):
 class Handlers:
     """The service of one site."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: ServingSite) -> None:
         self._site = site
 
     async def on_request(self, body: bytes) -> bytes:

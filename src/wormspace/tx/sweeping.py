@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
 
 from wormspace.errors import Trimmed, UsageError, WormError
+from wormspace.tx.box import Box
 from wormspace.tx.deadlines import within
-from wormspace.tx.managers import ResourceManager
-from wormspace.tx.matters import Matter
-from wormspace.tx.names import Gid
+from wormspace.tx.identity import Identities
+from wormspace.tx.managers import Branch, ResourceManager
+from wormspace.tx.matters import Matter, Matters
+from wormspace.tx.names import Gid, TxId
 from wormspace.tx.remote import RemoteStore
-from wormspace.tx.resolver import OVER, Resolution
-
-if TYPE_CHECKING:
-    from wormspace.tx.site import Site
+from wormspace.tx.resolver import OVER, Resolution, Resolver
+from wormspace.tx.trimming import Finished
 
 log = logging.getLogger("wormspace.tx")
 
@@ -28,6 +29,30 @@ ASK_S = 15.0
 """How long a manager may take to say what it holds prepared; more than its own time limit."""
 
 FIND_S = 5.0
+
+
+class SweptSite(Protocol):
+    """A site, as its sweep sees it; see `site.Site`."""
+
+    initiator: str
+    patience: float
+    idle: float
+    loop: asyncio.AbstractEventLoop
+    matters: Matters
+    box: Box
+    resolver: Resolver
+    identities: Identities
+    finished: Finished
+    figures: Counter[str]
+
+    @property
+    def managers(self) -> Mapping[str, ResourceManager]: ...
+
+    def now(self) -> float: ...
+
+    def sessions(self) -> list[tuple[tuple[TxId, str], float]]: ...
+
+    def take(self, txid: TxId, manager: str) -> Branch | None: ...
 
 
 class _Swept:
@@ -50,7 +75,7 @@ class _Swept:
 class Sweeper:
     """The sweep of one site."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: SweptSite) -> None:
         self._site = site
         self._swept: dict[str, _Swept] = {}
         self._task = site.loop.create_task(self._for_ever(self._sweep_here))

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from wormspace.errors import (
     CaptureLost,
@@ -30,25 +31,42 @@ from wormspace.errors import (
     WormError,
 )
 from wormspace.space import Client, Segment
+from wormspace.tx.box import Box
 from wormspace.tx.checking import check_client, check_manager, check_moment, check_seconds
 from wormspace.tx.deadlines import LEAST_S, left, within
 from wormspace.tx.deciding import Vote, decode, encode
 from wormspace.tx.errors import ManagerDown
 from wormspace.tx.identity import Identities
 from wormspace.tx.managers import ResourceManager
-from wormspace.tx.messages import ListPrepared, Plan, decode_gids
+from wormspace.tx.messages import ListPrepared, Plan, ToSite, decode_gids
 from wormspace.tx.names import Gid, TxId, branches_of, check_name, split_vote_space
 from wormspace.tx.remote import RemoteStore
 from wormspace.tx.resolver import Resolver
 from wormspace.tx.space import TransactionSpace, find_space
 
-if TYPE_CHECKING:
-    from wormspace.tx.site import Site
-
 log = logging.getLogger("wormspace.tx")
 
 RETIRE_S = 60.0
 UNUSED = "its initiator is gone and the segment is retired"
+
+
+class InitiatingSite(Protocol):
+    """A site, as the votes of its own transactions see it; see `site.Site`."""
+
+    client: Client
+    initiator: str
+    address: str
+    patience: float
+    box: Box
+    resolver: Resolver
+    figures: Counter[str]
+
+    @property
+    def is_open(self) -> bool: ...
+
+    async def recognise(self, name: str) -> ResourceManager: ...
+
+    async def call(self, address: str, message: ToSite, timeout: float) -> bytes: ...
 
 
 class _Segment:
@@ -73,7 +91,7 @@ class _Segment:
 class Finished:
     """The vote segments of this process's own transactions."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: InitiatingSite) -> None:
         self._site = site
         self._segments: dict[int, _Segment] = {}
         self._unopened: list[TxId] = []
