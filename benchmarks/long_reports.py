@@ -22,7 +22,7 @@ import uvloop
 
 import wormspace
 from wormspace.bench.processes import cpu_seconds, make_cluster, running
-from wormspace.collector import collect_seldom
+from wormspace.runtime.collector import collect_seldom
 
 MIB = 1 << 20
 LARGE = 256

@@ -16,8 +16,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from wormspace.collector import collect_seldom
 from wormspace.paxos.messages import COMPLETE, Capture, Decided, Promise, Read, Report, Span, Write
+from wormspace.runtime.collector import collect_seldom
 from wormspace.server import acceptors
 from wormspace.server.door import Door
 from wormspace.server.marks import Marks

@@ -24,6 +24,7 @@ SOURCE = ROOT / "src" / "wormspace"
 TESTS = ROOT / "tests"
 
 FLOORS = {
+    "runtime": 20,
     "paxos": 88,
     "register": 77,
     "server": 64,

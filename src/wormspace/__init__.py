@@ -14,7 +14,6 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from wormspace.collector import collect_seldom
 from wormspace.errors import (
     AlreadyWritten,
     BadAddress,
@@ -42,6 +41,7 @@ from wormspace.errors import (
     WrongIdentity,
     WrongKind,
 )
+from wormspace.runtime.collector import collect_seldom
 from wormspace.space import (
     Address,
     Allocated,

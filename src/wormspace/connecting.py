@@ -24,12 +24,13 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import parse_qsl, unquote
 
-from wormspace.errors import BadUrl, Refused, StoreError, Unavailable
+from wormspace.errors import BadUrl, Refused, StoreError, Unavailable, UsageError
 from wormspace.paxos.quorum import majority
 from wormspace.register.contract import Registers
 from wormspace.register.partition import Partition
 from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.register.spec import SpecRegisters
+from wormspace.runtime.endpoints import Endpoint
 from wormspace.server.embedded import open_embedded
 from wormspace.server.local import LocalLink
 from wormspace.server.node import MAX_VALUE_BYTES, Node
@@ -199,12 +200,16 @@ def _dial(
     _only(options, "cluster")
     if not rest.startswith("//") or not rest[2:]:
         raise BadUrl("a cluster is worm://HOST:PORT,HOST:PORT,...")
-    sets = [[_address(a) for a in part.split(",")] for part in rest[2:].rstrip("/").split("/")]
+    sets = [part.split(",") for part in rest[2:].rstrip("/").split("/")]
+    try:
+        places = [[Endpoint.parse(one) for one in part] for part in sets]
+    except UsageError as e:
+        raise BadUrl(str(e)) from None
     client = f"{rng.getrandbits(64):016x}"
     partitions = []
     cluster = OneCluster()
-    for index, addresses in enumerate(sets):
-        membership = Membership(index, len(sets), len(addresses), cluster)
+    for index, addresses in enumerate(places):
+        membership = Membership(index, len(places), len(addresses), cluster)
         links: list[Link] = [
             TcpLink(
                 host,
@@ -218,13 +223,6 @@ def _dial(
         ]
         partitions.append(Partition(index, links))
     return PaxosRegisters(partitions, rng), partitions
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise BadUrl(f"{text!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)
 
 
 async def _reach_majorities(partitions: list[Partition], timeout: float) -> None:

@@ -97,12 +97,6 @@ def test_numbers_are_in_their_ranges():
         assert "an age is a number from 0 on" in refused(checks.check_amount, amount, "an age")
     for wrong in (True, "1", None, 1j):
         assert "an age is a number, not" in refused(checks.check_amount, wrong, "an age")
-    for port in (0, 65_535):
-        checks.check_place("host", port)
-    for port in (-1, 65_536):
-        assert f"not {port}" in refused(checks.check_place, "host", port)
-    for place in ((1, 1), ("host", True), ("host", "1"), ("host", 1.0), (None, 0)):
-        assert "a str and an int" in refused(checks.check_place, *place)
 
 
 def test_words_are_those_that_there_are():

@@ -7,6 +7,7 @@ import pytest
 
 import wormspace
 from wormspace.errors import BadToken, UsageError
+from wormspace.runtime.endpoints import as_port
 from wormspace.smr import Causal, Eventual, Linearizable, Sequential, StateMachine
 from wormspace.smr.arguments import (
     LAST_NS,
@@ -21,7 +22,6 @@ from wormspace.smr.arguments import (
     as_level,
     as_machine,
     as_number,
-    as_port,
     as_replicated,
     as_str,
     as_text,

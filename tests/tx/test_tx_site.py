@@ -130,7 +130,7 @@ async def test_a_site_listens_where_it_is_told_and_says_where() -> None:
     async with wormspace.connect("memory:") as worm:
         site, other = Site(worm), Site(worm)
         for host, port in ((7, 0), ("h", "1"), ("h", -1), ("h", 65536), ("h", True)):
-            with pytest.raises(UsageError, match=f"a host and a port, not {host!r}:{port!r}"):
+            with pytest.raises(UsageError, match=r"a host is a str|a port is an int"):
                 await site.start(host, port)
         with pytest.raises(UsageError, match="'x' is not HOST:PORT"):
             await site.start("127.0.0.1", address="x")
@@ -139,7 +139,7 @@ async def test_a_site_listens_where_it_is_told_and_says_where() -> None:
         host, _, port = address.partition(":")
         assert (site.address, host, port != "0") == (address, "127.0.0.1", True)
         for place, at in (("127.0.0.1", int(port)), ("no such host.", 65535)):
-            with pytest.raises(WormError, match=f"cannot listen on '{place}':{at}: .*; choose"):
+            with pytest.raises(WormError, match=f"cannot listen on {place}:{at}: .*; choose"):
                 await other.start(place, at)
         assert await other.start("127.0.0.1", 0, address="name:7") == "name:7" == other.address
         caller = Caller("127.0.0.1", int(port))

@@ -26,8 +26,8 @@ import wormspace
 from wormspace.bench.floor import FloorClient
 from wormspace.bench.load import Sample, closed_loop
 from wormspace.bench.processes import ServersFailed, make_cluster, running
-from wormspace.collector import collect_seldom
 from wormspace.log import Log
+from wormspace.runtime.collector import collect_seldom
 from wormspace.server.config import ClusterConfig
 from wormspace.wire.link import Link, TcpLink
 from wormspace.wire.membership import Membership

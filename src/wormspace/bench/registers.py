@@ -25,7 +25,7 @@ import wormspace
 from wormspace.bench.floor import FloorClient
 from wormspace.bench.load import Sample, closed_loop
 from wormspace.bench.processes import make_cluster, running
-from wormspace.collector import collect_seldom
+from wormspace.runtime.collector import collect_seldom
 from wormspace.server.config import ClusterConfig
 from wormspace.space import Segment, Token
 from wormspace.wire.link import Link, TcpLink

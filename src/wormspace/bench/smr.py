@@ -28,8 +28,8 @@ import uvloop
 import wormspace
 from wormspace.bench.load import Sample, closed_loop, merged
 from wormspace.bench.processes import ServersFailed, free_ports, make_cluster, running
-from wormspace.collector import collect_seldom
 from wormspace.errors import WormError
+from wormspace.runtime.collector import collect_seldom
 from wormspace.server.config import ClusterConfig
 from wormspace.smr import (
     KeyValue,

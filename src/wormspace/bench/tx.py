@@ -22,7 +22,7 @@ import wormspace
 from wormspace.bench.load import Sample, closed_loop
 from wormspace.bench.processes import make_cluster, running
 from wormspace.bench.registers import sync_ms
-from wormspace.collector import collect_seldom
+from wormspace.runtime.collector import collect_seldom
 from wormspace.server.config import ClusterConfig
 from wormspace.tx import Gid, KeyValueStore, LmdbStore, ResourceManager, Transaction, TxId
 from wormspace.worm import Worm

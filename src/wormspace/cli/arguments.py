@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
-from wormspace.errors import BadAddress, BadToken
+from wormspace.errors import BadAddress, BadToken, UsageError
 from wormspace.register.token import Token
+from wormspace.runtime.endpoints import PORT_MAX, Endpoint
 from wormspace.space.address import Address
 from wormspace.space.arguments import MAX_TIMEOUT_S
 
@@ -51,6 +52,23 @@ def token_text(text: str) -> Token:
         raise click.BadParameter(str(e)) from e
 
 
+def endpoints(text: str) -> list[Endpoint]:
+    """HOST:PORT,..."""
+    try:
+        return [Endpoint.parse(one) for one in text.split(",")]
+    except UsageError as e:
+        raise click.BadParameter(str(e)) from None
+
+
+def listening_at(text: str) -> Endpoint:
+    """PORT, on this machine only, or HOST:PORT; port 0 is one that the system chooses."""
+    port = text.removeprefix(":")
+    try:
+        return Endpoint.parse(text if ":" in port else f"127.0.0.1:{port}", least=0)
+    except UsageError:
+        raise click.BadParameter(f"{text!r} is not PORT or HOST:PORT") from None
+
+
 def value_bytes(text: str) -> bytes:
     """The bytes that were typed; `-` is standard input."""
     if text == "-":
@@ -77,6 +95,6 @@ class Amount(click.FloatRange):
 
 
 OFFSET = click.IntRange(min=0)
-PORT = click.IntRange(0, 65535)
+PORT = click.IntRange(0, PORT_MAX)
 segment_argument = click.argument("segment", type=segment_name, metavar="SPACE/SEGMENT")
 range_argument = click.argument("registers", type=offset_range, default="0:", metavar="[RANGE]")

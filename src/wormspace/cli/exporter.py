@@ -22,6 +22,7 @@ from wormspace.cli.show import note
 from wormspace.connecting import survey
 from wormspace.errors import WormError
 from wormspace.register.contract import ServerState
+from wormspace.runtime.endpoints import Endpoint
 from wormspace.server.counters import Counters
 from wormspace.space.client import Client
 
@@ -100,9 +101,11 @@ async def _serve(settings: Settings, host: str, port: int) -> None:
         http, _ = start_http_server(port, host, registry)
     except OSError as e:
         await worm.close()
-        raise WormError(f"cannot listen on {host}:{port}: {e.strerror}; choose a --port") from e
+        raise WormError(
+            f"cannot listen on {Endpoint(host, port)}: {e.strerror}; choose a --port"
+        ) from e
     registry.register(Figures(worm, loop))
-    note(f"figures on http://{host}:{http.server_port}/metrics")
+    note(f"figures on http://{Endpoint(host, http.server_port)}/metrics")
     try:
         await over.wait()
     finally:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 import uvloop
 
-from wormspace.cli.arguments import PORT, Amount, value_bytes
+from wormspace.cli.arguments import PORT, Amount, endpoints, value_bytes
 from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import (
     as_json_value,
@@ -26,9 +26,10 @@ from wormspace.cli.show import (
     say,
     table,
 )
-from wormspace.collector import collect_seldom
 from wormspace.connecting import connect
 from wormspace.errors import UsageError
+from wormspace.runtime.collector import collect_seldom
+from wormspace.runtime.endpoints import Endpoint
 from wormspace.server.logs import log_to_stderr
 from wormspace.smr import (
     Change,
@@ -51,20 +52,10 @@ EMBEDDED_ELECTION_S = 0.2
 """With `file:` there is one process at a time: whoever led before is gone."""
 
 
-def _addresses(text: str) -> list[tuple[str, int]]:
-    found = []
-    for one in text.split(","):
-        host, _, port = one.rpartition(":")
-        if not host or not port.isdecimal():
-            raise click.BadParameter(f"{one!r} is not HOST:PORT")
-        found.append((host.strip("[]"), int(port)))
-    return found
-
-
 class Target:
     """Which store, and how to reach it."""
 
-    def __init__(self, settings: Settings, name: str, replicas: list[tuple[str, int]]) -> None:
+    def __init__(self, settings: Settings, name: str, replicas: list[Endpoint]) -> None:
         self.settings = settings
         self.name = name
         self._replicas = replicas
@@ -103,9 +94,7 @@ def _target(command: Callable[..., Any]) -> Any:
     def with_target(
         settings: Settings, name: str, replicas: str | None, **arguments: Any
     ) -> object:
-        return command(
-            Target(settings, name, _addresses(replicas) if replicas else []), **arguments
-        )
+        return command(Target(settings, name, endpoints(replicas) if replicas else []), **arguments)
 
     with_target.__name__ = command.__name__
     with_target.__doc__ = command.__doc__
@@ -199,7 +188,7 @@ def serve(
             if settings.json:
                 emit({"replica": member.name, "host": member.host, "port": member.port})
             else:
-                note(f"replica of {printable(name)} at {member.host}:{member.port}")
+                note(f"replica of {printable(name)} at {Endpoint(member.host, member.port)}")
             ended = loop.create_task(stop.wait())
             while not ended.done():
                 await asyncio.wait([ended], timeout=1.0)

@@ -27,8 +27,8 @@ from wormspace.cli.show import (
     size,
     table,
 )
-from wormspace.collector import collect_seldom
 from wormspace.log import DamagedEntry, Entry, Log
+from wormspace.runtime.collector import collect_seldom
 from wormspace.worm import Worm
 
 T = TypeVar("T")

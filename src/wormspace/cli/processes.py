@@ -130,7 +130,7 @@ class LocalCluster:
         finally:
             await client.close()
         addresses = {state.server for state in states if state.reachable}
-        return {s.name for s in self.config.server if f"{s.host}:{s.port}" in addresses}
+        return {s.name for s in self.config.server if str(s.endpoint) in addresses}
 
     async def wait_until_reachable(self) -> None:
         """Until every server answers.

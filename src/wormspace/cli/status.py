@@ -153,7 +153,7 @@ def _server_state(s: ServerState) -> Text:
 def _names() -> dict[str, str]:
     """Servers' names by address, where a cluster file says them."""
     here = Path(CLUSTER_FILE)
-    return {f"{s.host}:{s.port}": s.name for s in load(here).server} if here.exists() else {}
+    return {str(s.endpoint): s.name for s in load(here).server} if here.exists() else {}
 
 
 # ------------------------------------------------------------ one segment

@@ -13,11 +13,12 @@ from pathlib import Path
 import click
 from prometheus_client import CollectorRegistry, start_http_server
 
-from wormspace.cli.arguments import PORT, Amount
+from wormspace.cli.arguments import PORT, Amount, listening_at
 from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import cell, emit, note, print_table, say, table
-from wormspace.collector import collect_seldom
 from wormspace.errors import Trimmed, WormError
+from wormspace.runtime.collector import collect_seldom
+from wormspace.runtime.endpoints import Endpoint
 from wormspace.space.client import Client
 from wormspace.tx import (
     UNDECIDED,
@@ -55,20 +56,9 @@ space_option = click.option(
 )
 
 
-def _listening_at(
-    ctx: click.Context, parameter: click.Parameter, word: str | None
-) -> tuple[str, int] | None:
-    if word is None:
-        return None
-    host, _, port = word.rpartition(":")
-    if not port.isdecimal():
-        raise click.BadParameter(f"{word!r} is not PORT or HOST:PORT")
-    return host or "127.0.0.1", int(port)
-
-
 metrics_option = click.option(
     "--metrics",
-    callback=_listening_at,
+    type=listening_at,
     metavar="[HOST:]PORT",
     help="Serve figures to Prometheus there (PORT 0: any free one).",
 )
@@ -204,7 +194,7 @@ def resolve(
     patience: float,
     trim_after: float | None,
     watch: bool,
-    metrics: tuple[str, int] | None,
+    metrics: Endpoint | None,
     space: str,
 ) -> None:
     """Finish what a crash left prepared: read the votes, vote no where one is missing, obey.
@@ -331,7 +321,7 @@ def variants(settings: Settings, transactions: int, out: Path | None) -> None:
 
 
 @asynccontextmanager
-async def _figures(site: Site, at: tuple[str, int] | None) -> AsyncIterator[None]:
+async def _figures(site: Site, at: Endpoint | None) -> AsyncIterator[None]:
     """Let Prometheus ask for the site's figures meanwhile, if it is said where.
 
     Raises:
@@ -340,14 +330,13 @@ async def _figures(site: Site, at: tuple[str, int] | None) -> AsyncIterator[None
     if at is None:
         yield
         return
-    host, port = at
     registry = CollectorRegistry()
     registry.register(SiteFigures(site))
     try:
-        http, _ = start_http_server(port, host, registry)
+        http, _ = start_http_server(at.port, at.host, registry)
     except OSError as e:
-        raise WormError(f"cannot listen on {host}:{port}: {e.strerror}; choose --metrics") from e
-    note(f"figures on http://{host}:{http.server_port}/metrics")
+        raise WormError(f"cannot listen on {at}: {e.strerror}; choose --metrics") from e
+    note(f"figures on http://{Endpoint(at.host, http.server_port)}/metrics")
     try:
         yield
     finally:
@@ -371,7 +360,7 @@ def serve(
     data: Path,
     host: str,
     port: int,
-    metrics: tuple[str, int] | None,
+    metrics: Endpoint | None,
     space: str,
 ) -> None:
     """Serve a key-value store that takes part in transactions, until Ctrl-C or SIGTERM."""

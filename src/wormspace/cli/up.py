@@ -14,7 +14,7 @@ from wormspace.cli.layout import create, plan, shape_options
 from wormspace.cli.processes import LocalCluster
 from wormspace.cli.settings import CLUSTER_FILE, Settings, common
 from wormspace.cli.show import cell, console, emit, note, table
-from wormspace.server.config import ClusterConfig, ServerConfig, load
+from wormspace.server.config import ClusterConfig, load
 
 WATCH_S = 1.0
 SHAPE = ("servers", "partitions", "base_port", "durability")
@@ -90,7 +90,7 @@ def _announce(file: Path, cluster: LocalCluster, *, as_json: bool) -> None:
     config = cluster.config
     if as_json:
         servers = [
-            {"name": p.server.name, "address": _address(p.server), "pid": p.pid}
+            {"name": p.server.name, "address": str(p.server.endpoint), "pid": p.pid}
             for p in cluster.processes
         ]
         emit({"event": "up", "cluster": config.cluster, "url": config.url, "servers": servers})
@@ -101,17 +101,13 @@ def _announce(file: Path, cluster: LocalCluster, *, as_json: bool) -> None:
         rows.add_row(
             cell(s.name, "bold green"),
             str(s.partition),
-            cell(_address(s)),
+            cell(str(s.endpoint)),
             str(process.pid),
             cell(os.path.relpath(file.parent / s.data) + "{,.log}", "dim"),
         )
     console.print(rows)
     _say_how_to_connect(file, config)
     note("Ctrl-C stops them. A server that dies is not restarted.")
-
-
-def _address(server: ServerConfig) -> str:
-    return f"{server.host}:{server.port}"
 
 
 def _say_how_to_connect(file: Path, config: ClusterConfig) -> None:

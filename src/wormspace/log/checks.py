@@ -96,14 +96,6 @@ def check_choice(given: Any, what: str, choices: tuple[Any, ...]) -> None:
         raise UsageError(f"{what} is one of {', '.join(map(repr, choices))}, not {given!r}")
 
 
-def check_place(host: str, port: int) -> None:
-    """Where a sequencer listens; port 0 is one that the system chooses."""
-    if not isinstance(host, str) or isinstance(port, bool) or not isinstance(port, int):
-        raise UsageError(f"host and port are a str and an int, not {host!r} and {port!r}")
-    if not 0 <= port < 65_536:
-        raise UsageError(f"a port is a number from 0 to 65535, not {port}")
-
-
 def _text(given: str, what: str) -> str:
     if not isinstance(given, str):
         raise UsageError(f"{what} is a str, not {type(given).__name__}")

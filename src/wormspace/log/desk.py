@@ -31,6 +31,7 @@ from wormspace.log.messages import (
 from wormspace.log.ongoing import Ongoing
 from wormspace.log.sequencer import Sequencer
 from wormspace.rpc import Caller, Failure, NoAnswer, Patience, Service
+from wormspace.runtime.endpoints import PORT_MAX, Endpoint
 
 log = logging.getLogger("wormspace.log")
 
@@ -60,7 +61,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     """
 
     host: str
-    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+    port: Annotated[int, msgspec.Meta(ge=0, le=PORT_MAX)]
     id: bytes = b""
 
     def service(self, log_name: str) -> str:
@@ -368,7 +369,7 @@ class SharedDesk:
         try:
             port = await service.start(self._host, self._port)
         except OSError as e:
-            where = f"{self._host}:{self._port}"
+            where = Endpoint(self._host, self._port)
             raise Unavailable(f"no sequencer can listen at {where} here: {e}") from e
         number = None
         try:

@@ -21,7 +21,6 @@ from wormspace.log.checks import (
     check_choice,
     check_flag,
     check_headers,
-    check_place,
     check_position,
     check_stream,
     check_streams,
@@ -41,6 +40,7 @@ from wormspace.log.spaces import CURSOR, ENTRIES, SEQUENCER, TRIM, cursor_space
 from wormspace.log.subscribing import Source, Subscription, WholeLog
 from wormspace.log.tape import Tape
 from wormspace.log.trimming import Trimmer
+from wormspace.runtime.endpoints import as_listening
 from wormspace.space import Client, Stream
 
 PATIENCE_S = 0.5
@@ -127,7 +127,7 @@ class Log:
         check_choice(sequencer, "sequencer", get_args(SequencerChoice))
         check_flag(capture_ahead, "capture_ahead")
         check_amount(patience, "patience")
-        check_place(host, port)
+        as_listening(host, port)
         try:
             async with asyncio.timeout_at(client.deadline(timeout)):
                 config = await configure(client, name, segment_size)

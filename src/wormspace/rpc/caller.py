@@ -19,6 +19,7 @@ from wormspace.rpc.messages import (
     decode_answer,
     encode,
 )
+from wormspace.runtime.endpoints import Endpoint
 from wormspace.wire.dial import dial
 from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, FrameTooLarge, frame
 from wormspace.wire.keepalive import keep_alive
@@ -87,7 +88,7 @@ class Caller:
             self._connection.close()
 
     def __str__(self) -> str:
-        return f"{self._address[0]}:{self._address[1]}"
+        return str(Endpoint(*self._address))
 
     async def _connect(self) -> _Connection:
         if self._closed:

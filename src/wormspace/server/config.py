@@ -27,6 +27,7 @@ import msgspec
 
 from wormspace.errors import UsageError
 from wormspace.malformed import MALFORMED
+from wormspace.runtime.endpoints import PORT_MAX, Endpoint
 from wormspace.server.identity import Identity
 from wormspace.server.limits import Limits, ServerIdentity
 from wormspace.wire.frames import MAX_FRAME_BYTES
@@ -54,10 +55,15 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     host: str
-    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    port: Annotated[int, msgspec.Meta(ge=1, le=PORT_MAX)]
     data: str
     partition: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)] = 1
     bind: str = ""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where others find it."""
+        return Endpoint(self.host.strip("[]"), self.port)
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,7 +84,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def url(self) -> str:
         """What a client connects to."""
-        sets = [",".join(f"{s.host}:{s.port}" for s in p) for p in self.partitions]
+        sets = [",".join(str(s.endpoint) for s in p) for p in self.partitions]
         return f"worm://{'/'.join(sets)}?cluster={self.cluster}"
 
     def find(self, name: str) -> ServerConfig:
@@ -148,7 +154,7 @@ def _problem(config: ClusterConfig) -> str:
         )
     for what, values in (
         ("name", [s.name for s in config.server]),
-        ("address", [f"{s.host}:{s.port}" for s in config.server]),
+        ("address", [str(s.endpoint) for s in config.server]),
         ("data directory", [s.data for s in config.server]),
     ):
         twice = {v for v in values if values.count(v) > 1}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from wormspace.collector import collect_seldom
 from wormspace.errors import WrongIdentity
+from wormspace.runtime.collector import collect_seldom
 from wormspace.server import descriptors, identity
 from wormspace.server.config import ClusterConfig, ServerConfig
 from wormspace.server.listener import Server
@@ -103,7 +103,7 @@ async def serve(
         loop.add_signal_handler(sig, stop.set)
     try:
         try:
-            await running.start(server.bind or server.host, server.port)
+            await running.start(server.bind or server.endpoint.host, server.port)
         except OSError:
             if config.durability == "memory":
                 await _take_back_start(config, base / server.data)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wormspace.errors import UsageError
+from wormspace.runtime.endpoints import as_port
 from wormspace.smr.consistency import Causal, Consistency, Eventual, Linearizable, Sequential
 from wormspace.smr.declare import StateMachine
 from wormspace.space import Client
@@ -93,17 +94,6 @@ def as_directory(value: Any) -> Path:
     if "\0" in str(value):
         raise UsageError(f"no file system has a directory called {str(value)!r}")
     return Path(value)
-
-
-def as_port(value: Any, least: int) -> int:
-    """A port's number.
-
-    Raises:
-        UsageError: it is none.
-    """
-    if type(value) is int and least <= value < 1 << 16:
-        return value
-    raise UsageError(f"a port is an int from {least} to 65535, not {value!r}")
 
 
 def as_addresses(value: Any) -> list[tuple[str, int]]:

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from wormspace.errors import Closed, Trimmed, UsageError, WormError
 from wormspace.malformed import MALFORMED
+from wormspace.runtime.endpoints import Endpoint
 from wormspace.smr import serving, upgrading
 from wormspace.smr.auditing import Audits
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
@@ -105,7 +106,9 @@ class Core(Generic[M]):
         except BaseException:
             await self.service.stop()
             raise
-        member = Member(self._replica or f"{self._host}:{port}", identity, self._host, port)
+        member = Member(
+            self._replica or str(Endpoint(self._host, port)), identity, self._host, port
+        )
         space = self.worm.space(self.name)
         self.seat = Seat(
             f"smr/{self.name}", space, member, self.learner, self._clock, self.rng, self._tuning

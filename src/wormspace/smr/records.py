@@ -15,6 +15,7 @@ import msgspec
 
 from wormspace.errors import ProtocolViolation
 from wormspace.malformed import MALFORMED
+from wormspace.runtime.endpoints import Endpoint
 from wormspace.space import Address, require_stamp, stamp
 
 # ------------------------------------------------------------------ in registers
@@ -109,7 +110,7 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     port: int
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.host}:{self.port})"
+        return f"{self.name} ({Endpoint(self.host, self.port)})"
 
 
 class Charter(msgspec.Struct, frozen=True, array_like=True):

@@ -19,6 +19,7 @@ from typing import Any, Generic, Self, TypeVar
 from wormspace.errors import Closed, UsageError, WormError
 from wormspace.malformed import MALFORMED
 from wormspace.rpc import Caller, NoService
+from wormspace.runtime.endpoints import Endpoint
 from wormspace.smr.arguments import as_addresses, as_client, as_level, as_machine
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
 from wormspace.smr.declare import Declaration, StateMachine
@@ -184,7 +185,7 @@ class Line:
                     self.require_present(absent)
                 else:
                     absent = None  # somebody may have done it
-                trying.failed(f"{here[0]}:{here[1]}", e)
+                trying.failed(str(Endpoint(*here)), e)
                 self._turn(here, None)
             else:
                 absent = None
@@ -194,7 +195,7 @@ class Line:
                     return reply
                 if reply.too_large:
                     raise PacketTooLarge(reply.largest)
-                trying.failed(f"{here[0]}:{here[1]}", "it does not lead")
+                trying.failed(str(Endpoint(*here)), "it does not lead")
                 self._turn(here, reply.leader)
             await trying.pause()
 
@@ -205,7 +206,7 @@ class Line:
             UsageError.
         """
         if set(self._addresses) <= set(absent):
-            places = ", ".join(f"{host}:{port}" for host, port in self._addresses)
+            places = ", ".join(str(Endpoint(*address)) for address in self._addresses)
             raise UsageError(
                 f"there is no replica of {self._name!r} at {places}, but something else: check the "
                 "name and the addresses (addresses_of finds them). Nothing was done"

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from wormspace.errors import UsageError
+from wormspace.runtime.endpoints import as_port
 from wormspace.smr import upgrading
 from wormspace.smr.arguments import (
     as_choice,
@@ -25,7 +26,6 @@ from wormspace.smr.arguments import (
     as_clock,
     as_level,
     as_machine,
-    as_port,
     as_text,
 )
 from wormspace.smr.consistency import Consistency, Linearizable, Session

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, MutableMapping, MutableSequence, MutableSet
 from typing import Any
 
-from wormspace.collector import untrack
+from wormspace.runtime.collector import untrack
 from wormspace.smr.images import DictImage, ItemsImage
 from wormspace.smr.kinds import Kind
 from wormspace.smr.undo_journal import UndoJournal, held_key

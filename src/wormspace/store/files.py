@@ -31,7 +31,7 @@ from typing import Protocol, TypeAlias
 
 import lmdb
 
-from wormspace.committer import Committer
+from wormspace.runtime.committer import Committer
 
 Buffer: TypeAlias = bytes | memoryview
 

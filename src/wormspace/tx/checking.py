@@ -133,19 +133,6 @@ def check_value(value: bytes) -> bytes:
     return value
 
 
-def check_address(address: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT.
-
-    Raises:
-        UsageError.
-    """
-    if isinstance(address, str):
-        host, _, port = address.rpartition(":")
-        if host and port.isascii() and port.isdecimal() and len(port) < 6 and int(port) < 65536:
-            return host.strip("[]"), int(port)
-    raise UsageError(f"{address!r} is not HOST:PORT")
-
-
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) < 60 else f"{text[:60]}..."

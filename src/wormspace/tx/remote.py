@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 from wormspace.errors import UsageError, WormError
 from wormspace.rpc import Caller, NoAnswer
+from wormspace.runtime.endpoints import Endpoint
 from wormspace.tx.box import Box
-from wormspace.tx.checking import check_address, check_key, check_value
+from wormspace.tx.checking import check_key, check_value
 from wormspace.tx.errors import Conflict, ManagerDown
 from wormspace.tx.managers import Branch
 from wormspace.tx.messages import (
@@ -60,7 +61,7 @@ class RemoteStore:
     def __init__(self, name: str, address: str) -> None:
         self.name = check_name(name)
         self.address = address
-        self._caller = Caller(*check_address(address))
+        self._caller = Caller(*Endpoint.parse(address))
         self._identity = ""
 
     def belong_to(self, home: TransactionSpace) -> None:

@@ -17,11 +17,11 @@ from typing import Any
 
 from wormspace.errors import Closed, UsageError, WormError
 from wormspace.rpc import Caller, Service
+from wormspace.runtime.endpoints import Endpoint, as_listening
 from wormspace.space import Client
 from wormspace.tx import committing
 from wormspace.tx.box import Box
 from wormspace.tx.checking import (
-    check_address,
     check_call,
     check_client,
     check_manager,
@@ -182,16 +182,15 @@ class Site:
             WormError: nobody can listen there.
         """
         self.check_open()
-        if not isinstance(host, str) or type(port) is not int or not 0 <= port < 65536:
-            raise UsageError(f"a site listens on a host and a port, not {host!r}:{port!r}")
+        as_listening(host, port)
         if address != "":
-            check_address(address)
+            Endpoint.parse(address)
         self._service = Service({SERVICE: Handlers(self).on_request})
         try:
             chosen = await self._service.start(host, port)
         except (OSError, ValueError, OverflowError) as e:  # of a name, too
-            raise WormError(f"cannot listen on {host!r}:{port}: {e}; choose another") from e
-        self.address = address or f"{host}:{chosen}"
+            raise WormError(f"cannot listen on {Endpoint(host, port)}: {e}; choose another") from e
+        self.address = address or str(Endpoint(host, chosen))
         return self.address
 
     async def close(self) -> None:
@@ -322,7 +321,7 @@ class Site:
         """
         caller = self._callers.get(address)
         if caller is None:
-            caller = self._callers[address] = Caller(*check_address(address))
+            caller = self._callers[address] = Caller(*Endpoint.parse(address))
         request = ToSpace(self.box.home.identity, message)
         return await caller.call(SERVICE, encode(request), timeout)
 

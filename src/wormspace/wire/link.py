@@ -18,6 +18,7 @@ import random
 from typing import Protocol, cast
 
 from wormspace.errors import Refused
+from wormspace.runtime.endpoints import Endpoint
 from wormspace.wire import codec
 from wormspace.wire.dial import dial
 from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, FrameTooLarge
@@ -156,7 +157,7 @@ class TcpLink(asyncio.Protocol):
 
     @property
     def name(self) -> str:
-        return f"{self._host}:{self._port}"
+        return str(Endpoint(self._host, self._port))
 
     @property
     def up(self) -> bool:
