@@ -16,7 +16,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from wormspace.paxos.messages import COMPLETE, Capture, Decided, Promise, Read, Report, Span, Write
+from wormspace.addresses import Span
+from wormspace.paxos.messages import COMPLETE, Capture, Decided, Promise, Read, Report, Write
 from wormspace.runtime.collector import collect_seldom
 from wormspace.server import acceptors
 from wormspace.server.door import Door

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from explorer.steps import ACCEPTORS, Move, Replies
+from wormspace.addresses import TRIM
 from wormspace.paxos import capturing, reading, telling, writing
 from wormspace.paxos.ballot import NOTHING, UNSAFE, above, round_of, show
 from wormspace.paxos.capturing import Capturing, ClashingReports
@@ -22,7 +23,6 @@ from wormspace.paxos.quorum import is_quorum
 from wormspace.paxos.reading import Reading
 from wormspace.paxos.telling import Telling
 from wormspace.paxos.writing import Writing
-from wormspace.register.contract import TRIM
 from wormspace.register.paxos_registers import TRIM_VALUE
 
 SPACE, SEGMENT = "s", 0

@@ -30,7 +30,8 @@ PACKAGE = Package(
     "wormspace",
     WORMSPACE,
     (
-        *("register.token", "register.issued", "register.operations", "register.memory"),
+        *("register.spans", "register.token", "register.issued", "register.operations"),
+        "register.memory",
         "register.paxos_registers",
         *("space.space", "log.tape", "log.tenure", "log.reading", "log.sequencer"),
         "log.appending",
@@ -68,7 +69,7 @@ PROCEDURES = (
             "_fail",
         )
     ),
-    *("register.token.Token.is_free", "register.token.Token.free", "register.token.as_spans"),
+    *("register.token.Token.is_free", "register.token.Token.free", "register.spans.as_spans"),
     *("space.space.Space.alloc", "space.space.Space._try_alloc"),
     *("space.space.Space.tail", "space.space.Space._find_tail", "space.space._gallop"),
     *("space.space._climb", "space.space._narrow"),

@@ -47,8 +47,8 @@ from verification.system import (
     write_once,
     written,
 )
+from wormspace.addresses import METADATA
 from wormspace.errors import CaptureLost, Trimmed, Unavailable, UsageError
-from wormspace.register.contract import METADATA
 
 ALLOCATES, WINS = "write the first free number's metadata", "the metadata read back is one's own"
 FILLS, ACKNOWLEDGES = "anybody fills a position", "an append is acknowledged"

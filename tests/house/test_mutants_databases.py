@@ -130,7 +130,7 @@ def test_one_trial_with_databases_runs_at_a_time() -> None:
 
 TESTS = """
 import os, pathlib, pytest
-from wormspace.register.issued import OffsetSet
+from wormspace.register.spans import OffsetSet
 
 @pytest.mark.databases
 def test_that_fails_once():
@@ -150,7 +150,7 @@ from tools.mutants import panel, universe
 tests = ["test_it.py::test_that_fails_once", "test_it.py::test_one"]
 cases = [
     panel.Case(mutant, tests, dict.fromkeys(tests, 0.1), False)
-    for mutant in universe.mutants(universe.SOURCE / "register/issued.py")
+    for mutant in universe.mutants(universe.SOURCE / "register/spans.py")
     if mutant.name.partition("OffsetSet.")[2] in sys.argv
 ]
 told = []

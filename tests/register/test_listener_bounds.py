@@ -10,8 +10,9 @@ from scaling import assert_growth
 from wires import World as Wires
 from wires import simulated
 from wormspace import Written
+from wormspace.addresses import METADATA
 from wormspace.knobs import turned
-from wormspace.register.contract import METADATA, Dropped, Gap, Wrote
+from wormspace.register.contract import Dropped, Gap, Wrote
 from wormspace.register.listening import Listening
 from wormspace.register.votes import QUEUED_BYTES
 from wormspace.sim import World

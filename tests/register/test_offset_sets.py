@@ -3,7 +3,7 @@
 import itertools
 import random
 
-from wormspace.register.issued import OffsetSet
+from wormspace.register.spans import OffsetSet
 
 
 def test_a_set_has_what_was_put_in_and_knows_what_is_missing():

@@ -16,6 +16,7 @@ import pytest
 
 from wires import World as Wires
 from wormspace import Written
+from wormspace.addresses import METADATA
 from wormspace.errors import (
     AlreadyWritten,
     ProtocolViolation,
@@ -28,7 +29,6 @@ from wormspace.paxos import capturing
 from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.messages import COMPLETE, Write
 from wormspace.register import memory
-from wormspace.register.contract import METADATA
 from wormspace.register.listening import Subscription
 from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.sim import World

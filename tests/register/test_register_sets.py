@@ -14,11 +14,11 @@ from scaling import count
 from wormspace.errors import BadToken
 from wormspace.knobs import turned
 from wormspace.paxos.ballot import UNSAFE
-from wormspace.register import issued as issuing
-from wormspace.register.issued import Issued, OffsetSet
+from wormspace.register import spans as sets
+from wormspace.register.issued import Issued
 from wormspace.register.memory import BallotWrites, Memory
-from wormspace.register.spans import SpanSet
-from wormspace.register.token import Token, as_spans
+from wormspace.register.spans import OffsetSet, SpanSet, as_spans
+from wormspace.register.token import Token
 from wormspace.register.votes import QUEUED_BYTES, VOTES_BYTES, Undecided, Votes
 
 STOP = 12
@@ -162,7 +162,7 @@ def test_every_bit_of_a_token_counts() -> None:
 
 @pytest.mark.parametrize("chunk", [0, 1, 2])
 def test_offsets_are_kept_in_chunks_at_whose_ends_nothing_is_lost(chunk: int) -> None:
-    edge = (chunk + 1) << issuing._CHUNK_BITS
+    edge = (chunk + 1) << sets._CHUNK_BITS
     for lo, hi in ((edge - 2, edge + 2), (edge, edge + 1), (edge - 1, edge), (edge, edge)):
         spanned, single = OffsetSet(), OffsetSet()
         spanned.add_span(lo, hi)

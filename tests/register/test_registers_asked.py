@@ -9,6 +9,7 @@ import pytest
 from tests.register.played import Answering, error_of, now, silent
 
 from wires import simulated
+from wormspace.addresses import TRIM
 from wormspace.errors import (
     AlreadyWritten,
     BadToken,
@@ -38,7 +39,6 @@ from wormspace.paxos.messages import (
     Written,
 )
 from wormspace.paxos.ranges import Range
-from wormspace.register.contract import TRIM
 from wormspace.register.paxos_registers import TRIM_VALUE, PaxosRegisters
 from wormspace.register.token import Token
 from wormspace.wire.messages import FULL, Failed, Unlisten

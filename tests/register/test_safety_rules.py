@@ -13,13 +13,13 @@ import wormspace
 from inprocess import IDENTITY, serving
 from wires import World, world
 from wormspace import AlreadyWritten, CaptureLost, Refused, TokenReused, Unavailable, WormError
+from wormspace.addresses import TRIM
 from wormspace.paxos import acceptor, capturing, reading
 from wormspace.paxos import quorum as quorum_module
 from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Capture, Promise, Read, Reject, Trim, Write, Written
 from wormspace.paxos.ranges import Range, overlay
 from wormspace.register import paxos_registers
-from wormspace.register.contract import TRIM
 from wormspace.register.partition import Partition
 from wormspace.register.paxos_registers import PaxosRegisters
 from wormspace.register.token import Token

@@ -15,7 +15,7 @@ from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.messages import Decided, Done, Gone, Refusal, Write, Written
 from wormspace.register.issued import Issued
 from wormspace.register.operations import WriteOperation
-from wormspace.register.token import as_spans
+from wormspace.register.spans import as_spans
 
 OFFSETS = (4, 5, 9)
 

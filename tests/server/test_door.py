@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from wormspace.addresses import TRIM
 from wormspace.paxos.ballot import MAX_ROUND, UNSAFE, ballot
 from wormspace.paxos.messages import MAX_ITEMS, Capture, Decided, Read, Trim, Write
-from wormspace.register.contract import TRIM
 from wormspace.server import tables
 from wormspace.server.door import ROUNDS_JUMP, Door, makes_room
 from wormspace.store.memory_engine import MemoryEngine

@@ -9,10 +9,10 @@ import signal
 import pytest
 
 from inprocess import Raw
+from wormspace.addresses import TRIM
 from wormspace.errors import StoreError, UsageError
 from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Write, Written
-from wormspace.register.contract import TRIM
 from wormspace.server import __main__ as command
 from wormspace.server import descriptors, identity, logs, runner, tables
 from wormspace.server.config import ROOM_BYTES, ClusterConfig, ConfigError, ServerConfig, dump, load

@@ -10,9 +10,9 @@ import pytest
 import wormspace
 from inprocess import IDENTITY, Raw, serving
 from wormspace import ServerFull, Trimmed, Unavailable
+from wormspace.addresses import TRIM
 from wormspace.paxos.ballot import UNSAFE, ballot
 from wormspace.paxos.messages import Capture, Done, Promise, Read, Report, Trim, Write, Written
-from wormspace.register.contract import TRIM
 from wormspace.server.limits import ServerIdentity
 from wormspace.server.storage import AcceptorStore
 from wormspace.wire.messages import FULL, Failed, Status

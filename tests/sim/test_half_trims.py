@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 import wormspace
-from wormspace.register.contract import TRIM
+from wormspace.addresses import TRIM
 from wormspace.register.paxos_registers import TRIM_VALUE
 
 

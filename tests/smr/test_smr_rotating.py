@@ -5,8 +5,8 @@ import asyncio
 from seats import SIZE, Place, packet
 
 from virtual import Watch, virtually
+from wormspace.addresses import METADATA
 from wormspace.knobs import turned
-from wormspace.register.contract import METADATA
 from wormspace.smr.records import NOOP, REST, decode_charter
 from wormspace.smr.rotating import PINGS_PER_TIMEOUT, RotatingProposer
 from wormspace.space import Address

@@ -8,8 +8,8 @@ from seats import PIPELINE, SIZE, Place
 from test_smr_rotating import TIMEOUT_S, Owner, held, rotating
 
 from virtual import Watch, virtually
+from wormspace.addresses import METADATA
 from wormspace.errors import CaptureLost, Unavailable, UsageError
-from wormspace.register.contract import METADATA
 from wormspace.smr import Rotating
 from wormspace.smr.leaderless import RETRY_S
 from wormspace.smr.records import NOOP, REST, Charter, Member, encode_charter

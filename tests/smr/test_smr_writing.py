@@ -9,8 +9,8 @@ import pytest
 from seats import PIPELINE, SIZE, Place, packet
 
 from virtual import Watch, virtually
+from wormspace.addresses import METADATA
 from wormspace.errors import CaptureLost, Trimmed, Unavailable, WrongKind
-from wormspace.register.contract import METADATA
 from wormspace.smr.records import NOOP, SEAL, Batch, decode_record, encode
 from wormspace.smr.seat import NotLeading
 from wormspace.smr.writing import RETRY_S, Deposed, Reign, close, close_below, complete

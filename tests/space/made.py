@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 
+from wormspace.addresses import METADATA, TRIM
 from wormspace.errors import Trimmed
-from wormspace.register.contract import METADATA, TRIM, Captured
+from wormspace.register.contract import Captured
 from wormspace.register.spans import SpanSet
 from wormspace.register.token import Token
 from wormspace.space.client import Client

@@ -9,9 +9,10 @@ from tests.space.made import Made, now
 
 from wires import simulated
 from wormspace import Address, Allocated, TrimmedAway, Written
+from wormspace.addresses import METADATA, TRIM
 from wormspace.errors import ProtocolViolation, ServerFull, Unavailable
 from wormspace.knobs import turned
-from wormspace.register.contract import METADATA, TRIM, Dropped, Gap, Wrote
+from wormspace.register.contract import Dropped, Gap, Wrote
 from wormspace.space.metadata import Metadata
 from wormspace.space.space import NO_STOP
 

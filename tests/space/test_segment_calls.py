@@ -10,8 +10,8 @@ from tests.space.made import Made, now
 
 from wires import simulated
 from wormspace import BadAddress, BadToken, Token, Unavailable, UsageError
+from wormspace.addresses import METADATA
 from wormspace.errors import AlreadyWritten, CaptureLost, PartialWrite, TokenReused
-from wormspace.register.contract import METADATA
 from wormspace.space import racing
 from wormspace.space.racing import Race
 from wormspace.space.segment import Segment

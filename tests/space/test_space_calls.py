@@ -7,6 +7,7 @@ from tests.space.made import Made, now
 
 from wires import simulated
 from wormspace import Address, BadAddress, Unavailable
+from wormspace.addresses import MAX_OFFSETS, METADATA, TRIM
 from wormspace.errors import (
     AlreadyWritten,
     CaptureLost,
@@ -15,7 +16,6 @@ from wormspace.errors import (
     Trimmed,
     ValueTooLarge,
 )
-from wormspace.register.contract import MAX_OFFSETS, METADATA, TRIM
 from wormspace.space.metadata import Metadata
 from wormspace.space.space import DEFAULT_SIZE, NO_STOP, Space, _gallop
 

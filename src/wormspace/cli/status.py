@@ -12,6 +12,7 @@ import click
 import msgspec
 from rich.text import Text
 
+from wormspace.addresses import METADATA
 from wormspace.cli.arguments import offset_range, segment_name
 from wormspace.cli.exits import UNAVAILABLE
 from wormspace.cli.settings import CLUSTER_FILE, Settings, common
@@ -32,7 +33,7 @@ from wormspace.connecting import survey
 from wormspace.errors import BadAddress, Unavailable
 from wormspace.knobs import KNOBS
 from wormspace.paxos.quorum import majority
-from wormspace.register.contract import METADATA, RegisterState, ServerState
+from wormspace.register.contract import RegisterState, ServerState
 from wormspace.server.config import load
 from wormspace.space.client import Client
 from wormspace.space.metadata import Metadata

@@ -11,17 +11,11 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
+from wormspace.addresses import Bound, Offset, SegmentBound, SegmentNumber, SpaceName, Span
 from wormspace.paxos.ballot import BALLOT_BYTES, NOTHING
 from wormspace.paxos.ranges import Range
 
-SpaceName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
-SegmentNumber: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
-SegmentBound: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
-Offset: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
-Bound: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 Ballot: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=BALLOT_BYTES, max_length=BALLOT_BYTES)]
-Span: TypeAlias = tuple[Bound, Bound]
-"""The offsets [lo, hi)."""
 
 MAX_ITEMS = 1 << 12
 """Registers in one write, and spans in one message of decisions."""

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import msgspec
 
+from wormspace.addresses import Span
 from wormspace.paxos.capturing import ClashingReports, clash
 from wormspace.paxos.effects import Send, to_all
-from wormspace.paxos.messages import COMPLETE, Read, Report, Row, Span
+from wormspace.paxos.messages import COMPLETE, Read, Report, Row
 from wormspace.paxos.quorum import is_quorum
 
 ASKING_ONE, ASKING_ALL, ANSWERED = "asking one", "asking all", "answered"

@@ -7,12 +7,13 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 
+from wormspace.addresses import ArrayName, Span
 from wormspace.errors import BadAddress, Unavailable
 from wormspace.paxos.ballot import UNSAFE, show
-from wormspace.paxos.messages import COMPLETE, Gone, Read, Report, Row, Span
+from wormspace.paxos.messages import COMPLETE, Gone, Read, Report, Row
 from wormspace.paxos.quorum import majority
 from wormspace.paxos.ranges import Range
-from wormspace.register.contract import ArrayName, RegisterState, ServerState
+from wormspace.register.contract import RegisterState, ServerState
 from wormspace.register.partition import Partition
 from wormspace.register.spans import SpanSet
 from wormspace.wire.messages import (

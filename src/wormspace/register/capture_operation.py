@@ -11,14 +11,15 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Iterable
 
+from wormspace.addresses import Span
 from wormspace.knobs import KNOBS
 from wormspace.paxos import capturing
 from wormspace.paxos.capturing import Capturing
 from wormspace.paxos.effects import Send
-from wormspace.paxos.messages import COMPLETE, Gone, Promise, Read, Reject, Report, Span
+from wormspace.paxos.messages import COMPLETE, Gone, Promise, Read, Reject, Report
 from wormspace.register.operations import Base, gone
 from wormspace.register.partition import Partition
-from wormspace.register.token import as_spans
+from wormspace.register.spans import as_spans
 from wormspace.wire.messages import Downward, Failed
 
 

@@ -13,20 +13,8 @@ from typing import Protocol, Self, TypeAlias
 
 import msgspec
 
-from wormspace.paxos.messages import Span
+from wormspace.addresses import ArrayName, Span
 from wormspace.register.token import Token
-
-ArrayName: TypeAlias = tuple[str, int]
-"""(space, number): an array of registers that are captured, listened to and trimmed together."""
-
-MAX_OFFSETS = (1 << 32) - 2
-"""Data registers have offsets below this; the two above are reserved."""
-
-METADATA = MAX_OFFSETS
-"""The offset of the register that says what the array is for."""
-
-TRIM = MAX_OFFSETS + 1
-"""The offset of the register whose decision makes the array garbage."""
 
 
 class Captured(msgspec.Struct, frozen=True):

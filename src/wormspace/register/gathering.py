@@ -11,12 +11,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
+from wormspace.addresses import ArrayName, Span
 from wormspace.errors import Unavailable
 from wormspace.knobs import KNOBS
-from wormspace.paxos.messages import Span
-from wormspace.register.contract import ArrayName
 from wormspace.register.operations import SAME_TIME_S
-from wormspace.register.token import as_spans
+from wormspace.register.spans import as_spans
 
 Value = bytes | None
 Read = Callable[[ArrayName, list[Span], float], Awaitable[Mapping[int, bytes]]]

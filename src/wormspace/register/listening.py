@@ -36,14 +36,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import takewhile
 from typing import Self, TypeAlias
 
+from wormspace.addresses import ArrayName
 from wormspace.errors import Refused, Trimmed, WormError
 from wormspace.knobs import KNOBS
 from wormspace.paxos.messages import Done
 from wormspace.paxos.quorum import is_quorum, out_of_reach
-from wormspace.register.contract import ArrayName, Dropped, Event, Gap, Wrote
-from wormspace.register.issued import OffsetSet
+from wormspace.register.contract import Dropped, Event, Gap, Wrote
 from wormspace.register.partition import Partition
-from wormspace.register.spans import SpanSet
+from wormspace.register.spans import OffsetSet, SpanSet
 from wormspace.register.votes import (
     PROPOSAL_BYTES,
     Proposal,

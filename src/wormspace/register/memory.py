@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
+from wormspace.addresses import ArrayName
 from wormspace.knobs import KNOBS
 from wormspace.paxos.ballot import UNSAFE, proposer_of
-from wormspace.register.contract import ArrayName
 from wormspace.register.issued import Issued
 from wormspace.register.operations import Owner, WriteOperation
 from wormspace.register.partition import Partition

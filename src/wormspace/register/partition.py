@@ -12,9 +12,10 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from wormspace.addresses import Span
 from wormspace.errors import Refused, Unavailable, UsageError, ValueTooLarge
 from wormspace.paxos.effects import Send
-from wormspace.paxos.messages import MAX_ITEMS, Decided, Request, Span
+from wormspace.paxos.messages import MAX_ITEMS, Decided, Request
 from wormspace.paxos.quorum import is_quorum, majority, out_of_reach
 from wormspace.wire.link import Link, Outgoing
 from wormspace.wire.messages import ONE_WAY, Downward, Failed, Upward

@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any
 
+from wormspace.addresses import TRIM, ArrayName, Span
 from wormspace.errors import (
     AlreadyWritten,
     CaptureLost,
@@ -28,28 +29,21 @@ from wormspace.knobs import KNOBS
 from wormspace.paxos import capturing, reading
 from wormspace.paxos.ballot import MAX_ROUND, UNSAFE, above, round_of
 from wormspace.paxos.capturing import Capturing
-from wormspace.paxos.messages import Span, Trim
+from wormspace.paxos.messages import Trim
 from wormspace.paxos.reading import Reading
 from wormspace.paxos.telling import Telling
 from wormspace.register import administration, listening
 from wormspace.register.capture_operation import CaptureOperation
 from wormspace.register.contention import Contention, contended
-from wormspace.register.contract import (
-    TRIM,
-    ArrayName,
-    Captured,
-    EventStream,
-    RegisterState,
-    ServerState,
-)
+from wormspace.register.contract import Captured, EventStream, RegisterState, ServerState
 from wormspace.register.gathering import Gathering
 from wormspace.register.issued import Issued
 from wormspace.register.memory import BallotWrites, Memory
 from wormspace.register.operations import ReadOperation, TellOperation, WriteOperation
 from wormspace.register.partition import Partition
-from wormspace.register.spans import SpanSet, after, shares
+from wormspace.register.spans import SpanSet, after, as_spans, shares
 from wormspace.register.standing import StandingOperation
-from wormspace.register.token import Token, as_spans
+from wormspace.register.token import Token
 
 ABSURD_ROUND = 1 << 62
 """Nobody gets so far by counting.  Such a round stands where somebody put it, and is not carried to

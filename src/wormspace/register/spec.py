@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from wormspace.addresses import ArrayName, Span
 from wormspace.errors import (
     AlreadyWritten,
     CaptureLost,
@@ -24,9 +25,7 @@ from wormspace.errors import (
     ValueTooLarge,
 )
 from wormspace.paxos.ballot import UNSAFE, above, show
-from wormspace.paxos.messages import Span
 from wormspace.register.contract import (
-    ArrayName,
     Captured,
     Dropped,
     EventStream,
@@ -36,8 +35,8 @@ from wormspace.register.contract import (
     Wrote,
 )
 from wormspace.register.listening import Listening
-from wormspace.register.spans import SpanSet
-from wormspace.register.token import Token, as_spans
+from wormspace.register.spans import SpanSet, as_spans
+from wormspace.register.token import Token
 
 WRITTEN, LOST, OTHER = "written", "lost", "other"
 

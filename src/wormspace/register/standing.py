@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+from wormspace.addresses import ArrayName
 from wormspace.paxos.effects import Send, to_all
 from wormspace.paxos.messages import Gone, Read, Report
 from wormspace.paxos.quorum import is_quorum, out_of_reach
 from wormspace.paxos.ranges import ballot_at
-from wormspace.register.contract import ArrayName
 from wormspace.register.operations import Base, gone
 from wormspace.register.partition import Partition
 from wormspace.wire.messages import Downward

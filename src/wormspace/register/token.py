@@ -17,20 +17,18 @@ import base64
 import binascii
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 
+from wormspace.addresses import MAX_BOUND, Bound, SegmentNumber, SpaceName, Span
 from wormspace.errors import BadToken
 from wormspace.malformed import MALFORMED
 from wormspace.paxos.ballot import UNSAFE, show
-from wormspace.paxos.messages import Ballot, Bound, SegmentNumber, SpaceName, Span
+from wormspace.paxos.messages import Ballot
 
 _PREFIX = "worm1-"
 _CHECK_BYTES = 4
-
-MAX_BOUND = 1 << 32
-"""No span ends above it."""
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True):
@@ -113,16 +111,3 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
         for lo, hi in (*self.taken, (self.stop, self.stop)):
             yield from range(at, lo)
             at = hi
-
-
-def as_spans(offsets: Sequence[int]) -> tuple[Span, ...]:
-    """Ascending offsets, each once, as the spans they make up."""
-    if offsets and offsets[-1] - offsets[0] == len(offsets) - 1:
-        return ((offsets[0], offsets[-1] + 1),)
-    spans: list[Span] = []
-    for offset in offsets:
-        if spans and spans[-1][1] == offset:
-            spans[-1] = (spans[-1][0], offset + 1)
-        else:
-            spans.append((offset, offset + 1))
-    return tuple(spans)

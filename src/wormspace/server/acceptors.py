@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from wormspace.addresses import Span
 from wormspace.knobs import KNOBS
 from wormspace.paxos.acceptor import ACCEPTED, is_decided, on_capture, on_trim, on_write
 from wormspace.paxos.ballot import BALLOT_BYTES, UNSAFE
@@ -22,7 +23,6 @@ from wormspace.paxos.messages import (
     Reject,
     Report,
     Row,
-    Span,
     Trim,
     Write,
     Written,

@@ -7,9 +7,9 @@ answered for itself, and changes nothing.
 
 from __future__ import annotations
 
+from wormspace.addresses import TRIM
 from wormspace.paxos.ballot import MAX_ROUND, PROPOSER_BYTES, ROUND_BYTES, UNSAFE
 from wormspace.paxos.messages import MAX_ITEMS, Capture, Decided, Read, Trim, Write
-from wormspace.register.contract import TRIM
 from wormspace.server import tables
 from wormspace.store.engine import View
 from wormspace.wire.messages import (

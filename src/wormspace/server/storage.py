@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wormspace.register.contract import TRIM
+from wormspace.addresses import TRIM
 from wormspace.server.tables import COUNTERS, DECIDED, GARBAGE, PROMISES, ROWS, SPACES, TRIMMED
 from wormspace.store.lmdb_engine import LmdbEngine
 

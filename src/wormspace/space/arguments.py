@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from wormspace.addresses import MAX_OFFSETS
 from wormspace.errors import BadAddress, BadToken, UsageError
-from wormspace.register.contract import MAX_OFFSETS
 from wormspace.register.token import Token
 
 MAX_TIMEOUT_S = 1e9

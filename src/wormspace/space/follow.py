@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Protocol, TypeAlias
 
+from wormspace.addresses import METADATA, TRIM
 from wormspace.errors import NotAllocated, Trimmed, Unavailable, WormError
 from wormspace.knobs import KNOBS
-from wormspace.register.contract import METADATA, TRIM, Dropped, Gap, Wrote
+from wormspace.register.contract import Dropped, Gap, Wrote
 from wormspace.register.contract import Event as RegisterEvent
-from wormspace.register.issued import OffsetSet
-from wormspace.register.spans import SpanSet
+from wormspace.register.spans import OffsetSet, SpanSet
 from wormspace.space.address import Address
 from wormspace.space.connection import Connection
 from wormspace.space.events import Allocated, Event, TrimmedAway, Written

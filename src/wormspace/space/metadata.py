@@ -10,9 +10,9 @@ from typing import Annotated
 
 import msgspec
 
+from wormspace.addresses import MAX_OFFSETS
 from wormspace.errors import ProtocolViolation
 from wormspace.malformed import MALFORMED
-from wormspace.register.contract import MAX_OFFSETS
 
 
 class Metadata(msgspec.Struct, frozen=True, array_like=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from wormspace.addresses import MAX_OFFSETS, METADATA, TRIM
 from wormspace.errors import (
     AlreadyWritten,
     BadAddress,
@@ -12,7 +13,6 @@ from wormspace.errors import (
     Trimmed,
     ValueTooLarge,
 )
-from wormspace.register.contract import MAX_OFFSETS, METADATA, TRIM
 from wormspace.space.address import Address
 from wormspace.space.arguments import as_bytes, as_int
 from wormspace.space.connection import Connection

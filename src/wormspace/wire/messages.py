@@ -10,7 +10,8 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from wormspace.paxos.messages import Reply, Request, SegmentBound, SegmentNumber, SpaceName
+from wormspace.addresses import SegmentBound, SegmentNumber, SpaceName
+from wormspace.paxos.messages import Reply, Request
 
 PROTOCOL_VERSIONS = (1,)
 MAX_NAME = 255
