@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup test test-versions databases lint types imports fmt demo soak coq prove prove-mutants mutants mutants-map mutants-again reach clean
+.PHONY: help setup test test-versions databases lint types imports fmt demo docs soak coq prove prove-mutants mutants mutants-map mutants-again reach clean
 
 help:
 	@echo "make demo    a story: three servers, a stolen capture, two kills, nothing lost"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint    ruff: how the source looks, and what it had better not do (make fmt mends it)"
 	@echo "make types   mypy --strict"
 	@echo "make imports which package may import which"
+	@echo "make docs    the pages of docs/ and a reference of all calls, as a site to search: build/site/index.html"
 	@echo "make soak    the long campaigns"
 	@echo "make reach   what simulated runs reach, package by package"
 	@echo "make mutants every small mistake in what ships: which does no test notice?"
@@ -94,6 +95,19 @@ soak: $(SOLVERS) databases
 # What simulated runs alone reach of the product; fails below a floor.
 reach: $(READY)
 	$(BIN)/python tools/reach.py
+
+# The site; a dead link, or a page that loads something from elsewhere, is an error.  (With --quiet,
+# MkDocs would count no warnings.)
+SITE := $(VENV)/.site
+
+$(SITE): $(READY) requirements-docs.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.lock
+	@touch $(SITE)
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(SITE)
+	$(BIN)/mkdocs build
+	@echo "build/site/index.html"
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py

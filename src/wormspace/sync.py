@@ -128,8 +128,8 @@ class Client:
                 leaves them to the unsafe write.
             segment_size: registers per segment, fixed when the log is made (default 1024).
             patience: seconds that a register may stay empty before a reader makes it a hole.
-            host, port: where a sequencer in this process can be reached by the others; the port
-                is chosen by the system if it is 0.
+            host: where a sequencer in this process can be reached by the others.
+            port: the same; the system chooses one if it is 0.
 
         Raises:
             UsageError: the log was made with another segment size, or no log can have this name.

@@ -133,7 +133,8 @@ async def replicate(
         machine_type: the state machine; every replica names the same one.
         worm: the connection; the object's commands are registers of its space `name`.
         replica: this replica's name, unlike any other's; by default its host and port.
-        host, port: where the other replicas reach this one; the system chooses port 0.
+        host: where the other replicas reach this one.
+        port: the same; the system chooses one if it is 0.
         leadership: `Sticky()` by default; the same on every replica (time-outs may differ).
         durability: `NeverTrim()` by default; the same on every replica.
         consistency: of queries, unless a call says otherwise; `Linearizable()` by default.
