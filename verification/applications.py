@@ -36,7 +36,7 @@ PACKAGE = Package(
         *("space.space", "log.tape", "log.tenure", "log.reading", "log.sequencer"),
         "log.appending",
         *("smr.sessions", "smr.engine", "smr.writing", "smr.leaderless"),
-        *("tx.variants", "tx.deciding", "tx.box", "tx.resolver", "tx.parts", "tx.matters"),
+        *("tx.variants", "tx.deciding", "tx.box", "tx.resolver", "tx.matters", "tx.parts"),
     ),
     frozenset({"tx.deciding.outcome", "tx.deciding.judge"}),
 )
