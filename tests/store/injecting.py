@@ -81,9 +81,17 @@ def applies(how, name):
     if how == "short":
         return name in ("write", "read")
     if how == "late":
-        return name in ("write", "sync", "sync_data", "truncate", "reserve")
+        return name in ("write", "sync", "sync_data", "truncate", "reserve", "rename")
     if how == errno.ENOSPC:
-        return name in ("write", "sync", "sync_data", "reserve", "tables.commit", "make_directory")
+        return name in (
+            "write",
+            "sync",
+            "sync_data",
+            "reserve",
+            "tables.commit",
+            "make_directory",
+            "rename",
+        )
     if how == errno.EMFILE:
         return name in ("open", "open_tables")
     if how == errno.ENOMEM:

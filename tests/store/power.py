@@ -64,6 +64,10 @@ class Disk(SystemFiles):
             self.before[name] = self.durable.get(name, b"")
             self.durable[name] = content
 
+    def rename(self, old, new):
+        super().rename(old, new)
+        self._keep(new.name, self.durable.pop(old.name))
+
     def open_tables(self, path, map_bytes, most):
         return Tables(super().open_tables(path, map_bytes, most), self)
 

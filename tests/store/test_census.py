@@ -67,6 +67,7 @@ KNOWN = {
     # of `Files`: made to fail there (tests/store/test_injection.py)
     *("openat", "pread64", "pwritev2", "fsync", "fdatasync", "ftruncate", "fallocate", "flock"),
     *("newfstatat", "fstat", "statx", "statfs", "fstatfs", "mkdir", "readlink", "lseek", "read"),
+    "rename",
     # of LMDB, on data.mdb: made to fail by strace (tests/store/test_inject_calls.py)
     *("pwrite64", "lseek", "writev", "mmap", "munmap", "uname"),
     # of the interpreter: memory, threads, signals; an error is an exception, or ends the process

@@ -167,9 +167,6 @@ def test_another_process_finds_the_store_locked_until_the_first_one_dies(tmp_pat
 @pytest.mark.parametrize("junk", [b"", b"not a store", bytes(8192), b"\xff" * 100_000])
 def test_a_store_that_cannot_be_read_is_not_taken_for_an_empty_one(junk, tmp_path):
     (tmp_path / "data.mdb").write_bytes(junk)
-    if not junk:
-        AcceptorStore(tmp_path).close()  # an empty file is how LMDB begins
-        return
     with pytest.raises(StoreError):
         AcceptorStore(tmp_path)
     assert (tmp_path / "data.mdb").read_bytes() == junk

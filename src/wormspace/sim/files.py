@@ -210,6 +210,7 @@ class SimFiles:
         self.path = self._root / "store"
         self.tables = _TablesFile(self.path / TABLES)
         self._files: dict[Path, _File] = {}
+        self._names: dict[Path, _File] = {}  # as the disk has them
         self._open: dict[int, Path] = {}
         self._locked: dict[Path, int] = {}
         self._environments: list[lmdb.Environment] = []
@@ -243,6 +244,9 @@ class SimFiles:
 
     def cut(self) -> None:
         """The power fails; nobody has anything open any more."""
+        if self.random_of.random() < 0.5:  # a directory's names reach the disk in their order
+            self._files = dict(self._names)
+        self._names = dict(self._files)
         for file in self._files.values():
             file.cut(self.random_of)
         self.tables.cut(self.random_of)
@@ -325,6 +329,11 @@ class SimFiles:
         self._open[fd] = path
         return fd
 
+    def rename(self, old: Path, new: Path) -> None:
+        self.call()
+        self._files[new] = self._files.pop(old)
+        self._open.update({fd: new for fd, path in self._open.items() if path == old})
+
     def free_bytes(self, path: Path) -> int:
         return 0 if self.disk.full else 1 << 40
 
@@ -387,6 +396,8 @@ class SimFiles:
             self.tables.sync()
         elif (file := self._files.get(self._open[fd])) is not None:
             file.sync()
+        else:  # the directory
+            self._names = dict(self._files)
 
     def sync_data(self, fd: int) -> None:
         self.sync(fd)

@@ -66,6 +66,9 @@ class Files(Protocol):
     def open(self, path: Path, flags: int) -> int:
         """open(2), for this process alone (O_CLOEXEC)."""
 
+    def rename(self, old: Path, new: Path) -> None:
+        """rename(2): both in one directory; a file that has the new name already is replaced."""
+
     def free_bytes(self, path: Path) -> int:
         """statvfs(2): the room that is left on the disk for us."""
 
@@ -150,6 +153,9 @@ class SystemFiles:
 
     def open(self, path: Path, flags: int) -> int:
         return os.open(path, flags | os.O_CLOEXEC, 0o644)
+
+    def rename(self, old: Path, new: Path) -> None:
+        old.rename(new)
 
     def free_bytes(self, path: Path) -> int:
         disk = os.statvfs(path)

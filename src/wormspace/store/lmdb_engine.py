@@ -133,6 +133,7 @@ class LmdbEngine:
         elif not self._journal.is_unused:
             raise StoreDamaged(f"{path / ROOTS} is missing. {ADVICE}")
         else:
+            self._roots.create()
             self._journal.create()
         size = saved.data_bytes if saved is not None else 0
         self._tables = Tables(files, path, self.tables, size)
@@ -142,27 +143,23 @@ class LmdbEngine:
         self._saver = files.worker("wormspace-checkpoint")
         undo.callback(self._saver.stop)
         self._scrub = Scrub(self._tables, self.tables)
-        self._check_state(saved)
         if saved is None:
             self._checkpoint_now()
         else:
+            self._check_state(saved)
             self._recover(saved)
         self._journal.prepare()
         self._pace = Pace(files)
         self._grown = self._journal.size
         self._enough = self._draw_enough()
 
-    def _check_state(self, saved: Checkpoint | None) -> None:
+    def _check_state(self, saved: Checkpoint) -> None:
         """Check that the tables are those of the checkpoint."""
         found = self._tables.committed
-        expected = (saved.number, saved.salt) if saved is not None else (0, self._journal.place[0])
-        if (found is None and saved is None) or (
-            found is not None and (found.number, found.salt) == expected
-        ):
-            return
-        raise StoreDamaged(
-            f"{self._path}: data.mdb and {ROOTS} are not of the same moment. {ADVICE}"
-        )
+        if found is None or (found.number, found.salt) != (saved.number, saved.salt):
+            raise StoreDamaged(
+                f"{self._path}: data.mdb and {ROOTS} are not of the same moment. {ADVICE}"
+            )
 
     def _recover(self, saved: Checkpoint) -> None:
         """Put what the journal has into the tables, which are as of the last checkpoint."""

@@ -5,6 +5,11 @@ these begin.  Between checkpoints it writes without waiting for the disk, so aft
 two pages may name others that were never written.  Therefore a store is always opened with the two
 pages of the last checkpoint put back: whatever came later is not used, and the journal has it.
 
+While a store is made, the file has another name; it gets its own when the first checkpoint is on
+disk.  So where `roots.new` is, nothing was ever acknowledged, and whatever an attempt that was
+interrupted has left is thrown away; and `roots` is never without a whole slot, whenever the power
+fails: if it is, that is damage.
+
     file    two slots, a half each; the valid one with the higher number is the checkpoint
     slot    "WSROOTS.", format version (4), number of the last record in the tables (8), salt of
             the journal's file that goes on from there (8), number of that file's first record (8),
@@ -26,14 +31,17 @@ import msgspec
 from wormspace.errors import NewerFormat, StoreDamaged
 from wormspace.knobs import KNOBS
 from wormspace.store.checksum import checksum
-from wormspace.store.disk import read_all, write_all
+from wormspace.store.disk import read_all, sync_directory, write_all
 from wormspace.store.files import SYSTEM, Files
+from wormspace.store.journal import NAMES as JOURNALS
 from wormspace.store.pages import PageCheck, PageDamaged
 from wormspace.store.trust import ADVICE
 
 log = logging.getLogger("wormspace.store")
 
 NAME = "roots"
+UNFINISHED = "roots.new"
+"""Its name until the first checkpoint is on disk."""
 DATA = "data.mdb"
 MAGIC = b"WSROOTS."
 LOST = b"WSLOST.."
@@ -67,7 +75,8 @@ class Roots:
     """The file of a directory, and the tables' file whose pages it keeps.
 
     Both are made here if they are not there, and stay open.  What is found is on disk before
-    anybody acts on it: the file of the journal that the checkpoint before needs may be used again.
+    anybody acts on it, if the directory's names are: the file of the journal that the checkpoint
+    before needs may be used again.
 
     Attributes:
         saved: the checkpoint; None if there is none yet.
@@ -85,14 +94,37 @@ class Roots:
         self._slot = 0
         self.saved: Checkpoint | None = None
         self.lost = ""
+        self._is_made = files.size_at(directory / NAME) is not None
+        if not self._is_made:
+            self._check_unmade(directory)
         with ExitStack() as undo:
-            self._fd = files.open(directory / NAME, os.O_RDWR | os.O_CREAT)
+            name, creating = (NAME, 0) if self._is_made else (UNFINISHED, os.O_CREAT)
+            self._fd = files.open(directory / name, os.O_RDWR | creating)
             undo.callback(files.close, self._fd)
-            files.sync(self._fd)  # what a process that was killed had written, and not waited for
-            self._load(directory / NAME)
-            self._check_tables(directory / DATA)
-            self._tables = files.open(directory / DATA, os.O_RDWR | os.O_CREAT)
+            if self._is_made:
+                files.sync(self._fd)  # what a process that was killed wrote, and did not wait for
+                self._load(directory / NAME)
+                self._check_tables(directory / DATA)
+            else:
+                sync_directory(files, directory)
+            self._tables = files.open(directory / DATA, os.O_RDWR | creating)
             undo.pop_all()
+
+    def _check_unmade(self, directory: Path) -> None:
+        """There is no `roots`: then no store was made here, or it is lost."""
+        names = () if self._files.size_at(directory / UNFINISHED) is not None else (DATA, *JOURNALS)
+        for name in names:
+            if self._files.size_at(directory / name) is not None:
+                raise StoreDamaged(f"{directory / NAME} is missing. {ADVICE}")
+
+    def create(self) -> None:
+        """Begin a new store: throw away what an attempt that was interrupted has left.
+
+        Raises:
+            OSError
+        """
+        self._files.truncate(self._fd, 0)
+        self._files.truncate(self._tables, 0)
 
     def _load(self, path: Path) -> None:
         content = read_all(self._files, self._fd, self._files.size(self._fd), 0)
@@ -101,7 +133,7 @@ class Roots:
             found = _read(content[slot * (len(content) // 2) :], path)
             if found and (self.saved is None or found.number >= self.saved.number):
                 self.saved, self._slot = found, slot
-        if any(content) and self.saved is None:
+        if self.saved is None:
             raise StoreDamaged(
                 f"{path} is damaged: the store cannot be opened without it. {ADVICE}"
             )
@@ -162,6 +194,10 @@ class Roots:
             write_all(self._files, self._fd, [bytes(2 * half)], 0)
         write_all(self._files, self._fd, [head, c.pages], slot * half)
         self._files.sync(self._fd)
+        if not self._is_made:
+            self._files.rename(self._directory / UNFINISHED, self._directory / NAME)
+            sync_directory(self._files, self._directory)
+            self._is_made = True
         self._slot, self.saved = slot, checkpoint
 
     def condemn(self) -> None:
