@@ -1,7 +1,8 @@
 """The implementations that the conformance suite runs on.
 
-Each is a *door*: it opens clients.  Doors to server processes are shared by all tests of a worker,
-so every test uses a space of its own.
+All that `wormspace.register.registry` finds, those of other installed packages too.  Each is a
+*door*: it opens clients.  Doors to server processes are shared by all tests of a worker, so every
+test uses a space of its own.
 """
 
 import asyncio
@@ -14,9 +15,19 @@ import pytest
 import wormspace
 import wormspace.sync
 from cluster_fixture import ProcessCluster
+from wormspace.register import registry
 
-KINDS = ["spec", "memory", "file", "sync", "cluster", "one-down", "partitions"]
-ON_PROCESSES = ("cluster", "one-down", "partitions")
+CLUSTERS = {"worm": ("cluster", "one-down", "partitions")}
+"""Of an implementation that takes servers, what is started for it."""
+
+ON_PROCESSES = [kind for kinds in CLUSTERS.values() for kind in kinds]
+TRIALS = {scheme: registry.find(scheme).trial for scheme in registry.schemes()}
+"""By scheme, what opens fresh registers."""
+
+KINDS = [
+    *(kind for scheme, url in TRIALS.items() for kind in ([scheme] if url else CLUSTERS[scheme])),
+    "sync",
+]
 
 _names = itertools.count(1)
 
@@ -33,7 +44,7 @@ class Door:
     def __init__(self, kind, url, servers=1):
         self.kind = kind
         self.url = url
-        self.shared = kind in ON_PROCESSES
+        self.shared = not registry.find(url.partition(":")[0]).embedded
         self.servers = servers
 
     async def open(self, **options):
@@ -114,12 +125,7 @@ def door(request, tmp_path):
     if kind in ON_PROCESSES:
         cluster = request.getfixturevalue("_clusters")(kind)
         return Door(kind, cluster.url, len(cluster.names))
-    url = {
-        "spec": "spec:",
-        "memory": "memory:",
-        "file": f"file:{tmp_path / 'store'}",
-        "sync": "memory:",
-    }[kind]
+    url = TRIALS["memory" if kind == "sync" else kind].format(directory=tmp_path)
     return Door(kind, url)
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 import wormspace
-from wormspace.connecting import _embedded
+from wormspace.server.embedded import registers_of
 from wormspace.server.node import Node
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.worm import Worm
@@ -17,7 +17,7 @@ LIMIT = 2000
 def worm(runner):
     async def connect():
         rng = random.Random(1)
-        registers = _embedded(Node(MemoryEngine(), max_value=LIMIT), "small", rng)
+        registers = registers_of(Node(MemoryEngine(), max_value=LIMIT), "small", rng)
         return Worm(registers, rng, 5.0, embedded=True)
 
     client = runner.run(connect())

@@ -10,6 +10,7 @@ so that the conformance suite runs on the specification itself (`connect("spec:"
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping
 
 import msgspec
@@ -30,13 +31,17 @@ from wormspace.register.contract import (
     Dropped,
     EventStream,
     Gap,
+    Registers,
     RegisterState,
     ServerState,
     Wrote,
 )
 from wormspace.register.listening import Listening
+from wormspace.register.registry import Implementation, Url
 from wormspace.register.spans import SpanSet, as_spans
 from wormspace.register.token import Token
+
+MAX_VALUE_BYTES = 1 << 20
 
 WRITTEN, LOST, OTHER = "written", "lost", "other"
 
@@ -256,3 +261,11 @@ class SpecRegisters:
         for space, first, stop, listening in self._listeners:
             if space == array[0] and first <= array[1] < stop:
                 listening.emit(event)
+
+
+async def _open(url: Url, *, rng: random.Random, deadline: float, wait: bool) -> Registers:
+    url.allow()
+    return SpecRegisters(rng.getrandbits(64).to_bytes(8, "big"), MAX_VALUE_BYTES)
+
+
+SPEC = Implementation(_open, "spec:", embedded=True, trial="spec:")

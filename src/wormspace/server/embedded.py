@@ -1,15 +1,66 @@
-"""A store that is nobody's server: what `file:PATH` opens in the user's own process."""
+"""Registers in the user's own process: one acceptor, and no server.
+
+`memory:` keeps nothing.  `file:PATH` is durable, in the directory PATH; `?durability=os` trades the
+sync of every commit for speed, and is decided once, when the directory is made.
+"""
 
 from __future__ import annotations
 
+import random
+import sys
 from pathlib import Path
+from urllib.parse import unquote
 
+from wormspace.errors import BadUrl, StoreError
+from wormspace.register.contract import Registers
+from wormspace.register.partition import Partition
+from wormspace.register.paxos_registers import PaxosRegisters
+from wormspace.register.registry import Implementation, Url
 from wormspace.server import identity
+from wormspace.server.local import LocalLink
+from wormspace.server.node import Node
 from wormspace.server.storage import AcceptorStore
 from wormspace.store.engine import Engine
+from wormspace.store.memory_engine import MemoryEngine
 
 
-async def open_embedded(path: Path, durability: str) -> Engine:
+def registers_of(node: Node, name: str, rng: random.Random) -> Registers:
+    """The registers of a single acceptor."""
+    return PaxosRegisters([Partition(0, [LocalLink(node, name)])], rng)
+
+
+async def _memory(url: Url, *, rng: random.Random, deadline: float, wait: bool) -> Registers:
+    url.allow()
+    if url.rest:
+        raise BadUrl("memory: takes no path; file:PATH is the durable one")
+    return registers_of(Node(MemoryEngine()), "memory", rng)
+
+
+async def _file(url: Url, *, rng: random.Random, deadline: float, wait: bool) -> Registers:
+    url.allow("durability")
+    durability = url.options.get("durability", "sync")
+    if durability not in ("sync", "os"):
+        raise BadUrl(f"durability is sync or os, not {durability!r}")
+    if not url.rest:
+        raise BadUrl("file: needs a directory: file:PATH")
+    path = _path(url.rest)
+    if sys.platform == "win32":
+        raise StoreError("file: needs Linux or macOS; on Windows, connect to a cluster")
+    return registers_of(Node(await _open_store(path, durability)), f"file:{path}", rng)
+
+
+def _path(text: str) -> Path:
+    """The directory that a file: URL names."""
+    path = Path(unquote(text.removeprefix("//")))
+    if "\0" in str(path):
+        raise BadUrl(f"{str(path)!r} is no path")
+    try:
+        return path.expanduser()
+    except RuntimeError as e:
+        raise BadUrl(f"{str(path)!r}: {e}") from e
+
+
+async def _open_store(path: Path, durability: str) -> Engine:
     """Open the directory, or make it.
 
     Raises:
@@ -25,3 +76,7 @@ async def open_embedded(path: Path, durability: str) -> Engine:
         engine.close()
         raise
     return engine
+
+
+MEMORY = Implementation(_memory, "memory:", embedded=True, trial="memory:")
+FILE = Implementation(_file, "file:PATH", embedded=True, trial="file:{directory}/store")
