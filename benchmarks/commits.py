@@ -42,8 +42,7 @@ def journal_record(path: Path) -> Callable[[int], None]:
     """One record more in the journal of a store."""
     path.mkdir()
     journal = Journal(path, sync=True)
-    for _ in journal.recover(0):
-        pass
+    journal.create()
 
     def append(_: int) -> None:
         journal.append(VALUE)

@@ -12,9 +12,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from collections.abc import Awaitable
 
 import wormspace
-from wormspace.smr import StateMachine, Sticky, TrimWhenApplied, Tuning, command, query, replicate
+from wormspace.smr import (
+    Replica,
+    StateMachine,
+    Sticky,
+    TrimWhenApplied,
+    Tuning,
+    command,
+    query,
+    replicate,
+)
 
 ROW_BYTES = 1000
 
@@ -63,19 +73,27 @@ class Pauses:
 async def run(megabytes: int) -> None:
     """One join, while commands go on."""
     wormspace.collect_seldom()
-    options = {
-        "durability": TrimWhenApplied(1, every_s=0.05),
-        "tuning": Tuning(segment_size=64, audit_s=0),
-        "leadership": Sticky(5.0),
-        "timeout": 600.0,
-    }
+
+    def joined(worm: wormspace.Client) -> Awaitable[Replica[Plain]]:
+        return replicate(
+            Plain,
+            worm,
+            "plain",
+            durability=TrimWhenApplied(1, every_s=0.05),
+            tuning=Tuning(segment_size=64, audit_s=0),
+            leadership=Sticky(5.0),
+            timeout=600.0,
+        )
+
     async with (
         wormspace.connect("memory:") as worm,
-        await replicate(Plain, worm, "plain", **options) as first,
+        await joined(worm) as first,
     ):
         for n in range(200):
             await first.put(str(n), b"")
-        rows = first._core.learner.engine.machine.rows
+        plain = first._core.learner.engine.machine
+        assert isinstance(plain, Plain)
+        rows = plain.rows
         for n in range(megabytes * 1_000_000 // ROW_BYTES):
             rows[f"{n:09}"] = n.to_bytes(ROW_BYTES, "big")
         pauses, done = Pauses(), 0
@@ -89,7 +107,7 @@ async def run(megabytes: int) -> None:
 
         tasks = [asyncio.ensure_future(pauses.watch()), asyncio.ensure_future(load())]
         began, cpu = time.perf_counter(), time.process_time()
-        async with await replicate(Plain, worm, "plain", **options) as second:
+        async with await joined(worm) as second:
             assert await second.size() >= megabytes * 1_000_000 // ROW_BYTES
             took, cpu = time.perf_counter() - began, time.process_time() - cpu
             for task in tasks:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -108,7 +109,7 @@ async def single(worm: wormspace.Client, pids: list[int], count: int) -> None:
             await asyncio.gather(*(one(offset) for offset in range(start, start + 100)))
 
     for first in range(0, count, count // 10):
-        await measured(pids, f"captures and writes from {first} on", lambda f=first: tenth(f))
+        await measured(pids, f"captures and writes from {first} on", partial(tenth, first))
 
 
 async def main(url: str, pids: list[int], registers: int, singles: int) -> None:

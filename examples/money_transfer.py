@@ -1,6 +1,6 @@
 """Money moves between a PostgreSQL and a MariaDB database while processes are being killed.
 
-    python examples/money_transfer.py [--kills 20] [--seed 1]
+    python -m examples.money_transfer [--kills 20] [--seed 1]
 
 Two workers move money from one database to the other, each in transactions of its own.  Meanwhile
 somebody kills, with SIGKILL and without end: workers, wormservers (one at a time), and the database
@@ -24,10 +24,10 @@ from pathlib import Path
 
 import psycopg
 import pymysql
+from benchmarks.databases import Database, MariaDbServer, NotInstalled, PostgresServer
 
 import wormspace
 from wormspace import tx
-from wormspace.bench.databases import Database, MariaDbServer, NotInstalled, PostgresServer
 from wormspace.bench.processes import free_ports
 from wormspace.cli.layout import create, plan
 from wormspace.cli.processes import LocalCluster
@@ -87,7 +87,7 @@ class Worker:
     def start(self) -> None:
         """Start it (again)."""
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--work", *self._arguments],
+            [sys.executable, "-m", "examples.money_transfer", "--work", *self._arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

@@ -8,10 +8,10 @@ from wormspace.cli.app import cli
 
 def numbers(command, path=()):
     """Every option and argument that is a number, and where it is."""
-    for parameter in command.params if "bench" not in path else ():
+    for parameter in command.params:
         if isinstance(parameter.type, click.types.FloatParamType | click.types.IntParamType):
             yield pytest.param(parameter, id=" ".join((*path, str(parameter.name))))
-    if isinstance(command, click.Group) and path != ("bench",):  # which is for ourselves
+    if isinstance(command, click.Group):
         for name in command.list_commands(click.Context(command)):
             found = command.get_command(click.Context(command), name)
             yield from numbers(found, (*path, name))

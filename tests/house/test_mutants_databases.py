@@ -11,13 +11,12 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+from benchmarks import databases
 from tests.tx.databases import LENT, _running
 from tools.mutants import judges, lent
 from tools.mutants.judges import Judges
 from tools.mutants.panel import KILLED, SURVIVED, Case, Panel, _Trial
 from tools.mutants.universe import Mutant, Place
-
-from wormspace.bench import databases
 
 ROOT = Path(__file__).resolve().parents[2]
 

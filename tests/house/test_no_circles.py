@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = [ROOT / "src" / "wormspace", ROOT / "explorer"]
+PACKAGES = [ROOT / "src" / "wormspace", ROOT / "benchmarks", ROOT / "explorer"]
 
 KNOWN: set[str] = {
     *("wormspace.smr.core", "wormspace.smr.serving"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "wormspace"
-FOLDERS = [(PACKAGE, PACKAGE), (ROOT, ROOT / "explorer")]
+FOLDERS = [(PACKAGE, PACKAGE), (ROOT, ROOT / "benchmarks"), (ROOT, ROOT / "explorer")]
 """What is measured; each with where its paths begin."""
 
 FILE, FUNCTION = 500, 60

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import psycopg
 import pymysql
+from benchmarks.databases import MariaDbServer, PostgresServer
 
 import wormspace
 from wormspace import tx
-from wormspace.bench.databases import MariaDbServer, PostgresServer
 from wormspace.bench.processes import free_ports
 from wormspace.cli.layout import create, plan
 from wormspace.cli.processes import LocalCluster

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pymysql
 import pytest
+from benchmarks import databases
+from benchmarks.databases import MariaDbServer, PostgresServer
 
-from wormspace.bench import databases
-from wormspace.bench.databases import MariaDbServer, PostgresServer
 from wormspace.tx.mariadb import MariaDb
 from wormspace.tx.postgres import Postgres
 

@@ -68,14 +68,6 @@ def test_a_transaction_nobody_knows_is_an_error(worm: Command) -> None:
     assert worm("tx", "show", "nonsense").exit_code == 2
 
 
-def test_variants_are_measured(worm: Command, tmp_path: Path) -> None:
-    text = worm.ok("--json", "tx", "variants", "--transactions", "3", "--out", str(tmp_path))
-    measured = [json.loads(line) for line in text.splitlines()]
-    assert [m["delays"] for m in measured] == [8, 6, 5, 4, 3, 2]
-    assert all(m["decided_ms"] > 0 for m in measured)
-    assert (tmp_path / "tx-variants.png").stat().st_size > 1000
-
-
 def test_a_manager_that_is_none_is_misuse(worm: Command) -> None:
     assert worm("tx", "resolve", "--manager", "orders").exit_code == 2
     assert worm("tx", "resolve", "--manager", "orders=ftp://x").exit_code == 2

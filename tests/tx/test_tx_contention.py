@@ -211,8 +211,8 @@ async def test_running_it_has_one_deadline(accounts) -> None:
 
 @pytest.mark.parametrize("places", [0, 1])
 async def test_too_few_prepared_transactions_is_an_abort_that_says_what_to_set(places) -> None:
-    from wormspace.bench import databases
-    from wormspace.bench.databases import PostgresServer
+    from benchmarks import databases
+    from benchmarks.databases import PostgresServer
 
     if databases.INITDB is None:
         pytest.skip(databases.NO_POSTGRES)

@@ -6,14 +6,12 @@ are processes of their own too, and uses all six variants.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
+from benchmarks import databases
+from examples import money_transfer
 from tests.tx import bank
-
-from wormspace.bench import databases
 
 pytestmark = [
     pytest.mark.processes,
@@ -23,18 +21,8 @@ pytestmark = [
 ]
 
 
-def story():
-    """The example, as a module."""
-    path = Path(__file__).parents[2] / "examples" / "money_transfer.py"
-    spec = importlib.util.spec_from_file_location("money_transfer", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["money_transfer"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_kills_lose_no_money() -> None:
-    assert story().tell(10, 7, print) > 10
+    assert money_transfer.tell(10, 7, print) > 10
 
 
 def test_kills_in_every_variant_are_all_or_nothing(tmp_path: Path) -> None:

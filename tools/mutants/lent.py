@@ -32,13 +32,13 @@ def databases(files: Iterable[str]) -> Iterator[None]:
     if not any(map(borrows, files)):
         yield
         return
-    from wormspace.bench.databases import MariaDbServer, NotInstalled, PostgresServer
+    from benchmarks.databases import Database, MariaDbServer, NotInstalled, PostgresServer
 
     with contextlib.ExitStack() as stack:
         try:
-            servers = [PostgresServer("orders", "billing")]
+            servers: list[Database] = [PostgresServer("orders", "billing")]
             stack.callback(servers[0].close)
-            servers.append(MariaDbServer())  # type: ignore[arg-type]
+            servers.append(MariaDbServer())
             stack.callback(servers[1].close)
         except NotInstalled:
             yield  # these tests are skipped, and judge nothing

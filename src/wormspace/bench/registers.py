@@ -1,9 +1,8 @@
-"""Single-register writes and reads against their floor, interleaved in one run.
+"""Single-register writes and reads, on servers of their own on this machine.
 
-Per window: the floor's writes, the product's writes, and reads of what was decided, one register a
-call: in the order in which they were written, and at random over all of them.  One disk sync
-and one round trip over the same transport are measured beside them: a lone write cannot cost less
-than these.
+Per window: writes, and reads of what was decided, one register a call: in the order in which they
+were written, and at random over all of them.  One disk sync and one round trip over the same
+transport are measured beside them: a lone write cannot cost less than these.
 """
 
 from __future__ import annotations
@@ -15,21 +14,16 @@ import random
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import uvloop
 
 import wormspace
-from wormspace.bench.floor import FloorClient
 from wormspace.bench.load import Sample, closed_loop
 from wormspace.bench.processes import make_cluster, running
 from wormspace.runtime.collector import collect_seldom
-from wormspace.server.config import ClusterConfig
 from wormspace.space import Segment, Token
-from wormspace.wire.link import Link, TcpLink
-from wormspace.wire.membership import Membership
 
 SEGMENT_SIZE = 1 << 24
 SYNCS = 300
@@ -60,95 +54,60 @@ class Result(msgspec.Struct, frozen=True):
     round_trip_ms: float
     samples: list[Sample]
 
-    def rate(self, name: str, window: int) -> float:
-        """Operations per second of a loop; 0 if it was not run."""
-        return next((s.rate for s in self.samples if (s.name, s.window) == (name, window)), 0.0)
-
 
 def run(options: Options, progress: Callable[[str], None]) -> Result:
-    """Start the processes, run the loops, stop them.  `progress` is told before each loop.
+    """Start the servers, run the loops, stop them.  `progress` is told before each loop.
 
     Raises:
         ServersFailed: a server ended by itself.
     """
-    with tempfile.TemporaryDirectory(prefix="wormspace-bench-", dir=".") as d, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="wormspace-bench-", dir=".") as d:
         base = Path(d)
-        clusters: dict[str, ClusterConfig] = {}
-        pids: dict[str, list[int]] = {}
-        for name, module, partitions in (
-            ("floor", "wormspace.bench.floor", 1),
-            ("product", "wormspace.server", options.partitions),
-        ):
-            (base / name).mkdir()
-            clusters[name] = make_cluster(
-                base / name, options.servers, partitions, options.durability
-            )
-            pids[name] = stack.enter_context(running(base / name, clusters[name], module))
-        collect_seldom()
-        one_sync_ms = sync_ms(base / "sync", options.value_size)
-        return uvloop.run(_Run(options, clusters, pids, progress).all(one_sync_ms))
+        cluster = make_cluster(base, options.servers, options.partitions, options.durability)
+        with running(base, cluster, "wormspace.server") as pids:
+            one_sync_ms = sync_ms(base / "sync", options.value_size)
+            collect_seldom()
+            return uvloop.run(Loops(options, pids, progress).all(cluster.url, one_sync_ms))
 
 
 def loops(options: Options) -> int:
     """How many times `run` tells its progress."""
-    return 4 * len(options.windows) + 1
+    return 3 * len(options.windows) + 1
 
 
-class _Run:
-    def __init__(
-        self,
-        options: Options,
-        clusters: dict[str, ClusterConfig],
-        pids: dict[str, list[int]],
-        progress: Callable[[str], None],
-    ) -> None:
-        self._options = options
-        self._clusters = clusters
+class Loops:
+    """The loops of a run, on servers that are there."""
+
+    def __init__(self, options: Options, pids: list[int], progress: Callable[[str], None]) -> None:
+        self.options = options
         self._pids = pids
         self._progress = progress
-        self._value = bytes(options.value_size)
         self._rng = random.Random(0)
 
-    async def all(self, sync_ms: float) -> Result:
+    async def all(
+        self, url: str, sync_ms: float, beside: Callable[[int], Awaitable[Sample]] | None = None
+    ) -> Result:
+        """Every window; before each `beside`, something to compare with in the same run."""
         samples: list[Sample] = []
-        floor, links = await self._floor()
-        async with wormspace.connect(self._clusters["product"].url, timeout=30) as worm:
+        async with wormspace.connect(url, timeout=30) as worm:
             self._progress("round trips")
             round_trip_ms = await _round_trip_ms(worm)
-            positions = itertools.count()
-            for window in self._options.windows:
-                samples.append(
-                    await self._loop(
-                        "floor", lambda n: floor.write(n, self._value), window, positions
-                    )
-                )
+            for window in self.options.windows:
+                if beside is not None:
+                    samples.append(await beside(window))
                 samples += await self._product(worm, window)
-        for link in links:
-            await link.close()
-        return Result(self._options, sync_ms, round_trip_ms, samples)
-
-    async def _floor(self) -> tuple[FloorClient, list[Link]]:
-        membership = Membership(0, 1, self._options.servers)
-        links: list[Link] = [
-            TcpLink(s.host, s.port, membership, cluster="", client="floor", rng=self._rng)
-            for s in self._clusters["floor"].server
-        ]
-        client = FloorClient(links)
-        async with asyncio.timeout(30):
-            while not all(link.up for link in links):  # noqa: ASYNC110 - links have no event
-                await asyncio.sleep(0.01)
-        return client, links
+        return Result(self.options, sync_ms, round_trip_ms, samples)
 
     async def _product(self, worm: wormspace.Client, window: int) -> list[Sample]:
         """Writes to fresh captured segments, one per partition, then reads of what they wrote."""
         space = worm.space(f"bench-{window}")
         held: list[tuple[Segment, Token]] = []
-        for _ in range(self._options.partitions):
+        for _ in range(self.options.partitions):
             segment = await space.alloc(size=SEGMENT_SIZE)
             held.append((segment, (await segment.capture()).token))
         spread = len(held)
         positions = itertools.count()
-        value = self._value
+        value = bytes(self.options.value_size)
 
         def write(n: int) -> Awaitable[object]:
             segment, token = held[n % spread]
@@ -185,9 +144,9 @@ class _Run:
             name,
             operation,
             window=window,
-            seconds=self._options.seconds,
-            warm_up_s=self._options.seconds / 4,
-            pids=self._pids["floor" if name == "floor" else "product"],
+            seconds=self.options.seconds,
+            warm_up_s=self.options.seconds / 4,
+            pids=self._pids,
             numbers=numbers,
         )
 

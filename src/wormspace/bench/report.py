@@ -1,4 +1,4 @@
-"""A benchmark's results: a table for people, a plot, and the raw figures as JSON."""
+"""A benchmark's results: a table for people, and the raw figures as JSON."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import msgspec
 from rich.table import Table
 
 from wormspace.bench.load import Sample
-
-COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
 
 
 def table(title: str, samples: list[Sample], base: str) -> Table:
@@ -38,43 +36,6 @@ def table(title: str, samples: list[Sample], base: str) -> Table:
             "" if s.name == base else f"{ratio:.2f}",
         )
     return out
-
-
-def plot(path: Path, title: str, samples: list[Sample]) -> None:
-    """Latency against throughput, one line per loop, one point per window."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), dpi=120)
-    for i, name in enumerate(dict.fromkeys(s.name for s in samples)):
-        points = [s for s in samples if s.name == name]
-        colour = COLOURS[i % len(COLOURS)]
-        rates = [s.rate for s in points]
-        p50 = [s.p50_ms for s in points]
-        axes.plot(rates, p50, "o-", color=colour, label=f"{name}, p50")
-        axes.fill_between(rates, p50, [s.p99_ms for s in points], color=colour, alpha=0.12)
-        for s in points:
-            axes.annotate(
-                str(s.window),
-                (s.rate, s.p50_ms),
-                textcoords="offset points",
-                xytext=(0, 7),
-                ha="center",
-                fontsize=8,
-                color=colour,
-            )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("operations per second")
-    axes.set_ylabel("latency, ms (line: p50; shade: up to p99)")
-    axes.set_title(title, fontsize=11)
-    axes.grid(visible=True, which="both", alpha=0.2)
-    axes.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
 
 
 def save(path: Path, result: msgspec.Struct) -> None:

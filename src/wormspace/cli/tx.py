@@ -1,9 +1,8 @@
-"""`wormspace tx`: transactions that are stuck, who voted what, and the six ways to commit."""
+"""`wormspace tx`: transactions that are stuck, and who voted what."""
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -271,53 +270,6 @@ def _tell_of_others(settings: Settings, others: list[Gid], told: set[Gid]) -> se
         else:
             note(f"{gid}: left alone, of another transaction space or an older format")
     return set(others)
-
-
-@tx.command()
-@click.option("--transactions", type=click.IntRange(min=1), default=50, show_default=True)
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where a plot goes (needs wormspace[bench]).",
-)
-@common
-def variants(settings: Settings, transactions: int, out: Path | None) -> None:
-    """Show the six variants, with latencies measured here and now.
-
-    Two stores on this machine, lone transactions, the votes in the address space given.
-    """
-    from wormspace.bench.variants import Measured, measure, plot
-
-    async def work(worm: Client) -> list[Measured]:
-        with tempfile.TemporaryDirectory(prefix="wormspace-tx-", dir=".") as base:
-            return await measure(worm, Path(base), transactions, f"v{worm.rng.getrandbits(48):x}")
-
-    measured = settings.run(work)
-    if settings.json:
-        for m in measured:
-            emit(
-                {
-                    "variant": m.variant.name,
-                    "delays": m.variant.delays,
-                    "decided_ms": m.decided_ms,
-                    "committed_ms": m.committed_ms,
-                }
-            )
-    else:
-        t = table("variant", ">delays", ">decided ms", ">committed ms", "critical path")
-        for m in measured:
-            t.add_row(
-                m.variant.name,
-                str(m.variant.delays),
-                f"{m.decided_ms:.2f}",
-                f"{m.committed_ms:.2f}",
-                m.variant.path,
-            )
-        print_table(t)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        plot(out / "tx-variants.png", f"{transactions} lone transactions each", measured)
-        note(f"plot: {out / 'tx-variants.png'}")
 
 
 @asynccontextmanager

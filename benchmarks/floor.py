@@ -8,7 +8,10 @@ to this.
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvloop
@@ -18,12 +21,17 @@ from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Trim, Write, Written
 from wormspace.paxos.quorum import majority
 from wormspace.server import config, runner, tables
+from wormspace.server.config import ServerConfig
 from wormspace.server.node import Node, Queued
 from wormspace.store.engine import Batch
-from wormspace.wire.link import Link, Outgoing
+from wormspace.wire.link import Link, Outgoing, TcpLink
+from wormspace.wire.membership import Membership
 from wormspace.wire.messages import Downward
 
 BATCH = 512
+MODULE = "benchmarks.floor"
+"""What its servers run."""
+
 BALLOT = ballot(1, b"theFloor")
 
 
@@ -103,6 +111,28 @@ class FloorClient:
             for future in futures:
                 if not future.done():
                     future.set_result(None)
+
+
+@asynccontextmanager
+async def clients(groups: Sequence[Sequence[ServerConfig]]) -> AsyncIterator[list[FloorClient]]:
+    """A client for each group of the floor's servers, connected to all of its group."""
+    size = len({server.name for group in groups for server in group})
+    links = [_links(group, size) for group in groups]
+    every = [link for group in links for link in group]
+    try:
+        found = [FloorClient(group) for group in links]
+        async with asyncio.timeout(30):
+            while not all(link.up for link in every):  # noqa: ASYNC110 - links have no event
+                await asyncio.sleep(0.01)
+        yield found
+    finally:
+        for link in every:
+            await link.close()
+
+
+def _links(group: Sequence[ServerConfig], size: int) -> list[Link]:
+    rng, members = random.Random(0), Membership(0, 1, size)
+    return [TcpLink(s.host, s.port, members, cluster="", client="floor", rng=rng) for s in group]
 
 
 async def _serve(path: Path, name: str) -> None:

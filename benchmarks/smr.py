@@ -86,15 +86,6 @@ class Result(msgspec.Struct, frozen=True):
     samples: list[Sample]
     outages_s: list[float]
 
-    def rate(self, name: str, window: int) -> float:
-        """Operations per second of a loop; 0 if it was not run."""
-        return next((s.rate for s in self.samples if (s.name, s.window) == (name, window)), 0.0)
-
-    def ratio(self, name: str, window: int) -> float:
-        """A loop's rate as a multiple of single-register writes at the same window."""
-        base = self.rate("register write", window)
-        return self.rate(name, window) / base if base else 0.0
-
 
 # ------------------------------------------------------------------ the replica process
 
@@ -145,7 +136,7 @@ class _Replica:
         self.port = port
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "wormspace.bench.smr", url, of, name, str(port), leadership],
+                [sys.executable, "-m", "benchmarks.smr", url, of, name, str(port), leadership],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=out,
@@ -350,11 +341,6 @@ class _Run:
         await asyncio.to_thread(again.answer)
         await asyncio.sleep(1)
         return max(b - a for a, b in itertools.pairwise(done))
-
-
-def loops(options: Options) -> int:
-    """How many times `run` tells its progress."""
-    return 4 * ROUNDS * len(options.windows) + 1 + options.kills
 
 
 if __name__ == "__main__":

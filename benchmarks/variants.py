@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 
-from wormspace.bench.report import COLOURS
 from wormspace.space import Client
 from wormspace.tx import VARIANTS, KeyValueStore, LmdbStore, RemoteStore, Site, Transaction
 from wormspace.tx.variants import Variant
@@ -82,25 +81,3 @@ async def _measure(
             commits.append(ended - began)
     middle = transactions // 2
     return Measured(variant, sorted(decisions)[middle] * 1e3, sorted(commits)[middle] * 1e3)
-
-
-def plot(path: Path, title: str, measured: list[Measured]) -> None:
-    """Latency beside message delays, a bar for each variant."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120)
-    for i, m in enumerate(measured):
-        axes.bar(i, m.decided_ms, color=COLOURS[i % len(COLOURS)])
-        axes.annotate(
-            f"{m.variant.delays} delays", (i, m.decided_ms), ha="center", va="bottom", fontsize=8
-        )
-    axes.set_xticks(range(len(measured)), [m.variant.name for m in measured])
-    axes.set_ylabel("to the decision, ms (median)")
-    axes.set_title(title, fontsize=11)
-    axes.grid(visible=True, axis="y", alpha=0.2)
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)

@@ -23,14 +23,13 @@ import msgspec
 import uvloop
 
 import wormspace
-from wormspace.bench.floor import FloorClient
+from benchmarks import floor
+from benchmarks.floor import FloorClient
 from wormspace.bench.load import Sample, closed_loop
 from wormspace.bench.processes import ServersFailed, make_cluster, running
 from wormspace.log import Log
 from wormspace.runtime.collector import collect_seldom
 from wormspace.server.config import ClusterConfig
-from wormspace.wire.link import Link, TcpLink
-from wormspace.wire.membership import Membership
 
 NAME = "bench"
 SEGMENT_SIZE = 1 << 24
@@ -66,15 +65,6 @@ class Result(msgspec.Struct, frozen=True):
     options: Options
     samples: list[Sample]
     behind_s: dict[int, float]
-
-    def rate(self, name: str, window: int) -> float:
-        """Entries per second of a loop; 0 if it was not run."""
-        return next((s.rate for s in self.samples if (s.name, s.window) == (name, window)), 0.0)
-
-    def ratio(self, name: str, window: int) -> float:
-        """A loop's rate as a multiple of single-register writes at the same window."""
-        base = self.rate(BASE, window)
-        return self.rate(name, window) / base if base else 0.0
 
 
 # ------------------------------------------------------------------ the other processes
@@ -120,7 +110,7 @@ def _process(role: str, url: str, base: Path) -> Iterator[subprocess.Popen[str]]
     """One of the other processes, when it is ready."""
     with (base / f"{role}.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "wormspace.bench.log", role, url],
+            [sys.executable, "-m", "benchmarks.log", role, url],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -143,11 +133,6 @@ def _expect(process: subprocess.Popen[str], word: str) -> None:
 # ------------------------------------------------------------------ the run
 
 
-def loops(options: Options) -> int:
-    """How many times `run` tells its progress."""
-    return 5 * len(options.windows)
-
-
 def run(options: Options, progress: Callable[[str], None]) -> Result:
     """Start the processes, run the loops, stop them.  `progress` is told before each loop.
 
@@ -158,7 +143,7 @@ def run(options: Options, progress: Callable[[str], None]) -> Result:
         base = Path(d)
         clusters: list[ClusterConfig] = []
         pids: list[list[int]] = []
-        for name, module in (("product", "wormspace.server"), ("floor", "wormspace.bench.floor")):
+        for name, module in (("product", "wormspace.server"), ("floor", floor.MODULE)):
             (base / name).mkdir()
             cluster = make_cluster(base / name, options.servers, 1, options.durability)
             clusters.append(cluster)
@@ -188,17 +173,15 @@ class _Run:
         self._value = bytes(options.value_size)
         self._behind_s: dict[int, float] = {}
 
-    async def all(self, url: str, floor: ClusterConfig) -> Result:
+    async def all(self, url: str, of_floor: ClusterConfig) -> Result:
         samples: list[Sample] = []
         async with wormspace.connect(url, timeout=30) as worm:
             log = await worm.log(NAME, sequencer="elsewhere")
-            replicas, links = await _each(floor)
-            for window in self._options.windows:
-                samples.append(await self._registers(worm, window))
-                samples += await self._log(log, window)
-                samples.append(await self._chain(replicas, window))
-            for link in links:
-                await link.close()
+            async with floor.clients([[server] for server in of_floor.server]) as replicas:
+                for window in self._options.windows:
+                    samples.append(await self._registers(worm, window))
+                    samples += await self._log(log, window)
+                    samples.append(await self._chain(replicas, window))
         return Result(self._options, samples, self._behind_s)
 
     async def _registers(self, worm: wormspace.Client, window: int) -> Sample:
@@ -281,22 +264,6 @@ class _Run:
             operations=sample.operations * entries,
             cpu_us=sample.cpu_us / entries,
         )
-
-
-async def _each(cluster: ClusterConfig) -> tuple[list[FloorClient], list[Link]]:
-    """A client for each server of the floor by itself."""
-    clients: list[FloorClient] = []
-    links: list[Link] = []
-    for server in cluster.server:
-        membership = Membership(0, 1, len(cluster.server))
-        rng = random.Random(0)
-        link = TcpLink(server.host, server.port, membership, cluster="", client="chain", rng=rng)
-        links.append(link)
-        clients.append(FloorClient([link]))
-    async with asyncio.timeout(30):
-        while not all(link.up for link in links):  # noqa: ASYNC110 - links have no event
-            await asyncio.sleep(0.01)
-    return clients, links
 
 
 if __name__ == "__main__":

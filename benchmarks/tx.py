@@ -75,11 +75,6 @@ def run(options: Options, progress: Callable[[str], None]) -> Result:
             return uvloop.run(_Run(options, base, cluster, pids, progress).all(one_sync))
 
 
-def loops(options: Options) -> int:
-    """How many times `run` tells its progress."""
-    return (4 if options.postgres else 2) * len(options.windows)
-
-
 class _Run:
     def __init__(
         self,
