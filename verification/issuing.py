@@ -99,6 +99,7 @@ class State:
         self.sent, self.decided, self.old = truth("sent"), truth("decided"), truth("old")
         self.taken = truth("taken")
         self.writes = memory.BallotWrites(Thing(check=lambda value: None), ARRAY, ballot)
+        self.writes.end_of_turn = Thing(request=lambda: None)
         self.forgotten, self.refused = truth("forgotten"), truth("refused")
         self.writes.is_forgotten = SymBool(self.forgotten)
         self.writes.is_refused = SymBool(self.refused)
@@ -378,7 +379,6 @@ def writing(e: Engine) -> None:
             _at=lambda array: Thing(),
             _memory=Thing(writes={(ARRAY, ballot): state.writes} if present else {}, open=opened),
             _spawn=lambda work: work,
-            _loop=Thing(call_soon=lambda *_: None),
             read=read,
         )
         shipped = registers.PaxosRegisters

@@ -202,7 +202,7 @@ def _casts(e: Engine, box: Any) -> Any:
         return held
 
     me._capture = replying(capture)
-    me._loop = Thing(call_soon=lambda then, *args: pending.append((then, args)))
+    me._batcher = Thing(add=lambda held, ballot: pending.append(ballot))
     me._spawn = lambda work: finish(work)
     me.prepare_segment = lambda *its: it.ahead.append(its)
     for name in ("cast", "_put", "_cast_alone", "_send", "_write"):
@@ -229,8 +229,8 @@ def _casts(e: Engine, box: Any) -> Any:
             near = choose("next to it")
             place = (1 if near else 5) if at == 0 else 599 if near else 0
             me.cast("m", txid_of(place), other, lambda *_: None, ahead=True, deadline=1)
-        for then, args in pending:
-            then(*args)
+        if pending:
+            me._send(held, pending)
 
     return cast(), it
 

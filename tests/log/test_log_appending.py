@@ -223,15 +223,12 @@ def test_links_belong_to_the_packs_that_name_streams():
 
 def test_what_is_appended_in_one_turn_is_asked_for_together_with_those_of_equal_time():
     async def work(appender, desk, watch, loop):
-        flush, flushes = appender._flush, []
-        appender._flush = lambda: flushes.append(flush())
         calls = [appender.append([b"x"], {}, (), timeout) for timeout in (3, None, 3, 7, None)]
         assert desk.asked == []
         await asyncio.gather(*calls)
         assert [ask.counts for ask in desk.asked] == [(2,), (2,), (1,)]
         now, default = loop.time(), appender._tape.space.client.deadline(None)
         assert desk.deadlines == [now + 3, default, now + 7]
-        assert len(flushes) == 1
         desk.asked.clear()
         with turned(log_ask_entries=5):
             calls = [appender.append([b"x"] * n, {}, (), None) for n in (2, 3, 1, 4, 1, 9, 1)]

@@ -27,6 +27,7 @@ from wormspace.log.messages import Ask, Given
 from wormspace.log.records import Group, Pack, encode, payload_size
 from wormspace.log.tape import Tape
 from wormspace.log.tenure import Held, Run
+from wormspace.runtime.batching import Batcher
 
 LOST = (CaptureLost, AlreadyWritten)
 PAUSE_MIN_S = 0.002
@@ -205,7 +206,7 @@ class Appender:
         self._serial = 0
         self._largest = self._ask_largest()
         self._loop = asyncio.get_running_loop()
-        self._wishes: dict[float | None, list[_Wish]] = {}
+        self._batcher = Batcher(self._begin)
         self._working: dict[asyncio.Task[None], list[_Wish]] = {}
         self._closed = False
         self.lost = 0
@@ -245,27 +246,22 @@ class Appender:
         if largest > self._largest - extra - ENTRY_BYTES:
             raise ValueTooLarge(_too_large(largest, extra, self._largest))
         future: asyncio.Future[list[int]] = self._loop.create_future()
-        if not self._wishes:
-            self._loop.call_soon(self._flush)
-        wish = _Wish(bodies, headers, streams, extra, future)
-        self._wishes.setdefault(timeout, []).append(wish)
+        self._batcher.add(timeout, _Wish(bodies, headers, streams, extra, future))
         return future
 
-    def _flush(self) -> None:
+    def _begin(self, timeout: float | None, wishes: list[_Wish]) -> None:
         """The turn of the loop is over: append what was wished for in it."""
-        by_timeout, self._wishes = self._wishes, {}
         self._largest = self._ask_largest()
-        for timeout, wishes in by_timeout.items():
-            deadline = self._tape.space.client.deadline(timeout)
-            some: list[_Wish] = []
-            count = 0
-            for wish in wishes:
-                if some and count + len(wish.bodies) > KNOBS.log_ask_entries:
-                    self._spawn(some, deadline)
-                    some, count = [], 0
-                some.append(wish)
-                count += len(wish.bodies)
-            self._spawn(some, deadline)
+        deadline = self._tape.space.client.deadline(timeout)
+        some: list[_Wish] = []
+        count = 0
+        for wish in wishes:
+            if some and count + len(wish.bodies) > KNOBS.log_ask_entries:
+                self._spawn(some, deadline)
+                some, count = [], 0
+            some.append(wish)
+            count += len(wish.bodies)
+        self._spawn(some, deadline)
 
     def _spawn(self, wishes: list[_Wish], deadline: float) -> None:
         """Put entries into the log, or tell why not."""
@@ -286,8 +282,7 @@ class Appender:
     async def close(self) -> None:
         """Give up what is under way."""
         self._closed = True
-        waiting, self._wishes = self._wishes, {}
-        for wish in [wish for wishes in waiting.values() for wish in wishes]:
+        for wish in self._batcher.withdraw():
             if not wish.future.done():
                 wish.future.set_exception(Closed("the log was closed; nothing was appended"))
         for task in self._working:

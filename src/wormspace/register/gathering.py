@@ -16,20 +16,13 @@ from wormspace.errors import Unavailable
 from wormspace.knobs import KNOBS
 from wormspace.register.operations import SAME_TIME_S
 from wormspace.register.spans import as_spans
+from wormspace.runtime.batching import Batcher
 
 Value = bytes | None
+_Asked = tuple[int, asyncio.Future[Value], float]
+"""One read: its offset, the future of its value, and its deadline."""
+
 Read = Callable[[ArrayName, list[Span], float], Awaitable[Mapping[int, bytes]]]
-
-
-class _Turn:
-    """What was asked for in a turn: of each read, its offset, its future and its deadline."""
-
-    __slots__ = ("deadlines", "futures", "offsets")
-
-    def __init__(self) -> None:
-        self.offsets: list[int] = []
-        self.futures: list[asyncio.Future[Value]] = []
-        self.deadlines: list[float] = []
 
 
 class Gathering:
@@ -44,39 +37,23 @@ class Gathering:
         self._read = read
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
-        self._turns: dict[ArrayName, _Turn] = {}
+        self._batcher = Batcher(self._send)
         self._under_way = 0
 
     def add(self, array: ArrayName, offset: int, deadline: float) -> asyncio.Future[Value]:
         """Read a register; the future has its value, None if it is empty, or `Unavailable`."""
         future: asyncio.Future[Value] = self._loop.create_future()
-        turn = self._turns.get(array)
-        if turn is None:
-            turn = self._turns[array] = _Turn()
-            self._loop.call_soon(self._send, array)
-        turn.offsets.append(offset)
-        turn.futures.append(future)
-        turn.deadlines.append(deadline)
+        self._batcher.add(array, (offset, future, deadline))
         return future
 
-    def _send(self, array: ArrayName) -> None:
-        turn = self._turns.pop(array)
-        count = len(turn.offsets)
-        self._under_way += count
+    def _send(self, array: ArrayName, asked: list[_Asked]) -> None:
+        self._under_way += len(asked)
         size = max(KNOBS.register_small, self._under_way // KNOBS.register_reads_in_flight)
-        for lo in range(0, count, size):
-            hi = lo + size
-            self._spawn(
-                self._serve(array, turn.offsets[lo:hi], turn.futures[lo:hi], turn.deadlines[lo:hi])
-            )
+        for lo in range(0, len(asked), size):
+            self._spawn(self._serve(array, asked[lo : lo + size]))
 
-    async def _serve(
-        self,
-        array: ArrayName,
-        offsets: list[int],
-        futures: list[asyncio.Future[Value]],
-        deadlines: list[float],
-    ) -> None:
+    async def _serve(self, array: ArrayName, asked: list[_Asked]) -> None:
+        offsets, futures, deadlines = zip(*asked, strict=True)
         latest = max(deadlines)
         timers: list[asyncio.TimerHandle] = []
         if latest - min(deadlines) > SAME_TIME_S:

@@ -23,6 +23,7 @@ from wormspace.paxos.ballot import UNSAFE, proposer_of
 from wormspace.register.issued import Issued
 from wormspace.register.operations import Owner, WriteOperation
 from wormspace.register.partition import Partition
+from wormspace.runtime.batching import EndOfTurn
 
 SCAN = 8
 """How many of the oldest are looked at for one that can be forgotten: a bounded piece of work."""
@@ -45,6 +46,7 @@ class BallotWrites:
         "array",
         "ballot",
         "comparing",
+        "end_of_turn",
         "gathering",
         "is_forgotten",
         "is_refused",
@@ -61,6 +63,7 @@ class BallotWrites:
         self.comparing = 0
         self.issued = Issued()
         self.gathering: WriteOperation | None = None
+        self.end_of_turn = EndOfTurn(self.flush)
 
     @property
     def is_under_way(self) -> bool:
@@ -68,7 +71,8 @@ class BallotWrites:
         return bool(self.issued.open or self.comparing or self.gathering)
 
     def gather(self, owner: Owner) -> WriteOperation:
-        """A fresh operation for the writes to come."""
+        """A fresh operation for the writes to come, which begins when the turn is over."""
+        self.end_of_turn.request()
         self.gathering = WriteOperation(self.partition, self.array, self.ballot, self.issued, owner)
         return self.gathering
 

@@ -172,7 +172,6 @@ class PaxosRegisters:
         operation = writes.gathering
         if operation is None:
             operation = writes.gather(self)
-            self._loop.call_soon(writes.flush)
         elif operation.is_full:
             operation.begin()
             operation = writes.gather(self)

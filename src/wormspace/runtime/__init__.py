@@ -1,1 +1,1 @@
-"""What every layer needs of the process that it runs in: endpoints, the collector, threads."""
+"""What every layer needs of the process that it runs in: its event loop, endpoints, threads."""

@@ -18,6 +18,7 @@ from typing import Any
 from wormspace.errors import Closed, ProtocolViolation, ValueTooLarge
 from wormspace.knobs import KNOBS
 from wormspace.malformed import MALFORMED
+from wormspace.runtime.batching import EndOfTurn
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.consistency import Session
 from wormspace.smr.declare import Declaration
@@ -108,13 +109,13 @@ class Gatherer:
         self._loop = asyncio.get_running_loop()
         # A packet is for all whose calls are in it: it travels in nobody's own context.
         self._context = contextvars.copy_context()
+        self._end_of_turn = EndOfTurn(self._on_turn, self._context)
         self.largest = MAX_COMMAND_BYTES
         self.is_sure = False
         self._calls = Calls([], [], [], [], [])
         self._now: float | None = None
         self._most = 0
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self._scheduled = False
 
     def add(
         self, method: Method, arguments: tuple[Any, ...], session: Session
@@ -129,13 +130,9 @@ class Gatherer:
         if self._now is None:
             self._now = self._loop.time()
             self._most = KNOBS.smr_packet_calls
-            self._loop.call_soon(self._on_turn, context=self._context)
+            self._end_of_turn.request()
         calls.since.append(self._now)
-        if not self._scheduled:
-            if len(self._tasks) < KNOBS.smr_packets_under_way:
-                self._scheduled = True
-                self._loop.call_soon(self._flush, context=self._context)
-        elif len(calls.futures) >= self._most:
+        if len(calls.futures) >= self._most:
             self._send_all()
         return future
 
@@ -148,9 +145,6 @@ class Gatherer:
 
     def _on_turn(self) -> None:
         self._now = None
-
-    def _flush(self) -> None:
-        self._scheduled = False
         self._send_all()
 
     def _send_all(self) -> None:
@@ -186,10 +180,8 @@ class Gatherer:
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
-        room = len(self._tasks) < KNOBS.smr_packets_under_way
-        if self._calls and not self._scheduled and room:
-            self._scheduled = True
-            self._loop.call_soon(self._flush, context=self._context)
+        if self._calls:
+            self._end_of_turn.request()
 
     async def _travel(self, calls: Calls, raw: bytes) -> None:
         """Bring the calls to where they are answered, and the answers back."""

@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable
 
 from wormspace.errors import RaceLost, Unavailable
+from wormspace.runtime.batching import EndOfTurn
 from wormspace.smr.learner import Learner
 from wormspace.smr.records import NOOP, SEAL, Packet
 from wormspace.smr.seat import NotLeading, Seat
@@ -112,7 +113,7 @@ class Reign:
         self._lost: list[tuple[Address, list[Packet]]] = []
         self._writes: dict[asyncio.Task[None], None] = {}
         self._extending: asyncio.Task[None] | None = None
-        self._flushing = False
+        self._end_of_turn = EndOfTurn(self.flush)
         self._open = False
         self._ended = False
         self._trouble = asyncio.Event()
@@ -196,13 +197,10 @@ class Reign:
     def offer(self, packet: Packet) -> None:
         """Queue a packet; those of one turn of the loop go into one register."""
         self._queue.append(packet)
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self.flush)
+        self._end_of_turn.request()
 
     def flush(self) -> None:
         """Write what is queued, as far as the pipeline has room."""
-        self._flushing = False
         while self._queue and self._open and len(self._writes) < self._seat.tuning.pipeline:
             if self._segments[0].is_full and len(self._segments) < 2:
                 return  # the next segment is on its way

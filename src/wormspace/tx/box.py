@@ -27,6 +27,7 @@ from wormspace.errors import (
     WormError,
 )
 from wormspace.knobs import KNOBS
+from wormspace.runtime.batching import Batcher
 from wormspace.space import Address, Client, Segment, Token, Written
 from wormspace.tx.deadlines import left, within
 from wormspace.tx.deciding import Vote, decode, encode
@@ -65,14 +66,13 @@ _offset = attrgetter("offset")
 
 
 class _Held:
-    """A vote segment that this process captured, and the votes of this turn that go into it."""
+    """A vote segment that this process captured."""
 
-    __slots__ = ("ballots", "segment", "token")
+    __slots__ = ("segment", "token")
 
     def __init__(self, segment: Segment, token: Token) -> None:
         self.segment = segment
         self.token = token
-        self.ballots: list[_Ballot] = []
 
 
 class Box:
@@ -96,6 +96,7 @@ class Box:
         self._followed: OrderedDict[tuple[str, str], asyncio.Task[None]] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.get_running_loop()
+        self._batcher = Batcher(self._send)
 
     @property
     def home(self) -> TransactionSpace:
@@ -181,9 +182,7 @@ class Box:
         if 2 * ballot.offset >= held.segment.size:
             initiator = ballot.txid.initiator
             self.prepare_segment(ballot.manager, initiator, held.segment.number + 1)
-        if not held.ballots:
-            self._loop.call_soon(self._send, held)
-        held.ballots.append(ballot)
+        self._batcher.add(held, ballot)
 
     async def _cast_alone(self, ballot: _Ballot, ahead: bool) -> None:
         """Vote where the segment is not captured (`ahead`: yet), or somebody was quicker."""
@@ -200,11 +199,10 @@ class Box:
         else:
             on_stands(stands, None)
 
-    def _send(self, held: _Held) -> None:
+    def _send(self, held: _Held, ballots: list[_Ballot]) -> None:
         """The turn of the loop is over: write what was cast, neighbours together."""
-        ballots, held.ballots = sorted(held.ballots, key=_offset), []
         run: list[_Ballot] = []
-        for ballot in ballots:
+        for ballot in sorted(ballots, key=_offset):
             if run and ballot.offset != run[-1].offset + 1:
                 self._spawn(self._write(held, run))
                 run = []

@@ -1,0 +1,118 @@
+"""What is added in one turn of the event loop is handed on when it is over, and not before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+
+from wormspace.runtime.batching import Batcher, EndOfTurn
+
+WHERE = contextvars.ContextVar("WHERE", default="nowhere")
+
+
+async def turn() -> None:
+    await asyncio.sleep(0)
+
+
+def test_a_function_is_called_once_for_each_turn_that_asks() -> None:
+    async def work() -> None:
+        calls: list[str] = []
+        end = EndOfTurn(lambda: calls.append(WHERE.get()))
+        for expected in (1, 2):
+            for _ in range(3):
+                end.request()
+            assert len(calls) == expected - 1
+            await turn()
+            assert len(calls) == expected
+        await turn()
+        assert len(calls) == 2
+
+    asyncio.run(work())
+
+
+def test_what_it_asks_for_itself_is_for_the_next_turn() -> None:
+    async def work() -> None:
+        calls: list[int] = []
+
+        def call() -> None:
+            calls.append(1)
+            if len(calls) < 3:
+                end.request()
+
+        end = EndOfTurn(call)
+        end.request()
+        for expected in (1, 2, 3, 3):
+            await turn()
+            assert len(calls) == expected
+
+    asyncio.run(work())
+
+
+def test_it_runs_in_the_context_that_it_was_given_or_in_that_of_who_asks_first() -> None:
+    async def work() -> None:
+        WHERE.set("made")
+        seen: list[str] = []
+        given = EndOfTurn(lambda: seen.append(WHERE.get()), contextvars.copy_context())
+        bare = EndOfTurn(lambda: seen.append(WHERE.get()))
+        WHERE.set("first")
+        given.request()
+        bare.request()
+        WHERE.set("second")
+        given.request()
+        bare.request()
+        await turn()
+        assert seen == ["made", "first"]
+
+    asyncio.run(work())
+
+
+def test_a_turns_items_are_handed_on_by_key_and_in_order() -> None:
+    async def work() -> None:
+        sent: list[tuple[str, list[int]]] = []
+        batcher: Batcher[str, int] = Batcher(lambda key, items: sent.append((key, items)))
+        for key, item in (("a", 1), ("b", 2), ("a", 3), ("c", 4), ("b", 5)):
+            batcher.add(key, item)
+        assert sent == []
+        await turn()
+        assert sent == [("a", [1, 3]), ("b", [2, 5]), ("c", [4])]
+        batcher.add("a", 6)
+        await turn()
+        await turn()
+        assert sent[3:] == [("a", [6])]
+
+    asyncio.run(work())
+
+
+def test_what_is_added_while_others_are_handed_on_is_for_the_next_turn() -> None:
+    async def work() -> None:
+        sent: list[tuple[str, list[int]]] = []
+
+        def send(key: str, items: list[int]) -> None:
+            sent.append((key, items))
+            if items[-1] < 3:
+                batcher.add("a", items[-1] + 1)
+
+        batcher: Batcher[str, int] = Batcher(send)
+        batcher.add("a", 1)
+        for expected in (1, 2, 3, 3):
+            await turn()
+            assert len(sent) == expected
+
+    asyncio.run(work())
+
+
+def test_what_is_withdrawn_is_not_sent() -> None:
+    async def work() -> None:
+        sent: list[tuple[str, list[int]]] = []
+        batcher: Batcher[str, int] = Batcher(lambda key, items: sent.append((key, items)))
+        for key, item in (("a", 1), ("b", 2), ("a", 3)):
+            batcher.add(key, item)
+        assert batcher.withdraw() == [1, 3, 2]
+        assert batcher.withdraw() == []
+        await turn()
+        assert sent == []
+        batcher.add("b", 4)
+        await turn()
+        assert sent == [("b", [4])]
+
+    asyncio.run(work())
