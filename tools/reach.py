@@ -82,8 +82,8 @@ SOMETIMES = {
     ),
     "a replica begins with a snapshot": (
         "snapshots",
-        "smr/serving.py",
-        "core.seat.kept = engine.position",
+        "smr/catching_up.py",
+        "seat.kept = engine.position",
         0,
     ),
     "a leader loses a register": ("replicas", "smr/writing.py", "async def _recover", 2),

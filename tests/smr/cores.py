@@ -12,7 +12,7 @@ from virtual import virtually
 from wormspace.smr import StateMachine, Tuning, command, query
 from wormspace.smr import core as core_module
 from wormspace.smr.calls import encode_calls
-from wormspace.smr.core import Core
+from wormspace.smr.core import Settings, listening
 from wormspace.smr.records import Batch, Member, Packet, encode
 from wormspace.space import Address
 
@@ -74,9 +74,9 @@ class NoService:
 
     made: list[NoService] = []  # noqa: RUF012
 
-    def __init__(self, core, identity):
+    def __init__(self, handlers):
         NoService.made.append(self)
-        self.core, self.identity, self.at, self.stopped = core, identity, None, 0
+        self.handlers, self.at, self.stopped = handlers, None, 0
 
     async def start(self, host, port):
         if port == 13:
@@ -90,7 +90,7 @@ class NoService:
 
 @pytest.fixture(autouse=True)
 def nobody_calls(monkeypatch):
-    monkeypatch.setattr(core_module.serving, "service", NoService)
+    monkeypatch.setattr(core_module, "Service", NoService)
     monkeypatch.setattr(NoService, "made", [])
 
 
@@ -99,8 +99,7 @@ async def made(worm, name="thing", port=0, **given):
     options = {"replica": "r1", "host": "here", "timeout_s": TIMEOUT_S, "clock": lambda: 50.0}
     options |= {"rng": random.Random(7), "leadership": puppet, "durability": puppet}
     options |= {"tuning": Tuning(segment_size=SIZE, upgrade_s=0.0), **given}
-    core = Core(Notes, worm, name, **options)
-    await core.listen(port)
+    core = await listening(Notes, worm.space(name), port, Settings(**options))
     return core, puppet
 
 

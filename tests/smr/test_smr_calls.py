@@ -25,8 +25,8 @@ from wormspace.smr import (
 from wormspace.smr.calls import MAX_CALLS, Malformed, as_fault, encode_calls
 from wormspace.smr.consistency import Session
 from wormspace.smr.engine import Engine
+from wormspace.smr.questions import run_queries
 from wormspace.smr.records import Batch, Fault, Packet, Reply, decode_plain_outcome
-from wormspace.smr.serving import run_queries
 from wormspace.smr.submit import Submitter
 from wormspace.space import Address
 

@@ -27,6 +27,7 @@ from wormspace.smr.consistency import Session
 from wormspace.smr.errors import Diverged, Stopped
 from wormspace.smr.records import NOOP, Mark, Member
 from wormspace.smr.seat import NotLeading
+from wormspace.smr.upgrading import Upgrades
 from wormspace.smr.views import Status
 from wormspace.space import Address
 
@@ -40,11 +41,13 @@ async def test_a_replica_has_a_name_an_id_and_an_address(worm, caplog):
     identity.getrandbits(64)  # the client's id
     mine = identity.getrandbits(64).to_bytes(8, "big")
     assert core.seat.member == Member("r1", mine, "here", 4242)
-    assert (core.service.core, core.service.identity, core.service.at) == (core, mine, ("here", 0))
+    own = f"smr/thing/{mine.hex()}/fetch"
+    assert (core.service.at, own in core.service.handlers) == (("here", 0), True)
     assert puppet.seat is core.seat
     assert (core.seat.service, core.seat.space.name) == ("smr/thing", "thing")
-    assert (core.seat.clock(), core.seat.rng, core.seat.tuning.segment_size) == (50, core.rng, SIZE)
-    assert (core.machine_type, core.name, core.worm, core.timeout_s) == (Notes, "thing", worm, 5)
+    assert (core.seat.clock(), core.seat.tuning.segment_size) == (50, SIZE)
+    assert (type(core.learner.engine.machine), core.dispatch.timeout_s) == (Notes, 5)
+    assert core.seat.space is worm.space("thing")
     assert core.seat.largest_packet == core._submitter.largest
     assert core._submitter.is_sure
     nameless, _ = await made(worm, replica="", port=99)
@@ -71,9 +74,9 @@ def test_it_begins_with_what_is_kept_then_with_what_others_have(
     async def noting(name, *given):
         calls.append((name, *given))
 
-    monkeypatch.setattr(core_module.serving, "restore_from", lambda *a: noting("restore", *a))
-    monkeypatch.setattr(core_module.serving, "catch_up", lambda *a: noting("catch up", *a))
-    monkeypatch.setattr(core_module.upgrading, "run", lambda *a: noting("upgrade", *a))
+    monkeypatch.setattr(core_module.catching_up, "restore_from", lambda *a: noting("restore", *a))
+    monkeypatch.setattr(core_module.catching_up, "catch_up", lambda *a: noting("catch up", *a))
+    monkeypatch.setattr(Upgrades, "run", lambda _, *a: noting("upgrade", *a))
 
     async def work(worm):
         core, puppet = await made(worm, tuning=Tuning(segment_size=SIZE, upgrade_s=upgrade_s))
@@ -83,8 +86,9 @@ def test_it_begins_with_what_is_kept_then_with_what_others_have(
         await core.learner.space.trim_prefix(trimmed)
         await core.start()
         await asyncio.sleep(3.5)
-        expected = [("restore", core, store)] * has_store + [("catch up", core, store)] * trimmed
-        assert calls == expected + [("upgrade", core, upgrade_s)] * (upgrade_s > 0)
+        expected = [("restore", core.seat, store)] * has_store
+        expected += [("catch up", core.seat, store)] * trimmed
+        assert calls == expected + [("upgrade", upgrade_s)] * (upgrade_s > 0)
         assert puppet.ran == [(), (core.seat, puppet)]
         await core.close()
 
@@ -297,11 +301,11 @@ def test_what_is_missing_is_fetched_once_at_a_time_and_what_fails_stops_the_repl
             if len(asked) == 2:
                 raise ProtocolViolation("nobody has it")
 
-        monkeypatch.setattr(core_module.serving, "catch_up", catch_up)
+        monkeypatch.setattr(core_module.catching_up, "catch_up", catch_up)
         for _ in range(2):
             core.learner._on_missing()
             await asyncio.sleep(0.1)
-        assert asked == [(core, puppet.store)]
+        assert asked == [(core.seat, puppet.store)]
         gate.set()
         await asyncio.sleep(0.1)
         assert core.failed is None

@@ -112,8 +112,8 @@ async def test_a_replica_with_a_damaged_snapshot_gets_the_state_from_another(how
 async def test_a_damaged_snapshot_and_nobody_else_is_an_error_and_no_empty_object(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("wormspace.smr.serving.CATCH_UP_S", 0.5)
-    monkeypatch.setattr("wormspace.smr.serving.FETCH_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("wormspace.smr.catching_up.CATCH_UP_S", 0.5)
+    monkeypatch.setattr("wormspace.smr.catching_up.FETCH_TIMEOUT_S", 0.2)
     async with wormspace.connect("memory:") as worm:
         harm(await fill(worm, tmp_path), "flipped")
         with pytest.raises(NoSnapshot, match="damaged"):

@@ -35,6 +35,7 @@ STRATEGIES = {
     "rotating": Rotating(0.5),
     "leaderless": Leaderless(),
 }
+BY_NAME = {one.strategy: one for one in STRATEGIES.values()}
 
 
 async def many(call):
@@ -59,9 +60,13 @@ CALLS = {
     "a client's query": lambda replica, remote: remote.get("a"),
     "a client's sequential query": lambda replica, remote: behind(remote, Sequential()),
     "upgrade": lambda replica, remote: replica.upgrade(),
-    "addresses": lambda replica, remote: addresses_of(replica._core.worm, "cells"),
+    "addresses": lambda replica, remote: addresses_of(replica._core.seat.space.client, "cells"),
     "another replica": lambda replica, remote: replicate(
-        Cells, replica._core.worm, "cells", host="r2", leadership=replica._core._leadership
+        Cells,
+        replica._core.seat.space.client,
+        "cells",
+        host="r2",
+        leadership=BY_NAME[replica._core.learner.strategy],
     ),
 }
 

@@ -118,7 +118,7 @@ def test_replicas_that_are_gone_leave_the_lists_of_the_others(strategy):
             for i in range(4):
                 guest = await replicate(
                     Cells,
-                    replica._core.worm,
+                    replica._core.seat.space.client,
                     "cells",
                     replica=f"guest {i}",
                     host="r1",

@@ -20,6 +20,7 @@ from wormspace.smr import (
     remote,
 )
 from wormspace.smr.events import WATCH_S
+from wormspace.smr.questions import HERE, LINEARIZABLE
 from wormspace.smr.records import (
     Ask,
     Charter,
@@ -34,7 +35,6 @@ from wormspace.smr.records import (
     encode_charter,
 )
 from wormspace.smr.remote import LEARNED
-from wormspace.smr.serving import HERE, LINEARIZABLE
 from wormspace.smr.trying import ATTEMPT_S, PAUSE_MAX_S
 from wormspace.space import Address
 

@@ -17,7 +17,7 @@ from wormspace.smr import (
     command,
     query,
 )
-from wormspace.smr import core as core_module
+from wormspace.smr.dispatch import Dispatch
 
 WORKERS = 3
 
@@ -63,15 +63,15 @@ class Retrying(Group):
 def lossy(monkeypatch, world):
     """Answers to forwarded packets are lost now and then, so that they are sent again."""
     rng = world.random_for("lossy")
-    forward = core_module.Core._forward
+    forward = Dispatch._forward
 
-    async def loses(core, leader, there, remaining):
-        raw = await forward(core, leader, there, remaining)
+    async def loses(dispatch, leader, there, remaining):
+        raw = await forward(dispatch, leader, there, remaining)
         if rng.random() < 0.3:
             raise TimeoutError("lost on the way")
         return raw
 
-    monkeypatch.setattr(core_module.Core, "_forward", loses)
+    monkeypatch.setattr(Dispatch, "_forward", loses)
 
 
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 10))]

@@ -14,6 +14,7 @@ from wormspace.smr.calls import encode_calls
 from wormspace.smr.errors import ShapeChanged
 from wormspace.smr.events import Bells
 from wormspace.smr.peers import FORGET_S
+from wormspace.smr.questions import HERE, LINEARIZABLE, question, run_queries
 from wormspace.smr.records import (
     Ask,
     Fetch,
@@ -33,19 +34,15 @@ from wormspace.smr.records import (
 from wormspace.smr.seat import NotLeading
 from wormspace.smr.serving import (
     CLIENT_BYTES,
-    HERE,
-    LINEARIZABLE,
     MEMBERS_TOLD,
-    question,
-    run_queries,
-    service,
+    handlers,
 )
 from wormspace.smr.snapshots import restore, state_digest
 from wormspace.smr.submit import PacketTooLarge
 from wormspace.smr.versions import UPGRADE, encode_upgrade
 from wormspace.space import Address
 
-ID = b"\x01\x02identit"
+ID = b"r1"
 BOB, CY = (Member(name, name.encode(), name, 1) for name in ("bob", "cy"))
 START = Address(0, 0)
 
@@ -75,14 +72,13 @@ class Replica:
 
     def __init__(self, worm, machine=Words, newest=None):
         self.place = Place(worm)
-        self.name, self.worm, self.seat = "thing", worm, self.place.seat
-        self.learner, self.loop = self.place.learner, asyncio.get_running_loop()
-        self.machine_type = newest or machine
+        self.seat, self.learner = self.place.seat, self.place.learner
+        self.loop = asyncio.get_running_loop()
         self.learner.engine = type(self.learner.engine)(machine(), newest)
         self.proposer = SimpleNamespace(age=lambda: 0.25, leader=BOB)
         self.bells, self.failed = Bells(), None
         self.results, self.asked = [], []
-        self.handlers = service(self, ID).handlers
+        self.handlers = handlers(self, self)
 
     def require_sound(self):
         if self.failed is not None:

@@ -443,8 +443,8 @@ async def test_a_replica_that_comes_late_gets_the_state_from_one_that_runs():
 
 
 async def test_without_any_snapshot_a_trimmed_beginning_is_an_error_and_no_empty_state(monkeypatch):
-    monkeypatch.setattr("wormspace.smr.serving.CATCH_UP_S", 0.5)
-    monkeypatch.setattr("wormspace.smr.serving.FETCH_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("wormspace.smr.catching_up.CATCH_UP_S", 0.5)
+    monkeypatch.setattr("wormspace.smr.catching_up.FETCH_TIMEOUT_S", 0.2)
     async with wormspace.connect("memory:") as worm:
         async with await replicate(Rows, worm, "rows", tuning=SMALL) as first:
             for key in range(40):

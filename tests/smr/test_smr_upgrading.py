@@ -32,7 +32,7 @@ from wormspace.smr.records import (
 )
 from wormspace.smr.seat import GREET_S
 from wormspace.smr.shapes import differences
-from wormspace.smr.upgrading import GREETINGS, LOOKS, Versions, run, upgrade, versions
+from wormspace.smr.upgrading import GREETINGS, LOOKS, Upgrades, Versions
 from wormspace.smr.versions import UPGRADE, Lineage, decode_upgrade, encode_upgrade, upgraded
 from wormspace.space import Address
 
@@ -57,13 +57,17 @@ class Replica:
     """Stands for a replica's core; `outcomes` are what comes of its proposals, in turn."""
 
     def __init__(self, worm, of=One, newest=Three):
-        self.name, self.worm, self.machine_type = "thing", worm, newest
-        self.loop, self.timeout_s = asyncio.get_running_loop(), 5.0
-        self.rng = SimpleNamespace(getrandbits=lambda bits: (1 << bits) - 1)
-        engine = Engine(of(), newest)
-        self.learner = SimpleNamespace(engine=engine)
+        self.worm, self.loop = worm, asyncio.get_running_loop()
+        self.learner = SimpleNamespace(engine=Engine(of(), newest))
         self.proposer = SimpleNamespace(leads=True)
-        self.seat = SimpleNamespace(announced=Announced())
+        self.seat = SimpleNamespace(
+            announced=Announced(),
+            learner=self.learner,
+            loop=self.loop,
+            rng=SimpleNamespace(getrandbits=lambda bits: (1 << bits) - 1),
+            space=worm.space("thing"),
+        )
+        self.upgrades = Upgrades(self.seat, self.proposer, self.carry, 5.0)
         self.outcomes, self.carried = [], []
 
     async def carry(self, packet, deadline):
@@ -90,16 +94,16 @@ def replicas(work, **options):
 
 def test_the_versions_are_where_the_log_begins_what_is_in_force_and_what_is_known():
     async def work(core):
-        assert await versions(core) == Versions(1, 1, 3)
+        assert await core.upgrades.versions() == Versions(1, 1, 3)
         space = core.worm.space("thing")
         for version in (1, 2, 3):
             await space.alloc(encode_charter(Charter(BOB, version=version)), 4)
         core.learner.engine.machine = Three()
-        assert await versions(core) == Versions(1, 3, 3)
+        assert await core.upgrades.versions() == Versions(1, 3, 3)
         await space.trim_prefix(1)
-        assert await versions(core) == Versions(2, 3, 3)
+        assert await core.upgrades.versions() == Versions(2, 3, 3)
         core.learner.engine.machine = Two()
-        assert await versions(core) == Versions(2, 2, 3)
+        assert await core.upgrades.versions() == Versions(2, 2, 3)
 
     replicas(work)
 
@@ -126,7 +130,7 @@ def test_the_versions_are_asked_for_again_where_the_beginning_was_trimmed_meanwh
 
         kind.head, kind.check = slow_head, noted_check
         try:
-            assert (await versions(core)).oldest == 2
+            assert (await core.upgrades.versions()).oldest == 2
         finally:
             kind.head, kind.check = head, check
         assert asked == [5.0, (0, 4.0), 4.0, (1, 3.0)]
@@ -137,7 +141,7 @@ def test_the_versions_are_asked_for_again_where_the_beginning_was_trimmed_meanwh
 def test_a_call_says_what_the_object_is_of_now_or_why_it_is_not():
     async def work(core):
         await asyncio.sleep(7)
-        assert await upgrade(core) == 3
+        assert await core.upgrades.upgrade() == 3
         packet, deadline, _ = core.carried[0]
         assert (packet.client, packet.number, packet.low) == (b"\xff" * 8, 1, 1)
         assert (packet.commands, packet.settled) == (encode_upgrade(Three), False)
@@ -149,13 +153,13 @@ def test_a_call_says_what_the_object_is_of_now_or_why_it_is_not():
             NoLeader("nobody"),
         ]
         with pytest.raises(ValueError, match="no"):
-            await upgrade(core)
+            await core.upgrades.upgrade()
         with pytest.raises(CommandFailed, match="Strange: no"):
-            await upgrade(core)
+            await core.upgrades.upgrade()
         with pytest.raises(SessionExpired, match="was upgraded: its session has expired"):
-            await upgrade(core)
+            await core.upgrades.upgrade()
         with pytest.raises(NoLeader):
-            await upgrade(core)
+            await core.upgrades.upgrade()
 
     replicas(work)
 
@@ -165,7 +169,7 @@ def test_a_call_says_what_the_object_is_of_now_or_why_it_is_not():
 
 def upgrading(work, patience_s=PATIENCE_S, **options):
     async def watched(core):
-        running = asyncio.ensure_future(run(core, patience_s))
+        running = asyncio.ensure_future(core.upgrades.run(patience_s))
         await work(core, running)
         running.cancel()
 

@@ -30,7 +30,6 @@ from wormspace.smr import (
     query,
     replicate,
     serving,
-    upgrading,
 )
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.engine import Engine
@@ -440,7 +439,7 @@ async def test_a_migration_that_fails_is_said_and_not_tried_again_and_again(capl
             await old.put(3)
         async with await replicate(NeverMigrates, worm, "price", tuning=BY_CALL, **QUICK) as new:
             async with asyncio.timeout(10):
-                await upgrading.run(new._core, 0.05)
+                await new._core.upgrades.run(0.05)
             assert await new.put(4) == 4
     assert "the upgrade to version 2 has failed: Elsewhere: no" in caplog.text
 

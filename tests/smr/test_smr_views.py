@@ -106,8 +106,9 @@ async def test_a_replica_is_a_view_of_itself_with_the_options_that_it_was_given(
             replica = await replicate(Counter, worm, "hits", consistency=consistency)
             assert replica._level == level
             core = replica._core
-            assert (core.name, core.timeout_s, core._tuning) == ("hits", 10.0, Tuning())
-            assert isinstance(core._leadership, Sticky)
+            assert (core.seat.space, core.dispatch.timeout_s) == (worm.space("hits"), 10.0)
+            assert core.seat.tuning == Tuning()
+            assert core.learner.strategy == Sticky().strategy
             assert isinstance(core._durability, NeverTrim)
             host, port = core.seat.member.host, core.seat.member.port
             assert host == "127.0.0.1"
@@ -120,8 +121,9 @@ async def test_a_replica_is_a_view_of_itself_with_the_options_that_it_was_given(
             leadership=leadership, durability=NeverTrim(), tuning=tuning,
         ) as replica:  # fmt: skip
             core = replica._core
-            assert (core.seat.member.name, core.timeout_s, core._clock()) == ("one", 3.0, 5.0)
-            assert (core.rng, core._tuning, core._leadership) == (dice, tuning, leadership)
+            assert (core.seat.member.name, core.dispatch.timeout_s) == ("one", 3.0)
+            assert (core.seat.clock(), core.seat.rng, core.seat.tuning) == (5.0, dice, tuning)
+            assert core.proposer._timeout_s == 0.3
             status = replica.status()
             assert (status.member, status.failed) == (core.seat.member, "")
         with pytest.raises(UsageError, match="a Tuning"):

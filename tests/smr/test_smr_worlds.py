@@ -182,7 +182,7 @@ def test_a_reader_that_steals_a_register_does_not_end_a_reign():
         async def steal(replica):
             core = replica._core
             place = core.learner.position
-            segment = await core.worm.space("cells").segment(place.segment)
+            segment = await core.seat.space.segment(place.segment)
             await segment.capture(place.offset)
 
         await on(world, group, leader, steal)
@@ -227,7 +227,7 @@ def test_a_replica_that_was_told_another_leadership_is_refused(other, trimmed):
             await on(world, group, "r1", lambda replica: replica._core.seat.space.trim_prefix(2))
 
         async def join(replica):
-            worm = replica._core.worm
+            worm = replica._core.seat.space.client
             with pytest.raises(OtherStrategy, match=mine.strategy) as refusal:
                 await replicate(
                     Cells, worm, "cells", replica="x", port=SMR_PORT + 1, leadership=other

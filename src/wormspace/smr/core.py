@@ -1,4 +1,8 @@
-"""What a replica is made of: learner, proposer, service, and the way of a call through them."""
+"""What a replica is made of, how it begins and ends, and what stops it.
+
+The learner applies what is in the log, the proposer writes to it; `dispatch` takes calls to whoever
+leads, `serving` does for others what they ask, `catching_up` and `upgrading` what their names say.
+"""
 
 from __future__ import annotations
 
@@ -6,127 +10,115 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
-from wormspace.errors import Closed, Trimmed, UsageError, WormError
-from wormspace.malformed import MALFORMED
+from wormspace.errors import Closed, WormError
+from wormspace.rpc import Service
 from wormspace.runtime.endpoints import Endpoint
-from wormspace.smr import serving, upgrading
+from wormspace.smr import catching_up, serving
 from wormspace.smr.auditing import Audits
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
 from wormspace.smr.declare import StateMachine
+from wormspace.smr.dispatch import Dispatch
 from wormspace.smr.durability import Durability
 from wormspace.smr.engine import Applied, Engine
-from wormspace.smr.errors import Behind, Diverged, Stopped
+from wormspace.smr.errors import Diverged, Stopped
 from wormspace.smr.events import Bells
 from wormspace.smr.learner import Learner
 from wormspace.smr.methods import Method
-from wormspace.smr.records import (
-    Batch,
-    Member,
-    Packet,
-    Reply,
-    decoder,
-    encode,
-)
+from wormspace.smr.records import Batch, Member, Packet, Reply
 from wormspace.smr.seat import Leadership, NotLeading, Seat, Tuning
 from wormspace.smr.snapshots import Audit
-from wormspace.smr.submit import Asker, PacketTooLarge, Submitter
-from wormspace.smr.trying import Trying
+from wormspace.smr.submit import Asker, Submitter
+from wormspace.smr.upgrading import Upgrades
 from wormspace.smr.views import Status
-from wormspace.space import Address, Client
+from wormspace.space import Address, Space
 
 log = logging.getLogger("wormspace.smr")
 
-M = TypeVar("M", bound=StateMachine)
 
-_decode_reply = decoder(Reply)
+@dataclass(frozen=True)
+class Settings:
+    """What a user chose for a replica; see `replicate`."""
+
+    replica: str
+    host: str
+    timeout_s: float
+    clock: Callable[[], float]
+    rng: random.Random
+    leadership: Leadership
+    durability: Durability
+    tuning: Tuning
 
 
-class Core(Generic[M]):
-    """One replica, as its calls see it; `replicate` makes it, and `Replica` is what users hold."""
+class Core:
+    """One replica, put together, begun and ended; `replicate` makes it, users hold a `Replica`.
+
+    Args:
+        service: listens at the port; it gets what this replica does for others.
+    """
 
     def __init__(
         self,
-        machine_type: type[M],
-        worm: Client,
-        name: str,
-        *,
-        replica: str,
-        host: str,
-        timeout_s: float,
-        clock: Callable[[], float],
-        rng: random.Random,
-        leadership: Leadership,
-        durability: Durability,
-        tuning: Tuning,
+        machine_type: type[StateMachine],
+        space: Space,
+        service: Service,
+        port: int,
+        settings: Settings,
     ) -> None:
-        self.machine_type = machine_type
-        self.name = name
-        self.worm = worm
+        declaration, rng = machine_type.declaration, settings.rng
+        timeout_s, host = settings.timeout_s, settings.host
         self.loop = asyncio.get_running_loop()
         self.failed: Exception | None = None
-        self._replica = replica
-        self._host = host
-        self.timeout_s = timeout_s
-        self._clock = clock
-        self.rng = rng
-        self._leadership = leadership
-        self._durability = durability
-        self._tuning = tuning
+        self.bells = Bells()
+        self.service = service
+        self._durability = settings.durability
         self._audits = Audits(self._on_differing)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._catching_up: asyncio.Task[None] | None = None
-        self._forwarded: dict[asyncio.Timeout, None] = {}
-        self.bells = Bells()
         self._closed = False
-        declaration = machine_type.declaration
-        self._submitter = Submitter(declaration, timeout_s, rng, self.carry)
-        self._asker = Asker(declaration, timeout_s, self._carry_question)
+        self._submitter = Submitter(declaration, timeout_s, rng, self._carry)
+        self._asker = Asker(declaration, timeout_s, self._ask)
         self.learner = Learner(
-            worm.space(name),
+            space,
             Engine(machine_type()),
-            leadership.strategy,
+            settings.leadership.strategy,
             self._on_applied,
             self._on_missing,
             self._on_failed,
         )
-        self.learner.on_leader = self._on_leader
-
-    async def listen(self, port: int) -> None:
-        """Be callable by others, and so have an identity.
-
-        Raises:
-            OSError: the port cannot be had.
-        """
-        identity = self.rng.getrandbits(64).to_bytes(8, "big")
-        self.service = serving.service(self, identity)
-        try:
-            port = await self.service.start(self._host, port)
-        except BaseException:
-            await self.service.stop()
-            raise
-        member = Member(
-            self._replica or str(Endpoint(self._host, port)), identity, self._host, port
-        )
-        space = self.worm.space(self.name)
+        identity = rng.getrandbits(64).to_bytes(8, "big")
+        called = settings.replica or str(Endpoint(host, port))
+        member = Member(called, identity, host, port)
         self.seat = Seat(
-            f"smr/{self.name}", space, member, self.learner, self._clock, self.rng, self._tuning
+            f"smr/{space.name}", space, member, self.learner, settings.clock, rng, settings.tuning
         )
         self._submitter.largest, self._submitter.is_sure = self.seat.largest_packet, True
-        self.proposer = self._leadership.take_seat(self.seat)
+        self.proposer = settings.leadership.take_seat(self.seat)
+        self.dispatch = Dispatch(self.seat, self.proposer, self.require_sound, timeout_s)
+        self.upgrades = Upgrades(self.seat, self.proposer, self.dispatch.carry, timeout_s)
+        self.learner.on_leader = self.dispatch.on_leader
+        service.handlers.update(serving.handlers(self.dispatch, self))
+
+    def _carry(self, packet: Packet, deadline: float) -> Awaitable[Reply]:
+        return self.dispatch.carry(packet, deadline)
+
+    def _ask(self, queries: bytes, session: Session, deadline: float) -> Awaitable[Reply]:
+        return self.dispatch.ask(queries, session, deadline)
 
     async def start(self) -> None:
         """Restore, and take part."""
         await self.learner.require_strategy()
         store = self._durability.store
         if store is not None:
-            await serving.restore_from(self, store)
+            await catching_up.restore_from(self.seat, store)
         if await self.learner.space.head() > self.learner.position.segment:
-            await serving.catch_up(self, store)
+            await catching_up.catch_up(self.seat, store)
         self._spawn(self._guard(self.proposer.run))
-        if self._tuning.upgrade_s > 0:
-            self._spawn(self._guard(lambda: upgrading.run(self, self._tuning.upgrade_s)))
+        upgrade_s = self.seat.tuning.upgrade_s
+        if upgrade_s > 0:
+            self._spawn(self._guard(lambda: self.upgrades.run(upgrade_s)))
         self._spawn(self._guard(self.seat.watch_leases))
         all_lead = self.proposer.leads  # before anybody was elected: then none asks another
         self._spawn(self._guard(lambda: self.seat.keep_in_touch(greet_all=all_lead)))
@@ -176,12 +168,7 @@ class Core(Generic[M]):
     # ------------------------------------------------------------ what the learner says
 
     def _on_applied(self, applied: list[Applied], batch: Batch | None) -> None:
-        waiting = self.seat.waiting
-        if waiting:
-            for one in applied:
-                future = waiting.pop((one.client, one.number), None)
-                if future is not None and not future.done():
-                    future.set_result(one.outcome)
+        self.dispatch.on_applied(applied)
         if batch is not None:
             if batch.audit:
                 self._spawn(self._audit(Audit(self.learner.engine)))
@@ -195,9 +182,10 @@ class Core(Generic[M]):
             self.seat.audited = mark
 
     def _on_differing(self, position: Address) -> None:
+        name = self.seat.space.name
         self._on_failed(
             Diverged(
-                f"{self.name}: the state of {self.seat.member} at position {position} differs from "
+                f"{name}: the state of {self.seat.member} at position {position} differs from "
                 "the proposer's: a command is not the same everywhere"
             )
         )
@@ -208,7 +196,7 @@ class Core(Generic[M]):
 
     async def _catch_up(self) -> None:
         try:
-            await serving.catch_up(self, self._durability.store)
+            await catching_up.catch_up(self.seat, self._durability.store)
         except Exception as e:  # noqa: BLE001 - reported by every call from now on
             self._on_failed(e)
         finally:
@@ -221,7 +209,8 @@ class Core(Generic[M]):
             cause, error = error, Stopped(self._why(error))
             error.__cause__ = cause
         self.failed = error
-        log.critical("%s: replica %s has stopped: %s", self.name, self.seat.member, error)
+        name, member = self.seat.space.name, self.seat.member
+        log.critical("%s: replica %s has stopped: %s", name, member, error)
         self.learner.deafen()
         self.seat.fail_waiting(NotLeading(f"the replica has stopped: {error}"))
         for task in self._tasks:
@@ -269,117 +258,26 @@ class Core(Generic[M]):
     ) -> Any:
         if not isinstance(level, Eventual):
             try:
-                await self.reach(session.seen)
+                await self.dispatch.reach(session.seen)
             except asyncio.CancelledError:
                 self.require_sound()  # the replica was closed, and nobody cancelled the caller
                 raise
             session.saw(self.learner.position)
         return self.learner.engine.query(method, arguments)
 
-    async def reach(self, position: Address) -> None:
-        """Wait until this replica has applied everything before `position`.
 
-        Raises:
-            Behind: not in time.
-        """
-        if self.learner.position >= position:
-            return
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                await self.learner.reached(position)
-        except TimeoutError as e:
-            raise Behind(f"this replica is at {self.learner.position}, not {position}") from e
+async def listening(
+    machine_type: type[StateMachine], space: Space, port: int, settings: Settings
+) -> Core:
+    """A replica that others can call, and that takes no part yet.
 
-    async def carry(self, packet: Packet, deadline: float) -> Reply:
-        """Have a packet applied, by whoever leads."""
-        return await self._until(
-            deadline,
-            lambda: self.propose(packet),
-            lambda leader, timeout: self.seat.call(leader, "submit", encode(packet), timeout),
-        )
-
-    async def _carry_question(self, queries: bytes, session: Session, deadline: float) -> Reply:
-        """Have queries answered by whoever leads."""
-        ask = encode(serving.question(queries, session.seen))
-        return await self._until(
-            deadline,
-            lambda: self.answer(queries, session.seen),
-            lambda leader, timeout: self.seat.call(leader, "ask", ask, timeout),
-        )
-
-    async def _until(self, deadline: float, here: Any, there: Any) -> Reply:
-        """Do it here if this replica leads, else at the leader; again until it is done."""
-        trying = Trying(self.name, deadline, self.rng)
-        while True:
-            self.require_sound()
-            remaining = trying.remaining()
-            leader = self.proposer.leader
-            try:
-                if self.proposer.leads:
-                    async with asyncio.timeout(remaining):
-                        reply: Reply = await here()
-                    return reply
-                if leader is None:
-                    trying.failed("", "nobody is known to lead")
-                elif leader.id == self.seat.member.id:
-                    trying.failed(leader, "this replica does not lead yet")
-                else:
-                    answer: Reply = _decode_reply(await self._forward(leader, there, trying))
-                    if answer.body is not None:
-                        return answer
-                    if answer.too_large:
-                        raise PacketTooLarge(answer.largest)
-                    trying.failed(leader, "it does not lead")
-            except (Trimmed, UsageError):
-                raise
-            except (WormError, TimeoutError, *MALFORMED) as e:
-                trying.failed(leader or self.seat.member, e)
-            await trying.pause()
-
-    async def _forward(self, leader: Member, there: Any, trying: Trying) -> bytes:
-        """Ask the leader, for as long as it is the leader."""
-        async with asyncio.timeout(trying.remaining()) as timeout:
-            self._forwarded[timeout] = None
-            try:
-                raw: bytes = await there(leader, trying.attempt_s())
-                return raw
-            finally:
-                del self._forwarded[timeout]
-
-    def _on_leader(self) -> None:
-        """Somebody else leads: what was sent to the one before is sent again."""
-        for timeout in self._forwarded:
-            timeout.reschedule(self.loop.time())
-
-    async def propose(self, packet: Packet) -> Reply:
-        """Take a packet to a register; its outcome, once it is applied here.
-
-        Raises:
-            NotLeading.
-            PacketTooLarge: nothing was done.
-        """
-        largest = self.seat.largest_packet
-        if len(packet.commands) > largest:
-            raise PacketTooLarge(largest)
-        known = self.learner.engine.sessions.find(packet)
-        if known is None:
-            key = (packet.client, packet.number)
-            waiting = self.seat.waiting
-            future = waiting.get(key)
-            if future is None:
-                self.proposer.offer(packet)
-                future = waiting[key] = self.loop.create_future()
-                # Whoever sent the packet may have hung up: then its failure is no news.
-                future.add_done_callback(lambda f: f.cancelled() or f.exception())
-            known = await asyncio.shield(future)
-        return Reply(known, self.learner.position, largest=largest)
-
-    async def answer(self, queries: bytes, seen: Address) -> Reply:
-        """Answer queries from the local state, once it is known to be the latest.
-
-        Raises:
-            NotLeading.
-        """
-        latest = await self.proposer.confirm()
-        await self.reach(max(latest, seen))
-        return Reply(serving.run_queries(self.learner.engine, queries), self.learner.position)
+    Raises:
+        OSError: the port cannot be had.
+    """
+    service = Service({})
+    try:
+        port = await service.start(settings.host, port)
+        return Core(machine_type, space, service, port, settings)
+    except BaseException:
+        await service.stop()
+        raise

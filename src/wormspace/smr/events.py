@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,11 +19,9 @@ from wormspace.knobs import KNOBS
 from wormspace.malformed import MALFORMED
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import EventsLost
+from wormspace.smr.learner import Learner
 from wormspace.smr.records import Watched, encode
 from wormspace.space import Stream
-
-if TYPE_CHECKING:
-    from wormspace.smr.core import Core
 
 WATCH_S = 1.0
 """So long a replica waits for an event before it says that there was none."""
@@ -96,27 +94,37 @@ def page(engine: Engine, after: int) -> list[Any]:
     return list(newest_first)[::-1][: KNOBS.smr_watch_events]
 
 
-async def watched(core: Core[Any], after: int) -> Watched:
+class Followed(Protocol):
+    """A replica, as those see it who follow its events."""
+
+    bells: Bells
+    learner: Learner
+
+    def require_sound(self) -> None:
+        """Raise what stopped it, if something did."""
+
+
+async def watched(replica: Followed, after: int) -> Watched:
     """A page for somebody elsewhere, once there is an event, or an empty one after a while.
 
     Raises:
         EventsLost.
     """
-    engine = core.learner.engine
+    engine = replica.learner.engine
     if after < 0:
         return Watched(engine.emitted + 1, [])
-    bell = core.bells.hang()
+    bell = replica.bells.hang()
     try:
         async with asyncio.timeout(WATCH_S):
-            while core.learner.engine.emitted <= after:
+            while replica.learner.engine.emitted <= after:
                 await bell.heard()
     except TimeoutError:
         pass
     finally:
-        core.bells.take_down(bell)
+        replica.bells.take_down(bell)
     found: list[msgspec.Raw] = []
     size = 0
-    for event in page(core.learner.engine, after):
+    for event in page(replica.learner.engine, after):
         raw = encode(event)
         size += len(raw)
         if found and size > KNOBS.smr_watch_bytes:
@@ -128,18 +136,18 @@ async def watched(core: Core[Any], after: int) -> Watched:
 class Events(Stream[tuple[int, Any]]):
     """The events of a replica in this process; get it from `Replica.events`."""
 
-    def __init__(self, core: Core[Any], after: int | None) -> None:
-        core.require_sound()
+    def __init__(self, replica: Followed, after: int | None) -> None:
+        replica.require_sound()
         check_number(after)
-        self._core = core
-        bells = core.bells
+        self._replica = replica
+        bells = replica.bells
         bell = self._bell = bells.hang()
         super().__init__(lambda: bells.take_down(bell))
-        self._at = core.learner.engine.emitted if after is None else after
+        self._at = replica.learner.engine.emitted if after is None else after
 
     async def _more(self) -> None:
-        self._core.require_sound()
-        found = page(self._core.learner.engine, self._at)
+        self._replica.require_sound()
+        found = page(self._replica.learner.engine, self._at)
         if not found:
             await self._bell.heard()
             return

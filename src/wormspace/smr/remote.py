@@ -26,6 +26,7 @@ from wormspace.smr.declare import Declaration, StateMachine
 from wormspace.smr.errors import EventsLost, NoLeader
 from wormspace.smr.events import WATCH_S, RemoteEvents, check_number
 from wormspace.smr.methods import Method
+from wormspace.smr.questions import HERE, question
 from wormspace.smr.records import (
     Member,
     Packet,
@@ -36,7 +37,6 @@ from wormspace.smr.records import (
     decoder,
     encode,
 )
-from wormspace.smr.serving import HERE, question
 from wormspace.smr.submit import Asker, PacketTooLarge, Submitter
 from wormspace.smr.trying import PAUSE_MAX_S, Trying
 from wormspace.smr.views import View

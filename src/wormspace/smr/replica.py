@@ -19,7 +19,6 @@ from typing import Generic, Self, TypeVar
 
 from wormspace.errors import UsageError
 from wormspace.runtime.endpoints import as_port
-from wormspace.smr import upgrading
 from wormspace.smr.arguments import (
     as_choice,
     as_client,
@@ -29,7 +28,7 @@ from wormspace.smr.arguments import (
     as_text,
 )
 from wormspace.smr.consistency import Consistency, Linearizable, Session
-from wormspace.smr.core import Core
+from wormspace.smr.core import Core, Settings, listening
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.durability import Durability, NeverTrim
 from wormspace.smr.events import Events
@@ -51,8 +50,8 @@ class Replica(View[M], Generic[M]):
     A replica is also a `View` of itself: its commands and queries can be awaited on it.
     """
 
-    def __init__(self, core: Core[M], level: Consistency) -> None:
-        super().__init__(core.machine_type.declaration, core, level, Session())
+    def __init__(self, machine_type: type[M], core: Core, level: Consistency) -> None:
+        super().__init__(machine_type.declaration, core, level, Session())
         self._core = core
 
     async def __aenter__(self) -> Self:
@@ -90,7 +89,7 @@ class Replica(View[M], Generic[M]):
         Raises:
             Unavailable.
         """
-        return await upgrading.versions(self._core)
+        return await self._core.upgrades.versions()
 
     async def upgrade(self) -> int:
         """Make the object what this replica's class is, from some position on, everywhere.
@@ -104,7 +103,7 @@ class Replica(View[M], Generic[M]):
             Exception: what the migration raised; nothing has changed then.
             NoLeader, SessionExpired: whether it was done is unknown; calling again is safe.
         """
-        return await upgrading.upgrade(self._core)
+        return await self._core.upgrades.upgrade()
 
     async def close(self) -> None:
         """Stop taking part; the state is where it was, in the space."""
@@ -155,23 +154,21 @@ async def replicate(
     leadership = Sticky() if leadership is None else leadership
     durability = NeverTrim() if durability is None else durability
     port = as_port(port, 0)
-    core: Core[M] = Core(
-        as_machine(machine_type),
-        as_client(worm),
-        as_name(name),
-        replica=as_text(replica, "a replica's name"),
-        host=as_text(host, "a host") or socket.gethostname(),
-        timeout_s=as_timeout(timeout),
-        clock=as_clock(clock),
-        rng=as_rng(rng),
-        leadership=as_choice(leadership, "a leadership", "take_seat"),
-        durability=as_choice(durability, "a durability", "run"),
-        tuning=tuning or Tuning(),
+    machine_type, space = as_machine(machine_type), as_client(worm).space(as_name(name))
+    settings = Settings(
+        as_text(replica, "a replica's name"),
+        as_text(host, "a host") or socket.gethostname(),
+        as_timeout(timeout),
+        as_clock(clock),
+        as_rng(rng),
+        as_choice(leadership, "a leadership", "take_seat"),
+        as_choice(durability, "a durability", "run"),
+        tuning or Tuning(),
     )
-    await core.listen(port)
+    core = await listening(machine_type, space, port, settings)
     try:
         await core.start()
     except BaseException:
         await core.close()
         raise
-    return Replica(core, level)
+    return Replica(machine_type, core, level)

@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from wormspace.errors import NotAllocated, Trimmed, WormError
+from wormspace.smr.declare import StateMachine
 from wormspace.smr.errors import SessionExpired
-from wormspace.smr.records import Outcome, Packet, decode_charter, decode_plain_outcome
-from wormspace.smr.seat import GREET_S
+from wormspace.smr.records import Outcome, Packet, Reply, decode_charter, decode_plain_outcome
+from wormspace.smr.seat import GREET_S, Proposer, Seat
 from wormspace.smr.submit import as_exception
 from wormspace.smr.versions import encode_upgrade
-
-if TYPE_CHECKING:
-    from wormspace.smr.core import Core
 
 log = logging.getLogger("wormspace.smr")
 
@@ -48,77 +46,100 @@ class Versions(msgspec.Struct, frozen=True):
     newest: int
 
 
-async def versions(core: Core[Any]) -> Versions:
-    """See `Replica.versions`."""
-    oldest = await _oldest(core)
-    engine = core.learner.engine
-    current = engine.machine.declaration.version
-    newest = engine.lineage.newest.declaration.version
-    return Versions(current if oldest is None else oldest, current, newest)
-
-
-async def _oldest(core: Core[Any]) -> int | None:
-    """The version that the log begins with; None before it has begun."""
-    space = core.worm.space(core.name)
-    deadline = core.loop.time() + core.timeout_s
-    left = core.timeout_s
-    while True:
-        try:
-            head = await space.head(timeout=left)
-            left = max(0.001, deadline - core.loop.time())
-            return decode_charter(await space.check(head, timeout=left), core.name).version
-        except NotAllocated:
-            return None
-        except Trimmed:
-            continue  # meanwhile it begins further on
-
-
-async def upgrade(core: Core[Any]) -> int:
-    """See `Replica.upgrade`."""
-    outcome = await _proposed(core)
-    if outcome.faults:
-        raise as_exception(outcome.faults[0], core.machine_type.declaration)
-    version: int = outcome.values[0]
-    return version
-
-
-async def _proposed(core: Core[Any]) -> Outcome:
-    client = core.rng.getrandbits(64).to_bytes(8, "big")
-    packet = Packet(client, 1, 1, encode_upgrade(core.machine_type))
-    reply = await core.carry(packet, core.loop.time() + core.timeout_s)
-    outcome = decode_plain_outcome(reply.body or b"")
-    if outcome.refused:
-        raise SessionExpired(f"nobody knows whether it was upgraded: {outcome.refused}")
-    return outcome
-
-
-async def run(core: Core[Any], patience_s: float) -> None:
-    """While this replica leads: upgrade when all who are alive have what it has.
+class Upgrades:
+    """The upgrades of one replica's object.
 
     Args:
-        patience_s: who was not heard of for so long, and for `GREETINGS`, is not alive, nor is a
-            leader sure before.
+        carry: has a packet applied, by whoever leads, before a deadline.
+        timeout_s: how long a call may take.
     """
-    patience_s = max(patience_s, GREETINGS * GREET_S)
-    own = core.machine_type.declaration.version
-    began = None
-    while True:
-        await asyncio.sleep(patience_s / LOOKS)
-        now = core.loop.time()
-        if core.learner.engine.machine.declaration.version >= own or not core.proposer.leads:
-            began = None
-            continue
-        if began is None:
-            began = now
-        heard = core.seat.announced.since(now - patience_s)
-        if now - began < patience_s or any(ping.newest < own for ping in heard):
-            continue
-        try:
-            outcome = await _proposed(core)
-        except WormError as e:
-            log.info("%s: the upgrade has to wait: %s", core.name, e)
-            continue
-        if outcome.faults:  # its migration's, which would come again and again
-            fault = f"{outcome.faults[0].kind}: {outcome.faults[0].text}"
-            log.error("%s: the upgrade to version %d has failed: %s", core.name, own, fault)
-            return
+
+    def __init__(
+        self,
+        seat: Seat,
+        proposer: Proposer,
+        carry: Callable[[Packet, float], Awaitable[Reply]],
+        timeout_s: float,
+    ) -> None:
+        self._seat = seat
+        self._proposer = proposer
+        self._carry = carry
+        self._timeout_s = timeout_s
+
+    async def versions(self) -> Versions:
+        """See `Replica.versions`."""
+        oldest = await self._oldest()
+        engine = self._seat.learner.engine
+        current = engine.machine.declaration.version
+        newest = engine.lineage.newest.declaration.version
+        return Versions(current if oldest is None else oldest, current, newest)
+
+    async def _oldest(self) -> int | None:
+        """The version that the log begins with; None before it has begun."""
+        space, loop = self._seat.space, self._seat.loop
+        deadline = loop.time() + self._timeout_s
+        left = self._timeout_s
+        while True:
+            try:
+                head = await space.head(timeout=left)
+                left = max(0.001, deadline - loop.time())
+                return decode_charter(await space.check(head, timeout=left), space.name).version
+            except NotAllocated:
+                return None
+            except Trimmed:
+                continue  # meanwhile it begins further on
+
+    async def upgrade(self) -> int:
+        """See `Replica.upgrade`."""
+        outcome = await self._proposed()
+        if outcome.faults:
+            raise as_exception(outcome.faults[0], self._newest.declaration)
+        version: int = outcome.values[0]
+        return version
+
+    @property
+    def _newest(self) -> type[StateMachine]:
+        return self._seat.learner.engine.lineage.newest
+
+    async def _proposed(self) -> Outcome:
+        seat = self._seat
+        client = seat.rng.getrandbits(64).to_bytes(8, "big")
+        packet = Packet(client, 1, 1, encode_upgrade(self._newest))
+        reply = await self._carry(packet, seat.loop.time() + self._timeout_s)
+        outcome = decode_plain_outcome(reply.body or b"")
+        if outcome.refused:
+            raise SessionExpired(f"nobody knows whether it was upgraded: {outcome.refused}")
+        return outcome
+
+    async def run(self, patience_s: float) -> None:
+        """While this replica leads: upgrade when all who are alive have what it has.
+
+        Args:
+            patience_s: who was not heard of for so long, and for `GREETINGS`, is not alive, nor is
+                a leader sure before.
+        """
+        patience_s = max(patience_s, GREETINGS * GREET_S)
+        seat, own = self._seat, self._newest.declaration.version
+        name = seat.space.name
+        began = None
+        while True:
+            await asyncio.sleep(patience_s / LOOKS)
+            now = seat.loop.time()
+            current = seat.learner.engine.machine.declaration.version
+            if current >= own or not self._proposer.leads:
+                began = None
+                continue
+            if began is None:
+                began = now
+            heard = seat.announced.since(now - patience_s)
+            if now - began < patience_s or any(ping.newest < own for ping in heard):
+                continue
+            try:
+                outcome = await self._proposed()
+            except WormError as e:
+                log.info("%s: the upgrade has to wait: %s", name, e)
+                continue
+            if outcome.faults:  # its migration's, which would come again and again
+                fault = f"{outcome.faults[0].kind}: {outcome.faults[0].text}"
+                log.error("%s: the upgrade to version %d has failed: %s", name, own, fault)
+                return

@@ -1,0 +1,167 @@
+"""The way of a call to whoever leads: this replica, or another one that it asks.
+
+A packet of commands is proposed where the leader is, and has its outcome once it is applied there;
+queries are answered there once the state is known to be the latest.  While nobody leads, or who
+leads does not answer, the call is tried again until its deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+from wormspace.errors import Trimmed, UsageError, WormError
+from wormspace.malformed import MALFORMED
+from wormspace.smr.consistency import Session
+from wormspace.smr.engine import Applied
+from wormspace.smr.errors import Behind
+from wormspace.smr.questions import question, run_queries
+from wormspace.smr.records import Member, Packet, Reply, decoder, encode
+from wormspace.smr.seat import Proposer, Seat
+from wormspace.smr.submit import PacketTooLarge
+from wormspace.smr.trying import Trying
+from wormspace.space import Address
+
+_decode_reply = decoder(Reply)
+
+_Here: TypeAlias = Callable[[], Awaitable[Reply]]
+_There: TypeAlias = Callable[[Member, float], Awaitable[bytes]]
+
+
+class Dispatch:
+    """The way of one replica's calls.
+
+    Args:
+        require_sound: raises what has stopped the replica, if something has.
+        timeout_s: how long a query may wait for what it must see.
+    """
+
+    def __init__(
+        self, seat: Seat, proposer: Proposer, require_sound: Callable[[], None], timeout_s: float
+    ) -> None:
+        self.seat = seat
+        self.learner = seat.learner
+        self.proposer = proposer
+        self.require_sound = require_sound
+        self.timeout_s = timeout_s
+        self._forwarded: dict[asyncio.Timeout, None] = {}
+
+    # ------------------------------------------------------------ by whoever leads
+
+    async def carry(self, packet: Packet, deadline: float) -> Reply:
+        """Have a packet applied, by whoever leads."""
+        return await self._until(
+            deadline,
+            lambda: self.propose(packet),
+            lambda leader, timeout: self.seat.call(leader, "submit", encode(packet), timeout),
+        )
+
+    async def ask(self, queries: bytes, session: Session, deadline: float) -> Reply:
+        """Have queries answered by whoever leads."""
+        ask = encode(question(queries, session.seen))
+        return await self._until(
+            deadline,
+            lambda: self.answer(queries, session.seen),
+            lambda leader, timeout: self.seat.call(leader, "ask", ask, timeout),
+        )
+
+    async def _until(self, deadline: float, here: _Here, there: _There) -> Reply:
+        """Do it here if this replica leads, else at the leader; again until it is done."""
+        trying = Trying(self.seat.space.name, deadline, self.seat.rng)
+        while True:
+            self.require_sound()
+            remaining = trying.remaining()
+            leader = self.proposer.leader
+            try:
+                if self.proposer.leads:
+                    async with asyncio.timeout(remaining):
+                        return await here()
+                if leader is None:
+                    trying.failed("", "nobody is known to lead")
+                elif leader.id == self.seat.member.id:
+                    trying.failed(leader, "this replica does not lead yet")
+                else:
+                    answer: Reply = _decode_reply(await self._forward(leader, there, trying))
+                    if answer.body is not None:
+                        return answer
+                    if answer.too_large:
+                        raise PacketTooLarge(answer.largest)
+                    trying.failed(leader, "it does not lead")
+            except (Trimmed, UsageError):
+                raise
+            except (WormError, TimeoutError, *MALFORMED) as e:
+                trying.failed(leader or self.seat.member, e)
+            await trying.pause()
+
+    async def _forward(self, leader: Member, there: _There, trying: Trying) -> bytes:
+        """Ask the leader, for as long as it is the leader."""
+        async with asyncio.timeout(trying.remaining()) as timeout:
+            self._forwarded[timeout] = None
+            try:
+                return await there(leader, trying.attempt_s())
+            finally:
+                del self._forwarded[timeout]
+
+    def on_leader(self) -> None:
+        """Somebody else leads: what was sent to the one before is sent again."""
+        for timeout in self._forwarded:
+            timeout.reschedule(self.seat.loop.time())
+
+    # ------------------------------------------------------------ here
+
+    async def propose(self, packet: Packet) -> Reply:
+        """Take a packet to a register; its outcome, once it is applied here.
+
+        Raises:
+            NotLeading.
+            PacketTooLarge: nothing was done.
+        """
+        largest = self.seat.largest_packet
+        if len(packet.commands) > largest:
+            raise PacketTooLarge(largest)
+        known = self.learner.engine.sessions.find(packet)
+        if known is None:
+            key = (packet.client, packet.number)
+            waiting = self.seat.waiting
+            future = waiting.get(key)
+            if future is None:
+                self.proposer.offer(packet)
+                future = waiting[key] = self.seat.loop.create_future()
+                # Whoever sent the packet may have hung up: then its failure is no news.
+                future.add_done_callback(lambda f: f.cancelled() or f.exception())
+            known = await asyncio.shield(future)
+        return Reply(known, self.learner.position, largest=largest)
+
+    async def answer(self, queries: bytes, seen: Address) -> Reply:
+        """Answer queries from the local state, once it is known to be the latest.
+
+        Raises:
+            NotLeading.
+        """
+        latest = await self.proposer.confirm()
+        await self.reach(max(latest, seen))
+        return Reply(run_queries(self.learner.engine, queries), self.learner.position)
+
+    async def reach(self, position: Address) -> None:
+        """Wait until this replica has applied everything before `position`.
+
+        Raises:
+            Behind: not in time.
+        """
+        if self.learner.position >= position:
+            return
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await self.learner.reached(position)
+        except TimeoutError as e:
+            raise Behind(f"this replica is at {self.learner.position}, not {position}") from e
+
+    def on_applied(self, applied: Sequence[Applied]) -> None:
+        """Packets were applied: whoever waits for them here has their outcomes."""
+        waiting = self.seat.waiting
+        if waiting:
+            for one in applied:
+                future = waiting.pop((one.client, one.number), None)
+                if future is not None and not future.done():
+                    future.set_result(one.outcome)
