@@ -6,15 +6,13 @@ are real can be told by a proxy in the same way.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from wormspace.sim._transport import SimTransport
+from wormspace.sim.network import Network
 from wormspace.wire import codec
 from wormspace.wire.frames import FrameDecoder
 from wormspace.wire.messages import Downward, Hello, Upward, Welcome
-
-if TYPE_CHECKING:
-    from wormspace.sim._transport import SimTransport
-    from wormspace.sim.network import Network
 
 __all__ = ["Connection", "Listener", "Wiretap"]
 

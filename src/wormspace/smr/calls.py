@@ -14,17 +14,15 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice, repeat, starmap
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
 from wormspace.malformed import MALFORMED
 from wormspace.smr.canonical import encode_canonical
+from wormspace.smr.methods import Method
 from wormspace.smr.nesting import MAX_NESTING, is_nested_too_deep
 from wormspace.smr.records import Fault, Outcome, encode
-
-if TYPE_CHECKING:
-    from wormspace.smr.methods import Method
 
 MAX_CALLS = 1 << 12
 """So many travel together at most; nothing else limits those that have no arguments."""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from wormspace.errors import RaceLost, Unavailable, UsageError, WormError
-
-if TYPE_CHECKING:
-    from wormspace.tx.deciding import Decision
-    from wormspace.tx.names import TxId
+from wormspace.tx.deciding import Decision
+from wormspace.tx.names import TxId
 
 
 class Conflict(RaceLost):
