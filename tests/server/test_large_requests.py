@@ -189,17 +189,18 @@ def test_sweeping_ends_with_nothing_left_and_counts_each_key(limit):
     assert acceptors.sweep(batch, limit) == 0
 
 
+@pytest.mark.parametrize("promised", [HIGHER, HIGH], ids=["higher", "the same"])
 @pytest.mark.parametrize("supersede", [1, 3, 10])
-async def test_one_that_is_refused_in_a_late_part_leaves_nothing(engine, supersede):
+async def test_one_that_is_refused_in_a_late_part_leaves_nothing(engine, supersede, promised):
     node, port = await captured_one_by_one(engine, 30)
-    node.submit(port, 1, Capture("s", 0, 58, 59, HIGHER))
+    node.submit(port, 1, Capture("s", 0, 58, 59, promised))
     await settled(node)
     before = held(engine, tables.PROMISES)
     with turned(server_supersede=supersede):
         node.submit(port, 2, Capture("s", 0, 0, 100, HIGH))
         node.submit(port, 3, Capture("s", 0, 0, 2, HIGH))
         await settled(node)
-    assert port.of(2) == [Reject(HIGHER)]
+    assert port.of(2) == [Reject(promised)]
     assert isinstance(port.of(3)[0], Promise)
     after = held(engine, tables.PROMISES)
     assert after[1:] == before[1:]

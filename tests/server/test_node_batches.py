@@ -264,14 +264,15 @@ async def test_what_was_accepted_raises_the_rounds_that_are_taken() -> None:
     await node.stop()
 
 
-async def test_listeners_are_told_in_turns_of_so_many_events() -> None:
+@pytest.mark.parametrize("turn", [5, 6], ids=["passed", "reached"])
+async def test_listeners_are_told_in_turns_of_so_many_events(turn) -> None:
     port, writer = Port(), Port()
     node = Node(MemoryEngine())
     for i in range(3):
         node.submit(port, i, Listen("s", 0, 9))
     node.submit(port, 5, Listen("t", 0, 9))
     port.answers.clear()
-    with turned(server_turn_requests=6):
+    with turned(server_turn_requests=turn):
         for n in range(5):
             node.submit(writer, n, write(n))
             node.submit(writer, n, write(n, space="u"))

@@ -44,7 +44,9 @@ async def test_any_error_of_a_commit_ends_the_node_before_anything_is_built_on_i
     engine, node, port = await written_node()
     engine.commit_error = error
     node.submit(port, 1, Write("s", 0, B1, [20], [b"v"]))
+    worker = node._worker
     await settled(node)
+    assert worker.exception() is None
     engine.commit_error = None
     commits = engine.commits
     for i, m in enumerate([Write("s", 0, B1, [21], [b"w"]), Read("s", 0, [(0, 99)]), Status()], 2):
@@ -58,11 +60,14 @@ async def test_any_error_of_a_commit_ends_the_node_before_anything_is_built_on_i
     assert engine.commits == commits
 
 
-async def test_a_commit_that_is_cancelled_ends_the_node():
-    class Hanging(MemoryEngine):
-        async def commit(self, batch):
-            await asyncio.Event().wait()
+class Hanging(MemoryEngine):
+    """No commit of it ends."""
 
+    async def commit(self, batch):
+        await asyncio.Event().wait()
+
+
+async def test_a_commit_that_is_cancelled_ends_the_node():
     fatal, port = [], Port()
     node = Node(Hanging(), on_fatal=fatal.append)
     node.submit(port, 1, Write("s", 0, B1, [0], [b"v"]))
@@ -73,8 +78,36 @@ async def test_a_commit_that_is_cancelled_ends_the_node():
     worker.cancel()
     await asyncio.sleep(0.01)
     assert worker.cancelled()
-    assert len(fatal) == 1
+    assert [type(e) for e in fatal] == [StoreError]
     assert sorted(i for i, m in port.answers if isinstance(m, Failed)) == [1, 2]
+
+
+async def test_a_commit_that_is_dropped_ends_the_node():
+    port, node = Port(), Node(Hanging())
+    commit = node._commit([])
+    commit.send(None)
+    commit.close()
+    node.submit(port, 1, Read("s", 0, [(0, 1)]))
+    assert [m.code for m in port.of(1)] == [INTERNAL]
+
+
+async def test_what_is_left_of_a_batch_is_not_looked_up_in_a_store_that_has_failed():
+    """The batch is divided because of damage, and the first of its parts cannot be committed."""
+    engine, node, port = await written_node()
+    looked_up = []
+
+    def bad(table, key):
+        if node.fatal:
+            looked_up.append(key)
+        damaged_at(1)(table, key)
+
+    engine.bad, engine.commit_error = bad, OSError(5, "Input/output error")
+    for offset in range(4):
+        node.submit(port, offset, Write("s", 0, B2, [offset], [b"new"]))
+    await settled(node)
+    assert [(i, m.code) for i, m in port.answers] == [(i, INTERNAL) for i in range(4)]
+    assert len(node.fatal) == 1
+    assert not looked_up
 
 
 async def test_a_read_of_a_damaged_row_is_answered_as_such_and_others_go_on():

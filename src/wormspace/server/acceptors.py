@@ -100,15 +100,12 @@ def _promised(view: View, prefix: bytes, lo: int, hi: int) -> tuple[Range, ...]:
 
 
 def refusing(batch: Batch, m: Capture) -> Turns[bytes | None]:
-    """The highest ballot in a capture's range if that refuses it, None if not; puts nothing.
+    """The highest ballot in a capture's range if that refuses it, None if not.
 
     What is granted in parts is first looked at as a whole: a capture that is refused changes
-    nothing.
+    nothing.  A capture is divided if it is too much at once, and of a trimmed segment none is.
     """
-    space = tables.find_space(batch, m.space)
-    if space is None or tables.is_trimmed(batch, space, m.segment):
-        return None
-    prefix = tables.segment_key(space, m.segment)
+    prefix = tables.segment_key(tables.intern_space(batch, m.space), m.segment)
 
     def stored(lo: int) -> tuple[Range, ...]:
         return _promised(batch, prefix, lo, m.stop)
