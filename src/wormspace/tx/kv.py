@@ -224,7 +224,7 @@ class KeyValueStore:
     """
 
     def __init__(self, name: str, engine: Engine, identity: str) -> None:
-        self.name = check_name(name)
+        self.name = name
         self._identity = identity
         self.locks = Locks()
         self._engine = engine
