@@ -48,7 +48,7 @@ def writing(e: Engine) -> None:
     appending.__dict__["asyncio"] = clock()
 
     def writes() -> Any:
-        run = Thing(segment=3, start=2, stop=3 + choose("two"), ballot=b"ballot")
+        run = Thing(segment=3, start=2, stop=3 + choose("two"), fence=b"fence")
         registers = [Register(3 * SIZE + at, LOST) for at in range(run.start, run.stop)]
         met = Thing(registers=registers, placed=[], right=[], settled=[])
         parcels = []
@@ -219,8 +219,8 @@ def _insisting(e: Engine, appending: Any) -> None:
         def ask(parcels: Any, doubt: Any, deadline: float) -> Any:
             met.right.append((bool(parcels), doubt, deadline) == (True, met.doubt, 1.0))
             fails(Unavailable("no sequencer"))
-            met.doubt = b"ballot"
-            return Thing(runs=(Thing(ballot=b"ballot"),))
+            met.doubt = b"fence"
+            return Thing(runs=(Thing(fence=b"fence"),))
 
         def time() -> float:
             met.late = choose("late")
@@ -229,7 +229,7 @@ def _insisting(e: Engine, appending: Any) -> None:
         def write_all(parcels: Any, given: Any, left: float) -> Any:
             if len(met.tried) == ATTEMPTS:
                 raise Again
-            met.right.append(left == 0.5 and given.runs[0].ballot == b"ballot")
+            met.right.append(left == 0.5 and given.runs[0].fence == b"fence")
             met.tried.append([part for parcel in parcels for part in parcel.parts])
             fails(Unavailable("no majority"))
             lost = [parcel for parcel in parcels if choose("lost")]

@@ -386,7 +386,7 @@ def writing(e: Engine) -> None:
         me._compare_first = lambda *args: shipped._compare_first(me, *args)
         token = Thing(
             require=lambda array, offset: None,
-            ballot=ballot,
+            fence=ballot,
             taken=SymBool(truth("some are taken")),
             is_free=lambda offset: SymBool(z3.Not(state.taken)),
         )

@@ -68,7 +68,7 @@ def _gives(e: Engine) -> Any:
     """A sequencer that holds a tenure is asked for positions; others ask meanwhile."""
     tenure, sequencer = e.core.modules["log.tenure"], e.core.modules["log.sequencer"]
     size = Left(th.fresh("size", I))
-    now = tenure._Stretch(0, Left(th.fresh("at", I)), size, b"ballot")
+    now = tenure._Stretch(0, Left(th.fresh("at", I)), size, b"fence")
     current().facts += [size.z > 0, now.at.z >= 0, now.at.z <= size.z]
     held = tenure.Tenure.__new__(tenure.Tenure)
     first = SymInt(th.fresh("next", I))
@@ -89,7 +89,7 @@ def _gives(e: Engine) -> Any:
     def follow() -> None:
         if held._next is None:
             met.entered.append(len(met.entered))
-            held._next = tenure._Stretch(met.entered[-1], Left(z3.IntVal(0)), size, b"ballot")
+            held._next = tenure._Stretch(met.entered[-1], Left(z3.IntVal(0)), size, b"fence")
 
     def extend() -> None:
         meanwhile()

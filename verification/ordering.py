@@ -147,7 +147,7 @@ def _captured(done: Done) -> Claims:
             met.order[-2:] == ["promised", "write"] and not any(met.results.values())
         ),
         "the token is of the last capture": z3.BoolVal(
-            token.ballot is ballots[-1]
+            token.fence is ballots[-1]
             and (token.space, token.segment, token.start, token.stop) == (*ARRAY, 2, 6)
         ),
         "free: what nobody reported, and only that": z3.BoolVal(

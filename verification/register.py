@@ -3,7 +3,10 @@
 A register's value is *chosen* when a quorum has accepted it under one ballot.  Layer 3 says that
 the protocol, looked at through one register, is the state machine of
 `wormspace.register.spec`: its `capture`, `write` and `read` are executed symbolically, and the
-moments at which they take effect are given here:
+moments at which they take effect are given here.  The specification knows no ballots: it has an
+order of its own, of fences, with NOBODY below all.  `fence_of` a ballot is the ballot itself, and
+NOBODY of the ballot zero, which no capture has; it keeps the order.
+
 
 * `write(cell, b, v)`: when v becomes chosen under b, by whoever's doing;
 * `capture(cell, b)`: when a captor has completed what it met; what it found free is then safe from
@@ -173,19 +176,23 @@ def _reads() -> list[Goal]:
 
 def load_spec(e: Engine, path: Path = SPEC, text: str | None = None) -> Any:
     """The pure part of the specification: `Cell` and the functions on it, as they ship."""
+
+    def names(node: ast.Assign) -> set[str]:
+        return {one.id for one in ast.walk(node.targets[0]) if isinstance(one, ast.Name)}
+
     tree = ast.parse(path.read_text() if text is None else text)
     wanted = {"Cell", "capture", "write", "read"}
     body: list[ast.stmt] = [
         node
         for node in tree.body
         if (isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in wanted)
-        or (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple))
+        or (isinstance(node, ast.Assign) and names(node) & {"NOBODY", "WRITTEN"})
         or (isinstance(node, ast.ImportFrom) and node.module == "__future__")
     ]
     module = types.ModuleType("_proved_spec")
     import msgspec
 
-    module.__dict__.update(msgspec=msgspec, UNSAFE=e.core.ballot.UNSAFE)
+    module.__dict__.update(msgspec=msgspec)
     exec(compile(ast.Module(body, []), str(path), "exec"), module.__dict__)
     return module
 
@@ -196,9 +203,19 @@ def is_cell(s: State, cell: Any) -> z3.BoolRef:
     return z3.And(
         written == is_chosen(s, X),
         z3.Implies(written, chosen(s, X, value_term(cell.value))),
-        z3.Implies(z3.Not(written), z3.Or(holder == th.UNSAFE, s.free(X, holder))),
-        th.ble(th.UNSAFE, holder),
+        z3.Implies(z3.Not(written), z3.Or(holder == th.NOTHING, s.free(X, holder))),
+        is_fence(holder),
     )
+
+
+def is_fence(fence: z3.ExprRef) -> z3.BoolRef:
+    """NOBODY, or that of a capture."""
+    return z3.Or(fence == th.NOTHING, th.blt(th.UNSAFE, fence))
+
+
+def fence_of(ballot: z3.ExprRef) -> z3.ExprRef:
+    """What the specification knows a ballot as."""
+    return z3.If(ballot == th.UNSAFE, th.NOTHING, ballot)
 
 
 def _cell(spec: Any) -> Any:
@@ -235,10 +252,16 @@ def _refines(e: Engine, text: str | None) -> list[Goal]:
                      is_cell(t, cell))  # fmt: skip
             continue
         _writing(goal, spec, cell, action, s, t)
+    two = [*th.BALLOTS, th.ble(th.UNSAFE, BAL), th.ble(th.UNSAFE, MB)]
+    mine, other = fence_of(BAL), fence_of(MB)
+    order = "refinement: fences are in the order of ballots, and NOBODY is below them"
+    goal(order, "of any two", two, th.ble(BAL, MB) == th.ble(mine, other))
+    goal(order, "two ballots are two fences", two, (BAL == MB) == (mine == other))
+    goal(order, "NOBODY", two, z3.And(is_fence(mine), th.ble(ballot_term(spec.NOBODY), mine)))
     took = z3.Or(s.free(X, BAL), is_chosen(s, X))
     given = [*th.AXIOMS, *inv, is_cell(s, cell), took, th.ble(th.UNSAFE, BAL)]
     theorem = "refinement: a completed capture is spec.capture"
-    for path in explore(spec.capture, cell, SymBallot(BAL)):
+    for path in explore(spec.capture, cell, SymBallot(fence_of(BAL))):
         new, _ = path.result
         goal(theorem, "the cell after it", [*given, *path.hypotheses], is_cell(s, new))
         kept = z3.And(
@@ -284,12 +307,12 @@ def _writing(goal: Any, spec: Any, cell: Any, action: Action, s: State, t: State
     goal(theorem2, "what a quorum accepted is chosen", [by], chosen(t, X, VAL))
     both = [one_value(t), chosen(t, X, cell.value.z), chosen(t, X, VAL)]
     goal(theorem2, "so it is the same", both, cell.value.z == VAL)
-    for path in explore(spec.write, cell, SymBallot(BAL), SymValue(VAL)):
+    for path in explore(spec.write, cell, SymBallot(fence_of(BAL)), SymValue(VAL)):
         new, outcome = path.result
         said = z3.BoolVal(outcome == spec.WRITTEN)
         goal(theorem, "the outcome", [*first, *path.hypotheses], said)
         goal(theorem, "the cell after it", [*first, *path.hypotheses], is_cell(t, new))
-        late = z3.And(z3.BoolVal(outcome == spec.LOST), th.blt(BAL, cell.holder.z))
+        late = z3.And(z3.BoolVal(outcome == spec.LOST), th.blt(fence_of(BAL), cell.holder.z))
         again = [*th.BALLOTS, held, *path.hypotheses]
         goal(theorem2, "the outcome", again, z3.Or(said, late))
         same = z3.And(bool_term(new.written), value_term(new.value) == VAL)

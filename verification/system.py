@@ -192,7 +192,7 @@ def contract(text: str | None = None) -> list[Goal]:
         new, granted = path.result
         taken = z3.And(th.blt(cell.holder.z, ballot.z), new.holder.z == ballot.z)
         goal(
-            "a capture is granted iff its ballot is higher",
+            "a capture is granted iff its fence is higher",
             path.hypotheses,
             z3.If(z3.BoolVal(granted), taken, th.ble(ballot.z, cell.holder.z)),
         )

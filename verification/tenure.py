@@ -33,7 +33,7 @@ from wormspace.errors import CaptureLost, Trimmed, Unavailable
 def _any_stretch(tenure: Any, number: int) -> tuple[Any, z3.ExprRef, z3.ExprRef]:
     at, stop = SymCount(th.fresh("at", I)), SymCount(th.fresh("stop", I))
     current().facts.append(at.z <= stop.z)
-    return tenure._Stretch(number, at, stop, b"ballot"), at.z, stop.z
+    return tenure._Stretch(number, at, stop, b"fence"), at.z, stop.z
 
 
 def handing_out(e: Engine) -> None:
@@ -107,7 +107,7 @@ def _taking_over(e: Engine, tenure: Any) -> None:
         if len(offsets) == 2:
             current().facts.append(offsets[0].z < offsets[1].z)
         filled: list[Any] = []
-        token = Thing(ballot=b"captured")
+        token = Thing(fence=b"captured")
 
         def allocate(number: int) -> bool:
             met.allocated.append(number)
@@ -168,7 +168,7 @@ def _taking_over(e: Engine, tenure: Any) -> None:
         unused = z3.And(z3.BoolVal(m.own), m.low == 0, z3.Not(z3.Or(*slots)))
         goes_on = z3.Or(z3.BoolVal(m.mixed), unused)
         return claims | {
-            "it holds what it captured": z3.BoolVal(s.ballot == b"captured"),
+            "it holds what it captured": z3.BoolVal(s.fence == b"captured"),
             "and that segment": z3.BoolVal(s.number == m.number),
             "not a segment that was closed": z3.Not(closed),
             "it goes on above all that is written": z3.And(
@@ -193,7 +193,7 @@ def _moving_on(e: Engine, tenure: Any) -> None:
 
         def capture() -> Thing:
             written = {} if met.empty else {0: b"entry"}
-            return Thing(written=written, token=Thing(ballot=b"captured"))
+            return Thing(written=written, token=Thing(fence=b"captured"))
 
         segment = Thing(capture=replying(capture))
         me = tenure.Tenure.__new__(tenure.Tenure)
@@ -201,7 +201,7 @@ def _moving_on(e: Engine, tenure: Any) -> None:
         me._tape = Thing(
             size=8, segment=lambda number: segment, space=Thing(name="s"), allocated=allocated
         )
-        me._now, me._next = tenure._Stretch(0, 8, 8, b"ballot"), None
+        me._now, me._next = tenure._Stretch(0, 8, 8, b"fence"), None
         me._unsafe = met.unsafe
         me._seal = replying(lambda: b"seam")
         if choose("tried before"):
@@ -210,7 +210,7 @@ def _moving_on(e: Engine, tenure: Any) -> None:
         met.runs = []
 
         def hold(tape: Any, run: Any) -> Register:
-            right = (run.segment, run.start, run.stop, run.ballot) == (0, 8, 9, b"ballot")
+            right = (run.segment, run.start, run.stop, run.fence) == (0, 8, 9, b"fence")
             met.runs.append(right and tape is me._tape)
             return seam
 
@@ -237,7 +237,7 @@ def _moving_on(e: Engine, tenure: Any) -> None:
                 )
             }
         following = m.me._next
-        unsafe = following.ballot == tenure.UNSAFE
+        unsafe = following.fence == tenure.UNSAFE
         return claims | {
             "its seam stands": m.seam.stands(m.seal),
             "unsafe only in a segment of its own": z3.BoolVal(not unsafe or (m.mine and m.unsafe)),

@@ -361,8 +361,8 @@ class Segment:
         """
         return self._background.call(lambda: self._twin.settle(offset, otherwise, timeout=timeout))
 
-    def holds(self, token: Token, offset: int, *, timeout: float | None = None) -> bool:
-        """Whether nobody captured register `offset` since the token's capture.
+    def holds(self, token: Token | None, offset: int, *, timeout: float | None = None) -> bool:
+        """Whether nobody captured register `offset` since the token's capture; None: ever.
 
         Asks a majority and writes nothing.  True is linearizable: at some moment of the call nobody
         else's capture had been granted, so nobody else had written there.  It says nothing of the

@@ -57,7 +57,7 @@ async def test_a_later_capture_steals_and_the_first_holders_write_is_refused(seg
     mine = (await segment.capture()).token
     same = await other.space(segment.space.name).segment(segment.number)
     theirs = (await same.capture(0, 4)).token
-    assert theirs.ballot > mine.ballot
+    assert theirs.fence > mine.fence
     with pytest.raises(CaptureLost) as lost:
         await segment.write(0, b"mine", mine)
     assert isinstance(lost.value, RaceLost)
@@ -384,6 +384,25 @@ async def test_a_damaged_token_is_refused(segment):
 
 
 # ---------------------------------------------------------------------------- holds
+
+
+async def test_without_a_token_it_is_asked_whether_a_register_was_ever_captured(segment):
+    await segment.unsafe_write(1, b"without a capture")
+    await segment.capture(2, 4)
+    assert [await segment.holds(None, i) for i in (0, 1, 2, 3, 4)] == [
+        *(True, True, False, False, True)
+    ]
+
+
+async def test_of_the_captures_of_a_register_each_has_a_higher_fence_than_the_one_before(
+    segment, other
+):
+    same = await other.space(segment.space.name).segment(segment.number)
+    fences = [
+        (await where.capture(0, stop)).token.fence
+        for stop, where in enumerate((segment, same, same, segment, segment), 1)
+    ]
+    assert fences == sorted(set(fences))
 
 
 async def test_a_capture_stands_until_somebody_captures_the_register(segment, other):

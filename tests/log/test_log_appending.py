@@ -316,7 +316,7 @@ def test_packs_that_lost_their_slots_go_elsewhere_and_those_that_did_not_stay(er
         assert got == [[100, 101, 109], [110, 104, 105], [106, 107, 111]]
         assert [ask.counts for ask in desk.asked] == [(2, 2, 2, 2, 1), (2, 1)]
         assert desk.asked[1].size == 3
-        assert desk.asked[1].doubt == desk.tenure._now.ballot
+        assert desk.asked[1].doubt == desk.tenure._now.fence
         assert appender.lost == 2
         assert loop.time() == PAUSE_MIN_S
         again = (await packs(appender, 6, 7))[0]

@@ -18,7 +18,7 @@ from wormspace.log.errors import Deposed
 from wormspace.log.records import HOLE
 from wormspace.log.spaces import ENTRIES, metadata
 from wormspace.log.tape import Tape
-from wormspace.log.tenure import BEFORE_ANY_CAPTURE, MARGIN, UNSAFE, Held, Run, Tenure
+from wormspace.log.tenure import MARGIN, UNSAFE, Held, Run, Tenure
 
 SIZE = 8
 
@@ -115,20 +115,20 @@ def test_who_is_the_first_ever_has_all_of_it_and_who_is_not_begins_a_segment_ane
 def test_slots_are_handed_out_in_order_and_over_the_end_of_a_segment():
     async def work(worm):
         tenure = await holder(worm)
-        ballot = tenure._now.ballot
+        fence = tenure._now.fence
         assert tenure.take(0) == []
-        assert tenure.take(3) == [Run(0, 0, 3, ballot)]
+        assert tenure.take(3) == [Run(0, 0, 3, fence)]
         assert (tenure.at, tenure.left) == (3, 5)
-        assert tenure.take(6) == [Run(0, 3, 8, ballot)], "as many as there are"
+        assert tenure.take(6) == [Run(0, 3, 8, fence)], "as many as there are"
         assert (tenure.at, tenure.left) == (8, 0)
         assert tenure.take(1) == []
         await tenure.extend()
         assert (tenure.at, tenure.left) == (8, SIZE)
         [run] = tenure.take(2)
         assert (run.segment, run.start, run.stop) == (1, 0, 2)
-        assert not tenure.covers(ballot)
+        assert not tenure.covers(fence)
         await tenure.extend()
-        one, two = tenure._now.ballot, tenure._next.ballot
+        one, two = tenure._now.fence, tenure._next.fence
         assert tenure.covers(one)
         assert tenure.covers(two)
         assert not tenure.covers(UNSAFE)
@@ -270,21 +270,20 @@ def test_without_captures_only_segments_of_its_own_are_written():
     async def work(worm):
         watch, space = Watch(worm), worm.space("tape")
         tenure = await holder(worm, unsafe=True)
-        assert tenure._now.ballot != UNSAFE, "the first one is captured"
+        assert tenure._now.fence != UNSAFE, "the first one is captured"
         watch.clear()
         await tenure.extend()
         captured = [given for name, given in watch.calls if name == "capture"]
         assert all(start > SIZE for _, start, *_ in captured), "but for its metadata"
-        assert tenure._next.ballot == UNSAFE
+        assert tenure._next.fence == UNSAFE
         runs = tenure.take(SIZE + 2)
         assert runs[1].token("tape") is None
-        assert runs[0].token("tape").ballot == runs[0].ballot
+        assert runs[0].token("tape").fence == runs[0].fence
         await put(tenure, runs, [b"x"] * (SIZE + 2))
         assert await tenure.stands()
         await space.alloc(metadata(ENTRIES), SIZE + 1)
         await tenure.extend()
-        assert tenure._next.ballot != UNSAFE, "others may hold what others have allocated"
-        assert tenure._next.ballot > BEFORE_ANY_CAPTURE
+        assert tenure._next.fence != UNSAFE, "others may hold what others have allocated"
         new = await holder(worm)
         assert not await tenure.stands()
         assert new.at == 2 * SIZE or new.at == SIZE + 2
@@ -300,7 +299,7 @@ def test_all_of_a_run_is_written_and_each_that_was_not_is_told(unsafe):
         tenure.take(SIZE)
         [run] = tenure.take(4)
         held = Held(tenure._tape, run)
-        assert (held.first, held.ballot) == (SIZE, run.ballot)
+        assert (held.first, held.fence) == (SIZE, run.fence)
         watch.clear()
         watch.before = once(Unavailable("away"), 1)
         with pytest.raises(PartialWrite) as told:

@@ -231,12 +231,12 @@ def test_who_was_deposed_takes_nothing_back_unless_it_may():
         allowed.append(True)
         one, two = sequencer_of(worm, may_renew=may_renew), sequencer_of(worm)
         await one.give(Ask((1,), 1))
-        ballot = one._tenure._now.ballot
+        fence = one._tenure._now.fence
         await two.give(Ask((1,), 1))
         allowed.append(False)
         assert one.give_now(Ask((1,), 1)) is not None, "it does not know yet"
         with pytest.raises(Deposed, match="another sequencer has taken over"):
-            await one.give(Ask((1,), 1, (), ballot))
+            await one.give(Ask((1,), 1, (), fence))
         assert one._tenure is None
         with pytest.raises(Deposed):
             await one.give(Ask((1,) * 20, 1))
@@ -256,12 +256,12 @@ def test_one_refused_write_deposes_nobody_who_stands():
         sequencer = sequencer_of(worm, sole=True)
         await sequencer.start()
         tenure, watch = sequencer._tenure, Watch(worm)
-        for doubt in (tenure._now.ballot, b"another"):
+        for doubt in (tenure._now.fence, b"another"):
             await sequencer.give(Ask((1,), 1, (), doubt))
             assert sequencer._tenure is tenure
         assert watch.counts() == {"holds": 1}, "who was not asked to doubt itself does not"
         await sequencer_of(worm).start()
-        await sequencer.give(Ask((1,), 1, (), tenure._now.ballot))
+        await sequencer.give(Ask((1,), 1, (), tenure._now.fence))
         assert sequencer._tenure is not tenure
 
     virtually(work)

@@ -9,7 +9,7 @@ import pytest
 from wormspace.errors import Closed
 from wormspace.knobs import turned
 from wormspace.register.contract import Dropped, Gap, Wrote
-from wormspace.register.listening import Listening
+from wormspace.register.event_queue import EventQueue
 
 
 class Source:
@@ -38,14 +38,14 @@ def wrote(number: int, offset: int, size: int = 1) -> Wrote:
     return Wrote("s", number, offset, bytes(size))
 
 
-def of(*sources: Source) -> Listening:
-    queue = Listening()
+def of(*sources: Source) -> EventQueue:
+    queue = EventQueue()
     for source in sources:
         queue.add(source)
     return queue
 
 
-async def taken(queue: Listening) -> list:
+async def taken(queue: EventQueue) -> list:
     """All that is there."""
     return [await anext(queue) for _ in range(len(queue._events))]
 
@@ -79,7 +79,7 @@ async def test_what_is_queued_or_on_its_way_in_any_partition_is_coming() -> None
     assert not queue.is_coming(1, 2), "it was reported before the reading began"
     assert len(await taken(queue)) == 2
     assert not queue.is_coming(4, 5)
-    alone = Listening()
+    alone = EventQueue()
     alone.emit(wrote(1, 2))
     assert alone.is_coming(1, 2)
     assert not alone.is_coming(2, 1)
@@ -172,7 +172,7 @@ async def test_whoever_waits_is_woken_by_the_end() -> None:
 
 async def test_closing_ends_the_iteration_and_each_subscription_once() -> None:
     closed, sources = [], [Source(), Source()]
-    queue = Listening(closed.append)
+    queue = EventQueue(closed.append)
     for source in sources:
         queue.add(source)
     queue.emit(wrote(0, 0))

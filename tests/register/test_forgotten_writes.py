@@ -32,7 +32,7 @@ async def forgotten(client):
     tokens = [(await segment.capture()).token for segment in segments]
     for segment, token in zip(segments, tokens, strict=True):
         await segment.write(0, b"first", token)
-    assert (("s", segments[0].number), tokens[0].ballot) not in client.registers._memory.writes
+    assert (("s", segments[0].number), tokens[0].fence) not in client.registers._memory.writes
     return segments[0], tokens[0]
 
 

@@ -45,7 +45,7 @@ async def test_each_server_says_what_it_holds(page):
         with turned(server_page_bytes=page, server_page_promises=2):
             held = await segment.inspect()
         assert [*held] == ["s0", "s1", "s2"]
-        mine = show(token.ballot)
+        mine = show(token.fence)
         for server in ("s0", "s2"):
             assert [s.offset for s in held[server]] == [*range(2, 8)]
             assert [s.value for s in held[server]] == [b"two", b"three", b"four", None, None, None]

@@ -13,7 +13,7 @@ from wormspace import Written
 from wormspace.addresses import METADATA
 from wormspace.knobs import turned
 from wormspace.register.contract import Dropped, Gap, Wrote
-from wormspace.register.listening import Listening
+from wormspace.register.event_queue import EventQueue
 from wormspace.register.votes import QUEUED_BYTES
 from wormspace.sim import World
 from wormspace.wire.messages import Accepted, Discarded
@@ -145,7 +145,7 @@ def test_what_nobody_consumes_costs_the_same_for_each_event():
         return work
 
     async def make():
-        return Listening()
+        return EventQueue()
 
     with World(1) as world:
         assert_growth(prepare, [100, 200, 400], at_most=1.0)

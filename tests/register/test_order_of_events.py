@@ -15,7 +15,8 @@ from wormspace import Closed
 from wormspace.paxos.messages import Done, Read
 from wormspace.register import listening
 from wormspace.register.contract import Gap, Wrote
-from wormspace.register.listening import Listening, Subscription
+from wormspace.register.event_queue import EventQueue
+from wormspace.register.listening import Subscription
 from wormspace.wire.messages import Accepted, Failed, Lagging, Listen
 
 
@@ -111,7 +112,7 @@ async def test_nothing_overtakes_the_gap_that_history_comes_with():
         s.on_message(server, Done())
         s.on_message(server, accepted(5))
     assert events == []
-    whole = Listening()
+    whole = EventQueue()
     whole.add(s)
     for each in (s, whole):
         assert each.is_coming(NUMBER, 5)  # so that reading leaves it to its event

@@ -114,7 +114,6 @@ def packed(token: object) -> str:
     [
         Token("s", 0, 2, 2, BALLOT),
         Token("s", 0, 3, 2, BALLOT),
-        Token("s", 0, 2, 3, UNSAFE),
         Token("s", 0, 2, 9, BALLOT, ((1, 3),)),
         Token("s", 0, 2, 9, BALLOT, ((3, 10),)),
         Token("s", 0, 2, 9, BALLOT, ((5, 6), (3, 4))),

@@ -110,10 +110,10 @@ def test_a_capture_that_is_refused_goes_above_whatever_refused_it():
         captured = await client.registers.capture(ARRAY, 1, 4, until())
         rounds = [round_of(m.ballot) for m in client.asked(Capture)]
         assert rounds == [1, 10]
-        assert captured.token == Token("s", 3, 1, 4, captured.token.ballot)
+        assert captured.token == Token("s", 3, 1, 4, captured.token.fence)
         assert captured.written == {}
         again = await client.registers.capture(("s", 4), 0, 1, until())
-        assert round_of(again.token.ballot) == 11, "ballots are never taken twice"
+        assert round_of(again.token.fence) == 11, "ballots are never taken twice"
         assert now() == 0, "the first refusal tells of no contention"
 
     simulated(work)
@@ -159,7 +159,7 @@ def test_what_a_capture_meets_half_written_is_completed_under_its_ballot():
         captured = await client.registers.capture(ARRAY, 0, 9, until())
         assert captured.written == {1: b"one", 2: b"two", 5: b"five"}
         assert captured.token.taken == ((1, 3), (5, 6))
-        mine = captured.token.ballot
+        mine = captured.token.fence
         assert client.asked(Write) == [Write("s", 3, mine, [2, 5], [b"two", b"five"])]
         client.of.send_marks()
         assert client.of.told() == [Decided("s", 3, mine, [(2, 3), (5, 6)])]
@@ -183,6 +183,22 @@ def test_a_capture_whose_completion_is_refused_is_tried_again_above_it():
         with pytest.raises(ServerFull, match="write to s/3"):
             await client.registers.capture(ARRAY, 0, 9, until())
         assert len(client.asked(Capture)) == 1
+
+    simulated(work)
+
+
+def test_a_token_of_other_registers_is_refused_before_anything_is_sent():
+    async def work():
+        client = Client()
+        await client.registers.write(ARRAY, None, 0, b"v", until())
+        for fence in (bytes(16), b"short", b"longer than a ballot is", b"\0"):
+            token = Token(*ARRAY, 0, 4, fence)
+            with pytest.raises(BadToken, match="of another implementation"):
+                client.registers.write(ARRAY, token, 1, b"v", until())
+            with pytest.raises(BadToken, match="of another implementation"):
+                await client.registers.holds(ARRAY, token, 0, until())
+        assert len(client.asked(Write)) == 1
+        assert not client.asked(Read)
 
     simulated(work)
 

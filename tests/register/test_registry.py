@@ -18,7 +18,7 @@ asked: list[tuple[Url, float, bool]] = []
 
 async def _open(url: Url, *, rng: object, deadline: float, wait: bool) -> SpecRegisters:
     asked.append((url, deadline, wait))
-    return SpecRegisters(b"somebody", 10)
+    return SpecRegisters(10)
 
 
 MINE = Implementation(_open, "mine:NAME", embedded=False)

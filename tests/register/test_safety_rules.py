@@ -391,7 +391,7 @@ async def check_a_capture_returns_only_when_what_it_met_is_decided(w: World):
     holders = 0
     for node in w.nodes:
         (report,) = await ask(node, Read("s", 0, [(0, 1)]))
-        holders += any(r.ballot == captured.token.ballot for r in report.rows)
+        holders += any(r.ballot == captured.token.fence for r in report.rows)
     must(captured.written == {0: b"half"}, "not met")
     must(holders >= 2, f"the capture returned with {holders} servers holding what it reports")
 
@@ -454,7 +454,7 @@ async def check_a_mark_speaks_of_its_ballot_only(w: World):
     captured = await same.capture()
     await same.write(0, b"new", captured.token)
     b.wires[0].mend()
-    b.registers._partitions[0].mark("s", 0, captured.token.ballot, [(0, 1)])
+    b.registers._partitions[0].mark("s", 0, captured.token.fence, [(0, 1)])
     b.registers._partitions[0].send_marks()  # s0 hears of the decision, and holds old
     (report,) = await ask(w.nodes[0], Read("s", 0, [(0, 1)]))
     must(not any(r.decided and r.value == b"old" for r in report.rows), "old taken for decided")

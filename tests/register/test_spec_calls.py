@@ -17,12 +17,21 @@ from wormspace.errors import (
     UsageError,
     ValueTooLarge,
 )
-from wormspace.paxos.ballot import UNSAFE, ballot, show
 from wormspace.register.contract import Dropped, Gap, RegisterState, ServerState, Wrote
-from wormspace.register.spec import LOST, OTHER, WRITTEN, Cell, SpecRegisters, capture, read, write
+from wormspace.register.spec import (
+    LOST,
+    NOBODY,
+    OTHER,
+    WRITTEN,
+    Cell,
+    SpecRegisters,
+    capture,
+    read,
+    write,
+)
 from wormspace.register.token import Token
 
-LOW, HIGH = ballot(1, b"proposer"), ballot(2, b"proposer")
+LOW, HIGH = b"1", b"2"
 ARRAY = ("s", 3)
 
 
@@ -37,8 +46,8 @@ def test_a_capture_takes_a_register_from_a_lower_one_and_leaves_its_value():
 @pytest.mark.parametrize(
     ("cell", "under", "after", "outcome"),
     [
-        (Cell(), UNSAFE, Cell(UNSAFE, True, b"v"), WRITTEN),
-        (Cell(LOW), UNSAFE, Cell(LOW), LOST),
+        (Cell(), NOBODY, Cell(NOBODY, True, b"v"), WRITTEN),
+        (Cell(LOW), NOBODY, Cell(LOW), LOST),
         (Cell(LOW), LOW, Cell(LOW, True, b"v"), WRITTEN),
         (Cell(LOW), HIGH, Cell(LOW, True, b"v"), WRITTEN),
         (Cell(HIGH), LOW, Cell(HIGH), LOST),
@@ -54,21 +63,21 @@ def test_a_write_decides_an_empty_register_whose_capture_stands(cell, under, aft
 
 
 def spec() -> SpecRegisters:
-    return SpecRegisters(b"proposer", 10)
+    return SpecRegisters(10)
 
 
 async def test_captures_are_of_their_range_and_say_what_is_written() -> None:
     registers = spec()
     assert registers.max_value == 10
     first = await registers.capture(ARRAY, 2, 6, 0.0)
-    assert first.token == Token("s", 3, 2, 6, first.token.ballot)
+    assert first.token == Token("s", 3, 2, 6, first.token.fence)
     assert first.written == {}
     for offset in (5, 2):
         await registers.write(ARRAY, first.token, offset, b"%d" % offset, 0.0)
     second = await registers.capture(ARRAY, 0, 5, 0.0)
-    assert second.token == Token("s", 3, 0, 5, second.token.ballot, ((2, 3),))
+    assert second.token == Token("s", 3, 0, 5, second.token.fence, ((2, 3),))
     assert second.written == {2: b"2"}
-    assert second.token.ballot > first.token.ballot
+    assert second.token.fence > first.token.fence
     for offset, is_mine in [(1, False), (2, False), (3, False), (4, False), (5, True), (6, False)]:
         if first.token.covers(offset):
             assert await registers.holds(ARRAY, first.token, offset, 0.0) == is_mine
@@ -76,7 +85,10 @@ async def test_captures_are_of_their_range_and_say_what_is_written() -> None:
             with pytest.raises(BadToken):
                 await registers.holds(ARRAY, first.token, offset, 0.0)
     assert await registers.holds(ARRAY, second.token, 0, 0.0)
-    above = Token("s", 3, 0, 9, ballot(99, b"somebody"))  # nobody captured above it
+    assert [await registers.holds(ARRAY, None, offset, 0.0) for offset in (0, 5, 6)] == [
+        *(False, False, True)
+    ]
+    above = Token("s", 3, 0, 9, b"\xff")  # nobody captured above it
     assert await registers.holds(ARRAY, above, 0, 0.0)
     lost = registers.write(ARRAY, first.token, 4, b"4", 0.0)
     assert type(error_of(lost)) is CaptureLost
@@ -207,7 +219,7 @@ async def test_it_shows_what_it_holds() -> None:
     token = (await registers.capture(ARRAY, 0, 9, 0.0)).token
     for offset in (4, 2, 7):
         await registers.write(ARRAY, token, offset, b"%d" % offset, 0.0)
-    mine = show(token.ballot)
+    mine = token.fence.hex()
     assert await registers.inspect(ARRAY, 2, 7, 0.0) == {
         "spec": [RegisterState(n, mine, "-", True, b"%d" % n) for n in (2, 4)]
     }

@@ -56,7 +56,7 @@ def forged(body):
 @pytest.mark.parametrize(
     "fields",
     [
-        ["s", 0, 0, 1, bytes(15)],
+        ["s", 0, 0, 1, b""],
         ["s", -1, 0, 1, bytes(16)],
         ["", 0, 0, 1, bytes(16)],
         ["s", 0, 0, 1 << 40, bytes(16)],

@@ -161,11 +161,12 @@ def test_a_token_that_makes_no_sense_is_none():
     good = Token("s", 0, 2, 8, b"\0" * 7 + b"\1" + b"p" * 8, ((3, 4),))
     assert Token.parse(str(good)) == good
     for bad in (
-        Token("s", 0, 8, 2, good.ballot),
-        Token("s", 0, 2, 2, good.ballot),
-        Token("s", 0, 2, 8, bytes(16)),
-        Token("s", 0, 2, 8, good.ballot, ((4, 3),)),
-        Token("s", 0, 2, 8, good.ballot, ((1, 9),)),
+        Token("s", 0, 8, 2, good.fence),
+        Token("s", 0, 2, 2, good.fence),
+        Token("s", 0, 2, 8, b""),
+        Token("s", 0, 2, 8, bytes(256)),
+        Token("s", 0, 2, 8, good.fence, ((4, 3),)),
+        Token("s", 0, 2, 8, good.fence, ((1, 9),)),
     ):
         with pytest.raises(wormspace.BadToken):
             Token.parse(str(bad))

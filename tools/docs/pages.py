@@ -33,6 +33,7 @@ REFERENCE = [
     "wormspace.tx.mariadb",
     "wormspace.tx.metrics",
     "wormspace.sim",
+    "wormspace.register",
 ]
 """What programs import: a page each."""
 

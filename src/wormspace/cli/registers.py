@@ -62,7 +62,7 @@ def capture(
                 "token": str(token),
                 "start": token.start,
                 "stop": token.stop,
-                "ballot": token.round,
+                "fence": token.fence.hex(),
                 "written": _registers_json(captured.written),
             }
         )
@@ -70,7 +70,7 @@ def capture(
     say(str(token))
     free = token.stop - token.start - len(captured.written)
     note(
-        f"captured {printable(space)}/{number} [{token.start}:{token.stop}] in round {token.round}:"
+        f"captured {printable(space)}/{number} [{token.start}:{token.stop}]:"
         f" {free} free, {len(captured.written)} already written"
     )
 

@@ -319,7 +319,7 @@ class Appender:
                 return
             self.lost += len(lost)
             parts = [part for parcel in lost for part in parcel.parts]
-            doubt = given.runs[0].ballot
+            doubt = given.runs[0].fence
             await asyncio.sleep(self._tape.space.client.rng.uniform(0, longest))
             longest = min(PAUSE_MAX_S, 2 * longest)
 

@@ -21,7 +21,7 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
         size: bytes of all the entries.
         named: (index, streams) for those of the packs that name streams; with each stream, which
             entry of the pack is the last that belongs to it.
-        doubt: a ballot under which a write was refused, if there was one.
+        doubt: the fence of the token under which a write was refused, if there was one.
     """
 
     counts: tuple[Natural, ...]

@@ -45,39 +45,36 @@ MARGIN = 4
 """The next segment is made ready when less than 1/MARGIN of the current one is left."""
 
 UNSAFE = b""
-"""The ballot of slots that are written without a capture."""
-
-BEFORE_ANY_CAPTURE = bytes(16)
-"""The ballot below all captures: what has it stands until somebody captures for the first time."""
+"""Instead of a fence, of slots that are written without a capture."""
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
     """Consecutive registers of a segment, given to one appender, who alone may write them.
 
     Attributes:
-        ballot: of the capture that covers them; empty for the unsafe write.
+        fence: of the capture that covers them; empty for the unsafe write.
     """
 
     segment: int
     start: int
     stop: int
-    ballot: bytes
+    fence: bytes
 
     def token(self, space: str) -> Token | None:
         """What to write them with; None for the unsafe write."""
-        if self.ballot == UNSAFE:
+        if self.fence == UNSAFE:
             return None
-        return Token(space, self.segment, self.start, self.stop, self.ballot)
+        return Token(space, self.segment, self.start, self.stop, self.fence)
 
 
 class _Stretch:
     """The part of a segment that is still to be handed out."""
 
-    def __init__(self, number: int, at: int, stop: int, ballot: bytes) -> None:
+    def __init__(self, number: int, at: int, stop: int, fence: bytes) -> None:
         self.number = number
         self.at = at
         self.stop = stop
-        self.ballot = ballot
+        self.fence = fence
         self.seam: bytes | None = None  # what was sent as its seam: a retry sends the same
 
     @property
@@ -88,7 +85,7 @@ class _Stretch:
         """Hand out `count` registers."""
         start = self.at
         self.at += count
-        return Run(self.number, start, self.at, self.ballot)
+        return Run(self.number, start, self.at, self.fence)
 
 
 async def _nothing() -> bytes:
@@ -135,10 +132,10 @@ class Tenure:
         stretch = self._current()
         return stretch.left + (self._next.left if self._next else 0)
 
-    def covers(self, ballot: bytes) -> bool:
-        """Whether slots under this ballot are (still) handed out here."""
+    def covers(self, fence: bytes) -> bool:
+        """Whether slots under this fence are (still) handed out here."""
         stretches = (self._now, self._next)
-        return any(stretch is not None and stretch.ballot == ballot for stretch in stretches)
+        return any(stretch is not None and stretch.fence == fence for stretch in stretches)
 
     async def stands(self) -> bool:
         """Whether nobody had acquired the tape at some moment of this call.
@@ -146,8 +143,7 @@ class Tenure:
         The seam tells: a successor captures it, and nobody who only fills a hole does.
         """
         stretch, tape = self._current(), self._tape
-        ballot = stretch.ballot or BEFORE_ANY_CAPTURE
-        token = Token(tape.space.name, stretch.number, tape.size, tape.size + 1, ballot)
+        token = Run(stretch.number, tape.size, tape.size + 1, stretch.fence).token(tape.space.name)
         try:
             return await tape.segment(stretch.number).holds(token, tape.size)
         except Trimmed:
@@ -235,7 +231,7 @@ class Tenure:
         await self._fill(tape.segment(number), left_empty, captured.token)
         if closed:
             return None
-        return _Stretch(number, stop, tape.size, captured.token.ballot)
+        return _Stretch(number, stop, tape.size, captured.token.fence)
 
     async def _fill(self, segment: Segment, offsets: list[int], token: Token) -> None:
         """Make holes of what the last holder handed out and nobody wrote."""
@@ -253,7 +249,7 @@ class Tenure:
         number = current.number + 1
         mine = await tape.allocated(number)
         if mine and self._unsafe:
-            ballot = UNSAFE
+            fence = UNSAFE
         else:
             try:
                 captured = await tape.segment(number).capture()
@@ -261,16 +257,16 @@ class Tenure:
                 raise Deposed(f"{tape.space.name}: another sequencer has been to {number}") from e
             if captured.written:
                 raise Deposed(f"{tape.space.name}: somebody else already writes to {number}")
-            ballot = captured.token.ballot
+            fence = captured.token.fence
         await self._close(current)
-        self._next = _Stretch(number, 0, tape.size, ballot)
+        self._next = _Stretch(number, 0, tape.size, fence)
 
     async def _close(self, stretch: _Stretch) -> None:
         """Write the seam, which proves that nobody has taken over."""
         tape = self._tape
         if stretch.seam is None:
             stretch.seam = await self._seal()
-        run = Run(stretch.number, tape.size, tape.size + 1, stretch.ballot)
+        run = Run(stretch.number, tape.size, tape.size + 1, stretch.fence)
         try:
             await Held(tape, run).write(tape.size, stretch.seam)
         except (CaptureLost, AlreadyWritten, Trimmed) as e:
@@ -282,14 +278,14 @@ class Held:
 
     Attributes:
         first: the slot at offset 0 of its segment.
-        ballot: the run's.
+        fence: the run's.
     """
 
-    __slots__ = ("_segment", "_start", "_token", "ballot", "first")
+    __slots__ = ("_segment", "_start", "_token", "fence", "first")
 
     def __init__(self, tape: Tape, run: Run) -> None:
         self.first = run.segment * tape.size
-        self.ballot = run.ballot
+        self.fence = run.fence
         self._start = run.start
         self._token = run.token(tape.space.name)
         self._segment = tape.segment(run.segment)

@@ -1,6 +1,39 @@
-"""Write-once registers: the contract, and the implementations of it.
+"""Write-once registers: what every implementation of them is, and how one is found.
 
-`contract` says what a register is, `spec` is that in executable form, and `paxos_registers` is the
-replicated implementation, on servers.  Registers lie in arrays, each with a name and a number.  Of
-what an array is for, this package knows only which register says it, and which one ends the array.
+`Registers` is what an implementation offers, the pure functions of `wormspace.register.spec` say
+what registers do, and `Implementation` is how another package adds its own (docs/registers.md).
 """
+
+from wormspace.register.contract import (
+    Captured,
+    Dropped,
+    Event,
+    EventStream,
+    Gap,
+    Registers,
+    RegisterState,
+    ServerState,
+    Wrote,
+)
+from wormspace.register.event_queue import EventQueue
+from wormspace.register.registry import Implementation, Opener, Url
+from wormspace.register.spec import SpecRegisters
+from wormspace.register.token import Token
+
+__all__ = [
+    "Captured",
+    "Dropped",
+    "Event",
+    "EventQueue",
+    "EventStream",
+    "Gap",
+    "Implementation",
+    "Opener",
+    "RegisterState",
+    "Registers",
+    "ServerState",
+    "SpecRegisters",
+    "Token",
+    "Url",
+    "Wrote",
+]

@@ -59,7 +59,11 @@ class ServerState(msgspec.Struct, frozen=True):
 
 
 class RegisterState(msgspec.Struct, frozen=True):
-    """One register as one server sees it; ballots for people."""
+    """One register as one server sees it.
+
+    Attributes:
+        promised, accepted: by whose capture, for people; "-" for nobody's.
+    """
 
     offset: int
     promised: str
@@ -140,13 +144,17 @@ class Registers(Protocol):
             nothing was read.  It is the end of the spans if all of it was.
         """
 
-    async def holds(self, array: ArrayName, token: Token, offset: int, deadline: float) -> bool:
+    async def holds(
+        self, array: ArrayName, token: Token | None, offset: int, deadline: float
+    ) -> bool:
         """Whether nobody captured the register since the token's capture; writes nothing.
+
+        Without a token: whether nobody ever captured it.
 
         True is linearizable: at some moment of the call, nobody else's capture was granted.
 
         Raises:
-            BadToken: the token does not cover the register.
+            BadToken: the token does not cover the register, or is of other registers than these.
             Trimmed: the array is garbage.
         """
 

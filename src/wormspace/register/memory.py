@@ -18,11 +18,13 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 from wormspace.addresses import ArrayName
+from wormspace.errors import BadToken
 from wormspace.knobs import KNOBS
-from wormspace.paxos.ballot import UNSAFE, proposer_of
+from wormspace.paxos.ballot import BALLOT_BYTES, UNSAFE, proposer_of
 from wormspace.register.issued import Issued
 from wormspace.register.operations import Owner, WriteOperation
 from wormspace.register.partition import Partition
+from wormspace.register.token import Token
 from wormspace.runtime.batching import EndOfTurn
 
 SCAN = 8
@@ -30,6 +32,19 @@ SCAN = 8
 
 Group = TypeVar("Group")
 Rank = TypeVar("Rank", int, bytes)
+
+
+def ballot_of(token: Token) -> bytes:
+    """The ballot that the token's capture was granted under.
+
+    Raises:
+        BadToken: no capture of these registers can have been granted so.
+    """
+    if len(token.fence) != BALLOT_BYTES or token.fence == UNSAFE:
+        raise BadToken(
+            "the token is not of these registers: its capture was one of another implementation"
+        )
+    return token.fence
 
 
 class BallotWrites:

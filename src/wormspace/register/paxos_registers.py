@@ -36,9 +36,10 @@ from wormspace.register import administration, listening
 from wormspace.register.capture_operation import CaptureOperation
 from wormspace.register.contention import Contention, contended
 from wormspace.register.contract import Captured, EventStream, RegisterState, ServerState
+from wormspace.register.event_queue import EventQueue
 from wormspace.register.gathering import Gathering
 from wormspace.register.issued import Issued
-from wormspace.register.memory import BallotWrites, Memory
+from wormspace.register.memory import BallotWrites, Memory, ballot_of
 from wormspace.register.operations import ReadOperation, TellOperation, WriteOperation
 from wormspace.register.partition import Partition
 from wormspace.register.spans import SpanSet, after, as_spans, shares
@@ -72,7 +73,7 @@ class PaxosRegisters:
         self._memory = Memory()
         self._gathering = Gathering(self.read, self._spawn)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._listenings: dict[listening.Listening, None] = {}
+        self._listenings: dict[EventQueue, None] = {}
         self._trimmed_told: dict[str, SpanSet] = {}
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
@@ -146,13 +147,15 @@ class PaxosRegisters:
         ballot, taken = UNSAFE, False
         if token is not None:
             token.require(array, offset)
-            ballot = token.ballot
+            ballot = token.fence
             taken = bool(token.taken) and not token.is_free(offset)
         if self._closed:
             self._check_open()
         writes = self._memory.writes.get((array, ballot))
-        if writes is None:
-            writes = self._memory.open(self._at(array), array, ballot)
+        if writes is None or ballot == UNSAFE:
+            if token is not None:
+                ballot_of(token)
+            writes = writes or self._memory.open(self._at(array), array, ballot)
         writes.partition.check(value)
         issued = writes.issued
         if (
@@ -310,9 +313,13 @@ class PaxosRegisters:
         results = await asyncio.gather(*futures.values(), return_exceptions=True)
         return dict(zip(futures, results, strict=True))
 
-    async def holds(self, array: ArrayName, token: Token, offset: int, deadline: float) -> bool:
-        token.require(array, offset)
-        operation = StandingOperation(self._at(array), array, offset, token.ballot, deadline)
+    async def holds(
+        self, array: ArrayName, token: Token | None, offset: int, deadline: float
+    ) -> bool:
+        if token is not None:
+            token.require(array, offset)
+        ballot = UNSAFE if token is None else ballot_of(token)
+        operation = StandingOperation(self._at(array), array, offset, ballot, deadline)
         operation.begin()
         return bool(await self._finish(operation.done, operation, array))
 
@@ -389,7 +396,7 @@ class PaxosRegisters:
         async def read_one(array: ArrayName, offset: int) -> bytes | None:
             return await self.read_one(array, offset, self._loop.time() + HELP_S)
 
-        events = listening.Listening(on_close=lambda ended: self._listenings.pop(ended, None))
+        events = EventQueue(on_close=lambda ended: self._listenings.pop(ended, None))
         for source, partition in enumerate(self._partitions):
             emit = partial(events.emit, source=source)
             one = listening.Subscription(partition, space, first, stop, read_one, emit, events.fail)

@@ -2,9 +2,12 @@
 
 A register is a `Cell`; `capture`, `write` and `read` are pure functions on it.  That is all a
 write-once register is: whatever Paxos, a chain or anything else does underneath must look like
-this, one call after another.  The proofs show that the protocol refines these functions, the
-simulator checks histories against them, and `SpecRegisters` puts them behind the contract's calls,
-so that the conformance suite runs on the specification itself (`connect("spec:")`).
+this, one call after another.  Captures are told apart by their fences, in the order of bytes; what
+a fence is made of is the implementation's affair.
+
+The proofs show that the protocol refines these functions, the simulator checks histories against
+them, and `SpecRegisters` puts them behind the contract's calls, so that the conformance suite runs
+on the specification itself (`connect("spec:")`).
 """
 
 from __future__ import annotations
@@ -25,7 +28,6 @@ from wormspace.errors import (
     UsageError,
     ValueTooLarge,
 )
-from wormspace.paxos.ballot import UNSAFE, above, show
 from wormspace.register.contract import (
     Captured,
     Dropped,
@@ -36,7 +38,7 @@ from wormspace.register.contract import (
     ServerState,
     Wrote,
 )
-from wormspace.register.listening import Listening
+from wormspace.register.event_queue import EventQueue
 from wormspace.register.registry import Implementation, Url
 from wormspace.register.spans import SpanSet, as_spans
 from wormspace.register.token import Token
@@ -46,22 +48,27 @@ MAX_VALUE_BYTES = 1 << 20
 WRITTEN, LOST, OTHER = "written", "lost", "other"
 
 
-class Cell(msgspec.Struct, frozen=True):
-    """One register: whose capture stands, and what was written, once."""
+NOBODY = b""
+"""Who holds a register that was never captured, and whose the write without a capture is: below
+the fence of every capture."""
 
-    holder: bytes = UNSAFE
+
+class Cell(msgspec.Struct, frozen=True):
+    """One register: the fence of the capture that stands, and what was written, once."""
+
+    holder: bytes = NOBODY
     written: bool = False
     value: bytes = b""
 
 
-def capture(cell: Cell, ballot: bytes) -> tuple[Cell, bool]:
-    """Take the register from whomever holds it; refused if a higher ballot does."""
-    if ballot > cell.holder:
-        return Cell(ballot, cell.written, cell.value), True
+def capture(cell: Cell, fence: bytes) -> tuple[Cell, bool]:
+    """Take the register from whomever holds it; refused if a later capture does."""
+    if fence > cell.holder:
+        return Cell(fence, cell.written, cell.value), True
     return cell, False
 
 
-def write(cell: Cell, ballot: bytes, value: bytes) -> tuple[Cell, str]:
+def write(cell: Cell, fence: bytes, value: bytes) -> tuple[Cell, str]:
     """Decide the register, if the capture still stands and it is empty.
 
     Returns:
@@ -69,9 +76,9 @@ def write(cell: Cell, ballot: bytes, value: bytes) -> tuple[Cell, str]:
         since; OTHER: it holds another value.  Only WRITTEN on an empty cell changes it.
 
     To whom LOST is said, the outcome is unknown: an implementation that had half-written the value
-    may meet it later and, while the register is empty, write it under the ballot that holds it.
+    may meet it later and, while the register is empty, write it under the capture that stands.
     """
-    if ballot < cell.holder:
+    if fence < cell.holder:
         return cell, LOST
     if cell.written:
         if cell.value == value:
@@ -88,15 +95,14 @@ def read(cell: Cell) -> tuple[bool, bytes]:
 class SpecRegisters:
     """The contract over a dictionary of cells: one client, no failures, nothing kept."""
 
-    def __init__(self, proposer: bytes, max_value: int) -> None:
+    def __init__(self, max_value: int = MAX_VALUE_BYTES) -> None:
         self._cells: dict[ArrayName, dict[int, Cell]] = {}
         self._captures: dict[ArrayName, list[tuple[int, int, bytes]]] = {}
         self._trimmed: dict[str, SpanSet] = {}
-        self._proposer = proposer
         self._max_value = max_value
-        self._last = UNSAFE
+        self._granted = 0
         self._issued: dict[tuple[ArrayName, bytes, int], bytes] = {}
-        self._listeners: list[tuple[str, int, int, Listening]] = []
+        self._listeners: list[tuple[str, int, int, EventQueue]] = []
         self._loop = asyncio.get_running_loop()
         self._closed = False
 
@@ -106,15 +112,16 @@ class SpecRegisters:
 
     async def capture(self, array: ArrayName, start: int, stop: int, deadline: float) -> Captured:
         cells = self._array(array)
-        ballot = self._last = above(self._last, self._proposer)
+        self._granted += 1
+        fence = self._granted.to_bytes(8, "big")
         written = {}
-        self._captures.setdefault(array, []).append((start, stop, ballot))
+        self._captures.setdefault(array, []).append((start, stop, fence))
         for offset, cell in sorted(cells.items()):
             if start <= offset < stop:
-                cells[offset], _ = capture(cell, ballot)
+                cells[offset], _ = capture(cell, fence)
                 if cell.written:
                     written[offset] = cell.value
-        token = Token(*array, start, stop, ballot, as_spans(list(written)))
+        token = Token(*array, start, stop, fence, as_spans(list(written)))
         return Captured(token, written)
 
     def write(
@@ -126,7 +133,7 @@ class SpecRegisters:
             raise UsageError(f"a value is bytes, not {type(value).__name__}")
         if len(value) > self._max_value:
             raise ValueTooLarge(f"a value of {len(value)} bytes; {self._max_value} at most")
-        ballot = token.ballot if token else UNSAFE
+        fence = token.fence if token else NOBODY
         future: asyncio.Future[None] = self._loop.create_future()
         try:
             cells = self._array(array)
@@ -134,13 +141,13 @@ class SpecRegisters:
             future.set_exception(e)
             return future
         free = token is None or token.is_free(offset)
-        if free and self._issued.setdefault((array, ballot, offset), value) != value:
+        if free and self._issued.setdefault((array, fence, offset), value) != value:
             held = cells.get(offset)
             if held is None or not held.written:
                 raise TokenReused(f"register {offset} of {array}: another value under this token")
         where = f"{array[0]}/{array[1]}/{offset}"
         before = cells.get(offset) or self._fresh(array, offset)
-        cells[offset], outcome = write(before, ballot, value)
+        cells[offset], outcome = write(before, fence, value)
         if outcome == WRITTEN:
             future.set_result(None)
             if not before.written:
@@ -180,10 +187,13 @@ class SpecRegisters:
     ) -> tuple[Mapping[int, bytes], int]:
         return await self.read(array, spans, deadline), spans[-1][1]
 
-    async def holds(self, array: ArrayName, token: Token, offset: int, deadline: float) -> bool:
-        token.require(array, offset)
+    async def holds(
+        self, array: ArrayName, token: Token | None, offset: int, deadline: float
+    ) -> bool:
+        if token is not None:
+            token.require(array, offset)
         cell = self._array(array).get(offset) or self._fresh(array, offset)
-        return cell.holder <= token.ballot
+        return cell.holder <= (token.fence if token else NOBODY)
 
     async def trim(
         self, array: ArrayName, stop: int, deadline: float, *, told_from: int | None = None
@@ -200,7 +210,7 @@ class SpecRegisters:
 
     def listen(self, space: str, first: int, stop: int) -> EventStream:
         self._check_open()
-        listening = Listening()
+        listening = EventQueue()
         self._listeners.append((space, first, stop, listening))
         listening.emit(Gap())
         return listening
@@ -225,7 +235,11 @@ class SpecRegisters:
     ) -> dict[str, list[RegisterState] | None]:
         states: list[RegisterState] = [
             RegisterState(
-                offset, show(cell.holder), "-", cell.written, cell.value if cell.written else None
+                offset,
+                cell.holder.hex() or "-",
+                "-",
+                cell.written,
+                cell.value if cell.written else None,
             )
             for offset, cell in sorted(self._array(array).items())
             if start <= offset < stop
@@ -252,9 +266,9 @@ class SpecRegisters:
     def _fresh(self, array: ArrayName, offset: int) -> Cell:
         """A cell nobody wrote: it is held by the last capture that covers it."""
         cell = Cell()
-        for start, stop, ballot in self._captures.get(array, ()):
+        for start, stop, fence in self._captures.get(array, ()):
             if start <= offset < stop:
-                cell, _ = capture(cell, ballot)
+                cell, _ = capture(cell, fence)
         return cell
 
     def _emit(self, array: ArrayName, event: Wrote) -> None:
@@ -265,7 +279,7 @@ class SpecRegisters:
 
 async def _open(url: Url, *, rng: random.Random, deadline: float, wait: bool) -> Registers:
     url.allow()
-    return SpecRegisters(rng.getrandbits(64).to_bytes(8, "big"), MAX_VALUE_BYTES)
+    return SpecRegisters()
 
 
 SPEC = Implementation(_open, "spec:", embedded=True, trial="spec:")

@@ -1,14 +1,14 @@
 """Capture tokens: the right to write a range of registers, as a value that can travel.
 
 A token prints as one word and parses back, so that whoever captured can hand it to another thread,
-process or machine.  It names the range, the ballot, and which registers of the range were already
-written when it was captured: those must not be written under its ballot, or one ballot would stand
-for two values.
+process or machine.  It names the range, the capture (`fence`), and which registers of the range
+were already written when it was captured: those must not be written under it, or one capture would
+stand for two values.
 
 A token is *handed over*, not shared: two holders who write different values to one register under
-one token break the rule that a ballot stands for one value.  A client refuses that for the tokens
-it has used itself, and a server for the values it has accepted; nobody can for two machines that
-keep it from each other.
+one token break the rule that a capture stands for one value per register.  A client refuses that
+for the tokens it has used itself, and a server for the values it has accepted; nobody can for two
+machines that keep it from each other.
 """
 
 from __future__ import annotations
@@ -18,23 +18,27 @@ import binascii
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable
+from typing import Annotated, TypeAlias
 
 import msgspec
 
 from wormspace.addresses import MAX_BOUND, Bound, SegmentNumber, SpaceName, Span
 from wormspace.errors import BadToken
 from wormspace.malformed import MALFORMED
-from wormspace.paxos.ballot import UNSAFE, show
-from wormspace.paxos.messages import Ballot
 
 _PREFIX = "worm1-"
 _CHECK_BYTES = 4
+
+Fence: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=1, max_length=255)]
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True):
     """The right to write [start, stop) of a segment, as long as nobody else captures it.
 
     Attributes:
+        fence: which capture it is, in bytes that mean something to the implementation alone.  Two
+            captures never have the same; and if one capture of a register was granted before
+            another of that register was asked for, its fence is the smaller.
         taken: the parts of the range that were already written, ascending.
     """
 
@@ -42,7 +46,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     segment: SegmentNumber
     start: Bound
     stop: Bound
-    ballot: Ballot
+    fence: Fence
     taken: tuple[Span, ...] = ()
 
     def __str__(self) -> str:
@@ -76,14 +80,9 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
         except MALFORMED as e:
             raise BadToken(f"not a capture token: {e}") from e
         ends = [token.start, *(end for span in token.taken for end in span), token.stop]
-        if ends != sorted(ends) or token.start == token.stop or token.ballot <= UNSAFE:
+        if ends != sorted(ends) or token.start == token.stop:
             raise BadToken("not a capture token: it makes no sense")
         return token
-
-    @property
-    def round(self) -> str:
-        """The ballot, for people."""
-        return show(self.ballot)
 
     def covers(self, offset: int) -> bool:
         """Whether the register lies in the range."""

@@ -25,7 +25,7 @@ from wormspace.errors import (
     Unavailable,
     WormError,
 )
-from wormspace.paxos.ballot import UNSAFE
+from wormspace.register.spec import NOBODY
 from wormspace.sim.mix import Gift, Mix
 from wormspace.sim.records import Records, WriteCall
 from wormspace.space.client import Client
@@ -118,16 +118,16 @@ class Calls:
         array = (segment.space.name, segment.number)
         token = captured.token
         self.records.captured(
-            array, (start, stop), self.name, called, token.ballot, captured.written
+            array, (start, stop), self.name, called, token.fence, captured.written
         )
         return captured
 
     async def _recorded(
-        self, segment: Segment, offset: int, ballot: bytes, value: bytes, call: Awaitable[None]
+        self, segment: Segment, offset: int, fence: bytes, value: bytes, call: Awaitable[None]
     ) -> None:
         self.records.call()
         where = (segment.space.name, segment.number, offset)
-        entry = self.records.write(where, self.name, ballot, value)
+        entry = self.records.write(where, self.name, fence, value)
         try:
             await call
         except WormError as e:
@@ -147,7 +147,7 @@ class Calls:
         self, segment: Segment, offset: int, value: bytes, token: wormspace.Token
     ) -> None:
         call = segment.write(offset, value, token)
-        await self._recorded(segment, offset, token.ballot, value, call)
+        await self._recorded(segment, offset, token.fence, value, call)
 
     async def on_write(self, space: str) -> None:
         """Capture one register and write it; sometimes write it again."""
@@ -206,7 +206,7 @@ class Calls:
         entries = []
         for offset, value in zip(run, values, strict=True):
             where = (segment.space.name, segment.number, offset)
-            entries.append(self.records.write(where, self.name, token.ballot, value))
+            entries.append(self.records.write(where, self.name, token.fence, value))
         results: list[WormError | None] = [None] * len(run)
         try:
             await segment.write_range(run[0], values, token)
@@ -341,7 +341,7 @@ class Calls:
             where = f"{space}/{segment.number}/0"
         value = f"unsafe:{where}".encode()
         call = segment.unsafe_write(offset, value)
-        await self._recorded(segment, offset, UNSAFE, value, call)
+        await self._recorded(segment, offset, NOBODY, value, call)
 
     async def on_settle(self, space: str) -> None:
         """Decide a register one way or the other."""

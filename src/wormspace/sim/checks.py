@@ -29,8 +29,8 @@ WRITES = ("write", "settle")
 class SpecifiedRegister:
     """One register as `register.spec` defines it, for the linearizability checker.
 
-    Inputs and outputs: ("write", ballot, value) -> "ok" or ("lost", the value it holds);
-    ("settle", otherwise) -> the value; ("capture", ballot) and ("read",) -> the value, or None
+    Inputs and outputs: ("write", fence, value) -> "ok" or ("lost", the value it holds);
+    ("settle", otherwise) -> the value; ("capture", fence) and ("read",) -> the value, or None
     while it is empty.
 
     A write of unknown outcome may take effect as long as the register is empty, whoever captured
@@ -213,19 +213,19 @@ def _check_known(records: Records, space: str, number: int | None, returned: int
 
 
 def check_standing(records: Records) -> None:
-    """A capture does not stand once another, with a higher ballot, was granted.
+    """A capture does not stand once another, with a higher fence, was granted.
 
     Raises:
         Violation: somebody was told that it does.
     """
-    for where, ballot, called in records.standing:
+    for where, fence, called in records.standing:
         for one in records.seen.get(where, ()):
             if one.input[0] != "capture" or one.returned is None:
                 continue
-            if one.input[1] > ballot and one.returned < called:
+            if one.input[1] > fence and one.returned < called:
                 raise Violation(
                     f"a lost capture of {show(where)} was said to stand",
-                    f"asked at {called}, under {ballot.hex()}\n{evidence(records, where)}",
+                    f"asked at {called}, under {fence.hex()}\n{evidence(records, where)}",
                 )
 
 

@@ -33,7 +33,7 @@ class Questions(Calls):
             self._gone(space, segment.number)
             raise
         if stands:
-            self.records.stands((space, segment.number, offset), token.ballot, called)
+            self.records.stands((space, segment.number, offset), token.fence, called)
 
     async def on_inspect(self, space: str) -> None:
         """What each server holds: what it knows to be decided, or a majority accepted, is read."""

@@ -121,9 +121,9 @@ class Records:
 
     # ------------------------------------------------------------ registers
 
-    def write(self, where: Register, client: str, ballot: bytes, value: bytes) -> WriteCall:
+    def write(self, where: Register, client: str, fence: bytes, value: bytes) -> WriteCall:
         """A write is called."""
-        entry = WriteCall(client, ("write", ballot, value), self.tick())
+        entry = WriteCall(client, ("write", fence, value), self.tick())
         self.writes.setdefault(where, []).append(entry)
         return entry
 
@@ -167,12 +167,12 @@ class Records:
         span: tuple[int, int],
         client: str,
         called: int,
-        ballot: bytes,
+        fence: bytes,
         written: Mapping[int, bytes],
     ) -> None:
         """A capture of the registers of `span` was granted, and said which are written."""
         for offset in range(*span):
-            asked = ("capture", ballot)
+            asked = ("capture", fence)
             answer = Operation(client, asked, written.get(offset), called, self.tick())
             self._see((*array, offset), answer)
 
@@ -188,9 +188,9 @@ class Records:
         """Every register that anybody touched, in order."""
         return sorted({**self.writes, **self.seen})
 
-    def stands(self, where: Register, ballot: bytes, called: int) -> None:
-        """Somebody was told that nobody captured a register since the capture under `ballot`."""
-        self.standing.append((where, ballot, called))
+    def stands(self, where: Register, fence: bytes, called: int) -> None:
+        """Somebody was told that nobody captured a register since the capture under `fence`."""
+        self.standing.append((where, fence, called))
 
     # ------------------------------------------------------------ segments
 

@@ -323,5 +323,5 @@ class Reign:
         return False
 
 
-_NO_TOKEN = Token("-", 0, 0, 0, bytes(16))
+_NO_TOKEN = Token("-", 0, 0, 0, b"-")
 """In place of a token until the segment is captured."""

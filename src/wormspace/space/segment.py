@@ -193,8 +193,10 @@ class Segment:
             else:
                 return otherwise
 
-    async def holds(self, token: Token, offset: int, *, timeout: float | None = None) -> bool:
-        """Whether nobody captured register `offset` since the token's capture.
+    async def holds(
+        self, token: Token | None, offset: int, *, timeout: float | None = None
+    ) -> bool:
+        """Whether nobody captured register `offset` since the token's capture; None: ever.
 
         Asks a majority and writes nothing.  True is linearizable: at some moment of the call nobody
         else's capture had been granted, so nobody else had written there.  It says nothing of the
@@ -204,7 +206,7 @@ class Segment:
             BadToken: the token does not cover it.
         """
         self._check_one(offset)
-        token = as_token(token)
+        token = None if token is None else as_token(token)
         return await self._registers.holds(self._array, token, offset, self._deadline(timeout))
 
     async def trim(self, *, timeout: float | None = None) -> None:
