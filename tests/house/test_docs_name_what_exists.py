@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "wormspace"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+AT_THE_ROOT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES = [*AT_THE_ROOT, *sorted((ROOT / "docs").glob("*.md"))]
 
 FOLDERS = ("src", "tests", "explorer", "verification", "tools", "benchmarks", "examples")
 ROOMS = [path.name for base in (ROOT, PACKAGE) for path in base.iterdir() if path.is_dir()]

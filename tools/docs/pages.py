@@ -17,7 +17,11 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 
-AT_THE_ROOT = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
+AT_THE_ROOT = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
 """Pages that are not in docs/, and what they are called in the site."""
 
 ERRORS = "wormspace.errors"
