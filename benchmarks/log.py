@@ -29,6 +29,7 @@ from wormspace.bench.load import Sample, closed_loop
 from wormspace.bench.processes import ServersFailed, make_cluster, running
 from wormspace.log import Log
 from wormspace.runtime.collector import collect_seldom
+from wormspace.runtime.tasks import Tasks
 from wormspace.server.config import ClusterConfig
 
 NAME = "bench"
@@ -95,7 +96,7 @@ async def _subscribe(url: str) -> None:
                 if not news.is_set():
                     news.set()
 
-        following = loop.create_task(follow())
+        following = Tasks("a reader").begin(follow())
         print("ready", flush=True)
         while line := await reader.readline():
             while reached < int(line):

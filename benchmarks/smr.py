@@ -30,6 +30,7 @@ from wormspace.bench.load import Sample, closed_loop, merged
 from wormspace.bench.processes import ServersFailed, free_ports, make_cluster, running
 from wormspace.errors import WormError
 from wormspace.runtime.collector import collect_seldom
+from wormspace.runtime.tasks import Tasks
 from wormspace.server.config import ClusterConfig
 from wormspace.smr import (
     KeyValue,
@@ -325,7 +326,7 @@ class _Run:
                 done.append(time.perf_counter())
                 await asyncio.sleep(PROBE_S)
 
-        probing = asyncio.ensure_future(probe())
+        probing = Tasks("a probe").begin(probe())
         await asyncio.sleep(1)
         leader = self._leader()
         os.kill(leader.process.pid, signal.SIGKILL)

@@ -378,7 +378,7 @@ def writing(e: Engine) -> None:
             _closed=False,
             _at=lambda array: Thing(),
             _memory=Thing(writes={(ARRAY, ballot): state.writes} if present else {}, open=opened),
-            _spawn=lambda work: work,
+            _tasks=Thing(begin=lambda work: work),
             read=read,
         )
         shipped = registers.PaxosRegisters

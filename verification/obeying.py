@@ -100,9 +100,17 @@ def _a_part(e: Engine, it: Thing, decision: Any, closed: bool = False) -> Any:
         it.gids.append(gid)
         it.works.append(Work())
         work = it.works[-1]
-        return work if choose("a future") else Thing(becomes=work)
+        if choose("a future"):
+            return work
+        it.plain.append(Thing(becomes=work))
+        return it.plain[-1]
+
+    def held(plain: Thing) -> Any:
+        it.held.append(plain)
+        return plain.becomes
 
     it.did, it.gids, it.works, it.over = [], [], [], []
+    it.plain, it.held = [], []
     it.promised, it.learned, it.told = [], [], []
     manager = Thing(commit=lambda gid: begin("commit", gid), abort=lambda gid: begin("abort", gid))
     it.watcher = choose("somebody wants to know")
@@ -115,6 +123,7 @@ def _a_part(e: Engine, it: Thing, decision: Any, closed: bool = False) -> Any:
         manager={"a": manager}.get,
         on_decision=(lambda *its: it.told.append(its)) if it.watcher else None,
         matters=Thing(leave=lambda matter: it.over.append(matter)),
+        tasks=Thing(begin=held),
     )
     it.matter = Thing(
         promised=lambda part, vote: it.promised.append((part, vote)),
@@ -131,7 +140,7 @@ def _a_part(e: Engine, it: Thing, decision: Any, closed: bool = False) -> Any:
 def _worked(it: Thing) -> Claims:
     """What holds of every part's work: it is watched to its end, and then the part is over."""
     looks = all(work.over or work.watched for work in it.works)
-    known = all(work is it.part._work for work in it.works)
+    known = [*map(id, it.plain)] == [*map(id, it.held)]
     return {
         "its work is known, and watched to its end": z3.BoolVal(looks and known),
         "it is over once": z3.BoolVal(it.over in ([], ["a", it.matter])),
@@ -142,7 +151,7 @@ def obeying(e: Engine) -> None:
     """A resource manager's four steps."""
     parts = e.core.modules["tx.parts"]
     parts.__dict__["log"] = Thing(warning=lambda *_: None)
-    parts.__dict__["asyncio"] = Thing(Future=Work, ensure_future=lambda work: work.becomes)
+    parts.__dict__["asyncio"] = Thing(Future=Work, iscoroutine=lambda work: True)
 
     async def calling(*calls: Any) -> None:
         for call in calls:

@@ -203,7 +203,7 @@ def _casts(e: Engine, box: Any) -> Any:
 
     me._capture = replying(capture)
     me._batcher = Thing(add=lambda held, ballot: pending.append(ballot))
-    me._spawn = lambda work: finish(work)
+    me._tasks = Thing(spawn=lambda work: finish(work))
     me.prepare_segment = lambda *its: it.ahead.append(its)
     for name in ("cast", "_put", "_cast_alone", "_send", "_write"):
         setattr(me, name, getattr(box.Box, name).__get__(me))

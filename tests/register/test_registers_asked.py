@@ -487,7 +487,7 @@ def test_closing_ends_what_is_under_way_and_refuses_what_comes():
 def test_a_task_that_does_not_end_is_waited_for_a_second():
     async def work():
         client = Client()
-        stuck = client.registers._spawn(asyncio.sleep(100))
+        stuck = client.registers._tasks.begin(asyncio.sleep(100))
         await client.registers.close()
         assert now() == pytest.approx(1)
         with pytest.raises(asyncio.CancelledError):

@@ -93,7 +93,7 @@ async def test_a_reign_whose_work_is_cancelled_from_within_ends(what):
         reign = hits._core.proposer._reign
         adding = asyncio.ensure_future(hits.add())
         for _ in range(1000):
-            task = reign._extending if what == "extension" else next(iter(reign._writes), None)
+            task = next(iter(reign._extending if what == "extension" else reign._writes), None)
             if task is not None:
                 task.cancel()
                 if what == "write":

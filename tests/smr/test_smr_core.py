@@ -138,7 +138,7 @@ async def test_who_is_closed_has_nothing_that_runs_and_says_so(worm, caplog):
             await asyncio.sleep(0.5)
             ended.append("task")
 
-    core._spawn(at_work())
+    core._tasks.spawn(at_work())
     heard = asyncio.ensure_future(bell.heard())
     puppet.latest = Address(3, 0)  # so the query waits
     with turned(smr_packets_under_way=1):
@@ -154,7 +154,7 @@ async def test_who_is_closed_has_nothing_that_runs_and_says_so(worm, caplog):
     assert ended == ["task"], "it was waited for"
     assert closing == ["deaf", "seat"]
     assert core.service.stopped == 1
-    assert core._tasks == set()
+    assert not core._tasks
     await asyncio.sleep(0)
     assert heard.done()
     said = [str(future.exception()) for future in calls]
@@ -188,13 +188,13 @@ def test_one_of_its_tasks_that_fails_stops_it_and_it_says_why(trouble, words):
         core, _ = await begun(worm)
         learn(core, 0)
         waiting = core.seat.waiting[b"c", 1] = asyncio.get_running_loop().create_future()
-        deaf, other = [], core._spawn(asyncio.sleep(99))
+        deaf, other = [], core._tasks.spawn(asyncio.sleep(99))
         core.learner.deafen = lambda: deaf.append(True)
 
         async def fail():
             raise trouble
 
-        core._spawn(core._guard(fail))
+        core._tasks.spawn(core._guard(fail))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         failed = core.failed
@@ -210,7 +210,7 @@ def test_one_of_its_tasks_that_fails_stops_it_and_it_says_why(trouble, words):
             await waiting
         await asyncio.sleep(0.1)
         assert other.cancelled()
-        assert core._tasks == set()
+        assert not core._tasks
         for call in (
             lambda: core.command(METHODS["note"], (1,), Session()),
             lambda: core.query(METHODS["count"], (1,), Eventual(), Session()),
@@ -233,7 +233,7 @@ async def test_a_replica_that_stops_is_told_of_once_and_a_closed_client_is_no_fa
     async def closed():
         raise Closed("the client is closed")
 
-    core._spawn(core._guard(closed))
+    core._tasks.spawn(core._guard(closed))
     await asyncio.sleep(0.1)
     assert (core.failed, caplog.messages) == (None, [])
     core._on_failed(ValueError("x"))

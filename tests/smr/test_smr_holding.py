@@ -300,15 +300,15 @@ async def test_a_cancel_from_elsewhere_stays_one_and_a_block_in_a_cancelled_task
 
 @timely
 async def test_the_end_of_a_block_waits_for_so_long_and_it_is_given_back_all_the_same(caplog):
-    loop, before = asyncio.get_running_loop(), set(_going_on)
+    loop, before = asyncio.get_running_loop(), len(_going_on)
     for takes, waits in ((0.5, 0.5), (20.0, GIVING_BACK_S)):
         lock, began = Asked(release=[takes, GRANT]), loop.time()
         async with locked(lock):
             pass
         assert loop.time() - began == pytest.approx(waits)
-        assert len(_going_on - before) == (takes > waits)
+        assert len(_going_on) - before == (takes > waits)
         await asyncio.sleep(takes)
-        assert _going_on == before
+        assert len(_going_on) == before
     lock, began = Asked(renew=[None], release=[0.5, GRANT]), loop.time()
     with pytest.raises(LeaseLost):
         async with locked(lock):

@@ -209,7 +209,7 @@ def test_only_so_many_that_were_learned_are_remembered_and_connections_to_the_re
         assert line.addresses == [A, B, C, *learned[2:]]
         assert others.open == learned[2:]
         assert set(line._ids) == set(learned[2:])
-        assert line._closing == {}
+        assert not line._closing
         line._turn(line._leader, member(B))
         assert line.addresses == [A, B, C, *learned[2:]]
 
@@ -343,7 +343,7 @@ def test_a_stream_begins_after_what_there_was_and_commands_wait_for_that(others)
         known.set()
         await asyncio.sleep(2 * PAUSE_MAX_S)
         assert [one for _, _, one in others.asked[1:2]] == [Watch(-1)]
-        assert hits._line._beginning == {}
+        assert not hits._line._beginning
         others.answers[A] = [sum_of(1)]
         assert await call == 1
         more = asyncio.ensure_future(anext(stream))
@@ -364,12 +364,12 @@ def test_a_stream_that_is_closed_at_once_asks_nobody_any_more(others):
         (beginning,) = hits._line._beginning
         await stream.aclose()
         await asyncio.sleep(0.1)
-        assert hits._line._beginning == {}
+        assert not hits._line._beginning
         assert beginning.cancelled()
         for wrong in (-1, 1.0, True):
             with pytest.raises(UsageError):
                 hits.events(wrong)
-        assert hits._line._beginning == {}
+        assert not hits._line._beginning
 
     calling(work)
 

@@ -269,7 +269,7 @@ def test_who_ends_leaves_nothing_under_way_and_answers_no_question():
         await a.stop()
         await asyncio.sleep(0.1)
         assert slow.now == 0
-        assert a.proposer._writes == {}
+        assert not a.proposer._writes
         assert len(asyncio.all_tasks()) < before
         greeted = len(a.greeted)
         with pytest.raises(NotLeading):

@@ -8,6 +8,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 from wormspace.errors import Closed, Trimmed, UsageError
+from wormspace.runtime.tasks import Tasks
 from wormspace.tx.deciding import Vote
 from wormspace.tx.matters import Matter, Matters
 from wormspace.tx.messages import Plan
@@ -202,7 +203,7 @@ class Site:
         self.resolver = resolver(self.box)
         self.finished = Finished()
         self.identities = Identities()
-        self.loop = asyncio.get_running_loop()
+        self.loop, self.tasks = asyncio.get_running_loop(), Tasks("a site")
         self.initiator, self.closed = "me", False
         self.address, self.is_alive = "me:1", True
         self.patience, self.idle = 10.0, 4.0

@@ -75,7 +75,7 @@ def voting(work, **knobs) -> None:
         await work(booth)
         await booth.box.close()
         assert asyncio.all_tasks() == before
-        assert booth.box._tasks == set()
+        assert not booth.box._tasks
 
     with turned(tx_segment_size=SIZE, **knobs):
         virtually(run)
@@ -170,8 +170,8 @@ def test_votes_of_one_turn_that_stand_side_by_side_are_written_together(runs) ->
         await booth.cast(4)
         runs.clear()
         votes = {n: Vote(True, ("a",), "", float(n), "a") for n in (5, 1, 0, 3, 7)}
-        spawn, tasks = booth.box._spawn, []
-        booth.box._spawn = lambda work: tasks.append(spawn(work))
+        spawn, tasks = booth.box._tasks.spawn, []
+        booth.box._tasks.spawn = lambda work: tasks.append(spawn(work))
         ends = [booth.cast(n, vote, seconds=1.0 + n) for n, vote in votes.items()]
         assert await asyncio.gather(*ends) == list(votes.values())
         assert runs == [(0, 2, 2.0), (3, 1, 4.0), (5, 1, 6.0), (7, 1, 8.0)]

@@ -410,7 +410,7 @@ async def test_when_a_lane_is_closed_what_is_in_use_is_dropped_and_what_goes_on_
     lane.give_back(held[0])
     lane.renew(held[1], after(LATE_S))
     await lane.close()
-    assert lane._tasks == set(), "it waits for them"
+    assert not lane._tasks, "it waits for them"
     assert [one.closed for one in held] == [1, 1, 1]
     assert lane._all == set()
     late = server.lane(1)

@@ -38,7 +38,7 @@ async def test_a_part_votes_as_it_could_prepare(problem, reason, conflict, varia
     site = Site(Manager())
     part, _ = part_of(site, Branch(problem), plan(variant))
     part.prepare()
-    assert part.task is not None
+    assert site.tasks
     await turn()
     yes = problem is None
     expected = Vote(yes, ("a", "b"), str(gid()), AT, "a", reason, conflict)
@@ -118,7 +118,7 @@ async def test_a_part_that_ends_with_its_site_does_not_vote(how: str) -> None:
     if how == "closed":
         site.closed = True
     else:
-        part.task.cancel()
+        site.tasks.cancel()
     await turn()
     assert site.box.casts == []
     assert matter._acting == 0
@@ -130,7 +130,7 @@ async def test_a_part_whose_act_is_cancelled_has_not_acted() -> None:
     part.prepare()
     await turn()
     site.box.on_stands(vote("a"), None)
-    part.task.cancel()
+    site.tasks.cancel()
     await turn()
     assert (part.acted, matter._acting, site.figures["left_to_sweep"]) == (False, 0, 0)
 
@@ -146,4 +146,4 @@ async def test_what_is_done_at_once_needs_no_task() -> None:
     part, _ = part_of(site, Quick(), plan())
     part.prepare()
     assert len(site.box.casts) == 1
-    assert part.task is None
+    assert not site.tasks

@@ -85,7 +85,7 @@ def test_a_site_is_what_it_is_given_and_a_name_of_its_own() -> None:
         site.on_decision("a")
         assert heard == ["a"]
         assert other.on_decision is None
-        assert len(other.sweeper.tasks) == 3
+        assert len(other.tasks) == 4
         site.matters.learn(TxId("j", 0), "a", vote("a"))
         assert site.gauges()["under_way"] == 0
         site.matters.join(TxId("j", 1), ("a",))
@@ -101,9 +101,9 @@ def test_managers_are_here_once_and_by_their_names() -> None:
     async def work(site: Site) -> None:
         a = site.manager("a")
         assert site.managers == {"a": a}
-        tasks = len(site.sweeper.tasks)
+        tasks = len(site.tasks)
         site.attach(a)
-        assert len(site.sweeper.tasks) == tasks
+        assert len(site.tasks) == tasks
         with pytest.raises(UsageError, match="two resource managers are called 'a'"):
             site.attach(Manager("a"))
         for wrong, says in ((7, "7 is no resource manager"), (Manager("a b"), "a name here has")):
@@ -115,7 +115,8 @@ def test_managers_are_here_once_and_by_their_names() -> None:
             site.detach(7)
         for _ in range(2):
             site.detach(a)
-        assert (site.managers, len(site.sweeper.tasks)) == ({}, tasks - 1)
+        await turn()
+        assert (site.managers, len(site.tasks)) == ({}, tasks - 1)
         with pytest.raises(UsageError, match="no resource manager 'a' at this site"):
             site.manager("a")
         site.attach(Manager("a"))
@@ -198,11 +199,12 @@ def test_what_nobody_waits_for_is_heard_of_if_it_fails(caplog) -> None:
             if error is not None:
                 raise error
 
+        others = len(site.tasks)
         for error in (None, Unavailable("no servers"), asyncio.CancelledError(), bug):
             site.spawn(do(error))
-        assert len(site._tasks) == 4
+        assert len(site.tasks) == others + 4
         await turn()
-        assert site._tasks == set()
+        assert len(site.tasks) == others
         assert told == [{"message": "in a site", "exception": bug}]
 
     with caplog.at_level(logging.INFO):

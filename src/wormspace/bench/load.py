@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from wormspace.bench.processes import cpu_seconds
+from wormspace.runtime.tasks import Tasks
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -64,7 +65,8 @@ async def closed_loop(
             if counting:
                 latencies.append(clock() - began)
 
-    workers = [asyncio.ensure_future(worker()) for _ in range(window)]
+    tasks = Tasks("load")
+    workers = [tasks.begin(worker()) for _ in range(window)]
     await asyncio.sleep(warm_up_s)
     cpu_before, began = cpu_seconds(pids) + time.process_time(), clock()
     counting = True

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -189,9 +190,9 @@ def serve(
                 emit({"replica": member.name, "host": member.host, "port": member.port})
             else:
                 note(f"replica of {printable(name)} at {Endpoint(member.host, member.port)}")
-            ended = loop.create_task(stop.wait())
-            while not ended.done():
-                await asyncio.wait([ended], timeout=1.0)
+            while not stop.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), 1.0)
                 if store.status().failed:
                     raise UsageError(f"the replica has stopped: {store.status().failed}")
 

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 from wormspace.connecting import connect
 from wormspace.errors import Unavailable, WormError
+from wormspace.runtime.tasks import Tasks
 
 log = logging.getLogger("wormspace.log")
 
@@ -24,12 +25,13 @@ LEAVE_S = 2.0
 @asynccontextmanager
 async def sequencers(url: str, names: Sequence[str], host: str) -> AsyncIterator[None]:
     """As long as it lasts, this process is the sequencer of these logs, or stands by."""
-    tasks = [asyncio.create_task(_sequence(url, name, host)) for name in names]
+    tasks = Tasks("a sequencer")
+    for name in names:
+        tasks.spawn(_sequence(url, name, host))
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
+        tasks.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=LEAVE_S)
 

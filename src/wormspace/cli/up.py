@@ -14,6 +14,7 @@ from wormspace.cli.layout import create, plan, shape_options
 from wormspace.cli.processes import LocalCluster
 from wormspace.cli.settings import CLUSTER_FILE, Settings, common
 from wormspace.cli.show import cell, console, emit, note, table
+from wormspace.runtime.tasks import Tasks
 from wormspace.server.config import ClusterConfig, load
 
 WATCH_S = 1.0
@@ -67,22 +68,22 @@ async def _run(cluster: LocalCluster, file: Path, *, as_json: bool) -> None:
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(sig, stop.set)
+    tasks = Tasks("a local cluster")
     try:
-        starting = asyncio.ensure_future(cluster.start())
-        stopping = asyncio.ensure_future(stop.wait())
+        starting = tasks.begin(cluster.start())
+        stopping = tasks.begin(stop.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
             _announce(file, cluster, as_json=as_json)
-            watching = asyncio.ensure_future(_watch(cluster, as_json=as_json))
+            watching = tasks.begin(_watch(cluster, as_json=as_json))
             await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
             if watching.done():
                 watching.result()
-            watching.cancel()
             if not as_json:
                 note("stopping the servers")
-        starting.cancel()
     finally:
+        tasks.cancel()
         cluster.stop()
 
 

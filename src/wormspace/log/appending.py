@@ -28,6 +28,7 @@ from wormspace.log.records import Group, Pack, encode, payload_size
 from wormspace.log.tape import Tape
 from wormspace.log.tenure import Held, Run
 from wormspace.runtime.batching import Batcher
+from wormspace.runtime.tasks import Tasks
 
 LOST = (CaptureLost, AlreadyWritten)
 PAUSE_MIN_S = 0.002
@@ -207,7 +208,7 @@ class Appender:
         self._largest = self._ask_largest()
         self._loop = asyncio.get_running_loop()
         self._batcher = Batcher(self._begin)
-        self._working: dict[asyncio.Task[None], list[_Wish]] = {}
+        self._working = Tasks(f"{tape.space.name}: appending")
         self._closed = False
         self.lost = 0
         """How many packs lost their slots to others, so that their entries went elsewhere."""
@@ -265,19 +266,18 @@ class Appender:
 
     def _spawn(self, wishes: list[_Wish], deadline: float) -> None:
         """Put entries into the log, or tell why not."""
-        task = self._loop.create_task(self._fulfil(wishes, deadline))
-        self._working[task] = wishes
-        task.add_done_callback(self._on_done)
 
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        error = (
-            task.exception()
-            if not task.cancelled()
-            else Closed("the log was closed; the entries may be in it all the same")
-        )
-        for wish in self._working.pop(task):
-            if error is not None and not wish.future.done():
-                wish.future.set_exception(error)
+        def on_done(task: asyncio.Task[None]) -> None:
+            error = (
+                task.exception()
+                if not task.cancelled()
+                else Closed("the log was closed; the entries may be in it all the same")
+            )
+            for wish in wishes:
+                if error is not None and not wish.future.done():
+                    wish.future.set_exception(error)
+
+        self._working.spawn(self._fulfil(wishes, deadline), on_done)
 
     async def close(self) -> None:
         """Give up what is under way."""
@@ -285,10 +285,7 @@ class Appender:
         for wish in self._batcher.withdraw():
             if not wish.future.done():
                 wish.future.set_exception(Closed("the log was closed; nothing was appended"))
-        for task in self._working:
-            task.cancel()
-        if self._working:
-            await asyncio.wait(list(self._working))
+        await self._working.close()
 
     # ------------------------------------------------------------ places, and writing there
 

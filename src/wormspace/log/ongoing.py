@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from wormspace.log.errors import Deposed
+from wormspace.runtime.tasks import Tasks
 
 log = logging.getLogger("wormspace.log")
 
@@ -32,7 +33,7 @@ class Ongoing(Generic[T]):
     def __init__(self, what: str) -> None:
         self._what = what
         # It is for all who will join it: it runs in nobody's own context.
-        self._context = contextvars.copy_context()
+        self._tasks = Tasks(what, contextvars.copy_context())
         self._task: asyncio.Task[T] | None = None
         self._closed = False
 
@@ -51,9 +52,7 @@ class Ongoing(Generic[T]):
         if task is None:
             if self._closed:
                 raise Deposed(f"{self._what}: closed meanwhile")
-            loop = asyncio.get_running_loop()
-            task = self._task = loop.create_task(work(), context=self._context)
-            task.add_done_callback(self._on_done)
+            task = self._task = self._tasks.spawn(work(), self._on_done)
         return task
 
     async def join(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -73,10 +72,7 @@ class Ongoing(Generic[T]):
 
     async def stop(self) -> None:
         """End it where it is; it has ended when this returns."""
-        task = self._task
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await self._tasks.close()
 
     async def close(self) -> None:
         """End it where it is, and begin no other: who still wants it came too late."""

@@ -34,6 +34,7 @@ from wormspace.log.reading import Reader
 from wormspace.log.records import Latest, encode
 from wormspace.log.streams import StreamTable, catch_up, look_up, rebuild
 from wormspace.log.tenure import Run, Tenure
+from wormspace.runtime.tasks import Tasks
 
 log = logging.getLogger("wormspace.log")
 
@@ -72,6 +73,7 @@ class Sequencer:
         self._before = 0  # the bytes of all entries below it
         self._began = 0  # the slot where the tenure began: the table is rebuilt from those below
         self._linked: int | None = None  # the table may lack slots from here on
+        self._tables = Tasks(f"{self._tape.space.name}: the table of streams")
         self._table: asyncio.Task[StreamTable] | None = None
         self._read: tuple[StreamTable, int] | None = None  # a table without a tenure, and its end
         self._turn = asyncio.Lock()
@@ -231,9 +233,7 @@ class Sequencer:
     # ------------------------------------------------------------ what is recovered
 
     def _begin_to_rebuild(self) -> asyncio.Task[StreamTable]:
-        task = asyncio.get_running_loop().create_task(self._rebuild())
-        task.add_done_callback(_note_failure)
-        return task
+        return self._tables.spawn(self._rebuild(), _note_failure)
 
     async def _rebuild(self) -> StreamTable:
         while True:

@@ -21,6 +21,7 @@ from wormspace.knobs import KNOBS
 from wormspace.log.reading import Head, Reader
 from wormspace.log.records import Entry
 from wormspace.log.tape import POLL_S, Tape
+from wormspace.runtime.tasks import Tasks
 from wormspace.space import Address, Stream, TrimmedAway, Written
 
 RETRY_S = 0.1
@@ -32,13 +33,13 @@ class Source(ABC):
     def __init__(self) -> None:
         self._ended: Closed | None = None
         self._is_over = False
+        self._tasks = Tasks("the next entries")
         self._working: asyncio.Task[list[Entry]] | None = None
 
     async def more(self) -> list[Entry]:
         """The next entries, perhaps none yet; nothing is lost if the wait is given up."""
         if self._working is None and not self._is_over:
-            self._working = asyncio.get_running_loop().create_task(self.step())
-            self._working.add_done_callback(_look_at)
+            self._working = self._tasks.spawn(self.step(), _look_at)
         working = self._working
         if working is not None:
             await asyncio.wait([working])
@@ -61,8 +62,7 @@ class Source(ABC):
     def close(self) -> None:
         """Stop what is under way."""
         self._is_over = True
-        if self._working is not None:
-            self._working.cancel()
+        self._tasks.cancel()
 
 
 def _look_at(task: asyncio.Task[list[Entry]]) -> None:
@@ -236,7 +236,8 @@ class _Ear:
         self._tape = tape
         self._dropped = 0
         self._news = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._listen(start))
+        self._tasks = Tasks(f"{tape.space.name}: listening")
+        self._task = self._tasks.begin(self._listen(start))
 
     async def _listen(self, start: int) -> None:
         size = self._tape.size
@@ -276,4 +277,4 @@ class _Ear:
 
     def close(self) -> None:
         """Stop listening."""
-        self._task.cancel()
+        self._tasks.cancel()

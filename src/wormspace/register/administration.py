@@ -16,6 +16,7 @@ from wormspace.paxos.ranges import Range
 from wormspace.register.contract import RegisterState, ServerState
 from wormspace.register.partition import Partition
 from wormspace.register.spans import SpanSet
+from wormspace.runtime.tasks import Tasks
 from wormspace.wire.messages import (
     Downward,
     Failed,
@@ -101,20 +102,17 @@ async def ask_majority(
 
     Those of servers that were not waited for are None as well.
     """
-    asking = [
-        asyncio.ensure_future(ask(partition, server, message, deadline))
-        for server in range(partition.size)
-    ]
-    try:
+    async with Tasks("a question to a server") as tasks:
+        asking = [
+            tasks.begin(ask(partition, server, message, deadline))
+            for server in range(partition.size)
+        ]
         left = set(asking)
         answered = 0
         while left and answered < majority(partition.size):
             done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
             answered += sum(task.result() is not None for task in done)
         return [task.result() if task.done() else None for task in asking]
-    finally:
-        for task in asking:
-            task.cancel()
 
 
 def _too_few(partition: Partition, what: str, answers: Sequence[Downward | None]) -> Unavailable:

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import random
 import zlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,7 @@ from wormspace.register.partition import Partition
 from wormspace.register.spans import SpanSet, after, as_spans, shares
 from wormspace.register.standing import StandingOperation
 from wormspace.register.token import Token
+from wormspace.runtime.tasks import Tasks
 
 ABSURD_ROUND = 1 << 62
 """Nobody gets so far by counting.  Such a round stands where somebody put it, and is not carried to
@@ -71,11 +72,12 @@ class PaxosRegisters:
         self._seen = self._taken = UNSAFE
         self._loop = asyncio.get_running_loop()
         self._memory = Memory()
-        self._gathering = Gathering(self.read, self._spawn)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks("a register's operation")
+        self._gathering = Gathering(self.read, self._tasks.spawn)
         self._listenings: dict[EventQueue, None] = {}
         self._trimmed_told: dict[str, SpanSet] = {}
         self._closed = False
+        self._ending = Tasks("closing a client")
         self._closing: asyncio.Task[None] | None = None
         for partition in partitions:
             partition.start()
@@ -163,7 +165,7 @@ class PaxosRegisters:
             and offset not in issued.open
             and offset not in issued.doubt
         ):
-            return self._spawn(self._compare_first(writes, offset, value, taken, deadline))
+            return self._tasks.begin(self._compare_first(writes, offset, value, taken, deadline))
         return self._issue(writes, offset, value, deadline)
 
     def _issue(
@@ -218,13 +220,10 @@ class PaxosRegisters:
             return values
         every = dict(values)
         parts = shares(rest, KNOBS.register_pages_at_once)
-        reading = [asyncio.ensure_future(self._read_on(array, s, deadline)) for s in parts]
-        try:
+        async with Tasks("a share of a read") as tasks:
+            reading = [tasks.begin(self._read_on(array, s, deadline)) for s in parts]
             for values in await asyncio.gather(*reading):
                 every.update(values)
-        finally:
-            for share in reading:
-                share.cancel()
         return every
 
     async def _read_on(
@@ -331,7 +330,7 @@ class PaxosRegisters:
         if array[1] not in told and not self._closed:
             told.add(array[1], array[1] + 1)
             deadline = self._loop.time() + HELP_S
-            self._spawn(self._discard_quietly(*array, array[1] + 1, deadline))
+            self._tasks.spawn(self._discard_quietly(*array, array[1] + 1, deadline))
 
     def on_refused(self, promised: bytes) -> None:
         """Somebody captured what was written to: the next capture begins above."""
@@ -428,7 +427,7 @@ class PaxosRegisters:
 
     async def close(self) -> None:
         if self._closing is None:
-            self._closing = self._loop.create_task(self._close())
+            self._closing = self._ending.begin(self._close())
         await asyncio.shield(self._closing)  # who stops waiting leaves it half-closed otherwise
 
     async def _close(self) -> None:
@@ -442,15 +441,8 @@ class PaxosRegisters:
         # cancelled instead would leave its callers waiting, or take them for cancelled.
         await asyncio.gather(*(partition.close(error) for partition in self._partitions))
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=CLOSE_S)
-            for task in late:
-                task.cancel()
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+            await asyncio.wait(self._tasks, timeout=CLOSE_S)
+            self._tasks.cancel()
 
     async def _discard_quietly(self, space: str, first: int, stop: int, deadline: float) -> None:
         """Help that nobody waits for: its failure is somebody else's next attempt."""

@@ -43,8 +43,7 @@ class Tasks:
             then: called when it has ended, in whatever way, and is not held here any more; without
                 it, the event loop's exception handler is told of a failure.
         """
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(work, name=self._name, context=self._context)
+        task = asyncio.get_running_loop().create_task(work, name=self._name, context=self._context)
         self._running[task] = then or _report
         task.add_done_callback(self._on_done)
         return task
@@ -63,9 +62,10 @@ class Tasks:
             await asyncio.wait(list(self._running))
 
     async def close(self) -> None:
-        """Let all end where they are; they have ended when this returns."""
-        self.cancel()
-        await self.wait()
+        """Let all end where they are, and what they begin here meanwhile; it is over afterwards."""
+        while self._running:
+            self.cancel()
+            await asyncio.wait(list(self._running))
 
     def __len__(self) -> int:
         return len(self._running)

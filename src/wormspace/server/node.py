@@ -35,6 +35,7 @@ from wormspace.paxos.messages import (
     Trim,
     Write,
 )
+from wormspace.runtime.tasks import Tasks
 from wormspace.server import acceptors, tables
 from wormspace.server.counters import Counters
 from wormspace.server.dividing import AtOnce, TooMuch, in_batches, in_parts
@@ -245,7 +246,7 @@ class Node:
 
     def _wake(self) -> None:
         if self._worker is None:
-            self._worker = asyncio.get_running_loop().create_task(self._work(), name="node")
+            self._worker = Tasks("node").begin(self._work())
 
     async def _work(self) -> None:
         try:
@@ -267,9 +268,8 @@ class Node:
         """Take requests from the queue, up to the work of a batch."""
         queue, batch, work = self._queue, list[Queued](), KNOBS.server_batch_work
         while queue and work > 0:
-            item = queue.popleft()
-            batch.append(item)
-            m = item[2]
+            batch.append(queue.popleft())
+            m = batch[-1][2]
             work -= len(m.offsets) if isinstance(m, Write) else 1
         return batch
 

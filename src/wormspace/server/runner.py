@@ -12,6 +12,7 @@ import msgspec
 
 from wormspace.errors import WrongIdentity
 from wormspace.runtime.collector import collect_seldom
+from wormspace.runtime.tasks import Tasks
 from wormspace.server import descriptors, identity
 from wormspace.server.config import ClusterConfig, ServerConfig
 from wormspace.server.listener import Server
@@ -109,9 +110,9 @@ async def serve(
                 await _take_back_start(config, base / server.data)
             raise
         ready()
-        stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait((stopping, running.failed), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+        async with Tasks("a signal to stop") as tasks:
+            stopping = tasks.begin(stop.wait())
+            await asyncio.wait((stopping, running.failed), return_when=asyncio.FIRST_COMPLETED)
     finally:
         await running.stop()
     if running.failed.done():

@@ -16,6 +16,7 @@ from typing import Any
 from wormspace.errors import Closed, WormError
 from wormspace.rpc import Service
 from wormspace.runtime.endpoints import Endpoint
+from wormspace.runtime.tasks import Tasks
 from wormspace.smr import catching_up, serving
 from wormspace.smr.auditing import Audits
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
@@ -75,7 +76,7 @@ class Core:
         self.service = service
         self._durability = settings.durability
         self._audits = Audits(self._on_differing)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks(f"smr/{space.name}")
         self._catching_up: asyncio.Task[None] | None = None
         self._closed = False
         self._submitter = Submitter(declaration, timeout_s, rng, self._carry)
@@ -115,14 +116,14 @@ class Core:
             await catching_up.restore_from(self.seat, store)
         if await self.learner.space.head() > self.learner.position.segment:
             await catching_up.catch_up(self.seat, store)
-        self._spawn(self._guard(self.proposer.run))
+        self._tasks.spawn(self._guard(self.proposer.run))
         upgrade_s = self.seat.tuning.upgrade_s
         if upgrade_s > 0:
-            self._spawn(self._guard(lambda: self.upgrades.run(upgrade_s)))
-        self._spawn(self._guard(self.seat.watch_leases))
+            self._tasks.spawn(self._guard(lambda: self.upgrades.run(upgrade_s)))
+        self._tasks.spawn(self._guard(self.seat.watch_leases))
         all_lead = self.proposer.leads  # before anybody was elected: then none asks another
-        self._spawn(self._guard(lambda: self.seat.keep_in_touch(greet_all=all_lead)))
-        self._spawn(self._guard(lambda: self._durability.run(self.seat, self.proposer)))
+        self._tasks.spawn(self._guard(lambda: self.seat.keep_in_touch(greet_all=all_lead)))
+        self._tasks.spawn(self._guard(lambda: self._durability.run(self.seat, self.proposer)))
 
     async def close(self) -> None:
         """Stop everything; who was cancelled here may call it again."""
@@ -131,11 +132,7 @@ class Core:
         await self._submitter.close()
         await self._asker.close()
         self.learner.deafen()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._tasks.close()
         await self.seat.close()
         self.bells.ring()
 
@@ -149,12 +146,6 @@ class Core:
             "" if self.failed is None else str(self.failed),
             len(self.learner.engine.sessions),
         )
-
-    def _spawn(self, work: Any) -> asyncio.Task[Any]:
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
     async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         """A replica whose engine room fails must say so, not fall silent."""
@@ -171,7 +162,7 @@ class Core:
         self.dispatch.on_applied(applied)
         if batch is not None:
             if batch.audit:
-                self._spawn(self._audit(Audit(self.learner.engine)))
+                self._tasks.spawn(self._audit(Audit(self.learner.engine)))
             if batch.audited is not None:
                 self._audits.claim(batch.audited)
         self.bells.ring()
@@ -192,7 +183,7 @@ class Core:
 
     def _on_missing(self) -> None:
         if self._catching_up is None:
-            self._catching_up = self._spawn(self._catch_up())
+            self._catching_up = self._tasks.spawn(self._catch_up())
 
     async def _catch_up(self) -> None:
         try:
@@ -213,8 +204,7 @@ class Core:
         log.critical("%s: replica %s has stopped: %s", name, member, error)
         self.learner.deafen()
         self.seat.fail_waiting(NotLeading(f"the replica has stopped: {error}"))
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
 
     def _why(self, error: Exception) -> str:
         said = f"{type(error).__name__}: {error}"
@@ -251,7 +241,7 @@ class Core:
         self.require_sound()
         if isinstance(level, Linearizable):
             return self._asker.add(method, arguments, session)
-        return self._spawn(self._query_here(method, arguments, level, session))
+        return self._tasks.begin(self._query_here(method, arguments, level, session))
 
     async def _query_here(
         self, method: Method, arguments: tuple[Any, ...], level: Consistency, session: Session

@@ -17,6 +17,7 @@ import msgspec
 from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
 from wormspace.malformed import MALFORMED
+from wormspace.runtime.tasks import Tasks
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import EventsLost
 from wormspace.smr.learner import Learner
@@ -170,6 +171,7 @@ class RemoteEvents(Stream[tuple[int, Any]]):
         decode: Callable[[Any], Any],
     ) -> None:
         waited_for: list[asyncio.Future[Any]] = [begun]
+        self._tasks = Tasks("events of a remote object")
         self._waited_for = waited_for
         super().__init__(lambda: [one.cancel() for one in waited_for])
         self._ask = ask
@@ -180,7 +182,7 @@ class RemoteEvents(Stream[tuple[int, Any]]):
         if self._at < 0:
             self._at = await self._result(self._waited_for[0])
         if len(self._waited_for) == 1:
-            self._waited_for.append(self._loop.create_task(self._ask(self._at)))
+            self._waited_for.append(self._tasks.begin(self._ask(self._at)))
         answer = await self._result(self._waited_for[1])
         self._waited_for.pop()
         for number, event in enumerate(answer.events, answer.first):

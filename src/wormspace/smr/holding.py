@@ -16,11 +16,11 @@ import asyncio
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from wormspace.errors import UsageError, WormError
+from wormspace.runtime.tasks import Tasks
 from wormspace.smr.arguments import as_lease, as_replicated, as_str
 from wormspace.smr.errors import LeaseLost
 from wormspace.smr.types import Grant, Job
@@ -39,7 +39,8 @@ SURE = 0.99
 GIVING_BACK_S = 1.0
 """So long the end of a block waits until it was given back; then that goes on by itself."""
 
-_going_on: set[asyncio.Task[None]] = set()
+_going_on = Tasks("giving back a lease")
+"""What is done to its end, whoever stops waiting for it."""
 
 
 class Leased(ABC, Generic[T]):
@@ -50,6 +51,7 @@ class Leased(ABC, Generic[T]):
         self._lease_s = as_lease(lease_s)
         self._token = f"{as_rng(rng).getrandbits(64):016x}"
         self._lost = ""
+        self._tasks = Tasks(what)
 
     @abstractmethod
     async def _acquire(self) -> T | None:
@@ -76,20 +78,21 @@ class Leased(ABC, Generic[T]):
             if got is not None:
                 break
             await asyncio.sleep(min(POLL_S, self._lease_s / RENEWALS_PER_LEASE))
-        self._renewing = loop.create_task(self._keep(asked + SURE * self._lease_s))
+        self._tasks.spawn(self._keep(asked + SURE * self._lease_s))
         return got
 
     async def _attempt(self) -> T | None:
-        acquiring = asyncio.ensure_future(self._acquire())
+        acquiring = self._tasks.begin(self._acquire())
         try:
             return await asyncio.shield(acquiring)
         except UsageError:
             raise
         except WormError as e:
-            _go_on(self._withdraw(acquiring, e))
+            _going_on.spawn(self._withdraw(acquiring, e))
             raise
         except asyncio.CancelledError as e:
-            await asyncio.wait([_go_on(self._withdraw(acquiring, e))], timeout=GIVING_BACK_S)
+            withdrawing = _going_on.spawn(self._withdraw(acquiring, e))
+            await asyncio.wait([withdrawing], timeout=GIVING_BACK_S)
             raise
 
     async def _withdraw(self, acquiring: asyncio.Future[T | None], error: BaseException) -> None:
@@ -115,8 +118,8 @@ class Leased(ABC, Generic[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._renewing.cancel()
-        letting_go = _go_on(self._let_go(error))
+        self._tasks.cancel()
+        letting_go = _going_on.spawn(self._let_go(error))
         if self._lost:
             # As `asyncio.timeout` does: the cancellation was this block's, and ends with it.
             alone = self._task.uncancel() <= self._cancelling
@@ -230,11 +233,3 @@ def taking(queue: Any, lease_s: float = 30.0, *, rng: random.Random | None = Non
         UsageError: an argument is not what is said here.
     """
     return Taking(queue, lease_s, rng)
-
-
-def _go_on(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Do something to its end, whoever stops waiting for it."""
-    task = asyncio.get_running_loop().create_task(work)
-    _going_on.add(task)
-    task.add_done_callback(_going_on.discard)
-    return task

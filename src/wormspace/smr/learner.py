@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable
 
 from wormspace.errors import Closed, NotAllocated, Trimmed, WormError, WrongIdentity
+from wormspace.runtime.tasks import Tasks
 from wormspace.smr.engine import Applied, Engine
 from wormspace.smr.errors import OtherStrategy
 from wormspace.smr.records import Batch, Charter, Member, decode_charter, identity_told
@@ -69,6 +70,7 @@ class Learner:
         self._waiting: list[tuple[Address, int, asyncio.Future[None]]] = []
         self._given_up = 0  # of those who wait, at most
         self._count = itertools.count()
+        self._tasks = Tasks(f"smr/{space.name}: listening")
         self._listening: asyncio.Task[None] | None = None
         self._failed = False
 
@@ -304,7 +306,7 @@ class Learner:
     def listen(self) -> None:
         """Follow the space from the position on."""
         if self._listening is None:
-            self._listening = self._loop.create_task(self._listen())
+            self._listening = self._tasks.spawn(self._listen())
 
     def deafen(self) -> None:
         """Stop following: a leader learns from its own writes."""

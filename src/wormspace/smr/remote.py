@@ -20,6 +20,7 @@ from wormspace.errors import Closed, UsageError, WormError
 from wormspace.malformed import MALFORMED
 from wormspace.rpc import Caller, NoService
 from wormspace.runtime.endpoints import Endpoint
+from wormspace.runtime.tasks import Tasks
 from wormspace.smr.arguments import as_addresses, as_client, as_level, as_machine
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
 from wormspace.smr.declare import Declaration, StateMachine
@@ -107,8 +108,8 @@ class Line:
         self._callers: dict[tuple[str, int], Caller] = {}
         self._ids: dict[tuple[str, int], bytes] = {}  # of those that were not given, but learned
         self._closed = False
-        self._beginning: dict[asyncio.Task[None], None] = {}
-        self._closing: dict[asyncio.Task[None], None] = {}
+        self._beginning = Tasks(f"{self._service}: where events begin")
+        self._closing = Tasks(f"{self._service}: hanging up")
         self._submitter = Submitter(declaration, timeout_s, rng, self._carry)
         self._asker = Asker(declaration, timeout_s, self._carry_question)
         self._near = {
@@ -137,8 +138,7 @@ class Line:
     async def close(self) -> None:
         """Hang up."""
         self._closed = True
-        for beginning in list(self._beginning):
-            beginning.cancel()
+        self._beginning.cancel()
         for gatherer in (self._submitter, self._asker, *self._near.values()):
             await gatherer.close()
         for caller in self._callers.values():
@@ -152,7 +152,7 @@ class Line:
 
     async def _carry(self, packet: Packet, deadline: float) -> Reply:
         if self._beginning:
-            await asyncio.wait(list(self._beginning), timeout=deadline - self._loop.time())
+            await asyncio.wait(self._beginning, timeout=deadline - self._loop.time())
         return await self._until(deadline, "submit", encode(packet))
 
     async def _carry_question(self, queries: bytes, session: Session, deadline: float) -> Reply:
@@ -246,9 +246,7 @@ class Line:
         del self._ids[address]
         caller = self._callers.pop(address, None)
         if caller is not None:
-            closing = self._loop.create_task(caller.close())
-            self._closing[closing] = None
-            closing.add_done_callback(lambda task: self._closing.pop(task, None))
+            self._closing.spawn(caller.close())
 
     # ------------------------------------------------------------ events
 
@@ -260,9 +258,7 @@ class Line:
         if after is not None:
             begun.set_result(after)
         else:
-            beginning = self._loop.create_task(self._find_beginning(begun))
-            self._beginning[beginning] = None
-            beginning.add_done_callback(lambda task: self._beginning.pop(task, None))
+            beginning = self._beginning.spawn(self._find_beginning(begun))
 
             def on_begun(done: asyncio.Future[int]) -> None:
                 if done.cancelled():

@@ -24,6 +24,7 @@ import msgspec
 from wormspace.errors import Closed, RaceLost, Trimmed, Unavailable
 from wormspace.knobs import KNOBS
 from wormspace.rpc import Patience
+from wormspace.runtime.tasks import Tasks
 from wormspace.smr.leaderless import RETRY_S, Equal
 from wormspace.smr.peers import MOST
 from wormspace.smr.records import NOOP, REST, Member, Packet
@@ -92,7 +93,7 @@ class RotatingProposer(Equal):
         self._turns: dict[int, _Turns] = {}
         self._examined = -1
         self._written: dict[Address, list[Packet]] = {}
-        self._writes: dict[asyncio.Task[None], None] = {}
+        self._writes = Tasks(f"{seat.member}: a write")
         self._alive: dict[bytes, float] = {}  # when each owner that was greeted answered last
         self._stuck_at = Address(0, 0)
         self._stuck_since = seat.loop.time()
@@ -101,7 +102,8 @@ class RotatingProposer(Equal):
         seat = self._seat
         seat.learner.on_change = self._wake.set
         seat.learner.listen()
-        pinging = seat.loop.create_task(self._ping_all())
+        pinging = Tasks(f"{seat.member}: pinging")
+        pinging.spawn(self._ping_all())
         try:
             while True:
                 try:
@@ -118,8 +120,7 @@ class RotatingProposer(Equal):
         finally:
             self.end()
             pinging.cancel()
-            for task in list(self._writes):
-                task.cancel()
+            self._writes.cancel()
 
     async def _turn(self) -> None:
         """Look at what has changed, and do what is this replica's to do."""
@@ -217,13 +218,10 @@ class RotatingProposer(Equal):
     def _write(self, turns: _Turns, raw: bytes) -> Address:
         place = Address(turns.segment.number, turns.next)
         turns.next += turns.count
-        task = self._seat.loop.create_task(self._insist(turns, place, raw))
-        self._writes[task] = None
-        task.add_done_callback(self._on_written)
+        self._writes.spawn(self._insist(turns, place, raw), self._on_written)
         return place
 
     def _on_written(self, task: asyncio.Task[None]) -> None:
-        del self._writes[task]
         self._wake.set()
         if not task.cancelled() and task.exception() is not None:
             log.warning("%s: a write failed: %s", self._seat.member, task.exception())

@@ -15,6 +15,7 @@ import contextvars
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from wormspace.runtime.tasks import Tasks
 from wormspace.smr.seat import NotLeading
 
 T = TypeVar("T")
@@ -31,9 +32,8 @@ class Shared(Generic[T]):
         self._find = find
         self._loop = asyncio.get_running_loop()
         # Finding is for all who ask: it runs in nobody's own context.
-        self._context = contextvars.copy_context()
+        self._tasks = Tasks("an answer for many", contextvars.copy_context())
         self._asking: list[asyncio.Future[T]] = []
-        self._finding: asyncio.Task[None] | None = None
         self._ended = False
 
     async def ask(self) -> T:
@@ -47,19 +47,17 @@ class Shared(Generic[T]):
             raise NotLeading("this replica has lost its place")
         future: asyncio.Future[T] = self._loop.create_future()
         self._asking.append(future)
-        if self._finding is None:
+        if not self._tasks:
             self._begin()
         return await future
 
     def _begin(self) -> None:
-        self._finding = self._loop.create_task(self._answer_all(), context=self._context)
-        self._finding.add_done_callback(self._on_done)
+        self._tasks.spawn(self._answer_all(), self._on_done)
 
     def end(self) -> None:
         """Find no more; whoever asks is told `NotLeading`."""
         self._ended = True
-        if self._finding is not None:
-            self._finding.cancel()
+        self._tasks.cancel()
         _fail(self._asking, NotLeading("this replica has lost its place"))
 
     async def _answer_all(self) -> None:
@@ -79,7 +77,6 @@ class Shared(Generic[T]):
                         future.set_result(answer)
 
     def _on_done(self, finding: asyncio.Task[None]) -> None:
-        self._finding = None
         if self._asking and not self._ended:  # asked when the last answer had just been given
             self._begin()
 

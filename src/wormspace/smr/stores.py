@@ -19,6 +19,7 @@ from typing import BinaryIO, ParamSpec, Protocol, TypeVar
 
 from wormspace.errors import NewerFormat
 from wormspace.knobs import KNOBS
+from wormspace.runtime.tasks import Tasks
 from wormspace.smr.arguments import as_directory
 from wormspace.smr.errors import BadSnapshot
 from wormspace.space import Address
@@ -156,7 +157,7 @@ async def _to_its_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -
 
     A descriptor that were closed before could be another file's by then.
     """
-    working = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    working = Tasks("a snapshot's file").begin(asyncio.to_thread(work, *args, **kwargs))
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:

@@ -19,6 +19,7 @@ from wormspace.errors import Closed, ProtocolViolation, ValueTooLarge
 from wormspace.knobs import KNOBS
 from wormspace.malformed import MALFORMED
 from wormspace.runtime.batching import EndOfTurn
+from wormspace.runtime.tasks import Tasks
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.consistency import Session
 from wormspace.smr.declare import Declaration
@@ -108,14 +109,14 @@ class Gatherer:
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         # A packet is for all whose calls are in it: it travels in nobody's own context.
-        self._context = contextvars.copy_context()
-        self._end_of_turn = EndOfTurn(self._on_turn, self._context)
+        context = contextvars.copy_context()
+        self._end_of_turn = EndOfTurn(self._on_turn, context)
         self.largest = MAX_COMMAND_BYTES
         self.is_sure = False
         self._calls = Calls([], [], [], [], [])
         self._now: float | None = None
         self._most = 0
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._tasks = Tasks("a packet", context)
 
     def add(
         self, method: Method, arguments: tuple[Any, ...], session: Session
@@ -138,8 +139,7 @@ class Gatherer:
 
     async def close(self) -> None:
         """Give up what is under way."""
-        for task in list(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
         calls, self._calls = self._calls, Calls([], [], [], [], [])
         calls.fail(Closed("closed before the call was sent: nothing was done"))
 
@@ -166,9 +166,7 @@ class Gatherer:
             return
         if self.is_sure:
             calls.arguments.clear()  # they are in the packet
-        task = self._loop.create_task(self._travel(calls, raw), context=self._context)
-        self._tasks[task] = None
-        task.add_done_callback(self._on_done)
+        self._tasks.spawn(self._travel(calls, raw), self._on_done)
 
     def _split(self, calls: Calls, error: Exception) -> None:
         if len(calls) == 1:
@@ -179,7 +177,6 @@ class Gatherer:
         self._send(calls[middle:])
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        del self._tasks[task]
         if self._calls:
             self._end_of_turn.request()
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from wormspace.errors import RaceLost, Unavailable
 from wormspace.runtime.batching import EndOfTurn
+from wormspace.runtime.tasks import Tasks
 from wormspace.smr.learner import Learner
 from wormspace.smr.records import NOOP, SEAL, Packet
 from wormspace.smr.seat import NotLeading, Seat
@@ -111,8 +112,8 @@ class Reign:
         self._segments = [Held(first, _NO_TOKEN, 0)]
         self._queue: list[Packet] = []
         self._lost: list[tuple[Address, list[Packet]]] = []
-        self._writes: dict[asyncio.Task[None], None] = {}
-        self._extending: asyncio.Task[None] | None = None
+        self._writes = Tasks(f"{seat.member}: a write")
+        self._extending = Tasks(f"{seat.member}: the next segment")
         self._end_of_turn = EndOfTurn(self.flush)
         self._open = False
         self._ended = False
@@ -147,12 +148,9 @@ class Reign:
     def end(self) -> None:
         """Stop; what is under way may or may not succeed."""
         self._open, self._ended = False, True
-        for task in self._under_way():
-            task.cancel()
+        self._writes.cancel()
+        self._extending.cancel()
         self._confirmation.end()
-
-    def _under_way(self) -> list[asyncio.Task[None]]:
-        return [*self._writes, *([self._extending] if self._extending else [])]
 
     async def _hold(self, held: Held) -> None:
         held.token, held.next, sealed = await complete(self._seat.learner, held.segment)
@@ -162,7 +160,7 @@ class Reign:
     async def _recover(self) -> None:
         """Registers were lost: find out whether the reign is, and if not, go on."""
         self._open = False
-        while self._error is None and (under_way := self._under_way()):
+        while self._error is None and (under_way := [*self._writes, *self._extending]):
             await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         if self._error is not None:
             raise self._error
@@ -216,11 +214,8 @@ class Reign:
         offset = held.next
         held.next += 1
         self._extend()
-        task = self._loop.create_task(
-            self._insist(held, offset, packets, self._seat.batch(packets))
-        )
-        self._writes[task] = None
-        task.add_done_callback(self._on_written)
+        work = self._insist(held, offset, packets, self._seat.batch(packets))
+        self._writes.spawn(work, self._on_written)
 
     async def _insist(self, held: Held, offset: int, packets: list[Packet], raw: bytes) -> None:
         """Write one register, for as long as it takes."""
@@ -241,7 +236,6 @@ class Reign:
                 return
 
     def _on_written(self, task: asyncio.Task[None]) -> None:
-        self._writes.pop(task, None)
         self._look_at(task)
         if self._queue:
             self.flush()
@@ -264,11 +258,10 @@ class Reign:
     # ------------------------------------------------------------ the next segment
 
     def _extend(self) -> None:
-        if len(self._segments) < 2 and self._extending is None:
+        if len(self._segments) < 2 and not self._extending:
             held = self._segments[0]
             if held.next * 2 >= held.segment.size:
-                self._extending = self._loop.create_task(self._allocate())
-                self._extending.add_done_callback(self._on_extended)
+                self._extending.spawn(self._allocate(), self._on_extended)
 
     async def _allocate(self) -> None:
         seat = self._seat
@@ -289,7 +282,6 @@ class Reign:
                 return
 
     def _on_extended(self, task: asyncio.Task[None]) -> None:
-        self._extending = None
         self._look_at(task)
         self.flush()
 

@@ -33,6 +33,7 @@ import lmdb
 
 from wormspace.errors import StoreDamaged, StoreError, StoreFull, UsageError
 from wormspace.knobs import KNOBS
+from wormspace.runtime.tasks import Tasks
 from wormspace.store.changes import Changes, decode, encode, puts
 from wormspace.store.changes import Tables as Changed
 from wormspace.store.disk import make_directories, sync_directory
@@ -345,8 +346,7 @@ class LmdbEngine:
         tables.begin()
         self._grown = 0
         self._enough = self._draw_enough()
-        checkpoint = self._describe()
-        self._saving = asyncio.get_running_loop().create_task(self._save(checkpoint))
+        self._saving = Tasks("checkpoint").begin(self._save(self._describe()))
 
     def _describe(self) -> Checkpoint:
         """The checkpoint of what was committed last."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from wormspace.errors import (
 )
 from wormspace.knobs import KNOBS
 from wormspace.runtime.batching import Batcher
+from wormspace.runtime.tasks import Tasks
 from wormspace.space import Address, Client, Segment, Token, Written
 from wormspace.tx.deadlines import left, within
 from wormspace.tx.deciding import Vote, decode, encode
@@ -94,7 +95,7 @@ class Box:
         self._known: OrderedDict[tuple[str, str, int], Segment] = OrderedDict()
         self._capturing: dict[tuple[str, str, int], asyncio.Task[_Held]] = {}
         self._followed: OrderedDict[tuple[str, str], asyncio.Task[None]] = OrderedDict()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks(f"tx/{space}")
         self._loop = asyncio.get_running_loop()
         self._batcher = Batcher(self._send)
 
@@ -125,8 +126,7 @@ class Box:
             opening = self._opening
             if opening is None or opening.done():
                 limit = max(deadline, within(OPEN_S))
-                opening = self._opening = self._loop.create_task(self._open(limit))
-                opening.add_done_callback(_look_at)
+                opening = self._opening = self._tasks.spawn(self._open(limit), _look_at)
             await asyncio.wait([opening], timeout=left(deadline))
             if not opening.done():
                 raise Unavailable(f"transaction space {self.space!r} could not be opened in time")
@@ -170,14 +170,14 @@ class Box:
         ballot = _Ballot(offset, manager, txid, vote, deadline, on_stands)
         held = self._held.get((manager, txid.initiator, number)) if ahead else None
         if held is None:
-            self._spawn(self._cast_alone(ballot, ahead))
+            self._tasks.spawn(self._cast_alone(ballot, ahead))
         else:
             self._put(held, ballot)
 
     def _put(self, held: _Held, ballot: _Ballot) -> None:
         """A vote that leaves at the end of this turn, if nobody was quicker."""
         if not held.token.is_free(ballot.offset):
-            self._spawn(self._cast_alone(ballot, False))
+            self._tasks.spawn(self._cast_alone(ballot, False))
             return
         if 2 * ballot.offset >= held.segment.size:
             initiator = ballot.txid.initiator
@@ -204,10 +204,10 @@ class Box:
         run: list[_Ballot] = []
         for ballot in sorted(ballots, key=_offset):
             if run and ballot.offset != run[-1].offset + 1:
-                self._spawn(self._write(held, run))
+                self._tasks.spawn(self._write(held, run))
                 run = []
             run.append(ballot)
-        self._spawn(self._write(held, run))
+        self._tasks.spawn(self._write(held, run))
 
     async def _write(self, held: _Held, run: list[_Ballot]) -> None:
         votes = [encode(ballot.vote) for ballot in run]
@@ -224,14 +224,9 @@ class Box:
                 ballot.on_stands(ballot.vote, None)
             elif isinstance(failure, CaptureLost | AlreadyWritten | TokenReused):
                 # Somebody gave up waiting for it, or is about to; or it was cast before.
-                self._spawn(self._cast_alone(ballot, False))
+                self._tasks.spawn(self._cast_alone(ballot, False))
             else:
                 ballot.on_stands(None, failure)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def refuse(self, manager: str, txid: TxId, vote: Vote, *, deadline: float) -> Vote:
         """Capture the register and write `vote` if it is empty; returns the vote that stands.
@@ -299,8 +294,7 @@ class Box:
             finally:
                 del self._capturing[key]
 
-        task = self._capturing[key] = asyncio.get_running_loop().create_task(capture())
-        task.add_done_callback(_look_at)
+        task = self._capturing[key] = self._tasks.spawn(capture(), _look_at)
         return task
 
     async def _capture(self, key: tuple[str, str, int], deadline: float) -> _Held:
@@ -350,8 +344,7 @@ class Box:
         key = (manager, txid.initiator)
         task = self._followed.get(key)
         if task is None or task.done():
-            loop = asyncio.get_running_loop()
-            self._followed[key] = loop.create_task(self._hear(*key, txid))
+            self._followed[key] = self._tasks.spawn(self._hear(*key, txid))
             if len(self._followed) > KNOBS.tx_spaces_followed:
                 self._followed.popitem(last=False)[1].cancel()
         self._followed.move_to_end(key)
@@ -369,12 +362,7 @@ class Box:
 
     async def close(self) -> None:
         """Stop listening and capturing."""
-        tasks = [*self._followed.values(), *self._capturing.values(), *self._tasks]
-        if self._opening is not None:
-            tasks.append(self._opening)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
 
 
 def _look_at(task: asyncio.Task[Any]) -> None:

@@ -12,12 +12,14 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from wormspace.runtime.tasks import Tasks
+
 T = TypeVar("T")
 
 
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     """Do `work`, which ends in a bounded time, whole; a cancellation strikes after it."""
-    task = asyncio.get_running_loop().create_task(work)
+    task = Tasks("what is done whole").begin(work)
     cancelled = False
     while not task.done():
         try:

@@ -26,6 +26,7 @@ from wormspace.errors import (
     WrongIdentity,
 )
 from wormspace.malformed import MALFORMED
+from wormspace.runtime.tasks import Tasks
 from wormspace.space.arguments import as_rng
 from wormspace.store.engine import Batch, Engine
 from wormspace.tx.checking import check_engine, check_key, check_value
@@ -88,6 +89,7 @@ class _Writer:
         self._leaving: dict[bytes, bytes | None] = {}
         self._failing = False
         self.broken: ManagerDown | None = None
+        self._tasks = Tasks("a store's commits")
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -140,7 +142,7 @@ class _Writer:
             self._timer.cancel()
             self._timer = None
         if self._task is None:
-            self._task = self._loop.create_task(self._run())
+            self._task = self._tasks.spawn(self._run())
 
     async def _run(self) -> None:
         promises: list[_Promise] = []

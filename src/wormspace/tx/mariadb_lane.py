@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ import msgspec
 import pymysql
 
 from wormspace.errors import UsageError
+from wormspace.runtime.tasks import Tasks
 from wormspace.tx.deadlines import left, within
 from wormspace.tx.errors import ManagerDown
 from wormspace.tx.places import Places
@@ -73,7 +74,7 @@ class Lane:
         self._for_once: set[Any] = set()
         self._connecting: set[Any] = set()
         self._under_way: dict[Any, asyncio.Future[Any]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(f"{name}: a connection")
         self._closed = False
 
     # ------------------------------------------------------------ calls
@@ -124,7 +125,7 @@ class Lane:
         number = None if connection in self._connecting else _thread_id(connection)
         _cut(connection)
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._spawn(self._stop(connection, number, future))
+        self._tasks.spawn(self._stop(connection, number, future))
 
     async def _stop(self, connection: Any, number: int | None, future: asyncio.Future[Any]) -> None:
         await asyncio.wait([future], timeout=CUT_S)
@@ -202,7 +203,7 @@ class Lane:
 
     def renew(self, connection: Any, deadline: float) -> None:
         """A connection that a user had, and that is in no transaction: nothing of that stays."""
-        self._spawn(self._renew(connection, deadline))
+        self._tasks.spawn(self._renew(connection, deadline))
 
     async def _renew(self, connection: Any, deadline: float) -> None:
         try:
@@ -227,15 +228,10 @@ class Lane:
             self._all.discard(connection)
             connection._force_close()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def close(self) -> None:
         """Hang up; what is under way fails, and what is prepared stays so."""
         self._closed = True
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.wait()
         self._drop_idle()
         for connection in list(self._all):
             self.drop(connection)

@@ -23,9 +23,6 @@ class Part(Protocol):
     manager: str
     acted: bool
 
-    @property
-    def task(self) -> asyncio.Task[None] | None: ...
-
     def cast(self, vote: Vote) -> None: ...
 
     def act(self) -> None: ...

@@ -15,10 +15,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
 from wormspace.errors import Trimmed, WormError
+from wormspace.runtime.tasks import Tasks
 from wormspace.tx.box import Box
 from wormspace.tx.deciding import Decision, Vote, shortened
 from wormspace.tx.errors import CannotPrepare, Conflict
@@ -36,6 +37,7 @@ class HostingSite(Protocol):
     """A site, as the parts of its resource managers see it; see `site.Site`."""
 
     closed: bool
+    tasks: Tasks
     matters: Matters
     box: Box
     figures: Counter[str]
@@ -64,7 +66,6 @@ class Part:
         "_plan",
         "_site",
         "_stands",
-        "_work",
         "acted",
         "manager",
     )
@@ -77,7 +78,6 @@ class Part:
         self._plan = plan
         self._branch = branch
         self._gid = site.gid(manager, plan.id)
-        self._work: asyncio.Future[None] | None = None
         self._stands = False
         self.manager = manager
         self.acted = False
@@ -160,12 +160,12 @@ class Part:
             self._end()
 
     def _do(self, work: Awaitable[None], then: Callable[[asyncio.Future[None]], None]) -> None:
-        future = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
-        self._work = future
-        if future.done():
-            then(future)
+        if not isinstance(work, asyncio.Future):
+            work = self._site.tasks.begin(_coroutine(work))
+        if work.done():
+            then(work)
         else:
-            future.add_done_callback(then)
+            work.add_done_callback(then)
 
     def _fail(self, error: BaseException | None) -> None:
         log.warning("tx: %s at %s is left to the sweep: %s", self._plan.id, self.manager, error)
@@ -176,7 +176,9 @@ class Part:
         self._matter.on_part_over(self.manager)
         self._site.matters.leave(self._matter)
 
-    @property
-    def task(self) -> asyncio.Task[None] | None:
-        """What is under way in a task of its own, as a database's prepare is."""
-        return self._work if isinstance(self._work, asyncio.Task) else None
+
+def _coroutine(work: Awaitable[None]) -> Coroutine[Any, Any, None]:
+    async def wait() -> None:
+        await work
+
+    return work if asyncio.iscoroutine(work) else wait()

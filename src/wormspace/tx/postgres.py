@@ -13,8 +13,6 @@ the command tag says so (`ROLLBACK`).  That is a no.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 import psycopg
 from psycopg import conninfo as conninfo_of
@@ -22,6 +20,7 @@ from psycopg import pq
 
 from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
+from wormspace.runtime.tasks import Tasks
 from wormspace.tx.checking import check_count, check_seconds
 from wormspace.tx.database_identity import DatabaseIdentity, nameless
 from wormspace.tx.deadlines import left, within
@@ -225,7 +224,7 @@ class _Lane:
         self._conninfo = conninfo
         self._places = Places(manager.name, size)
         self._idle: list[Link] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(f"{manager.name}: a connection")
         self._closed = False
 
     async def run(
@@ -299,7 +298,7 @@ class _Lane:
     def drop(self, link: Link) -> None:
         """Drop a connection of which nobody knows what it is in; the server rolls back."""
         if link.given_up:
-            self._spawn(self._hang_up(link))
+            self._tasks.spawn(self._hang_up(link))
         else:
             link.close()
             self._places.release()
@@ -320,15 +319,10 @@ class _Lane:
         for link in idle:
             link.close()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def close(self) -> None:
         """Hang up; what transactions still use is dropped when they give it back."""
         self._closed = True
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.wait()
         self._drop_idle()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from wormspace.errors import Closed, UsageError, WormError
 from wormspace.rpc import Caller, Service
 from wormspace.runtime.endpoints import Endpoint, as_listening
+from wormspace.runtime.tasks import Tasks
 from wormspace.space import Client
 from wormspace.tx import committing
 from wormspace.tx.box import Box
@@ -128,11 +129,11 @@ class Site:
         self._sessions: dict[tuple[TxId, str], _Session] = {}
         self._callers: dict[str, Caller] = {}
         self._service: Service | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.tasks = Tasks(f"tx/{space}")
         self.sweeper = Sweeper(self)
         for manager in managers:
             self.attach(manager)
-        self._clockwork = self.loop.create_task(self._tick_for_ever())
+        self._clockwork = self.tasks.spawn(self._tick_for_ever())
 
     async def open(self, timeout: float = CALL_TIMEOUT_S) -> TransactionSpace:
         """The transaction space; it is made if there is none.
@@ -200,12 +201,7 @@ class Site:
             await self._service.stop()
         for caller in self._callers.values():
             await caller.close()
-        parts = [part for m in self.matters.open.values() for part in m.parts.values()]
-        tasks = [self._clockwork, *self.sweeper.tasks, *self._tasks]
-        tasks += [part.task for part in parts if part.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.tasks.close()
         await self.box.close()
 
     def attach(self, manager: ResourceManager) -> None:
@@ -327,12 +323,9 @@ class Site:
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Do something that nobody waits for; a `WormError` of it is logged."""
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_spawned_done)
+        self.tasks.spawn(work, self._on_spawned_done)
 
     def _on_spawned_done(self, task: asyncio.Task[object]) -> None:
-        self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, WormError):
             log.info("tx: %s", error)

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from wormspace.errors import Trimmed, UsageError, WormError
+from wormspace.runtime.tasks import Tasks
 from wormspace.tx.box import Box
 from wormspace.tx.deadlines import within
 from wormspace.tx.identity import Identities
@@ -37,7 +38,7 @@ class SweptSite(Protocol):
     initiator: str
     patience: float
     idle: float
-    loop: asyncio.AbstractEventLoop
+    tasks: Tasks
     matters: Matters
     box: Box
     resolver: Resolver
@@ -78,7 +79,7 @@ class Sweeper:
     def __init__(self, site: SweptSite) -> None:
         self._site = site
         self._swept: dict[str, _Swept] = {}
-        self._task = site.loop.create_task(self._for_ever(self._sweep_here))
+        site.tasks.spawn(self._for_ever(self._sweep_here))
 
     def watch(self, manager: ResourceManager) -> None:
         """Sweep this manager too, from now on."""
@@ -86,16 +87,11 @@ class Sweeper:
         async def sweep(patience: float) -> None:
             await self._sweep_manager(manager, patience)
 
-        self._swept[manager.name] = _Swept(self._site.loop.create_task(self._for_ever(sweep)))
+        self._swept[manager.name] = _Swept(self._site.tasks.spawn(self._for_ever(sweep)))
 
     def unwatch(self, manager: str) -> None:
         """Sweep it no longer."""
         self._swept.pop(manager).task.cancel()
-
-    @property
-    def tasks(self) -> list[asyncio.Task[None]]:
-        """What runs in the background."""
-        return [self._task, *(swept.task for swept in self._swept.values())]
 
     async def _for_ever(self, sweep: Callable[[float], Awaitable[None]]) -> None:
         patience = self._site.patience
