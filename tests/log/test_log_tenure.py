@@ -1,5 +1,7 @@
 """How the right to hand out positions passes on, step by step."""
 
+import asyncio
+
 import pytest
 
 import wormspace
@@ -99,6 +101,27 @@ async def test_a_segment_allocated_and_never_reached_is_adopted(holders, worm):
     assert [(run.segment, run.start, run.stop) for run in runs] == [(0, 5, 8), (1, 0, 8)]
     assert await tape.end() == 16
     assert await worm.space("tape").tail() == 2
+
+
+async def test_what_was_begun_before_it_was_acquired_again_hands_out_nothing(holders, monkeypatch):
+    written, go = asyncio.Event(), asyncio.Event()
+
+    class Slow(Held):
+        async def write(self, offset, value, timeout=None):
+            await super().write(offset, value, timeout)
+            written.set()
+            await go.wait()
+
+    monkeypatch.setattr("wormspace.log.tenure.Held", Slow)
+    _, tenure = holders()
+    await tenure.acquire()
+    extending = asyncio.ensure_future(tenure.extend())
+    await written.wait()
+    await tenure.acquire()
+    go.set()
+    with pytest.raises(Deposed):
+        await extending
+    assert (tenure.at, tenure.left) == (8, 8)
 
 
 async def test_of_two_who_acquire_at_once_only_the_last_captor_goes_on(holders):

@@ -243,6 +243,10 @@ def test_so_many_marks_are_saved_at_a_time_and_so_many_wait() -> None:
     assert len(marks) == 4
     marks.save(batch, 3)
     assert len(marks) == 1
+    with turned(server_marks_pending=3):
+        for at in range(0, 10, 2):
+            marks.learn(batch, decided("s", 1, B1, (at, at + 1)))
+    assert len(marks) == 3
     space = tables.find_space(batch, "s")
     prefix = tables.segment_key(space, 0)
     assert sorted(of(tables.load_slice(batch, tables.DECIDED, prefix, 0, 99))) == [0, 2, 4]

@@ -247,9 +247,9 @@ def test_what_is_declared_shows_in_the_shape_and_the_bodies_do_not():
     assert declared(lambda self, n: n + 1) == same
     for other in (declared(kind=str), declared(first=2), declared(hint=int | str)):
         assert other != same
-    numbers = iter(range(9))
-    with pytest.raises(DeclarationError, match="not the same each time"):
-        declared(first=msgspec.field(default_factory=lambda: next(numbers)))
+    for numbers in (iter(range(9)), iter(range(9, 0, -1))):
+        with pytest.raises(DeclarationError, match="not the same each time"):
+            declared(first=msgspec.field(default_factory=lambda each=numbers: next(each)))
 
 
 @pytest.mark.parametrize(

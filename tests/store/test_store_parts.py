@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import lmdb
@@ -16,10 +17,12 @@ from wormspace.errors import StoreDamaged, StoreError, StoreFull, StoreLocked
 from wormspace.knobs import KNOBS, turned
 from wormspace.store import lmdb_tables
 from wormspace.store import scrub as scrubbing
+from wormspace.store.files import Buffer, SystemFiles
 from wormspace.store.lmdb_tables import Sum, map_bytes_for
 from wormspace.store.lock import DirectoryLock
 from wormspace.store.pace import FAST_S, Pace
 from wormspace.store.room import SCARCE_BYTES, Room
+from wormspace.store.roots import Checkpoint, Roots
 from wormspace.store.scrub import Scrub
 from wormspace.store.trust import Trust
 
@@ -343,3 +346,34 @@ def test_the_map_is_twice_the_file_and_half_a_step_more() -> None:
         assert map_bytes_for(3 * step // 4) == 2 * step
         assert map_bytes_for(3 * step // 4 + 1) == 4 * step
     assert lmdb_tables.VERSION == 1
+
+
+# ---------------------------------------------------------------- roots
+
+
+class Unsynced(SystemFiles):
+    """Knows what was written and may yet be lost."""
+
+    def __init__(self) -> None:
+        self.left: set[int] = set()
+
+    def write(self, fd: int, parts: Sequence[Buffer], at: int, flags: int = 0) -> int:
+        self.left.add(fd)
+        return super().write(fd, parts, at, flags)
+
+    def sync(self, fd: int) -> None:
+        super().sync(fd)
+        self.left.discard(fd)
+
+    def rename(self, old: Path, new: Path) -> None:
+        assert not self.left, "it has a name before it is on disk"
+        super().rename(old, new)
+
+
+def test_a_checkpoint_is_on_disk_before_it_has_a_name_and_before_it_counts(tmp_path) -> None:
+    files = Unsynced()
+    roots = Roots(tmp_path, files)
+    for number in (1, 2, 3):
+        roots.save(Checkpoint(number, b"the-salt", number, 8192, b"pages"))
+        assert not files.left
+    roots.close()

@@ -160,6 +160,13 @@ async def test_a_server_that_sends_what_is_no_message_is_heard_no_longer(monkeyp
     await link.close()
 
 
+async def test_a_link_that_is_closed_runs_no_more(monkeypatch):
+    link, pipe, _ = await begun(monkeypatch)
+    await link.close()
+    assert pipe.is_closing()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_a_server_is_quiet_that_owes_an_answer(monkeypatch):
     link, _, _ = await begun(monkeypatch)
     link.data_received(codec.encode(WELCOME))
