@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from wormspace.errors import Closed, Trimmed, UsageError
 from wormspace.runtime.tasks import Tasks
 from wormspace.tx.deciding import Vote
+from wormspace.tx.keeping import KeptBranches
 from wormspace.tx.matters import Matter, Matters
 from wormspace.tx.messages import Plan
 from wormspace.tx.names import Gid, TxId
@@ -209,7 +210,7 @@ class Site:
         self.patience, self.idle = 10.0, 4.0
         self.time = 100.0
         self.on_decision = None
-        self.kept: dict[tuple[TxId, str], tuple[Branch, float]] = {}
+        self.kept = KeptBranches(self.now)
         self.said, self.answer, self.parts = [], b"", []
         self.spawned: list[asyncio.Task] = []
         self.client = SimpleNamespace(registers=SimpleNamespace(max_value=1 << 20))
@@ -247,18 +248,6 @@ class Site:
     async def recognise(self, name: str, *, decide: bool = False) -> Manager:
         await self.identities.check(self.manager(name), 0.0, decide=decide)
         return self.manager(name)
-
-    def sessions(self):
-        return [(key, used) for key, (_, used) in self.kept.items()]
-
-    def hold(self, txid: TxId, manager: str, branch: Branch) -> None:
-        self.kept[txid, manager] = branch, self.time
-
-    def held(self, txid: TxId, manager: str) -> Branch | None:
-        return self.kept.get((txid, manager), (None, 0))[0]
-
-    def take(self, txid: TxId, manager: str) -> Branch | None:
-        return self.kept.pop((txid, manager), (None, 0))[0]
 
     def take_part(self, plan: Plan, branches: dict) -> None:
         self.parts.append((plan, branches))

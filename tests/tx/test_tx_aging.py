@@ -160,7 +160,7 @@ class Life:
             found["early"] += len(site.matters._early)
             found["held"] += len(site.box._held)
             found["known"] += len(site.box._known)
-            found["sessions"] += len(site.sessions())
+            found["sessions"] += len(site.kept.used())
             found["segments"] += len(site.finished._segments)
         return found
 

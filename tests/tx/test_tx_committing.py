@@ -136,8 +136,9 @@ async def test_managers_that_are_all_here_take_part_and_nobody_is_told() -> None
             site, plan, branches = Site(), planned(variant, addresses), {"a": Branch()}
             task = await begun(site, plan, branches=branches)
             assert (site.said, site.box.followed) == ([], [])
-            kept = {} if addresses[0] == "" else {(plan.id, "a"): (branches["a"], site.time)}
-            assert site.kept == kept
+            kept = [] if addresses[0] == "" else [((plan.id, "a"), site.time)]
+            assert site.kept.used() == kept
+            assert site.kept.take(plan.id, "a") is (branches["a"] if kept else None)
             assert site.parts == [(plan, dict.fromkeys(NAMES) if kept else branches)]
             matter = site.matters.open[plan.id]
             assert matter.deadline == site.time + plan.timeout

@@ -188,7 +188,7 @@ async def test_a_site_does_what_others_ask() -> None:
         assert await ask(request(messages.Tell(TxId("j", number), aborted))) == b""
     assert matter.decision == aborted
     branch = Branch()
-    site.hold(TxId("j", 1), "a", branch)
+    site.kept.keep(TxId("j", 1), "a", branch)
     for _ in range(2):
         assert await ask(request(messages.Rollback(TxId("j", 1), "a"))) == b""
     assert branch.rolled_back == 1
@@ -205,7 +205,7 @@ async def test_a_site_does_nothing_at_a_manager_that_is_another_database() -> No
         with pytest.raises(WrongManager):
             await Handlers(site).on_request(request(message))
     assert manager.told == []
-    assert site.kept == {}
+    assert site.kept.used() == []
 
 
 async def test_an_operation_begins_a_branch_that_goes_on_and_the_last_one_votes() -> None:
@@ -231,7 +231,7 @@ async def test_an_operation_begins_a_branch_that_goes_on_and_the_last_one_votes(
         (Conflict("a lock"), messages.Said(problem="a lock", conflict=True)),
         (UsageError("wrong"), messages.Said(problem="wrong")),
     ):
-        site.held(txid, "a").problem = problem
+        site.kept.use(txid, "a").problem = problem
         assert messages.decode_said(await ask(request(messages.Operate(txid, "a", b"")))) == said
 
 

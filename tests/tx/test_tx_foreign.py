@@ -77,7 +77,7 @@ async def test_a_site_of_another_deployment_at_an_address_used_again_is_not_hear
                 await finish(gid)
         with pytest.raises(UsageError, match="another transaction space"):
             await tx.Transaction(tx.Site(two, space="other"), [remote]).__aenter__()
-        assert foreign.sessions() == []
+        assert foreign.kept.used() == []
         for site in (real, foreign, ours):
             await site.close()
 

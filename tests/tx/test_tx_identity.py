@@ -145,7 +145,7 @@ async def test_a_site_with_another_store_of_that_name_does_nothing_for_others() 
                 await call()
         with pytest.raises(tx.WrongManager):
             await retire(worm, "tx", user.resolver, {"bank": wrong}, before=EVER)
-        assert foreign.sessions() == []
+        assert foreign.kept.used() == []
         for each in (user, home, foreign):
             await each.close()
 

@@ -297,18 +297,18 @@ async def test_work_that_its_user_left_behind_is_rolled_back() -> None:
     site = Site()
     made = sweeper(site)
     old, busy, own = Branch(), Branch(), Branch()
-    site.kept = {
+    site.kept._kept = {
         (TxId("j", 1), "a"): (old, 96.0),
         (TxId("j", 2), "a"): (busy, 96.1),
         (TxId("me", 1), "a"): (own, 0.0),
         (TxId("z", 1), "a"): (older := Branch(), 1.0),
     }
-    taken = site.take
-    site.take = lambda txid, name: taken(txid, name) if name == "a" else None
-    site.kept[TxId("j", 3), "b"] = (Branch(), 0.0)  # somebody else takes it meanwhile
+    taken = site.kept.take
+    site.kept.take = lambda txid, name: taken(txid, name) if name == "a" else None
+    site.kept._kept[TxId("j", 3), "b"] = (Branch(), 0.0)  # somebody else takes it meanwhile
     await made.sweep(10.0)
     assert [branch.rolled_back for branch in (old, busy, own, older)] == [1, 0, 0, 1]
-    assert len(site.kept) == 3
+    assert len(site.kept.used()) == 3
     assert +site.figures == {"sessions_expired": 2}
     stop(made)
 

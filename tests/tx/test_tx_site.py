@@ -232,14 +232,14 @@ def test_a_branch_is_kept_until_it_is_taken_and_each_use_is_noted() -> None:
         began, ids = site.now(), [TxId("j", n) for n in range(2)]
         branches = [Branch(), Branch()]
         for txid, branch in zip(ids, branches, strict=True):
-            site.hold(txid, "a", branch)
+            site.kept.keep(txid, "a", branch)
         await asyncio.sleep(2)
-        assert site.held(ids[0], "a") is branches[0]
-        assert site.held(ids[0], "b") is site.take(TxId("k", 0), "a") is None
-        assert site.sessions() == [((ids[0], "a"), began + 2), ((ids[1], "a"), began)]
-        assert site.take(ids[0], "a") is branches[0]
-        assert site.take(ids[0], "a") is site.held(ids[0], "a") is None
-        assert site.sessions() == [((ids[1], "a"), began)]
+        assert site.kept.use(ids[0], "a") is branches[0]
+        assert site.kept.use(ids[0], "b") is site.kept.take(TxId("k", 0), "a") is None
+        assert site.kept.used() == [((ids[0], "a"), began + 2), ((ids[1], "a"), began)]
+        assert site.kept.take(ids[0], "a") is branches[0]
+        assert site.kept.take(ids[0], "a") is site.kept.use(ids[0], "a") is None
+        assert site.kept.used() == [((ids[1], "a"), began)]
 
     sited(work)
 
@@ -248,12 +248,12 @@ def test_managers_take_part_once_with_the_work_that_is_given_or_kept() -> None:
     async def work(site: Site) -> None:
         its = plan(participants=("a", "b", "c"))
         kept, given = Branch(), Branch()
-        site.hold(its.id, "a", kept)
+        site.kept.keep(its.id, "a", kept)
         matter = site.matters.join(its.id, its.participants)
         for _ in range(2):
             site.take_part(its, {"a": None, "b": given})
         await turn()
-        assert (list(matter.parts), matter.users, site.sessions()) == (["a", "b"], 3, [])
+        assert (list(matter.parts), matter.users, site.kept.used()) == (["a", "b"], 3, [])
         votes = {manager: its for manager, _, its, _, _ in site.box.casts}
         assert [votes[name].yes for name in "ab"] == [True, True]
         site.take_part(its, {"c": None})

@@ -18,10 +18,10 @@ from wormspace.tx.cancelling import cancel_later
 from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import Decision
 from wormspace.tx.errors import OutcomeUnknown
+from wormspace.tx.keeping import KeptBranches
 from wormspace.tx.managers import Branch
 from wormspace.tx.matters import Matter, Matters
 from wormspace.tx.messages import Ask, Begin, Plan, Tell, ToSite, decode_decision, decode_votes
-from wormspace.tx.names import TxId
 from wormspace.tx.resolver import Resolver
 from wormspace.tx.variants import LISTENS, find
 
@@ -37,13 +37,12 @@ class CommittingSite(Protocol):
     matters: Matters
     box: Box
     resolver: Resolver
+    kept: KeptBranches
 
     @property
     def is_alive(self) -> bool: ...
 
     def now(self) -> float: ...
-
-    def hold(self, txid: TxId, manager: str, branch: Branch) -> None: ...
 
     def take_part(self, plan: Plan, branches: Mapping[str, Branch | None]) -> None: ...
 
@@ -99,7 +98,7 @@ async def run(
     limit = matter.deadline + plan.timeout + ACT_S
     if any(plan.addresses):
         for name, branch in branches.items():
-            site.hold(plan.id, name, branch)
+            site.kept.keep(plan.id, name, branch)
         _set_off(site, plan, matter, asked)
     else:
         site.take_part(plan, branches)

@@ -40,10 +40,6 @@ class ServingSite(committing.CommittingSite, Protocol):
 
     async def recognise(self, name: str, *, decide: bool = False) -> ResourceManager: ...
 
-    def held(self, txid: TxId, manager: str) -> Branch | None: ...
-
-    def take(self, txid: TxId, manager: str) -> Branch | None: ...
-
 
 class Servant(Protocol):
     """A session that takes operations as bytes, from other processes."""
@@ -94,18 +90,18 @@ class Handlers:
             case Identify():
                 return (await self._site.manager(m.manager).identity()).encode()
             case Rollback():
-                branch = self._site.take(m.id, m.manager)
+                branch = self._site.kept.take(m.id, m.manager)
                 if branch is not None:
                     await branch.rollback()
         return b""
 
     async def _on_operate(self, m: Operate) -> Said:
         site = self._site
-        branch = site.held(m.id, m.manager)
+        branch = site.kept.use(m.id, m.manager)
         if branch is None:
             manager = await site.recognise(m.manager, decide=True)
             branch = await manager.begin(site.gid(m.manager, m.id))
-            site.hold(m.id, m.manager, branch)
+            site.kept.keep(m.id, m.manager, branch)
         said = await self._operate(branch, m.body)
         if m.last is not None:
             self._vote(m.last, (m.manager,))

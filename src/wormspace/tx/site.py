@@ -32,6 +32,7 @@ from wormspace.tx.checking import (
 from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import Decision
 from wormspace.tx.identity import Identities
+from wormspace.tx.keeping import KeptBranches
 from wormspace.tx.managers import Branch, ResourceManager
 from wormspace.tx.matters import Matter, Matters
 from wormspace.tx.messages import SERVICE, Plan, ToSite, ToSpace, encode
@@ -53,16 +54,6 @@ SESSION_IDLE_S = 30.0
 TICK_S = 0.05
 
 OnDecision = Callable[[TxId, str, Decision], None]
-
-
-class _Session:
-    """A branch held for a transaction that runs elsewhere, until it is asked to vote."""
-
-    __slots__ = ("branch", "used")
-
-    def __init__(self, branch: Branch, used: float) -> None:
-        self.branch = branch
-        self.used = used
 
 
 class Site:
@@ -124,9 +115,9 @@ class Site:
         self.finished = Finished(self)
         self.on_decision = on_decision
         self.loop = asyncio.get_running_loop()
+        self.kept = KeptBranches(self.loop.time)
         self.closed = False
         self._next = 0
-        self._sessions: dict[tuple[TxId, str], _Session] = {}
         self._callers: dict[str, Caller] = {}
         self._service: Service | None = None
         self.tasks = Tasks(f"tx/{space}")
@@ -271,23 +262,6 @@ class Site:
         number, size = txid.number, self.box.home.segment_size
         self._next = max(self._next, (number // size + 1) * size)
 
-    def hold(self, txid: TxId, manager: str, branch: Branch) -> None:
-        """Keep a branch until its vote is asked for."""
-        self._sessions[txid, manager] = _Session(branch, self.loop.time())
-
-    def held(self, txid: TxId, manager: str) -> Branch | None:
-        """A branch that is kept; being asked for keeps it alive."""
-        entry = self._sessions.get((txid, manager))
-        if entry is None:
-            return None
-        entry.used = self.loop.time()
-        return entry.branch
-
-    def take(self, txid: TxId, manager: str) -> Branch | None:
-        """A branch that is kept, which is kept no longer."""
-        entry = self._sessions.pop((txid, manager), None)
-        return entry.branch if entry else None
-
     def take_part(self, plan: Plan, branches: Mapping[str, Branch | None]) -> None:
         """Let resource managers here prepare, vote, learn and act; once per transaction.
 
@@ -296,7 +270,7 @@ class Site:
         """
         matter = self.matters.join(plan.id, plan.participants)
         parts = [
-            Part(self, matter, plan, name, branch or self.take(plan.id, name))
+            Part(self, matter, plan, name, branch or self.kept.take(plan.id, name))
             for name, branch in branches.items()
             if name not in matter.parts
         ]
@@ -400,7 +374,3 @@ class Site:
     def gauges(self) -> dict[str, float]:
         """Figures that rise and fall; see `metrics`."""
         return {"under_way": len(self.matters.open), **self.sweeper.gauges()}
-
-    def sessions(self) -> list[tuple[tuple[TxId, str], float]]:
-        """The branches that are kept for transactions elsewhere, and when each was used last."""
-        return [(key, entry.used) for key, entry in self._sessions.items()]

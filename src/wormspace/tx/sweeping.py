@@ -17,9 +17,10 @@ from wormspace.runtime.tasks import Tasks
 from wormspace.tx.box import Box
 from wormspace.tx.deadlines import within
 from wormspace.tx.identity import Identities
-from wormspace.tx.managers import Branch, ResourceManager
+from wormspace.tx.keeping import KeptBranches
+from wormspace.tx.managers import ResourceManager
 from wormspace.tx.matters import Matter, Matters
-from wormspace.tx.names import Gid, TxId
+from wormspace.tx.names import Gid
 from wormspace.tx.remote import RemoteStore
 from wormspace.tx.resolver import OVER, Resolution, Resolver
 from wormspace.tx.trimming import Finished
@@ -42,6 +43,7 @@ class SweptSite(Protocol):
     matters: Matters
     box: Box
     resolver: Resolver
+    kept: KeptBranches
     identities: Identities
     finished: Finished
     figures: Counter[str]
@@ -50,10 +52,6 @@ class SweptSite(Protocol):
     def managers(self) -> Mapping[str, ResourceManager]: ...
 
     def now(self) -> float: ...
-
-    def sessions(self) -> list[tuple[tuple[TxId, str], float]]: ...
-
-    def take(self, txid: TxId, manager: str) -> Branch | None: ...
 
 
 class _Swept:
@@ -145,9 +143,9 @@ class Sweeper:
     async def _roll_back_idle(self, now: float) -> None:
         """Free what a client that died left behind before it was asked to vote."""
         site = self._site
-        for (txid, manager), used in site.sessions():
+        for (txid, manager), used in site.kept.used():
             if now - used >= site.idle and txid.initiator != site.initiator:
-                branch = site.take(txid, manager)
+                branch = site.kept.take(txid, manager)
                 if branch is not None:
                     site.figures["sessions_expired"] += 1
                     await branch.rollback()
