@@ -26,10 +26,10 @@ from wormspace.smr import (
     Tuning,
     UpdateNeeded,
     Versions,
+    catching_up,
     command,
     query,
     replicate,
-    serving,
 )
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.engine import Engine
@@ -460,7 +460,7 @@ async def test_a_snapshot_of_a_forgotten_version_is_passed_over_for_another_repl
         engine.position = Address(3, 0)
         kept[name] = list(Snapshot(engine).pieces())
 
-    async def known(core):
+    async def known(seat):
         return list(kept)
 
     async def identify():
@@ -473,20 +473,18 @@ async def test_a_snapshot_of_a_forgotten_version_is_passed_over_for_another_repl
         def put(self, price: int, note: str = "") -> int:
             return price
 
-    monkeypatch.setattr(serving, "_known", known)
-    monkeypatch.setattr(serving, "_fetch", lambda core, member: stream(kept[member]))
+    monkeypatch.setattr(catching_up, "_known", known)
+    monkeypatch.setattr(catching_up, "_fetch", lambda seat, member: stream(kept[member]))
     async with wormspace.connect("memory:") as worm:
         space = worm.space("price")
         for _ in range(4):
             await space.alloc()
         await space.trim_prefix(3)
-        learner = SimpleNamespace(position=Address(0, 0), identify=identify)
+        engine = Engine(OnlyNew())
+        learner = SimpleNamespace(position=Address(0, 0), identify=identify, engine=engine)
         learner.install = lambda engine: setattr(learner, "position", engine.position)
         loop = asyncio.get_running_loop()
-        core = SimpleNamespace(
-            worm=worm, name="price", loop=loop, learner=learner, machine_type=OnlyNew
-        )
-        await serving.catch_up(core, None)
+        await catching_up.catch_up(SimpleNamespace(space=space, loop=loop, learner=learner), None)
         assert learner.position == Address(3, 0)
 
 
