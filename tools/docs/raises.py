@@ -16,7 +16,8 @@ from typing import Any
 from griffe import Extension, Object
 
 PACKAGE = Path(__file__).parents[2] / "src" / "wormspace"
-NAMES = re.compile(r"^( +)([A-Z]\w+(?:, [A-Z]\w+)*)\.$", re.MULTILINE)
+SECTION = re.compile(r"^Raises:\n(?: +.*\n?|\n)+", re.MULTILINE)
+NAMES = re.compile(r"^( +)([A-Z][\w.]*?(?:, [A-Z][\w.]*?)*)\.?$", re.MULTILINE)
 
 
 def meanings() -> dict[str, str]:
@@ -39,7 +40,9 @@ class Raises(Extension):
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Rewrite the docstring of what was just loaded."""
         if obj.docstring:
-            obj.docstring.value = NAMES.sub(self._explain, obj.docstring.value)
+            obj.docstring.value = SECTION.sub(
+                lambda section: NAMES.sub(self._explain, section[0]), obj.docstring.value
+            )
 
     def _explain(self, match: re.Match[str]) -> str:
         margin, names = match.groups()

@@ -198,7 +198,8 @@ class SharedDesk:
         name: the log's.
         mark: where sequencers announce themselves.
         make: makes a sequencer for this process, given what it asks when it lost its tenure.
-        host, port: where a sequencer in this process listens, and is announced.
+        host: where a sequencer in this process listens, and is announced.
+        port: the same.
         may_become: whether one may be started here; if not, wait for another process to do it.
     """
 

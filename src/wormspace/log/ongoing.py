@@ -62,7 +62,7 @@ class Ongoing(Generic[T]):
 
         Raises:
             Deposed: it was stopped, or closed.
-            Whatever it raises.
+            Exception: whatever it raises.
         """
         task = self.begin(work)
         await asyncio.wait([task])

@@ -45,7 +45,8 @@ class Caller:
     """A way to call the services at one address.
 
     Args:
-        host, port: where a `Service` listens.
+        host: where a `Service` listens.
+        port: the same.
     """
 
     def __init__(self, host: str, port: int) -> None:

@@ -41,7 +41,7 @@ class Shared(Generic[T]):
 
         Raises:
             NotLeading: `end` was called.
-            Whatever the finder raises.
+            Exception: whatever the finder raises.
         """
         if self._ended:
             raise NotLeading("this replica has lost its place")

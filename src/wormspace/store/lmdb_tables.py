@@ -146,7 +146,7 @@ class Tables:
         """Begin the transaction that follows the one that was committed just now.
 
         Raises:
-            As `restart`.
+            lmdb.Error, StoreDamaged, NewerFormat: as by `restart`.
         """
         self._txn = self._env.begin(write=True)
         self.committed_pages = int(self._env.info()["last_pgno"]) + 1
@@ -177,7 +177,8 @@ class Tables:
         """Hand what changed to the operating system.  `begin` the next transaction then.
 
         Args:
-            number, salt: the journal's last record, and its file that goes on from there.
+            number: the journal's last record.
+            salt: its file that goes on from there.
 
         Raises:
             lmdb.Error, OSError: what changed is dropped.
