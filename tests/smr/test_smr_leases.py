@@ -337,21 +337,25 @@ def test_a_lease_runs_from_the_moment_it_was_asked_for_however_late_the_answer_i
 # ---------------------------------------------------------------- blocks
 
 
-async def test_holding_waits_renews_and_releases():
-    async with one(Lock) as lock:
-        order = []
+def test_holding_waits_renews_and_releases():
+    order = []
 
-        async def hold(owner):
-            async with holding(lock, owner, 0.6) as grant:
-                order.append((owner, "has it", grant.fence))
-                await asyncio.sleep(1.5)  # longer than the lease
-                order.append((owner, "gives it back", grant.fence))
+    async def hold(lock, owner):
+        async with holding(lock, owner, 0.6) as grant:
+            order.append((owner, "has it", grant.fence))
+            await asyncio.sleep(1.5)  # longer than the lease
+            order.append((owner, "gives it back", grant.fence))
 
-        await asyncio.gather(hold("a"), hold("b"))
-        owners = [owner for owner, *_ in order]
-        assert owners[0] == owners[1] != owners[2] == owners[3]
-        assert [fence for *_, fence in order] == [1, 1, 2, 2]
-        assert await lock.holder() is None
+    async def main():
+        async with one(Lock) as lock:
+            await asyncio.gather(hold(lock, "a"), hold(lock, "b"))
+            return await lock.holder()
+
+    with World(1) as world:
+        assert world.run(world.spawn("host", main).wait(), deadline_s=100) is None
+    owners = [owner for owner, *_ in order]
+    assert owners[0] == owners[1] != owners[2] == owners[3]
+    assert [fence for *_, fence in order] == [1, 1, 2, 2]
 
 
 async def test_two_blocks_with_one_owners_name_exclude_each_other():
