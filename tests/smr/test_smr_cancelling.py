@@ -69,7 +69,7 @@ async def check_serving(it):
     assert await it.remote.read() == held + 2
     seat = it.replica._core.seat
     assert not seat.waiting
-    assert not it.replica._core.dispatch._forwarded
+    assert not it.replica._core.router._forwarded
     for gatherer in (it.replica._core._submitter, it.remote._line._submitter):
         assert not gatherer._tasks
         assert not gatherer._open

@@ -46,7 +46,7 @@ async def test_a_replica_has_a_name_an_id_and_an_address(worm, caplog):
     assert puppet.seat is core.seat
     assert (core.seat.service, core.seat.space.name) == ("smr/thing", "thing")
     assert (core.seat.clock(), core.seat.tuning.segment_size) == (50, SIZE)
-    assert (type(core.learner.engine.machine), core.dispatch.timeout_s) == (Notes, 5)
+    assert (type(core.learner.engine.machine), core.router.timeout_s) == (Notes, 5)
     assert core.seat.space is worm.space("thing")
     assert core.seat.largest_packet == core._submitter.largest
     assert core._submitter.is_sure

@@ -67,8 +67,8 @@ def count(core, level, session=None, least=0):
 async def test_a_packet_that_is_proposed_twice_is_offered_once_and_known_afterwards(worm, caplog):
     core, puppet = await begun(worm)
     one, other = packet(1, 5), packet(1, 6, client=b"client 2")
-    gave_up = asyncio.ensure_future(core.dispatch.propose(one))
-    waiting = [asyncio.ensure_future(core.dispatch.propose(each)) for each in (one, one, other)]
+    gave_up = asyncio.ensure_future(core.router.propose(one))
+    waiting = [asyncio.ensure_future(core.router.propose(each)) for each in (one, one, other)]
     await asyncio.sleep(0.1)
     gave_up.cancel()
     await asyncio.sleep(0.1)
@@ -79,7 +79,7 @@ async def test_a_packet_that_is_proposed_twice_is_offered_once_and_known_afterwa
     for got, values, of in ((first, [1], one), (different, [2], other)):
         assert decode_plain_outcome(got.body).values == values
         assert (got.position, got.largest) == (Address(0, 1), core.seat.largest_packet)
-        assert await core.dispatch.propose(of) == got
+        assert await core.router.propose(of) == got
     assert len(puppet.offered) == 2
     await core.close()
 
@@ -88,7 +88,7 @@ async def test_a_packet_that_is_proposed_twice_is_offered_once_and_known_afterwa
 async def test_nobody_is_told_of_a_packet_whose_sender_has_hung_up(worm, caplog):
     core, _ = await begun(worm)
     for ending in (lambda: core.seat.fail_waiting(NotLeading("over")), lambda: None):
-        gone = asyncio.ensure_future(core.dispatch.propose(packet(1, 5)))
+        gone = asyncio.ensure_future(core.router.propose(packet(1, 5)))
         await asyncio.sleep(0.1)
         gone.cancel()
         await asyncio.sleep(0.1)
@@ -103,11 +103,11 @@ async def test_a_packet_may_be_as_large_as_a_register_has_room(worm, caplog):
     core, puppet = await begun(worm)
     largest = core.seat.largest_packet
     for size in (largest - 1, largest):
-        asyncio.ensure_future(core.dispatch.propose(Packet(b"client 1", size, 1, bytes(size))))  # noqa: RUF006
+        asyncio.ensure_future(core.router.propose(Packet(b"client 1", size, 1, bytes(size))))  # noqa: RUF006
     await asyncio.sleep(0.1)
     assert len(puppet.offered) == 2
     with pytest.raises(PacketTooLarge) as found:
-        await core.dispatch.propose(Packet(b"client 1", 1, 1, bytes(largest + 1)))
+        await core.router.propose(Packet(b"client 1", 1, 1, bytes(largest + 1)))
     assert found.value.largest == largest
     for number in (largest - 1, largest):
         core.seat.waiting.pop((b"client 1", number)).cancel()

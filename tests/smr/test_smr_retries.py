@@ -17,7 +17,7 @@ from wormspace.smr import (
     command,
     query,
 )
-from wormspace.smr.dispatch import Dispatch
+from wormspace.smr.routing import Router
 
 WORKERS = 3
 
@@ -63,15 +63,15 @@ class Retrying(Group):
 def lossy(monkeypatch, world):
     """Answers to forwarded packets are lost now and then, so that they are sent again."""
     rng = world.random_for("lossy")
-    forward = Dispatch._forward
+    forward = Router._forward
 
-    async def loses(dispatch, leader, there, remaining):
-        raw = await forward(dispatch, leader, there, remaining)
+    async def loses(router, leader, there, remaining):
+        raw = await forward(router, leader, there, remaining)
         if rng.random() < 0.3:
             raise TimeoutError("lost on the way")
         return raw
 
-    monkeypatch.setattr(Dispatch, "_forward", loses)
+    monkeypatch.setattr(Router, "_forward", loses)
 
 
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 10))]

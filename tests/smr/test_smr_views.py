@@ -106,7 +106,7 @@ async def test_a_replica_is_a_view_of_itself_with_the_options_that_it_was_given(
             replica = await replicate(Counter, worm, "hits", consistency=consistency)
             assert replica._level == level
             core = replica._core
-            assert (core.seat.space, core.dispatch.timeout_s) == (worm.space("hits"), 10.0)
+            assert (core.seat.space, core.router.timeout_s) == (worm.space("hits"), 10.0)
             assert core.seat.tuning == Tuning()
             assert core.learner.strategy == Sticky().strategy
             assert isinstance(core._durability, NeverTrim)
@@ -121,7 +121,7 @@ async def test_a_replica_is_a_view_of_itself_with_the_options_that_it_was_given(
             leadership=leadership, durability=NeverTrim(), tuning=tuning,
         ) as replica:  # fmt: skip
             core = replica._core
-            assert (core.seat.member.name, core.dispatch.timeout_s) == ("one", 3.0)
+            assert (core.seat.member.name, core.router.timeout_s) == ("one", 3.0)
             assert (core.seat.clock(), core.seat.rng, core.seat.tuning) == (5.0, dice, tuning)
             assert core.proposer._timeout_s == 0.3
             status = replica.status()

@@ -19,7 +19,6 @@ class ListenerNetwork(TransportNetwork, Protocol):
     """The network, as a listening port sees it."""
 
     def serve(self, listener: Listener) -> None: ...
-
     def unlisten(self, listener: Listener) -> None: ...
 
 

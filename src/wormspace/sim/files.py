@@ -46,9 +46,7 @@ class Hardware(Protocol):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
-
     async def wait(self) -> None: ...
-
     def draw_commit_delay(self) -> float: ...
 
 

@@ -1,6 +1,6 @@
 """What a replica is made of, how it begins and ends, and what stops it.
 
-The learner applies what is in the log, the proposer writes to it; `dispatch` takes calls to whoever
+The learner applies what is in the log, the proposer writes to it; `routing` takes calls to whoever
 leads, `serving` does for others what they ask, `catching_up` and `upgrading` what their names say.
 """
 
@@ -21,7 +21,6 @@ from wormspace.smr import catching_up, serving
 from wormspace.smr.auditing import Audits
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
 from wormspace.smr.declare import StateMachine
-from wormspace.smr.dispatch import Dispatch
 from wormspace.smr.durability import Durability
 from wormspace.smr.engine import Applied, Engine
 from wormspace.smr.errors import Diverged, Stopped
@@ -29,6 +28,7 @@ from wormspace.smr.events import Bells
 from wormspace.smr.learner import Learner
 from wormspace.smr.methods import Method
 from wormspace.smr.records import Batch, Member, Packet, Reply
+from wormspace.smr.routing import Router
 from wormspace.smr.seat import Leadership, NotLeading, Seat, Tuning
 from wormspace.smr.snapshots import Audit
 from wormspace.smr.submit import Asker, Submitter
@@ -97,16 +97,16 @@ class Core:
         )
         self._submitter.largest, self._submitter.is_sure = self.seat.largest_packet, True
         self.proposer = settings.leadership.take_seat(self.seat)
-        self.dispatch = Dispatch(self.seat, self.proposer, self.require_sound, timeout_s)
-        self.upgrades = Upgrades(self.seat, self.proposer, self.dispatch.carry, timeout_s)
-        self.learner.on_leader = self.dispatch.on_leader
-        service.handlers.update(serving.handlers(self.dispatch, self))
+        self.router = Router(self.seat, self.proposer, self.require_sound, timeout_s)
+        self.upgrades = Upgrades(self.seat, self.proposer, self.router.carry, timeout_s)
+        self.learner.on_leader = self.router.on_leader
+        service.handlers.update(serving.handlers(self.router, self))
 
     def _carry(self, packet: Packet, deadline: float) -> Awaitable[Reply]:
-        return self.dispatch.carry(packet, deadline)
+        return self.router.carry(packet, deadline)
 
     def _ask(self, queries: bytes, session: Session, deadline: float) -> Awaitable[Reply]:
-        return self.dispatch.ask(queries, session, deadline)
+        return self.router.ask(queries, session, deadline)
 
     async def start(self) -> None:
         """Restore, and take part."""
@@ -159,7 +159,7 @@ class Core:
     # ------------------------------------------------------------ what the learner says
 
     def _on_applied(self, applied: list[Applied], batch: Batch | None) -> None:
-        self.dispatch.on_applied(applied)
+        self.router.on_applied(applied)
         if batch is not None:
             if batch.audit:
                 self._tasks.spawn(self._audit(Audit(self.learner.engine)))
@@ -248,7 +248,7 @@ class Core:
     ) -> Any:
         if not isinstance(level, Eventual):
             try:
-                await self.dispatch.reach(session.seen)
+                await self.router.reach(session.seen)
             except asyncio.CancelledError:
                 self.require_sound()  # the replica was closed, and nobody cancelled the caller
                 raise

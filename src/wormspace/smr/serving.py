@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 from wormspace.errors import UsageError
 from wormspace.malformed import MALFORMED
 from wormspace.smr.calls import Malformed
-from wormspace.smr.dispatch import Dispatch
 from wormspace.smr.errors import EventsLost, UpdateNeeded
 from wormspace.smr.events import Followed, watched
 from wormspace.smr.peers import FORGET_S
@@ -32,6 +31,7 @@ from wormspace.smr.records import (
     decoder,
     encode,
 )
+from wormspace.smr.routing import Router
 from wormspace.smr.seat import NotLeading
 from wormspace.smr.submit import PacketTooLarge
 from wormspace.smr.versions import UPGRADE, decode_upgrade
@@ -49,11 +49,11 @@ _decode_fetch = decoder(Fetch)
 _decode_watch = decoder(Watch)
 
 
-def handlers(dispatch: Dispatch, followed: Followed) -> dict[str, Handler]:
+def handlers(router: Router, followed: Followed) -> dict[str, Handler]:
     """What one replica does for others, by the name of each service."""
-    desk = _Desk(dispatch, followed)
-    prefix = dispatch.seat.service + "/"
-    own = f"{prefix}{dispatch.seat.member.id.hex()}/"
+    desk = _Desk(router, followed)
+    prefix = router.seat.service + "/"
+    own = f"{prefix}{router.seat.member.id.hex()}/"
     return {
         prefix + "submit": desk.submit,
         prefix + "ask": desk.ask,
@@ -69,18 +69,18 @@ def handlers(dispatch: Dispatch, followed: Followed) -> dict[str, Handler]:
 class _Desk:
     """The handlers."""
 
-    def __init__(self, dispatch: Dispatch, followed: Followed) -> None:
-        self._dispatch = dispatch
-        self._seat = dispatch.seat
-        self._learner = dispatch.learner
-        self._proposer = dispatch.proposer
+    def __init__(self, router: Router, followed: Followed) -> None:
+        self._router = router
+        self._seat = router.seat
+        self._learner = router.learner
+        self._proposer = router.proposer
         self._followed = followed
 
     async def submit(self, body: bytes) -> bytes:
         packet = self._decode(_decode_packet, body)
         self._check(packet)
         try:
-            return encode(await self._dispatch.propose(packet))
+            return encode(await self._router.propose(packet))
         except NotLeading:
             return self._elsewhere()
         except PacketTooLarge as e:
@@ -118,11 +118,11 @@ class _Desk:
     async def ask(self, body: bytes) -> bytes:
         ask = self._decode(_decode_ask, body)
         if ask.level == HERE:
-            await self._dispatch.reach(ask.seen)
+            await self._router.reach(ask.seen)
             engine = self._learner.engine
             return encode(Reply(run_queries(engine, ask.queries), engine.position))
         try:
-            return encode(await self._dispatch.answer(ask.queries, ask.seen))
+            return encode(await self._router.answer(ask.queries, ask.seen))
         except NotLeading:
             return self._elsewhere()
 

@@ -24,7 +24,6 @@ class Surroundings(Protocol):
     client: Connection
 
     async def trim(self, number: int, *, timeout: float | None = None) -> None: ...
-
     def listen(self, start: Address | int = 0, *, stop: int | None = None) -> Stream[Event]: ...
 
 

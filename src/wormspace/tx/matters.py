@@ -24,7 +24,6 @@ class Part(Protocol):
     acted: bool
 
     def cast(self, vote: Vote) -> None: ...
-
     def act(self) -> None: ...
 
 

@@ -45,9 +45,7 @@ class HostingSite(Protocol):
     on_decision: Callable[[TxId, str, Decision], None] | None
 
     def now(self) -> float: ...
-
     def gid(self, manager: str, txid: TxId) -> Gid: ...
-
     def manager(self, name: str) -> ResourceManager: ...
 
 

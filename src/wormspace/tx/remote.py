@@ -39,7 +39,6 @@ class CallingSite(Protocol):
     box: Box
 
     async def call(self, address: str, message: ToSite, timeout: float) -> bytes: ...
-
     def spawn(self, work: Coroutine[Any, Any, object]) -> None: ...
 
 

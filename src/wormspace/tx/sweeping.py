@@ -50,7 +50,6 @@ class SweptSite(Protocol):
 
     @property
     def managers(self) -> Mapping[str, ResourceManager]: ...
-
     def now(self) -> float: ...
 
 

@@ -63,9 +63,7 @@ class InitiatingSite(Protocol):
 
     @property
     def is_open(self) -> bool: ...
-
     async def recognise(self, name: str) -> ResourceManager: ...
-
     async def call(self, address: str, message: ToSite, timeout: float) -> bytes: ...
 
 

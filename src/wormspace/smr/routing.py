@@ -29,7 +29,7 @@ _Here: TypeAlias = Callable[[], Awaitable[Reply]]
 _There: TypeAlias = Callable[[Member, float], Awaitable[bytes]]
 
 
-class Dispatch:
+class Router:
     """The way of one replica's calls.
 
     Args:
