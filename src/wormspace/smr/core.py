@@ -70,7 +70,6 @@ class Core:
     ) -> None:
         declaration, rng = machine_type.declaration, settings.rng
         timeout_s, host = settings.timeout_s, settings.host
-        self.loop = asyncio.get_running_loop()
         self.failed: Exception | None = None
         self.bells = Bells()
         self.service = service
