@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import wormspace
+from sequential_objects import AppendOnlyLog
 from wormspace.server.limits import ServerIdentity
 from wormspace.sim import History, World, check
 from wormspace.sim.linearizability import UNKNOWN, Operation, Outcome
-from wormspace.sim.models import AppendOnlyLog
 from wormspace.sim.serving import PORT, serving
 from wormspace.sim.world import current
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wormspace.sim.linearizability import UNKNOWN, History, Operation, Outcome, check
-from wormspace.sim.models import (
+from sequential_objects import (
     AppendOnlyLog,
     CasRegister,
     Counter,
@@ -15,6 +14,7 @@ from wormspace.sim.models import (
     KeyValueStore,
     WriteOnceRegisters,
 )
+from wormspace.sim.linearizability import UNKNOWN, History, Operation, Outcome, check
 
 
 def op(called, returned, asked, output):

@@ -12,11 +12,11 @@ import asyncio
 import logging
 
 import wormspace
+from sequential_objects import KeyValueStore
 from wormspace.errors import Unavailable, WormError
 from wormspace.server.limits import ServerIdentity
 from wormspace.sim import FaultPlan, FaultSchedule, History, World, check
 from wormspace.sim.linearizability import Outcome
-from wormspace.sim.models import KeyValueStore
 from wormspace.sim.serving import PORT, serving
 from wormspace.sim.world import LEASE_DRIFT, State
 from wormspace.smr import StateMachine, Table, Tuning, command, query, replicate
@@ -32,7 +32,7 @@ KEYS = ("a", "b", "c")
 
 
 class Cells(StateMachine):
-    """What `sim.models.KeyValueStore` describes."""
+    """What `sequential_objects.KeyValueStore` describes."""
 
     cells: Table[str, str]
 

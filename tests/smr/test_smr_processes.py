@@ -11,10 +11,10 @@ import time
 import pytest
 
 from cluster_fixture import ProcessCluster, free_port
+from sequential_objects import KeyValueStore
 from wormspace.errors import WormError
 from wormspace.sim import History, check
 from wormspace.sim.linearizability import Outcome
-from wormspace.sim.models import KeyValueStore
 from wormspace.smr import KeyValue, attach
 
 pytestmark = pytest.mark.processes

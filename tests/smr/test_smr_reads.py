@@ -9,10 +9,10 @@ import logging
 import pytest
 from smr_worlds import Group, Witness
 
+from sequential_objects import KeyValueStore
 from wormspace.errors import Closed, ProtocolViolation, WormError
 from wormspace.sim import World, check
 from wormspace.sim.linearizability import Outcome
-from wormspace.sim.models import KeyValueStore
 from wormspace.sim.world import State
 from wormspace.smr import Leaderless, Rotating, Sticky
 from wormspace.smr.seat import NotLeading
