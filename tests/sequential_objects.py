@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from wormspace.sim.linearizability import UNKNOWN, Operation, by_key
+from wormspace.sim.linearizability import UNKNOWN, Operation
 
 __all__ = [
     "AppendOnlyLog",
@@ -38,7 +38,10 @@ class _Keyed:
 
     def partition(self, history: Sequence[Operation]) -> list[list[Operation]]:
         """One part per key."""
-        return by_key(history, lambda asked: asked[1])
+        parts: dict[Any, list[Operation]] = {}
+        for operation in history:
+            parts.setdefault(operation.input[1], []).append(operation)
+        return list(parts.values())
 
 
 class WriteOnceRegisters(_Keyed):

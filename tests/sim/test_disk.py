@@ -223,8 +223,6 @@ def test_one_process_has_it_open():
         with pytest.raises(StoreLocked):
             disk.open()
         process.crash()
-        disk.open().close()
-        disk.wipe()
         disk.open()
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from digests import state_digest
+
 import wormspace
 from sequential_objects import KeyValueStore
 from wormspace.errors import Unavailable, WormError
@@ -21,7 +23,6 @@ from wormspace.sim.serving import PORT, serving
 from wormspace.sim.world import LEASE_DRIFT, State
 from wormspace.smr import StateMachine, Table, Tuning, command, query, replicate
 from wormspace.smr import engine as engine_module
-from wormspace.smr.snapshots import state_digest
 
 SMR_PORT = 7100
 TIMEOUT_S = 1.0

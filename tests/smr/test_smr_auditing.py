@@ -3,13 +3,14 @@
 import asyncio
 
 import pytest
+from digests import state_digest
 
 from wormspace.knobs import turned
 from wormspace.smr import StateMachine
 from wormspace.smr.auditing import Audits
 from wormspace.smr.engine import Engine
 from wormspace.smr.records import NOOP, Mark
-from wormspace.smr.snapshots import Audit, state_digest
+from wormspace.smr.snapshots import Audit
 from wormspace.space import Address
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import msgspec
 import pytest
+from digests import state_digest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from wormspace.smr.calls import encode_calls
 from wormspace.smr.canonical import encode_canonical
 from wormspace.smr.engine import Engine
 from wormspace.smr.records import Batch, Packet, decode_outcome, encode
-from wormspace.smr.snapshots import Snapshot, restore, state_digest
+from wormspace.smr.snapshots import Snapshot, restore
 
 keys = st.one_of(st.integers(-300, 300), st.tuples(st.integers(0, 9), st.text(max_size=2)))
 scalars = st.one_of(st.none(), st.integers(-(2**40), 2**40), st.text(max_size=3), st.binary())

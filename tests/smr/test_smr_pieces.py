@@ -7,6 +7,7 @@ import sys
 
 import msgspec
 import pytest
+from digests import state_digest
 
 import wormspace
 from wormspace.knobs import KNOBS, least, turned
@@ -14,7 +15,7 @@ from wormspace.smr import StateMachine, Sticky, Table, TrimWhenApplied, Tuning, 
 from wormspace.smr import snapshots as snapshots_module
 from wormspace.smr.engine import Engine
 from wormspace.smr.records import Packet
-from wormspace.smr.snapshots import Audit, Snapshot, restore, state_digest
+from wormspace.smr.snapshots import Audit, Snapshot, restore
 
 ENCODE = msgspec.msgpack.encode
 

@@ -5,6 +5,7 @@ import random
 from types import SimpleNamespace
 
 import pytest
+from digests import state_digest
 from seats import Notes, Place, packet
 
 from virtual import virtually
@@ -37,7 +38,7 @@ from wormspace.smr.serving import (
     MEMBERS_TOLD,
     handlers,
 )
-from wormspace.smr.snapshots import restore, state_digest
+from wormspace.smr.snapshots import restore
 from wormspace.smr.submit import PacketTooLarge
 from wormspace.smr.versions import UPGRADE, encode_upgrade
 from wormspace.space import Address

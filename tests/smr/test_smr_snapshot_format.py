@@ -6,6 +6,7 @@ import random
 
 import msgspec
 import pytest
+from digests import state_digest
 
 from wormspace.errors import NewerFormat, WrongIdentity
 from wormspace.knobs import KNOBS, turned
@@ -25,7 +26,6 @@ from wormspace.smr.snapshots import (
     identity_kept,
     require_same,
     restore,
-    state_digest,
 )
 from wormspace.space import Address
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from digests import state_digest
 from smr_worlds import Group, Witness, run_faulty
 
 import wormspace
@@ -35,7 +36,7 @@ from wormspace.smr.durability import save
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import NothingKept
 from wormspace.smr.rotating import RotatingProposer
-from wormspace.smr.snapshots import Snapshot, restore, state_digest
+from wormspace.smr.snapshots import Snapshot, restore
 from wormspace.smr.writing import Reign
 from wormspace.space import Address
 

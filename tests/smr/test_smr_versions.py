@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 import pytest
+from digests import state_digest
 from smr_worlds import Cells, Group, Witness
 
 import wormspace
@@ -35,7 +36,7 @@ from wormspace.smr.calls import encode_calls
 from wormspace.smr.engine import Engine
 from wormspace.smr.kinds import describe
 from wormspace.smr.records import Batch, Packet, decode_plain_outcome
-from wormspace.smr.snapshots import Snapshot, restore, state_digest
+from wormspace.smr.snapshots import Snapshot, restore
 from wormspace.smr.versions import encode_upgrade
 from wormspace.space import Address
 

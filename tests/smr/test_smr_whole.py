@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from digests import state_digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +32,7 @@ from wormspace.smr import (
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.engine import Engine
 from wormspace.smr.records import Batch, Packet, decode_outcome, decode_plain_outcome
-from wormspace.smr.snapshots import Snapshot, restore, state_digest
+from wormspace.smr.snapshots import Snapshot, restore
 
 ENCODE = msgspec.msgpack.encode
 

@@ -194,14 +194,6 @@ class Disk:
         if lost:
             self._note(f"disk lost the last {lost} commits")
 
-    def wipe(self) -> None:
-        """Replace the disk by an empty one. Only while no process has it open."""
-        if self._user is not None:
-            raise RuntimeError("a disk in use cannot be replaced")
-        self._tables = {}
-        self._unsynced.clear()
-        self._note("disk replaced by an empty one")
-
     def items(self, table: str, prefix: bytes = b"") -> list[Item]:
         """What a table holds under keys that begin so, for checkers."""
         rows = self._tables.get(table)

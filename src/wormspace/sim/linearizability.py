@@ -16,7 +16,7 @@ at each event, and there are no ties.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -311,11 +311,3 @@ def _shorten(lines: list[str], limit: int = 20) -> list[str]:
     if len(lines) <= limit:
         return lines
     return [f"  ... {len(lines) - limit} more", *lines[-limit:]]
-
-
-def by_key(history: Sequence[Operation], key: Callable[[Any], Hashable]) -> list[list[Operation]]:
-    """The history in parts of equal `key(input)`, in the order of their first operations."""
-    parts: dict[Hashable, list[Operation]] = {}
-    for operation in history:
-        parts.setdefault(key(operation.input), []).append(operation)
-    return list(parts.values())

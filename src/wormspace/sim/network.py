@@ -151,10 +151,6 @@ class Network:
         """The host answers again."""
         self._down.discard(host)
 
-    def is_down(self, host: str) -> bool:
-        """Whether the host does not answer."""
-        return host in self._down
-
     def _refresh(self) -> None:
         for link in self._links.values():
             self._apply(link)

@@ -314,11 +314,6 @@ class World:
             host = self._hosts[name] = Host(self, name)
         return host
 
-    @property
-    def hosts(self) -> list[Host]:
-        """All hosts that were ever named, in that order."""
-        return list(self._hosts.values())
-
     def spawn(
         self,
         host: str,

@@ -282,17 +282,6 @@ def _number(item: Any) -> int:
     return int.from_bytes(hashlib.blake2b(encode_canonical(item), digest_size=16).digest(), "big")
 
 
-def state_digest(engine: Engine) -> bytes:
-    """A hash of the state machine's whole state, at once: for tests and small states."""
-    audit = Audit(engine)
-    try:
-        for _ in audit.steps():
-            pass
-        return audit.digest()
-    finally:
-        audit.close()
-
-
 def _refuse_undeclared(machine: StateMachine) -> None:
     known = machine.declaration.defaults
     for name in vars(machine):
