@@ -28,11 +28,14 @@ class Tasks:
     def __init__(self, name: str, context: Context | None = None) -> None:
         self._name = name
         self._context = context
-        self._running: dict[asyncio.Task[Any], Callable[[asyncio.Task[Any]], object]] = {}
+        self._running: dict[asyncio.Task[Any], Callable[[asyncio.Task[Any]], object] | None] = {}
 
     def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Do something that the caller waits for, or looks at later: it is told of a failure."""
-        return self.spawn(work, _leave)
+        task = self._start(work)
+        self._running[task] = None
+        task.add_done_callback(self._running.pop)
+        return task
 
     def spawn(
         self, work: Coroutine[Any, Any, T], then: Callable[[asyncio.Task[T]], object] | None = None
@@ -43,13 +46,18 @@ class Tasks:
             then: called when it has ended, in whatever way, and is not held here any more; without
                 it, the event loop's exception handler is told of a failure.
         """
-        task = asyncio.get_running_loop().create_task(work, name=self._name, context=self._context)
+        task = self._start(work)
         self._running[task] = then or _report
         task.add_done_callback(self._on_done)
         return task
 
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        return asyncio.get_running_loop().create_task(work, name=self._name, context=self._context)
+
     def _on_done(self, task: asyncio.Task[Any]) -> None:
-        self._running.pop(task)(task)
+        then = self._running.pop(task)
+        if then is not None:
+            then(task)
 
     def cancel(self) -> None:
         """Let all end where they are."""
@@ -83,10 +91,6 @@ class Tasks:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
-
-
-def _leave(task: asyncio.Task[Any]) -> None:
-    """Whoever has the task looks at it."""
 
 
 def _report(task: asyncio.Task[Any]) -> None:

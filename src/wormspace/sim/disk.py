@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -24,7 +24,9 @@ from wormspace.sim._handles import OWNER, Owner
 from wormspace.sim._loop import SimLoop
 from wormspace.sim.files import Died, SimFiles
 from wormspace.sim.latency import Latency, constant, skewed
+from wormspace.store.changes import Changes
 from wormspace.store.engine import Batch, Item, View
+from wormspace.store.memory_engine import MemoryView
 
 __all__ = ["Disk", "DiskOptions", "SimEngine"]
 
@@ -277,7 +279,7 @@ class SimEngine:
         self._tables = tables
         self._durability = durability
         self._owner = owner
-        self._view = _View(tables)
+        self._view = MemoryView(tables)
         self._batch: _Batch | None = None
         self._under_way: asyncio.Future[None] | None = None
         if owner is not None:
@@ -292,7 +294,7 @@ class SimEngine:
         """Begin a batch. RuntimeError while another is open or being committed."""
         if self._batch is not None:
             raise RuntimeError("one batch at a time: commit or abort the other first")
-        self._batch = _Batch(self._tables, self._forget)
+        self._batch = _Batch(self._view, self._forget)
         return self._batch
 
     def _forget(self) -> None:
@@ -358,109 +360,23 @@ class SimEngine:
         self._disk.close(self)
 
 
-class _View:
-    """The committed tables."""
+class _Batch(Changes):
+    """Tells when it is dropped, and what it changes."""
 
-    def __init__(self, tables: Tables) -> None:
-        self._tables = tables
-
-    def get(self, table: str, key: bytes) -> bytes | None:
-        return _get(self._tables, table, key)
-
-    def get_many(self, table: str, keys: list[bytes]) -> list[bytes | None]:
-        return [self.get(table, key) for key in keys]
-
-    def scan(self, table: str, lo: bytes, hi: bytes) -> Iterator[Item]:
-        found = self._tables.get(table)
-        if found is not None:
-            for key in found.irange(lo, hi, inclusive=(True, False)):
-                yield key, found[key]
-
-    def floor(self, table: str, key: bytes) -> Item | None:
-        found = self._tables.get(table)
-        if found is None:
-            return None
-        for at in found.irange(maximum=key, reverse=True):
-            return at, found[at]
-        return None
-
-
-class _Batch(_View):
-    """The committed tables under a layer of changes, which nobody else sees."""
-
-    def __init__(self, tables: Tables, on_abort: Callable[[], None]) -> None:
-        super().__init__(tables)
+    def __init__(self, below: MemoryView, on_abort: Callable[[], None]) -> None:
+        super().__init__(below)
         self._on_abort = on_abort
-        self._layer: dict[str, SortedDict[bytes, bytes | None]] = {}
-
-    def get(self, table: str, key: bytes) -> bytes | None:
-        layer = self._layer.get(table)
-        if layer is not None and key in layer:
-            found: bytes | None = layer[key]
-            return found
-        return super().get(table, key)
-
-    def scan(self, table: str, lo: bytes, hi: bytes) -> Iterator[Item]:
-        layer = self._layer.get(table)
-        if layer is None:
-            yield from super().scan(table, lo, hi)
-            return
-        # The caller may change what it scans: the layer is read as it is now.
-        changed = deque((k, layer[k]) for k in layer.irange(lo, hi, inclusive=(True, False)))
-        for key, value in super().scan(table, lo, hi):
-            while changed and changed[0][0] < key:
-                new_key, new = changed.popleft()
-                if new is not None:
-                    yield new_key, new
-            if changed and changed[0][0] == key:
-                new = changed.popleft()[1]
-                if new is not None:
-                    yield key, new
-            else:
-                yield key, value
-        for key, new in changed:
-            if new is not None:
-                yield key, new
-
-    def floor(self, table: str, key: bytes) -> Item | None:
-        layer = self._layer.get(table)
-        if layer is None:
-            return super().floor(table, key)
-        base = self._tables.get(table)
-        old = base.irange(maximum=key, reverse=True) if base is not None else iter(())
-        old_key = next((k for k in old if k not in layer), None)
-        new = layer.irange(maximum=key, reverse=True)
-        new_key = next((k for k in new if layer[k] is not None), None)
-        if new_key is not None and (old_key is None or old_key < new_key):
-            return new_key, layer[new_key]
-        return None if base is None or old_key is None else (old_key, base[old_key])
-
-    def put(self, table: str, key: bytes, value: bytes) -> None:
-        self._change(table, key, value)
-
-    def put_many(self, table: str, items: Iterable[Item]) -> None:
-        for key, value in items:
-            self._change(table, key, value)
-
-    def delete(self, table: str, key: bytes) -> None:
-        self._change(table, key, None)
-
-    def _change(self, table: str, key: bytes, value: bytes | None) -> None:
-        layer = self._layer.get(table)
-        if layer is None:
-            layer = self._layer[table] = SortedDict()
-        layer[key] = value
 
     def abort(self) -> None:
-        self._layer.clear()
+        super().abort()
         self._on_abort()
 
     def changes(self) -> list[Change]:
         """What this batch changes."""
         return [
             (table, key, value)
-            for table, rows in self._layer.items()
-            for key, value in rows.items()
+            for table, rows in self.tables.items()
+            for key, value in sorted(rows.items())
         ]
 
 

@@ -15,7 +15,7 @@ class MemoryEngine:
 
     def __init__(self) -> None:
         self._tables: dict[str, SortedDict[bytes, bytes]] = {}
-        self._view = _MemoryView(self._tables)
+        self._view = MemoryView(self._tables)
 
     @property
     def view(self) -> View:
@@ -41,8 +41,8 @@ class MemoryEngine:
         self._tables.clear()
 
 
-class _MemoryView:
-    """The tables as a view.
+class MemoryView:
+    """Tables in memory as a view; what is changed in them is seen.
 
     Attributes:
         size: bytes of keys and values.
@@ -78,6 +78,15 @@ class _MemoryView:
             for key in t.irange(lo, hi, inclusive=(True, False)):
                 yield key, t[key]
 
+    def descend(self, table: str, key: bytes) -> Iterator[Item]:
+        """The items with keys up to `key`, in descending order."""
+        t = self._tables.get(table)
+        if t is None:
+            self.check()
+        else:
+            for one in t.irange(maximum=key, reverse=True):
+                yield one, t[one]
+
     def floor(self, table: str, key: bytes) -> Item | None:
         t = self._tables.get(table)
         if t is None:
@@ -90,13 +99,13 @@ class _MemoryView:
         return found
 
 
-class _MemoryBatch(_MemoryView):
+class _MemoryBatch(MemoryView):
     """Works on the tables themselves and remembers how to undo it.
 
     Nobody reads between `begin` and `commit`: the node commits in the same turn of the loop.
     """
 
-    def __init__(self, tables: dict[str, SortedDict[bytes, bytes]], whole: _MemoryView) -> None:
+    def __init__(self, tables: dict[str, SortedDict[bytes, bytes]], whole: MemoryView) -> None:
         super().__init__(tables)
         self._whole = whole
         self._undo: list[tuple[str, bytes, bytes | None]] = []
