@@ -60,3 +60,12 @@ def test_every_import_is_declared_and_every_dependency_imported() -> None:
         used |= imported(path)
     unused = (core | set().union(*extras.values())) - used
     assert not unused, f"pyproject.toml names {unused}, which nothing imports"
+
+
+def test_no_two_locks_pin_one_package_differently() -> None:
+    """All of them are installed into one environment: whichever came last would win."""
+    pinned: dict[str, set[str]] = {}
+    for lock in ROOT.glob("requirements-*.lock"):
+        for name, version in re.findall(r"^([\w.-]+)==(\S+)", lock.read_text(), re.MULTILINE):
+            pinned.setdefault(name, set()).add(version)
+    assert not {name: versions for name, versions in pinned.items() if len(versions) > 1}
