@@ -23,7 +23,7 @@ from wormspace.paxos.quorum import is_quorum
 from wormspace.paxos.reading import Reading
 from wormspace.paxos.telling import Telling
 from wormspace.paxos.writing import Writing
-from wormspace.register.paxos_registers import TRIM_VALUE
+from wormspace.registers.paxos.client import TRIM_VALUE
 
 SPACE, SEGMENT = "s", 0
 

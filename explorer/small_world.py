@@ -36,7 +36,7 @@ from wormspace.paxos.messages import (
     Write,
     Written,
 )
-from wormspace.register.spans import as_spans
+from wormspace.registers.spans import as_spans
 from wormspace.server import acceptors, tables
 from wormspace.server.marks import Marks
 from wormspace.store.engine import Batch

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import random
 
-from wormspace.register.partition import Partition
-from wormspace.register.paxos_registers import PaxosRegisters
+from wormspace.registers.paxos.client import PaxosRegisters
+from wormspace.registers.paxos.partition import Partition
 from wormspace.server.node import Node
 from wormspace.sim import World as SimulatedWorld
 from wormspace.space.client import Client

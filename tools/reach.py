@@ -26,7 +26,7 @@ TESTS = ROOT / "tests"
 FLOORS = {
     "runtime": 20,
     "paxos": 88,
-    "register": 77,
+    "registers": 77,
     "server": 64,
     "store": 59,
     "space": 69,
@@ -43,13 +43,13 @@ SOMETIMES = {
     "a capture is preempted": ("registers", "paxos/capturing.py", "phase=PREEMPTED)", 0),
     "a value is met half-written": (
         "registers",
-        "register/paxos_registers.py",
+        "registers/paxos/client.py",
         "half.setdefault(",
         0,
     ),
     "a client has forgotten what it wrote": (
         "the forgetful",
-        "register/memory.py",
+        "registers/paxos/memory.py",
         "def _forget_one",
         3,
     ),
@@ -61,7 +61,7 @@ SOMETIMES = {
     ),
     "a listener is too slow for a server": (
         "the crowded",
-        "register/listening.py",
+        "registers/paxos/listening.py",
         "elif isinstance(message, Lagging):",
         1,
     ),

@@ -30,9 +30,14 @@ PACKAGE = Package(
     "wormspace",
     WORMSPACE,
     (
-        *("register.spans", "register.token", "register.issued", "register.operations"),
-        "register.memory",
-        "register.paxos_registers",
+        *(
+            "registers.spans",
+            "registers.token",
+            "registers.paxos.issued",
+            "registers.paxos.operations",
+        ),
+        "registers.paxos.memory",
+        "registers.paxos.client",
         *("space.space", "log.tape", "log.tenure", "log.reading", "log.sequencer"),
         "log.appending",
         *("smr.sessions", "smr.engine", "smr.writing", "smr.leaderless"),
@@ -46,18 +51,21 @@ FUNCTIONS = ("tx.deciding.judge", "tx.deciding.outcome")
 """Pure functions, executed whole; what they call is looked at by the lint, too."""
 
 PROCEDURES = (
-    *(f"register.issued.Issued.{name}" for name in ("issue", "give_up", "settle")),
-    *(f"register.memory.{name}" for name in ("_Forgotten.add", "_Forgotten.has")),
-    *(f"register.memory.{name}" for name in ("_Past.add", "_Past.has", "Memory.open")),
-    *("register.memory.Memory._forget_one", "register.memory.BallotWrites.is_under_way"),
+    *(f"registers.paxos.issued.Issued.{name}" for name in ("issue", "give_up", "settle")),
+    *(f"registers.paxos.memory.{name}" for name in ("_Forgotten.add", "_Forgotten.has")),
+    *(f"registers.paxos.memory.{name}" for name in ("_Past.add", "_Past.has", "Memory.open")),
     *(
-        f"register.paxos_registers.PaxosRegisters.{name}"
+        "registers.paxos.memory.Memory._forget_one",
+        "registers.paxos.memory.BallotWrites.is_under_way",
+    ),
+    *(
+        f"registers.paxos.client.PaxosRegisters.{name}"
         for name in ("write", "_issue", "_compare_first", "capture", "_complete", "_write_rows")
     ),
-    *(f"register.paxos_registers.PaxosRegisters.{name}" for name in ("_next_ballot", "on_refused")),
-    *(f"register.paxos_registers.PaxosRegisters.{name}" for name in ("_conclude", "_help")),
+    *(f"registers.paxos.client.PaxosRegisters.{name}" for name in ("_next_ballot", "on_refused")),
+    *(f"registers.paxos.client.PaxosRegisters.{name}" for name in ("_conclude", "_help")),
     *(
-        f"register.operations.WriteOperation.{name}"
+        f"registers.paxos.operations.WriteOperation.{name}"
         for name in (
             "add",
             "begin",
@@ -69,7 +77,7 @@ PROCEDURES = (
             "_fail",
         )
     ),
-    *("register.token.Token.is_free", "register.token.Token.free", "register.spans.as_spans"),
+    *("registers.token.Token.is_free", "registers.token.Token.free", "registers.spans.as_spans"),
     *("space.space.Space.alloc", "space.space.Space._try_alloc"),
     *("space.space.Space.tail", "space.space.Space._find_tail", "space.space._gallop"),
     *("space.space._climb", "space.space._narrow"),

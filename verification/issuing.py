@@ -153,8 +153,8 @@ class State:
 
 def remembering(e: Engine) -> None:
     """`Issued`: each step keeps the invariant."""
-    memory = e.core.modules["register.memory"]
-    issued = e.core.modules["register.issued"].__dict__
+    memory = e.core.modules["registers.paxos.memory"]
+    issued = e.core.modules["registers.paxos.issued"].__dict__
     issued["_digest"] = digest
 
     def step(act: str) -> Any:
@@ -210,7 +210,7 @@ def remembering(e: Engine) -> None:
 
 def forgetting(e: Engine) -> None:
     """What was forgotten is known as forgotten, for ever."""
-    memory = e.core.modules["register.memory"]
+    memory = e.core.modules["registers.paxos.memory"]
 
     def adds(mine: bool) -> Any:
         it = memory._Forgotten()
@@ -340,9 +340,9 @@ def _some_writes(memory: Any, array: Any, ballot: bytes) -> Any:
 
 def writing(e: Engine) -> None:
     """`PaxosRegisters.write`, to its end: nothing but w is ever handed to an operation."""
-    memory = e.core.modules["register.memory"]
-    registers = e.core.modules["register.paxos_registers"]
-    e.core.modules["register.issued"].__dict__["_digest"] = digest
+    memory = e.core.modules["registers.paxos.memory"]
+    registers = e.core.modules["registers.paxos.client"]
+    e.core.modules["registers.paxos.issued"].__dict__["_digest"] = digest
 
     def writes(ballot: bytes) -> Any:
         state, value = State(memory, ballot), word("value")

@@ -44,7 +44,7 @@ class Ballots:
 
 def capturing_first(e: Engine) -> None:
     """Nothing is sent under the ballot before the capture is promised."""
-    module = e.core.modules["register.paxos_registers"]
+    module = e.core.modules["registers.paxos.client"]
     shipped = module.PaxosRegisters
 
     def captures() -> Any:
@@ -162,7 +162,7 @@ def _captured(done: Done) -> Claims:
 
 def numbering(e: Engine) -> None:
     """A ballot is above all that the client took before, and above the floor."""
-    module = e.core.modules["register.paxos_registers"]
+    module = e.core.modules["registers.paxos.client"]
     round_of = z3.Function("round_of", th.Ballot, I)
 
     def rounds(ballot: Any) -> SymInt:

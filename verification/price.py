@@ -26,8 +26,8 @@ from wormspace.paxos.effects import Send
 from wormspace.paxos.messages import Capture, Refusal, Row, Write
 from wormspace.paxos.ranges import Range, overlay
 from wormspace.paxos.writing import Writing
-from wormspace.register.partition import Partition
-from wormspace.register.paxos_registers import PaxosRegisters
+from wormspace.registers.paxos.client import PaxosRegisters
+from wormspace.registers.paxos.partition import Partition
 from wormspace.server import acceptors
 from wormspace.server.local import LocalLink
 from wormspace.server.marks import Marks

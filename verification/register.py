@@ -2,7 +2,7 @@
 
 A register's value is *chosen* when a quorum has accepted it under one ballot.  Layer 3 says that
 the protocol, looked at through one register, is the state machine of
-`wormspace.register.spec`: its `capture`, `write` and `read` are executed symbolically, and the
+`wormspace.registers.spec`: its `capture`, `write` and `read` are executed symbolically, and the
 moments at which they take effect are given here.  The specification knows no ballots: it has an
 order of its own, of fences, with NOBODY below all.  `fence_of` a ballot is the ballot itself, and
 NOBODY of the ballot zero, which no capture has; it keeps the order.
@@ -33,7 +33,7 @@ from verification.source import PAXOS
 from verification.state import State, agreement, b, b1, invariant, n, q, r, v, v1
 from verification.symex import SymBallot, SymBool, SymValue, ballot_term, bool_term, explore
 
-SPEC = PAXOS.parent / "register" / "spec.py"
+SPEC = PAXOS.parent / "registers" / "spec.py"
 X = z3.Const("X", th.Offset)
 """An arbitrary register."""
 BAL = z3.Const("BAL", th.Ballot)

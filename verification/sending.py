@@ -85,7 +85,7 @@ def _operation(module: Any, met: Thing) -> Any:
 
 def sending(e: Engine) -> None:
     """What is added is sent, and nothing else, however often."""
-    module = e.core.modules["register.operations"]
+    module = e.core.modules["registers.paxos.operations"]
 
     def sends() -> Any:
         met = Thing(settled=[], doubts=[], posted=[], marks=[], ballot=any_ballot("ballot"))
@@ -135,7 +135,7 @@ def deciding(e: Engine) -> None:
     What the verdicts are, and that `lost` and `contested` are all that are not decided, is proved
     in layer 1.
     """
-    module = e.core.modules["register.operations"]
+    module = e.core.modules["registers.paxos.operations"]
 
     def hears() -> Any:
         met = Thing(settled=[], doubts=[], posted=[], marks=[], ballot=any_ballot("ballot"))
@@ -201,7 +201,7 @@ def _verdict() -> str:
 
 def passing_on(e: Engine) -> None:
     """Captors and readers write the very values that they met, under the very ballot."""
-    module = e.core.modules["register.paxos_registers"]
+    module = e.core.modules["registers.paxos.client"]
     shipped = module.PaxosRegisters
 
     def writes() -> Any:
@@ -256,7 +256,7 @@ def passing_on(e: Engine) -> None:
 
 def helping(e: Engine) -> None:
     """A reader writes what is half-written as it met it; it captures only where that is refused."""
-    module = e.core.modules["register.paxos_registers"]
+    module = e.core.modules["registers.paxos.client"]
     shipped = module.PaxosRegisters
 
     def concludes() -> Any:

@@ -54,7 +54,7 @@ def proved() -> set[str]:
     """The functions that the proof executes symbolically, and all that they call there."""
     core = {f"paxos.{name}" for name in prover.check_lint()}
     above = {*applications.check_lint(), *applications.PROCEDURES}
-    return core | above | {"register.spec.capture", "register.spec.write", "register.spec.read"}
+    return core | above | {"registers.spec.capture", "registers.spec.write", "registers.spec.read"}
 
 
 def shares() -> dict[str, tuple[int, int]]:

@@ -3,14 +3,14 @@
 The file is not named after its function: importing a module `wormspace.connect` would put it in the
 place of the function.
 
-What a URL may be is said where its implementation is, which `wormspace.register.registry` finds:
+What a URL may be is said where its implementation is, which `wormspace.registers.registry` finds:
 
 | URL | what it is | where |
 |---|---|---|
 | `memory:` | one acceptor in this process, nothing kept | `wormspace.server.embedded` |
 | `file:PATH` | the same, durable in the directory PATH; no server | `wormspace.server.embedded` |
-| `worm://h1:p1,h2:p2,h3:p3` | the servers of a cluster | `wormspace.register.cluster` |
-| `spec:` | the executable specification; for tests | `wormspace.register.spec` |
+| `worm://h1:p1,h2:p2,h3:p3` | the servers of a cluster | `wormspace.registers.paxos.cluster` |
+| `spec:` | the executable specification; for tests | `wormspace.registers.spec` |
 
 Other packages add schemes of their own.
 """
@@ -23,7 +23,7 @@ from collections.abc import Generator
 from types import TracebackType
 
 from wormspace.errors import BadUrl
-from wormspace.register.registry import Url, find
+from wormspace.registers.registry import Url, find
 from wormspace.space.arguments import as_rng, as_timeout
 from wormspace.space.client import DEFAULT_TIMEOUT_S
 from wormspace.worm import Worm

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 
 class WormError(Exception):
@@ -113,6 +114,14 @@ class Unavailable(WormError):
     A replay of the same write with the same token and value is always safe, and `settle`
     decides the register one way or the other.
     """
+
+    @classmethod
+    def contended(cls, what: str, times: int) -> Self:
+        """Of a capture that others took each time, until there was no time left."""
+        return cls(
+            f"{what}: other clients captured it again and again ({times} times) until the "
+            "deadline. The outcome is unknown; the same call again is safe."
+        )
 
 
 class ServerFull(Unavailable):

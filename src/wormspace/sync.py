@@ -28,8 +28,8 @@ import wormspace.space.space as _space
 from wormspace._sync_runtime import Background, Feed
 from wormspace.log import Entry, Info, SequencerChoice
 from wormspace.log.checks import NO_HEADERS
-from wormspace.register.contract import Captured, RegisterState, ServerState
-from wormspace.register.token import Token
+from wormspace.registers.interface import Captured, RegisterState, ServerState
+from wormspace.registers.token import Token
 from wormspace.space.address import Address
 from wormspace.space.client import DEFAULT_TIMEOUT_S
 from wormspace.space.events import Event

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from wormspace.log import Log, SequencerChoice
-from wormspace.register.contract import Registers
+from wormspace.registers.interface import Registers
 from wormspace.space import Client
 from wormspace.tx import ResourceManager, Site, Transaction
 from wormspace.tx.names import check_name

@@ -1,6 +1,6 @@
 """The implementations that the conformance suite runs on.
 
-All that `wormspace.register.registry` finds, those of other installed packages too.  Each is a
+All that `wormspace.registers.registry` finds, those of other installed packages too.  Each is a
 *door*: it opens clients.  Doors to server processes are shared by all tests of a worker, so every
 test uses a space of its own.
 """
@@ -15,7 +15,7 @@ import pytest
 import wormspace
 import wormspace.sync
 from cluster_fixture import ProcessCluster
-from wormspace.register import registry
+from wormspace.registers import registry
 
 CLUSTERS = {"worm": ("cluster", "one-down", "partitions")}
 """Of an implementation that takes servers, what is started for it."""

@@ -129,7 +129,7 @@ def test_one_trial_with_databases_runs_at_a_time() -> None:
 
 TESTS = """
 import os, pathlib, pytest
-from wormspace.register.spans import OffsetSet
+from wormspace.registers.spans import OffsetSet
 
 @pytest.mark.databases
 def test_that_fails_once():
@@ -149,7 +149,7 @@ from tools.mutants import panel, universe
 tests = ["test_it.py::test_that_fails_once", "test_it.py::test_one"]
 cases = [
     panel.Case(mutant, tests, dict.fromkeys(tests, 0.1), False)
-    for mutant in universe.mutants(universe.SOURCE / "register/spans.py")
+    for mutant in universe.mutants(universe.SOURCE / "registers/spans.py")
     if mutant.name.partition("OffsetSet.")[2] in sys.argv
 ]
 told = []

@@ -191,7 +191,7 @@ def test_how_a_trial_ended_is_its_verdict(status, expected):
 
 
 TESTS = """
-from wormspace.register.spans import OffsetSet
+from wormspace.registers.spans import OffsetSet
 
 def test_that_fails_anyway():
     assert False
@@ -212,7 +212,7 @@ witness.PATIENCE, witness.SLACK_CPU_S = 1, 0.1
 tests = ["test_it.py::test_" + name for name in ("that_fails_anyway", "one", "many")]
 cases = [
     panel.Case(mutant, tests, dict.fromkeys(tests, 0.1), anew="anew" in sys.argv)
-    for mutant in universe.mutants(universe.SOURCE / "register/spans.py")
+    for mutant in universe.mutants(universe.SOURCE / "registers/spans.py")
     if mutant.name.partition("OffsetSet.")[2] in sys.argv
 ]
 told = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from wormspace.register.partition import Partition
+from wormspace.registers.paxos.partition import Partition
 from wormspace.wire.messages import ONE_WAY
 
 LOW, BALLOT, HIGH, TOP = (bytes(7) + bytes([n]) + b"proposer" for n in (1, 2, 3, 4))

@@ -13,8 +13,8 @@ from wormspace.errors import BadAddress, Closed, Unavailable
 from wormspace.paxos.ballot import UNSAFE, ballot, show
 from wormspace.paxos.messages import COMPLETE, Done, Gone, Read, Report, Row
 from wormspace.paxos.ranges import Range
-from wormspace.register import administration
-from wormspace.register.contract import RegisterState, ServerState
+from wormspace.registers.interface import RegisterState, ServerState
+from wormspace.registers.paxos import administration
 from wormspace.wire.messages import Failed, Figures, SpaceNames, Spaces, Status, Tombstones, Trims
 
 B1, B2 = ballot(1, b"somebody"), ballot(2, b"somebody")

@@ -6,7 +6,7 @@ from wires import World as Wires
 from wormspace.errors import RaceLost, Unavailable
 from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Capture
-from wormspace.register.paxos_registers import ABSURD_ROUND
+from wormspace.registers.paxos.client import ABSURD_ROUND
 from wormspace.server import door
 from wormspace.sim import World
 

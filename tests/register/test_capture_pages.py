@@ -23,7 +23,7 @@ from wormspace.paxos.messages import (
     Report,
     Row,
 )
-from wormspace.register.capture_operation import CaptureOperation
+from wormspace.registers.paxos.capture_operation import CaptureOperation
 from wormspace.wire.messages import DAMAGED, FULL, Failed
 
 HIGHER = LOW[:-1] + b"s"

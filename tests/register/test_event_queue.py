@@ -8,8 +8,8 @@ import pytest
 
 from wormspace.errors import Closed
 from wormspace.knobs import turned
-from wormspace.register.contract import Dropped, Gap, Wrote
-from wormspace.register.event_queue import EventQueue
+from wormspace.registers.event_queue import EventQueue
+from wormspace.registers.interface import Dropped, Gap, Wrote
 
 
 class Source:

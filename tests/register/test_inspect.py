@@ -13,7 +13,7 @@ from wormspace.knobs import turned
 from wormspace.paxos.ballot import UNSAFE, ballot, show
 from wormspace.paxos.messages import COMPLETE, Read, Report, Row
 from wormspace.paxos.ranges import Range
-from wormspace.register import administration
+from wormspace.registers.paxos import administration
 from wormspace.sim import World
 from wormspace.wire.messages import Failed
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wormspace.register.issued import Issued
+from wormspace.registers.paxos.issued import Issued
 
 OFFSETS = st.integers(0, 3)
 VALUES = st.sampled_from([b"", b"a", b"b", b"bb"])

@@ -12,9 +12,9 @@ from wires import simulated
 from wormspace import Written
 from wormspace.addresses import METADATA
 from wormspace.knobs import turned
-from wormspace.register.contract import Dropped, Gap, Wrote
-from wormspace.register.event_queue import EventQueue
-from wormspace.register.votes import QUEUED_BYTES
+from wormspace.registers.event_queue import EventQueue
+from wormspace.registers.interface import Dropped, Gap, Wrote
+from wormspace.registers.paxos.votes import QUEUED_BYTES
 from wormspace.sim import World
 from wormspace.wire.messages import Accepted, Discarded
 
@@ -102,7 +102,7 @@ async def test_what_is_delivered_is_forgotten_with_the_votes():
 
 
 async def test_no_more_registers_are_read_at_the_same_time_than_may_be(monkeypatch):
-    from wormspace.register import listening
+    from wormspace.registers.paxos import listening
 
     monkeypatch.setattr(listening, "SETTLE_S", 0.01)
     reading = most = 0

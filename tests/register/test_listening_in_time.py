@@ -11,8 +11,8 @@ from wires import simulated
 from wormspace.errors import Refused, Trimmed, Unavailable
 from wormspace.knobs import turned
 from wormspace.paxos.messages import Done
-from wormspace.register.contract import Dropped, Gap, Wrote
-from wormspace.register.listening import Subscription
+from wormspace.registers.interface import Dropped, Gap, Wrote
+from wormspace.registers.paxos.listening import Subscription
 from wormspace.wire.messages import (
     ONE_WAY,
     Accepted,

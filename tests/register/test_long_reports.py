@@ -14,7 +14,7 @@ from wires import World as Wires
 from wormspace import Written
 from wormspace.knobs import turned
 from wormspace.paxos.messages import Capture, Read, Report
-from wormspace.register.spans import after, shares
+from wormspace.registers.spans import after, shares
 from wormspace.sim import World
 from wormspace.wire.messages import DAMAGED, INTERNAL, Failed
 

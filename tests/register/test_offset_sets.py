@@ -3,7 +3,7 @@
 import itertools
 import random
 
-from wormspace.register.spans import OffsetSet
+from wormspace.registers.spans import OffsetSet
 
 
 def test_a_set_has_what_was_put_in_and_knows_what_is_missing():

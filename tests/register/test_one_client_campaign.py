@@ -28,9 +28,9 @@ from wormspace.knobs import least, turned
 from wormspace.paxos import capturing
 from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.messages import COMPLETE, Write
-from wormspace.register import memory
-from wormspace.register.listening import Subscription
-from wormspace.register.paxos_registers import PaxosRegisters
+from wormspace.registers.paxos import memory
+from wormspace.registers.paxos.client import PaxosRegisters
+from wormspace.registers.paxos.listening import Subscription
 from wormspace.sim import World
 from wormspace.space.follow import Follower
 

@@ -13,10 +13,10 @@ import wormspace
 from wires import simulated, world
 from wormspace import Closed
 from wormspace.paxos.messages import Done, Read
-from wormspace.register import listening
-from wormspace.register.contract import Gap, Wrote
-from wormspace.register.event_queue import EventQueue
-from wormspace.register.listening import Subscription
+from wormspace.registers.event_queue import EventQueue
+from wormspace.registers.interface import Gap, Wrote
+from wormspace.registers.paxos import listening
+from wormspace.registers.paxos.listening import Subscription
 from wormspace.wire.messages import Accepted, Failed, Lagging, Listen
 
 

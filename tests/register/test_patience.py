@@ -13,10 +13,10 @@ from wormspace.paxos.capturing import Capturing
 from wormspace.paxos.messages import COMPLETE, Done, Gone, Promise, Report, Trim, Written
 from wormspace.paxos.reading import Reading
 from wormspace.paxos.telling import Telling
-from wormspace.register.capture_operation import CaptureOperation
-from wormspace.register.issued import Issued
-from wormspace.register.operations import ReadOperation, TellOperation, WriteOperation
-from wormspace.register.standing import StandingOperation
+from wormspace.registers.paxos.capture_operation import CaptureOperation
+from wormspace.registers.paxos.issued import Issued
+from wormspace.registers.paxos.operations import ReadOperation, TellOperation, WriteOperation
+from wormspace.registers.paxos.standing import StandingOperation
 from wormspace.wire.messages import BAD_REQUEST, FULL, INTERNAL, TOO_LARGE, Failed
 
 TRIM = Trim("s", 3, 4)

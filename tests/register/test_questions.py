@@ -3,7 +3,7 @@
 import asyncio
 from types import SimpleNamespace
 
-from wormspace.register.administration import ask, ask_majority
+from wormspace.registers.paxos.administration import ask, ask_majority
 from wormspace.wire.messages import Figures, Status
 
 ANSWER = Figures({})

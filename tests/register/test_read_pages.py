@@ -12,7 +12,7 @@ from wires import simulated
 from wormspace.errors import ProtocolViolation, Trimmed, Unavailable, UsageError
 from wormspace.paxos.messages import COMPLETE, Done, Gone, Read, Report, Row
 from wormspace.paxos.reading import ANSWERED, Reading
-from wormspace.register.operations import ReadOperation
+from wormspace.registers.paxos.operations import ReadOperation
 from wormspace.wire.messages import BAD_REQUEST, DAMAGED, Failed
 
 SPANS = ((2, 6), (8, 12))

@@ -14,12 +14,12 @@ from scaling import count
 from wormspace.errors import BadToken
 from wormspace.knobs import turned
 from wormspace.paxos.ballot import UNSAFE
-from wormspace.register import spans as sets
-from wormspace.register.issued import Issued
-from wormspace.register.memory import BallotWrites, Memory
-from wormspace.register.spans import OffsetSet, SpanSet, as_spans
-from wormspace.register.token import Token
-from wormspace.register.votes import QUEUED_BYTES, VOTES_BYTES, Undecided, Votes
+from wormspace.registers import spans as sets
+from wormspace.registers.paxos.issued import Issued
+from wormspace.registers.paxos.memory import BallotWrites, Memory
+from wormspace.registers.paxos.votes import QUEUED_BYTES, VOTES_BYTES, Undecided, Votes
+from wormspace.registers.spans import OffsetSet, SpanSet, as_spans
+from wormspace.registers.token import Token
 
 STOP = 12
 

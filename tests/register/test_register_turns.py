@@ -15,13 +15,13 @@ from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.effects import Send
 from wormspace.paxos.messages import COMPLETE, Decided, Done, Gone, Read, Report
 from wormspace.paxos.ranges import Range
-from wormspace.register import contention
-from wormspace.register.contention import Contention
-from wormspace.register.gathering import Gathering
-from wormspace.register.memory import BallotWrites
-from wormspace.register.partition import Partition
-from wormspace.register.paxos_registers import _reused
-from wormspace.register.standing import StandingOperation
+from wormspace.registers.paxos import contention
+from wormspace.registers.paxos.client import _reused
+from wormspace.registers.paxos.contention import Contention
+from wormspace.registers.paxos.gathering import Gathering
+from wormspace.registers.paxos.memory import BallotWrites
+from wormspace.registers.paxos.partition import Partition
+from wormspace.registers.paxos.standing import StandingOperation
 from wormspace.wire.messages import ONE_WAY, Failed
 
 ARRAY = ("s", 3)

@@ -39,8 +39,8 @@ from wormspace.paxos.messages import (
     Written,
 )
 from wormspace.paxos.ranges import Range
-from wormspace.register.paxos_registers import TRIM_VALUE, PaxosRegisters
-from wormspace.register.token import Token
+from wormspace.registers.paxos.client import TRIM_VALUE, PaxosRegisters
+from wormspace.registers.token import Token
 from wormspace.wire.messages import FULL, Failed, Unlisten
 
 ARRAY = ("s", 3)

@@ -9,9 +9,9 @@ import pytest
 import wormspace
 from wormspace.connecting import survey
 from wormspace.errors import BadUrl, Unavailable
-from wormspace.register import registry
-from wormspace.register.registry import Implementation, Url, find
-from wormspace.register.spec import SpecRegisters
+from wormspace.registers import registry
+from wormspace.registers.registry import Implementation, Url, find
+from wormspace.registers.spec import SpecRegisters
 
 asked: list[tuple[Url, float, bool]] = []
 

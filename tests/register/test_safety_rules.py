@@ -19,10 +19,10 @@ from wormspace.paxos import quorum as quorum_module
 from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Capture, Promise, Read, Reject, Trim, Write, Written
 from wormspace.paxos.ranges import Range, overlay
-from wormspace.register import paxos_registers
-from wormspace.register.partition import Partition
-from wormspace.register.paxos_registers import PaxosRegisters
-from wormspace.register.token import Token
+from wormspace.registers.paxos import client
+from wormspace.registers.paxos.client import PaxosRegisters
+from wormspace.registers.paxos.partition import Partition
+from wormspace.registers.token import Token
 from wormspace.server import acceptors, identity, runner, tables
 from wormspace.server.config import ClusterConfig, ServerConfig
 from wormspace.server.identity import Identity
@@ -238,14 +238,14 @@ async def test_a_client_remembers_what_it_issued():
 
 
 async def test_a_client_remembers_what_it_issued_can_fail(monkeypatch):
-    issue = paxos_registers.PaxosRegisters._issue
+    issue = client.PaxosRegisters._issue
 
     def forgetful(self, stream, offset, value, deadline):
         stream.issued.open.pop(offset, None)
         stream.issued.doubt.pop(offset, None)
         return issue(self, stream, offset, value, deadline)
 
-    monkeypatch.setattr(paxos_registers.PaxosRegisters, "_issue", forgetful)
+    monkeypatch.setattr(client.PaxosRegisters, "_issue", forgetful)
     async with world() as w:
         with pytest.raises(Violated):
             await check_a_client_remembers_what_it_issued(w)
@@ -527,7 +527,7 @@ async def test_helping_steals_nothing_can_fail(monkeypatch):
         captured = await self.capture(array, 0, 2, deadline)
         return dict(captured.written)
 
-    monkeypatch.setattr(paxos_registers.PaxosRegisters, "_help", grabbing)
+    monkeypatch.setattr(client.PaxosRegisters, "_help", grabbing)
     async with world() as w:
         with pytest.raises(Violated):
             await check_helping_steals_nothing(w)
@@ -585,13 +585,13 @@ async def test_nothing_is_deleted_before_the_trim_is_decided():
 
 
 async def test_nothing_is_deleted_before_the_trim_is_decided_can_fail(monkeypatch):
-    trim = paxos_registers.PaxosRegisters.trim
+    trim = client.PaxosRegisters.trim
 
     async def hasty(self, array, stop, deadline):
         await self._discard(array[0], array[1], stop, deadline)
         await trim(self, array, stop, deadline)
 
-    monkeypatch.setattr(paxos_registers.PaxosRegisters, "trim", hasty)
+    monkeypatch.setattr(client.PaxosRegisters, "trim", hasty)
     async with world() as w:
         with pytest.raises(Violated):
             await check_nothing_is_deleted_before_the_trim_is_decided(w)

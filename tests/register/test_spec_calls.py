@@ -17,8 +17,8 @@ from wormspace.errors import (
     UsageError,
     ValueTooLarge,
 )
-from wormspace.register.contract import Dropped, Gap, RegisterState, ServerState, Wrote
-from wormspace.register.spec import (
+from wormspace.registers.interface import Dropped, Gap, RegisterState, ServerState, Wrote
+from wormspace.registers.spec import (
     LOST,
     NOBODY,
     OTHER,
@@ -29,7 +29,7 @@ from wormspace.register.spec import (
     read,
     write,
 )
-from wormspace.register.token import Token
+from wormspace.registers.token import Token
 
 LOW, HIGH = b"1", b"2"
 ARRAY = ("s", 3)

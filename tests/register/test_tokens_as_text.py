@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wormspace import BadToken, Token
-from wormspace.register.spans import OffsetSet, as_spans
+from wormspace.registers.spans import OffsetSet, as_spans
 
 offset_sets = st.sets(st.integers(0, 60))
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)

@@ -13,9 +13,9 @@ from wormspace.errors import CaptureLost, ProtocolViolation, TokenReused, Trimme
 from wormspace.knobs import turned
 from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.messages import Decided, Done, Gone, Refusal, Write, Written
-from wormspace.register.issued import Issued
-from wormspace.register.operations import WriteOperation
-from wormspace.register.spans import as_spans
+from wormspace.registers.paxos.issued import Issued
+from wormspace.registers.paxos.operations import WriteOperation
+from wormspace.registers.spans import as_spans
 
 OFFSETS = (4, 5, 9)
 

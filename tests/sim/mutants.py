@@ -8,9 +8,9 @@ is made for one of them: what is run is the campaign of every seed.
 from tests.mutating import Mutant
 
 CAPTURING = "wormspace.paxos.capturing"
-OPERATIONS = "wormspace.register.operations"
-LISTENING = "wormspace.register.listening:Subscription"
-REGISTERS = "wormspace.register.paxos_registers:PaxosRegisters"
+OPERATIONS = "wormspace.registers.paxos.operations"
+LISTENING = "wormspace.registers.paxos.listening:Subscription"
+REGISTERS = "wormspace.registers.paxos.client:PaxosRegisters"
 ACCEPTORS = "wormspace.server.acceptors"
 FOLLOWER = "wormspace.space.follow:Follower"
 
@@ -28,7 +28,7 @@ MUTANTS = {
         seed=3,
     ),
     "a read goes on one too far after a page": Mutant(
-        "wormspace.register.spans:after", "(end, rest[0][1])", "(end + 1, rest[0][1])"
+        "wormspace.registers.spans:after", "(end, rest[0][1])", "(end + 1, rest[0][1])"
     ),
     "a read that was cut off counts as whole": Mutant(
         f"{OPERATIONS}:ReadOperation._on_report",
@@ -60,12 +60,15 @@ MUTANTS = {
         seed=6,
     ),
     "a write that was given up is not in doubt": Mutant(
-        "wormspace.register.issued:Issued.give_up",
+        "wormspace.registers.paxos.issued:Issued.give_up",
         "self.doubt[offset] = _digest(value)",
         "pass",
     ),
     "what is settled is forgotten": Mutant(
-        "wormspace.register.issued:Issued.settle", "self.settled.add_span(lo, hi)", "pass", seed=1
+        "wormspace.registers.paxos.issued:Issued.settle",
+        "self.settled.add_span(lo, hi)",
+        "pass",
+        seed=1,
     ),
     "of two callers of one write one is never told": Mutant(
         f"{OPERATIONS}:WriteOperation._decide",
@@ -102,7 +105,7 @@ MUTANTS = {
 
 OF_THE_FORGETFUL = {
     "the newest forgotten ballot is not known as forgotten": Mutant(
-        "wormspace.register.memory:_Forgotten.has", "rank <= highest", "rank < highest"
+        "wormspace.registers.paxos.memory:_Forgotten.has", "rank <= highest", "rank < highest"
     ),
 }
 
@@ -144,7 +147,7 @@ OF_THE_ASKED = {
         "if False:\n    promises = held =",
     ),
     "a capture stands though a server of the majority has promised more": Mutant(
-        "wormspace.register.standing:StandingOperation.on_reply",
+        "wormspace.registers.paxos.standing:StandingOperation.on_reply",
         "self.lost |= 1 << server",
         "self.standing |= (1 << server) * (self.standing > 0)",
         seed=2,

@@ -19,10 +19,10 @@ from wormspace.paxos.acceptor import ACCEPTED
 from wormspace.paxos.ballot import above
 from wormspace.paxos.messages import Row
 from wormspace.paxos.ranges import Range, ballot_at, covers, overlay
-from wormspace.register import listening, standing
-from wormspace.register.listening import Subscription
-from wormspace.register.paxos_registers import PaxosRegisters
-from wormspace.register.token import Token
+from wormspace.registers.paxos import listening, standing
+from wormspace.registers.paxos.client import PaxosRegisters
+from wormspace.registers.paxos.listening import Subscription
+from wormspace.registers.token import Token
 from wormspace.server import acceptors, tables
 from wormspace.server.node import Node
 from wormspace.sim.campaign import Shape

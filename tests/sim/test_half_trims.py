@@ -6,7 +6,7 @@ import pytest
 
 import wormspace
 from wormspace.addresses import TRIM
-from wormspace.register.paxos_registers import TRIM_VALUE
+from wormspace.registers.paxos.client import TRIM_VALUE
 
 
 def test_a_prefix_trim_finishes_what_a_dead_trimmer_left_half_done():

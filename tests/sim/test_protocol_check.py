@@ -19,7 +19,7 @@ IN_DOUBT = Shape(
 )
 """Many second values under one token, the first one being in doubt."""
 
-REGISTERS = "wormspace.register.paxos_registers:PaxosRegisters"
+REGISTERS = "wormspace.registers.paxos.client:PaxosRegisters"
 
 BROKEN = {
     "ballots": Mutant(f"{REGISTERS}._next_ballot", "max(floor, self._seen)", "max(floor, UNSAFE)"),

@@ -7,9 +7,9 @@ import random
 
 from wormspace.addresses import METADATA, TRIM
 from wormspace.errors import Trimmed
-from wormspace.register.contract import Captured
-from wormspace.register.spans import SpanSet
-from wormspace.register.token import Token
+from wormspace.registers.interface import Captured
+from wormspace.registers.spans import SpanSet
+from wormspace.registers.token import Token
 from wormspace.space.client import Client
 from wormspace.space.metadata import Metadata
 

@@ -12,7 +12,7 @@ from wormspace import Address, Allocated, TrimmedAway, Written
 from wormspace.addresses import METADATA, TRIM
 from wormspace.errors import ProtocolViolation, ServerFull, Unavailable
 from wormspace.knobs import turned
-from wormspace.register.contract import Dropped, Gap, Wrote
+from wormspace.registers.interface import Dropped, Gap, Wrote
 from wormspace.space.metadata import Metadata
 from wormspace.space.space import NO_STOP
 

@@ -10,7 +10,7 @@ from wires import delay, simulated
 from wormspace import TrimmedAway, Written
 from wormspace.knobs import turned
 from wormspace.paxos.messages import Read
-from wormspace.register.contract import Gap, Wrote
+from wormspace.registers.interface import Gap, Wrote
 from wormspace.sim import World
 
 SEGMENTS = 128

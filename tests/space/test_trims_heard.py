@@ -11,8 +11,8 @@ from wires import World as Wires
 from wires import simulated
 from wormspace import Address, Allocated, TrimmedAway, Written
 from wormspace.knobs import turned
-from wormspace.register.contract import Dropped
-from wormspace.register.spans import SpanSet
+from wormspace.registers.interface import Dropped
+from wormspace.registers.spans import SpanSet
 from wormspace.sim import World
 from wormspace.space.follow import Follower
 

@@ -12,11 +12,11 @@ from verification import trials
 pytestmark = pytest.mark.xdist_group("layer 4")
 
 BROKEN = [
-    ("paxos_registers", "if writes.is_refused or not", "if not", "a forgotten doubt is written"),
-    ("paxos_registers", "            if known:\n", "            if taken or offset in "
+    ("client", "if writes.is_refused or not", "if not", "a forgotten doubt is written"),
+    ("client", "            if known:\n", "            if taken or offset in "
      "writes.issued.settled:\n", "what another call wrote meanwhile is told to be gone"),
-    ("paxos_registers", "self._taken = max(self._taken, ballot)", "pass", "a ballot twice"),
-    ("paxos_registers", "if machine.phase == capturing.PROMISED and await", "if await",
+    ("client", "self._taken = max(self._taken, ballot)", "pass", "a ballot twice"),
+    ("client", "if machine.phase == capturing.PROMISED and await", "if await",
      "a capture writes before it is promised"),
     ("memory", "(self._in_doubt if oldest.issued.doubt else self._decided)", "self._decided",
      "a doubt is forgotten as if it were decided"),
@@ -29,6 +29,9 @@ BROKEN = [
 
 @pytest.mark.parametrize(("module", "old", "new", "what"), some_for_soak(BROKEN))
 def test_layer_4_fails_when(module: str, old: str, new: str, what: str) -> None:
-    text = shipped(PACKAGE)[f"register.{module}"]
+    name = f"registers.paxos.{module}"
+    text = shipped(PACKAGE)[name]
     assert text.count(old) == 1, f"the source no longer says {old!r} once: choose another mutation"
-    assert trials.killed_application({f"register.{module}": text.replace(old, new)}).killed, what
+    assert trials.killed_application(
+        {f"registers.paxos.{module}": text.replace(old, new)}
+    ).killed, what

@@ -37,7 +37,7 @@ REFERENCE = [
     "wormspace.tx.mariadb",
     "wormspace.tx.metrics",
     "wormspace.sim",
-    "wormspace.register",
+    "wormspace.registers",
 ]
 """What programs import: a page each."""
 

@@ -19,7 +19,7 @@ from verification.mutating import Function, _change, _paced, _Replace, _sites
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "wormspace"
-PACKAGES = ("log", "smr", "tx", "register", "server", "store", "space", "wire", "rpc", "runtime")
+PACKAGES = ("log", "smr", "tx", "registers", "server", "store", "space", "wire", "rpc", "runtime")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from wormspace.errors import BadAddress, BadToken, UsageError
-from wormspace.register.token import Token
+from wormspace.registers.token import Token
 from wormspace.runtime.endpoints import PORT_MAX, Endpoint
 from wormspace.space.address import Address
 from wormspace.space.arguments import MAX_TIMEOUT_S

@@ -21,7 +21,7 @@ from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import note
 from wormspace.connecting import survey
 from wormspace.errors import WormError
-from wormspace.register.contract import ServerState
+from wormspace.registers.interface import ServerState
 from wormspace.runtime.endpoints import Endpoint
 from wormspace.server.counters import Counters
 from wormspace.space.client import Client

@@ -28,8 +28,8 @@ from wormspace.cli.show import (
     say,
     table,
 )
-from wormspace.register.contract import Captured
-from wormspace.register.token import Token
+from wormspace.registers.interface import Captured
+from wormspace.registers.token import Token
 from wormspace.space.client import Client
 
 

@@ -33,7 +33,7 @@ from wormspace.connecting import survey
 from wormspace.errors import BadAddress, Unavailable
 from wormspace.knobs import KNOBS
 from wormspace.paxos.quorum import majority
-from wormspace.register.contract import RegisterState, ServerState
+from wormspace.registers.interface import RegisterState, ServerState
 from wormspace.server.config import load
 from wormspace.space.client import Client
 from wormspace.space.metadata import Metadata

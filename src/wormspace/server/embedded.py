@@ -12,10 +12,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from wormspace.errors import BadUrl, StoreError
-from wormspace.register.contract import Registers
-from wormspace.register.partition import Partition
-from wormspace.register.paxos_registers import PaxosRegisters
-from wormspace.register.registry import Implementation, Url
+from wormspace.registers.interface import Registers
+from wormspace.registers.paxos.client import PaxosRegisters
+from wormspace.registers.paxos.partition import Partition
+from wormspace.registers.registry import Implementation, Url
 from wormspace.server import identity
 from wormspace.server.local import LocalLink
 from wormspace.server.node import Node

@@ -25,7 +25,7 @@ from wormspace.errors import (
     Unavailable,
     WormError,
 )
-from wormspace.register.spec import NOBODY
+from wormspace.registers.spec import NOBODY
 from wormspace.sim.mix import Gift, Mix
 from wormspace.sim.records import Records, WriteCall
 from wormspace.space.client import Client

@@ -1,6 +1,6 @@
 """The claims that every run must meet, checked on its records.
 
-Registers are checked one by one against the sequential specification (`register.spec`): a run is
+Registers are checked one by one against the sequential specification (`registers.spec`): a run is
 right if some order of its calls, compatible with real time, is a run of the specification.  That
 covers immutability, agreement, "an acknowledged write is never lost" and the linearizability of
 reads and of "empty".  What the specification does not speak of (segments, trim, listeners) has
@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from wormspace.register import spec
+from wormspace.registers import spec
 from wormspace.sim.linearizability import UNKNOWN, Operation, Outcome, check
 from wormspace.sim.records import Feed, Records, Register, Violation
 from wormspace.space.address import Address
@@ -27,7 +27,7 @@ WRITES = ("write", "settle")
 
 
 class SpecifiedRegister:
-    """One register as `register.spec` defines it, for the linearizability checker.
+    """One register as `registers.spec` defines it, for the linearizability checker.
 
     Inputs and outputs: ("write", fence, value) -> "ok" or ("lost", the value it holds);
     ("settle", otherwise) -> the value; ("capture", fence) and ("read",) -> the value, or None

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 
 from wormspace.errors import Trimmed
-from wormspace.register.contract import RegisterState
+from wormspace.registers.interface import RegisterState
 from wormspace.sim.calls import Calls
 from wormspace.sim.records import Violation
 

@@ -3,8 +3,8 @@
 Applications (`wormspace.log` and its like) know of registers what is here, and nothing below it.
 """
 
-from wormspace.register.contract import Captured, RegisterState, ServerState
-from wormspace.register.token import Token
+from wormspace.registers.interface import Captured, RegisterState, ServerState
+from wormspace.registers.token import Token
 from wormspace.space.address import Address
 from wormspace.space.client import Client
 from wormspace.space.events import Allocated, Event, TrimmedAway, Written

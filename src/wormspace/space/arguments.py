@@ -11,7 +11,7 @@ from typing import Any
 
 from wormspace.addresses import MAX_OFFSETS
 from wormspace.errors import BadAddress, BadToken, UsageError
-from wormspace.register.token import Token
+from wormspace.registers.token import Token
 
 MAX_TIMEOUT_S = 1e9
 """Some thirty years."""

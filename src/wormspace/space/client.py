@@ -9,7 +9,7 @@ from typing import Self
 
 from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
-from wormspace.register.contract import Registers, ServerState
+from wormspace.registers.interface import Registers, ServerState
 from wormspace.space.arguments import as_name, as_timeout
 from wormspace.space.space import Space
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Protocol
 
-from wormspace.register.contract import Registers
+from wormspace.registers.interface import Registers
 
 
 class Connection(Protocol):

@@ -18,9 +18,9 @@ from typing import Protocol, TypeAlias
 from wormspace.addresses import METADATA, TRIM
 from wormspace.errors import NotAllocated, Trimmed, Unavailable, WormError
 from wormspace.knobs import KNOBS
-from wormspace.register.contract import Dropped, Gap, Wrote
-from wormspace.register.contract import Event as RegisterEvent
-from wormspace.register.spans import OffsetSet, SpanSet
+from wormspace.registers.interface import Dropped, Gap, Wrote
+from wormspace.registers.interface import Event as RegisterEvent
+from wormspace.registers.spans import OffsetSet, SpanSet
 from wormspace.space.address import Address
 from wormspace.space.connection import Connection
 from wormspace.space.events import Allocated, Event, TrimmedAway, Written

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from wormspace.register.contention import contended
+from wormspace.errors import Unavailable
 
 PAUSE_MIN_S = 0.002
 PAUSE_MAX_S = 0.1
@@ -31,6 +31,6 @@ class Race:
         self._lost += 1
         left = self._deadline - asyncio.get_running_loop().time()
         if left <= 0:
-            raise contended(self._what, self._lost)
+            raise Unavailable.contended(self._what, self._lost)
         await asyncio.sleep(min(self._rng.uniform(0, self._longest_s), left))
         self._longest_s = min(PAUSE_MAX_S, 2 * self._longest_s)

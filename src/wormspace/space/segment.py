@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from wormspace.errors import BadAddress, CaptureLost, PartialWrite, UsageError, WormError
-from wormspace.register.contract import Captured, RegisterState
-from wormspace.register.token import Token
+from wormspace.registers.interface import Captured, RegisterState
+from wormspace.registers.token import Token
 from wormspace.space.address import Address
 from wormspace.space.arguments import as_bytes, as_int, as_token
 from wormspace.space.connection import Connection

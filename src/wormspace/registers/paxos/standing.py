@@ -16,8 +16,8 @@ from wormspace.paxos.effects import Send, to_all
 from wormspace.paxos.messages import Gone, Read, Report
 from wormspace.paxos.quorum import is_quorum, out_of_reach
 from wormspace.paxos.ranges import ballot_at
-from wormspace.register.operations import Base, gone
-from wormspace.register.partition import Partition
+from wormspace.registers.paxos.operations import Base, gone
+from wormspace.registers.paxos.partition import Partition
 from wormspace.wire.messages import Downward
 
 

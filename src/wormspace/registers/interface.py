@@ -14,7 +14,7 @@ from typing import Protocol, Self, TypeAlias
 import msgspec
 
 from wormspace.addresses import ArrayName, Span
-from wormspace.register.token import Token
+from wormspace.registers.token import Token
 
 
 class Captured(msgspec.Struct, frozen=True):

@@ -15,15 +15,15 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from wormspace.errors import BadUrl
-from wormspace.register.contract import Registers
+from wormspace.registers.interface import Registers
 
 GROUP = "wormspace.registers"
 
 BUILT_IN = {
     "memory": "wormspace.server.embedded:MEMORY",
     "file": "wormspace.server.embedded:FILE",
-    "worm": "wormspace.register.cluster:CLUSTER",
-    "spec": "wormspace.register.spec:SPEC",
+    "worm": "wormspace.registers.paxos.cluster:CLUSTER",
+    "spec": "wormspace.registers.spec:SPEC",
 }
 """Nobody else's entry point takes the place of one of these."""
 

@@ -32,19 +32,19 @@ from wormspace.paxos.capturing import Capturing
 from wormspace.paxos.messages import Trim
 from wormspace.paxos.reading import Reading
 from wormspace.paxos.telling import Telling
-from wormspace.register import administration, listening
-from wormspace.register.capture_operation import CaptureOperation
-from wormspace.register.contention import Contention, contended
-from wormspace.register.contract import Captured, EventStream, RegisterState, ServerState
-from wormspace.register.event_queue import EventQueue
-from wormspace.register.gathering import Gathering
-from wormspace.register.issued import Issued
-from wormspace.register.memory import BallotWrites, Memory, ballot_of
-from wormspace.register.operations import ReadOperation, TellOperation, WriteOperation
-from wormspace.register.partition import Partition
-from wormspace.register.spans import SpanSet, after, as_spans, shares
-from wormspace.register.standing import StandingOperation
-from wormspace.register.token import Token
+from wormspace.registers.event_queue import EventQueue
+from wormspace.registers.interface import Captured, EventStream, RegisterState, ServerState
+from wormspace.registers.paxos import administration, listening
+from wormspace.registers.paxos.capture_operation import CaptureOperation
+from wormspace.registers.paxos.contention import Contention
+from wormspace.registers.paxos.gathering import Gathering
+from wormspace.registers.paxos.issued import Issued
+from wormspace.registers.paxos.memory import BallotWrites, Memory, ballot_of
+from wormspace.registers.paxos.operations import ReadOperation, TellOperation, WriteOperation
+from wormspace.registers.paxos.partition import Partition
+from wormspace.registers.paxos.standing import StandingOperation
+from wormspace.registers.spans import SpanSet, after, as_spans, shares
+from wormspace.registers.token import Token
 from wormspace.runtime.tasks import Tasks
 
 ABSURD_ROUND = 1 << 62
@@ -115,7 +115,7 @@ class PaxosRegisters:
                 self.on_gone(array)
                 raise
             except Unavailable as e:
-                raise contended(operation.what, attempt) if attempt > 1 else e from None
+                raise Unavailable.contended(operation.what, attempt) if attempt > 1 else e from None
             if machine.phase == capturing.PROMISED and await self._complete(machine, deadline):
                 self._contention.on_won()
                 break
@@ -123,7 +123,7 @@ class PaxosRegisters:
             floor = machine.top
             self.on_refused(floor)
             if self._loop.time() >= deadline:
-                raise contended(operation.what, attempt)
+                raise Unavailable.contended(operation.what, attempt)
         written = {row.offset: row.value for row in capturing.reported(machine)}
         token = Token(space, number, start, stop, ballot, as_spans(list(written)))
         return Captured(token, written)

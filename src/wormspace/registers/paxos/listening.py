@@ -41,16 +41,16 @@ from wormspace.errors import Refused, Trimmed, WormError
 from wormspace.knobs import KNOBS
 from wormspace.paxos.messages import Done
 from wormspace.paxos.quorum import is_quorum, out_of_reach
-from wormspace.register.contract import Dropped, Event, Gap, Wrote
-from wormspace.register.partition import Partition
-from wormspace.register.spans import OffsetSet, SpanSet
-from wormspace.register.votes import (
+from wormspace.registers.interface import Dropped, Event, Gap, Wrote
+from wormspace.registers.paxos.partition import Partition
+from wormspace.registers.paxos.votes import (
     PROPOSAL_BYTES,
     Proposal,
     Undecided,
     Votes,
     numbers_within,
 )
+from wormspace.registers.spans import OffsetSet, SpanSet
 from wormspace.wire.messages import (
     ONE_WAY,
     Accepted,

@@ -14,8 +14,8 @@ from typing import Any
 from wormspace.addresses import ArrayName, Span
 from wormspace.errors import Unavailable
 from wormspace.knobs import KNOBS
-from wormspace.register.operations import SAME_TIME_S
-from wormspace.register.spans import as_spans
+from wormspace.registers.paxos.operations import SAME_TIME_S
+from wormspace.registers.spans import as_spans
 from wormspace.runtime.batching import Batcher
 
 Value = bytes | None

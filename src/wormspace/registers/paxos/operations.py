@@ -32,9 +32,9 @@ from wormspace.paxos.quorum import is_quorum, out_of_reach
 from wormspace.paxos.reading import Reading
 from wormspace.paxos.telling import Telling
 from wormspace.paxos.writing import Writing
-from wormspace.register.issued import Issued
-from wormspace.register.partition import Partition
-from wormspace.register.spans import as_spans
+from wormspace.registers.paxos.issued import Issued
+from wormspace.registers.paxos.partition import Partition
+from wormspace.registers.spans import as_spans
 from wormspace.wire.messages import BAD_REQUEST, FULL, TOO_LARGE, Downward, Failed
 
 RETRY_S = 0.5

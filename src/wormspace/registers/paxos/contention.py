@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 
-from wormspace.errors import Unavailable
-
 PAUSE_MIN_S = 0.002
 PAUSE_MAX_S = 0.1
 """How long a random pause before a capture is, at first and at most."""
@@ -41,11 +39,3 @@ class Contention:
         if attempt:
             self._pause_s = min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * self._pause_s))
             self._contended_until = self._loop.time() + CONTENDED_S
-
-
-def contended(what: str, times: int) -> Unavailable:
-    """The error for a capture that others took each time, until there was no time left."""
-    return Unavailable(
-        f"{what}: other clients captured it again and again ({times} times) until the deadline. "
-        "The outcome is unknown; the same call again is safe."
-    )

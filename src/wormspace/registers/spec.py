@@ -28,7 +28,8 @@ from wormspace.errors import (
     UsageError,
     ValueTooLarge,
 )
-from wormspace.register.contract import (
+from wormspace.registers.event_queue import EventQueue
+from wormspace.registers.interface import (
     Captured,
     Dropped,
     EventStream,
@@ -38,10 +39,9 @@ from wormspace.register.contract import (
     ServerState,
     Wrote,
 )
-from wormspace.register.event_queue import EventQueue
-from wormspace.register.registry import Implementation, Url
-from wormspace.register.spans import SpanSet, as_spans
-from wormspace.register.token import Token
+from wormspace.registers.registry import Implementation, Url
+from wormspace.registers.spans import SpanSet, as_spans
+from wormspace.registers.token import Token
 
 MAX_VALUE_BYTES = 1 << 20
 

@@ -13,9 +13,9 @@ from wormspace.paxos.ballot import UNSAFE, show
 from wormspace.paxos.messages import COMPLETE, Gone, Read, Report, Row
 from wormspace.paxos.quorum import majority
 from wormspace.paxos.ranges import Range
-from wormspace.register.contract import RegisterState, ServerState
-from wormspace.register.partition import Partition
-from wormspace.register.spans import SpanSet
+from wormspace.registers.interface import RegisterState, ServerState
+from wormspace.registers.paxos.partition import Partition
+from wormspace.registers.spans import SpanSet
 from wormspace.runtime.tasks import Tasks
 from wormspace.wire.messages import (
     Downward,

@@ -10,10 +10,10 @@ import random
 
 from wormspace.errors import BadUrl, Refused, Unavailable, UsageError
 from wormspace.paxos.quorum import majority
-from wormspace.register.contract import Registers
-from wormspace.register.partition import Partition
-from wormspace.register.paxos_registers import PaxosRegisters
-from wormspace.register.registry import Implementation, Url
+from wormspace.registers.interface import Registers
+from wormspace.registers.paxos.client import PaxosRegisters
+from wormspace.registers.paxos.partition import Partition
+from wormspace.registers.registry import Implementation, Url
 from wormspace.runtime.endpoints import Endpoint
 from wormspace.wire.link import Link, TcpLink
 from wormspace.wire.membership import Membership, OneCluster

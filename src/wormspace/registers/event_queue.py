@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol, Self
 
 from wormspace.knobs import KNOBS
-from wormspace.register.contract import Event, Gap, Wrote
+from wormspace.registers.interface import Event, Gap, Wrote
 
 
 class Source(Protocol):

@@ -17,9 +17,9 @@ from wormspace.paxos import capturing
 from wormspace.paxos.capturing import Capturing
 from wormspace.paxos.effects import Send
 from wormspace.paxos.messages import COMPLETE, Gone, Promise, Read, Reject, Report
-from wormspace.register.operations import Base, gone
-from wormspace.register.partition import Partition
-from wormspace.register.spans import as_spans
+from wormspace.registers.paxos.operations import Base, gone
+from wormspace.registers.paxos.partition import Partition
+from wormspace.registers.spans import as_spans
 from wormspace.wire.messages import Downward, Failed
 
 

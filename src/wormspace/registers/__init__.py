@@ -1,10 +1,11 @@
 """Write-once registers: what every implementation of them is, and how one is found.
 
-`Registers` is what an implementation offers, the pure functions of `wormspace.register.spec` say
+`Registers` is what an implementation offers, the pure functions of `wormspace.registers.spec` say
 what registers do, and `Implementation` is how another package adds its own (docs/registers.md).
 """
 
-from wormspace.register.contract import (
+from wormspace.registers.event_queue import EventQueue
+from wormspace.registers.interface import (
     Captured,
     Dropped,
     Event,
@@ -15,10 +16,9 @@ from wormspace.register.contract import (
     ServerState,
     Wrote,
 )
-from wormspace.register.event_queue import EventQueue
-from wormspace.register.registry import Implementation, Opener, Url
-from wormspace.register.spec import SpecRegisters
-from wormspace.register.token import Token
+from wormspace.registers.registry import Implementation, Opener, Url
+from wormspace.registers.spec import SpecRegisters
+from wormspace.registers.token import Token
 
 __all__ = [
     "Captured",

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable
 
 from wormspace.addresses import Span
-from wormspace.register.spans import OffsetSet
+from wormspace.registers.spans import OffsetSet
 
 
 class Issued:

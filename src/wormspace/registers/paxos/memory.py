@@ -21,10 +21,10 @@ from wormspace.addresses import ArrayName
 from wormspace.errors import BadToken
 from wormspace.knobs import KNOBS
 from wormspace.paxos.ballot import BALLOT_BYTES, UNSAFE, proposer_of
-from wormspace.register.issued import Issued
-from wormspace.register.operations import Owner, WriteOperation
-from wormspace.register.partition import Partition
-from wormspace.register.token import Token
+from wormspace.registers.paxos.issued import Issued
+from wormspace.registers.paxos.operations import Owner, WriteOperation
+from wormspace.registers.paxos.partition import Partition
+from wormspace.registers.token import Token
 from wormspace.runtime.batching import EndOfTurn
 
 SCAN = 8
