@@ -216,7 +216,7 @@ def forgetting(e: Engine) -> None:
         it = memory._Forgotten()
         group, rank = number("group"), SymCount(th.fresh("rank", I))
         other, highest = number("other"), SymCount(th.fresh("highest", I))
-        memory.__dict__["KNOBS"] = Thing(register_groups=number("groups"))
+        memory.__dict__["KNOBS"] = Thing(registers_groups=number("groups"))
         it._highest = Pairs([(number("some"), highest)] if choose("some") else [])
         anywhere, another = (SymCount(th.fresh(name, I)) for name in ("anywhere", "another"))
         current().facts += [r.z >= 0 for r in (rank, highest, anywhere, another)]
@@ -284,7 +284,7 @@ def _opening(e: Engine, memory: Any) -> None:
         it.writes = {key: _some_writes(memory, *key) for name, key in keys if choose(name)}
         met = Thing(it=it, noted=noted, was=was, before=dict(it.writes))
         met.room = 1 if choose("few") else 2
-        memory.__dict__["KNOBS"] = Thing(register_memory=met.room)
+        memory.__dict__["KNOBS"] = Thing(registers_memory=met.room)
         fresh = (("another", 8), BALLOT)
 
         async def work() -> Any:

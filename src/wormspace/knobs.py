@@ -66,49 +66,49 @@ class Knobs:
     store_inline_after: int = knob(32, least=1)
     """So many writes in a row must have been fast before one is made in the loop."""
 
-    register_part: int = knob(4096, least=1)
+    registers_part: int = knob(4096, least=1)
     """Registers whose reports a captor keeps together: a page is merged into the parts it meets."""
 
-    register_pages_at_once: int = knob(4, least=1)
+    registers_pages_at_once: int = knob(4, least=1)
     """Pages of one long read that are asked for at the same time, of several servers."""
 
-    register_memory: int = knob(4096, least=2)
+    registers_memory: int = knob(4096, least=2)
     """Arrays and ballots of which a client remembers what it wrote, register by register."""
 
-    register_groups: int = knob(1024, least=1)
+    registers_groups: int = knob(1024, least=1)
     """Spaces, and proposers of tokens, for each of which a client knows what it has forgotten."""
 
-    register_batch: int = knob(512, least=1)
+    registers_batch: int = knob(512, least=1)
     """Registers in one write message, at most."""
 
-    register_batch_bytes: int = knob(1 << 20, least=1)
+    registers_batch_bytes: int = knob(1 << 20, least=1)
     """A write message gets no more registers once it has so many bytes."""
 
-    register_small: int = knob(128, least=1)
+    registers_small: int = knob(128, least=1)
     """Registers that are worth a read message of their own."""
 
-    register_reads_in_flight: int = knob(4, least=1)
+    registers_reads_in_flight: int = knob(4, least=1)
     """Into so many messages single reads are spread, unless these would be small."""
 
-    register_trims_at_once: int = knob(256, least=1)
+    registers_trims_at_once: int = knob(256, least=1)
     """Segments whose trim is decided at the same time."""
 
-    register_queue_events: int = knob(100_000, least=2)
+    registers_queue_events: int = knob(100_000, least=2)
     """Events that the consumer of a listener may fall behind; then it reads what it missed."""
 
-    register_queue_bytes: int = knob(64 << 20, least=1)
+    registers_queue_bytes: int = knob(64 << 20, least=1)
     """Bytes of values in these events."""
 
-    register_undecided_bytes: int = knob(64 << 20, least=4096)
+    registers_undecided_bytes: int = knob(64 << 20, least=4096)
     """What a listener keeps of registers that are short of a majority; then it begins anew."""
 
-    register_settling: int = knob(1024, least=1)
+    registers_settling: int = knob(1024, least=1)
     """Such registers that are read at the same time."""
 
-    register_read_spans: int = knob(4096, least=1)
+    registers_read_spans: int = knob(4096, least=1)
     """Spans of registers in one read; the servers answer no more of them in one report."""
 
-    register_spans: int = knob(512, least=1)
+    registers_spans: int = knob(512, least=1)
     """Spans of registers in one question for what is not known yet."""
 
     space_handles_kept: int = knob(4096, least=1)

@@ -137,14 +137,14 @@ def test_a_server_is_asked_nothing_when_another_knows_all_of_the_rest():
 def test_a_question_has_no_more_spans_than_a_read_may_have():
     async def work():
         of = Played()
-        with turned(register_spans=3):
+        with turned(registers_spans=3):
             operation = begin(of)
             operation.on_message(0, Promise(known(1, 3, 5, 7), COMPLETE))
             operation.on_message(1, Promise([], 1))
             assert of.sent() == [ask(1, (2, 3), (4, 5), (6, 10))]
             operation.cancel(ValueError())
             error_of(operation.done)
-        with turned(register_spans=1):
+        with turned(registers_spans=1):
             operation = begin(of)
             operation.on_message(0, Promise(known(1, 3), COMPLETE))
             operation.on_message(1, Promise([], 1))

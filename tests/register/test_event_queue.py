@@ -115,16 +115,16 @@ async def test_gaps_that_nobody_has_taken_yet_are_one() -> None:
 @pytest.mark.parametrize(
     ("limits", "events", "left"),
     [
-        ({"register_queue_events": 3}, [wrote(0, n) for n in range(3)], None),
-        ({"register_queue_events": 3}, [wrote(0, n) for n in range(4)], [Gap()]),
-        ({"register_queue_events": 2}, [Dropped("s", 0, 1), Gap(), wrote(0, 1)], [Gap()]),
+        ({"registers_queue_events": 3}, [wrote(0, n) for n in range(3)], None),
+        ({"registers_queue_events": 3}, [wrote(0, n) for n in range(4)], [Gap()]),
+        ({"registers_queue_events": 2}, [Dropped("s", 0, 1), Gap(), wrote(0, 1)], [Gap()]),
         (
-            {"register_queue_events": 2},
+            {"registers_queue_events": 2},
             [wrote(0, 0), wrote(0, 1), wrote(0, 2), wrote(0, 3)],
             [Gap(), wrote(0, 3)],
         ),
-        ({"register_queue_bytes": 10}, [wrote(0, 0, 5), wrote(0, 1, 4), wrote(0, 2, 9)], None),
-        ({"register_queue_bytes": 10}, [wrote(0, 0, 5), wrote(0, 1, 5), wrote(0, 2, 0)], [Gap()]),
+        ({"registers_queue_bytes": 10}, [wrote(0, 0, 5), wrote(0, 1, 4), wrote(0, 2, 9)], None),
+        ({"registers_queue_bytes": 10}, [wrote(0, 0, 5), wrote(0, 1, 5), wrote(0, 2, 0)], [Gap()]),
     ],
 )
 async def test_a_consumer_that_is_far_behind_is_told_to_read(limits, events, left) -> None:

@@ -38,7 +38,7 @@ async def forgotten(client):
 
 @pytest.mark.parametrize(("value", "raises"), [(b"one", None), (b"two", AlreadyWritten)])
 async def test_a_register_that_another_call_wrote_meanwhile_is_compared_again(value, raises):
-    with turned(register_memory=2):
+    with turned(registers_memory=2):
         async with wormspace.connect("memory:") as client:
             segment, token = await forgotten(client)
             slow = Slow(client.registers)
@@ -55,7 +55,7 @@ async def test_a_register_that_another_call_wrote_meanwhile_is_compared_again(va
 
 
 async def test_of_two_values_at_once_one_is_sent():
-    with turned(register_memory=2):
+    with turned(registers_memory=2):
         async with wormspace.connect("memory:") as client:
             segment, token = await forgotten(client)
             both = [segment.write(1, value, token) for value in (b"one", b"two")]

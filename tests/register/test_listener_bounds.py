@@ -40,7 +40,7 @@ async def test_what_one_server_reports_and_nobody_decides_is_bounded_in_bytes(li
         return None
 
     events = []
-    with turned(register_undecided_bytes=LIMIT):
+    with turned(registers_undecided_bytes=LIMIT):
         s = subscribe(events, read_one=empty)
         most = 0
         for n in range(2000):
@@ -62,7 +62,7 @@ async def test_an_undecided_head_does_not_keep_all_that_was_delivered_after_it()
         return None
 
     events = []
-    with turned(register_undecided_bytes=LIMIT):
+    with turned(registers_undecided_bytes=LIMIT):
         s = subscribe(events, read_one=empty)
         s.on_message(0, report(1, [0]))
         for n in range(5000):
@@ -116,7 +116,7 @@ async def test_no_more_registers_are_read_at_the_same_time_than_may_be(monkeypat
         return b"v"
 
     events = []
-    with turned(register_settling=4):
+    with turned(registers_settling=4):
         s = subscribe(events, read_one=slowly)
         s.on_message(0, report(0, range(10)))
         async with asyncio.timeout(10):
@@ -136,7 +136,7 @@ def test_what_nobody_consumes_costs_the_same_for_each_event():
         listening = world.run(make())
 
         def work():
-            with turned(register_queue_events=n):
+            with turned(registers_queue_events=n):
                 for i in range(2 * n):
                     listening.emit(Dropped("s", 2 * i, 2 * i + 1))
                     listening.emit(Wrote("s", 2 * i + 1, 0, b"v"))
@@ -160,7 +160,7 @@ def test_what_nobody_took_in_time_is_read_and_nothing_is_lost():
         segments = [await space.alloc(size=1) for _ in range(40)]
         events = w.client().space("s").listen()
         heard = [await anext(events) for _ in range(40)]
-        with turned(register_queue_events=4):
+        with turned(registers_queue_events=4):
             for number in range(0, 40, 2):
                 await segments[number].trim()
                 await segments[number + 1].unsafe_write(0, b"v")

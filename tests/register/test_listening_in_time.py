@@ -267,7 +267,7 @@ def test_a_register_is_read_by_one_reader_and_what_is_reported_meanwhile_counts(
 
 def test_so_many_are_read_at_a_time_and_the_others_in_their_turn():
     async def work():
-        with turned(register_settling=2):
+        with turned(registers_settling=2):
             listener = Listener()
             listener.delay = 0.05
             listener.values.update({n: b"%d" % n for n in range(5)})
@@ -459,7 +459,7 @@ def test_what_stood_behind_a_trimmed_register_is_told_at_once():
 
 def test_who_has_heard_too_much_reads_when_the_streams_stand_and_not_before():
     async def work():
-        with turned(register_undecided_bytes=4096):
+        with turned(registers_undecided_bytes=4096):
             listener = Listener(streams=(0,))
             listener.accept(0, *range(20))
             assert listener.news() == []

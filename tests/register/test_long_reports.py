@@ -68,7 +68,7 @@ def test_a_read_of_many_spans_asks_for_some_at_a_time():
         async with filled(PAGES) as (w, _):
             client = w.client()
             segment = await client.space("s").segment(0)
-            with turned(register_read_spans=4, register_small=1000):
+            with turned(registers_read_spans=4, registers_small=1000):
                 offsets = range(0, PAGES, 2)
                 values = await asyncio.gather(*(segment.read(at) for at in offsets))
             assert values == [b"v%d" % at for at in offsets]
@@ -180,7 +180,7 @@ def test_the_cost_of_a_long_report_is_linear(call):
     async def new_client(w):
         return w.client(timeout=600)
 
-    with turned(register_part=64):
+    with turned(registers_part=64):
         assert_growth(prepare, [200, 400, 800], at_most=1.0)
     for world, scene in reversed(worlds):
         world.run(scene.__aexit__(None, None, None))

@@ -204,7 +204,7 @@ def test_what_is_on_its_way_is_counted_and_forgotten_as_it_was_counted() -> None
     assert undecided.bytes == 2 * VOTES_BYTES
     undecided.grow(first, 100)
     assert (first.bytes, undecided.bytes) == (VOTES_BYTES + 100, 2 * VOTES_BYTES + 100)
-    with turned(register_undecided_bytes=2 * VOTES_BYTES + 100 + 2 * QUEUED_BYTES):
+    with turned(registers_undecided_bytes=2 * VOTES_BYTES + 100 + 2 * QUEUED_BYTES):
         assert not undecided.is_too_much(2)
         assert undecided.is_too_much(3)
     undecided.drop((1, 2))
@@ -231,7 +231,7 @@ def remember(memory: Memory, array, its: bytes, *, doubt: bool = False) -> Ballo
 
 
 def test_the_oldest_that_is_decided_is_forgotten_first_and_then_known_as_forgotten() -> None:
-    with turned(register_memory=2, register_groups=1024):
+    with turned(registers_memory=2, registers_groups=1024):
         memory = Memory()
         for rank in (1, 2, 3):
             fresh = remember(memory, ("s", 0), ballot(rank))
@@ -245,7 +245,7 @@ def test_the_oldest_that_is_decided_is_forgotten_first_and_then_known_as_forgott
 
 
 def test_what_is_in_doubt_is_kept_until_there_is_twice_as_much() -> None:
-    with turned(register_memory=2):
+    with turned(registers_memory=2):
         memory = Memory()
         for rank in range(1, 5):
             remember(memory, ("s", 0), ballot(rank), doubt=True)
@@ -259,7 +259,7 @@ def test_what_is_in_doubt_is_kept_until_there_is_twice_as_much() -> None:
 
 @pytest.mark.parametrize("how", ["open", "comparing", "gathering"])
 def test_what_is_under_way_is_never_forgotten(how: str) -> None:
-    with turned(register_memory=1):
+    with turned(registers_memory=1):
         memory = Memory()
         first = remember(memory, ("s", 0), ballot(1))
         if how == "open":
@@ -277,7 +277,7 @@ def test_what_is_under_way_is_never_forgotten(how: str) -> None:
 
 
 def test_the_unsafe_ballot_is_forgotten_by_space_and_segment() -> None:
-    with turned(register_memory=1):
+    with turned(registers_memory=1):
         memory = Memory()
         for number in (3, 1, 5):
             remember(memory, ("s", number), UNSAFE)
@@ -291,7 +291,7 @@ def test_the_unsafe_ballot_is_forgotten_by_space_and_segment() -> None:
 
 
 def test_of_many_groups_the_highest_stands_for_all() -> None:
-    with turned(register_memory=1, register_groups=2):
+    with turned(registers_memory=1, registers_groups=2):
         memory = Memory()
         for rank, proposer in ((7, 1), (4, 2), (5, 3)):
             remember(memory, ("s", 0), ballot(rank, proposer))
@@ -305,7 +305,7 @@ def test_of_many_groups_the_highest_stands_for_all() -> None:
 
 
 def test_a_group_that_was_forgotten_keeps_its_highest_rank() -> None:
-    with turned(register_memory=1):
+    with turned(registers_memory=1):
         memory = Memory()
         for rank in (5, 3, 4):
             remember(memory, ("s", 0), ballot(rank))

@@ -73,7 +73,7 @@ async def test_reads_of_one_turn_are_one_and_each_gets_its_own_value() -> None:
 
 
 async def test_many_reads_are_divided_as_there_are_more_under_way() -> None:
-    with turned(register_small=2, register_reads_in_flight=2):
+    with turned(registers_small=2, registers_reads_in_flight=2):
         reading = Reading()
         reading.go_on.clear()
         gathering, end = reading.gathering(), now() + 60

@@ -226,7 +226,7 @@ def test_writes_of_one_turn_leave_in_messages_of_so_many():
     async def work():
         client = Client()
         token = Token("s", 3, 0, 9, OLD)
-        with turned(register_batch=2):
+        with turned(registers_batch=2):
             writes = [client.registers.write(ARRAY, token, n, b"%d" % n, until()) for n in range(5)]
             writes.append(client.registers.write(ARRAY, None, 8, b"8", until()))
             writes.append(client.registers.write(("s", 4), None, 8, b"8", until()))
@@ -299,7 +299,7 @@ def test_a_half_written_value_is_completed_under_its_very_ballot():
         rows = [Row(2, OLD, b"two"), Row(3, older, b"three"), Row(4, OLD, b"four")]
         report = saying(read=Report(rows, COMPLETE))
         client = Client(report, obliging, silent)
-        with turned(register_batch=1):
+        with turned(registers_batch=1):
             found = await client.registers.read(ARRAY, [(0, 9)], until())
         assert found == {2: b"two", 3: b"three", 4: b"four"}
         assert client.asked(Capture) == []
@@ -358,7 +358,7 @@ def test_whether_a_capture_stands_is_asked_of_a_majority():
 def test_a_trim_is_decided_some_at_a_time_and_then_told_to_every_partition():
     async def work():
         client = Client(sets=2)
-        with turned(register_trims_at_once=2):
+        with turned(registers_trims_at_once=2):
             await client.registers.trim(ARRAY, 8, until())
         asked = [m for of in client.sets for s, m in of.asked if s == 0]
         writes = [m for m in asked if isinstance(m, Write)]
@@ -378,7 +378,7 @@ def test_a_trim_is_decided_some_at_a_time_and_then_told_to_every_partition():
 def test_trims_are_decided_no_more_at_a_time_than_may_be():
     async def work():
         client = Client(silent, silent, silent)
-        with turned(register_trims_at_once=2), pytest.raises(Unavailable):
+        with turned(registers_trims_at_once=2), pytest.raises(Unavailable):
             await client.registers.trim(ARRAY, 8, until(0.3))
         assert [m.segment for m in client.asked(Write)] == [3, 4]
         assert client.asked(Trim) == []

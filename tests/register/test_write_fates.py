@@ -246,7 +246,7 @@ def test_what_was_cancelled_before_it_began_is_never_sent():
 def test_a_write_is_full_by_its_registers_or_by_its_bytes():
     async def work():
         of = Played()
-        with turned(register_batch=3, register_batch_bytes=100):
+        with turned(registers_batch=3, registers_batch_bytes=100):
             for sizes, is_full in [
                 ([1, 1], False),
                 ([1, 1, 1], True),

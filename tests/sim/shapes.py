@@ -47,7 +47,7 @@ def rotting(seed):
 def forgetful(seed):
     """Clients that remember next to nothing of what they wrote, and use their tokens again."""
     shape = Shape.draw(seed)
-    knobs = {**shape.knobs, "register_memory": 1 + seed % 2, "register_groups": 1}
+    knobs = {**shape.knobs, "registers_memory": 1 + seed % 2, "registers_groups": 1}
     calls = {"write": 20, "reuse": 40, "unsafe": 10, "read": 5, "alloc": 1}
     mix = dataclasses.replace(shape.mix, calls=calls, size=12)
     return dataclasses.replace(shape, knobs=knobs, mix=mix, listeners=0, duration_s=4.0)

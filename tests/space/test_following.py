@@ -251,7 +251,7 @@ def test_what_a_page_repeats_of_a_segment_that_it_completes_is_no_news():
         made.fill(0, 5, 0, 1, 2, 3, 4)
         stream = made.space.listen()
         made.source.send(allocated(0, 5), *wrote(0, 2, 4), Gap())
-        with turned(register_spans=1):
+        with turned(registers_spans=1):
             heard = await told(stream)
         assert heard == [Allocated(0, 5, b"p"), *written(0, 2, 4, 0, 1, 3)]
         assert ("page", 0, (0, 5)) in [call[1:] for call in made.asked()]

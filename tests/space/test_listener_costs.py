@@ -106,7 +106,7 @@ def test_what_a_consumer_leaves_lying_is_bounded_in_bytes_and_nothing_is_lost():
         segment = await space.alloc(size=64)
         events = w.client().space("s").listen()
         await anext(events)
-        with turned(register_queue_bytes=10_000):
+        with turned(registers_queue_bytes=10_000):
             for offset in range(64):
                 await segment.unsafe_write(offset, bytes(1000))
             waiting = [e for e in events._source._events if isinstance(e, Wrote)]
@@ -148,7 +148,7 @@ def test_gaps_that_nobody_has_looked_at_yet_are_one_and_trims_are_not_forgotten_
         events = client.space("s").listen()
         for _ in range(10):
             await anext(events)
-        with turned(register_queue_events=4):
+        with turned(registers_queue_events=4):
             await first.trim()
             for offset in range(8):
                 await second.unsafe_write(offset, b"w")

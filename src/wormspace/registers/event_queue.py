@@ -50,8 +50,8 @@ class EventQueue:
         Args:
             source: which of the subscriptions, in the order in which they were added.
         """
-        full = len(self._events) >= KNOBS.register_queue_events
-        if full or self._bytes >= KNOBS.register_queue_bytes:
+        full = len(self._events) >= KNOBS.registers_queue_events
+        if full or self._bytes >= KNOBS.registers_queue_bytes:
             self._forget()
             event = Gap()
         if isinstance(event, Gap):

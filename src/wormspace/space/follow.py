@@ -272,7 +272,7 @@ class Follower(Stream[Event]):
         size = metadata.size if metadata else self._progress_of(number).size
         lo = max(self._from if number == self._behind else 0, self._first_of(number))
         known = progress.offsets if progress else OffsetSet()
-        spans = known.missing(lo, size, KNOBS.register_spans)
+        spans = known.missing(lo, size, KNOBS.registers_spans)
         array, deadline = (self._space.name, number), client.deadline(None)
         values, end = await client.registers.read_page(array, [*spans, (TRIM, TRIM + 1)], deadline)
         if TRIM in values:

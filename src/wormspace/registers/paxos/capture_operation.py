@@ -141,7 +141,7 @@ class CaptureOperation(Base):
         first = bisect_left(decided, start)
         spans: list[Span] = []
         for lo, hi in as_spans(decided[first:]):
-            if len(spans) == KNOBS.register_spans - 1:
+            if len(spans) == KNOBS.registers_spans - 1:
                 break
             if start < lo:
                 spans.append((start, lo))

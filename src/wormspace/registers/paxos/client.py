@@ -105,7 +105,7 @@ class PaxosRegisters:
             partition = self._at(array)
             ballot = self._next_ballot(floor, array)
             machine = Capturing(
-                partition.size, space, number, start, stop, ballot, part=KNOBS.register_part
+                partition.size, space, number, start, stop, ballot, part=KNOBS.registers_part
             )
             operation = CaptureOperation(partition, machine, deadline)
             operation.begin()
@@ -219,7 +219,7 @@ class PaxosRegisters:
         if not rest:
             return values
         every = dict(values)
-        parts = shares(rest, KNOBS.register_pages_at_once)
+        parts = shares(rest, KNOBS.registers_pages_at_once)
         async with Tasks("a share of a read") as tasks:
             reading = [tasks.begin(self._read_on(array, s, deadline)) for s in parts]
             for values in await asyncio.gather(*reading):
@@ -241,7 +241,7 @@ class PaxosRegisters:
         self, array: ArrayName, spans: list[Span], deadline: float
     ) -> tuple[Mapping[int, bytes], int]:
         partition = self._at(array)
-        asked = tuple(spans[: KNOBS.register_read_spans])
+        asked = tuple(spans[: KNOBS.registers_read_spans])
         machine = Reading(partition.size, *array, spans=asked, first=partition.pick())
         operation = ReadOperation(partition, machine, deadline)
         operation.begin()
@@ -358,7 +358,7 @@ class PaxosRegisters:
         self, array: ArrayName, stop: int, deadline: float, *, told_from: int | None = None
     ) -> None:
         space, first = array
-        at_once = KNOBS.register_trims_at_once
+        at_once = KNOBS.registers_trims_at_once
         for lo in range(first, stop, at_once):
             hi = min(stop, lo + at_once)
             # Everybody writes this very value there, so it need not be remembered.

@@ -2,7 +2,7 @@
 
 A read of one register costs a message, and a message some ten times what a register in it costs.
 Several messages, though, are answered by several servers at once: so a few of them are under way
-(`KNOBS.register_reads_in_flight`), unless they would be small.
+(`KNOBS.registers_reads_in_flight`), unless they would be small.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Gathering:
 
     def _send(self, array: ArrayName, asked: list[_Asked]) -> None:
         self._under_way += len(asked)
-        size = max(KNOBS.register_small, self._under_way // KNOBS.register_reads_in_flight)
+        size = max(KNOBS.registers_small, self._under_way // KNOBS.registers_reads_in_flight)
         for lo in range(0, len(asked), size):
             self._spawn(self._serve(array, asked[lo : lo + size]))
 

@@ -355,7 +355,7 @@ class Subscription:
             if votes.value is None:
                 undecided_until = min(undecided_until, votes.empty_at)
                 is_news = not votes.empty_at or votes.empty_at <= newest
-                is_busy = len(self._readers) >= KNOBS.register_settling
+                is_busy = len(self._readers) >= KNOBS.registers_settling
                 if is_news and not votes.reading and not is_busy:
                     self._begin_to_settle(at, votes)
             elif self._whole and votes.since < min(before - SETTLE_S, undecided_until):

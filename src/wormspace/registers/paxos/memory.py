@@ -116,7 +116,7 @@ class _Forgotten(Generic[Group, Rank]):
     def add(self, group: Group, rank: Rank) -> None:
         """Put it into the set."""
         self._highest[group] = max(rank, self._highest.get(group, rank))
-        if len(self._highest) > KNOBS.register_groups:
+        if len(self._highest) > KNOBS.registers_groups:
             highest = max(self._highest.values())
             self._anywhere = max(highest, self._anywhere or highest)
             self._highest.clear()
@@ -160,7 +160,7 @@ class Memory:
 
     def open(self, partition: Partition, array: ArrayName, ballot: bytes) -> BallotWrites:
         """Room for writes of the array under the ballot, which are not in `writes`."""
-        while len(self.writes) >= KNOBS.register_memory and self._forget_one():
+        while len(self.writes) >= KNOBS.registers_memory and self._forget_one():
             pass
         fresh = BallotWrites(partition, array, ballot)
         fresh.is_forgotten = self._decided.has(array, ballot)
@@ -170,7 +170,7 @@ class Memory:
 
     def _forget_one(self) -> bool:
         """Forget the oldest that can be: decided ones first; false if there is none."""
-        is_crowded = len(self.writes) >= 2 * KNOBS.register_memory
+        is_crowded = len(self.writes) >= 2 * KNOBS.registers_memory
         for _ in range(min(SCAN, len(self.writes))):
             key = next(iter(self.writes))
             oldest = self.writes.pop(key)

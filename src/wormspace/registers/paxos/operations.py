@@ -321,7 +321,7 @@ class WriteOperation(Base):
         self.owner = owner
         self.values: dict[int, bytes] = {}
         self.size = 0
-        self._most, self._most_bytes = KNOBS.register_batch, KNOBS.register_batch_bytes
+        self._most, self._most_bytes = KNOBS.registers_batch, KNOBS.registers_batch_bytes
         self.waiting: dict[int, asyncio.Future[None]] = {}
         self.joined: dict[int, list[asyncio.Future[None]]] = {}
         self.deadlines: dict[int, float] = {}

@@ -106,4 +106,4 @@ class Undecided(dict[tuple[int, int], Votes]):
 
     def is_too_much(self, queued: int) -> bool:
         """Whether they take too much, with so many places in queues."""
-        return self.bytes + QUEUED_BYTES * queued > KNOBS.register_undecided_bytes
+        return self.bytes + QUEUED_BYTES * queued > KNOBS.registers_undecided_bytes
