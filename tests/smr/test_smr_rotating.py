@@ -8,7 +8,7 @@ from virtual import Watch, virtually
 from wormspace.addresses import METADATA
 from wormspace.knobs import turned
 from wormspace.smr.records import NOOP, REST, decode_charter
-from wormspace.smr.rotating import PINGS_PER_TIMEOUT, RotatingProposer
+from wormspace.smr.rotating import PINGS_PER_TIMEOUT, RotatingProposer, _Turns
 from wormspace.space import Address
 
 TIMEOUT_S = 1.0
@@ -173,6 +173,22 @@ def test_a_segment_that_is_used_up_is_followed_by_one_with_the_same_owners():
         assert owners[0].learner.highest <= 2 * 6 + 2, "and not many more than are filled"
         for owner in owners:
             await owner.stop()
+
+    virtually(work)
+
+
+def test_nothing_is_said_any_more_in_a_segment_without_turns():
+    """The turns of three end where the segment of eight does, or one or two beyond."""
+
+    async def work(worm):
+        [owner] = await rotating(worm, "a")
+        segment = await worm.space("thing").segment(0)
+        for following in range(SIZE, SIZE + 3):
+            turns = _Turns(segment, following, 3)
+            owner.proposer._rest(0, turns)
+            assert turns.resting
+            assert turns.next == following
+        await owner.stop()
 
     virtually(work)
 
