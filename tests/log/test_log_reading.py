@@ -48,6 +48,21 @@ def test_what_is_at_a_position_is_read_whatever_is_around_it(knobs, empty):
         asyncio.run(work())
 
 
+def test_a_head_expects_of_the_slots_ahead_what_was_seen_of_those_before():
+    async def work():
+        with turned(log_first_slots=100):
+            reader = reader_of(evenly(8, 5))
+        await reader.read(3)
+        head = await reader.head(4)
+        assert head.ahead(10) == 1 + 2, "slots of five entries, as the first one"
+        head.take(await reader.page(head))
+        await reader.page(head)
+        assert head.entry_bytes != KNOBS.log_page_bytes / 100
+        assert (await reader.head(20)).entry_bytes == head.entry_bytes
+
+    asyncio.run(work())
+
+
 @pytest.mark.parametrize(("many", "looks"), [(1, [1, 1, 1, 1]), (5, [1, 4, 8, 10])])
 def test_where_each_slot_has_one_entry_the_first_look_finds_it(many, looks):
     async def work():
