@@ -137,8 +137,7 @@ def sweeper(site: Site) -> Sweeper:
 
 
 def stop(made: Sweeper) -> None:
-    for task in made.tasks:
-        task.cancel()
+    made._site.tasks.cancel()
 
 
 async def test_the_sweep_resolves_what_has_been_prepared_for_long_and_nobody_works_on() -> None:
@@ -215,7 +214,7 @@ async def test_a_manager_that_does_not_say_what_it_holds_is_asked_again(
     manager.problem, manager.gids = None, [gid()]
     made.unwatch("b")
     assert [one.gid for one in await made.sweep(0)] == [gid()]
-    assert len(made.tasks) == 2
+    assert len(made._site.tasks) == 2
     stop(made)
 
 
