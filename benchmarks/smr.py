@@ -14,11 +14,12 @@ import itertools
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -26,7 +27,7 @@ import msgspec
 import uvloop
 
 import wormspace
-from wormspace.bench.load import Sample, closed_loop, merged
+from wormspace.bench.load import Sample, closed_loop
 from wormspace.bench.processes import ServersFailed, free_ports, make_cluster, running
 from wormspace.errors import WormError
 from wormspace.runtime.collector import collect_seldom
@@ -264,7 +265,7 @@ class _Run:
         for _ in range(ROUNDS):
             for name, operation in loops.items():
                 rounds[name].append(await self._loop(name, operation, window, numbers[name]))
-        return [merged(samples) for samples in rounds.values()]
+        return [_merged(samples) for samples in rounds.values()]
 
     async def _loop(
         self,
@@ -342,6 +343,20 @@ class _Run:
         await asyncio.to_thread(again.answer)
         await asyncio.sleep(1)
         return max(b - a for a, b in itertools.pairwise(done))
+
+
+def _merged(rounds: Sequence[Sample]) -> Sample:
+    """Rounds of one loop as one sample: sums, and of the latencies the medians over the rounds."""
+    operations = sum(one.operations for one in rounds)
+    return Sample(
+        rounds[0].name,
+        rounds[0].window,
+        operations,
+        sum(one.seconds for one in rounds),
+        statistics.median(one.p50_ms for one in rounds),
+        statistics.median(one.p99_ms for one in rounds),
+        sum(one.cpu_us * one.operations for one in rounds) / max(operations, 1),
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What ships is used by what ships: no module and no function is there for nobody, or for tests.
 
-Names are counted, not resolved: a function counts as used if its name stands anywhere else in what
-ships, outside of comments and docstrings.
+What a module defines is used if the module names it again, or another one imports it.  Names of
+methods are counted, not resolved: one is used if its name stands anywhere else in what ships.
 """
 
 from __future__ import annotations
@@ -115,6 +115,47 @@ def unnamed(texts: dict[str, str]) -> dict[str, str]:
     }
 
 
+def outside(texts: dict[str, str]) -> set[str]:
+    """MODULE.NAME of all that some module takes from another one."""
+    found: set[str] = set()
+    for text in texts.values():
+        tree, modules = ast.parse(text), dict[str, str]()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                    found.add(f"{node.module}.{alias.name}")
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value.replace(":", "."))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                found.add(f"{modules.get(node.value.id)}.{node.attr}")
+    return found
+
+
+def names_of(node: ast.stmt) -> list[str]:
+    """What a statement of a module defines."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def untaken(texts: dict[str, str]) -> dict[str, str]:
+    """What a module defines, does not name again, and no other module imports: FILE and NAME."""
+    taken, found = outside(texts), {}
+    for module, text in texts.items():
+        tree = ast.parse(text)
+        counted = [words(ast.unparse(node)) for node in tree.body]
+        for at, node in enumerate(tree.body):
+            for name in names_of(node):
+                here = any(name in words for n, words in enumerate(counted) if n != at)
+                known = f"{module.removesuffix('.__init__')}.{name}"
+                if not (here or known in taken or name.startswith("__")):
+                    found[f"{module}: {name}"] = name
+    return found
+
+
 def excused(found: str) -> bool:
     """Whether `OTHERWISE` says why it is there."""
     module, _, name = found.partition(": ")
@@ -133,8 +174,10 @@ def test_every_module_is_imported_from_what_users_start() -> None:
 
 
 def test_every_function_is_named_by_what_ships() -> None:
-    texts = {name: text for name, text in shipped().items() if name != "wormspace.sync"}
-    found = sorted(name for name in unnamed(texts) if not excused(name))
+    texts = shipped()
+    by_hand = {name: text for name, text in texts.items() if name != "wormspace.sync"}
+    all_found = untaken(texts) | unnamed(by_hand)
+    found = sorted(name for name in all_found if not excused(name))
     assert not found, f"only tests use them, or nobody: {found}"
 
 
@@ -155,3 +198,12 @@ def test_a_module_that_only_a_test_imports_is_found() -> None:
 def test_a_function_that_nobody_names_is_found() -> None:
     text = 'def used(): ...\ndef unused():\n    """See `unused`."""\n    return used()  # unused\n'
     assert list(unnamed({"wormspace.a": text})) == ["wormspace.a: unused"]
+
+
+def test_what_no_other_module_takes_is_found() -> None:
+    texts = {
+        "wormspace.a": "log = 1\ndef f(): ...\ndef g(): ...\ndef h(): f()\n",
+        "wormspace.b": "from wormspace import a\nlog = 2\na.h(log)\n",
+        "wormspace.c": "def g(): ...\ng()\n",
+    }
+    assert list(untaken(texts)) == ["wormspace.a: log", "wormspace.a: g"]

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -85,18 +84,4 @@ async def closed_loop(
         latencies[count // 2] * 1e3 if count else 0.0,
         latencies[min(count - 1, count * 99 // 100)] * 1e3 if count else 0.0,
         cpu / max(count, 1) * 1e6,
-    )
-
-
-def merged(rounds: Sequence[Sample]) -> Sample:
-    """Rounds of one loop as one sample: sums, and of the latencies the medians over the rounds."""
-    operations = sum(one.operations for one in rounds)
-    return Sample(
-        rounds[0].name,
-        rounds[0].window,
-        operations,
-        sum(one.seconds for one in rounds),
-        statistics.median(one.p50_ms for one in rounds),
-        statistics.median(one.p99_ms for one in rounds),
-        sum(one.cpu_us * one.operations for one in rounds) / max(operations, 1),
     )

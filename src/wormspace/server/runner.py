@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +19,6 @@ from wormspace.server.node import Node
 from wormspace.server.storage import AcceptorStore
 from wormspace.store.engine import Engine
 from wormspace.store.memory_engine import MemoryEngine
-
-log = logging.getLogger("wormspace.server")
 
 
 def last_words(server: ServerConfig, base: Path) -> str:

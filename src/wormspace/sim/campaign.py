@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -162,7 +161,7 @@ def _draw_limits(rng: Random) -> Limits:
 class Report:
     """What became of one run.
 
-    steps: turns of the event loop; wall_s: real seconds; story: for people, on failure.
+    steps: turns of the event loop; story: for people, on failure.
     """
 
     seed: int
@@ -172,7 +171,6 @@ class Report:
     outcomes: dict[str, int] = field(default_factory=dict)
     steps: int = 0
     virtual_s: float = 0.0
-    wall_s: float = 0.0
     digest: str = ""
     claim: str = ""
     story: str = ""
@@ -385,7 +383,6 @@ class Run:
 def run(seed: int, shape: Shape | None = None, *, max_steps: int = 5_000_000) -> Report:
     """Make one run and say what became of it; never raises on account of the run."""
     shape = shape or Shape.draw(seed)
-    began = time.perf_counter()
     making = Run(seed, shape)
     world = making.world
     world.loop.max_steps = max_steps
@@ -407,7 +404,6 @@ def run(seed: int, shape: Shape | None = None, *, max_steps: int = 5_000_000) ->
     report.virtual_s = world.now
     report.digest = world.digest()
     world.close()
-    report.wall_s = time.perf_counter() - began
     return report
 
 

@@ -18,15 +18,13 @@ import msgspec
 from wormspace.errors import Closed, Trimmed, UsageError, ValueTooLarge, WormError
 from wormspace.rpc import Patience
 from wormspace.smr.arguments import as_text
-from wormspace.smr.records import Member, Packet, Pong, decoder
+from wormspace.smr.records import Member, Packet
 from wormspace.smr.seat import GREET_S, NotLeading, Proposer, Seat
 from wormspace.smr.writing import Reign
 from wormspace.space import Address
 from wormspace.space.arguments import as_timeout
 
 log = logging.getLogger("wormspace.smr")
-
-_decode_pong = decoder(Pong)
 
 PINGS_PER_TIMEOUT = 5
 SPREAD = 0.25

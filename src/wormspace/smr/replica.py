@@ -9,7 +9,6 @@ may die at any line, and start again anywhere.
 
 from __future__ import annotations
 
-import logging
 import random
 import socket
 import time
@@ -38,8 +37,6 @@ from wormspace.smr.upgrading import Versions
 from wormspace.smr.views import Status, View
 from wormspace.space import Client
 from wormspace.space.arguments import as_name, as_rng, as_timeout
-
-log = logging.getLogger("wormspace.smr")
 
 M = TypeVar("M", bound=StateMachine)
 
