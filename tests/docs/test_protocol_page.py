@@ -15,9 +15,9 @@ from tests.docs.exchange import render, talk
 
 from wormspace.paxos import messages as paxos
 from wormspace.paxos.ranges import Range
-from wormspace.server.connection import GREETING_BYTES
 from wormspace.server.limits import Limits
 from wormspace.wire import messages as wire
+from wormspace.wire.accepting import GREETING_BYTES
 from wormspace.wire.frames import MAX_FRAME_BYTES
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"

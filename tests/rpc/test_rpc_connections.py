@@ -14,7 +14,7 @@ import pytest
 from held_pipe import Pipe
 from wormspace.rpc import caller as caller_module
 from wormspace.rpc import service as service_module
-from wormspace.rpc.caller import FLUSH_BYTES, Caller, NoAnswer
+from wormspace.rpc.caller import Caller, NoAnswer
 from wormspace.rpc.messages import (
     VERSIONS,
     Answer,
@@ -26,6 +26,8 @@ from wormspace.rpc.messages import (
     encode,
 )
 from wormspace.rpc.service import REQUEST_BYTES, Service
+from wormspace.wire import connection as connection_module
+from wormspace.wire.connection import FLUSH_BYTES
 from wormspace.wire.frames import FrameDecoder, frame
 from wormspace.wire.inflow import Inflow
 
@@ -108,7 +110,8 @@ async def test_a_connection_has_what_the_model_says(seed, monkeypatch):
     monkeypatch.setattr(service_module, "AT_ONCE", at_once)
     rng, desk = random.Random(seed), Desk()
     service = Service({NAME: desk})
-    service.inflow = Inflow(limit, 1e9, service.connections)
+    guests = service.guests
+    guests.inflow = Inflow(limit, 1e9, guests.served)
     peers = [Peer(service, rng) for _ in range(3)]
     answered: dict[Peer, list[Answer]] = {peer: [] for peer in peers}
     for step in range(150):
@@ -139,10 +142,10 @@ async def test_a_connection_has_what_the_model_says(seed, monkeypatch):
             assert worked_on == min(waiting, at_once) or each.slow
             stays = waiting > worked_on
             assert each.pipe.is_read == (
-                not each.slow and not stays and service.inflow.may_read(each.connection)
+                not each.slow and not stays and guests.inflow.may_read(each.connection)
             )
-        assert service.inflow.bytes == held
-        assert (held > limit) == (sum(service.inflow.may_read(p.connection) for p in peers) == 1)
+        assert guests.inflow.bytes == held
+        assert (held > limit) == (sum(guests.inflow.may_read(p.connection) for p in peers) == 1)
     for peer in peers:
         whole, _ = peer.arrived
         assert [a.body for a in sorted(answered[peer], key=lambda a: a.id)] == [
@@ -150,7 +153,7 @@ async def test_a_connection_has_what_the_model_says(seed, monkeypatch):
         ]
         peer.connection.connection_lost(None)
     await asyncio.sleep(0)
-    assert (service.inflow.bytes, len(service.connections), desk.open) == (0, 0, [])
+    assert (guests.inflow.bytes, len(guests.served), desk.open) == (0, 0, [])
 
 
 async def test_calls_of_one_turn_leave_as_one_write_and_large_ones_at_once(monkeypatch):
@@ -163,8 +166,7 @@ async def test_calls_of_one_turn_leave_as_one_write_and_large_ones_at_once(monke
 
     kept: list[object] = []
     monkeypatch.setattr(caller_module, "dial", dial)
-    monkeypatch.setattr(caller_module, "keep_alive", kept.append)
-    monkeypatch.setattr(service_module, "keep_alive", kept.append)
+    monkeypatch.setattr(connection_module, "keep_alive", kept.append)
     caller = Caller("h", 1)
 
     def call(body: bytes) -> asyncio.Task[bytes]:

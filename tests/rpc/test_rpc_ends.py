@@ -22,7 +22,8 @@ from wormspace.rpc.messages import (
     decode_request,
     encode,
 )
-from wormspace.rpc.service import GREETING_S, LINGER_S
+from wormspace.rpc.service import GREETING_S
+from wormspace.wire.accepting import GREETING_BYTES, LINGER_S
 from wormspace.wire.frames import FrameDecoder, frame
 
 GREETING = frame(encode(Greeting(list(VERSIONS))))
@@ -276,7 +277,7 @@ def test_a_handler_answers_or_fails_in_words(monkeypatch, caplog) -> None:
             Answer(5, b"no service 'gone' here", True, True),
         ]
         assert [r.getMessage() for r in caplog.records] == ["service broken failed"]
-        assert (service.inflow.bytes, connection._tasks) == (0, {})
+        assert (service.guests.inflow.bytes, connection._tasks) == (0, {})
 
     simulated(work)
 
@@ -289,7 +290,11 @@ def test_who_does_not_greet_in_time_is_cut_off(monkeypatch) -> None:
         await asyncio.sleep(GREETING_S - 0.1)
         assert silent[1].done == []
         await asyncio.sleep(0.2)
-        assert [pipe.done for _, pipe in (silent, greeted, gone)] == [["abort"], [], []]
+        assert [pipe.done for _, pipe in (silent, greeted, gone)] == [["eof"], [], []]
+        [refusal] = answers(silent[1])
+        assert refusal.body == b"no greeting came in time"
+        await asyncio.sleep(LINGER_S)
+        assert silent[1].done == ["eof", "abort"]
 
     simulated(work)
 
@@ -298,26 +303,26 @@ def test_who_does_not_greet_in_time_is_cut_off(monkeypatch) -> None:
     ("greeting", "said"),
     [
         (frame(encode(Greeting([2, 7]))), "this service speaks version 1 of the protocol"),
-        (None, "this service has 1 callers already"),
+        (None, "the server has as many connections as it allows"),
     ],
 )
 def test_who_is_refused_hears_why_and_may_take_a_while_to_go(greeting, said, monkeypatch) -> None:
     async def work():
         service = Service({})
         if greeting is None:
-            monkeypatch.setattr(service_module, "CONNECTIONS", 1)
+            service.guests.most = 1
             opened(service)
         connection, pipe = opened(service, b"")
         if greeting is not None:
             connection.data_received(greeting + frame(encode(Request(1, "echo", b""))))
         [refusal] = answers(pipe)
-        assert (refusal.id, refusal.failed, pipe.done) == (REFUSED, True, ["close"])
+        assert (refusal.id, refusal.failed, pipe.done) == (REFUSED, True, ["eof"])
         assert refusal.body.decode().startswith(said)
         connection.data_received(GREETING)
         await asyncio.sleep(LINGER_S - 0.1)
-        assert (pipe.writes, pipe.done) == ([], ["close"])
+        assert (pipe.writes, pipe.done) == ([], ["eof"])
         await asyncio.sleep(0.2)
-        assert pipe.done == ["close", "abort"]
+        assert pipe.done == ["eof", "abort"]
         assert not connection._tasks
 
     simulated(work)
@@ -347,7 +352,7 @@ def test_a_greeting_may_be_as_long_as_allowed_and_come_in_pieces() -> None:
     async def work():
         versions = [2] * 4077
         whole = frame(encode(Greeting([*versions, 1])))
-        assert len(whole) == 4 + service_module.GREETING_BYTES
+        assert len(whole) == 4 + GREETING_BYTES
         for size in (1, 5, len(whole)):
             connection, pipe = opened(Service({}), b"")
             sent = whole + frame(encode(Request(1, "echo", b"")))
@@ -384,12 +389,12 @@ def test_a_service_that_stops_says_what_is_ready_and_drops_the_rest() -> None:
         assert pipe.writes == []
         connection.connection_lost(None)
         await turns()
-        assert (ended, service.connections, service.inflow.bytes) == (["cancelled"], {}, 0)
-        connection.close()
+        assert (ended, service.guests.served, service.guests.inflow.bytes) == (["cancelled"], {}, 0)
+        connection.hang_up()
         connection.evict()
         connection.read_or_pause()
         await asyncio.sleep(10)
-        assert (pipe.writes, pipe.done) == ([], ["close", "close"])
+        assert (pipe.writes, pipe.done) == ([], ["close"])
 
     simulated(work)
 
@@ -400,7 +405,7 @@ def test_whoever_has_too_much_is_told_and_hung_up_on() -> None:
         connection, pipe = opened(service)
         connection.evict()
         [said] = answers(pipe)
-        assert (said.id, said.failed, pipe.done) == (REFUSED, True, ["close"])
+        assert (said.id, said.failed, pipe.done) == (REFUSED, True, ["eof"])
         assert b"no room" in said.body
 
     simulated(work)

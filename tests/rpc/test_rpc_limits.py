@@ -88,7 +88,7 @@ def test_what_callers_leave_lying_is_bounded_and_others_are_served(
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(HELLO + stuff)
             await asyncio.sleep(0.02)
-            most = max(most, service.inflow.bytes)
+            most = max(most, service.guests.inflow.bytes)
         assert most <= LIMIT + len(stuff) + 4096 * service_module.REQUEST_BYTES
         for _ in range(100):
             try:
@@ -114,7 +114,7 @@ def test_what_was_answered_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
             bodies = [bytes([i]) * 10_000 for i in range(50)]
             assert await asyncio.gather(*(caller.call("echo", b, 9) for b in bodies)) == bodies
         await asyncio.sleep(0)
-        assert service.inflow.bytes == 0
+        assert service.guests.inflow.bytes == 0
         await caller.close()
         await service.stop()
 

@@ -22,7 +22,7 @@ from wormspace.server.counters import Counters
 from wormspace.server.limits import Limits, ServerIdentity
 from wormspace.server.listener import Server
 from wormspace.store.memory_engine import MemoryEngine
-from wormspace.wire import codec
+from wormspace.wire import accepting, codec
 from wormspace.wire.frames import HEADER_BYTES, FrameDecoder, frame
 from wormspace.wire.messages import (
     BAD_REQUEST,
@@ -121,8 +121,8 @@ async def test_a_greeting_is_answered_once_and_what_follows_is_taken_in(size, mo
     welcome = Welcome(2, "ours", "s2", 1, 2, 3, 5 << 20, 1000)
     assert heard(pipe, codec.decode_greeting) == [[welcome]]
     assert (connection.client, at.node.ids) == ("me", [1, 2])
-    assert at.connections == {connection: None}
-    assert (at.refused, at.malformed, at.inflow.bytes) == (0, 0, 0)
+    assert at.guests.served == {connection: None}
+    assert (at.refused, at.malformed, at.guests.inflow.bytes) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_who_is_refused_hears_why_and_is_cut_off_if_he_stays(sent, code, text, c
         assert refusal.text.startswith(text)
         assert pipe.done == ["eof"]
         assert (at.refused, at.malformed) == (1, int(code == "malformed"))
-        assert (at.connections, at.leaving) == ({}, {connection: None})
+        assert (at.guests.served, at.guests.leaving) == ({}, {connection: None})
         assert at.node.forgotten == [connection]
         connection.data_received(asks(2))
         connection.answer(3, Written([]))
@@ -173,10 +173,10 @@ def test_who_is_refused_hears_why_and_is_cut_off_if_he_stays(sent, code, text, c
         assert (pipe.writes, at.node.taken) == ([], [])
         connection._check_greeted()
         assert at.refused == 1
-        await asyncio.sleep(connection_module.LINGER_S)
+        await asyncio.sleep(accepting.LINGER_S)
         assert pipe.done == ["eof", "abort"]
         connection.connection_lost(None)
-        assert at.leaving == {}
+        assert at.guests.leaving == {}
         [said] = [r for r in caplog.records if r.message == "refused"]
         assert (said.code, said.peer) == (code, "('10.0.0.9', 777)")
         assert said.reason.startswith(text)
@@ -191,7 +191,7 @@ def test_who_greets_in_time_or_goes_is_not_refused() -> None:
         _, stays = opened(at)
         gone, _ = opened(at, greet=False)
         gone.connection_lost(None)
-        assert len(at.connections) == 1
+        assert len(at.guests.served) == 1
         await asyncio.sleep(10)
         assert (at.refused, stays.done) == (0, [])
 
@@ -199,7 +199,7 @@ def test_who_greets_in_time_or_goes_is_not_refused() -> None:
 
 
 async def test_connections_have_a_limit_and_so_have_those_that_linger(monkeypatch) -> None:
-    monkeypatch.setattr(connection_module, "MAX_LEAVING", 2)
+    monkeypatch.setattr(accepting, "MAX_LEAVING", 2)
     at = server(max_connections=2)
     for _ in range(2):
         opened(at)
@@ -208,7 +208,7 @@ async def test_connections_have_a_limit_and_so_have_those_that_linger(monkeypatc
         [[refusal]] = heard(pipe, codec.decode_greeting)
         assert refusal == Refusal("busy", "the server has as many connections as it allows")
     assert [pipe.done for _, pipe in late] == [["eof"], ["eof"], ["close"]]
-    assert (len(at.connections), len(at.leaving), at.refused) == (2, 2, 3)
+    assert (len(at.guests.served), len(at.guests.leaving), at.refused) == (2, 2, 3)
     at.complaints.close()
 
 
@@ -217,9 +217,9 @@ async def test_connections_have_a_limit_and_so_have_those_that_linger(monkeypatc
 
 async def test_answers_of_one_turn_are_one_write_and_many_bytes_go_at_once() -> None:
     at = server()
-    connection, pipe = opened(at)
     size = len(codec.encode(ToClient(1, Written([]))))
     with turned(server_flush_bytes=3 * size):
+        connection, pipe = opened(at)
         for count, at_once in ((1, []), (2, []), (3, [3]), (5, [3])):
             for i in range(1, count + 1):
                 connection.answer(i, Written([]))
@@ -234,14 +234,14 @@ async def test_answers_of_one_turn_are_one_write_and_many_bytes_go_at_once() -> 
     await turn()
     assert pipe.writes == []
     connection.answer(9, Written([]))
-    connection.close()
+    connection.hang_up()
     assert (heard(pipe), pipe.done) == ([[ToClient(9, Written([]))]], ["close"])
     connection.answer(10, Written([]))
     await turn()
     assert pipe.writes == []  # it is closing
     connection.connection_lost(None)
     connection.answer(11, Written([]))
-    connection.close()
+    connection.hang_up()
     assert pipe.done == ["close"]
 
 
@@ -310,7 +310,7 @@ async def test_what_is_no_message_ends_the_connection_after_those_before_it(
     [said] = caplog.records
     assert (said.message, said.code, said.client) == ("malformed", BAD_REQUEST, "me")
     assert said.reason.startswith(text)
-    assert (at.leaving, at.inflow.bytes) == ({connection: None}, 0)
+    assert (at.guests.leaving, at.guests.inflow.bytes) == ({connection: None}, 0)
     at.complaints.close()
 
 
@@ -329,10 +329,10 @@ async def test_a_connection_that_is_read_from_no_more_is_until_it_goes(caplog) -
     connection.resume_writing()
     connection.read_or_pause()
     assert pipe.is_read
-    assert at.leaving == {connection: None}
+    assert at.guests.leaving == {connection: None}
     connection.connection_lost(None)
     connection.evict()
-    connection._abort()
+    connection.abort()
     assert (pipe.writes, pipe.done) == ([], [])
     at.complaints.close()
 
@@ -366,14 +366,14 @@ async def test_a_connection_waits_for_the_backlog_and_is_told_once() -> None:
     sent = asks(2, 3)
     connection.data_received(sent)
     assert (at.node.ids, pipe.is_read) == ([1], False)
-    assert at.inflow.bytes == len(sent) - 2 * HEADER_BYTES
+    assert at.guests.inflow.bytes == len(sent) - 2 * HEADER_BYTES
     connection.pause_writing()
     connection.resume_writing()
     assert len(at.node.on_drained) == 1
     at.node.drain(left=1001)
     assert (at.node.ids, len(at.node.on_drained)) == ([1], 1)
     at.node.drain()
-    assert (at.node.ids, at.inflow.bytes, pipe.is_read) == ([1, 2, 3], 0, True)
+    assert (at.node.ids, at.guests.inflow.bytes, pipe.is_read) == ([1, 2, 3], 0, True)
 
 
 def test_half_a_message_above_the_limit_has_to_go_after_a_while() -> None:
@@ -437,8 +437,8 @@ async def test_a_connection_reads_and_holds_what_the_model_says(seed: int) -> No
             held += left + sum(len(sent[one][i - 1]) - HEADER_BYTES for i in waiting)
             if not slow[one] and not one._waiting:
                 assert not waiting
-            assert its.is_read == (not slow[one] and not waiting and at.inflow.may_read(one))
-        assert at.inflow.bytes == held
+            assert its.is_read == (not slow[one] and not waiting and at.guests.inflow.may_read(one))
+        assert at.guests.inflow.bytes == held
     for one, _ in peers:
         one.connection_lost(None)
-    assert (at.inflow.bytes, at.connections) == (0, {})
+    assert (at.guests.inflow.bytes, at.guests.served) == (0, {})

@@ -23,7 +23,7 @@ from wormspace.paxos.messages import (
 from wormspace.server import connection
 from wormspace.server.limits import Limits
 from wormspace.store.memory_engine import MemoryEngine
-from wormspace.wire import codec
+from wormspace.wire import accepting, codec
 from wormspace.wire.frames import HEADER_BYTES, frame
 from wormspace.wire.messages import (
     BAD_REQUEST,
@@ -73,18 +73,18 @@ async def test_max_connections():
             assert await raw.call(Status())
         await held.pop().close()
         async with asyncio.timeout(5):
-            while len(server.connections) > 2:  # noqa: ASYNC110
+            while len(server.guests.served) > 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         assert await (await Raw.connect(server.port)).call(Status())
 
 
 async def test_those_who_are_told_to_go_do_not_pile_up(monkeypatch):
-    monkeypatch.setattr(connection, "MAX_LEAVING", 5)
+    monkeypatch.setattr(accepting, "MAX_LEAVING", 5)
     async with serving(limits=Limits(max_connections=1)) as server:
         good = await Raw.connect(server.port)
         late = [await Raw.connect(server.port, greet=False) for _ in range(20)]
         await good.call(Status())
-        assert len(server.leaving) <= 5
+        assert len(server.guests.leaving) <= 5
         assert (await late[0].greeting()).code == "busy"
         assert server.figures()["connections_refused"] == 20
 
@@ -137,8 +137,8 @@ def greeting(size):
 async def test_the_size_of_a_greeting(above):
     async with serving() as server:
         raw = await Raw.connect(server.port, greet=False)
-        sent = greeting(connection.GREETING_BYTES + above)
-        assert len(sent) == HEADER_BYTES + connection.GREETING_BYTES + above
+        sent = greeting(accepting.GREETING_BYTES + above)
+        assert len(sent) == HEADER_BYTES + accepting.GREETING_BYTES + above
         raw.writer.write(sent)
         got = await raw.greeting()
         assert getattr(got, "code", "welcome") == ("malformed" if above > 0 else "welcome")
@@ -150,7 +150,7 @@ async def test_a_huge_greeting_is_refused_by_its_header_and_not_logged(caplog):
         raw.writer.write((5 << 20).to_bytes(4, "big") + b"x" * 300)
         refusal = await raw.greeting()
         assert refusal.code == "malformed"
-        assert server.inflow.bytes == 0
+        assert server.guests.inflow.bytes == 0
     raw = Hello(list(range(900)), "", "c")
     async with serving() as server:
         many = await Raw.connect(server.port, greet=False)
@@ -199,15 +199,15 @@ async def test_half_messages_of_all_connections_have_one_limit():
             raw.writer.write(begin)
         for _ in range(300):
             await asyncio.sleep(0.001)
-            assert server.inflow.bytes <= limits.max_backlog + 30 * 300_000
-        assert server.inflow.bytes < 15_000_000
+            assert server.guests.inflow.bytes <= limits.max_backlog + 30 * 300_000
+        assert server.guests.inflow.bytes < 15_000_000
         async with asyncio.timeout(20):  # each gets its turn as it goes on, and so do others
             for raw in greedy:
                 raw.writer.write(end)
             for raw in greedy:
                 assert isinstance((await raw.reply()).message, Written)
             assert await good.call(Status())
-        assert server.inflow.bytes == 0
+        assert server.guests.inflow.bytes == 0
 
 
 async def test_who_never_ends_its_message_makes_room_in_the_end():
@@ -219,10 +219,10 @@ async def test_who_never_ends_its_message_makes_room_in_the_end():
         for raw in greedy:
             raw.writer.write(begin)
         async with asyncio.timeout(20):
-            while server.inflow.bytes < limits.max_backlog:  # noqa: ASYNC110
+            while server.guests.inflow.bytes < limits.max_backlog:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
             assert await good.call(Write("s", 1, B1, [0], [bytes(1000)])) == Written([])
-            while server.inflow.bytes > limits.max_backlog:  # noqa: ASYNC110
+            while server.guests.inflow.bytes > limits.max_backlog:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         told = []
         for raw in greedy:
@@ -253,16 +253,16 @@ async def test_who_goes_while_its_requests_wait_holds_nothing_any_more():
             raw = await Raw.connect(server.port)
             raw.send(*(ToServer(n, Write("s", i, B1, [n], [bytes(3000)])) for n in range(1, 9)))
             async with asyncio.timeout(5):
-                while not server.inflow.bytes:  # noqa: ASYNC110
+                while not server.guests.inflow.bytes:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
-            for one in list(server.connections):
+            for one in list(server.guests.served):
                 one._transport.abort()  # as if an answer could not be sent
             async with asyncio.timeout(5):
-                while server.connections:  # noqa: ASYNC110
+                while server.guests.served:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
             engine.go.set()
             await asyncio.sleep(0.01)
-            assert server.inflow.bytes == 0
+            assert server.guests.inflow.bytes == 0
             engine.go.clear()
         engine.go.set()
         async with asyncio.timeout(5):
@@ -284,11 +284,7 @@ async def test_captures_of_much_do_not_fill_the_memory_with_answers():
         for i in range(count):
             raw.request(Capture("s", 0, 0, 8, (2 + i).to_bytes(8, "big") + b"proposer"))
         await asyncio.sleep(0.3)
-        held = sum(
-            c._transport.get_write_buffer_size() + c._out_bytes
-            for c in server.connections
-            if c._transport
-        )
+        held = sum(c.unsent for c in server.guests.served if c._transport)
         assert held < 12 << 20
         raw.writer.transport.resume_reading()
         async with asyncio.timeout(30):

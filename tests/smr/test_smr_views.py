@@ -148,5 +148,5 @@ async def test_a_replica_that_cannot_start_leaves_nothing_open(monkeypatch):
         with pytest.raises(UsageError):
             await replicate(Shelf, worm, "hits")
         (core,) = closed
-        assert core.service.connections == {}
+        assert core.service.guests.served == {}
         assert core._closed

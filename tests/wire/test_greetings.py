@@ -374,7 +374,7 @@ async def test_both_ends_of_a_connection_notice_a_peer_that_died_silently(stack)
     async with wormspace.connect(url(*servers)) as worm:
         (partition,) = worm.registers._partitions
         ends = [link._transport for link in partition.links]
-        ends += [c._transport for s in servers for c in s.connections]
+        ends += [c._transport for s in servers for c in s.guests.served]
         assert len(ends) >= 6
         for transport in ends:
             sock = transport.get_extra_info("socket")

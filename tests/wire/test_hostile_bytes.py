@@ -224,7 +224,7 @@ async def test_the_byte_fuzzer_finds_no_way_in():
         await send_all(server.port, streams)
         await check_untouched(server, good, before)
         assert list(server.figures())  # it still tells
-        assert len(server.connections) <= 2
+        assert len(server.guests.served) <= 2
 
 
 @given(message=to_server)

@@ -10,9 +10,11 @@ import pytest
 from held_pipe import Pipe
 from wormspace.paxos.messages import Write
 from wormspace.wire import codec
+from wormspace.wire import connection as connection_module
 from wormspace.wire import link as link_module
+from wormspace.wire.connection import FLUSH_BYTES
 from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, frame
-from wormspace.wire.link import FLUSH_BYTES, QUIET_S, Outgoing, TcpLink
+from wormspace.wire.link import QUIET_S, Outgoing, TcpLink
 from wormspace.wire.membership import Membership
 from wormspace.wire.messages import ONE_WAY, SpaceNames, Status, ToClient, ToServer, Welcome
 
@@ -45,7 +47,7 @@ async def begun(monkeypatch) -> tuple[TcpLink, Pipe, Heard]:
         factory().connection_made(pipe)
 
     monkeypatch.setattr(link_module, "dial", dial)
-    monkeypatch.setattr(link_module, "keep_alive", lambda transport: None)
+    monkeypatch.setattr(connection_module, "keep_alive", lambda transport: None)
     rng = random.Random(0)
     link = TcpLink("h", 1, Membership(0, 1, 1), cluster="c", client="x", rng=rng)
     link.start(heard, 4)
@@ -98,7 +100,7 @@ async def test_exactly_so_much_does_not_wait_and_a_byte_less_does(more, monkeypa
     link.data_received(codec.encode(WELCOME))
     first, second = Outgoing(1, Status()), Outgoing(2, Status())
     size = len(first.frame) + len(second.frame)
-    monkeypatch.setattr(link_module, "FLUSH_BYTES", size + more)
+    monkeypatch.setattr(link, "flush_bytes", size + more)
     link.post(first)
     link.post(second)
     assert ids(pipe.writes) == ([] if more else [[1, 2]])

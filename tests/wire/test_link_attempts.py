@@ -12,9 +12,9 @@ from held_pipe import Pipe
 from wires import simulated
 from wormspace.wire import codec
 from wormspace.wire import link as link_module
+from wormspace.wire.dial import CONNECT_S
 from wormspace.wire.frames import frame
 from wormspace.wire.link import (
-    CONNECT_TIMEOUT_S,
     REFUSED_RETRY_S,
     RETRY_MAX_S,
     RETRY_MIN_S,
@@ -72,7 +72,8 @@ class Network:
         if isinstance(end, Exception):
             raise end
         if end == "silence":
-            await asyncio.Event().wait()
+            await asyncio.sleep(CONNECT_S)
+            raise OSError("connecting timed out")
         self.pipes.append(Pipe())
         factory().connection_made(self.pipes[-1])
 
@@ -106,9 +107,9 @@ def test_pauses_grow_until_a_server_greets(monkeypatch) -> None:
         await asyncio.sleep(2 * RETRY_MIN_S)
         assert link.trouble == "[Errno -2] a name"
         net.ends += [refused] * 3 + ["connection"]
-        await asyncio.sleep(CONNECT_TIMEOUT_S + 1)
+        await asyncio.sleep(CONNECT_S + 1)
         expected = [RETRY_MIN_S * 2**n for n in range(4)]
-        expected[3] += CONNECT_TIMEOUT_S
+        expected[3] += CONNECT_S
         assert net.pauses() == [*expected, RETRY_MAX_S, RETRY_MAX_S, RETRY_MAX_S]
         assert net.tried[0][1:] == ("h", 7)
         assert link.trouble == "no greeting yet"
@@ -134,7 +135,7 @@ def test_a_server_that_does_not_greet_is_hung_up_on(monkeypatch) -> None:
     async def work():
         net = Network(monkeypatch, "connection", "connection")
         link, owner = link_to()
-        await asyncio.sleep(CONNECT_TIMEOUT_S - 0.01)
+        await asyncio.sleep(CONNECT_S - 0.01)
         assert net.pipes[0].done == []
         await asyncio.sleep(0.02)
         assert net.pipes[0].done == ["abort"]
@@ -142,7 +143,7 @@ def test_a_server_that_does_not_greet_is_hung_up_on(monkeypatch) -> None:
         assert link.trouble == "the server did not greet in time"
         await asyncio.sleep(RETRY_MIN_S + 0.001)
         link.data_received(WELCOME)
-        await asyncio.sleep(2 * CONNECT_TIMEOUT_S)
+        await asyncio.sleep(2 * CONNECT_S)
         assert (net.pipes[1].done, link.trouble, owner.told) == ([], "", [("up", 0)])
         await link.close()
         assert net.pipes[1].done == ["close"]

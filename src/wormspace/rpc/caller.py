@@ -7,10 +7,8 @@ any order.
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 from wormspace.errors import ValueTooLarge, WormError
-from wormspace.malformed import MALFORMED
 from wormspace.rpc.messages import (
     REFUSED,
     VERSIONS,
@@ -20,13 +18,9 @@ from wormspace.rpc.messages import (
     encode,
 )
 from wormspace.runtime.endpoints import Endpoint
+from wormspace.wire.connection import FLUSH_BYTES, FramedConnection
 from wormspace.wire.dial import dial
-from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, FrameTooLarge, frame
-from wormspace.wire.keepalive import keep_alive
-from wormspace.wire.progress import Progress
-
-FLUSH_BYTES = 8 * 1024
-"""So much is sent at once, so that the other side begins while more is prepared here."""
+from wormspace.wire.frames import MAX_FRAME_BYTES, frame
 
 
 class NoAnswer(WormError):
@@ -74,7 +68,7 @@ class Caller:
                 connection = self._connection
                 if connection is None or connection.lost:
                     connection = await self._connect()
-                return await connection.send(service, body)
+                return await connection.ask(service, body)
         except TimeoutError as e:
             raise NoAnswer(f"{self}: no answer within {timeout:g} s") from e
         except OSError as e:
@@ -86,7 +80,7 @@ class Caller:
         if self._connecting:
             self._connecting.cancel()
         if self._connection:
-            self._connection.close()
+            self._connection.hang_up()
 
     def __str__(self) -> str:
         return str(Endpoint(*self._address))
@@ -117,68 +111,48 @@ def _look_at(connecting: asyncio.Task[_Connection]) -> None:
         connecting.exception()
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(FramedConnection):
     def __init__(self) -> None:
+        super().__init__()
         self.lost = False
-        self._loop = asyncio.get_running_loop()
-        self._decoder = FrameDecoder()
-        self._transport: asyncio.Transport | None = None
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._last = REFUSED
         self._reason = ""
-        self._out: list[bytes] = []
 
-    async def send(self, service: str, body: bytes) -> bytes:
+    async def ask(self, service: str, body: bytes) -> bytes:
         self._last += 1
         number = self._last
         future: asyncio.Future[bytes] = self._loop.create_future()
         self._waiting[number] = future
-        if not self._out:
-            self._loop.call_soon(self._flush)
-        self._out.append(frame(encode(Request(number, service, body))))
-        if len(body) >= FLUSH_BYTES:
-            self._flush()
+        self.send(frame(encode(Request(number, service, body))))
         try:
             return await future
         finally:
             self._waiting.pop(number, None)
 
-    def _flush(self) -> None:
-        out, self._out = self._out, []
-        if out and self._transport is not None and not self._transport.is_closing():
-            self._progress.write(b"".join(out))
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        keep_alive(transport)
-        self._progress = Progress(self._transport, self._loop)
-        # uvloop keeps less than this until the turn is over.
-        self._transport.set_write_buffer_limits(high=FLUSH_BYTES)
-        self._progress.write(frame(encode(Greeting(list(VERSIONS)))))
+        super().connection_made(transport)
+        if self._transport is not None:  # uvloop keeps less than this until the turn is over
+            self._transport.set_write_buffer_limits(high=FLUSH_BYTES)
+        self.send(frame(encode(Greeting(list(VERSIONS)))))
+        self._flush()
 
-    def data_received(self, data: bytes) -> None:
-        try:
-            for body in self._decoder.feed(data):
-                answer = decode_answer(body)
-                if answer.id == REFUSED:
-                    self._reason = f"refused: {answer.body.decode(errors='replace')}"
-                future = self._waiting.get(answer.id)
-                if future is None or future.done():
-                    continue
-                if answer.failed:
-                    kind = NoService if answer.absent else Failure
-                    future.set_exception(kind(answer.body.decode(errors="replace")))
-                else:
-                    future.set_result(answer.body)
-        except (*MALFORMED, FrameTooLarge):
-            if self._transport is not None:
-                self._transport.abort()
+    def on_frames(self, bodies: list[bytes]) -> None:
+        for body in bodies:
+            answer = decode_answer(body)
+            if answer.id == REFUSED:
+                self._reason = f"refused: {answer.body.decode(errors='replace')}"
+            future = self._waiting.get(answer.id)
+            if future is None or future.done():
+                continue
+            if answer.failed:
+                kind = NoService if answer.absent else Failure
+                future.set_exception(kind(answer.body.decode(errors="replace")))
+            else:
+                future.set_result(answer.body)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
         self.lost = True
         for future in self._waiting.values():
             if not future.done():

@@ -6,7 +6,11 @@ and hangs up, and has looked at none of what follows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
+
+from wormspace.wire.codec import decoding
 
 VERSIONS = (1,)
 """The versions of this protocol that are spoken."""
@@ -42,6 +46,6 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
-decode_greeting = msgspec.msgpack.Decoder(Greeting).decode
-decode_request = msgspec.msgpack.Decoder(Request).decode
-decode_answer = msgspec.msgpack.Decoder(Answer).decode
+decode_greeting: Callable[[bytes], Greeting] = decoding(Greeting)
+decode_request: Callable[[bytes], Request] = decoding(Request)
+decode_answer: Callable[[bytes], Answer] = decoding(Answer)

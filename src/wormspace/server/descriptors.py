@@ -10,7 +10,7 @@ import logging
 import resource
 
 from wormspace.errors import UsageError
-from wormspace.server.connection import MAX_LEAVING
+from wormspace.wire.accepting import MAX_LEAVING
 
 log = logging.getLogger("wormspace.server")
 

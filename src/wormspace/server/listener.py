@@ -11,17 +11,13 @@ from wormspace.server.connection import Connection
 from wormspace.server.limits import Limits, ServerIdentity
 from wormspace.server.node import Node
 from wormspace.store.engine import Engine
-from wormspace.wire.inflow import Inflow
+from wormspace.wire.accepting import Guests
 
 log = logging.getLogger("wormspace.server")
 
 
 class Server:
     """A listening wormserver.
-
-    Attributes:
-        connections: those that are served.
-        leaving: those that were told to go away, and have not gone yet.
 
     Args:
         identity: told to every client; clients of another cluster are refused.
@@ -45,19 +41,19 @@ class Server:
             on_fatal=self._on_fatal,
         )
         self.node.more_figures = self.figures
-        self.connections: dict[Connection, None] = {}  # in order, so that runs repeat
-        self.leaving: dict[Connection, None] = {}
-        self.inflow = Inflow(limits.max_backlog, limits.stall_timeout_s, self.connections)
+        self.guests = Guests(
+            limits.max_connections,
+            limits.max_backlog,
+            limits.stall_timeout_s,
+            limits.greeting_timeout_s,
+        )
         self.complaints = Complaints()
         self.refused = 0
         self.malformed = 0
-        self._listener: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Begin to listen; returns the port, which the system chooses if it was 0."""
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: Connection(self), host, port)
-        actual = int(self._listener.sockets[0].getsockname()[1])
+        actual = await self.guests.listen(lambda: Connection(self), host, port)
         log.info(
             "listening",
             extra={"host": host, "port": actual, "server": self.identity.server},
@@ -66,21 +62,19 @@ class Server:
 
     async def stop(self) -> None:
         """Stop listening, answer what was taken in, close connections and store."""
-        if self._listener:
-            self._listener.close()
+        self.guests.stop_listening()
         await self.node.stop()
-        for connection in list(self.connections):
-            connection.close()
+        self.guests.hang_up()
         self.complaints.close()
         log.info("stopped", extra={"server": self.identity.server})
 
     def figures(self) -> dict[str, int]:
         """What the socket side adds to the node's figures."""
         return {
-            "connections": len(self.connections),
+            "connections": len(self.guests.served),
             "connections_refused": self.refused,
             "malformed": self.malformed,
-            "inflow_bytes": self.inflow.bytes,
+            "inflow_bytes": self.guests.inflow.bytes,
         }
 
     def _on_fatal(self, error: StoreError) -> None:

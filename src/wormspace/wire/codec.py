@@ -6,6 +6,9 @@ are bad messages like all others.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
 
 from wormspace.malformed import MALFORMED
@@ -40,10 +43,7 @@ class _Envelope(msgspec.Struct, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _to_server = msgspec.msgpack.Decoder(ToServer)
-_to_client = msgspec.msgpack.Decoder(ToClient)
 _envelope = msgspec.msgpack.Decoder(_Envelope)
-_hello = msgspec.msgpack.Decoder(Hello)
-_greeting: msgspec.msgpack.Decoder[Welcome | Refusal] = msgspec.msgpack.Decoder(Welcome | Refusal)
 
 
 def encode(message: ToServer | ToClient | Hello | Welcome | Refusal) -> bytes:
@@ -75,25 +75,24 @@ def _short(error: Exception) -> str:
     return text if len(text) <= MAX_PROBLEM else text[:MAX_PROBLEM] + "..."
 
 
-def decode_reply(body: bytes) -> ToClient:
-    """What a server sent after its greeting."""
-    try:
-        return _to_client.decode(body)
-    except MALFORMED as e:
-        raise BadMessage(_short(e)) from e
+def decoding(kind: Any) -> Callable[[bytes], Any]:
+    """A function that decodes messages of this kind, and raises `BadMessage`."""
+    decode = msgspec.msgpack.Decoder(kind).decode
+
+    def decoded(body: bytes) -> Any:
+        try:
+            return decode(body)
+        except MALFORMED as e:
+            raise BadMessage(_short(e)) from e
+
+    return decoded
 
 
-def decode_hello(body: bytes) -> Hello:
-    """A client's first frame."""
-    try:
-        return _hello.decode(body)
-    except MALFORMED as e:
-        raise BadMessage(_short(e)) from e
+decode_reply: Callable[[bytes], ToClient] = decoding(ToClient)
+"""What a server sent after its greeting."""
 
+decode_hello: Callable[[bytes], Hello] = decoding(Hello)
+"""A client's first frame."""
 
-def decode_greeting(body: bytes) -> Welcome | Refusal:
-    """A server's first frame."""
-    try:
-        return _greeting.decode(body)
-    except MALFORMED as e:
-        raise BadMessage(_short(e)) from e
+decode_greeting: Callable[[bytes], Welcome | Refusal] = decoding(Welcome | Refusal)
+"""A server's first frame."""

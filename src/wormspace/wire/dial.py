@@ -18,6 +18,9 @@ from typing import TypeVar
 
 Protocol = TypeVar("Protocol", bound=asyncio.BaseProtocol)
 
+CONNECT_S = 2.0
+"""How long connecting may take, and then greeting."""
+
 ADDRESS_S = 0.5
 """How long one of several addresses may be silent before the next one is tried."""
 
@@ -42,17 +45,22 @@ async def dial(
     """Connect to the first address of `host` that takes the connection.
 
     Raises:
-        OSError: there is no such name, it cannot be looked up, or none of its addresses takes it.
+        OSError: there is no such name, it cannot be looked up, or none of its addresses takes it
+            within `CONNECT_S`.
     """
     loop = asyncio.get_running_loop()
     failed = OSError(f"{host} has no address")
-    addresses = await _addresses(loop, host)
-    for left, address in zip(range(len(addresses) - 1, -1, -1), addresses, strict=True):
-        try:
-            async with asyncio.timeout(ADDRESS_S if left else None):
-                return await loop.create_connection(factory, address, port)
-        except OSError as e:
-            failed = e
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            addresses = await _addresses(loop, host)
+            for left, address in zip(range(len(addresses) - 1, -1, -1), addresses, strict=True):
+                try:
+                    async with asyncio.timeout(ADDRESS_S if left else None):
+                        return await loop.create_connection(factory, address, port)
+                except OSError as e:
+                    failed = e
+    except TimeoutError:
+        raise OSError("connecting timed out") from None
     raise failed
 
 

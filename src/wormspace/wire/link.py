@@ -15,14 +15,14 @@ import asyncio
 import logging
 import os
 import random
-from typing import Protocol, cast
+from typing import Protocol
 
 from wormspace.errors import Refused
 from wormspace.runtime.endpoints import Endpoint
 from wormspace.wire import codec
-from wormspace.wire.dial import dial
-from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, FrameTooLarge
-from wormspace.wire.keepalive import keep_alive
+from wormspace.wire.connection import FramedConnection
+from wormspace.wire.dial import CONNECT_S, dial
+from wormspace.wire.frames import MAX_FRAME_BYTES
 from wormspace.wire.membership import Membership, Movable
 from wormspace.wire.messages import (
     ONE_WAY,
@@ -34,13 +34,8 @@ from wormspace.wire.messages import (
     Upward,
     Welcome,
 )
-from wormspace.wire.progress import Progress
 
 log = logging.getLogger("wormspace.link")
-
-CONNECT_TIMEOUT_S = 2.0
-FLUSH_BYTES = 8 * 1024
-"""So much is sent at once, so that servers begin while the client still prepares the rest."""
 
 RETRY_MIN_S = 0.02
 RETRY_MAX_S = 0.25
@@ -123,7 +118,7 @@ class Link(Protocol):
         """Close for good."""
 
 
-class TcpLink(asyncio.Protocol):
+class TcpLink(FramedConnection):
     """A link over TCP (or whatever the running loop calls a connection)."""
 
     def __init__(
@@ -136,24 +131,20 @@ class TcpLink(asyncio.Protocol):
         client: str,
         rng: random.Random,
     ) -> None:
+        super().__init__()
         self._host, self._port = host, port
         self._hello = Hello(list(PROTOCOL_VERSIONS), cluster, client)
         self._membership = membership
         self._rng = rng
         self._receiver: Receiver | None = None
         self._server = -1
-        self._transport: asyncio.Transport | None = None
         self._welcome: Welcome | None = None
         self._greeted = False
         self._refused: Refused | None = None
         self._trouble = "not connected yet"
-        self._out: list[bytes] = []
-        self._out_bytes = 0
-        self._flushing = False
         self._asked_at: float | None = None
         self._lost: asyncio.Event = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
 
     @property
     def name(self) -> str:
@@ -193,34 +184,17 @@ class TcpLink(asyncio.Protocol):
         if self._runner:
             self._runner.cancel()
             await asyncio.wait([self._runner])
-        if self._transport:
-            self._flush()
-            self._transport.close()
+        self.hang_up()
 
     def post(self, outgoing: Outgoing) -> None:
         if self._welcome is None:
             return
         if self._asked_at is None and outgoing.id != ONE_WAY:
             self._asked_at = self._loop.time()
-        frame = outgoing.frame
-        self._out.append(frame)
-        self._out_bytes += len(frame)
-        if self._out_bytes >= FLUSH_BYTES:
-            self._flush_now()
-        elif not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+        self.send(outgoing.frame)
 
-    def _flush(self) -> None:
-        self._flushing = False
-        self._flush_now()
-
-    def _flush_now(self) -> None:
-        out, self._out, self._out_bytes = self._out, [], 0
-        if not out or self._transport is None or self._transport.is_closing():
-            return
-        if not self._progress.write(b"".join(out)):
-            self._trouble = "it takes in nothing"
+    def on_stuck(self) -> None:
+        self._trouble = "it takes in nothing"
 
     async def _run(self) -> None:
         """Connect, wait until it is lost, and again, with a growing random pause."""
@@ -228,9 +202,8 @@ class TcpLink(asyncio.Protocol):
         while True:
             self._lost.clear()
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await dial(lambda: self, self._host, self._port)
-            except (OSError, TimeoutError) as e:
+                await dial(lambda: self, self._host, self._port)
+            except OSError as e:
                 self._trouble = _why(e)
             else:
                 await self._lost.wait()
@@ -244,40 +217,36 @@ class TcpLink(asyncio.Protocol):
     # ------------------------------------------------------------ asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)
-        keep_alive(transport)
-        self._transport = transport
-        self._decoder = FrameDecoder()
-        self._out, self._out_bytes = [], 0
+        super().connection_made(transport)
         self._asked_at = None
-        self._progress = Progress(transport, self._loop)
         self._greeted = False
         self._trouble = "no greeting yet"
-        transport.write(codec.encode(self._hello))
-        self._loop.call_later(CONNECT_TIMEOUT_S, self._check_greeted, transport)
+        self.send(codec.encode(self._hello))
+        self._flush()
+        self._loop.call_later(CONNECT_S, self._check_greeted, transport)
 
-    def _check_greeted(self, transport: asyncio.Transport) -> None:
+    def _check_greeted(self, transport: asyncio.BaseTransport) -> None:
         if self._transport is transport and self._welcome is None:
             self._trouble = "the server did not greet in time"
-            transport.abort()
+            self.abort()
 
-    def data_received(self, data: bytes) -> None:
+    def on_frames(self, bodies: list[bytes]) -> None:
         self._asked_at = None
         receiver = self._receiver
         if receiver is None or self._transport is None:
             return
-        try:
-            for body in self._decoder.feed(data):
-                if self._welcome is None:
-                    if not self._on_greeting(body):
-                        return
-                else:
-                    reply = codec.decode_reply(body)
-                    receiver.on_message(self._server, reply.id, reply.message)
-        except (codec.BadMessage, FrameTooLarge) as e:
-            log.warning("server %s sent what is no message: %s", self.name, e)
-            self._trouble = f"sent what is no message: {e}"
-            self._transport.abort()
+        for body in bodies:
+            if self._welcome is None:
+                if not self._on_greeting(body):
+                    return
+            else:
+                reply = codec.decode_reply(body)
+                receiver.on_message(self._server, reply.id, reply.message)
+
+    def on_malformed(self, problem: str) -> None:
+        log.warning("server %s sent what is no message: %s", self.name, problem)
+        self._trouble = f"sent what is no message: {problem}"
+        self.abort()
 
     def _on_greeting(self, body: bytes) -> bool:
         greeting = codec.decode_greeting(body)
@@ -304,8 +273,7 @@ class TcpLink(asyncio.Protocol):
     def _refuse(self, text: str, code: str) -> None:
         self._refused = Refused(text, code)
         self._trouble = text
-        if self._transport:
-            self._transport.close()
+        self.hang_up()
 
     def exchange_addresses(self, other: Movable) -> None:
         if not isinstance(other, TcpLink):
@@ -315,11 +283,11 @@ class TcpLink(asyncio.Protocol):
         other._host, other._port = here
         for link in (self, other):
             link._trouble = "its address is another server's now"
-            if link._transport:
-                link._transport.abort()
+            link.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        was_up, self._welcome, self._transport = self.up, None, None
+        super().connection_lost(exc)
+        was_up, self._welcome = self.up, None
         if exc is not None or (was_up and not self._trouble):
             self._trouble = str(exc or "the server closed the connection")
         if was_up and self._receiver:
@@ -327,8 +295,8 @@ class TcpLink(asyncio.Protocol):
         self._lost.set()
 
 
-def _why(error: OSError | TimeoutError) -> str:
+def _why(error: OSError) -> str:
     """Why a connection could not be made, for people."""
-    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+    if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
-    return str(error) or "connecting timed out"
+    return str(error)

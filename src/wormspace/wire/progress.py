@@ -19,6 +19,7 @@ class Progress:
     """What one connection has written, and how much of it was taken."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.limit = UNSENT_BYTES
         self._transport = transport
         self._loop = loop
         self._written = 0
@@ -31,7 +32,7 @@ class Progress:
         transport.write(data)
         self._written += len(data)
         unsent = transport.get_write_buffer_size()
-        if unsent <= UNSENT_BYTES:
+        if unsent <= self.limit:
             return True
         now, taken = self._loop.time(), self._written - unsent
         if taken != self._taken:
