@@ -23,7 +23,6 @@ from wormspace.smr import (
     Tuning,
     command,
     query,
-    replicate,
 )
 
 ROW_BYTES = 1000
@@ -74,10 +73,9 @@ async def run(megabytes: int) -> None:
     """One join, while commands go on."""
     wormspace.collect_seldom()
 
-    def joined(worm: wormspace.Client) -> Awaitable[Replica[Plain]]:
-        return replicate(
+    def joined(worm: wormspace.Worm) -> Awaitable[Replica[Plain]]:
+        return worm.replicate(
             Plain,
-            worm,
             "plain",
             durability=TrimWhenApplied(1, every_s=0.05),
             tuning=Tuning(segment_size=64, audit_s=0),

@@ -42,7 +42,6 @@ from wormspace.smr import (
     Rotating,
     Sticky,
     attach,
-    replicate,
 )
 
 SEGMENT_SIZE = 1 << 22
@@ -96,7 +95,7 @@ async def _replica(url: str, of: str, name: str, port: int, leadership: Leadersh
     """A replica of `of` in its own process; also measures lone commands when told to by a line."""
     collect_seldom()
     async with wormspace.connect(url, timeout=30) as worm:
-        kv = await replicate(KeyValue, worm, of, replica=name, port=port, leadership=leadership)
+        kv = await worm.replicate(KeyValue, of, replica=name, port=port, leadership=leadership)
         print(json.dumps({"port": port}), flush=True)
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()

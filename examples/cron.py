@@ -29,7 +29,6 @@ from wormspace.smr import (
     command,
     holding,
     query,
-    replicate,
 )
 
 LEASE_S = 3.0
@@ -125,7 +124,7 @@ async def main() -> None:
     logging.basicConfig(level="INFO", format="%(message)s")
     async with (
         wormspace.connect(arguments.url) as worm,
-        await replicate(Cron, worm, "cron", replica=arguments.name, host=arguments.host) as cron,
+        await worm.replicate(Cron, "cron", replica=arguments.name, host=arguments.host) as cron,
     ):
         while True:
             try:

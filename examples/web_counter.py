@@ -22,7 +22,7 @@ import logging
 
 import wormspace
 from wormspace.errors import WormError
-from wormspace.smr import Replica, StateMachine, Table, command, query, replicate
+from wormspace.smr import Replica, StateMachine, Table, command, query
 
 HEAD_LIMIT = 16 * 1024
 BODY_LIMIT = 64 * 1024
@@ -100,7 +100,7 @@ async def main() -> None:
     logging.basicConfig(level="INFO", format="%(message)s")
     async with (
         wormspace.connect(arguments.url) as worm,
-        await replicate(GuestBook, worm, "guest-book", host=arguments.host) as book,
+        await worm.replicate(GuestBook, "guest-book", host=arguments.host) as book,
     ):
         server = await asyncio.start_server(
             Web(book).on_connection, arguments.host, arguments.http, limit=HEAD_LIMIT

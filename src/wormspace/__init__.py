@@ -60,14 +60,14 @@ from wormspace.space import (
 
 if TYPE_CHECKING:
     from wormspace.connecting import Connection, connect
-    from wormspace.smr import StateMachine, command, query, replicate
+    from wormspace.smr import StateMachine, command, query
     from wormspace.worm import Worm
 else:
     # Imported when they are first used: a server needs none of them, and starts in half the time.
     _HOMES = {
         **dict.fromkeys(("Connection", "connect"), "wormspace.connecting"),
         "Worm": "wormspace.worm",
-        **dict.fromkeys(("StateMachine", "command", "query", "replicate"), "wormspace.smr"),
+        **dict.fromkeys(("StateMachine", "command", "query"), "wormspace.smr"),
     }
 
     def __getattr__(name):
@@ -132,5 +132,4 @@ __all__ = [
     "command",
     "connect",
     "query",
-    "replicate",
 ]

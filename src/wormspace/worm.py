@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wormspace.log import Log, SequencerChoice
 from wormspace.registers.interface import Registers
 from wormspace.space import Client
 from wormspace.tx import ResourceManager, Site, Transaction
 from wormspace.tx.names import check_name
+
+if TYPE_CHECKING:
+    from wormspace.smr import Consistency, Durability, Leadership, Replica, StateMachine, Tuning
+
+M = TypeVar("M", bound="StateMachine")
 
 
 class Worm(Client):
@@ -25,6 +32,7 @@ class Worm(Client):
         super().__init__(registers, rng, timeout)
         self.embedded = embedded
         self._logs: dict[Log, None] = {}
+        self._replicas: dict[Replica[Any], None] = {}
         self._sites: dict[str, Site] = {}
 
     async def log(
@@ -71,13 +79,69 @@ class Worm(Client):
             host=host,
             port=port,
             timeout=timeout,
-            on_close=self._forget,
+            on_close=lambda log: self._logs.pop(log, None),
         )
         self._logs[log] = None
         return log
 
-    def _forget(self, log: Log) -> None:
-        self._logs.pop(log, None)
+    async def replicate(
+        self,
+        machine_type: type[M],
+        name: str,
+        *,
+        replica: str = "",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        leadership: Leadership | None = None,
+        durability: Durability | None = None,
+        consistency: Consistency | None = None,
+        tuning: Tuning | None = None,
+        timeout: float = 10.0,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> Replica[M]:
+        """Take part in the replicated object `name`: a replica of it in this process.
+
+        Args:
+            machine_type: the state machine; every replica names the same one.
+            name: the object's commands are registers of the space of this name.
+            replica: this replica's name, unlike any other's; by default its host and port.
+            host: where the other replicas reach this one.
+            port: the same; the system chooses one if it is 0.
+            leadership: `Sticky()` by default; the same on every replica (time-outs may differ).
+            durability: `NeverTrim()` by default; the same on every replica.
+            consistency: of queries, unless a call says otherwise; `Linearizable()` by default.
+            tuning: sizes of segments and batches.
+            timeout: how long a command or query may take, in seconds, before it is `NoLeader`.
+            clock: where the commands' time comes from: seconds since the epoch.
+            rng: where ids, seeds and time-outs come from; by default the system.
+
+        Raises:
+            UsageError: an argument is not what is said here.
+            OtherStrategy: the object was begun with another leadership.
+            NoSnapshot: the space's beginning was trimmed, and nobody who answers has the state.
+            BadSnapshot, Unavailable.
+        """
+        from wormspace.smr import Replica  # when it is first used: registers need none of it
+
+        made = await Replica.open(
+            self,
+            machine_type,
+            name,
+            replica=replica,
+            host=host,
+            port=port,
+            leadership=leadership,
+            durability=durability,
+            consistency=consistency,
+            tuning=tuning,
+            timeout=timeout,
+            clock=clock,
+            rng=rng,
+            on_close=lambda replica: self._replicas.pop(replica, None),
+        )
+        self._replicas[made] = None
+        return made
 
     def transaction(
         self,
@@ -114,10 +178,12 @@ class Worm(Client):
         return site
 
     async def close(self) -> None:
-        """Close logs and sites, give up what is under way (`Closed`) and disconnect."""
+        """Close what was opened here, give up what is under way (`Closed`), and disconnect."""
         sites, self._sites = self._sites, {}
         for site in sites.values():
             await site.close()
         for log in list(self._logs):
             await log.close()
+        for replica in list(self._replicas):
+            await replica.close()
         await super().close()

@@ -144,9 +144,8 @@ async def test_a_command_goes_the_way_of_the_page(tmp_path: Path) -> None:
         replicas = []
         for name in ("leader", "follower"):
             worm = await stack.enter_async_context(wormspace.connect(url, timeout=60))
-            replica = await wormspace.replicate(
+            replica = await worm.replicate(
                 Inventory,
-                worm,
                 "map",
                 replica=name,
                 leadership=Fixed("leader"),  # no clock decides who leads

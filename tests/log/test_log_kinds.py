@@ -68,13 +68,13 @@ async def test_a_replicated_object_is_left_whole(worm):
             self.total += n
             return self.total
 
-    counter = await wormspace.replicate(Counter, worm, "orders")
+    counter = await worm.replicate(Counter, "orders")
     assert await counter.add(3) == 3
     with pytest.raises(WrongKind):
         await worm.log("orders")
     assert await counter.add(4) == 7
     await counter.close()
-    counter = await wormspace.replicate(Counter, worm, "orders")
+    counter = await worm.replicate(Counter, "orders")
     assert await counter.add(1) == 8
     await counter.close()
 

@@ -5,8 +5,8 @@ segments, clients have come and gone, and every size that rolls over is at its l
 Suites that were written for new objects run on it unchanged: see `test_smr_aged.py`.
 """
 
+from wormspace import Worm
 from wormspace.smr import Sticky, Tuning
-from wormspace.smr import replicate as replicate_new
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.records import Batch, Charter, Member, Packet, encode, encode_charter
 
@@ -53,10 +53,13 @@ async def age(worm, machine_type, name, strategy, segments=SEGMENTS):
         await segment.write_range(0, values, captured.token)
 
 
-async def replicate(machine_type, worm, name, **options):
-    """`replicate`, of an object that has aged first."""
+REPLICATE = Worm.replicate
+
+
+async def replicate(worm, machine_type, name, **options):
+    """`Worm.replicate`, of an object that has aged first."""
     leadership = options.setdefault("leadership", Sticky(0.2))
     options.setdefault("tuning", TUNING)
     options.setdefault("timeout", 60.0)  # time is not what is tested
     await age(worm, machine_type, name, leadership.strategy)
-    return await replicate_new(machine_type, worm, name, **options)
+    return await REPLICATE(worm, machine_type, name, **options)

@@ -21,7 +21,7 @@ from wormspace.sim import FaultPlan, FaultSchedule, History, World, check
 from wormspace.sim.linearizability import Outcome
 from wormspace.sim.serving import PORT, serving
 from wormspace.sim.world import LEASE_DRIFT, State
-from wormspace.smr import StateMachine, Table, Tuning, command, query, replicate
+from wormspace.smr import StateMachine, Table, Tuning, command, query
 from wormspace.smr import engine as engine_module
 
 SMR_PORT = 7100
@@ -170,9 +170,8 @@ class Group:
         }
         while True:
             try:
-                replica = await replicate(
+                replica = await worm.replicate(
                     self.machine,
-                    worm,
                     "cells",
                     host=name,
                     port=SMR_PORT,

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 import wormspace
-from wormspace.smr import Counter, Sticky, Tuning, attach, replicate
+from wormspace.smr import Counter, Sticky, Tuning, attach
 from wormspace.smr.records import Packet, encode
 
 SOON = Sticky(0.3)
@@ -13,16 +13,14 @@ SOON = Sticky(0.3)
 
 async def test_a_leader_of_another_object_at_the_address_of_ours_is_not_taken_for_it():
     async with wormspace.connect("memory:") as ours, wormspace.connect("memory:") as theirs:
-        leader = await replicate(Counter, ours, "hits", leadership=SOON)
+        leader = await ours.replicate(Counter, "hits", leadership=SOON)
         assert await leader.add() == 1
-        follower = await replicate(Counter, ours, "hits", leadership=SOON, timeout=5.0)
+        follower = await ours.replicate(Counter, "hits", leadership=SOON, timeout=5.0)
         async with follower:
             assert await follower.read() == 1
             port = leader.status().member.port
             await leader.close()
-            async with await replicate(
-                Counter, theirs, "hits", leadership=SOON, port=port
-            ) as other:
+            async with await theirs.replicate(Counter, "hits", leadership=SOON, port=port) as other:
                 assert await other.add(100) == 100
                 assert await follower.add() == 2
                 assert await follower.read() == 2
@@ -37,12 +35,12 @@ async def test_a_leader_of_another_object_at_the_address_of_ours_is_not_taken_fo
 
 async def test_what_one_replica_was_asked_is_not_done_by_the_next_at_its_address():
     async with wormspace.connect("memory:") as worm:
-        first = await replicate(Counter, worm, "hits", leadership=SOON)
+        first = await worm.replicate(Counter, "hits", leadership=SOON)
         gone = first.status().member
         await first.close()
         async with (
-            await replicate(Counter, worm, "hits", leadership=SOON, port=gone.port) as next_one,
-            await replicate(Counter, worm, "hits", leadership=SOON) as asker,
+            await worm.replicate(Counter, "hits", leadership=SOON, port=gone.port) as next_one,
+            await worm.replicate(Counter, "hits", leadership=SOON) as asker,
         ):
             await next_one.add()
             seat = asker._core.seat
@@ -61,9 +59,9 @@ async def test_what_one_replica_was_asked_is_not_done_by_the_next_at_its_address
 
 async def test_a_client_asks_a_replica_that_it_was_told_of_only_if_it_is_still_that_one():
     async with wormspace.connect("memory:") as ours, wormspace.connect("memory:") as theirs:
-        leader = await replicate(Counter, ours, "hits", leadership=SOON)
+        leader = await ours.replicate(Counter, "hits", leadership=SOON)
         assert await leader.add() == 1
-        follower = await replicate(Counter, ours, "hits", leadership=SOON)
+        follower = await ours.replicate(Counter, "hits", leadership=SOON)
         place = follower.status().member
         async with (
             follower,
@@ -72,9 +70,7 @@ async def test_a_client_asks_a_replica_that_it_was_told_of_only_if_it_is_still_t
             assert await client.add() == 2
             port = leader.status().member.port
             await leader.close()
-            async with await replicate(
-                Counter, theirs, "hits", leadership=SOON, port=port
-            ) as other:
+            async with await theirs.replicate(Counter, "hits", leadership=SOON, port=port) as other:
                 assert await other.add(100) == 100
                 assert await client.add() == 3
                 assert await client.read() == 3
@@ -87,7 +83,7 @@ async def test_a_reign_whose_work_is_cancelled_from_within_ends(what):
     options = {"leadership": SOON, "tuning": Tuning(segment_size=2), "timeout": 5.0}
     async with (
         wormspace.connect("memory:") as worm,
-        await replicate(Counter, worm, "hits", **options) as hits,
+        await worm.replicate(Counter, "hits", **options) as hits,
     ):
         assert await hits.add() == 1
         reign = hits._core.proposer._reign

@@ -64,7 +64,7 @@ def on_replicas(suite):
 
 @pytest.mark.parametrize(("suite", "test"), [one for suite in SUITES for one in on_replicas(suite)])
 async def test_an_old_object_is_as_a_new_one(suite, test, monkeypatch):
-    monkeypatch.setattr(suite, "replicate", aged_objects.replicate)
+    monkeypatch.setattr(wormspace.Worm, "replicate", aged_objects.replicate)
     with turned(**least()):
         await test()
 
@@ -73,7 +73,7 @@ async def test_the_old_object_is_old():
     with turned(**least()):
         async with (
             wormspace.connect("memory:") as worm,
-            await aged_objects.replicate(Counter, worm, "hits") as counter,
+            await aged_objects.replicate(worm, Counter, "hits") as counter,
         ):
             assert await counter.add() == 1
             status = counter.status()
@@ -91,7 +91,7 @@ async def test_an_old_object_is_restored_trimmed_and_joined_again_and_again(tmp_
             total = 0
             for _ in range(6):
                 async with await aged_objects.replicate(
-                    Counter, worm, "hits", **options
+                    worm, Counter, "hits", **options
                 ) as counter:
                     for _ in range(40):
                         sums = await asyncio.gather(*(counter.add() for _ in range(5)))

@@ -24,7 +24,6 @@ from wormspace.smr import (
     TrimWhenApplied,
     Tuning,
     attach,
-    replicate,
 )
 
 NAN = float("nan")
@@ -64,8 +63,8 @@ def test_a_replica_with_a_wrong_argument_is_refused_and_the_object_lives(wrong) 
     async def run() -> None:
         async with wormspace.connect("memory:") as worm:
             with pytest.raises(UsageError):
-                await replicate(Counter, worm, "hits", **wrong)
-            async with await replicate(Counter, worm, "hits") as hits:
+                await worm.replicate(Counter, "hits", **wrong)
+            async with await worm.replicate(Counter, "hits") as hits:
                 assert await hits.add(1) == 1
 
     asyncio.run(run())
@@ -85,7 +84,7 @@ def test_a_clock_that_goes_bad_later_stops_no_replica(says) -> None:
         nonlocal now
         async with (
             wormspace.connect("memory:") as worm,
-            await replicate(Counter, worm, "hits", clock=clock) as hits,
+            await worm.replicate(Counter, "hits", clock=clock) as hits,
         ):
             engine = hits._core.learner.engine
             seen = []
@@ -108,7 +107,7 @@ def test_what_is_no_state_machine_is_refused(machine) -> None:
     async def run() -> None:
         async with wormspace.connect("memory:") as worm:
             with pytest.raises(UsageError, match=r"StateMachine|is a class"):
-                await replicate(machine, worm, "hits")
+                await worm.replicate(machine, "hits")
             with pytest.raises(UsageError, match=r"StateMachine|is a class"):
                 await attach(machine, "hits", [("localhost", 1)])
 
@@ -119,7 +118,7 @@ def test_what_is_no_state_machine_is_refused(machine) -> None:
 def test_a_name_that_no_space_can_have_is_refused(name) -> None:
     async def run() -> None:
         async with wormspace.connect("memory:") as worm:
-            for make in (lambda: replicate(Counter, worm, name), lambda: attach(Counter, name, [])):
+            for make in (lambda: worm.replicate(Counter, name), lambda: attach(Counter, name, [])):
                 with pytest.raises(UsageError):
                     await make()
 
@@ -140,7 +139,7 @@ def test_addresses_that_are_none_are_refused(addresses) -> None:
 def test_the_class_of_a_level_is_not_taken_for_a_weaker_level() -> None:
     async def run() -> None:
         async with wormspace.connect("memory:") as worm:
-            hits = await replicate(Counter, worm, "hits")
+            hits = await worm.replicate(Counter, "hits")
             for level in (Linearizable, Eventual, None, "linearizable"):
                 with pytest.raises(UsageError, match="consistency level"):
                     hits.at(level)
@@ -182,7 +181,7 @@ def test_a_choice_that_cannot_work_is_refused_where_it_is_made(make) -> None:
 def test_a_client_of_another_objects_replica_is_told_at_once() -> None:
     async def run() -> None:
         async with wormspace.connect("memory:") as worm:
-            kv = await replicate(KeyValue, worm, "kv")
+            kv = await worm.replicate(KeyValue, "kv")
             member = kv.status().member
             for_ever = 1e6  # who would wait for the time-out would not come back
             place = [(member.host, member.port)]
@@ -206,7 +205,7 @@ def test_one_wrong_address_among_right_ones_does_no_harm() -> None:
         async with wormspace.connect("memory:") as worm, contextlib.AsyncExitStack() as stack:
             places = []
             for name in ("other", "kv"):
-                replica = await stack.enter_async_context(await replicate(KeyValue, worm, name))
+                replica = await stack.enter_async_context(await worm.replicate(KeyValue, name))
                 places.append((replica.status().member.host, replica.status().member.port))
             kv = await stack.enter_async_context(await attach(KeyValue, "kv", places))
             events = kv.events()
@@ -229,11 +228,11 @@ def test_an_object_with_the_longest_name_has_snapshots(tmp_path) -> None:
                     "durability": kept,
                     "leadership": Sticky(0.1),
                 }
-                async with await replicate(Counter, worm, name, **how) as hits:
+                async with await worm.replicate(Counter, name, **how) as hits:
                     while await space.head() < 2:
                         await hits.add(1)
                     told = await hits.read()
-                async with await replicate(Counter, worm, name, **how) as hits:
+                async with await worm.replicate(Counter, name, **how) as hits:
                     assert await hits.read() == told
 
     asyncio.run(run())

@@ -20,7 +20,6 @@ from wormspace.smr import (
     Stopped,
     command,
     query,
-    replicate,
 )
 from wormspace.smr.calls import MAX_CALLS, Malformed, as_fault, encode_calls
 from wormspace.smr.consistency import Session
@@ -256,7 +255,7 @@ async def test_a_replica_without_memory_stops_with_its_own_message_and_goes_on_w
     """What others have applied it must not pass over: that would be another state."""
     Hungry.is_short = True
     async with wormspace.connect("memory:") as worm:
-        async with await replicate(Hungry, worm, "it", timeout=2.0) as it:
+        async with await worm.replicate(Hungry, "it", timeout=2.0) as it:
             assert await it.grow(1) == 1
             calls = [it.grow(1), it.grow(5), it.grow(1)]
             before, hungry, after = await asyncio.gather(*calls, return_exceptions=True)
@@ -270,7 +269,7 @@ async def test_a_replica_without_memory_stops_with_its_own_message_and_goes_on_w
                 with pytest.raises(Stopped):
                     await it.at(level).read()
         Hungry.is_short = False
-        async with await replicate(Hungry, worm, "it") as it:
+        async with await worm.replicate(Hungry, "it") as it:
             assert await it.read() in (7, 8), "once each, and in order; the last if it was sent"
 
 
@@ -540,7 +539,7 @@ def test_parameters_may_have_any_name_and_defaults_any_value():
 
 async def test_a_result_that_was_not_declared_is_an_error_at_the_caller():
     """Who waited for ever once."""
-    async with wormspace.connect("memory:") as worm, await replicate(Things, worm, "things") as it:
+    async with wormspace.connect("memory:") as worm, await worm.replicate(Things, "things") as it:
         calls = [it.keep_wrongly(), it.count(), it.say("a"), it.gather_wrongly(["a"])]
         async with asyncio.timeout(GUARD_S):
             wrong, count, said, odd = await asyncio.gather(*calls, return_exceptions=True)
@@ -554,7 +553,7 @@ async def test_a_result_that_was_not_declared_is_an_error_at_the_caller():
 
 
 async def test_an_exception_that_no_future_can_have_is_said_in_another():
-    async with wormspace.connect("memory:") as worm, await replicate(Things, worm, "things") as it:
+    async with wormspace.connect("memory:") as worm, await worm.replicate(Things, "things") as it:
         async with asyncio.timeout(GUARD_S):
             calls = [it.count(), it.add(0), it.heard(), it.count()]
             one, failed, asked, two = await asyncio.gather(*calls, return_exceptions=True)
@@ -564,7 +563,7 @@ async def test_an_exception_that_no_future_can_have_is_said_in_another():
 
 
 async def test_a_query_that_exhausts_this_process_stops_no_replica():
-    async with wormspace.connect("memory:") as worm, await replicate(Things, worm, "things") as it:
+    async with wormspace.connect("memory:") as worm, await worm.replicate(Things, "things") as it:
         for view in (it, it.at(Eventual())):
             async with asyncio.timeout(GUARD_S):
                 with pytest.raises(RecursionError):
@@ -588,7 +587,7 @@ class Odd(StateMachine):
 
 
 async def test_a_query_whose_result_cannot_be_encoded_fails_alone():
-    async with wormspace.connect("memory:") as worm, await replicate(Odd, worm, "odd") as it:
+    async with wormspace.connect("memory:") as worm, await worm.replicate(Odd, "odd") as it:
         async with asyncio.timeout(20):
             calls = [it.large(), it.fine(), it.strange(), it.fine()]
             results = await asyncio.gather(*calls, return_exceptions=True)

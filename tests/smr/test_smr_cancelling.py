@@ -21,7 +21,6 @@ from wormspace.smr import (
     Sticky,
     addresses_of,
     attach,
-    replicate,
 )
 
 STRATEGIES = {"sticky": Sticky(0.3), "rotating": Rotating(0.3), "leaderless": Leaderless()}
@@ -38,8 +37,8 @@ class Scene:
 
     async def join(self, seed):
         """Another replica of the same object."""
-        return await replicate(
-            Counter, self.worm, "hits", leadership=self.leadership, rng=random.Random(seed)
+        return await self.worm.replicate(
+            Counter, "hits", leadership=self.leadership, rng=random.Random(seed)
         )
 
 
@@ -48,8 +47,8 @@ async def scene(strategy="sticky"):
     leadership = STRATEGIES[strategy]
     async with (
         wormspace.connect("memory:") as worm,
-        await replicate(
-            Counter, worm, "hits", leadership=leadership, rng=random.Random(1)
+        await worm.replicate(
+            Counter, "hits", leadership=leadership, rng=random.Random(1)
         ) as replica,
     ):
         member = replica.status().member
@@ -124,7 +123,7 @@ async def test_a_port_that_is_taken_is_said_to_be_and_nothing_is_left():
         taken = it.replica.status().member.port
         before = asyncio.all_tasks()
         with pytest.raises(OSError, match="in use"):
-            await replicate(Counter, it.worm, "hits", leadership=it.leadership, port=taken)
+            await it.worm.replicate(Counter, "hits", leadership=it.leadership, port=taken)
         assert asyncio.all_tasks() == before
 
 

@@ -18,7 +18,6 @@ from wormspace.smr import (
     Sticky,
     TrimBehindSnapshots,
     Tuning,
-    replicate,
 )
 from wormspace.smr.engine import Engine
 from wormspace.smr.snapshots import Snapshot, restore
@@ -38,7 +37,7 @@ def options(place, copies=1):
 
 async def fill(worm, place):
     """An object whose beginning is trimmed, and a snapshot of it in a file."""
-    async with await replicate(Dict, worm, "names", **options(place)) as names:
+    async with await worm.replicate(Dict, "names", **options(place)) as names:
         for n in range(ROWS):
             await names.set(str(n), b"v")
         async with asyncio.timeout(30):
@@ -89,13 +88,13 @@ async def test_every_single_byte_of_a_snapshot_counts():
 async def test_a_replica_with_a_damaged_snapshot_gets_the_state_from_another(how, tmp_path, caplog):
     async with wormspace.connect("memory:") as worm:
         file = await fill(worm, tmp_path / "one")
-        async with await replicate(Dict, worm, "names", **options(tmp_path / "one")):
-            other = await replicate(Dict, worm, "names", **options(tmp_path / "two"))
+        async with await worm.replicate(Dict, "names", **options(tmp_path / "one")):
+            other = await worm.replicate(Dict, "names", **options(tmp_path / "two"))
             harm(file, how)
             whole = file.read_bytes()
             async with (
                 other,
-                await replicate(Dict, worm, "names", **options(tmp_path / "one")) as again,
+                await worm.replicate(Dict, "names", **options(tmp_path / "one")) as again,
             ):
                 assert await again.size() == ROWS
                 if how != "empty":  # an empty file is none
@@ -105,7 +104,7 @@ async def test_a_replica_with_a_damaged_snapshot_gets_the_state_from_another(how
                     while file.read_bytes() == whole:
                         await again.set("more", b"")
                         await asyncio.sleep(0.01)
-        async with await replicate(Dict, worm, "names", **options(tmp_path / "one")) as again:
+        async with await worm.replicate(Dict, "names", **options(tmp_path / "one")) as again:
             assert await again.size() == ROWS + 1, "the next snapshot has replaced it"
 
 
@@ -117,17 +116,17 @@ async def test_a_damaged_snapshot_and_nobody_else_is_an_error_and_no_empty_objec
     async with wormspace.connect("memory:") as worm:
         harm(await fill(worm, tmp_path), "flipped")
         with pytest.raises(NoSnapshot, match="damaged"):
-            await replicate(Dict, worm, "names", **options(tmp_path))
+            await worm.replicate(Dict, "names", **options(tmp_path))
 
 
 async def test_a_damaged_snapshot_of_what_is_still_in_the_space_is_passed_over(tmp_path):
     async with wormspace.connect("memory:") as worm:
-        async with await replicate(Dict, worm, "names", leadership=Sticky(0.1)) as names:
+        async with await worm.replicate(Dict, "names", leadership=Sticky(0.1)) as names:
             for n in range(ROWS):
                 await names.set(str(n), b"v")
         store = LocalSnapshots(tmp_path)
         store._path("names").write_bytes(b"\x00\x00\x00\x05hello")
-        async with await replicate(Dict, worm, "names", **options(tmp_path)) as names:
+        async with await worm.replicate(Dict, "names", **options(tmp_path)) as names:
             assert await names.size() == ROWS
 
 

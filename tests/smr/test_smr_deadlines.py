@@ -23,7 +23,6 @@ from wormspace.smr import (
     Sticky,
     addresses_of,
     attach,
-    replicate,
 )
 
 PATIENCE_S = 2.0
@@ -61,9 +60,8 @@ CALLS = {
     "a client's sequential query": lambda replica, remote: behind(remote, Sequential()),
     "upgrade": lambda replica, remote: replica.upgrade(),
     "addresses": lambda replica, remote: addresses_of(replica._core.seat.space.client, "cells"),
-    "another replica": lambda replica, remote: replicate(
+    "another replica": lambda replica, remote: replica._core.seat.space.client.replicate(
         Cells,
-        replica._core.seat.space.client,
         "cells",
         host="r2",
         leadership=BY_NAME[replica._core.learner.strategy],

@@ -8,7 +8,7 @@ import pytest
 
 import wormspace
 from wormspace.errors import UsageError
-from wormspace.smr import DeclarationError, StateMachine, Table, command, query, replicate
+from wormspace.smr import DeclarationError, StateMachine, Table, command, query
 from wormspace.smr.calls import encode_calls
 
 
@@ -176,7 +176,7 @@ class Payments(StateMachine):
 async def test_an_argument_may_have_any_name():
     async with (
         wormspace.connect("memory:") as worm,
-        await replicate(Payments, worm, "payments") as replica,
+        await worm.replicate(Payments, "payments") as replica,
     ):
         assert await replica.call(Payments.pay, 3, method="card") == "3 by card"
 

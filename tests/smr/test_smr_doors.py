@@ -35,7 +35,6 @@ from wormspace.smr import (
     command,
     holding,
     query,
-    replicate,
     taking,
 )
 
@@ -66,9 +65,8 @@ FUNCTION = [None, 5, "add", Counter, staticmethod(len), comes_later, comes_in_pa
 
 CASES = {
     "replicate": {
-        "machine_type": (lambda o, x: replicate(x, o.worm, "new"), MACHINE),
-        "worm": (lambda o, x: replicate(Counter, x, "new"), CLIENT),
-        "name": (lambda o, x: replicate(Counter, o.worm, x), NAME),
+        "machine_type": (lambda o, x: o.worm.replicate(x, "new"), MACHINE),
+        "name": (lambda o, x: o.worm.replicate(Counter, x), NAME),
         "replica": (lambda o, x: o.new(replica=x), TEXT),
         "host": (lambda o, x: o.new(host=x), TEXT),
         "port": (lambda o, x: o.new(port=x), [None, -1, 65536, "80", 1.5, True]),
@@ -155,8 +153,8 @@ MADE_BY_THE_PACKAGE = {"Change", "Entry", "Grant", "Job", "Status", "Versions", 
 MADE_BY_THE_PACKAGE |= {"View", "Session"}
 """Classes whose objects users get; what they call on them is looked at."""
 
-CALLED_BY_THE_PACKAGE = {"take_seat", "run", "save", "load", "saw"}
-"""Methods of strategies and places, which replicas call with what they know."""
+CALLED_BY_THE_PACKAGE = {"open", "take_seat", "run", "save", "load", "saw"}
+"""`Replica.open`, and methods of strategies and places, called with what the package knows."""
 
 LOOKS_AT_TYPES = {"Table"}
 """See test_smr_state and test_smr_table: rows are looked at where commands put them."""
@@ -168,6 +166,7 @@ def parameters(function):
 
 def calls():
     """Every call for users, and its parameters."""
+    yield "replicate", parameters(wormspace.Worm.replicate)
     for name in smr.__all__:
         thing = getattr(smr, name)
         if inspect.isfunction(thing):
@@ -193,7 +192,7 @@ def calls():
 def test_every_argument_of_every_call_for_users_has_a_case() -> None:
     found = {name: takes for name, takes in calls() if takes}
     assert found == {name: {*cases} for name, cases in CASES.items()}, "add a case to CASES"
-    assert {"StateMachine", "replicate", "command", "query"} <= {*wormspace.__all__}
+    assert {"StateMachine", "command", "query"} <= {*wormspace.__all__}
 
 
 @contextlib.asynccontextmanager
@@ -201,7 +200,7 @@ async def objects(tmp_path):
     async with wormspace.connect("memory:") as worm, contextlib.AsyncExitStack() as stack:
 
         async def has(machine, name):
-            return await stack.enter_async_context(await replicate(machine, worm, name))
+            return await stack.enter_async_context(await worm.replicate(machine, name))
 
         hits, lock, queue = [await has(m, m.__name__) for m in (Counter, Lock, Queue)]
         member = hits.status().member
@@ -209,7 +208,7 @@ async def objects(tmp_path):
         remote = await stack.enter_async_context(await attach(Counter, "Counter", places))
         yield SimpleNamespace(
             worm=worm, hits=hits, lock=lock, queue=queue, places=places, remote=remote, each=hits,
-            place=tmp_path, new=lambda **options: replicate(Counter, worm, "new", **options),
+            place=tmp_path, new=lambda **options: worm.replicate(Counter, "new", **options),
         )  # fmt: skip
 
 
@@ -261,7 +260,7 @@ TYPES = [t for t in TYPES if inspect.isclass(t) and StateMachine in t.__mro__[1:
 @pytest.mark.parametrize("machine", TYPES, ids=lambda machine: machine.__name__)
 async def test_a_wrong_argument_of_a_command_or_query_is_its_callers_error(machine) -> None:
     async with wormspace.connect("memory:") as worm, contextlib.AsyncExitStack() as stack:
-        here = await stack.enter_async_context(await replicate(machine, worm, "it"))
+        here = await stack.enter_async_context(await worm.replicate(machine, "it"))
         member = here.status().member
         places = [(member.host, member.port)]
         there = await stack.enter_async_context(await attach(machine, "it", places))

@@ -13,7 +13,7 @@ from cancelling import cancel_everywhere
 from wormspace.errors import Closed, UsageError
 from wormspace.knobs import turned
 from wormspace.rpc.caller import NoAnswer
-from wormspace.smr import EventsLost, KeyValue, Sticky, attach, remote, replicate
+from wormspace.smr import EventsLost, KeyValue, Sticky, attach, remote
 from wormspace.smr.events import RemoteEvents
 from wormspace.smr.records import Watched
 
@@ -23,8 +23,8 @@ async def stores():
     """A replica, and a client of it."""
     async with (
         wormspace.connect("memory:") as worm,
-        await replicate(
-            KeyValue, worm, "kv", leadership=Sticky(0.3), rng=random.Random(1)
+        await worm.replicate(
+            KeyValue, "kv", leadership=Sticky(0.3), rng=random.Random(1)
         ) as replica,
     ):
         member = replica.status().member

@@ -139,7 +139,7 @@ def test_what_a_block_cannot_have_is_refused():
         (lambda: holding(lock, "me", 0), "a lease is a positive number"),
         (lambda: taking(lock, -1), "a lease is a positive number"),
         (lambda: holding(lock, "me", rng=7), "rng"),
-        (lambda: holding(Lock(), "me"), "not a Lock by itself"),
+        (lambda: holding(Lock(), "me"), "not a bare Lock"),
         (lambda: taking(Lock), "a queue is an object"),
     ]:
         with pytest.raises(UsageError, match=words):

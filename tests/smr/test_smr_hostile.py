@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import wormspace
 from wormspace.rpc import Caller, Failure
-from wormspace.smr import StateMachine, command, query, replicate
+from wormspace.smr import StateMachine, command, query
 from wormspace.smr.calls import MAX_CALLS
 from wormspace.smr.fetching import AT_ONCE
 from wormspace.smr.learner import Learner
@@ -87,7 +87,7 @@ PACKETS = {
 
 
 async def pair(worm):
-    return [await replicate(Box, worm, "box", replica=name) for name in ("r1", "r2")]
+    return [await worm.replicate(Box, "box", replica=name) for name in ("r1", "r2")]
 
 
 async def close(replicas):
@@ -111,7 +111,7 @@ async def test_no_packet_stops_a_replica(what):
         assert await replicas[0].add(1) == 2
         assert await replicas[1].add(1) == 3
         await close(replicas)
-        late = await replicate(Box, worm, "box", replica="r3")
+        late = await worm.replicate(Box, "box", replica="r3")
         assert await late.add(1) == 4
         await late.close()
 

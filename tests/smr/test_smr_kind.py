@@ -11,7 +11,6 @@ from wormspace.smr import (
     Rotating,
     Sticky,
     addresses_of,
-    replicate,
 )
 from wormspace.smr.learner import Learner
 from wormspace.smr.records import FORMAT, KIND
@@ -31,7 +30,7 @@ async def contents(space):
 
 async def test_the_segments_of_an_object_say_so():
     async with wormspace.connect("memory:") as worm:
-        async with await replicate(Counter, worm, "hits") as counter:
+        async with await worm.replicate(Counter, "hits") as counter:
             await counter.add(1)
         kind, version, _ = read_stamp(await worm.space("hits").check(0))
         assert (kind, version) == (KIND, FORMAT)
@@ -53,7 +52,7 @@ async def test_a_space_of_another_kind_is_refused_and_left_alone(leadership, met
         await segment.unsafe_write(0, b"theirs")
         before = await contents(space)
         with pytest.raises(error):
-            await replicate(Counter, worm, "other", replica="one", leadership=leadership)
+            await worm.replicate(Counter, "other", replica="one", leadership=leadership)
         with pytest.raises(error):
             await addresses_of(worm, "other")
         assert await contents(space) == before
@@ -70,7 +69,7 @@ async def test_whoever_loses_the_race_for_a_name_harms_nothing(leadership, monke
     async with wormspace.connect("memory:") as worm:
         theirs = await worm.space("raced").alloc(stamp("log", 1), 8)
         options = {"replica": "one", "leadership": leadership, "timeout": 1.0}
-        async with await replicate(Counter, worm, "raced", **options) as replica:
+        async with await worm.replicate(Counter, "raced", **options) as replica:
             with pytest.raises(WrongKind):
                 await replica.add(1)
         assert not any([await theirs.read(n) for n in range(theirs.size)])

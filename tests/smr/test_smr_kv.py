@@ -21,7 +21,6 @@ from wormspace.smr import (
     Tuning,
     addresses_of,
     attach,
-    replicate,
 )
 from wormspace.smr.kv import prefix_stop
 
@@ -39,9 +38,8 @@ async def stores(count=2, **options):
     async with wormspace.connect("memory:") as worm, contextlib.AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(
-                await replicate(
+                await worm.replicate(
                     KeyValue,
-                    worm,
                     "kv",
                     tuning=Tuning(segment_size=32),
                     leadership=Sticky(0.3),
@@ -181,7 +179,7 @@ async def test_the_address_space_tells_where_replicas_are():
     async with wormspace.connect("memory:") as worm:
         with pytest.raises(NoLeader):
             await addresses_of(worm, "kv")
-        async with await replicate(KeyValue, worm, "kv") as store:
+        async with await worm.replicate(KeyValue, "kv") as store:
             await store.put("a", b"")
             member = store.status().member
             first, *_ = await addresses_of(worm, "kv")  # others may be known of, dead or alive

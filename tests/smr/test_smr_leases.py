@@ -27,7 +27,6 @@ from wormspace.smr import (
     command,
     holding,
     query,
-    replicate,
     taking,
 )
 from wormspace.smr.leases import Stopwatches
@@ -42,7 +41,7 @@ STRATEGIES = {"sticky": Sticky(0.5), "rotating": Rotating(0.5), "leaderless": Le
 async def one(kind, **options):
     async with (
         wormspace.connect("memory:") as worm,
-        await replicate(kind, worm, "thing", leadership=Sticky(0.3), **options) as replica,
+        await worm.replicate(kind, "thing", leadership=Sticky(0.3), **options) as replica,
     ):
         yield replica
 

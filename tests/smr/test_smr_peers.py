@@ -16,7 +16,6 @@ from wormspace.smr import (
     TrimWhenApplied,
     Tuning,
     attach,
-    replicate,
 )
 from wormspace.smr.peers import FORGET_S, MOST, Peers
 from wormspace.smr.records import Member
@@ -116,9 +115,8 @@ def test_replicas_that_are_gone_leave_the_lists_of_the_others(strategy):
 
         async def come_and_go(replica):
             for i in range(4):
-                guest = await replicate(
+                guest = await replica._core.seat.space.client.replicate(
                     Cells,
-                    replica._core.seat.space.client,
                     "cells",
                     replica=f"guest {i}",
                     host="r1",
@@ -154,7 +152,7 @@ def test_replicas_that_are_gone_leave_the_lists_of_the_others(strategy):
 async def test_who_stops_waiting_for_a_position_leaves_nothing():
     async with (
         wormspace.connect("memory:") as worm,
-        await replicate(Counter, worm, "hits", leadership=Sticky(0.2)) as replica,
+        await worm.replicate(Counter, "hits", leadership=Sticky(0.2)) as replica,
     ):
         ahead = replica.at(Sequential()).session("5/0")
         for _ in range(5):

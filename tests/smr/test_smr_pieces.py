@@ -11,7 +11,7 @@ from digests import state_digest
 
 import wormspace
 from wormspace.knobs import KNOBS, least, turned
-from wormspace.smr import StateMachine, Sticky, Table, TrimWhenApplied, Tuning, command, replicate
+from wormspace.smr import StateMachine, Sticky, Table, TrimWhenApplied, Tuning, command
 from wormspace.smr import snapshots as snapshots_module
 from wormspace.smr.engine import Engine
 from wormspace.smr.records import Packet
@@ -195,7 +195,7 @@ async def test_more_plain_state_than_one_message_holds_is_joined():
             "leadership": Sticky(0.3),
             "timeout": 60.0,
         }
-        async with await replicate(Heap, worm, "heap", **options) as first:
+        async with await worm.replicate(Heap, "heap", **options) as first:
             for _ in range(10):
                 await first.put("a", b"x")
             # As if by commands: the log that would have them is trimmed.
@@ -206,7 +206,7 @@ async def test_more_plain_state_than_one_message_holds_is_joined():
             async with asyncio.timeout(60):
                 while await worm.space("heap").head() < 2:  # noqa: ASYNC110 - nobody is told
                     await asyncio.sleep(0.01)
-            async with await replicate(Heap, worm, "heap", **options) as second:
+            async with await worm.replicate(Heap, "heap", **options) as second:
                 assert await second.put("a", b"z") == 1
                 await asyncio.sleep(0.1)
                 one, other = first._core.learner.engine, second._core.learner.engine
@@ -237,7 +237,7 @@ async def test_a_replica_joins_although_the_space_is_trimmed_all_the_time():
     with turned(smr_piece_bytes=64, smr_piece_rows=2):
         async with (
             wormspace.connect("memory:") as worm,
-            await replicate(Heap, worm, "heap", **options) as first,
+            await worm.replicate(Heap, "heap", **options) as first,
         ):
             rows = {f"{n:06}": [n] * 9 for n in range(1500)}
             first._core.learner.engine.machine.by_name.update(rows)
@@ -251,7 +251,7 @@ async def test_a_replica_joins_although_the_space_is_trimmed_all_the_time():
                 await first.put("a", b"x")
                 await asyncio.sleep(0.01)
             going_on = asyncio.ensure_future(go_on())
-            async with await replicate(Heap, worm, "heap", **options) as second:
+            async with await worm.replicate(Heap, "heap", **options) as second:
                 assert await second.put("a", b"z") == 1
                 assert len(second._core.learner.engine.machine.by_name) == 1500
             assert not going_on.done()

@@ -30,7 +30,6 @@ from wormspace.smr import (
     TrimWhenApplied,
     Tuning,
     command,
-    replicate,
 )
 from wormspace.smr.durability import save
 from wormspace.smr.engine import Engine
@@ -148,7 +147,7 @@ async def test_state_that_was_not_declared_is_not_forgotten_in_silence():
 
 async def test_a_large_snapshot_does_not_stop_the_replica_from_serving():
     async with wormspace.connect("memory:") as worm:
-        replica = await replicate(Rows, worm, "rows", tuning=Tuning(audit_s=0))
+        replica = await worm.replicate(Rows, "rows", tuning=Tuning(audit_s=0))
         machine = replica._core.learner.engine.machine
         for key in range(200_000):
             machine.rows[key] = b"%0200d" % key
@@ -185,13 +184,13 @@ async def test_a_replica_restarts_from_its_own_snapshot_and_the_rest_of_the_spac
     durability = TrimBehindSnapshots(tmp_path, registers=4, copies=1, every_s=0.02)
     async with wormspace.connect("memory:") as worm:
         options = {"durability": durability, "tuning": SMALL, "leadership": Sticky(0.1)}
-        async with await replicate(Rows, worm, "rows", **options) as replica:
+        async with await worm.replicate(Rows, "rows", **options) as replica:
             for key in range(100):
                 await replica.put(key, b"v")
             await asyncio.sleep(0.2)
         head, _ = await segments_left(worm, "rows")
         assert head > 5
-        async with await replicate(Rows, worm, "rows", **options) as replica:
+        async with await worm.replicate(Rows, "rows", **options) as replica:
             assert await replica.put(0, b"w") == 101
 
 
@@ -230,7 +229,7 @@ async def test_all_replicas_restart_from_snapshots_at_the_very_end_of_the_last_s
     options = {"tuning": Tuning(segment_size=4), "leadership": way, "replica": "r"}
     async with wormspace.connect("memory:") as worm:
         space = worm.space("rows")
-        async with await replicate(Rows, worm, "rows", **options) as replica:
+        async with await worm.replicate(Rows, "rows", **options) as replica:
             count, at = await at_the_very_end(replica, space)
             await save(store, "rows", replica._core.learner.engine)
         assert at == (await space.tail(), 0)
@@ -238,7 +237,7 @@ async def test_all_replicas_restart_from_snapshots_at_the_very_end_of_the_last_s
             await space.trim_prefix(at.segment)
         extends_late.undo()
         options["durability"] = TrimBehindSnapshots(store, registers=10_000)
-        async with await replicate(Rows, worm, "rows", timeout=10, **options) as replica:
+        async with await worm.replicate(Rows, "rows", timeout=10, **options) as replica:
             assert await replica.put(0, b"w") == count + 1
             assert replica.status().applied > at
 
@@ -249,11 +248,11 @@ async def test_who_starts_at_the_end_of_a_segment_follows_the_leader_who_lives(e
     options = {"tuning": Tuning(segment_size=4), "leadership": Sticky(2.0)}
     async with wormspace.connect("memory:") as worm:
         space = worm.space("rows")
-        async with await replicate(Rows, worm, "rows", replica="r1", **options) as leader:
+        async with await worm.replicate(Rows, "rows", replica="r1", **options) as leader:
             _, at = await at_the_very_end(leader, space)
             await save(store, "rows", leader._core.learner.engine)
             options["durability"] = TrimBehindSnapshots(store, registers=10_000)
-            async with await replicate(Rows, worm, "rows", replica="r2", **options) as other:
+            async with await worm.replicate(Rows, "rows", replica="r2", **options) as other:
                 for _ in range(200):
                     if other.status().leader is not None:
                         break
@@ -269,7 +268,7 @@ async def test_a_young_deployment_does_not_begin_with_the_state_of_another_one(t
     options = {"durability": durability, "tuning": SMALL, "leadership": Sticky(0.1)}
     async with (
         wormspace.connect("memory:") as worm,
-        await replicate(Rows, worm, "rows", **options) as replica,
+        await worm.replicate(Rows, "rows", **options) as replica,
     ):
         for key in range(30):
             await replica.put(key, b"v")
@@ -277,7 +276,7 @@ async def test_a_young_deployment_does_not_begin_with_the_state_of_another_one(t
             await asyncio.sleep(0.02)
     async with wormspace.connect("memory:") as worm:
         with pytest.raises(wormspace.WrongIdentity, match="a place for snapshots of its own"):
-            await replicate(Rows, worm, "rows", **options)
+            await worm.replicate(Rows, "rows", **options)
         assert await worm.spaces() == []
 
 
@@ -304,8 +303,8 @@ async def test_another_deployment_neither_begins_with_a_snapshot_nor_replaces_it
         return {path.name: path.read_bytes() for path in shared.glob("*.snapshot")}
 
     async with space("a") as here, space("b") as there:
-        async with await replicate(Rows, here, "rows", **keeping(shared)) as replica:
-            second = await replicate(Rows, there, "rows", **keeping(shared))
+        async with await here.replicate(Rows, "rows", **keeping(shared)) as replica:
+            second = await there.replicate(Rows, "rows", **keeping(shared))
             for key in range(20):
                 await replica.put(key, b"v")
             await until(kept)
@@ -316,11 +315,11 @@ async def test_another_deployment_neither_begins_with_a_snapshot_nor_replaces_it
         await second.close()
         assert (await segments_left(there, "rows"))[0] == 0, "nothing of it was kept"
         with pytest.raises(wormspace.WrongIdentity, match=r"rows: .*a place for snapshots of its"):
-            await replicate(Rows, there, "rows", **keeping(shared))
+            await there.replicate(Rows, "rows", **keeping(shared))
         assert kept() == held
-        async with await replicate(Rows, there, "rows", **keeping(own)) as second:
+        async with await there.replicate(Rows, "rows", **keeping(own)) as second:
             assert await second.put(0, b"w") == 61
-        async with await replicate(Rows, here, "rows", **keeping(shared)) as replica:
+        async with await here.replicate(Rows, "rows", **keeping(shared)) as replica:
             assert await replica.put(0, b"w") == 21
 
 
@@ -343,7 +342,7 @@ async def test_a_place_that_fails_stops_no_replica(caplog):
     async with wormspace.connect("memory:") as worm:
         place = Overloaded()
         keeping = TrimBehindSnapshots(place, registers=1, every_s=0.01)
-        async with await replicate(Rows, worm, "rows", durability=keeping) as replica:
+        async with await worm.replicate(Rows, "rows", durability=keeping) as replica:
             await replica.put(1, b"1")
             async with asyncio.timeout(10):
                 while len(place.asked) < 3:  # noqa: ASYNC110 - to begin with, and to save: twice
@@ -363,8 +362,8 @@ async def test_two_replicas_in_one_directory_are_one_copy(tmp_path):
             "leadership": Sticky(0.1),
         }
         async with (
-            await replicate(Rows, worm, "rows", replica="one", **options) as first,
-            await replicate(Rows, worm, "rows", replica="two", **options) as second,
+            await worm.replicate(Rows, "rows", replica="one", **options) as first,
+            await worm.replicate(Rows, "rows", replica="two", **options) as second,
         ):
             for key in range(60):
                 await first.put(key, b"v")
@@ -372,7 +371,7 @@ async def test_two_replicas_in_one_directory_are_one_copy(tmp_path):
             kept = [replica._core.seat.kept for replica in (first, second)]
             assert sorted(kept)[0] == Address(0, 0) < sorted(kept)[1]
             assert (await segments_left(worm, "rows"))[0] == 0
-        async with await replicate(Rows, worm, "rows", replica="three", **options) as third:
+        async with await worm.replicate(Rows, "rows", replica="three", **options) as third:
             assert await third.put(0, b"w") == 61
             assert third._core.seat.kept > Address(0, 0), "who had the claim is gone"
 
@@ -431,12 +430,12 @@ def test_a_directory_for_snapshots_is_durable_with_its_parents(tmp_path, monkeyp
 async def test_a_replica_that_comes_late_gets_the_state_from_one_that_runs():
     async with wormspace.connect("memory:") as worm:
         options = {"durability": TrimWhenApplied(1, every_s=0.02), "tuning": SMALL}
-        async with await replicate(Rows, worm, "rows", **options) as first:
+        async with await worm.replicate(Rows, "rows", **options) as first:
             for key in range(100):
                 await first.put(key, b"v")
             await asyncio.sleep(0.1)
             assert (await segments_left(worm, "rows"))[0] > 5
-            async with await replicate(Rows, worm, "rows", **options) as second:
+            async with await worm.replicate(Rows, "rows", **options) as second:
                 assert await second.put(0, b"w") == 101
                 await asyncio.sleep(0.1)
                 one, other = first._core.learner.engine, second._core.learner.engine
@@ -447,23 +446,23 @@ async def test_without_any_snapshot_a_trimmed_beginning_is_an_error_and_no_empty
     monkeypatch.setattr("wormspace.smr.catching_up.CATCH_UP_S", 0.5)
     monkeypatch.setattr("wormspace.smr.catching_up.FETCH_TIMEOUT_S", 0.2)
     async with wormspace.connect("memory:") as worm:
-        async with await replicate(Rows, worm, "rows", tuning=SMALL) as first:
+        async with await worm.replicate(Rows, "rows", tuning=SMALL) as first:
             for key in range(40):
                 await first.put(key, b"v")
         await worm.space("rows").trim_prefix(3)
         with pytest.raises(NoSnapshot, match="below 3"):
-            await replicate(Rows, worm, "rows")
+            await worm.replicate(Rows, "rows")
 
 
 async def test_trimming_waits_for_as_many_replicas_as_it_was_told():
     async with wormspace.connect("memory:") as worm:
         options = {"durability": TrimWhenApplied(2, every_s=0.02), "tuning": SMALL}
-        async with await replicate(Rows, worm, "rows", replica="one", **options) as first:
+        async with await worm.replicate(Rows, "rows", replica="one", **options) as first:
             for key in range(50):
                 await first.put(key, b"v")
             await asyncio.sleep(0.1)
             assert (await segments_left(worm, "rows"))[0] == 0
-            async with await replicate(Rows, worm, "rows", replica="two", **options):
+            async with await worm.replicate(Rows, "rows", replica="two", **options):
                 await asyncio.sleep(0.6)
                 head, _ = await segments_left(worm, "rows")
                 assert head > 3

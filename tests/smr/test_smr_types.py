@@ -15,7 +15,6 @@ from wormspace.smr import (
     Queue,
     Set,
     Sticky,
-    replicate,
 )
 from wormspace.smr.leaderless import Leaderless
 
@@ -25,8 +24,8 @@ async def two(kind, **options):
     async with wormspace.connect("memory:") as worm:
         options.setdefault("leadership", Sticky(0.3))
         async with (
-            await replicate(kind, worm, "thing", **options) as one,
-            await replicate(kind, worm, "thing", **options) as other,
+            await worm.replicate(kind, "thing", **options) as one,
+            await worm.replicate(kind, "thing", **options) as other,
         ):
             yield one, other
 

@@ -30,7 +30,6 @@ from wormspace.smr import (
     catching_up,
     command,
     query,
-    replicate,
 )
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.engine import Engine
@@ -346,9 +345,9 @@ async def reached(replica, version):
 
 async def test_an_object_is_upgraded_by_a_call_and_serves_old_and_new_calls():
     async with wormspace.connect("memory:") as worm:
-        async with await replicate(StockV1, worm, "stock", **QUICK) as old:
+        async with await worm.replicate(StockV1, "stock", **QUICK) as old:
             await old.add("a", 3)
-        async with await replicate(Stock, worm, "stock", tuning=BY_CALL, **QUICK) as new:
+        async with await worm.replicate(Stock, "stock", tuning=BY_CALL, **QUICK) as new:
             with pytest.raises(TypeError, match="StockV1 has no 'reserve'"):
                 await new.reserve(1)
             assert await new.add("a", 1) == 4, "still the body of version 1"
@@ -359,23 +358,23 @@ async def test_an_object_is_upgraded_by_a_call_and_serves_old_and_new_calls():
             assert await new.add("a", 1) == 6.0
             assert await new.reserve(1) == 8
             assert (await new.versions()).current == 2
-        async with await replicate(StockV1, worm, "stock", **QUICK) as old:
+        async with await worm.replicate(StockV1, "stock", **QUICK) as old:
             with pytest.raises(UpdateNeeded):
                 await old.add("a", 1)
-        async with await replicate(Stock, worm, "stock", **QUICK) as again:
+        async with await worm.replicate(Stock, "stock", **QUICK) as again:
             assert await again.how_many("a") == 6.0, "what came before was run by the old class"
 
 
 @pytest.mark.parametrize("new_leads", [True, False])
 async def test_a_replica_that_is_left_behind_stops_and_goes_on_with_the_new_class(new_leads):
     async with wormspace.connect("memory:") as worm:
-        async with await replicate(StockV1, worm, "stock", **QUICK) as first:
+        async with await worm.replicate(StockV1, "stock", **QUICK) as first:
             await first.add("b", 1)
         classes = {"one": Stock if new_leads else StockV1, "two": StockV1 if new_leads else Stock}
         replicas = {}
         for name, machine in classes.items():  # the first one leads
-            replicas[name] = await replicate(
-                machine, worm, "stock", replica=name, tuning=BY_CALL, **QUICK
+            replicas[name] = await worm.replicate(
+                machine, "stock", replica=name, tuning=BY_CALL, **QUICK
             )
             await replicas[name].add("a", 1)
         old, new = sorted(replicas, key=lambda name: classes[name] is Stock)
@@ -387,7 +386,7 @@ async def test_a_replica_that_is_left_behind_stops_and_goes_on_with_the_new_clas
             with pytest.raises(UpdateNeeded):
                 await replicas[old].add("a", 1)
             await replicas[old].close()
-            replicas[old] = await replicate(Stock, worm, "stock", replica=old, **QUICK)
+            replicas[old] = await worm.replicate(Stock, "stock", replica=old, **QUICK)
             assert await replicas[old].add("a", 1) == 4.0
             assert await replicas[old].how_many("a") == await replicas[new].how_many("a")
         finally:
@@ -399,28 +398,28 @@ async def test_once_a_segment_was_begun_by_the_newer_version_the_older_cannot_ev
     async with wormspace.connect("memory:") as worm:
         for machine in (StockV1, Stock, Stock):
             options = {"tuning": BY_CALL, **QUICK}
-            async with await replicate(machine, worm, "stock", **options) as replica:
+            async with await worm.replicate(machine, "stock", **options) as replica:
                 await replica.add("a", 1)
                 await replica.upgrade()
         with pytest.raises(UpdateNeeded, match="update this replica"):
-            await replicate(StockV1, worm, "stock", **QUICK)
+            await worm.replicate(StockV1, "stock", **QUICK)
 
 
 async def test_a_class_that_changed_without_a_version_is_refused_at_the_start():
     async with wormspace.connect("memory:") as worm:
-        async with await replicate(StockV1, worm, "stock", **QUICK) as old:
+        async with await worm.replicate(StockV1, "stock", **QUICK) as old:
             await old.add("a", 1)
         with pytest.raises(ShapeChanged, match="extra: nothing there"):
-            await replicate(Changed, worm, "stock", **QUICK)
+            await worm.replicate(Changed, "stock", **QUICK)
 
 
 async def test_the_leader_upgrades_when_all_who_are_alive_have_the_newer_class():
     async with wormspace.connect("memory:") as worm:
         tuning = Tuning(upgrade_s=0.5)
         options = {"tuning": tuning, **QUICK}
-        async with await replicate(StockV1, worm, "stock", replica="old", **options) as old:
+        async with await worm.replicate(StockV1, "stock", replica="old", **options) as old:
             await old.add("a", 1)
-            async with await replicate(Stock, worm, "stock", replica="new", **options) as new:
+            async with await worm.replicate(Stock, "stock", replica="new", **options) as new:
                 await asyncio.sleep(0.1)
                 assert (await new.versions()).current == 1
                 await old.close()
@@ -436,9 +435,9 @@ class NeverMigrates(Price, version=2, replaces=Price):
 
 async def test_a_migration_that_fails_is_said_and_not_tried_again_and_again(caplog):
     async with wormspace.connect("memory:") as worm:
-        async with await replicate(Price, worm, "price", **QUICK) as old:
+        async with await worm.replicate(Price, "price", **QUICK) as old:
             await old.put(3)
-        async with await replicate(NeverMigrates, worm, "price", tuning=BY_CALL, **QUICK) as new:
+        async with await worm.replicate(NeverMigrates, "price", tuning=BY_CALL, **QUICK) as new:
             async with asyncio.timeout(10):
                 await new._core.upgrades.run(0.05)
             assert await new.put(4) == 4
@@ -448,7 +447,7 @@ async def test_a_migration_that_fails_is_said_and_not_tried_again_and_again(capl
 async def test_before_an_object_has_begun_it_is_of_the_newest_version():
     async with wormspace.connect("memory:") as worm:
         options = {**QUICK, "leadership": Fixed("bob")}
-        async with await replicate(PriceInCents, worm, "p", replica="ann", **options) as ann:
+        async with await worm.replicate(PriceInCents, "p", replica="ann", **options) as ann:
             assert await ann.versions() == Versions(2, 2, 2)
 
 

@@ -18,7 +18,6 @@ from wormspace.smr import (
     Tuning,
     command,
     query,
-    replicate,
 )
 from wormspace.smr.consistency import BadToken, Session
 from wormspace.smr.views import View
@@ -103,7 +102,7 @@ def test_a_view_at_another_level_has_the_same_session_and_a_session_the_same_lev
 async def test_a_replica_is_a_view_of_itself_with_the_options_that_it_was_given():
     async with wormspace.connect("memory:") as worm:
         for consistency, level in ((None, Linearizable()), (Eventual(), Eventual())):
-            replica = await replicate(Counter, worm, "hits", consistency=consistency)
+            replica = await worm.replicate(Counter, "hits", consistency=consistency)
             assert replica._level == level
             core = replica._core
             assert (core.seat.space, core.router.timeout_s) == (worm.space("hits"), 10.0)
@@ -116,8 +115,8 @@ async def test_a_replica_is_a_view_of_itself_with_the_options_that_it_was_given(
             await replica.close()
         dice, tuning = random.Random(1), Tuning(segment_size=8)
         leadership = Sticky(0.3)
-        async with await replicate(
-            Counter, worm, "others", replica="one", timeout=3.0, clock=lambda: 5.0, rng=dice,
+        async with await worm.replicate(
+            Counter, "others", replica="one", timeout=3.0, clock=lambda: 5.0, rng=dice,
             leadership=leadership, durability=NeverTrim(), tuning=tuning,
         ) as replica:  # fmt: skip
             core = replica._core
@@ -127,7 +126,7 @@ async def test_a_replica_is_a_view_of_itself_with_the_options_that_it_was_given(
             status = replica.status()
             assert (status.member, status.failed) == (core.seat.member, "")
         with pytest.raises(UsageError, match="a Tuning"):
-            await replicate(Counter, worm, "hits", tuning=8)
+            await worm.replicate(Counter, "hits", tuning=8)
         assert core.failed is None
         assert core._closed
 
@@ -142,11 +141,11 @@ async def test_a_replica_that_cannot_start_leaves_nothing_open(monkeypatch):
 
     monkeypatch.setattr(wormspace.smr.core.Core, "close", noted)
     async with wormspace.connect("memory:") as worm:
-        async with await replicate(Counter, worm, "hits", leadership=Sticky(0.3)) as replica:
+        async with await worm.replicate(Counter, "hits", leadership=Sticky(0.3)) as replica:
             await replica.add()
         closed.clear()
         with pytest.raises(UsageError):
-            await replicate(Shelf, worm, "hits")
+            await worm.replicate(Shelf, "hits")
         (core,) = closed
         assert core.service.guests.served == {}
         assert core._closed

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wormspace
-from wormspace.errors import WormError
+from wormspace.errors import Closed, WormError
 from wormspace.smr import (
     Counter,
     DeclarationError,
@@ -27,7 +27,6 @@ from wormspace.smr import (
     Tuning,
     command,
     query,
-    replicate,
 )
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.engine import Engine
@@ -493,8 +492,8 @@ async def test_replicas_serve_on_and_a_restarted_one_too():
     async with wormspace.connect("memory:") as worm:
         for _ in range(2):
             async with (
-                await replicate(Shop, worm, "shop", **QUICK) as shop,
-                await replicate(Shop, worm, "shop", **QUICK) as other,
+                await worm.replicate(Shop, "shop", **QUICK) as shop,
+                await worm.replicate(Shop, "shop", **QUICK) as other,
             ):
                 before = await shop.look()
                 for how in WRONG:
@@ -508,7 +507,7 @@ async def test_replicas_serve_on_and_a_restarted_one_too():
 
 
 async def test_a_counter_at_its_end_says_so():
-    async with wormspace.connect("memory:") as worm, await replicate(Counter, worm, "n") as counter:
+    async with wormspace.connect("memory:") as worm, await worm.replicate(Counter, "n") as counter:
         assert await counter.add(2**64 - 1) == 2**64 - 1
         with pytest.raises(OverflowError):
             await counter.add(2**64 - 1)
@@ -518,7 +517,7 @@ async def test_a_counter_at_its_end_says_so():
 
 
 async def test_what_is_wrong_with_an_argument_is_said_by_its_name():
-    async with wormspace.connect("memory:") as worm, await replicate(KeyValue, worm, "kv") as kv:
+    async with wormspace.connect("memory:") as worm, await worm.replicate(KeyValue, "kv") as kv:
         with pytest.raises(TypeError, match=r"KeyValue.put\(\), argument 'value'"):
             await kv.put("a", "text")
         with pytest.raises(ValueError, match="surrogates"):
@@ -542,7 +541,7 @@ class Large(StateMachine):
 
 
 async def test_a_result_too_large_to_travel_is_said_by_its_call_alone():
-    async with wormspace.connect("memory:") as worm, await replicate(Large, worm, "it") as it:
+    async with wormspace.connect("memory:") as worm, await worm.replicate(Large, "it") as it:
         sizes = [1, 5 << 20, 5 << 20, 2, 20 << 20]
         found = await asyncio.gather(*(it.give(n) for n in sizes), return_exceptions=True)
         assert [isinstance(one, ValueError) for one in found] == [False, False, True, False, True]
@@ -555,7 +554,19 @@ async def test_a_result_too_large_to_travel_is_said_by_its_call_alone():
 
 async def test_an_object_of_another_class_is_refused_and_the_message_names_both():
     async with wormspace.connect("memory:") as worm:
-        async with await replicate(Counter, worm, "hits", leadership=Sticky(0.1)) as counter:
+        async with await worm.replicate(Counter, "hits", leadership=Sticky(0.1)) as counter:
             await counter.add()
         with pytest.raises(ShapeChanged, match=r"'hits' \(a Counter\).*not as Queue declares it"):
-            await replicate(Queue, worm, "hits")
+            await worm.replicate(Queue, "hits")
+
+
+async def test_closing_the_connection_closes_its_replicas() -> None:
+    async with wormspace.connect("memory:") as worm:
+        counter = await worm.replicate(Counter, "n")
+        closed = await worm.replicate(Counter, "other")
+        await closed.close()
+        assert await counter.add(1) == 1
+    for replica in (counter, closed):
+        with pytest.raises(Closed):
+            await replica.add(1)
+    await counter.close()

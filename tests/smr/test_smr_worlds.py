@@ -8,7 +8,7 @@ from smr_worlds import SMR_PORT, TIMEOUT_S, Cells, Group, StatesDiffer, Witness,
 
 from wormspace.errors import WormError
 from wormspace.sim import World
-from wormspace.smr import Fixed, Leaderless, NoLeader, OtherStrategy, Rotating, Sticky, replicate
+from wormspace.smr import Fixed, Leaderless, NoLeader, OtherStrategy, Rotating, Sticky
 
 STRATEGIES = {
     "sticky": Sticky(TIMEOUT_S),
@@ -229,13 +229,13 @@ def test_a_replica_that_was_told_another_leadership_is_refused(other, trimmed):
         async def join(replica):
             worm = replica._core.seat.space.client
             with pytest.raises(OtherStrategy, match=mine.strategy) as refusal:
-                await replicate(
-                    Cells, worm, "cells", replica="x", port=SMR_PORT + 1, leadership=other
+                await worm.replicate(
+                    Cells, "cells", replica="x", port=SMR_PORT + 1, leadership=other
                 )
             assert other.strategy in str(refusal.value)
             again = msgspec.structs.replace(mine, timeout_s=3.0)  # time-outs may differ
-            alike = await replicate(
-                Cells, worm, "cells", replica="y", host="r1", port=SMR_PORT + 1, leadership=again
+            alike = await worm.replicate(
+                Cells, "cells", replica="y", host="r1", port=SMR_PORT + 1, leadership=again
             )
             await alike.close()
 

@@ -43,7 +43,6 @@ from wormspace.smr import (
     View,
     addresses_of,
     attach,
-    replicate,
 )
 from wormspace.smr.kv import SCAN_LIMIT, prefix_stop
 
@@ -74,9 +73,8 @@ class Target:
             url = self.settings.target()
             async with connect(url, timeout=timeout) as worm:
                 if not url.startswith("worm:"):
-                    async with await replicate(
+                    async with await worm.replicate(
                         KeyValue,
-                        worm,
                         self.name,
                         leadership=Sticky(EMBEDDED_ELECTION_S),
                         timeout=timeout,
@@ -174,9 +172,8 @@ def serve(
             loop.add_signal_handler(number, stop.set)
         async with (
             connect(settings.target(), timeout=settings.timeout) as worm,
-            await replicate(
+            await worm.replicate(
                 KeyValue,
-                worm,
                 name,
                 replica=replica,
                 host=host,

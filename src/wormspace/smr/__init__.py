@@ -6,7 +6,7 @@
         @command
         def reserve(self, sku: str, count: int) -> int: ...
 
-    inventory = await replicate(Inventory, worm, "inventory")
+    inventory = await worm.replicate(Inventory, "inventory")
     await inventory.reserve("sku-1", 3)
 
 Each process that does so has a replica; a command takes effect on all of them, once.
@@ -50,7 +50,7 @@ from wormspace.smr.leaderless import Leaderless
 from wormspace.smr.leadership import Fixed, Sticky
 from wormspace.smr.methods import command, query
 from wormspace.smr.remote import Remote, addresses_of, attach
-from wormspace.smr.replica import Replica, replicate
+from wormspace.smr.replica import Replica
 from wormspace.smr.rotating import Rotating
 from wormspace.smr.seat import Leadership, Tuning
 from wormspace.smr.stores import LocalSnapshots, MemorySnapshots, SnapshotStore
@@ -117,6 +117,5 @@ __all__ = [
     "command",
     "holding",
     "query",
-    "replicate",
     "taking",
 ]

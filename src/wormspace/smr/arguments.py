@@ -136,7 +136,7 @@ def as_replicated(value: Any, what: str, *commands: str) -> Any:
     """
     if isinstance(value, StateMachine):
         kind = type(value).__name__
-        raise UsageError(f"{what} is what `replicate` or `attach` gave, not a {kind} by itself")
+        raise UsageError(f"{what} is what worm.replicate or attach gave, not a bare {kind}")
     return as_choice(value, what, *commands)
 
 

@@ -41,7 +41,7 @@ log = logging.getLogger("wormspace.smr")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user chose for a replica; see `replicate`."""
+    """What a user chose for a replica; see `Worm.replicate`."""
 
     replica: str
     host: str
@@ -54,7 +54,7 @@ class Settings:
 
 
 class Core:
-    """One replica, put together, begun and ended; `replicate` makes it, users hold a `Replica`.
+    """One replica, put together, begun and ended; users hold a `Replica` of it.
 
     Args:
         service: listens at the port; it gets what this replica does for others.

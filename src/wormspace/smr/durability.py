@@ -1,4 +1,4 @@
-"""When the space's beginning becomes garbage: strategy objects that a user passes to `replicate`.
+"""When the space's beginning becomes garbage: strategy objects, passed to `worm.replicate`.
 
 Every register is replicated and durable when its command is acknowledged.  What is chosen here is
 only how long the registers are kept, and so what a replica that was away must read.

@@ -1,6 +1,6 @@
 """A replicated key-value store: ordered, with times to live, compare-and-set, and watching.
 
-    kv = await replicate(KeyValue, worm, "kv")
+    kv = await worm.replicate(KeyValue, "kv")
     await kv.put("colour", b"green")
     assert await kv.get("colour") == b"green"
 

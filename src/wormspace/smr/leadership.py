@@ -62,7 +62,9 @@ class Fixed(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if as_text(self.leader, "the leader's name") == "":
-            raise UsageError("Fixed names the leader: what is passed to `replicate` as `replica`")
+            raise UsageError(
+                "Fixed names the leader: what is passed to `worm.replicate` as `replica`"
+            )
         as_timeout(self.timeout_s)
 
     @property

@@ -1,6 +1,6 @@
 """A replica: a state machine in this process, kept the same as the others by the address space.
 
-    inventory = await replicate(Inventory, worm, "inventory")
+    inventory = await worm.replicate(Inventory, "inventory")
     await inventory.reserve("sku-1", 3)
 
 Nothing of the state is anywhere but in the registers (and, if so chosen, in snapshots): a replica
@@ -20,7 +20,6 @@ from wormspace.errors import UsageError
 from wormspace.runtime.endpoints import as_port
 from wormspace.smr.arguments import (
     as_choice,
-    as_client,
     as_clock,
     as_level,
     as_machine,
@@ -42,14 +41,70 @@ M = TypeVar("M", bound=StateMachine)
 
 
 class Replica(View[M], Generic[M]):
-    """A state machine that survives machines; get it from `replicate`.
+    """A state machine that survives machines; get it from `Worm.replicate`.
 
     A replica is also a `View` of itself: its commands and queries can be awaited on it.
     """
 
-    def __init__(self, machine_type: type[M], core: Core, level: Consistency) -> None:
+    def __init__(
+        self,
+        machine_type: type[M],
+        core: Core,
+        level: Consistency,
+        on_close: Callable[[Replica[M]], object],
+    ) -> None:
         super().__init__(machine_type.declaration, core, level, Session())
         self._core = core
+        self._on_close = on_close
+
+    @classmethod
+    async def open(
+        cls,
+        client: Client,
+        machine_type: type[M],
+        name: str,
+        *,
+        replica: str = "",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        leadership: Leadership | None = None,
+        durability: Durability | None = None,
+        consistency: Consistency | None = None,
+        tuning: Tuning | None = None,
+        timeout: float = 10.0,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+        on_close: Callable[[Replica[M]], object] = lambda replica: None,
+    ) -> Self:
+        """Take part in a replicated object; see `Worm.replicate`, which calls this.
+
+        Args:
+            on_close: called with the replica when it is closed.
+        """
+        if tuning is not None and not isinstance(tuning, Tuning):
+            raise UsageError(f"tuning is a Tuning(...), not {type(tuning).__name__}")
+        level = Linearizable() if consistency is None else as_level(consistency)
+        leadership = Sticky() if leadership is None else leadership
+        durability = NeverTrim() if durability is None else durability
+        port = as_port(port, 0)
+        machine_type, space = as_machine(machine_type), client.space(as_name(name))
+        settings = Settings(
+            as_text(replica, "a replica's name"),
+            as_text(host, "a host") or socket.gethostname(),
+            as_timeout(timeout),
+            as_clock(clock),
+            as_rng(rng),
+            as_choice(leadership, "a leadership", "take_seat"),
+            as_choice(durability, "a durability", "run"),
+            tuning or Tuning(),
+        )
+        core = await listening(machine_type, space, port, settings)
+        try:
+            await core.start()
+        except BaseException:
+            await core.close()
+            raise
+        return cls(machine_type, core, level, on_close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -105,67 +160,4 @@ class Replica(View[M], Generic[M]):
     async def close(self) -> None:
         """Stop taking part; the state is where it was, in the space."""
         await self._core.close()
-
-
-async def replicate(
-    machine_type: type[M],
-    worm: Client,
-    name: str,
-    *,
-    replica: str = "",
-    host: str = "127.0.0.1",
-    port: int = 0,
-    leadership: Leadership | None = None,
-    durability: Durability | None = None,
-    consistency: Consistency | None = None,
-    tuning: Tuning | None = None,
-    timeout: float = 10.0,
-    clock: Callable[[], float] = time.time,
-    rng: random.Random | None = None,
-) -> Replica[M]:
-    """Take part in the replicated object `name`: a replica of it in this process.
-
-    Args:
-        machine_type: the state machine; every replica names the same one.
-        worm: the connection; the object's commands are registers of its space `name`.
-        replica: this replica's name, unlike any other's; by default its host and port.
-        host: where the other replicas reach this one.
-        port: the same; the system chooses one if it is 0.
-        leadership: `Sticky()` by default; the same on every replica (time-outs may differ).
-        durability: `NeverTrim()` by default; the same on every replica.
-        consistency: of queries, unless a call says otherwise; `Linearizable()` by default.
-        tuning: sizes of segments and batches.
-        timeout: how long a command or query may take, in seconds, before it is `NoLeader`.
-        clock: where the commands' time comes from: seconds since the epoch.
-        rng: where ids, seeds and time-outs come from; by default the system.
-
-    Raises:
-        UsageError: an argument is not what is said here.
-        OtherStrategy: the object was begun with another leadership.
-        NoSnapshot: the space's beginning was trimmed and nobody who can be reached has the state.
-        BadSnapshot, Unavailable.
-    """
-    if tuning is not None and not isinstance(tuning, Tuning):
-        raise UsageError(f"tuning is a Tuning(...), not {type(tuning).__name__}")
-    level = Linearizable() if consistency is None else as_level(consistency)
-    leadership = Sticky() if leadership is None else leadership
-    durability = NeverTrim() if durability is None else durability
-    port = as_port(port, 0)
-    machine_type, space = as_machine(machine_type), as_client(worm).space(as_name(name))
-    settings = Settings(
-        as_text(replica, "a replica's name"),
-        as_text(host, "a host") or socket.gethostname(),
-        as_timeout(timeout),
-        as_clock(clock),
-        as_rng(rng),
-        as_choice(leadership, "a leadership", "take_seat"),
-        as_choice(durability, "a durability", "run"),
-        tuning or Tuning(),
-    )
-    core = await listening(machine_type, space, port, settings)
-    try:
-        await core.start()
-    except BaseException:
-        await core.close()
-        raise
-    return Replica(machine_type, core, level)
+        self._on_close(self)

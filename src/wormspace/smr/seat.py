@@ -404,7 +404,7 @@ class Proposer(Protocol):
 
 
 class Leadership(Protocol):
-    """Who proposes, and when: a strategy that a user passes to `replicate`."""
+    """Who proposes, and when: a strategy that a user passes to `worm.replicate`."""
 
     @property
     def strategy(self) -> str:

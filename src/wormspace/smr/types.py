@@ -1,6 +1,6 @@
 """Ready-made replicated types: counter, dictionary, set, queue, lock with fencing token, election.
 
-    jobs = await replicate(Queue, worm, "jobs")
+    jobs = await worm.replicate(Queue, "jobs")
     await jobs.put(b"resize 17.png")
 
 Values are bytes and names are strings; whoever wants more structure writes a `StateMachine`.
