@@ -91,7 +91,7 @@ async def _subscribe(url: str) -> None:
 
         async def follow() -> None:
             nonlocal reached
-            async for entry in log.subscribe():
+            async for entry in log.listen():
                 reached = entry.position + 1
                 if not news.is_set():
                     news.set()

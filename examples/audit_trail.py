@@ -33,7 +33,7 @@ async def audit(trail: Log, alarming: str, count: int) -> list[str]:
     cursor = trail.cursor("auditor")
     alarms = []
     seen = 0
-    async for entry in trail.subscribe(await cursor.load()):
+    async for entry in trail.listen(await cursor.load()):
         event = json.loads(entry.body)
         if event["action"] == alarming:
             alarms.append(f"position {entry.position}: {event['actor']}")

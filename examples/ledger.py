@@ -39,7 +39,7 @@ async def keep(books: sqlite3.Connection, payments: Log, until: int, dice: rando
     (start,) = books.execute("SELECT next FROM progress").fetchone()
     if start >= until:
         return
-    async for entry in payments.subscribe(start):
+    async for entry in payments.listen(start):
         who, amount = entry.body.decode().split()
         with books:  # one transaction: both, or neither
             books.execute(

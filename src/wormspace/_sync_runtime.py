@@ -139,7 +139,7 @@ class Background:
 
 
 class Feed(Iterator[T], Generic[T]):
-    """What a `listen` or a `subscribe` delivers, one after another, without end.
+    """What a `listen` delivers, one after another, without end.
 
     Close it, or use it in a `with`.  Waiting for the next item can be given up (with Ctrl-C, or
     with the timeout of `wait`) and taken up again: none is lost.  `close` may be called from

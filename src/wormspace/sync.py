@@ -401,7 +401,7 @@ class Log:
 
         log = worm.log("orders")
         position = log.append(b"four chairs")
-        for entry in log.subscribe(from_=position):
+        for entry in log.listen(position):
             ...
 
     Positions count from 0.  Each below the tail holds an entry or is a hole, for ever; holes are
@@ -446,7 +446,7 @@ class Log:
     def close(self) -> None:
         """Stop appending, and say so if the sequencer was in this process.
 
-        Whatever is called or under way on the log from now on ends with `Closed`, subscriptions
+        Whatever is called or under way on the log from now on ends with `Closed`, listeners
         too.  Harmless when repeated.
         """
         self._background.call(lambda: self._twin.close())
@@ -559,23 +559,23 @@ class Log:
         """
         return self._background.call(lambda: self._twin.fill(position, timeout=timeout))
 
-    def subscribe(self, from_: int | None = None, *, stream: str | None = None) -> Feed[Entry]:
+    def listen(self, start: int | None = None, *, stream: str | None = None) -> Feed[Entry]:
         """Every entry from a position on, once, in order: history, then live, without end.
 
         What blocks it longer than the log's patience is filled.  Who stops waiting for an entry, by
         a time-out for instance, loses nothing: the next wait goes on from there.
 
         Args:
-            from_: the first position; by default, the first that is still there.
+            start: the first position; by default, the first that is still there.
             stream: only the entries of this stream.
 
         Raises (while iterating, and closes it):
             LogTrimmed: the next position was trimmed before it was delivered; of a stream: entries
                 may have been trimmed that were not delivered.
-            DamagedEntry: the next positions cannot be read; subscribe again from its `next`.
+            DamagedEntry: the next positions cannot be read; listen again from its `next`.
             Closed: the log was closed.
         """
-        return Feed(self._background, lambda: self._twin.subscribe(from_, stream=stream))
+        return Feed(self._background, lambda: self._twin.listen(start, stream=stream))
 
     def read_stream(
         self, name: str, start: int | None = None, *, timeout: float | None = None

@@ -103,10 +103,10 @@ class Aged:
     async def trim_larger(self, size):
         return await self._log.trim_larger(size) - self.base
 
-    async def subscribe(self, from_=None, *, stream=None):
-        since = None if from_ is None else from_ + self.base
+    async def listen(self, start=None, *, stream=None):
+        since = None if start is None else start + self.base
         with self._counting():
-            async for entry in self._log.subscribe(since, stream=stream):
+            async for entry in self._log.listen(since, stream=stream):
                 yield self._young(entry)
 
 

@@ -165,7 +165,7 @@ class Life:
             return
         log = self.rng.choice(self.logs)
         self.heard_upto = max(position, self.first)
-        self.hearing = log.subscribe(self.heard_upto)
+        self.hearing = log.listen(self.heard_upto)
 
     async def hear(self, log):
         """The subscriber is given time for a few entries, now and then too little."""

@@ -45,7 +45,7 @@ async def deliver(how, log):
         return (await log.read(5)).position + 1
     if how == "stream":
         return (await log.read_stream("s"))[-1].position + 1
-    listening = log.subscribe(3, stream="s" if how == "subscribed stream" else None)
+    listening = log.listen(3, stream="s" if how == "subscribed stream" else None)
     entries = [await anext(listening) for _ in range(3)]
     await listening.aclose()
     return entries[-1].position + 1
@@ -73,7 +73,7 @@ async def test_a_place_that_one_asked_for_was_not_delivered():
         log = await worm.log("orders")
         await log.append(b"x")
         assert await log.read_range(700, 900) == []
-        listening = log.subscribe(700)
+        listening = log.listen(700)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(listening), 0.05)
         await listening.aclose()

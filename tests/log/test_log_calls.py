@@ -68,10 +68,10 @@ def test_what_is_appended_is_read_as_it_was():
         info = await log.info()
         assert (info.name, info.first, info.tail, info.segment_size) == ("orders", 0, 4, SIZE)
         assert (info.bytes, info.oldest, info.newest) == (4 + 2 + 2 * 2, 12.5, 12.5)
-        subscription = log.subscribe(1)
+        subscription = log.listen(1)
         assert [await anext(subscription) for _ in range(3)] == entries[1:]
-        assert await anext(log.subscribe()) == entries[0]
-        stream = log.subscribe(1, stream="s")
+        assert await anext(log.listen()) == entries[0]
+        stream = log.listen(1, stream="s")
         assert [await anext(stream) for _ in range(2)] == entries[2:]
 
     calling(work)
@@ -160,9 +160,9 @@ def test_a_log_is_trimmed_by_position_age_and_size():
                 await call(*given)
             assert told.value.first == 40
         assert await log.append(b"x") == 40
-        assert (await anext(log.subscribe())).position == 40
+        assert (await anext(log.listen())).position == 40
         with pytest.raises(LogTrimmed, match=r"position 39 of log 'orders' was trimmed; .* now 40"):
-            await anext(log.subscribe(39))
+            await anext(log.listen(39))
 
     calling(work)
 
@@ -307,7 +307,7 @@ def test_closing_ends_everything_once_and_says_so_to_whoever_asked():
         closed = []
         one = await Log.open(worm, "orders", sole=True, on_close=closed.append)
         await one.append(b"x")
-        whole, stream, cursor = one.subscribe(1), one.subscribe(1, stream="s"), one.cursor("c")
+        whole, stream, cursor = one.listen(1), one.listen(1, stream="s"), one.cursor("c")
         await cursor.commit(1)
         waiting = [asyncio.create_task(anext(each)) for each in (whole, stream)]
         await asyncio.sleep(1)
@@ -322,7 +322,7 @@ def test_closing_ends_everything_once_and_says_so_to_whoever_asked():
         for call in (one.tail, lambda: one.append_many([]), lambda: one.read(0), one.stand_by):
             with pytest.raises(Closed):
                 await call()
-        for call in (one.subscribe, lambda: one.cursor("d")):
+        for call in (one.listen, lambda: one.cursor("d")):
             with pytest.raises(Closed):
                 call()
         broken = await Log.open(worm, "orders", sole=True, on_close=closed.append)

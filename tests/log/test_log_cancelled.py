@@ -63,7 +63,7 @@ async def serves_on(it, *, first=2, may_add=()):
         assert await other.cursor("c").load() == position
         assert await other.trim(position) == position
         assert await it.log.first() == position
-        listening = it.log.subscribe()
+        listening = it.log.listen()
         assert (await anext(listening)).body == b"last"
         await listening.aclose()
 
@@ -95,8 +95,8 @@ CALLS = {
     "commit": (lambda it: it.log.cursor("c").commit(4), []),
     "opening": (opened, []),
     "opening and closing": (reopened, []),
-    "subscribe": (lambda it: anext(it.log.subscribe(2)), []),
-    "subscribe to a stream": (lambda it: anext(it.log.subscribe(2, stream="s")), []),
+    "listen": (lambda it: anext(it.log.listen(2)), []),
+    "listen to a stream": (lambda it: anext(it.log.listen(2, stream="s")), []),
 }
 
 

@@ -39,7 +39,7 @@ PUBLIC_CALLS = {
     "info": lambda log: log.info(),
     "load": lambda log: log.cursor("c").load(),
     "commit": lambda log: log.cursor("c").commit(1),
-    "subscribe": lambda log: anext(log.subscribe()),
+    "listen": lambda log: anext(log.listen()),
     "stand_by": lambda log: log.stand_by(),
 }
 
@@ -56,7 +56,7 @@ def test_each_public_call_is_in_the_table():
 async def test_whatever_is_called_on_a_closed_log_is_closed(worm):
     log = await worm.log("orders")
     await log.append(b"x")
-    cursor, listening = log.cursor("c"), log.subscribe(1)
+    cursor, listening = log.cursor("c"), log.listen(1)
     await log.close()
     await log.close()
     for call in PUBLIC_CALLS.values():
@@ -71,7 +71,7 @@ async def test_whatever_is_called_on_a_closed_log_is_closed(worm):
 async def test_a_subscription_that_waits_ends_with_its_log(worm, stream):
     log = await worm.log("orders")
     await log.append(b"x", streams=["s"])
-    listening = log.subscribe(stream=stream)
+    listening = log.listen(stream=stream)
     assert (await anext(listening)).body == b"x"
     waiting = asyncio.ensure_future(anext(listening))
     await asyncio.sleep(0.05)
@@ -101,7 +101,7 @@ async def test_logs_that_were_closed_are_forgotten(worm):
         await log.append(b"x", streams=["s"])
         await log.cursor("c").commit(i)
         for stream in (None, "s"):
-            await collect(log.subscribe(0, stream=stream), 1)
+            await collect(log.listen(0, stream=stream), 1)
         await log.close()
         opened.append(weakref.ref(log))
         del log
@@ -117,7 +117,7 @@ async def test_subscriptions_that_were_dropped_are_forgotten(worm):
     tasks = asyncio.all_tasks()
     for stream in (None, "s"):
         for _ in range(20):
-            listening = log.subscribe(stream=stream)
+            listening = log.listen(stream=stream)
             await anext(listening)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(anext(listening), 0.01)
@@ -141,7 +141,7 @@ async def test_who_reads_many_segments_keeps_few_handles(worm):
 @pytest.mark.parametrize("stream", [None, "s"])
 async def test_who_stops_waiting_for_an_entry_loses_none(worm, stream):
     log = await worm.log("orders", segment_size=8)
-    listening = log.subscribe(stream=stream)
+    listening = log.listen(stream=stream)
     heard, limit = [], 0.0005
     for i in range(60):
         await log.append(b"%d" % i, streams=["s"])
@@ -155,7 +155,7 @@ async def test_who_stops_waiting_for_an_entry_loses_none(worm, stream):
 
 async def test_all_handles_in_an_embedded_space_see_all_streams(worm):
     one, two = await worm.log("orders"), await worm.log("orders")
-    hearing = two.subscribe(stream="s")
+    hearing = two.listen(stream="s")
     for i in range(10):
         log, other = (one, two) if i % 2 else (two, one)
         assert await log.append(b"%d" % i, streams=["s", f"t{i}"]) == i
@@ -173,9 +173,9 @@ async def test_a_stream_that_was_trimmed_before_it_was_delivered_is_told(worm):
     log = await worm.log("orders", segment_size=4)
     for i in range(40):
         await log.append(b"%d" % i, streams=["s"] if i % 4 == 0 else [])
-    listening = log.subscribe(0, stream="s")
+    listening = log.listen(0, stream="s")
     assert int((await anext(listening)).body) == 0
-    behind = log.subscribe(3, stream="s")
+    behind = log.listen(3, stream="s")
     await log.trim(33)
     assert [int((await anext(listening)).body) for _ in range(9)] == list(range(4, 40, 4))
     with pytest.raises(LogTrimmed) as told:
@@ -189,7 +189,7 @@ async def test_a_stream_that_was_trimmed_before_it_was_delivered_is_told(worm):
 async def test_a_stream_trimmed_while_its_subscriber_is_away_is_told(worm):
     log = await worm.log("orders", segment_size=4)
     await log.append(b"0", streams=["s"])
-    listening = log.subscribe(stream="s")
+    listening = log.listen(stream="s")
     await anext(listening)
     for _ in range(20):
         await log.append(b"unseen", streams=["s"])
@@ -202,7 +202,7 @@ async def test_a_stream_trimmed_while_its_subscriber_is_away_is_told(worm):
 async def test_a_trim_that_takes_nothing_of_a_stream_is_no_gap(worm):
     log = await worm.log("orders", segment_size=4)
     await log.append(b"0", streams=["s"])
-    listening, quiet = log.subscribe(stream="s"), log.subscribe(stream="quiet")
+    listening, quiet = log.listen(stream="s"), log.listen(stream="quiet")
     assert (await anext(listening)).body == b"0"
     for hearing in (listening, quiet):
         with pytest.raises(TimeoutError):

@@ -92,7 +92,7 @@ async def test_a_subscriber_is_told_once_and_goes_on_behind_it(worm):
     start, told = 0, []
     while len(heard) < 3:
         try:
-            async for entry in log.subscribe(start):
+            async for entry in log.listen(start):
                 heard.append(entry.body)
                 if len(heard) == 3:
                     break
@@ -106,7 +106,7 @@ async def test_a_subscriber_is_told_once_and_goes_on_behind_it(worm):
 async def test_a_live_subscriber_is_told(worm):
     log = await worm.log("orders", segment_size=16, patience=0.0)
     await log.append(b"zero")
-    hearing = log.subscribe(1)
+    hearing = log.listen(1)
     waiting = asyncio.ensure_future(anext(hearing))
     await asyncio.sleep(0.02)
     await write_over(log, b"garbage")
@@ -114,7 +114,7 @@ async def test_a_live_subscriber_is_told(worm):
     with pytest.raises(DamagedEntry) as found:
         await asyncio.wait_for(waiting, 10)
     assert (found.value.position, found.value.next) == (1, position)
-    assert (await collect(log.subscribe(found.value.next), 1))[0].body == b"behind"
+    assert (await collect(log.listen(found.value.next), 1))[0].body == b"behind"
 
 
 async def test_where_no_position_is_missing_nothing_is_told(worm):
@@ -146,7 +146,7 @@ async def test_a_stream_whose_pack_is_damaged_says_so(worm):
         await log.read_stream("s")
     assert (found.value.position, found.value.next) == (lost[0], position)
     assert [e.body for e in await log.read_stream("s", found.value.next)] == [b"after"]
-    hearing = log.subscribe(0, stream="s")
+    hearing = log.listen(0, stream="s")
     with pytest.raises(DamagedEntry):
         await asyncio.wait_for(collect(hearing, 2), 10)
 
@@ -197,7 +197,7 @@ async def test_records_of_a_newer_format_are_refused_by_name(worm):
         with pytest.raises(NewerFormat, match="update"):
             await call
     with pytest.raises(NewerFormat):
-        await collect(log.subscribe(0), 2)
+        await collect(log.listen(0), 2)
 
 
 async def test_what_a_sequencer_is_asked_is_looked_at(worm):

@@ -86,9 +86,9 @@ def calls(worm, log):
 
 
 def subscribing(log):
-    yield "position", lambda x: log.subscribe(x)
-    yield "position", lambda x: log.subscribe(x, stream="s")
-    yield "stream", lambda x: log.subscribe(stream=x)
+    yield "position", lambda x: log.listen(x)
+    yield "position", lambda x: log.listen(x, stream="s")
+    yield "stream", lambda x: log.listen(stream=x)
 
 
 class Marker:

@@ -195,7 +195,7 @@ class Campaign:
             heard = []
             self.heard.append(heard)
             try:
-                async for entry in log.subscribe(start):
+                async for entry in log.listen(start):
                     heard.append(entry)  # noqa: PERF401 - it must be there when this is killed
             except LogTrimmed as e:
                 start = e.first
@@ -247,7 +247,7 @@ class Campaign:
         if not first:
             self.book.check(entries)
         again = []
-        async for entry in log.subscribe(first):
+        async for entry in log.listen(first):
             again.append(entry)
             if len(again) == len(entries):
                 break

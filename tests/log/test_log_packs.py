@@ -93,13 +93,13 @@ async def test_a_subscriber_begins_in_the_middle_of_a_pack(make):
     log = await make()
     await log.append_many([str(i).encode() for i in range(30)])
     await log.append_many([str(i).encode() for i in range(30, 60)])
-    heard = await collect(log.subscribe(17), 43)
+    heard = await collect(log.listen(17), 43)
     assert [e.position for e in heard] == list(range(17, 60))
 
 
 async def test_a_subscriber_passes_over_what_was_lost_and_waits_for_what_is_ahead(make):
     log = await make()
-    hearing = asyncio.create_task(collect(log.subscribe(3), 3))
+    hearing = asyncio.create_task(collect(log.listen(3), 3))
     await asyncio.sleep(0.05)
     await log.append_many([b"0", b"1", b"2", b"3"])
     lost = await leave_a_hole(log, [b"lost"] * 10)

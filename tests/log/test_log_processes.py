@@ -74,7 +74,7 @@ async def test_sequencers_and_servers_are_killed_and_nothing_is_lost(cluster):
             heard = []
 
             async def listen():
-                async for entry in logs[0].subscribe(0):
+                async for entry in logs[0].listen(0):
                     heard.append(entry)  # noqa: PERF401
 
             listening = asyncio.create_task(listen())

@@ -88,7 +88,7 @@ async def test_the_end_of_a_read_range_is_the_tail(make):
 async def test_a_subscriber_gets_history_and_then_what_comes(make):
     log = await make()
     await log.append_many([b"old"] * 40)
-    hearing = asyncio.create_task(collect(log.subscribe(), 80))
+    hearing = asyncio.create_task(collect(log.listen(), 80))
     await asyncio.sleep(0.05)
     for _ in range(40):
         await log.append(b"new")
@@ -101,7 +101,7 @@ async def test_a_subscriber_that_cannot_keep_up_misses_nothing(make):
 
     async def slowly():
         positions = []
-        async for entry in log.subscribe(0):
+        async for entry in log.listen(0):
             positions.append(entry.position)
             if len(positions) % 500 == 0:
                 await asyncio.sleep(0.05)
@@ -129,7 +129,7 @@ async def test_a_stream_is_read_alone_and_in_order(make):
 async def test_a_stream_is_followed(make):
     log = await make()
     await log.append(b"0", streams=["s"])
-    hearing = asyncio.create_task(collect(log.subscribe(stream="s"), 10))
+    hearing = asyncio.create_task(collect(log.listen(stream="s"), 10))
     for i in range(1, 10):
         await log.append(b"other")
         await log.append(str(i).encode(), streams=["s"])
@@ -191,8 +191,8 @@ async def test_trimming_by_position_takes_what_is_below_and_no_more(make):
     with pytest.raises(LogTrimmed):
         await log.read_range(0, 60)
     with pytest.raises(LogTrimmed):
-        await collect(log.subscribe(0), 1)
-    assert [e.position for e in await collect(log.subscribe(), 20)] == list(range(40, 60))
+        await collect(log.listen(0), 1)
+    assert [e.position for e in await collect(log.listen(), 20)] == list(range(40, 60))
     assert await log.trim(10) == 40, "a trim point never goes back"
     with pytest.raises(NotWritten):
         await log.trim(61)
@@ -237,7 +237,7 @@ async def test_a_hole_is_filled_by_whoever_meets_it_and_stays(make):
     await log.append(b"a")
     position = await leave_a_hole(log)
     await log.append(b"c")
-    assert [e.body for e in await collect(log.subscribe(0), 2)] == [b"a", b"c"]
+    assert [e.body for e in await collect(log.listen(0), 2)] == [b"a", b"c"]
     assert await log.read(position) is None
     assert await log.fill(position) is None
     assert [e.body for e in await log.read_range(0)] == [b"a", b"c"]
@@ -315,13 +315,13 @@ async def test_the_tail_is_found_though_its_segment_is_filled_and_trimmed_meanwh
     assert await log.first() == 41
 
 
-@pytest.mark.parametrize("how", ["read", "fill", "read_range", "subscribe"])
+@pytest.mark.parametrize("how", ["read", "fill", "read_range", "listen"])
 async def test_what_is_trimmed_while_it_is_looked_for_is_no_hole(make, monkeypatch, how):
     log = await make()
     for body in (b"one", b"two", b"three", b"four", b"five"):
         await log.append(body)
     log = await make()
     meanwhile(monkeypatch, log, "read", lambda: log.trim(3))
-    looks = {"subscribe": lambda position: anext(log.subscribe(position))}
+    looks = {"listen": lambda position: anext(log.listen(position))}
     with pytest.raises(LogTrimmed):
         await looks.get(how, getattr(log, how, None))(1)

@@ -11,7 +11,7 @@ import wormspace
 LIMIT_S = 1.5
 EPSILON_S = 0.1
 
-WITHOUT_A_TIME_OUT = {"subscribe", "stand_by", "append_many of none"}
+WITHOUT_A_TIME_OUT = {"listen", "stand_by", "append_many of none"}
 
 
 NEEDS_A_MAJORITY = {"append", "append_many", "tail", "trim", "commit", "append with a stream"}

@@ -190,8 +190,8 @@ def test_a_client_of_another_objects_replica_is_told_at_once() -> None:
                     lambda: other.put("a", b"b"),
                     lambda: other.get("a"),
                     lambda: other.at(Eventual()).get("a"),
-                    lambda: anext(other.events()),
-                    lambda: anext(other.events(after=7)),
+                    lambda: anext(other.listen()),
+                    lambda: anext(other.listen(8)),
                 ):
                     with pytest.raises(UsageError, match="no replica of 'kvx'"):
                         await call()
@@ -208,7 +208,7 @@ def test_one_wrong_address_among_right_ones_does_no_harm() -> None:
                 replica = await stack.enter_async_context(await worm.replicate(KeyValue, name))
                 places.append((replica.status().member.host, replica.status().member.port))
             kv = await stack.enter_async_context(await attach(KeyValue, "kv", places))
-            events = kv.events()
+            events = kv.listen()
             await kv.put("a", b"b")
             assert await kv.at(Eventual()).get("a") == b"b"
             assert (await anext(events))[0] == 1

@@ -148,7 +148,7 @@ async def test_who_is_closed_has_nothing_that_runs_and_says_so(worm, caplog):
         calls.append(core.query(METHODS["count"], (1,), Linearizable(), Session()))
         await asyncio.sleep(0.1)
     assert len(puppet.offered) == 1
-    core.learner.deafen = lambda: closing.append("deaf")
+    core.learner.stop_listening = lambda: closing.append("deaf")
     core.seat.close = lambda: asyncio.sleep(0, closing.append("seat"))
     await core.close()
     assert ended == ["task"], "it was waited for"
@@ -189,7 +189,7 @@ def test_one_of_its_tasks_that_fails_stops_it_and_it_says_why(trouble, words):
         learn(core, 0)
         waiting = core.seat.waiting[b"c", 1] = asyncio.get_running_loop().create_future()
         deaf, other = [], core._tasks.spawn(asyncio.sleep(99))
-        core.learner.deafen = lambda: deaf.append(True)
+        core.learner.stop_listening = lambda: deaf.append(True)
 
         async def fail():
             raise trouble

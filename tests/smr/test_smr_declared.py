@@ -138,7 +138,7 @@ def test_what_is_inherited_begins_as_it_did_unless_it_is_said_again(thing):
         ),
         ("rows", Table[int | None, int], None, "Wrong.rows: the keys of a Table have an order"),
         ("rows", Table, None, "Wrong.rows: say of what"),
-        ("events", int, 1, "Wrong.events: that name has another meaning"),
+        ("listen", int, 1, "Wrong.listen: that name has another meaning"),
         ("count", int, ..., "Wrong.count: give it a value to begin with"),
     ],
 )

@@ -144,8 +144,8 @@ CASES = {
         "args": None,  # those of the command, as below
         "kwargs": None,
     },
-    "Replica.events": {"after": (lambda o, x: o.hits.events(x), ["1", -1, 1.5, True, 1 << 64])},
-    "Remote.events": {"after": (lambda o, x: o.remote.events(x), ["1", -1, 1.5, True, 1 << 64])},
+    "Replica.listen": {"start": (lambda o, x: o.hits.listen(x), ["1", 0, 1.5, True, 1 << 64])},
+    "Remote.listen": {"start": (lambda o, x: o.remote.listen(x), ["1", 0, 1.5, True, 1 << 64])},
 }
 """By call and parameter: the call with that argument, and values of it that are wrong."""
 

@@ -17,7 +17,7 @@ from wormspace.smr.events import (
     Bells,
     Events,
     RemoteEvents,
-    check_number,
+    before,
     page,
     watched,
 )
@@ -115,7 +115,7 @@ async def test_a_page_has_what_comes_after_a_number_or_says_that_it_is_lost():
                 assert found.value.first == oldest
                 assert str(found.value) == (
                     f"event {after + 1} is not held any more: the oldest here is {oldest}. Read "
-                    f"the state, and go on with events(after={oldest - 1})"
+                    f"the state, and go on with listen({oldest})"
                 )
                 assert page(engine, oldest - 1)[0] == oldest
 
@@ -173,7 +173,7 @@ async def test_a_page_has_so_many_bytes_and_one_event_at_least():
 async def test_a_stream_goes_on_from_its_place_page_by_page():
     with turned(smr_watch_events=2):
         core = Core(3)
-        all_, later = Events(core, 0), Events(core, None)
+        all_, later = Events(core, 1), Events(core, None)
         core.emit(2)
         seen = [await anext(all_) for _ in range(5)]
         assert seen == [(n, n) for n in range(1, 6)]
@@ -197,33 +197,35 @@ async def test_a_stream_goes_on_from_its_place_page_by_page():
             await waiting
         assert len(core.bells) == 0
         with pytest.raises(Closed):
-            Events(core, 0)
+            Events(core, 1)
         assert len(core.bells) == 0
 
 
 @timely
 async def test_what_is_lost_ends_a_stream_and_the_next_one_begins_where_it_says():
     core = Core(9, held=4)
-    stream = Events(core, 2)
+    stream = Events(core, 3)
     with pytest.raises(EventsLost) as found:
         await anext(stream)
-    again = Events(core, found.value.first - 1)
+    again = Events(core, found.value.first)
     assert [await anext(again) for _ in range(4)] == [(n, n) for n in range(6, 10)]
     with pytest.raises(UsageError):
-        Events(core, -1)
+        Events(core, 0)
     await again.aclose()
     assert len(core.bells) == 0
 
 
-@pytest.mark.parametrize("after", [None, 0, 1, (1 << 63) - 1])
-def test_what_is_a_number_of_an_event(after):
-    check_number(after)
+@pytest.mark.parametrize(
+    ("start", "after"), [(None, None), (1, 0), (2, 1), (1 << 63, (1 << 63) - 1)]
+)
+def test_what_is_a_number_of_an_event(start, after):
+    assert before(start) == after
 
 
-@pytest.mark.parametrize("after", [-1, 1 << 63, 1.0, "1", True, b""])
-def test_what_is_none(after):
-    with pytest.raises(UsageError, match="numbered from 1, go on after 0 or more, not "):
-        check_number(after)
+@pytest.mark.parametrize("start", [-1, 0, (1 << 63) + 1, 1.0, "1", True, b""])
+def test_what_is_none(start):
+    with pytest.raises(UsageError, match="numbered from 1: begin with one of them, not "):
+        before(start)
 
 
 # ---------------------------------------------------------------- of an object elsewhere
@@ -304,7 +306,7 @@ async def test_an_event_of_another_version_is_told_after_those_before_it():
         await anext(stream)
     assert ask.asked == [0, 1]
     assert found.value.first == 3
-    assert str(found.value).endswith(". Go on with events(after=2)")
+    assert str(found.value).endswith(". Go on with listen(3)")
 
 
 @timely

@@ -87,7 +87,7 @@ async def test_a_key_ends_with_its_time_to_live_and_a_new_value_has_a_new_one():
 async def test_a_watcher_and_a_reader_are_told_when_a_key_will_go():
     clock = Clock()
     async with stores(clock=clock) as (one, _):
-        events = one.events(0)
+        events = one.listen(1)
         await one.put("short", b"1", 10)
         _, change = await anext(events)
         assert change == Change("short", b"1", 1, int((clock.now + 10) * 1e9))
@@ -113,7 +113,7 @@ async def test_watchers_on_every_replica_see_the_same_changes_with_the_same_numb
         seen = {}
 
         async def watch(name, store):
-            async for number, change in store.events(0):
+            async for number, change in store.listen(1):
                 seen.setdefault(name, []).append((number, change))
                 if change.key == "end":
                     return
@@ -132,7 +132,7 @@ async def test_watchers_on_every_replica_see_the_same_changes_with_the_same_numb
             (2, Change("a", None, 2)),
             (3, Change("end", b"", 3)),
         ]
-        late = [n async for n, _ in _until_end(one.events(1))]
+        late = [n async for n, _ in _until_end(one.listen(2))]
         assert late == [2, 3]
 
 
@@ -152,7 +152,7 @@ async def test_a_client_that_is_no_replica_needs_one_address_and_survives_the_le
             (store.status().member.host, store.status().member.port) for store in (follower, leader)
         ]
         async with await attach(KeyValue, "kv", addresses) as store:
-            events = store.events(1)
+            events = store.listen(2)
             assert await store.put("a", b"1") == 2
             assert await store.get("a") == b"1"
             for level in (Causal(), Sequential(), Eventual()):

@@ -34,7 +34,7 @@ class Equal(Place):
     async def stop(self):
         self.task.cancel()
         await asyncio.wait([self.task])
-        self.learner.deafen()
+        self.learner.stop_listening()
 
 
 def test_nobody_leads_and_all_may():

@@ -56,7 +56,7 @@ class Follower(Place):
         self.turns, self.listened, self.deaf = asyncio.Semaphore(0), [], []
         self.proposer._follow = self.turns.acquire
         self.learner.listen = lambda: self.listened.append(self.proposer.leads)
-        self.learner.deafen = lambda: self.deaf.append(self.proposer.leads)
+        self.learner.stop_listening = lambda: self.deaf.append(self.proposer.leads)
         self.task = asyncio.ensure_future(self.proposer.run())
 
     async def leading(self):

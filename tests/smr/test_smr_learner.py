@@ -545,7 +545,7 @@ def test_it_follows_the_space_until_it_is_deafened():
         heard = Heard(first, second, [TrimmedAway(0, 3)], [Closed("over")])
         learner, loop, began = heard.learner, asyncio.get_running_loop(), 0.0
         began = loop.time()
-        learner.deafen()
+        learner.stop_listening()
         learner.listen()
         learner.listen()
         await asyncio.sleep(RETRY_S / 2)
@@ -560,7 +560,7 @@ def test_it_follows_the_space_until_it_is_deafened():
         assert listening.cancelled()
         assert heard.space.asked[2][0] == Address(5, 0), "from there it listens again"
         assert len(heard.missing) == 1, "what is behind is not missed"
-        learner.deafen()
+        learner.stop_listening()
         await asyncio.sleep(1)
         learner.install(Engine(Address(6, 0)))
         await asyncio.sleep(1)

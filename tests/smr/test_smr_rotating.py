@@ -43,7 +43,7 @@ class Owner(Place):
         self.alive.discard(self.seat.member.name)
         self.task.cancel()
         await asyncio.wait([self.task])
-        self.learner.deafen()
+        self.learner.stop_listening()
 
 
 async def rotating(worm, names="abc"):

@@ -116,8 +116,8 @@ def test_what_a_taken_register_holds_is_applied_and_not_written_over():
         segment = await worm.space("thing").segment(at.segment)
         captured = await segment.capture(0)
         await segment.write(0, NOOP, captured.token)
-        a.learner.deafen()  # a has not heard of it
-        b.learner.deafen()
+        a.learner.stop_listening()  # a has not heard of it
+        b.learner.stop_listening()
         a.offer(1)
         await asyncio.sleep(0.01)
         assert a.learner.position == Address(at.segment, 1)
@@ -155,7 +155,7 @@ def test_who_has_not_learned_of_all_segments_allocates_none():
         await asyncio.sleep(TIMEOUT_S)
         space = worm.space("thing")
         charter = Charter(a.seat.member, [], [], "rotating", "Notes", 1, a.learner.charter(0).shape)
-        a.learner.deafen()
+        a.learner.stop_listening()
         for _ in range(2):
             await space.alloc(encode_charter(charter), SIZE)
         a.proposer._turns[0].resting = True
@@ -305,7 +305,7 @@ def test_what_one_has_written_oneself_is_applied_at_once():
     async def work(worm):
         a = Owner(worm, "a", set()).start()
         await asyncio.sleep(TIMEOUT_S)
-        a.learner.deafen()
+        a.learner.stop_listening()
         a.offer(1)
         await a.rest()
         assert a.seen == [1]

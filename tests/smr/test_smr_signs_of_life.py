@@ -341,7 +341,10 @@ def test_a_leader_that_was_deposed_waits_for_longer_each_time(monkeypatch):
 def test_who_has_taken_over_gives_others_twice_the_time_that_it_took(took_s, waits_s):
     async def work(worm):
         place = Follower(worm)
-        place.seat.learner.deafen, place.seat.learner.position = (lambda: None), Address(0, 0)
+        place.seat.learner.stop_listening, place.seat.learner.position = (
+            (lambda: None),
+            Address(0, 0),
+        )
         place.seat.space.alloc, place.seat.charter = alloc, lambda: b""
         await asyncio.sleep(7)
         leading = asyncio.ensure_future(place.proposer._lead())

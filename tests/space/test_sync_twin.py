@@ -59,7 +59,7 @@ def test_a_log_without_asyncio(tmp_path):
         assert log.append(b"first") == 0
         assert log.append_many([b"second", b"third"], streams=["late"]) == [1, 2]
         assert log.read(1).body == b"second"
-        with log.subscribe() as entries:
+        with log.listen() as entries:
             assert [next(entries).body for _ in range(3)] == [b"first", b"second", b"third"]
             assert entries.wait(0.05) is None
             log.append(b"fourth")

@@ -118,7 +118,7 @@ def kv() -> None:
     \b
       wormspace kv put colour green
       wormspace kv get colour
-      wormspace kv watch
+      wormspace kv listen
     """
 
 
@@ -307,21 +307,21 @@ def scan(target: Target, start: str, stop: str | None, prefix: str | None, limit
 @kv.command()
 @click.option("--prefix", default="", help="Only keys that begin so.")
 @click.option(
-    "--after", type=click.IntRange(min=0), metavar="REVISION", help="Go on after this revision."
+    "--start", type=click.IntRange(min=1), metavar="REVISION", help="Begin with this revision."
 )
 @_target
-def watch(target: Target, prefix: str, after: int | None) -> None:
+def listen(target: Target, prefix: str, start: int | None) -> None:
     """Print changes as they happen, until Ctrl-C."""
 
     async def work(store: Any) -> None:
-        async for _, change in store.events(after):
+        async for _, change in store.listen(start):
             if change.key.startswith(prefix):
                 _show(change, as_json=target.settings.json)
 
     try:
         target.run(work)
     except KeyboardInterrupt:
-        pass  # the way a watcher ends
+        pass  # the way a listener ends
 
 
 def _show(change: Change, *, as_json: bool) -> None:

@@ -259,7 +259,7 @@ def tail(settings: Settings, name: str, follow: bool, lines: int, stream: str | 
             start = max([start, *(entry.position + 1 for entry in entries)])
             while True:
                 try:
-                    async for entry in opened.subscribe(start, stream=stream):
+                    async for entry in opened.listen(start, stream=stream):
                         _show(settings, entry)
                 except DamagedEntry as e:
                     note(str(e))

@@ -3,7 +3,7 @@
     async with wormspace.connect("worm://h1:p1,h2:p2,h3:p3") as worm:
         log = await worm.log("orders")
         position = await log.append(b"four chairs", headers={"by": "ann"})
-        async for entry in log.subscribe(from_=position):
+        async for entry in log.listen(position):
             print(entry.position, entry.body)
 
 Nothing here sends a message to a server: the log stands on the address space alone.  docs/log.md

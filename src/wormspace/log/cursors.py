@@ -2,7 +2,7 @@
 
 A consumer that commits after it has dealt with an entry gets each entry at least once, whatever
 crashes.  One that stores the position together with what it does, in one transaction of its own
-store, gets each exactly once, and needs no cursor: it subscribes from what it stored.
+store, gets each exactly once, and needs no cursor: it listens from what it stored.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class DamagedEntry(WormError):
 
     Attributes:
         position: the first position that cannot be read.
-        next: the first one that can be read again: read or subscribe from there to go on.
+        next: the first one that can be read again: read or listen from there to go on.
     """
 
     def __init__(self, message: str, position: int, next: int) -> None:  # noqa: A002

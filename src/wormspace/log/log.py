@@ -58,7 +58,7 @@ class Log:
 
         log = await worm.log("orders")
         position = await log.append(b"four chairs")
-        async for entry in log.subscribe(from_=position):
+        async for entry in log.listen(position):
             ...
 
     Positions count from 0.  Each below the tail holds an entry or is a hole, for ever; holes are
@@ -181,7 +181,7 @@ class Log:
     async def close(self) -> None:
         """Stop appending, and say so if the sequencer was in this process.
 
-        Whatever is called or under way on the log from now on ends with `Closed`, subscriptions
+        Whatever is called or under way on the log from now on ends with `Closed`, listeners
         too.  Harmless when repeated.
         """
         if self._closed:
@@ -330,30 +330,30 @@ class Log:
                 raise NotWritten(f"position {position} of log {self.name!r} is not below the tail")
             return await self._still_there(position, self._reader.fill)
 
-    def subscribe(self, from_: int | None = None, *, stream: str | None = None) -> Stream[Entry]:
+    def listen(self, start: int | None = None, *, stream: str | None = None) -> Stream[Entry]:
         """Every entry from a position on, once, in order: history, then live, without end.
 
         What blocks it longer than the log's patience is filled.  Who stops waiting for an entry, by
         a time-out for instance, loses nothing: the next wait goes on from there.
 
         Args:
-            from_: the first position; by default, the first that is still there.
+            start: the first position; by default, the first that is still there.
             stream: only the entries of this stream.
 
         Raises (while iterating, and closes it):
             LogTrimmed: the next position was trimmed before it was delivered; of a stream: entries
                 may have been trimmed that were not delivered.
-            DamagedEntry: the next positions cannot be read; subscribe again from its `next`.
+            DamagedEntry: the next positions cannot be read; listen again from its `next`.
             Closed: the log was closed.
         """
         self._check_open()
-        if from_ is not None:
-            check_position(from_)
+        if start is not None:
+            check_position(start)
         source: Source
         if stream is None:
-            source = WholeLog(self._reader, from_, self._gone)
+            source = WholeLog(self._reader, start, self._gone)
         else:
-            source = self._streams.follow(check_stream(stream), from_)
+            source = self._streams.follow(check_stream(stream), start)
         self._sources.add(source)
         return Subscription(source)
 

@@ -72,7 +72,7 @@ def _look_at(task: asyncio.Task[list[Entry]]) -> None:
 
 
 class Subscription(Stream[Entry]):
-    """What `Log.subscribe` returns: entries, one by one."""
+    """What `Log.listen` returns: entries, one by one."""
 
     def __init__(self, source: Source) -> None:
         super().__init__(source.close)

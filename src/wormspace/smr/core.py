@@ -130,7 +130,7 @@ class Core:
         await self.service.stop()
         await self._submitter.close()
         await self._asker.close()
-        self.learner.deafen()
+        self.learner.stop_listening()
         await self._tasks.close()
         await self.seat.close()
         self.bells.ring()
@@ -201,7 +201,7 @@ class Core:
         self.failed = error
         name, member = self.seat.space.name, self.seat.member
         log.critical("%s: replica %s has stopped: %s", name, member, error)
-        self.learner.deafen()
+        self.learner.stop_listening()
         self.seat.fail_waiting(NotLeading(f"the replica has stopped: {error}"))
         self._tasks.cancel()
 

@@ -35,7 +35,7 @@ from wormspace.smr.table import StateTable, Table
 from wormspace.smr.undo_journal import UndoJournal
 
 RESERVED = frozenset(
-    {"at", "call", "close", "declaration", "due", "emit", "event", "events", "leases", "migrate"}
+    {"at", "call", "close", "declaration", "due", "emit", "event", "leases", "listen", "migrate"}
     | {"now", "on_due", "on_lapse", "random", "session", "status", "token", "upgrade", "versions"}
 )
 """Names that mean something on a replica; no command or query can have them."""
@@ -186,7 +186,7 @@ class StateMachine:
         return self._moment.random
 
     def emit(self, event: Any) -> None:
-        """Tell whoever watches this replica's `events`; not part of the state.
+        """Tell whoever listens to this object; not part of the state.
 
         Raises:
             TypeError, ValueError, OverflowError: it is not what `event` declares.

@@ -88,7 +88,7 @@ def page(engine: Engine, after: int) -> list[Any]:
         first = engine.emitted - len(engine.recent) + 1
         raise EventsLost(
             f"event {after + 1} is not held any more: the oldest here is {first}. Read the state, "
-            f"and go on with events(after={first - 1})",
+            f"and go on with listen({first})",
             first,
         )
     newest_first = itertools.islice(reversed(engine.recent), newer)
@@ -135,11 +135,11 @@ async def watched(replica: Followed, after: int) -> Watched:
 
 
 class Events(Stream[tuple[int, Any]]):
-    """The events of a replica in this process; get it from `Replica.events`."""
+    """The events of a replica in this process; get it from `Replica.listen`."""
 
-    def __init__(self, replica: Followed, after: int | None) -> None:
+    def __init__(self, replica: Followed, start: int | None) -> None:
         replica.require_sound()
-        check_number(after)
+        after = before(start)
         self._replica = replica
         bells = replica.bells
         bell = self._bell = bells.hang()
@@ -157,7 +157,7 @@ class Events(Stream[tuple[int, Any]]):
 
 
 class RemoteEvents(Stream[tuple[int, Any]]):
-    """The events of an object elsewhere; get it from `Remote.events`.
+    """The events of an object elsewhere; get it from `Remote.listen`.
 
     Args:
         ask: asks some replica for the events after a number; goes to another one after an error.
@@ -193,7 +193,7 @@ class RemoteEvents(Stream[tuple[int, Any]]):
                     break  # those before it come first
                 raise EventsLost(
                     f"event {number} is not what this class declares, but of another version of "
-                    f"it: {e}. Go on with events(after={number})",
+                    f"it: {e}. Go on with listen({number + 1})",
                     number + 1,
                 ) from e
         self._at = self._items[-1][0] if self._items else answer.first - 1
@@ -206,7 +206,14 @@ class RemoteEvents(Stream[tuple[int, Any]]):
         return future.result()
 
 
-def check_number(after: int | None) -> None:
-    """Raises `UsageError` for what is no event's number."""
-    if after is not None and (type(after) is not int or not 0 <= after < 1 << 63):
-        raise UsageError(f"events are numbered from 1, go on after 0 or more, not {after!r}")
+def before(start: int | None) -> int | None:
+    """The number of the event before, none for none.
+
+    Raises:
+        UsageError: it is no event's number.
+    """
+    if start is None:
+        return None
+    if type(start) is not int or not 1 <= start <= 1 << 63:
+        raise UsageError(f"events are numbered from 1: begin with one of them, not {start!r}")
+    return start - 1

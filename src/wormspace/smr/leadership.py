@@ -137,7 +137,7 @@ class StickyProposer:
         await self._reign.rule(self._on_ready, self._timeout_s / PINGS_PER_TIMEOUT)
 
     def _on_ready(self) -> None:
-        self._seat.learner.deafen()
+        self._seat.learner.stop_listening()
         self.leads = True
         took = self._seat.loop.time() - self._began_at
         self._patience.answered(took / PINGS_PER_TIMEOUT)

@@ -308,7 +308,7 @@ class Learner:
         if self._listening is None:
             self._listening = self._tasks.spawn(self._listen())
 
-    def deafen(self) -> None:
+    def stop_listening(self) -> None:
         """Stop following: a leader learns from its own writes."""
         if self._listening is not None:
             self._listening.cancel()
@@ -317,7 +317,7 @@ class Learner:
     def install(self, engine: Engine) -> None:
         """Go on from a snapshot."""
         listening = self._listening is not None
-        self.deafen()
+        self.stop_listening()
         self.engine = engine
         for number in [n for n in self._pending if n < engine.position.segment]:
             self._forget(number)

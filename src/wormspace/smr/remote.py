@@ -25,7 +25,7 @@ from wormspace.smr.arguments import as_addresses, as_client, as_level, as_machin
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
 from wormspace.smr.declare import Declaration, StateMachine
 from wormspace.smr.errors import EventsLost, NoLeader
-from wormspace.smr.events import WATCH_S, RemoteEvents, check_number
+from wormspace.smr.events import WATCH_S, RemoteEvents, before
 from wormspace.smr.methods import Method
 from wormspace.smr.questions import HERE, question
 from wormspace.smr.records import (
@@ -73,13 +73,13 @@ class Remote(View[M], Generic[M]):
     ) -> None:
         await self.close()
 
-    def events(self, after: int | None = None) -> RemoteEvents:
-        """What commands emit, numbered; goes on at another replica when one is lost.
+    def listen(self, start: int | None = None) -> RemoteEvents:
+        """The events that commands emit; goes on at another replica when one is lost.
 
         Commands that are called here from now on wait until a replica has said where that is, so
-        nothing that they emit is missed.  Otherwise as `Replica.events`.
+        nothing that they emit is missed.  Otherwise as `Replica.listen`.
         """
-        return self._line.events(after)
+        return self._line.listen(start)
 
     async def close(self) -> None:
         """Hang up."""
@@ -250,10 +250,10 @@ class Line:
 
     # ------------------------------------------------------------ events
 
-    def events(self, after: int | None) -> RemoteEvents:
-        """See `Remote.events`."""
+    def listen(self, start: int | None) -> RemoteEvents:
+        """See `Remote.listen`."""
         self._require_open()
-        check_number(after)
+        after = before(start)
         begun: asyncio.Future[int] = self._loop.create_future()
         if after is not None:
             begun.set_result(after)
@@ -342,7 +342,7 @@ class Watcher:
                 first = min(oldest)
                 raise EventsLost(
                     f"event {after + 1} is held by no replica that answers: the oldest is {first}. "
-                    f"Read the state, and go on with events(after={first - 1})",
+                    f"Read the state, and go on with listen({first})",
                     first,
                 )
 

@@ -121,19 +121,19 @@ class Replica(View[M], Generic[M]):
         """How this replica is."""
         return self._core.status()
 
-    def events(self, after: int | None = None) -> Events:
-        """What commands emit, numbered from 1, the same on every replica.
+    def listen(self, start: int | None = None) -> Events:
+        """The events that commands emit, numbered from 1, the same on every replica.
 
         The stream has its place from this call on, though nobody reads it yet.  A wait for its next
         item may be given up and begun again.  It ends with `Closed` when this replica is closed.
 
         Args:
-            after: go on after this number; by default with what comes from now on.
+            start: the number to begin with; by default, the next one that comes from now on.
 
         Raises (from the stream):
             EventsLost: what comes next is not held any more.
         """
-        return Events(self._core, after)
+        return Events(self._core, start)
 
     async def versions(self) -> Versions:
         """Of what versions the object is: which classes are still needed, which one is in force.
