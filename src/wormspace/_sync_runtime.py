@@ -15,11 +15,12 @@ import concurrent.futures
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from wormspace.errors import Closed
+from wormspace.space import Stream
 from wormspace.worm import Worm
 
 T = TypeVar("T")
@@ -146,8 +147,8 @@ class Feed(Iterator[T], Generic[T]):
     another thread; the iteration ends then.
     """
 
-    def __init__(self, background: Background, start: Callable[[], AsyncIterator[T]]) -> None:
-        async def starting() -> AsyncIterator[T]:
+    def __init__(self, background: Background, start: Callable[[], Stream[T]]) -> None:
+        async def starting() -> Stream[T]:
             return start()
 
         self._background = background
@@ -211,20 +212,7 @@ class Feed(Iterator[T], Generic[T]):
         pending = self._pending
         if pending is not None:
             pending.cancel()
-        closer = getattr(self._source, "aclose", None)
-        if closer is None:
-            return
-
-        async def stop() -> None:
-            while True:
-                try:
-                    await closer()
-                except RuntimeError:  # the cancelled pull is still on its way out
-                    await asyncio.sleep(0)
-                else:
-                    return
-
         try:
-            self._background.call(stop)
+            self._background.call(self._source.close)
         except Closed:
             pass

@@ -19,7 +19,7 @@ async def listening(source):
     try:
         yield take
     finally:
-        await source.aclose()
+        await source.close()
 
 
 def written(segment, offset, value):
@@ -191,7 +191,7 @@ async def test_a_sequential_writer_is_heard_in_order_while_history_is_read(space
 async def test_listening_stops_when_the_consumer_does(space, segment):
     source = space.listen()
     assert isinstance(await anext(source), Allocated)
-    await source.aclose()
+    await source.close()
     await segment.unsafe_write(0, b"unheard")
     with pytest.raises(StopAsyncIteration):
         await anext(source)

@@ -47,7 +47,7 @@ async def deliver(how, log):
         return (await log.read_stream("s"))[-1].position + 1
     listening = log.listen(3, stream="s" if how == "subscribed stream" else None)
     entries = [await anext(listening) for _ in range(3)]
-    await listening.aclose()
+    await listening.close()
     return entries[-1].position + 1
 
 
@@ -76,7 +76,7 @@ async def test_a_place_that_one_asked_for_was_not_delivered():
         listening = log.listen(700)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(listening), 0.05)
-        await listening.aclose()
+        await listening.close()
         with pytest.raises(NotWritten):
             await log.cursor("c").commit(700)
 

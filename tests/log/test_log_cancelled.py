@@ -65,7 +65,7 @@ async def serves_on(it, *, first=2, may_add=()):
         assert await it.log.first() == position
         listening = it.log.listen()
         assert (await anext(listening)).body == b"last"
-        await listening.aclose()
+        await listening.close()
 
 
 async def opened(it):

@@ -205,8 +205,8 @@ def test_whatever_is_passed_an_answer_or_an_error_comes_and_the_log_serves_on(da
                 value = data.draw(anything)
                 try:
                     result = call(value)
-                    if hasattr(result, "aclose"):
-                        await result.aclose()
+                    if isinstance(result, wormspace.Stream):
+                        await result.close()
                     else:
                         await asyncio.wait_for(result, 10)
                 except (wormspace.UsageError, wormspace.Trimmed):

@@ -130,7 +130,7 @@ def test_each_entry_comes_once_and_in_order_however_it_was_written(behind):
         assert live.filled == []
         await writing
         await nothing_comes(stream)
-        await stream.aclose()
+        await stream.close()
         await asyncio.sleep(0)
         assert live.listening == []
 

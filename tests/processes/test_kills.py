@@ -290,7 +290,7 @@ async def test_listen_hears_each_write_once_and_in_order_across_deaths(cluster):
         extra = asyncio.ensure_future(anext(source))
         await segment.trim()
         assert type(await asyncio.wait_for(extra, 10)).__name__ == "TrimmedAway"
-        await source.aclose()
+        await source.close()
 
 
 @pytest.mark.parametrize("cluster", [3], indirect=True)

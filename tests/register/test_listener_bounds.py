@@ -171,7 +171,7 @@ def test_what_nobody_took_in_time_is_read_and_nothing_is_lost():
         written = {e.address.segment for e in heard if isinstance(e, Written)}
         assert trimmed == {*range(0, 40, 2)}
         assert written == {*range(1, 40, 2)}
-        await events.aclose()
+        await events.close()
         await w.close()
 
     simulated(work)

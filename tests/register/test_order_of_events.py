@@ -238,7 +238,7 @@ async def test_a_listener_hears_in_order_while_servers_come_and_go():
         writing = asyncio.ensure_future(write())
         heard = [await anext(source) for _ in range(count)]
         await writing
-        await source.aclose()
+        await source.close()
         assert [event.address.offset for event in heard] == list(range(count))
         assert [event.value for event in heard] == [b"%d" % i for i in range(count)]
 
@@ -272,7 +272,7 @@ def test_what_a_slow_server_reports_late_does_not_wait_behind_what_came_after(la
                 read_later(wire, wire.post)
             source = listener.space("s").listen()
             events = [await anext(source) for _ in range(21)]
-            await source.aclose()
+            await source.close()
             assert reads
             assert [event.address.offset for event in events[1:]] == list(range(20))
 

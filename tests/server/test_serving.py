@@ -243,8 +243,8 @@ async def test_a_listener_too_many_is_told_so_and_does_not_wait_for_ever():
         with pytest.raises(wormspace.Refused, match="at most 1 subscription"):
             async with asyncio.timeout(5):
                 await anext(second)
-        await first.aclose()
-        await second.aclose()
+        await first.close()
+        await second.close()
 
 
 async def test_a_client_that_goes_takes_its_listeners_with_it():

@@ -53,7 +53,7 @@ async def test_a_wait_that_is_given_up_loses_nothing(side):
         async with asyncio.timeout(10):
             seen += await keys(stream, 5 - len(seen))
         assert seen == ["0", "1", "2", "3", "4"]
-        await stream.aclose()
+        await stream.close()
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -117,7 +117,7 @@ async def test_streams_that_are_closed_or_dropped_leave_nothing(side):
                 async with asyncio.timeout(0.01):
                     await anext(stream)
         for stream in streams[:3]:
-            await stream.aclose()
+            await stream.close()
         del stream, streams
         gc.collect()
         async with asyncio.timeout(10):
@@ -131,7 +131,7 @@ async def test_who_waits_is_told_when_the_stream_or_what_it_follows_is_closed(si
         one, other = sides[side].listen(), sides[side].listen(1)
         waiting = [asyncio.ensure_future(anext(stream)) for stream in (one, other)]
         await asyncio.sleep(0.05)
-        await one.aclose()
+        await one.close()
         await sides[side].close()
         ended = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
         assert [type(error) for error in ended] == [StopAsyncIteration, Closed]
@@ -167,7 +167,7 @@ def test_a_wait_can_be_cancelled_anywhere(side):
                 sides["seen"].append(await anext(sides["stream"]))
         numbers = [number for number, _ in sides["seen"]]
         assert numbers == list(range(1, len(numbers) + 1))
-        await sides["stream"].aclose()
+        await sides["stream"].close()
 
     # A remote stream asks on while nobody waits: that is its one task, and it ends with it.
     assert cancel_everywhere(setting, act, check) >= 2

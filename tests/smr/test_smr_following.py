@@ -184,7 +184,7 @@ async def test_a_stream_goes_on_from_its_place_page_by_page():
         core.emit()
         assert await waiting == (6, 6)
         assert len(core.bells) == 2
-        await later.aclose()
+        await later.close()
         assert len(core.bells) == 1
         waiting = asyncio.ensure_future(anext(all_))
         await asyncio.sleep(0)
@@ -211,7 +211,7 @@ async def test_what_is_lost_ends_a_stream_and_the_next_one_begins_where_it_says(
     assert [await anext(again) for _ in range(4)] == [(n, n) for n in range(6, 10)]
     with pytest.raises(UsageError):
         Events(core, 0)
-    await again.aclose()
+    await again.close()
     assert len(core.bells) == 0
 
 
@@ -326,7 +326,7 @@ async def test_what_the_question_raises_is_raised_and_a_closed_stream_ends():
         stream = RemoteEvents(ask, where, lambda one: one)
         waiting = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(1)
-        await stream.aclose()
+        await stream.close()
         with pytest.raises(StopAsyncIteration):
             await waiting
         assert where.cancelled() == (at is None)

@@ -93,7 +93,7 @@ async def test_a_watcher_and_a_reader_are_told_when_a_key_will_go():
         assert change == Change("short", b"1", 1, int((clock.now + 10) * 1e9))
         assert await one.entry("short") == Entry(b"1", 1, change.expires_ns)
         assert await one.entry("none") is None
-        await events.aclose()
+        await events.close()
 
 
 async def test_a_put_that_is_refused_changes_nothing():
@@ -163,7 +163,7 @@ async def test_a_client_that_is_no_replica_needs_one_address_and_survives_the_le
             assert await store.put("a", b"2") == 3
             assert await store.get("a") == b"2"
             assert (await anext(events))[0] == 3
-            await events.aclose()
+            await events.close()
 
 
 async def test_a_session_goes_on_elsewhere_with_its_token():

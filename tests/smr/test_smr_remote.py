@@ -350,7 +350,7 @@ def test_a_stream_begins_after_what_there_was_and_commands_wait_for_that(others)
         await asyncio.sleep(0.5)
         assert Watch(5) in [one for _, _, one in others.asked]
         more.cancel()
-        await stream.aclose()
+        await stream.close()
 
     calling(work)
 
@@ -362,7 +362,7 @@ def test_a_stream_that_is_closed_at_once_asks_nobody_any_more(others):
         stream = hits.listen()
         await asyncio.sleep(0.1)
         (beginning,) = hits._line._beginning
-        await stream.aclose()
+        await stream.close()
         await asyncio.sleep(0.1)
         assert not hits._line._beginning
         assert beginning.cancelled()

@@ -89,7 +89,7 @@ CALLS = {
 
 async def listen(how, a):
     events = how(a[0], stop=a[1]) if len(a) == 2 else how(*a)
-    await events.aclose()
+    await events.close()
 
 
 class Scene(SimpleNamespace):

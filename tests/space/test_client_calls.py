@@ -189,8 +189,8 @@ async def test_a_stream_that_is_closed_has_nothing_any_more():
     released: list[str] = []
     stream = Numbers(released, [1, 2])
     assert await anext(stream) == 1
-    await stream.aclose()
-    await stream.aclose()
+    await stream.close()
+    await stream.close()
     assert released == ["released"]
     with pytest.raises(StopAsyncIteration):
         await anext(stream)

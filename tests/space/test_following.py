@@ -60,7 +60,7 @@ def test_history_is_read_segment_by_segment_until_one_is_not_allocated():
         ]
         assert set(made.deadlines) == {5.0}
         assert made.source.left == [(1, 2)], "of the first a write may still come"
-        await stream.aclose()
+        await stream.close()
         assert made.source.closed == 1
 
     simulated(work)
@@ -97,7 +97,7 @@ def test_after_a_gap_only_what_is_not_known_is_read_again():
         assert await told(stream) == []
         assert [what for _, *what in made.asked()] == [["trims", 0, NO_STOP], ["metadata", 3]]
         assert made.source.left == [(1, 2), (0, 1), (2, 3)]
-        await stream.aclose()
+        await stream.close()
 
     simulated(work)
 
@@ -122,7 +122,7 @@ def test_segments_that_are_known_are_read_at_the_same_time_ever_more_of_them(mos
             sizes.append(left[:size])
             left = left[size:]
         assert list(at_once.values()) == sizes
-        await stream.aclose()
+        await stream.close()
 
     with turned(space_catch_up=most):
         simulated(work)
@@ -142,7 +142,7 @@ def test_what_lies_below_a_trimmed_segment_is_known_to_be_allocated():
             if what == "metadata":
                 asked.setdefault(at, []).append(number)
         assert list(asked.values()) == [[0], [1, 2], [3, 4, 5, 8]]
-        await stream.aclose()
+        await stream.close()
 
     simulated(work)
 
@@ -169,7 +169,7 @@ def test_a_page_that_is_not_all_of_a_segment_is_followed_by_its_next_and_not_by_
             (3, [(2, 4)]),
             (4, [(0, 4)]),
         ]
-        await stream.aclose()
+        await stream.close()
 
     simulated(work)
 
@@ -199,7 +199,7 @@ def test_a_listener_from_the_midst_hears_nothing_from_before():
         made.source.send(*wrote(3, 1, 3), *wrote(4, 1), *wrote(3, 5))
         assert await told(stream) == [*written(3, 3), *written(4, 1), *written(3, 5)]
         assert made.source.left == [(4, 5), (3, 4)], "of the first, from offset 2 on"
-        await stream.aclose()
+        await stream.close()
 
     simulated(work)
 
@@ -214,7 +214,7 @@ def test_what_was_read_and_will_come_as_an_event_is_left_to_the_event():
         assert await told(stream) == [Allocated(0, 4, b""), *written(0, 0, 2)]
         made.source.send(*wrote(0, 2, 1, 1))
         assert await told(stream) == written(0, 1)
-        await stream.aclose()
+        await stream.close()
 
     simulated(work)
 
@@ -238,7 +238,7 @@ def test_each_thing_is_told_once_whoever_tells_it():
         ]
         assert made.source.left == [(2, 3), (4, 5), (1, 3), (0, 5), (7, 9)]
         assert not stream._progress
-        await stream.aclose()
+        await stream.close()
 
     simulated(work)
 
@@ -255,7 +255,7 @@ def test_what_a_page_repeats_of_a_segment_that_it_completes_is_no_news():
             heard = await told(stream)
         assert heard == [Allocated(0, 5, b"p"), *written(0, 2, 4, 0, 1, 3)]
         assert ("page", 0, (0, 5)) in [call[1:] for call in made.asked()]
-        await stream.aclose()
+        await stream.close()
 
     simulated(work)
 
@@ -274,7 +274,7 @@ def test_of_what_is_trimmed_nothing_is_kept_and_of_its_neighbours_all(span, left
         assert list(stream._progress) == left
         made.source.send(*[event for number in (1, 3, 5, 7) for event in wrote(number, 0, 1)])
         assert await told(stream) == [event for number in left for event in written(number, 1)]
-        await stream.aclose()
+        await stream.close()
 
     simulated(work)
 
@@ -289,7 +289,7 @@ def test_a_segment_is_full_when_it_is_known_how_large_it_is():
         made.source.send(allocated(0, 2))
         assert await told(stream) == [Allocated(0, 2, b"p")]
         assert made.source.left == [(0, 1)]
-        await stream.aclose()
+        await stream.close()
 
     simulated(work)
 
@@ -321,7 +321,7 @@ def test_trims_are_told_in_the_order_of_addresses_with_what_is_read(page):
         made.gone.add(5, 6)
         made.source.send(Gap())
         assert await told(stream) == [TrimmedAway(5, 6)]
-        await stream.aclose()
+        await stream.close()
 
     simulated(work)
 
@@ -344,7 +344,7 @@ def test_a_trim_that_is_decided_and_not_told_to_the_servers_is_finished():
             ["page", 1, (1, 4)],
         ]
         assert 0 in made.gone
-        await stream.aclose()
+        await stream.close()
 
     simulated(work)
 
@@ -360,7 +360,7 @@ def test_a_segment_that_is_trimmed_while_it_is_read_is_told_as_trimmed():
         asyncio.get_running_loop().call_later(1.5, made.gone.add, 0, 1)
         assert await told(stream) == [TrimmedAway(0, 1), Allocated(1, 4, b""), *written(1, 0)]
         assert made.source.left == [(0, 1)]
-        await stream.aclose()
+        await stream.close()
 
     simulated(work)
 
@@ -385,7 +385,7 @@ def test_a_listener_waits_for_servers_that_are_away_and_goes_on(error):
             (0.8, "page", 0, (0, 1)),
             (0.8, "metadata", 1),
         ]
-        await stream.aclose()
+        await stream.close()
 
     simulated(work)
 
@@ -420,6 +420,6 @@ def test_a_listener_that_stops_reads_no_further():
         assert [n for _, what, n, *_ in made.asked() if what == "metadata"] == [1, 2]
         assert stream._behind is None
         assert began == 0
-        await stream.aclose()
+        await stream.close()
 
     simulated(work)

@@ -113,7 +113,7 @@ def test_what_a_consumer_leaves_lying_is_bounded_in_bytes_and_nothing_is_lost():
             assert sum(len(e.value) for e in waiting) <= 11_000
             heard = [await anext(events) for _ in range(64)]
         assert sorted(e.address.offset for e in heard) == [*range(64)]
-        await events.aclose()
+        await events.close()
         await w.close()
 
     simulated(work)
@@ -131,7 +131,7 @@ def test_of_a_segment_that_was_told_whole_a_listener_keeps_nothing():
             _, *heard = [await anext(events) for _ in range(5)]
             assert [e.address.offset for e in heard] == [*range(4)]
             assert not events._progress
-        await events.aclose()
+        await events.close()
         await w.close()
 
     simulated(work)
@@ -160,7 +160,7 @@ def test_gaps_that_nobody_has_looked_at_yet_are_one_and_trims_are_not_forgotten_
         heard = [await anext(events) for _ in range(9)]
         assert TrimmedAway(0, 1) in heard
         assert sum(isinstance(e, Written) for e in heard) == 8
-        await events.aclose()
+        await events.close()
         await w.close()
 
     simulated(work)

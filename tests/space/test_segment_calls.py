@@ -251,7 +251,7 @@ def test_a_segment_is_inspected_trimmed_and_listened_to_alone():
         for start, listened in [(0, ()), (5, (5,))]:
             stream = segment.listen(*listened)
             assert (stream._start, stream._stop) == ((3, start), 4)
-            await stream.aclose()
+            await stream.close()
         for number in range(3):
             made.fill(number, 1)
         made.asked()

@@ -287,7 +287,7 @@ def test_a_listener_begins_and_stops_where_it_is_told():
         ]:
             stream = made.space.listen(start, stop=stop)
             assert made.asked() == [(0.0, "listen", "s", *asked)]
-            await stream.aclose()
+            await stream.close()
         for start, stop, says in [
             (-1, None, "a segment number is 0 to"),
             (NO_STOP, None, "a segment number is 0 to"),

@@ -70,7 +70,7 @@ async def test_the_real_end_and_closing_release_once():
     released = []
     stream = Counter(2, released)
     assert [number async for number in stream] == [0, 1]
-    await stream.aclose()
+    await stream.close()
     async with Counter(2, released) as other:
         assert await anext(other) == 0
     with pytest.raises(StopAsyncIteration):
@@ -135,7 +135,7 @@ async def test_nothing_is_left_of_a_listener(how):
             async with events:
                 pass
         elif how == "closed":
-            await events.aclose()
+            await events.close()
         del events
         gc.collect()
         await asyncio.sleep(0.01)
@@ -148,6 +148,6 @@ async def test_closing_a_listener_ends_the_wait_for_its_next_event():
         events = worm.space("s").listen()
         waiting = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0.01)
-        await events.aclose()
+        await events.close()
         with pytest.raises(StopAsyncIteration):
             await waiting

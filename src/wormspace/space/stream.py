@@ -93,7 +93,7 @@ class Stream(ABC, Generic[T]):
         if self._is_waited_for:
             raise UsageError("somebody waits for the next item already: a stream has one consumer")
 
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         """End the stream: who waits for an item is told so.  Harmless when repeated."""
         self._close()
 
@@ -112,7 +112,7 @@ class Stream(ABC, Generic[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        await self.close()
 
 
 def _release_soon(
