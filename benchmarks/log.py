@@ -185,7 +185,7 @@ class _Run:
                     samples.append(await self._chain(replicas, window))
         return Result(self._options, samples, self._behind_s)
 
-    async def _registers(self, worm: wormspace.Client, window: int) -> Sample:
+    async def _registers(self, worm: wormspace.Worm, window: int) -> Sample:
         """What everything is compared with."""
         segment = await worm.space(f"registers-{window}").alloc(size=SEGMENT_SIZE)
         token = (await segment.capture()).token

@@ -70,7 +70,7 @@ async def measured(pids: list[int], what: str, work: Callable[[], Awaitable[obje
     return seconds
 
 
-async def large(worm: wormspace.Client, pids: list[int]) -> None:
+async def large(worm: wormspace.Worm, pids: list[int]) -> None:
     """A range of 256 values of 1 MiB, beside the loopback."""
     segment = await worm.space("large").alloc(size=LARGE)
     token = (await segment.capture()).token
@@ -83,7 +83,7 @@ async def large(worm: wormspace.Client, pids: list[int]) -> None:
         print(f"  loopback {bare:.2f} s; {bare / ours:.2f} of its rate")
 
 
-async def many(worm: wormspace.Client, pids: list[int], registers: int) -> None:
+async def many(worm: wormspace.Worm, pids: list[int], registers: int) -> None:
     """A segment of which every register is written and decided."""
     segment = await worm.space("many").alloc(size=registers)
     token = (await segment.capture()).token
@@ -96,7 +96,7 @@ async def many(worm: wormspace.Client, pids: list[int], registers: int) -> None:
     await measured(pids, "  read_range of them", segment.read_range)
 
 
-async def single(worm: wormspace.Client, pids: list[int], count: int) -> None:
+async def single(worm: wormspace.Worm, pids: list[int], count: int) -> None:
     """Captures and writes of single registers: later ones cost what early ones do."""
     segment = await worm.space("single").alloc(size=count)
 

@@ -108,7 +108,7 @@ async def _replica(url: str, of: str, name: str, port: int, leadership: Leadersh
                 print(json.dumps(await _lone(worm, kv, request)), flush=True)
 
 
-async def _lone(worm: wormspace.Client, kv: Replica[KeyValue], request: dict[str, float]) -> object:
+async def _lone(worm: wormspace.Worm, kv: Replica[KeyValue], request: dict[str, float]) -> object:
     """One command at a time against one register write at a time, alternating, at the leader."""
     segment = await worm.space("lone").alloc(size=1 << 20)
     token = (await segment.capture()).token
@@ -241,7 +241,7 @@ class _Run:
                 yield kv
 
     async def _window(
-        self, worm: wormspace.Client, kv: Remote[KeyValue], window: int
+        self, worm: wormspace.Worm, kv: Remote[KeyValue], window: int
     ) -> list[Sample]:
         value = bytes(self._options.value_size)
         segment = await worm.space(f"registers-{window}").alloc(size=SEGMENT_SIZE)

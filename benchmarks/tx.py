@@ -108,7 +108,7 @@ class _Run:
                 await store.close()
         return Result(self._options, one_sync, self._samples)
 
-    async def _writes(self, worm: wormspace.Client, window: int) -> None:
+    async def _writes(self, worm: wormspace.Worm, window: int) -> None:
         segment = await worm.space(f"bench-{window}").alloc(size=SEGMENT_SIZE)
         token = (await segment.capture()).token
         await self._loop("write", lambda n: segment.write(n, self._value, token), window)

@@ -94,7 +94,7 @@ async def tell(cluster: LocalCluster) -> None:
         await trim(story, bob)
 
 
-async def race(story: Narrator, alice: wormspace.Client, bob: wormspace.Client) -> dict[int, bytes]:
+async def race(story: Narrator, alice: wormspace.Worm, bob: wormspace.Worm) -> dict[int, bytes]:
     """Two clients, one register; returns what was decided, by offset."""
     await story.step("Alice [b]allocates[/] a segment of “orders”: eight empty registers.")
     hers = await alice.space("orders").alloc(b"for the demo", size=8)
@@ -137,7 +137,7 @@ async def expect(segment: wormspace.Segment, decided: dict[int, bytes]) -> None:
 
 
 async def lose_servers(
-    story: Narrator, cluster: LocalCluster, alice: wormspace.Client, decided: dict[int, bytes]
+    story: Narrator, cluster: LocalCluster, alice: wormspace.Worm, decided: dict[int, bytes]
 ) -> None:
     """One server fewer is no matter; two of three are."""
     segment = await alice.space("orders").segment(0)
@@ -156,7 +156,7 @@ async def lose_servers(
 
 
 async def restart(
-    story: Narrator, cluster: LocalCluster, bob: wormspace.Client, decided: dict[int, bytes]
+    story: Narrator, cluster: LocalCluster, bob: wormspace.Worm, decided: dict[int, bytes]
 ) -> None:
     """What was decided is on the disks; what was uncertain is settled."""
     for name in ("s1", "s2"):
@@ -175,7 +175,7 @@ async def restart(
     story.result(f"{len(decided)} registers read, none lost")
 
 
-async def trim(story: Narrator, bob: wormspace.Client) -> None:
+async def trim(story: Narrator, bob: wormspace.Worm) -> None:
     """The end of the segment."""
     await story.step("Bob [b]trims[/] the segment: now it is garbage, for everybody.")
     segment = await bob.space("orders").segment(0)

@@ -55,7 +55,7 @@ async def work(url: str, postgres: str, mariadb: str) -> None:
     rng = random.Random()
     here, there = Postgres("orders", postgres), MariaDb("billing", mariadb)
     async with wormspace.connect(url, timeout=3) as worm:
-        site = tx.Site(worm, managers=[here, there], patience=PATIENCE_S)
+        site = tx.Site(worm, managers=[here, there], patience_s=PATIENCE_S)
         while True:
             account, amount = rng.randrange(ACCOUNTS), rng.randrange(1, 10)
             transaction = tx.Transaction(site, [here, there], timeout=3)
@@ -183,7 +183,7 @@ class Bank:
         here = Postgres("orders", self.postgres.url("orders"))
         there = MariaDb("billing", self.mariadb.url)
         async with wormspace.connect(self.cluster.config.url) as worm:
-            site = tx.Site(worm, managers=[here, there], patience=PATIENCE_S)
+            site = tx.Site(worm, managers=[here, there], patience_s=PATIENCE_S)
             try:
                 while await here.prepared() or await there.prepared():
                     if time.monotonic() - began > BOUND_S:

@@ -38,6 +38,9 @@ class Connection:
         self._rng = rng
         self._client: Worm | None = None
 
+    def __repr__(self) -> str:
+        return f"<Connection to {self._url!r}>"
+
     def __await__(self) -> Generator[object, None, Worm]:
         return _open(self._url, self._timeout, self._rng, wait=True).__await__()
 
@@ -97,4 +100,4 @@ async def _open(text: str, timeout: float, given: random.Random | None, *, wait:
         raise BadUrl(f"{text!r}: {e}") from e.__cause__
     deadline = asyncio.get_running_loop().time() + timeout
     registers = await implementation.open(url, rng=rng, deadline=deadline, wait=wait)
-    return Worm(registers, rng, timeout, embedded=implementation.embedded)
+    return Worm(registers, rng, timeout, url=text, embedded=implementation.embedded)

@@ -7,6 +7,10 @@
 * `Refused`: a server does not want to talk to this client at all.
 * `StoreError`: the data directory cannot be used.
 * `ProtocolViolation`: a peer, or an application that broke its promise; never ignored.
+
+All derive from `WormError`, those of the applications too.  A name says what happened
+(`CaptureLost`, `NotAllocated`); only the base and the two families that are named after whom they
+concern, `UsageError` and `StoreError`, end in Error.
 """
 
 from __future__ import annotations

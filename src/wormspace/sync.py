@@ -112,7 +112,7 @@ class Client:
         sequencer: SequencerChoice = "auto",
         capture_ahead: bool = True,
         segment_size: int | None = None,
-        patience: float = 0.5,
+        patience_s: float = 0.5,
         host: str = "127.0.0.1",
         port: int = 0,
         timeout: float | None = None,
@@ -127,7 +127,7 @@ class Client:
             capture_ahead: whether a sequencer here captures segments before they are needed, or
                 leaves them to the unsafe write.
             segment_size: registers per segment, fixed when the log is made (default 1024).
-            patience: seconds that a register may stay empty before a reader makes it a hole.
+            patience_s: seconds that a register may stay empty before a reader makes it a hole.
             host: where a sequencer in this process can be reached by the others.
             port: the same; the system chooses one if it is 0.
 
@@ -143,7 +143,7 @@ class Client:
                 sequencer=sequencer,
                 capture_ahead=capture_ahead,
                 segment_size=segment_size,
-                patience=patience,
+                patience_s=patience_s,
                 host=host,
                 port=port,
                 timeout=timeout,
@@ -615,12 +615,12 @@ class Log:
         """
         return self._background.call(lambda: self._twin.trim(position, timeout=timeout))
 
-    def trim_older(self, seconds: float, *, timeout: float | None = None) -> int:
+    def trim_older(self, age_s: float, *, timeout: float | None = None) -> int:
         """Forget the entries appended longer than this ago, by their appenders' clocks.
 
         Returns the first position still there.
         """
-        return self._background.call(lambda: self._twin.trim_older(seconds, timeout=timeout))
+        return self._background.call(lambda: self._twin.trim_older(age_s, timeout=timeout))
 
     def trim_larger(self, size: int, *, timeout: float | None = None) -> int:
         """Forget the oldest entries, so that those which remain have at most `size` bytes.

@@ -27,13 +27,23 @@ class Worm(Client):
     """
 
     def __init__(
-        self, registers: Registers, rng: random.Random, timeout: float, *, embedded: bool = False
+        self,
+        registers: Registers,
+        rng: random.Random,
+        timeout: float,
+        *,
+        url: str = "",
+        embedded: bool = False,
     ) -> None:
         super().__init__(registers, rng, timeout)
         self.embedded = embedded
+        self._url = url
         self._logs: dict[Log, None] = {}
         self._replicas: dict[Replica[Any], None] = {}
         self._sites: dict[str, Site] = {}
+
+    def __repr__(self) -> str:
+        return f"<Worm {self._url!r}{', closed' if self._closed else ''}>"
 
     async def log(
         self,
@@ -42,7 +52,7 @@ class Worm(Client):
         sequencer: SequencerChoice = "auto",
         capture_ahead: bool = True,
         segment_size: int | None = None,
-        patience: float = 0.5,
+        patience_s: float = 0.5,
         host: str = "127.0.0.1",
         port: int = 0,
         timeout: float | None = None,
@@ -57,7 +67,7 @@ class Worm(Client):
             capture_ahead: whether a sequencer here captures segments before they are needed, or
                 leaves them to the unsafe write.
             segment_size: registers per segment, fixed when the log is made (default 1024).
-            patience: seconds that a register may stay empty before a reader makes it a hole.
+            patience_s: seconds that a register may stay empty before a reader makes it a hole.
             host: where a sequencer in this process can be reached by the others.
             port: the same; the system chooses one if it is 0.
 
@@ -75,7 +85,7 @@ class Worm(Client):
             beside=lambda: next((log for log in self._logs if log.name == name), None),
             capture_ahead=capture_ahead,
             segment_size=segment_size,
-            patience=patience,
+            patience_s=patience_s,
             host=host,
             port=port,
             timeout=timeout,

@@ -97,7 +97,7 @@ def make(kind, worm, name, request):
     """Opens the test's log with the options of its kind, and others."""
 
     async def make(**options):
-        options = {"segment_size": 16, "patience": 0.1, **OPTIONS.get(kind, {}), **options}
+        options = {"segment_size": 16, "patience_s": 0.1, **OPTIONS.get(kind, {}), **options}
         if kind != "memory-aged":
             return await worm.log(name, **options)
         old = name_of(options["segment_size"])

@@ -21,7 +21,7 @@ class Life:
     def __init__(self, worm, seed, name="life", segment_size=4, rivals=False):
         self.worm = worm
         self.rivals = rivals
-        self.options = {"name": name, "segment_size": segment_size, "patience": 0.0}
+        self.options = {"name": name, "segment_size": segment_size, "patience_s": 0.0}
         self.rng = random.Random(seed)
         self.logs = []
         self.held = {}

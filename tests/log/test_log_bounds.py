@@ -122,7 +122,7 @@ async def test_streams_that_a_sequencer_has_forgotten_are_read_anew(kept, size, 
         names = [f"s{i}" for i in range(9)]
         wanted = {name: [] for name in names}
         with turned(log_streams=kept, log_links=1):
-            log = await worm.log("orders", segment_size=size, patience=0.05)
+            log = await worm.log("orders", segment_size=size, patience_s=0.05)
             for turn, (a, b) in enumerate(itertools.islice(itertools.permutations(names, 2), 40)):
                 streams = [a, b] if turn % 3 else [b]
                 position = await log.append(b"%d" % turn, streams=streams)
@@ -130,7 +130,7 @@ async def test_streams_that_a_sequencer_has_forgotten_are_read_anew(kept, size, 
                     wanted[name].append(position)
                 if turn % 15 == 14:
                     await log.close()
-                    log = await worm.log("orders", patience=0.05)
+                    log = await worm.log("orders", patience_s=0.05)
                 assert all(len(table._latest) <= kept + 2 for table in tables)
             for reader in (log, await worm.log("orders", sequencer="none")):
                 for name in [*names, "nobody's"]:

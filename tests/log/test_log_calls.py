@@ -100,7 +100,7 @@ def test_what_is_not_there_yet_is_said_and_what_nobody_writes_becomes_a_hole():
         assert [entry.position for entry in await log.read_range(0)] == [0, 3, 6]
         assert 2.0 <= loop.time() - began <= 2.1
 
-    calling(work, patience=2.0)
+    calling(work, patience_s=2.0)
 
 
 def test_a_cursor_knows_what_was_delivered_through_its_log():
@@ -281,7 +281,7 @@ def test_who_opens_chooses_where_positions_come_from():
             await log.stand_by()
         shared._desk.stand_by = may
         await shared.stand_by()
-        patient = await Log.open(worm, "orders", sequencer="none", patience=7)
+        patient = await Log.open(worm, "orders", sequencer="none", patience_s=7)
         assert patient._reader.patience_s == 7
         for opened in (lone, loose, alone, late, other, patient):
             await opened.close()

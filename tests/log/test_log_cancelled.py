@@ -25,7 +25,7 @@ def setting(worn=False):
     async def make():
         with turned(log_mark_size=2, log_mark_page=1):
             worm = await wormspace.connect("memory:", rng=random.Random(1))
-            log = await worm.log("orders", segment_size=4, patience=0.1)
+            log = await worm.log("orders", segment_size=4, patience_s=0.1)
             bodies = {}
             for i in range(7):
                 bodies[await log.append(b"%d" % i, streams=["s"])] = b"%d" % i
@@ -34,7 +34,7 @@ def setting(worn=False):
             await log.trim(2)
             if worn:
                 await log.close()
-                log = await worm.log("orders", patience=0.1)
+                log = await worm.log("orders", patience_s=0.1)
             try:
                 yield Setting(worm, log, {p: body for p, body in bodies.items() if p >= 2})
             finally:

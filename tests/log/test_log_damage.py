@@ -55,7 +55,7 @@ async def write_over(log, raw, slots=1):
 
 async def damaged(worm, raw=b"garbage", slots=1):
     """Position 0, two positions lost to damage, and position 3; with a stream's too."""
-    log = await worm.log("orders", segment_size=16, patience=0.0)
+    log = await worm.log("orders", segment_size=16, patience_s=0.0)
     await log.append(b"zero", streams=["s"])
     await write_over(log, raw, slots)
     position = await log.append_many([b"before", b"after"], streams=["s"])
@@ -66,7 +66,7 @@ async def damaged(worm, raw=b"garbage", slots=1):
 @pytest.mark.parametrize("slots", [1, 3])
 async def test_a_log_serves_on_whatever_is_in_a_register(worm, raw, slots):
     log, (third, fourth) = await damaged(worm, raw, slots)
-    for reader in (log, await worm.log("orders", patience=0.0)):
+    for reader in (log, await worm.log("orders", patience_s=0.0)):
         assert await reader.tail() == fourth + 1
         assert (await reader.read(0)).body == b"zero"
         assert (await reader.read(third)).body == b"before"
@@ -104,7 +104,7 @@ async def test_a_subscriber_is_told_once_and_goes_on_behind_it(worm):
 
 
 async def test_a_live_subscriber_is_told(worm):
-    log = await worm.log("orders", segment_size=16, patience=0.0)
+    log = await worm.log("orders", segment_size=16, patience_s=0.0)
     await log.append(b"zero")
     hearing = log.listen(1)
     waiting = asyncio.ensure_future(anext(hearing))
@@ -128,7 +128,7 @@ async def test_where_no_position_is_missing_nothing_is_told(worm):
 
 
 async def test_a_stream_whose_pack_is_damaged_says_so(worm):
-    log = await worm.log("orders", segment_size=16, patience=0.0)
+    log = await worm.log("orders", segment_size=16, patience_s=0.0)
     await log.append(b"zero", streams=["s"])
     give_now, lost = log._appender._write_all, []
 

@@ -63,7 +63,7 @@ def calls(worm, log):
     yield "position", lambda x: log.cursor("c").commit(x)
     yield "amount", lambda x: log.trim_older(x)
     yield "amount", lambda x: log.trim_larger(x)
-    yield "amount", lambda x: worm.log("another", patience=x)
+    yield "amount", lambda x: worm.log("another", patience_s=x)
     yield "stream", lambda x: log.read_stream(x)
     yield "consumer", lambda x: log.cursor(x).load()
     yield "name", lambda x: worm.log(x)

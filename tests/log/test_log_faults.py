@@ -68,7 +68,7 @@ class Campaign:
         self.left = dict.fromkeys(self.names, appenders * entries)
 
     async def log_of(self, worm, host):
-        options = {"segment_size": 32, "patience": 0.2, "host": host, **self.options}
+        options = {"segment_size": 32, "patience_s": 0.2, "host": host, **self.options}
         while True:
             try:
                 return await worm.log("orders", **options)

@@ -17,7 +17,7 @@ def read_after_a_takeover():
     told = {}
 
     async def opened(worm, host):
-        return await worm.log("orders", host=host, segment_size=8, patience=0.1)
+        return await worm.log("orders", host=host, segment_size=8, patience_s=0.1)
 
     async def first(worm):
         log = await opened(worm, "a")
@@ -89,7 +89,7 @@ def append_while_another_takes_over():
     cuts, runs = [], []
 
     async def opened(worm, host):
-        return await worm.log("orders", host=host, segment_size=8, patience=0.1)
+        return await worm.log("orders", host=host, segment_size=8, patience_s=0.1)
 
     async def first(worm):
         log = await opened(worm, "a")

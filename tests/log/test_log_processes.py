@@ -70,7 +70,9 @@ async def test_sequencers_and_servers_are_killed_and_nothing_is_lost(cluster):
         sequencers.start()
         async with await wormspace.connect(cluster.url) as worm:
             acknowledged, until = {}, asyncio.Event()
-            logs = [await worm.log("orders", sequencer="elsewhere", patience=0.3) for _ in range(4)]
+            logs = [
+                await worm.log("orders", sequencer="elsewhere", patience_s=0.3) for _ in range(4)
+            ]
             heard = []
 
             async def listen():

@@ -75,7 +75,7 @@ def test_calls_end_in_time_whoever_is_silent(silent, sequencer):
     late = []
 
     async def sequencing(worm):
-        log = await worm.log("orders", segment_size=8, host="q", patience=0.05)
+        log = await worm.log("orders", segment_size=8, host="q", patience_s=0.05)
         await write_some(log)
         await log.stand_by()
 

@@ -8,7 +8,7 @@ import pytest
 
 import wormspace
 from wormspace.errors import UsageError
-from wormspace.smr import DeclarationError, StateMachine, Table, command, query
+from wormspace.smr import BadDeclaration, StateMachine, Table, command, query
 from wormspace.smr.calls import encode_calls
 
 
@@ -104,25 +104,25 @@ def any_number(self, *things: int) -> None: ...
     ],
 )
 def test_what_cannot_be_encoded_is_refused_when_the_class_is_created(function, words):
-    with pytest.raises(DeclarationError, match=words) as refused:
+    with pytest.raises(BadDeclaration, match=words) as refused:
         declare({"method": command(function)})
     assert "Wrong.method" in str(refused.value)
     assert isinstance(refused.value, UsageError)
 
 
 def test_state_that_cannot_be_encoded_or_has_no_beginning_is_refused():
-    with pytest.raises(DeclarationError, match=r"Wrong.lock.*cannot be encoded"):
+    with pytest.raises(BadDeclaration, match=r"Wrong.lock.*cannot be encoded"):
         declare({"lock": None}, lock=threading.Lock)
-    with pytest.raises(DeclarationError, match="give it a value to begin with"):
+    with pytest.raises(BadDeclaration, match="give it a value to begin with"):
         declare({}, count=int)
 
 
 def test_rows_of_a_table_must_be_immutable():
     for wrong in (list[int], dict[str, int], Mutable):
-        with pytest.raises(DeclarationError, match="immutable"):
+        with pytest.raises(BadDeclaration, match="immutable"):
             declare({}, rows=Table[str, wrong])
     declare({}, rows=Table[tuple[int, str], Point | None])
-    with pytest.raises(DeclarationError, match="say of what"):
+    with pytest.raises(BadDeclaration, match="say of what"):
         declare({}, rows=Table)
 
 
@@ -143,7 +143,7 @@ class Anywhere(msgspec.Struct, frozen=True, order=True):
     "key", [int | str, str | None, int | bytes, None, tuple[int, str | None], Point, Anywhere]
 )
 def test_keys_of_a_table_that_cannot_be_compared_are_refused(key):
-    with pytest.raises(DeclarationError, match=r"Wrong.rows: the keys of a Table have an order"):
+    with pytest.raises(BadDeclaration, match=r"Wrong.rows: the keys of a Table have an order"):
         declare({}, rows=Table[key, int])
 
 
@@ -160,7 +160,7 @@ def test_keys_of_a_table_that_can_be_compared(key):
 
 @pytest.mark.parametrize("name", ["declaration", "event"])
 def test_an_attribute_whose_name_the_class_needs_is_refused(name):
-    with pytest.raises(DeclarationError, match="another meaning"):
+    with pytest.raises(BadDeclaration, match="another meaning"):
         declare({name: 0}, **{name: int})
 
 
@@ -184,14 +184,14 @@ async def test_an_argument_may_have_any_name():
 def test_a_name_that_means_something_on_a_replica_is_refused():
     def close(self) -> None: ...
 
-    with pytest.raises(DeclarationError, match="another meaning"):
+    with pytest.raises(BadDeclaration, match="another meaning"):
         declare({"close": command(close)})
 
 
 def test_a_type_that_cannot_be_seen_from_the_module_is_refused():
     def method(self, thing: "Nowhere") -> None: ...  # noqa: F821
 
-    with pytest.raises(DeclarationError, match="Nowhere"):
+    with pytest.raises(BadDeclaration, match="Nowhere"):
         declare({"method": command(method)})
 
 

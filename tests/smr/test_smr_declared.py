@@ -5,7 +5,7 @@ from typing import ClassVar
 import msgspec
 import pytest
 
-from wormspace.smr import DeclarationError, StateMachine, Table, command, query
+from wormspace.smr import BadDeclaration, StateMachine, Table, command, query
 from wormspace.smr.calls import Malformed, encode_calls
 from wormspace.smr.declare import Moment, is_table
 from wormspace.smr.methods import run_whole
@@ -143,7 +143,7 @@ def test_what_is_inherited_begins_as_it_did_unless_it_is_said_again(thing):
     ],
 )
 def test_state_that_replicas_cannot_have_is_refused(name, hint, first, words):
-    with pytest.raises(DeclarationError, match=words):
+    with pytest.raises(BadDeclaration, match=words):
         declare({} if first is ... or is_table(hint) else {name: first}, **{name: hint})
 
 
@@ -269,7 +269,7 @@ def test_events_are_of_the_type_that_is_declared(thing):
     anything = declare()()
     anything.emit(["a", 1])
     assert anything._events == [["a", 1]]
-    with pytest.raises(DeclarationError, match=r"Wrong.event: 'Socket' cannot be encoded"):
+    with pytest.raises(BadDeclaration, match=r"Wrong.event: 'Socket' cannot be encoded"):
         declare({"event": Socket})
 
 
@@ -313,7 +313,7 @@ def test_a_subclass_may_take_a_call_back_and_give_it_again(thing):
 def test_a_call_has_a_name_of_its_own(name):
     def method(self) -> None: ...
 
-    with pytest.raises(DeclarationError, match=f"Wrong.{name}: that name has another meaning"):
+    with pytest.raises(BadDeclaration, match=f"Wrong.{name}: that name has another meaning"):
         declare({name: command(method)})
 
 
@@ -322,13 +322,13 @@ def test_a_call_has_a_name_of_its_own(name):
 
 @pytest.mark.parametrize("version", [0, -1, 1.0, True, "1", None])
 def test_a_version_is_a_whole_number_from_1(version):
-    with pytest.raises(DeclarationError, match="Wrong: a version is a whole number, from 1"):
+    with pytest.raises(BadDeclaration, match="Wrong: a version is a whole number, from 1"):
         declare(version=version)
 
 
 @pytest.mark.parametrize("replaces", [StateMachine, int, Socket, object, Socket(), "Thing"])
 def test_what_a_version_replaces_is_the_class_of_the_one_before(replaces):
-    with pytest.raises(DeclarationError, match="Wrong: `replaces` names the class of the version"):
+    with pytest.raises(BadDeclaration, match="Wrong: `replaces` names the class of the version"):
         declare(version=2, replaces=replaces)
 
 
@@ -339,7 +339,7 @@ def test_versions_go_one_by_one_from_any_first_one():
     assert (first.declaration.version, second.declaration.version) == (5, 6)
     for version in (4, 5, 7):
         words = f"Wrong: version {version} cannot replace First, which is version 5"
-        with pytest.raises(DeclarationError, match=words):
+        with pytest.raises(BadDeclaration, match=words):
             declare(version=version, replaces=first)
 
 
@@ -365,7 +365,7 @@ def test_a_migration_is_a_versions_own_or_comes_from_no_version_before():
 def test_what_has_another_type_needs_a_migration_and_what_is_new_or_gone_needs_none(others):
     old = declare({"a": others[0](), "gone": 0}, name="Old", a=others[0], gone=int)
     words = f"Wrong.a is {others[1].__name__}, and was {others[0].__name__} in Old: write a `mig"
-    with pytest.raises(DeclarationError, match=words):
+    with pytest.raises(BadDeclaration, match=words):
         declare({"a": others[1]()}, version=2, replaces=old, a=others[1])
     body = {"a": others[1](), "migrate": migrate}
     assert declare(body, version=2, replaces=old, a=others[1]).declaration.migrates
@@ -396,7 +396,7 @@ def test_an_argument_of_two_versions_has_one_place(before, after, moved):
         assert list(declare(taking(after), version=2, replaces=old).declaration.methods) == ["put"]
         return
     words = f"Wrong.put: argument '{moved}' has another place than in Old"
-    with pytest.raises(DeclarationError, match=words):
+    with pytest.raises(BadDeclaration, match=words):
         declare(taking(after), version=2, replaces=old)
 
 

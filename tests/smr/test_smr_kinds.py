@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from wormspace.smr import DeclarationError
+from wormspace.smr import BadDeclaration
 from wormspace.smr.encodable import check_comparable, check_encodable, may_nest, members
 from wormspace.smr.kinds import INT_MAX, INT_MIN, Kind, Normal, bare_type, describe, is_immutable
 from wormspace.smr.nesting import MAX_NESTING
@@ -122,7 +122,7 @@ def test_what_can_be_changed_is_none(hint):
 )
 def test_what_can_be_changed_unseen_is_refused_wherever_it_is(hint):
     for where in (hint, dict[str, hint], list[hint], hint | None, list[dict[str, hint]]):
-        with pytest.raises(DeclarationError, match=r"^the place: .* can be changed in place"):
+        with pytest.raises(BadDeclaration, match=r"^the place: .* can be changed in place"):
             Kind(where, "the place")
 
 
@@ -358,7 +358,7 @@ def test_keys_that_have_an_order(hint, is_good):
     if is_good:
         check_comparable(hint, "it")
         return
-    with pytest.raises(DeclarationError, match=r"^it: the keys of a Table have an order: "):
+    with pytest.raises(BadDeclaration, match=r"^it: the keys of a Table have an order: "):
         check_comparable(hint, "it")
 
 
@@ -400,7 +400,7 @@ def test_what_cannot_be_encoded_is_named(hint, name):
     if name is None:
         check_encodable(hint, "the place")
         return
-    with pytest.raises(DeclarationError) as found:
+    with pytest.raises(BadDeclaration) as found:
         check_encodable(hint, "the place")
     assert str(found.value).startswith(f"the place: {name}")
     assert "cannot be encoded: " in str(found.value)

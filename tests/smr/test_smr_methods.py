@@ -7,7 +7,7 @@ from typing import Any, Optional
 import msgspec
 import pytest
 
-from wormspace.smr import DeclarationError, StateMachine, command, query
+from wormspace.smr import BadDeclaration, StateMachine, command, query
 from wormspace.smr.canonical import encode_canonical
 from wormspace.smr.methods import MARK, Method, hints_of, is_trusted, run_whole
 from wormspace.smr.records import encode
@@ -102,10 +102,10 @@ async def yields_later(self):
 @pytest.mark.parametrize(("mark", "kind"), [(command, "command"), (query, "query")])
 def test_a_method_runs_to_its_end_at_once(mark, kind):
     for wrong in (later, yields, yields_later):
-        with pytest.raises(DeclarationError, match=f"{wrong.__name__}: a {kind} runs to its end"):
+        with pytest.raises(BadDeclaration, match=f"{wrong.__name__}: a {kind} runs to its end"):
             mark(wrong)
     for wrong in (3, int, functools.partial(print), property(lambda self: 1)):
-        with pytest.raises(DeclarationError, match=f"@{kind} stands before a method"):
+        with pytest.raises(BadDeclaration, match=f"@{kind} stands before a method"):
             mark(wrong)
 
     def plain(self) -> None:
@@ -160,7 +160,7 @@ def unknown(self, a: "Nowhere") -> None:  # noqa: F821
     ],
 )
 def test_a_method_says_what_it_takes_and_returns(function, said):
-    with pytest.raises(DeclarationError, match=said):
+    with pytest.raises(BadDeclaration, match=said):
         taking(function)
 
 
@@ -376,5 +376,5 @@ def test_arguments_that_are_missing_have_their_default_and_others_are_what_they_
 
 def test_hints_are_those_of_the_module_with_what_is_annotated():
     assert hints_of(lists, "here") == {"a": list[int], "return": list[int]}
-    with pytest.raises(DeclarationError, match="here: name 'Nowhere'"):
+    with pytest.raises(BadDeclaration, match="here: name 'Nowhere'"):
         hints_of(unknown, "here")

@@ -14,7 +14,7 @@ from smr_worlds import Cells, Group, Witness
 import wormspace
 from wormspace.sim import FaultPlan, FaultSchedule, World
 from wormspace.smr import (
-    DeclarationError,
+    BadDeclaration,
     Fixed,
     Leaderless,
     MemorySnapshots,
@@ -227,12 +227,12 @@ async def test_a_snapshot_of_a_newer_version_is_refused_and_says_so():
 @pytest.mark.parametrize("version", [1, 2, 4])
 def test_a_version_is_the_next_one_after_that_which_it_replaces(version):
     """Two replicas that got to version 4 over 2 and 3, and over 3 alone, would go apart."""
-    with pytest.raises(DeclarationError, match="one by one"):
+    with pytest.raises(BadDeclaration, match="one by one"):
         type("Wrong", (Stock,), {}, version=version, replaces=Stock)
 
 
 def test_a_version_is_a_whole_number():
-    with pytest.raises(DeclarationError, match="whole number"):
+    with pytest.raises(BadDeclaration, match="whole number"):
         type("Wrong", (StateMachine,), {}, version=0)
 
 
@@ -248,7 +248,7 @@ def test_what_is_declared_shows_in_the_shape_and_the_bodies_do_not():
     for other in (declared(kind=str), declared(first=2), declared(hint=int | str)):
         assert other != same
     for numbers in (iter(range(9)), iter(range(9, 0, -1))):
-        with pytest.raises(DeclarationError, match="not the same each time"):
+        with pytest.raises(BadDeclaration, match="not the same each time"):
             declared(first=msgspec.field(default_factory=lambda each=numbers: next(each)))
 
 
@@ -313,9 +313,9 @@ def declared(base, **hints):
 
 
 def test_what_nobody_converts_is_not_dropped_in_silence():
-    with pytest.raises(DeclarationError, match=r"New.rows is .*LongerRow.*write a `migrate`"):
+    with pytest.raises(BadDeclaration, match=r"New.rows is .*LongerRow.*write a `migrate`"):
         declared(Rows, rows=Table[str, LongerRow])
-    with pytest.raises(DeclarationError, match=r"New.price is float, and was int in Price"):
+    with pytest.raises(BadDeclaration, match=r"New.price is float, and was int in Price"):
         declared(Price, price=float)
 
 
@@ -323,7 +323,7 @@ def test_what_nobody_converts_is_not_dropped_in_silence():
 def test_an_argument_that_two_versions_have_keeps_its_place(order):
     made = {}
     exec(f"def put(self, {order}) -> int: ...", made)
-    with pytest.raises(DeclarationError, match=r"New.put: argument .* another place than in Price"):
+    with pytest.raises(BadDeclaration, match=r"New.put: argument .* another place than in Price"):
         type("New", (Price,), {"put": command(made["put"])}, version=2, replaces=Price)
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import wormspace
 from wormspace.errors import Closed, WormError
 from wormspace.smr import (
+    BadDeclaration,
     Counter,
-    DeclarationError,
     Dict,
     KeyValue,
     Lock,
@@ -322,11 +322,11 @@ def test_what_could_be_changed_unseen_is_refused_when_the_class_is_made():
         dict[str, Loose],
         frozenset[tuple[Mutable]],
     ):
-        with pytest.raises(DeclarationError, match="changed in place"):
+        with pytest.raises(BadDeclaration, match="changed in place"):
             declare({"it": None}, it=hint | None if isinstance(hint, type) else hint)
-    with pytest.raises(DeclarationError, match="immutable"):
+    with pytest.raises(BadDeclaration, match="immutable"):
         declare({}, rows=Table[str, Mutable])
-    with pytest.raises(DeclarationError, match="to begin with"):
+    with pytest.raises(BadDeclaration, match="to begin with"):
         declare({"it": "x"}, it=int)
 
 

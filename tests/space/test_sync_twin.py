@@ -16,14 +16,14 @@ from wormspace import Allocated, BadUrl, Closed, NotAllocated, Written
 
 ROOT = Path(__file__).parents[2]
 PAIRS = [
-    (wormspace.Client, wormspace.sync.Client),
+    (wormspace.Worm, wormspace.sync.Client),
     (wormspace.Space, wormspace.sync.Space),
     (wormspace.Segment, wormspace.sync.Segment),
     (wormspace.log.Log, wormspace.sync.Log),
     (wormspace.log.Cursor, wormspace.sync.Cursor),
 ]
 NOT_FOR_USERS = {
-    wormspace.Client: {"deadline", "nonce"},
+    wormspace.Worm: {"deadline", "nonce"},
     wormspace.log.Log: {"open"},
     wormspace.log.Cursor: {"close"},
 }

@@ -75,7 +75,7 @@ async def work(url: str, postgres: str, mariadb: str, stock: str, loyalty: str) 
     }
     async with wormspace.connect(url, timeout=3) as worm:
         here = [managers[ORDERS], managers[BILLING]]
-        site = tx.Site(worm, managers=here, patience=PATIENCE_S, idle=IDLE_S)
+        site = tx.Site(worm, managers=here, patience_s=PATIENCE_S, idle_s=IDLE_S)
         await site.start("127.0.0.1")
         while True:
             variant, account = rng.choice(list(tx.VARIANTS)), rng.randrange(ACCOUNTS)
@@ -108,7 +108,7 @@ async def serve(name: str, port: str, directory: str, url: str) -> None:
         with contextlib.suppress(wormspace.Unavailable):
             worm = await wormspace.connect(url, timeout=3)
             break
-    site = tx.Site(worm, managers=[store], patience=PATIENCE_S, idle=IDLE_S)
+    site = tx.Site(worm, managers=[store], patience_s=PATIENCE_S, idle_s=IDLE_S)
     await site.start("127.0.0.1", int(port))
     await asyncio.Event().wait()
 
@@ -233,7 +233,7 @@ class Bank:
         ]
         deadline = time.monotonic() + BOUND_S
         async with wormspace.connect(self.cluster.config.url) as worm:
-            site = tx.Site(worm, managers=managers, patience=PATIENCE_S)
+            site = tx.Site(worm, managers=managers, patience_s=PATIENCE_S)
             await site.sweep()  # from then on its managers know whose branches to list
             while left := await prepared(managers):
                 assert time.monotonic() < deadline, f"still prepared: {left}"

@@ -57,7 +57,7 @@ class Life:
     async def begin(self, name: str) -> None:
         """A store's process begins."""
         self.stores[name] = await tx.KeyValueStore.open(name, self.disks[name])
-        site = tx.Site(self.worm, managers=[self.stores[name]], patience=1.0, idle=3.0)
+        site = tx.Site(self.worm, managers=[self.stores[name]], patience_s=1.0, idle_s=3.0)
         port = 7100 + NAMES.index(name)
         await site.start("0.0.0.0", port, address=f"{HOST}:{port}")
         self.sites[name] = site
@@ -73,7 +73,7 @@ class Life:
         """Who runs transactions begins, under a new name."""
         if self.app is not None:
             await self.app.close()
-        self.app = tx.Site(self.worm, patience=1.0)
+        self.app = tx.Site(self.worm, patience_s=1.0)
 
     # ------------------------------------------------------------ what a user does
 

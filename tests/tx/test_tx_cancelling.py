@@ -43,8 +43,8 @@ class _Place:
 async def place(*, remote: bool):
     async with wormspace.connect("memory:") as worm:
         stores = [await tx.KeyValueStore.open(name, MemoryEngine()) for name in ("a", "b")]
-        there = tx.Site(worm, managers=stores, patience=1.0, idle=2.0)
-        site = tx.Site(worm, patience=1.0) if remote else there
+        there = tx.Site(worm, managers=stores, patience_s=1.0, idle_s=2.0)
+        site = tx.Site(worm, patience_s=1.0) if remote else there
         participants = stores
         if remote:
             address = await there.start("0.0.0.0", 7100, address=f"{HOST}:7100")

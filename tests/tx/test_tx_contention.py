@@ -51,7 +51,7 @@ async def test_a_sweep_finishes_what_blocks_all_of_a_pool(accounts, pool) -> Non
                 await branch.prepare()
             await dead.close()
         async with managers(*accounts, pool=pool) as (a, b):
-            site = tx.Site(worm, managers=[a, b], patience=0.3)
+            site = tx.Site(worm, managers=[a, b], patience_s=0.3)
 
             async def one(_) -> None:
                 async def work(t) -> None:

@@ -190,7 +190,7 @@ async def test_a_row_factory_does_not_reach_the_sweep(accounts) -> None:
         branch = await a.begin(gid)
         await branch.session.execute("UPDATE account SET money = 0")
         await branch.prepare()
-        [resolution] = await site.sweep(patience=0)
+        [resolution] = await site.sweep(patience_s=0)
         assert resolution.problem == ""
         assert money(*accounts) == (100, 100)
         for each in (site, dead):

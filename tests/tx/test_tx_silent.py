@@ -71,7 +71,7 @@ async def test_a_silent_database_does_not_hold_up_the_sweep_of_another(accounts,
     async with behind_relays(*accounts) as places, wormspace.connect("memory:") as worm:
         pair = [manager for manager, _ in places]
         other = pair[1 - which]
-        site = tx.Site(worm, managers=pair, patience=0.1)
+        site = tx.Site(worm, managers=pair, patience_s=0.1)
         await asyncio.sleep(0.2)
         places[which][1].silence()
         dead = tx.Site(worm)
@@ -92,7 +92,7 @@ async def test_one_that_falls_silent_at_prepare_aborts_and_is_resolved_later(
 ) -> None:
     async with behind_relays(*accounts) as places, wormspace.connect("memory:") as worm:
         pair = [manager for manager, _ in places]
-        site = tx.Site(worm, managers=pair, patience=0.3)
+        site = tx.Site(worm, managers=pair, patience_s=0.3)
 
         async def work() -> None:
             async with tx.Transaction(site, pair, timeout=4 * TIMEOUT_S) as t:

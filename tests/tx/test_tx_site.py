@@ -45,15 +45,15 @@ def sited(work, *managers, **given) -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"patience": 0}, "patience is a number of seconds, above 0"),
-        ({"idle": -1}, "idle is a number of seconds, above 0"),
+        ({"patience_s": 0}, "patience_s is a number of seconds, above 0"),
+        ({"idle_s": -1}, "idle_s is a number of seconds, above 0"),
         ({"clock": 7}, "a clock is a function"),
         ({"on_decision": 7}, "on_decision is a function"),
         ({"managers": "a"}, "managers are a list of resource managers, not 'a'"),
         ({"managers": b"a"}, "managers are a list"),
         ({"managers": 7}, "managers are a list"),
         ({"managers": [7]}, "7 is no resource manager"),
-        ({"managers": [Manager()], "patience": None}, "patience"),
+        ({"managers": [Manager()], "patience_s": None}, "patience_s"),
         ({"space": "a/b"}, "a name here has"),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_site_is_what_it_is_given_and_a_name_of_its_own() -> None:
         assert site.gauges()["prepared"] == 0
         await other.close()
 
-    given = {"patience": 7.0, "idle": 3.0, "clock": lambda: 5.0, "space": "ty"}
+    given = {"patience_s": 7.0, "idle_s": 3.0, "clock": lambda: 5.0, "space": "ty"}
     sited(work, on_decision=heard.append, **given)
 
 

@@ -169,7 +169,7 @@ async def test_a_branch_found_after_its_votes_were_trimmed_was_not_committed(
         assert trimmed == [f"tx/b/{txid.initiator}/0"]
         await branch.prepare()  # the slow participant prepares only now
         assert len(await a.prepared()) == 1
-        await janitor.sweep(patience=0)
+        await janitor.sweep(patience_s=0)
         while await a.prepared():  # noqa: ASYNC110 - the outcome becomes durable
             await asyncio.sleep(0.01)
         assert a.value(b"k") is None
@@ -331,9 +331,9 @@ async def test_a_conflict_restarts_at_once_and_says_whose_fault_it_was(tmp_path)
 async def test_a_store_here_and_one_elsewhere_commit_together(tmp_path, variant) -> None:
     async with wormspace.connect("memory:") as worm:
         a, b = await stores(tmp_path)
-        there = tx.Site(worm, managers=[b], patience=1000.0)  # nobody is helped by a sweep
+        there = tx.Site(worm, managers=[b], patience_s=1000.0)  # nobody is helped by a sweep
         remote = tx.RemoteStore("b", await there.start("127.0.0.1"))
-        here = tx.Site(worm, managers=[a], patience=1000.0)
+        here = tx.Site(worm, managers=[a], patience_s=1000.0)
         await here.start("127.0.0.1")
         for n in range(3):
             async with tx.Transaction(here, [a, remote], variant=variant) as t:
@@ -408,7 +408,7 @@ async def test_a_participant_that_votes_after_the_abort_learns_so_and_rolls_back
         slow.set()
         while await a.prepared() or await b.prepared():
             await asyncio.sleep(0.01)
-            await asyncio.gather(*(site.sweep(patience=0.2) for site in sites))
+            await asyncio.gather(*(site.sweep(patience_s=0.2) for site in sites))
         assert a.value(b"k") is b.value(b"k") is None
         for site in (app, *sites):
             await site.close()
@@ -426,7 +426,7 @@ async def test_a_site_shows_its_figures_to_prometheus(tmp_path) -> None:
         site = worm.site()
         while len(await a.prepared()) > 1 or await b.prepared():  # noqa: ASYNC110 - durable soon
             await asyncio.sleep(0.01)
-        await site.sweep(patience=1000)
+        await site.sweep(patience_s=1000)
         registry = CollectorRegistry()
         registry.register(SiteFigures(site))
         label = {"space": "tx"}
@@ -439,7 +439,7 @@ async def test_a_site_shows_its_figures_to_prometheus(tmp_path) -> None:
         assert figure("votes_no_total") == figure("left_to_sweep_total") == 0
         assert figure("prepared") == 1
         assert figure("under_way") == 0
-        await site.sweep(patience=0)
+        await site.sweep(patience_s=0)
         assert figure("resolved_total") == 1
         await site.close()
         for store in (a, b):

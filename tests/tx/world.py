@@ -44,7 +44,7 @@ class Deployment:
         for name in stores:
             self.add_store(name, name)
 
-    async def connect(self) -> wormspace.Client:
+    async def connect(self) -> wormspace.Worm:
         """A client for the process this runs in."""
         self.lives += 1
         rng = self.world.random_for(f"client {self.lives}")
@@ -59,8 +59,8 @@ class Deployment:
         site = tx.Site(
             await self.connect(),
             managers=managers,
-            patience=self.patience,
-            idle=4.0,
+            patience_s=self.patience,
+            idle_s=4.0,
             clock=self.world.host(host).clock,
             on_decision=lambda txid, name, d: self.decisions.append(
                 (self.world.now, name, txid, d.outcome)

@@ -98,7 +98,7 @@ class Loops:
                 samples += await self._product(worm, window)
         return Result(self.options, sync_ms, round_trip_ms, samples)
 
-    async def _product(self, worm: wormspace.Client, window: int) -> list[Sample]:
+    async def _product(self, worm: wormspace.Worm, window: int) -> list[Sample]:
         """Writes to fresh captured segments, one per partition, then reads of what they wrote."""
         space = worm.space(f"bench-{window}")
         held: list[tuple[Segment, Token]] = []
@@ -168,7 +168,7 @@ def sync_ms(path: Path, size: int) -> float:
     return sorted(times)[SYNCS // 2] * 1e3
 
 
-async def _round_trip_ms(worm: wormspace.Client) -> float:
+async def _round_trip_ms(worm: wormspace.Worm) -> float:
     """The median time of a request that a server answers from memory, in milliseconds."""
     segment = await worm.space("round-trip").alloc(size=1)
     captured = await segment.capture()

@@ -204,12 +204,12 @@ def resolve(
 
     async def work(worm: Client) -> int:
         opened = [open_manager(name, url) for name, url in managers]
-        site = Site(worm, space=space, managers=opened, patience=max(patience, 0.1))
+        site = Site(worm, space=space, managers=opened, patience_s=max(patience, 0.1))
         problems = 0
         told: set[Gid] = set()
         try:
             async with _figures(site, metrics):
-                await site.sweep(patience=float("inf"))
+                await site.sweep(patience_s=float("inf"))
                 while True:
                     await asyncio.sleep(patience)
                     for resolution in await site.sweep(patience):

@@ -38,6 +38,9 @@ class Cursor:
         self._within = within
         self._require_reached = require
 
+    def __repr__(self) -> str:
+        return f"<Cursor {self.name!r}>"
+
     async def load(self, *, timeout: float | None = None) -> int:
         """The first position that is not committed; 0 if nothing ever was.
 

@@ -6,8 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Literal, Self, TypeAlias, TypeVar, get_args
+from typing import Literal, TypeAlias, TypeVar, get_args
 from weakref import WeakSet
 
 from wormspace.errors import Closed, Trimmed, Unavailable, UsageError, WormError
@@ -40,6 +39,7 @@ from wormspace.log.spaces import CURSOR, ENTRIES, SEQUENCER, TRIM, cursor_space
 from wormspace.log.subscribing import Source, Subscription, WholeLog
 from wormspace.log.tape import Tape
 from wormspace.log.trimming import Trimmer
+from wormspace.runtime.closing import Closing
 from wormspace.runtime.endpoints import as_listening
 from wormspace.space import Client, Stream
 
@@ -53,7 +53,7 @@ T = TypeVar("T")
 SequencerChoice: TypeAlias = Literal["auto", "elsewhere", "none"]
 
 
-class Log:
+class Log(Closing):
     """A shared, totally ordered log of entries, in the style of CORFU (NSDI 2012).
 
         log = await worm.log("orders")
@@ -76,7 +76,7 @@ class Log:
         name: str,
         config: Config,
         *,
-        patience: float = PATIENCE_S,
+        patience_s: float = PATIENCE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
@@ -86,7 +86,7 @@ class Log:
         self._tape = Tape(client.space(name), config.segment_size, ENTRIES)
         self._clock = clock
         self._beginning = Beginning(Mark(self._mark_tape(f"{name}/{TRIM}", TRIM), Place))
-        self._reader = Reader(self._tape, self._beginning, patience)
+        self._reader = Reader(self._tape, self._beginning, patience_s)
         self._trimmer = Trimmer(self._reader, self._beginning)
         self._cursors = Cursors(self._cursor_mark, self._within, self._reader.require_reached)
         self._sources: WeakSet[Source] = WeakSet()
@@ -110,7 +110,7 @@ class Log:
         beside: Callable[[], Log | None] = lambda: None,
         capture_ahead: bool = True,
         segment_size: int | None = None,
-        patience: float = PATIENCE_S,
+        patience_s: float = PATIENCE_S,
         host: str = "127.0.0.1",
         port: int = 0,
         clock: Callable[[], float] = time.time,
@@ -126,12 +126,12 @@ class Log:
         """
         check_choice(sequencer, "sequencer", get_args(SequencerChoice))
         check_flag(capture_ahead, "capture_ahead")
-        check_amount(patience, "patience")
+        check_amount(patience_s, "patience_s")
         as_listening(host, port)
         try:
             async with asyncio.timeout_at(client.deadline(timeout)):
                 config = await configure(client, name, segment_size)
-                log = cls(client, name, config, patience=patience, clock=clock)
+                log = cls(client, name, config, patience_s=patience_s, clock=clock)
                 await log._beginning.find()
         except TimeoutError:
             raise _too_late("opening", name) from None
@@ -165,18 +165,7 @@ class Log:
         return SharedDesk(self.name, mark, make, host=host, port=port, may_become=may_become)
 
     def __repr__(self) -> str:
-        return f"<Log {self.name!r}>"
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
+        return f"<Log {self.name!r}{', closed' if self._closed else ''}>"
 
     async def close(self) -> None:
         """Stop appending, and say so if the sequencer was in this process.
@@ -355,7 +344,7 @@ class Log:
         else:
             source = self._streams.follow(check_stream(stream), start)
         self._sources.add(source)
-        return Subscription(source)
+        return Subscription(source, f"log {self.name!r}")
 
     # ------------------------------------------------------------ streams and cursors
 
@@ -411,12 +400,12 @@ class Log:
         async with self._within("trim", timeout):
             return await self._trimmer.below(position)
 
-    async def trim_older(self, seconds: float, *, timeout: float | None = None) -> int:
+    async def trim_older(self, age_s: float, *, timeout: float | None = None) -> int:
         """Forget the entries appended longer than this ago, by their appenders' clocks.
 
         Returns the first position still there.
         """
-        cutoff_ms = int((self._clock() - check_amount(seconds, "an age")) * 1000)
+        cutoff_ms = int((self._clock() - check_amount(age_s, "an age")) * 1000)
         async with self._within("trim_older", timeout):
             keep = await self._trimmer.search(lambda time_ms, before: time_ms >= cutoff_ms)
             return await self._trimmer.below(keep)

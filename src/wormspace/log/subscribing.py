@@ -74,8 +74,8 @@ def _look_at(task: asyncio.Task[list[Entry]]) -> None:
 class Subscription(Stream[Entry]):
     """What `Log.listen` returns: entries, one by one."""
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(source.close)
+    def __init__(self, source: Source, of: str = "") -> None:
+        super().__init__(source.close, of)
         self._source = source
 
     async def _more(self) -> None:

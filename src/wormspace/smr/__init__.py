@@ -28,10 +28,10 @@ from wormspace.smr.durability import (
     TrimWhenApplied,
 )
 from wormspace.smr.errors import (
+    BadDeclaration,
     BadSnapshot,
     Behind,
     CommandFailed,
-    DeclarationError,
     Diverged,
     EventsLost,
     LeaseLost,
@@ -60,6 +60,7 @@ from wormspace.smr.upgrading import Versions
 from wormspace.smr.views import Status, View
 
 __all__ = [
+    "BadDeclaration",
     "BadSnapshot",
     "Behind",
     "Causal",
@@ -67,7 +68,6 @@ __all__ = [
     "CommandFailed",
     "Consistency",
     "Counter",
-    "DeclarationError",
     "Dict",
     "Diverged",
     "Durability",

@@ -56,6 +56,9 @@ class Session:
     def __init__(self) -> None:
         self.seen = Address(0, 0)
 
+    def __repr__(self) -> str:
+        return f"<Session that has seen {self.seen}>"
+
     def saw(self, position: Address) -> None:
         """An answer had seen everything before `position`."""
         if position > self.seen:

@@ -26,7 +26,7 @@ import msgspec
 
 from wormspace.smr.calls import OF_THIS_PROCESS, Dispatcher
 from wormspace.smr.encodable import check_comparable, check_encodable
-from wormspace.smr.errors import DeclarationError
+from wormspace.smr.errors import BadDeclaration
 from wormspace.smr.kinds import Kind, Normal, is_immutable
 from wormspace.smr.methods import COMMAND, MARK, QUERY, Method, hints_of, is_trusted
 from wormspace.smr.shapes import Shape, shape_of, types_of
@@ -115,13 +115,13 @@ class Declaration:
         try:
             return Dispatcher(self.owner.__name__, methods, passed_on)
         except TypeError as e:
-            raise DeclarationError(f"{self.owner.__name__}: {e}") from e
+            raise BadDeclaration(f"{self.owner.__name__}: {e}") from e
 
     def _check_default(self, name: str) -> None:
         try:
             self.plain[name].normal(self.defaults[name]())
         except (TypeError, ValueError, OverflowError) as e:
-            raise DeclarationError(f"its value to begin with: {e}") from e
+            raise BadDeclaration(f"its value to begin with: {e}") from e
 
 
 class StateMachine:
@@ -174,6 +174,11 @@ class StateMachine:
                 state[name] = Table()
             else:
                 state[name] = StateTable(*declaration.tables[name], journal)
+
+    def __repr__(self) -> str:
+        declared = self.declaration
+        state = ", ".join(declared.defaults) or "no state"
+        return f"<{type(self).__name__}, version {declared.version}, with {state}>"
 
     @property
     def now(self) -> float:
@@ -293,14 +298,14 @@ def _check_version(
     owner: type[StateMachine], version: int, replaces: type[StateMachine] | None
 ) -> None:
     if type(version) is not int or version < 1:
-        raise DeclarationError(f"{owner.__name__}: a version is a whole number, from 1")
+        raise BadDeclaration(f"{owner.__name__}: a version is a whole number, from 1")
     is_machine = isinstance(replaces, type) and issubclass(replaces, StateMachine)
     if replaces is not None and (not is_machine or replaces is StateMachine):
-        raise DeclarationError(
+        raise BadDeclaration(
             f"{owner.__name__}: `replaces` names the class of the version before, not {replaces!r}"
         )
     if replaces is not None and replaces.declaration.version + 1 != version:
-        raise DeclarationError(  # or two replicas might get to one version over different others
+        raise BadDeclaration(  # or two replicas might get to one version over different others
             f"{owner.__name__}: version {version} cannot replace {replaces.__name__}, which is "
             f"version {replaces.declaration.version}: versions go one by one"
         )
@@ -320,7 +325,7 @@ def _check_taken_over(new: Declaration, old: Declaration) -> None:
     for name, before in old.types.items():
         now = new.types.get(name, before)
         if now != before and not new.migrates:
-            raise DeclarationError(
+            raise BadDeclaration(
                 f"{new.owner.__name__}.{name} is {now}, and was {before} in "
                 f"{old.owner.__name__}: write a `migrate` that converts what it holds"
             )
@@ -332,7 +337,7 @@ def _check_places(new: Declaration, old: Declaration) -> None:
         before = {p.name: at for at, p in enumerate(old.methods[name].parameters)}
         for at, parameter in enumerate(new.methods[name].parameters):
             if before.get(parameter.name, at) != at:
-                raise DeclarationError(
+                raise BadDeclaration(
                     f"{new.owner.__name__}.{name}: argument {parameter.name!r} has another place "
                     f"than in {old.owner.__name__}, and callers of both versions count on it: add "
                     "new ones at the end, or give it another name"
@@ -347,7 +352,7 @@ def _marked(owner: type) -> Iterable[tuple[str, Callable[..., Any]]]:
                 found.pop(name, None)
                 continue
             if name in RESERVED or name.startswith("_"):
-                raise DeclarationError(f"{owner.__name__}.{name}: that name has another meaning")
+                raise BadDeclaration(f"{owner.__name__}.{name}: that name has another meaning")
             found[name] = value
     return found.items()
 
@@ -359,7 +364,7 @@ def _attributes(owner: type) -> Iterable[tuple[str, Any, Callable[[], Any]]]:
         if name.startswith("_") or typing.get_origin(hint) is ClassVar or hint is ClassVar:
             continue
         if name in RESERVED:
-            raise DeclarationError(f"{owner.__name__}.{name}: that name has another meaning")
+            raise BadDeclaration(f"{owner.__name__}.{name}: that name has another meaning")
         if name in vars(owner):
             yield name, hint, _maker(vars(owner)[name])
         elif inherited is not None and name in inherited.defaults:
@@ -367,7 +372,7 @@ def _attributes(owner: type) -> Iterable[tuple[str, Any, Callable[[], Any]]]:
         elif is_table(hint):
             yield name, hint, Table
         else:
-            raise DeclarationError(
+            raise BadDeclaration(
                 f"{owner.__name__}.{name}: give it a value to begin with: all replicas begin alike"
             )
 
@@ -383,11 +388,11 @@ def _maker(default: Any) -> Callable[[], Any]:
 def _row_kinds(hint: Any, where: str) -> tuple[Kind, Kind]:
     arguments = typing.get_args(hint)
     if len(arguments) != 2:
-        raise DeclarationError(f"{where}: say of what: Table[str, int]")
+        raise BadDeclaration(f"{where}: say of what: Table[str, int]")
     for argument in arguments:
         check_encodable(argument, where)
         if not is_immutable(msgspec.inspect.type_info(argument)):
-            raise DeclarationError(
+            raise BadDeclaration(
                 f"{where}: the rows of a Table are immutable: built-in scalars, tuples of them or "
                 f"frozen msgspec.Structs whose fields are immutable, not {argument!r}"
             )

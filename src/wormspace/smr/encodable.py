@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from wormspace.smr.errors import DeclarationError
+from wormspace.smr.errors import BadDeclaration
 
 
 def check_comparable(hint: Any, where: str) -> None:
@@ -26,7 +26,7 @@ def check_comparable(hint: Any, where: str) -> None:
             for inner in typing.get_type_hints(kind, include_extras=True).values():
                 check_comparable(inner, where)
             return
-    raise DeclarationError(
+    raise BadDeclaration(
         f"{where}: the keys of a Table have an order: numbers, or strings, or bytes, tuples of "
         f"them or msgspec.Structs with order=True, not {hint!r}"
     )
@@ -45,15 +45,15 @@ def check_encodable(hint: Any, where: str) -> None:
     """Refuse a type that msgpack cannot carry and bring back.
 
     Raises:
-        DeclarationError: naming the place and the type.
+        BadDeclaration: naming the place and the type.
     """
     try:
         info = msgspec.inspect.type_info(hint)
     except (TypeError, NameError) as e:
-        raise DeclarationError(f"{where}: {_name(hint)} cannot be encoded: {e}") from e
+        raise BadDeclaration(f"{where}: {_name(hint)} cannot be encoded: {e}") from e
     custom = _find_custom(info, set())
     if custom is not None:
-        raise DeclarationError(
+        raise BadDeclaration(
             f"{where}: {_name(custom)} cannot be encoded: use built-in types, dataclasses or "
             "msgspec.Structs"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wormspace.errors import ProtocolViolation, StoreError, Unavailable, UsageError, WormError
 
 
-class DeclarationError(UsageError):
+class BadDeclaration(UsageError):
     """A state machine's class is not right: something cannot be encoded, or is not said."""
 
 

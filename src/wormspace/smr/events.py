@@ -137,13 +137,13 @@ async def watched(replica: Followed, after: int) -> Watched:
 class Events(Stream[tuple[int, Any]]):
     """The events of a replica in this process; get it from `Replica.listen`."""
 
-    def __init__(self, replica: Followed, start: int | None) -> None:
+    def __init__(self, replica: Followed, start: int | None, of: str = "") -> None:
         replica.require_sound()
         after = before(start)
         self._replica = replica
         bells = replica.bells
         bell = self._bell = bells.hang()
-        super().__init__(lambda: bells.take_down(bell))
+        super().__init__(lambda: bells.take_down(bell), of)
         self._at = replica.learner.engine.emitted if after is None else after
 
     async def _more(self) -> None:
@@ -173,7 +173,7 @@ class RemoteEvents(Stream[tuple[int, Any]]):
         waited_for: list[asyncio.Future[Any]] = [begun]
         self._tasks = Tasks("events of a remote object")
         self._waited_for = waited_for
-        super().__init__(lambda: [one.cancel() for one in waited_for])
+        super().__init__(lambda: [one.cancel() for one in waited_for], "an object elsewhere")
         self._ask = ask
         self._decode = decode
         self._at = -1

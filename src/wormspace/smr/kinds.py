@@ -17,7 +17,7 @@ import msgspec
 from msgspec import inspect
 
 from wormspace.malformed import MALFORMED
-from wormspace.smr.errors import DeclarationError
+from wormspace.smr.errors import BadDeclaration
 from wormspace.smr.nesting import MAX_NESTING, is_nested_too_deep
 from wormspace.smr.records import encode
 
@@ -123,7 +123,7 @@ class Kind(Normal):
                 if kind.container is not None:
                     self._members[kind.container] = kind
         elif not self.is_value and not isinstance(info, inspect.AnyType):
-            raise DeclarationError(
+            raise BadDeclaration(
                 f"{where}: {getattr(bare, '__name__', bare)!r} can be changed in place, unseen: "
                 "state is built of dictionaries, lists, sets and immutable values; use a frozen "
                 "msgspec.Struct or dataclass with immutable fields, and put a new one in its place"

@@ -17,7 +17,7 @@ import msgspec
 from wormspace.malformed import MALFORMED
 from wormspace.smr.canonical import encode_canonical
 from wormspace.smr.encodable import check_encodable, may_nest, members
-from wormspace.smr.errors import DeclarationError
+from wormspace.smr.errors import BadDeclaration
 from wormspace.smr.kinds import Normal
 from wormspace.smr.records import encode
 from wormspace.smr.undo_journal import UndoJournal
@@ -41,7 +41,7 @@ def command(function: F) -> F:
     """Mark a method as a command: it may change the state, and every replica runs it.
 
     Raises:
-        DeclarationError: it is no method, or one that does not run to its end at once.
+        BadDeclaration: it is no method, or one that does not run to its end at once.
     """
     return _marked(function, COMMAND)
 
@@ -50,16 +50,16 @@ def query(function: F) -> F:
     """Mark a method as a query: it must not change the state, and one replica runs it.
 
     Raises:
-        DeclarationError: it is no method, or one that does not run to its end at once.
+        BadDeclaration: it is no method, or one that does not run to its end at once.
     """
     return _marked(function, QUERY)
 
 
 def _marked(function: F, kind: str) -> F:
     if not inspect.isfunction(function):
-        raise DeclarationError(f"@{kind} stands before a method, not {function!r}")
+        raise BadDeclaration(f"@{kind} stands before a method, not {function!r}")
     if function.__code__.co_flags & _RUNS_LATER:
-        raise DeclarationError(
+        raise BadDeclaration(
             f"{function.__qualname__}: a {kind} runs to its end at once: no `async`, no `yield`"
         )
     setattr(function, MARK, kind)
@@ -126,7 +126,7 @@ class Method:
         hints = hints_of(function, where)
         self.parameters = _parameters(function, hints, where)
         if "return" not in hints:
-            raise DeclarationError(f"{where}: say what it returns: `-> None` if nothing")
+            raise BadDeclaration(f"{where}: say what it returns: `-> None` if nothing")
         for parameter in self.parameters:
             check_encodable(hints[parameter.name], f"{where}: argument {parameter.name!r}")
         check_encodable(hints["return"], f"{where}: its result")
@@ -281,7 +281,7 @@ def hints_of(thing: Any, where: str) -> dict[str, Any]:
     try:
         return typing.get_type_hints(thing, include_extras=True)
     except NameError as e:
-        raise DeclarationError(
+        raise BadDeclaration(
             f"{where}: {e}; types must be visible where the module is, not inside a function"
         ) from e
 
@@ -292,7 +292,7 @@ def _parameters(
     parameters = list(inspect.signature(function).parameters.values())[1:]
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise DeclarationError(f"{where}: no *args or **kwargs: name and type each argument")
+            raise BadDeclaration(f"{where}: no *args or **kwargs: name and type each argument")
         if parameter.name not in hints:
-            raise DeclarationError(f"{where}: say the type of argument {parameter.name!r}")
+            raise BadDeclaration(f"{where}: say the type of argument {parameter.name!r}")
     return parameters

@@ -13,12 +13,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 from wormspace.errors import Closed, UsageError, WormError
 from wormspace.malformed import MALFORMED
 from wormspace.rpc import Caller, NoService
+from wormspace.runtime.closing import Closing
 from wormspace.runtime.endpoints import Endpoint
 from wormspace.runtime.tasks import Tasks
 from wormspace.smr.arguments import as_addresses, as_client, as_level, as_machine
@@ -55,23 +55,15 @@ _decode_reply = decoder(Reply)
 _decode_watched = decoder(Watched)
 
 
-class Remote(View[M], Generic[M]):
+class Remote(Closing, View[M], Generic[M]):
     """A replicated object elsewhere; get it from `attach`."""
 
     def __init__(self, line: Line, level: Consistency) -> None:
         super().__init__(line.declaration, line, level, Session())
         self._line = line
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
+    def __repr__(self) -> str:
+        return f"<Remote {self._declaration.owner.__name__} {self._line.name!r}>"
 
     def listen(self, start: int | None = None) -> RemoteEvents:
         """The events that commands emit; goes on at another replica when one is lost.
@@ -99,7 +91,7 @@ class Line:
     ) -> None:
         self.declaration = declaration
         self._service = f"smr/{name}"
-        self._name = name
+        self.name = name
         self._addresses = list(addresses)
         self._given = len(self._addresses)
         self._leader = self._addresses[0]
@@ -168,7 +160,7 @@ class Line:
 
     async def _until(self, deadline: float, what: str, body: bytes) -> Reply:
         """Ask whoever is thought to lead; go where one is sent, or around."""
-        trying = Trying(self._name, deadline, self._rng)
+        trying = Trying(self.name, deadline, self._rng)
         absent: dict[tuple[str, int], None] | None = {}
         while True:
             self._require_open()
@@ -208,7 +200,7 @@ class Line:
         if set(self._addresses) <= set(absent):
             places = ", ".join(str(Endpoint(*address)) for address in self._addresses)
             raise UsageError(
-                f"there is no replica of {self._name!r} at {places}, but something else: check the "
+                f"there is no replica of {self.name!r} at {places}, but something else: check the "
                 "name and the addresses (addresses_of finds them). Nothing was done"
             )
 

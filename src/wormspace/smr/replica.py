@@ -13,10 +13,10 @@ import random
 import socket
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from wormspace.errors import UsageError
+from wormspace.runtime.closing import Closing
 from wormspace.runtime.endpoints import as_port
 from wormspace.smr.arguments import (
     as_choice,
@@ -40,7 +40,7 @@ from wormspace.space.arguments import as_name, as_rng, as_timeout
 M = TypeVar("M", bound=StateMachine)
 
 
-class Replica(View[M], Generic[M]):
+class Replica(Closing, View[M], Generic[M]):
     """A state machine that survives machines; get it from `Worm.replicate`.
 
     A replica is also a `View` of itself: its commands and queries can be awaited on it.
@@ -55,7 +55,9 @@ class Replica(View[M], Generic[M]):
     ) -> None:
         super().__init__(machine_type.declaration, core, level, Session())
         self._core = core
+        self._name = core.seat.space.name
         self._on_close = on_close
+        self._closed = False
 
     @classmethod
     async def open(
@@ -106,16 +108,11 @@ class Replica(View[M], Generic[M]):
             raise
         return cls(machine_type, core, level, on_close)
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
+    def __repr__(self) -> str:
+        status, of = self.status(), self._declaration.owner.__name__
+        role = "stopped" if status.failed else "leads" if status.leads else "follows"
+        state = "closed" if self._closed else f"{role}, at {status.applied}"
+        return f"<Replica {status.member.name!r} of {of} {self._name!r}: {state}>"
 
     def status(self) -> Status:
         """How this replica is."""
@@ -133,7 +130,7 @@ class Replica(View[M], Generic[M]):
         Raises (from the stream):
             EventsLost: what comes next is not held any more.
         """
-        return Events(self._core, start)
+        return Events(self._core, start, repr(self._name))
 
     async def versions(self) -> Versions:
         """Of what versions the object is: which classes are still needed, which one is in force.
@@ -159,5 +156,6 @@ class Replica(View[M], Generic[M]):
 
     async def close(self) -> None:
         """Stop taking part; the state is where it was, in the space."""
+        self._closed = True
         await self._core.close()
         self._on_close(self)

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from wormspace.smr.canonical import encode_canonical
-from wormspace.smr.errors import DeclarationError
+from wormspace.smr.errors import BadDeclaration
 from wormspace.smr.kinds import Kind, describe
 from wormspace.smr.methods import Method
 
@@ -78,7 +78,7 @@ def _type(hint: Any) -> str:
 def _first(make: Any, where: str) -> str:
     first = _digest(make())
     if first != _digest(make()):
-        raise DeclarationError(
+        raise BadDeclaration(
             f"{where}: its value to begin with is not the same each time: all replicas begin alike"
         )
     return first

@@ -81,6 +81,9 @@ class LocalSnapshots:
     def __init__(self, directory: str | Path) -> None:
         self._directory = as_directory(directory)
 
+    def __repr__(self) -> str:
+        return f"<LocalSnapshots in {self._directory}>"
+
     def claim(self, name: str) -> Claim | None:
         """The claim on a name's snapshots; None if somebody else has it.
 
@@ -279,6 +282,9 @@ class MemorySnapshots:
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[Address, list[bytes]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemorySnapshots of {len(self._kept)} objects>"
 
     async def save(self, name: str, position: Address, pieces: AsyncIterator[bytes]) -> None:
         taken = [piece async for piece in pieces]

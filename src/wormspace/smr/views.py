@@ -71,6 +71,9 @@ class View(Generic[M]):
         self._level = level
         self._session = session
 
+    def __repr__(self) -> str:
+        return f"<View of {self._declaration.owner.__name__}, {self._level}>"
+
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         method = self._declaration.methods.get(name)
         if method is None:

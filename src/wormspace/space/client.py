@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import random
 from asyncio import get_running_loop
-from types import TracebackType
-from typing import Self
 
 from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
 from wormspace.registers.interface import Registers, ServerState
+from wormspace.runtime.closing import Closing
 from wormspace.space.arguments import as_name, as_timeout
 from wormspace.space.space import Space
 
 DEFAULT_TIMEOUT_S = 5.0
 
 
-class Client:
+class Client(Closing):
     """A connection to an address space; get it from `wormspace.connect`.
 
     Attributes:
@@ -32,17 +31,7 @@ class Client:
         self._timeout = as_timeout(timeout)
         self._loop = get_running_loop()
         self._spaces: dict[str, Space] = {}
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
+        self._closed = False
 
     def space(self, name: str) -> Space:
         """The space of that name; it needs no creation.
@@ -68,6 +57,7 @@ class Client:
 
     async def close(self) -> None:
         """Give up what is under way (`Closed`) and disconnect; harmless the second time."""
+        self._closed = True
         await self.registers.close()
 
     def deadline(self, timeout: float | None) -> float:

@@ -87,7 +87,7 @@ class Follower(Stream[Event]):
         self._trims_from = stop  # the trims below it were read
         self._width = 1
         self._source = space.client.registers.listen(space.name, start.segment, stop)
-        super().__init__(self._source.close)
+        super().__init__(self._source.close, f"space {space.name!r} from {start}")
 
     async def _more(self) -> None:
         if self._behind is not None:

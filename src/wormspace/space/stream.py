@@ -19,15 +19,15 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from wormspace.errors import UsageError
+from wormspace.runtime.closing import Closing
 
 T = TypeVar("T")
 
 
-class Stream(ABC, Generic[T]):
+class Stream(Closing, ABC, Generic[T]):
     """An asynchronous iterator that survives being cancelled; close it, or use it in `async with`.
 
     It ends (`StopAsyncIteration`) when it was closed, or at its real end.  An error is raised once,
@@ -38,9 +38,11 @@ class Stream(ABC, Generic[T]):
     Args:
         release: lets go of what the stream holds, and makes a `_more` that waits end soon.  Called
             once, on the stream's loop.  It must not refer to the stream: that would keep it alive.
+        of: what it is a stream of, for people.
     """
 
-    def __init__(self, release: Callable[[], object]) -> None:
+    def __init__(self, release: Callable[[], object], of: str = "") -> None:
+        self._of = of
         self._items: deque[T] = deque()
         self._loop = asyncio.get_running_loop()
         self._is_over = False
@@ -50,6 +52,9 @@ class Stream(ABC, Generic[T]):
             self, _release_soon, self._loop, contextvars.copy_context(), release
         )
         self._dropped.atexit = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._of}{', closed' if self._is_over else ''}>"
 
     @abstractmethod
     async def _more(self) -> None:
@@ -102,17 +107,6 @@ class Stream(ABC, Generic[T]):
         self._items.clear()
         if self._dropped.detach():
             self._release()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
 
 def _release_soon(

@@ -26,6 +26,7 @@ from wormspace.errors import (
     WrongIdentity,
 )
 from wormspace.malformed import MALFORMED
+from wormspace.runtime.closing import Closing
 from wormspace.runtime.tasks import Tasks
 from wormspace.space.arguments import as_rng
 from wormspace.store.engine import Batch, Engine
@@ -219,7 +220,7 @@ class _Writer:
                 return
 
 
-class KeyValueStore:
+class KeyValueStore(Closing):
     """A resource manager in this process; get it from `open`.
 
     Other processes reach it through a `Site` that has it, as a `RemoteStore`.
@@ -314,6 +315,9 @@ class KeyValueStore:
     def is_conflict(self, error: BaseException) -> bool:
         return isinstance(error, Conflict)
 
+    def __repr__(self) -> str:
+        return f"<KeyValueStore {self.name!r}, {len(self._prepared)} prepared>"
+
     async def close(self) -> None:
         await self._writer.drain()
         self._engine.close()
@@ -386,6 +390,9 @@ class KvBranch(Owner):
         self.ended = False
         if promised is not None:
             self._restore(promised)
+
+    def __repr__(self) -> str:
+        return f"<KvBranch {self.gid}{', over' if self._over else ''}>"
 
     def _restore(self, promised: _Record) -> None:
         """Take up what a former life has promised."""

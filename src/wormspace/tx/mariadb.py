@@ -20,6 +20,7 @@ import pymysql
 
 from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
+from wormspace.runtime.closing import Closing
 from wormspace.tx.checking import check_count, check_seconds
 from wormspace.tx.database_identity import DatabaseIdentity, nameless
 from wormspace.tx.deadlines import within
@@ -55,7 +56,7 @@ def parse_xid(transaction: str, branch: str) -> str:
     return f"{mark}:{match[1]}:{manager}:{match[2]}"
 
 
-class MariaDb:
+class MariaDb(Closing):
     """One MariaDB server.
 
     XA transactions are the server's, not the database's: give it one name, not one per database.
@@ -86,6 +87,9 @@ class MariaDb:
     def _recognise(self, connection: Any) -> bool:
         """A new connection, in its thread."""
         return self._server.recognise(find(connection, self.name))
+
+    def __repr__(self) -> str:
+        return f"<MariaDb {self.name!r}>"
 
     async def identity(self, timeout: float | None = None, *, meant: str = "") -> str:
         server, deadline = self._server, self._within(timeout)

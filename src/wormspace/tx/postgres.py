@@ -20,6 +20,7 @@ from psycopg import pq
 
 from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
+from wormspace.runtime.closing import Closing
 from wormspace.runtime.tasks import Tasks
 from wormspace.tx.checking import check_count, check_seconds
 from wormspace.tx.database_identity import DatabaseIdentity, nameless
@@ -50,7 +51,7 @@ _NOTICES_DEATH = {
 """So that a server whose host is gone is noticed in seconds; what the user says comes first."""
 
 
-class Postgres:
+class Postgres(Closing):
     """One PostgreSQL database.
 
     Args:
@@ -73,6 +74,9 @@ class Postgres:
         self.database = DatabaseIdentity(name)
         self._work = _Lane(self, _complete(conninfo), size)
         self._ends = _Lane(self, _complete(conninfo), (size + 3) // 4)
+
+    def __repr__(self) -> str:
+        return f"<Postgres {self.name!r}>"
 
     async def identity(self, timeout: float | None = None, *, meant: str = "") -> str:
         database, deadline = self.database, self._within(timeout)

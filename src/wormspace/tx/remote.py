@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from wormspace.errors import UsageError, WormError
 from wormspace.rpc import Caller, NoAnswer
+from wormspace.runtime.closing import Closing
 from wormspace.runtime.endpoints import Endpoint
 from wormspace.tx.box import Box
 from wormspace.tx.checking import check_key, check_value
@@ -49,7 +50,7 @@ class Planner(Protocol):
         """The plan, fixed from now on; this manager is told to vote."""
 
 
-class RemoteStore:
+class RemoteStore(Closing):
     """A store that a site elsewhere hosts.
 
     Args:
@@ -62,6 +63,9 @@ class RemoteStore:
         self.address = address
         self._caller = Caller(*Endpoint.parse(address))
         self._identity = ""
+
+    def __repr__(self) -> str:
+        return f"<RemoteStore {self.name!r} at {self.address}>"
 
     def belong_to(self, home: TransactionSpace) -> None:
         """Be asked only as a store of this transaction space.
@@ -147,6 +151,9 @@ class RemoteSession:
         self._planner = planner
         self._over = False
         self.used = False
+
+    def __repr__(self) -> str:
+        return f"<RemoteSession of {self._store.name!r} in {self._id}>"
 
     async def get(self, key: bytes, *, last: bool = False) -> bytes | None:
         """The value of `key`, or None; nobody else writes it until this transaction is over."""

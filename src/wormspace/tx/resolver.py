@@ -58,6 +58,9 @@ class Resolver:
         self._clock = clock
         self._timeout = timeout
 
+    def __repr__(self) -> str:
+        return f"<Resolver {self.by!r}>"
+
     async def settle(
         self,
         txid: TxId,

@@ -17,6 +17,7 @@ from typing import Any
 
 from wormspace.errors import Closed, UsageError, WormError
 from wormspace.rpc import Caller, Service
+from wormspace.runtime.closing import Closing
 from wormspace.runtime.endpoints import Endpoint, as_listening
 from wormspace.runtime.tasks import Tasks
 from wormspace.space import Client
@@ -56,7 +57,7 @@ TICK_S = 0.05
 OnDecision = Callable[[TxId, str, Decision], None]
 
 
-class Site:
+class Site(Closing):
     """This process's part in the transactions of one transaction space.
 
         site = Site(worm, managers=[store])
@@ -66,9 +67,9 @@ class Site:
         client: the connection to the address space.
         space: the transaction space; all who share resource managers share it.
         managers: what it hosts; their prepared branches are looked after from now on.
-        patience: seconds after which a transaction whose votes are not complete is resolved: who
-            has not voted by then has voted no.
-        idle: seconds after which work that somebody elsewhere began here, and neither goes on with
+        patience_s: after this time a transaction whose votes are not complete is resolved: who has
+            not voted by then has voted no.
+        idle_s: after this time work that somebody elsewhere began here, and neither goes on with
             nor commits, is rolled back: its user may be dead, and it holds locks.
         clock: seconds since 1970, for people who read votes.
         on_decision: told each decision that a resource manager here acts on, before it does.
@@ -85,15 +86,15 @@ class Site:
         *,
         space: str = "tx",
         managers: Iterable[ResourceManager] = (),
-        patience: float = PATIENCE_S,
-        idle: float = SESSION_IDLE_S,
+        patience_s: float = PATIENCE_S,
+        idle_s: float = SESSION_IDLE_S,
         clock: Callable[[], float] = time.time,
         on_decision: OnDecision | None = None,
     ) -> None:
         self.client = check_client(client)
         self.space = check_name(space)
-        check_seconds("patience", patience)
-        check_seconds("idle", idle)
+        check_seconds("patience_s", patience_s)
+        check_seconds("idle_s", idle_s)
         check_call("a clock", clock)
         if on_decision is not None:
             check_call("on_decision", on_decision)
@@ -105,8 +106,8 @@ class Site:
         self.matters = Matters()
         self.box = Box(client, space, self.matters.learn)
         self.clock = clock
-        self.patience = patience
-        self.idle = idle
+        self.patience = patience_s
+        self.idle = idle_s
         self.address = ""
         self.managers: dict[str, ResourceManager] = {}
         self.figures: Counter[str] = Counter()
@@ -125,6 +126,10 @@ class Site:
         for manager in managers:
             self.attach(manager)
         self._clockwork = self.tasks.spawn(self._tick_for_ever())
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self.matters.open)} under way"
+        return f"<Site of {self.space!r} as {self.initiator}, {state}>"
 
     async def open(self, timeout: float = CALL_TIMEOUT_S) -> TransactionSpace:
         """The transaction space; it is made if there is none.
@@ -350,26 +355,26 @@ class Site:
         names = check_names("participants", participants)
         return await self.resolver.settle(check_id(txid), names, deadline=deadline)
 
-    async def sweep(self, patience: float | None = None) -> list[Resolution]:
-        """Resolve whatever has been undecided, here or in a manager here, for `patience` seconds.
+    async def sweep(self, patience_s: float | None = None) -> list[Resolution]:
+        """Resolve whatever has been undecided, here or in a manager here, for `patience_s` seconds.
 
-        A branch counts from when a sweep of this site first saw it; so one sweep with patience 0
-        resolves all that is prepared.  Branches of other transaction spaces are left alone.
+        A branch counts from when a sweep of this site first saw it; so one sweep without any
+        patience resolves all that is prepared.  Branches of other spaces are left alone.
         """
         self.check_open()
-        if patience is not None and patience != float("inf"):
-            check_seconds("patience", patience, zero=True)
-        return await self.sweeper.sweep(self.patience if patience is None else patience)
+        if patience_s is not None and patience_s != float("inf"):
+            check_seconds("patience_s", patience_s, zero=True)
+        return await self.sweeper.sweep(self.patience if patience_s is None else patience_s)
 
-    def left_alone(self, patience: float | None = None) -> list[Gid]:
+    def left_alone(self, patience_s: float | None = None) -> list[Gid]:
         """Branches here that have been prepared for longer than the patience by others.
 
         By programs of another transaction space, or in an older format: this site cannot read
         their votes, and so knows nothing of them.
         """
-        if patience is not None:
-            check_seconds("patience", patience, zero=True)
-        return self.sweeper.left_alone(self.patience if patience is None else patience)
+        if patience_s is not None:
+            check_seconds("patience_s", patience_s, zero=True)
+        return self.sweeper.left_alone(self.patience if patience_s is None else patience_s)
 
     def gauges(self) -> dict[str, float]:
         """Figures that rise and fall; see `metrics`."""

@@ -17,3 +17,6 @@ class LmdbStore(LmdbEngine):
 
     tables = ("data", "prepared", "identity")
     growing = ("prepared",)
+
+    def __repr__(self) -> str:
+        return f"<LmdbStore in {self._path}>"

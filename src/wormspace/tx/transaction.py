@@ -99,6 +99,10 @@ class Transaction:
         self._asked: frozenset[str] = frozenset()
         self._plan: Plan | None = None
 
+    def __repr__(self) -> str:
+        state = self.decision.outcome if self.decision else "begun" if self._entered else "new"
+        return f"<Transaction {self.id} over {', '.join(self._participants)}: {state}>"
+
     async def __aenter__(self) -> Self:
         if self._entered:
             raise UsageError(f"transaction {self.id} was begun before; make another one")
