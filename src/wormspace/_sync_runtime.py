@@ -12,21 +12,24 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import inspect
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from wormspace import space
 from wormspace.errors import Closed
-from wormspace.space import Stream
-from wormspace.worm import Worm
+from wormspace.runtime.closing import Closing
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Closing)
 
 
-_here: weakref.WeakSet[Background] = weakref.WeakSet()
+_here: weakref.WeakSet[Background[Any]] = weakref.WeakSet()
 """The backgrounds whose threads run in this process."""
 
 
@@ -39,10 +42,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-class Background:
+class Background(Generic[C]):
     """An event loop in a daemon thread, and the client that lives on it."""
 
-    client: Worm
+    client: C
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -54,7 +57,7 @@ class Background:
         self._thread.start()
 
     @classmethod
-    def connect(cls, connecting: Callable[[], Coroutine[Any, Any, Worm]]) -> Background:
+    def connect(cls, connecting: Callable[[], Coroutine[Any, Any, C]]) -> Background[C]:
         """A background whose client is what `connecting` makes; nothing is left if it raises."""
         background = cls()
         try:
@@ -93,11 +96,21 @@ class Background:
             future.cancel()
             raise
 
-    def post(self, what: Callable[[], object]) -> None:
-        """Run `what` on the loop some time soon, if it still turns."""
-        with self._gate:
-            if not self._closed:
-                self._loop.call_soon_threadsafe(what)
+    def do(self, what: Callable[[], T]) -> T:
+        """Run a plain function on the loop, and return what it returns."""
+
+        async def doing() -> T:
+            return what()
+
+        return self.call(doing)
+
+    def wait(self, make: Callable[[], Awaitable[T]]) -> T:
+        """Run what `make` makes on the loop, a coroutine or any other awaitable, to its end."""
+
+        async def waiting() -> T:
+            return await make()
+
+        return self.call(waiting)
 
     def abandon(self) -> None:
         """This process is a child, without the thread: nothing may wait for it any more."""
@@ -139,7 +152,117 @@ class Background:
         await self._loop.shutdown_asyncgens()
 
 
-class Feed(Iterator[T], Generic[T]):
+class Block(Generic[T]):
+    """An asynchronous block whose body runs in this thread: use it in a `with`.
+
+    One task of the loop enters and leaves it.  A thread cannot be cancelled: a block that loses
+    what it has, such as a lease, says so when its body ends.
+    """
+
+    def __init__(
+        self, background: Background[Any], make: Callable[[], AbstractAsyncContextManager[T]]
+    ) -> None:
+        self._background = background
+        self._make = make
+
+    def __enter__(self) -> T:
+        entered: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._task = self._background.submit(lambda: self._hold(entered))
+        self._task.add_done_callback(lambda task: _fail(entered, task))
+        try:
+            return entered.result()
+        except BaseException:
+            self._task.cancel()
+            raise
+
+    async def _hold(self, entered: concurrent.futures.Future[T]) -> None:
+        self._ending: asyncio.Future[BaseException | None] = asyncio.Future()
+        async with self._make() as value:
+            entered.set_result(value)
+            error = await self._ending
+            if isinstance(error, Exception) and not isinstance(error, StopIteration):
+                raise error
+            if error is not None:
+                raise asyncio.CancelledError  # what a coroutine cannot raise, Ctrl-C for instance
+
+    def _end(self, error: BaseException | None) -> None:
+        if not self._ending.done():
+            self._ending.set_result(error)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._background.do(lambda: self._end(error))
+            self._task.result()
+        except concurrent.futures.CancelledError:
+            if error is None:
+                raise Closed("the client was closed") from None
+        except BaseException as e:
+            if e is not error:
+                raise
+
+
+def _fail(entered: concurrent.futures.Future[Any], task: concurrent.futures.Future[None]) -> None:
+    """The block has ended; if it was never entered, whoever enters it is told why."""
+    if entered.done():
+        return
+    if task.cancelled():
+        entered.set_exception(Closed("the client was closed"))
+    else:
+        entered.set_exception(task.exception() or Closed("the block ended at once"))
+
+
+class Foreign:
+    """An asynchronous object that is not ours, such as a database's session, for plain calls.
+
+    Its methods run on the loop, and what they return to be awaited is awaited.  A result that is
+    itself asynchronous (a cursor, a block) is wrapped in the same way.
+    """
+
+    def __init__(self, background: Background[Any], twin: Any) -> None:
+        self._background = background
+        self._twin = twin
+
+    def __repr__(self) -> str:
+        return repr(self._twin)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._twin, name)
+        if not callable(value):
+            return value
+        return lambda *args, **kwargs: self._use(lambda: value(*args, **kwargs))
+
+    def _use(self, call: Callable[[], Any]) -> Any:
+        async def using() -> Any:
+            result = call()
+            return await result if inspect.isawaitable(result) else result
+
+        result = self._background.call(using)
+        is_asynchronous = hasattr(result, "__aenter__") or hasattr(result, "__aiter__")
+        return Foreign(self._background, result) if is_asynchronous else result
+
+    def __enter__(self) -> Any:
+        self._block: Block[Any] = Block(self._background, lambda: self._twin)
+        entered = self._block.__enter__()
+        return self if entered is self._twin else entered
+
+    def __exit__(self, *how: Any) -> None:
+        self._block.__exit__(*how)
+
+    def __iter__(self) -> Iterator[Any]:
+        items = aiter(self._twin)
+        while True:
+            try:
+                yield self._background.wait(lambda: anext(items))
+            except StopAsyncIteration:
+                return
+
+
+class Stream(Iterator[T], Generic[T]):
     """What a `listen` delivers, one after another, without end.
 
     Close it, or use it in a `with`.  Waiting for the next item can be given up (with Ctrl-C, or
@@ -147,12 +270,9 @@ class Feed(Iterator[T], Generic[T]):
     another thread; the iteration ends then.
     """
 
-    def __init__(self, background: Background, start: Callable[[], Stream[T]]) -> None:
-        async def starting() -> Stream[T]:
-            return start()
-
+    def __init__(self, background: Background[Any], start: Callable[[], space.Stream[T]]) -> None:
         self._background = background
-        self._source = background.call(starting)
+        self._source = background.do(start)
         self._turn = threading.Lock()
         self._pending: concurrent.futures.Future[T] | None = None
         self._over = False

@@ -16,32 +16,76 @@ Made by tools/gen_sync.py from the asynchronous classes; do not edit.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 import wormspace.connecting as _connecting
 import wormspace.log.cursors as _cursor
 import wormspace.log.log as _log
+import wormspace.smr.remote as _remote
+import wormspace.smr.replica as _replica
+import wormspace.smr.views as _views
 import wormspace.space.segment as _segment
 import wormspace.space.space as _space
-from wormspace._sync_runtime import Background, Feed
+import wormspace.tx.site as _site
+import wormspace.tx.transaction as _transaction
+import wormspace.worm as _worm
+from wormspace._sync_runtime import Background, Block, Foreign, Stream
+from wormspace.errors import UsageError
 from wormspace.log import Entry, Info, SequencerChoice
 from wormspace.log.checks import NO_HEADERS
 from wormspace.registers.interface import Captured, RegisterState, ServerState
 from wormspace.registers.token import Token
+from wormspace.smr import (
+    Consistency,
+    Durability,
+    Grant,
+    Job,
+    Leadership,
+    StateMachine,
+    Status,
+    Tuning,
+    Versions,
+)
+from wormspace.smr.holding import holding as _hold
+from wormspace.smr.holding import taking as _take
 from wormspace.space.address import Address
 from wormspace.space.client import DEFAULT_TIMEOUT_S
 from wormspace.space.events import Event
 from wormspace.space.space import DEFAULT_SIZE
-from wormspace.worm import Worm
+from wormspace.tx import Decision, Gid, Resolution, ResourceManager, TxId
+from wormspace.tx.site import CALL_TIMEOUT_S
 
-__all__ = ["Client", "Cursor", "Feed", "Log", "Segment", "Space", "connect"]
+M = TypeVar("M", bound=StateMachine)
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+__all__ = [
+    "Block",
+    "Cursor",
+    "Log",
+    "Remote",
+    "Replica",
+    "Segment",
+    "Site",
+    "Space",
+    "Stream",
+    "Transaction",
+    "View",
+    "Worm",
+    "attach",
+    "connect",
+    "holding",
+    "taking",
+]
 
 
 def connect(
     url: str, *, timeout: float = DEFAULT_TIMEOUT_S, rng: random.Random | None = None
-) -> Client:
+) -> Worm:
     """Connect to an address space.
 
         with wormspace.sync.connect("file:./state") as worm:
@@ -61,18 +105,21 @@ def connect(
         StoreError: the directory cannot be used: it is open elsewhere, or not an embedded one.
     """
 
-    async def opening() -> Worm:
+    async def opening() -> _worm.Worm:
         return await _connecting.connect(url, timeout=timeout, rng=rng)
 
-    return Client(Background.connect(opening))
+    return Worm(Background.connect(opening))
 
 
-class Client:
-    """A connection to an address space; get it from `wormspace.sync.connect`."""
+class Worm:
+    """A connection, and a way to each application that stands on it."""
 
-    def __init__(self, background: Background) -> None:
+    def __init__(self, background: Background[_worm.Worm]) -> None:
         self._background = background
         self._twin = background.client
+
+    def __repr__(self) -> str:
+        return repr(self._twin)
 
     def __enter__(self) -> Self:
         return self
@@ -85,13 +132,28 @@ class Client:
     ) -> None:
         self.close()
 
+    def close(self) -> None:
+        """Close what was opened here, give up what is under way (`Closed`), and disconnect."""
+        self._background.close()
+
+    def run(self, make: Callable[[], Awaitable[T]]) -> T:
+        """Wait for something asynchronous on this connection's event loop.
+
+            bank = worm.run(lambda: tx.KeyValueStore.open("bank", tx.LmdbStore(Path("bank"))))
+            worm.run(bank.close)
+
+        What lives on that loop, such as a resource manager, is opened and closed in this way.
+        """
+        return self._background.wait(make)
+
     def space(self, name: str) -> Space:
         """The space of that name; it needs no creation.
 
         Raises:
             BadAddress: the name is empty, longer than 255 bytes, or no valid Unicode.
         """
-        return Space(self._background, self, self._twin.space(name))
+        twin = self._background.do(lambda: self._twin.space(name))
+        return Space(self._background, self, twin)
 
     def spaces(self, *, timeout: float | None = None) -> list[str]:
         """The names of the spaces in which anything was ever captured or written, in order."""
@@ -100,10 +162,6 @@ class Client:
     def servers(self, *, timeout: float | None = None) -> list[ServerState]:
         """Every server: whether it can be reached, and its figures."""
         return self._background.call(lambda: self._twin.servers(timeout=timeout))
-
-    def close(self) -> None:
-        """Give up what is under way (`Closed`) and disconnect; harmless the second time."""
-        self._background.close()
 
     def log(
         self,
@@ -151,20 +209,113 @@ class Client:
         )
         return Log(self._background, self, twin)
 
+    def replicate(
+        self,
+        machine_type: type[M],
+        name: str,
+        *,
+        replica: str = "",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        leadership: Leadership | None = None,
+        durability: Durability | None = None,
+        consistency: Consistency | None = None,
+        tuning: Tuning | None = None,
+        timeout: float = 10.0,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> Replica[M]:
+        """Take part in the replicated object `name`: a replica of it in this process.
+
+        Args:
+            machine_type: the state machine; every replica names the same one.
+            name: the object's commands are registers of the space of this name.
+            replica: this replica's name, unlike any other's; by default its host and port.
+            host: where the other replicas reach this one.
+            port: the same; the system chooses one if it is 0.
+            leadership: `Sticky()` by default; the same on every replica (time-outs may differ).
+            durability: `NeverTrim()` by default; the same on every replica.
+            consistency: of queries, unless a call says otherwise; `Linearizable()` by default.
+            tuning: sizes of segments and batches.
+            timeout: how long a command or query may take, in seconds, before it is `NoLeader`.
+            clock: where the commands' time comes from: seconds since the epoch.
+            rng: where ids, seeds and time-outs come from; by default the system.
+
+        Raises:
+            UsageError: an argument is not what is said here.
+            OtherStrategy: the object was begun with another leadership.
+            NoSnapshot: the space's beginning was trimmed, and nobody who answers has the state.
+            BadSnapshot, Unavailable.
+        """
+        twin = self._background.call(
+            lambda: self._twin.replicate(
+                machine_type,
+                name,
+                replica=replica,
+                host=host,
+                port=port,
+                leadership=leadership,
+                durability=durability,
+                consistency=consistency,
+                tuning=tuning,
+                timeout=timeout,
+                clock=clock,
+                rng=rng,
+            )
+        )
+        return Replica(self._background, twin)
+
+    def transaction(
+        self,
+        participants: Sequence[ResourceManager],
+        *,
+        variant: str = "E3",
+        timeout: float = 5.0,
+        space: str = "tx",
+    ) -> Transaction:
+        """A transaction over several resource managers: all of it takes effect, or nothing.
+
+            with worm.transaction([orders, billing]) as tx:
+                tx[orders].execute("...")
+
+        Leaving the block commits and raises `tx.Aborted` or `tx.OutcomeUnknown` if that did not
+        work; an exception in the block rolls everything back.  See `wormspace.tx`.
+
+        Args:
+            variant: how the commit runs, A8 to F2; see `wormspace.tx.VARIANTS`.
+            timeout: seconds for the votes; who has not voted by then has voted no.
+            space: the transaction space; all who share a resource manager share it.
+        """
+        twin = self._background.do(
+            lambda: self._twin.transaction(
+                participants, variant=variant, timeout=timeout, space=space
+            )
+        )
+        return Transaction(self._background, twin)
+
+    def site(self, space: str = "tx") -> Site:
+        """This connection's part in the transactions of a transaction space.
+
+        It looks after the resource managers that transactions here have used: what a crash left
+        prepared in them is resolved in the background.
+        """
+        twin = self._background.do(lambda: self._twin.site(space))
+        return Site(self._background, twin)
+
 
 class Space:
     """A handle on a space; get it from `Client.space`.  Spaces need no creation."""
 
-    def __init__(self, background: Background, client: Client, twin: _space.Space) -> None:
+    def __init__(self, background: Background[Any], client: Worm, twin: _space.Space) -> None:
         self._background = background
         self._client = client
-        self._twin = twin
+        self._twin: _space.Space = twin
 
     def __repr__(self) -> str:
         return repr(self._twin)
 
     @property
-    def client(self) -> Client:
+    def client(self) -> Worm:
         """The connection it belongs to."""
         return self._client
 
@@ -233,7 +384,7 @@ class Space:
         """
         self._background.call(lambda: self._twin.trim_prefix(stop, timeout=timeout))
 
-    def listen(self, start: Address | int = 0, *, stop: int | None = None) -> Feed[Event]:
+    def listen(self, start: Address | int = 0, *, stop: int | None = None) -> Stream[Event]:
         """What happens in the space from `start` on: history first, then live, without end.
 
         Each write, allocation and trim is delivered once.  What is there already comes in the order
@@ -248,7 +399,7 @@ class Space:
             start: a register, or a segment's number.
             stop: the segment to stop before.
         """
-        return Feed(self._background, lambda: self._twin.listen(start, stop=stop))
+        return Stream(self._background, lambda: self._twin.listen(start, stop=stop))
 
 
 class Segment:
@@ -258,10 +409,10 @@ class Segment:
     passes, `Trimmed` once the segment is garbage, and `BadAddress` for offsets outside it.
     """
 
-    def __init__(self, background: Background, space: Space, twin: _segment.Segment) -> None:
+    def __init__(self, background: Background[Any], space: Space, twin: _segment.Segment) -> None:
         self._background = background
         self._space = space
-        self._twin = twin
+        self._twin: _segment.Segment = twin
 
     def __repr__(self) -> str:
         return repr(self._twin)
@@ -377,9 +528,9 @@ class Segment:
         """Make the segment garbage, by consensus and for ever."""
         self._background.call(lambda: self._twin.trim(timeout=timeout))
 
-    def listen(self, start: int = 0) -> Feed[Event]:
+    def listen(self, start: int = 0) -> Stream[Event]:
         """Writes to this segment from offset `start` on, past and to come; see `Space.listen`."""
-        return Feed(self._background, lambda: self._twin.listen(start))
+        return Stream(self._background, lambda: self._twin.listen(start))
 
     def inspect(
         self, start: int = 0, stop: int | None = None, *, timeout: float | None = None
@@ -409,16 +560,16 @@ class Log:
     a `timeout` in seconds (default: the client's).
     """
 
-    def __init__(self, background: Background, client: Client, twin: _log.Log) -> None:
+    def __init__(self, background: Background[Any], client: Worm, twin: _log.Log) -> None:
         self._background = background
         self._client = client
-        self._twin = twin
+        self._twin: _log.Log = twin
 
     def __repr__(self) -> str:
         return repr(self._twin)
 
     @property
-    def client(self) -> Client:
+    def client(self) -> Worm:
         """The connection it belongs to."""
         return self._client
 
@@ -559,7 +710,7 @@ class Log:
         """
         return self._background.call(lambda: self._twin.fill(position, timeout=timeout))
 
-    def listen(self, start: int | None = None, *, stream: str | None = None) -> Feed[Entry]:
+    def listen(self, start: int | None = None, *, stream: str | None = None) -> Stream[Entry]:
         """Every entry from a position on, once, in order: history, then live, without end.
 
         What blocks it longer than the log's patience is filled.  Who stops waiting for an entry, by
@@ -575,7 +726,7 @@ class Log:
             DamagedEntry: the next positions cannot be read; listen again from its `next`.
             Closed: the log was closed.
         """
-        return Feed(self._background, lambda: self._twin.listen(start, stream=stream))
+        return Stream(self._background, lambda: self._twin.listen(start, stream=stream))
 
     def read_stream(
         self, name: str, start: int | None = None, *, timeout: float | None = None
@@ -602,7 +753,8 @@ class Log:
         Raises:
             BadAddress: the name is empty or too long.
         """
-        return Cursor(self._background, self, self._twin.cursor(name))
+        twin = self._background.do(lambda: self._twin.cursor(name))
+        return Cursor(self._background, self, twin)
 
     def trim(self, position: int, *, timeout: float | None = None) -> int:
         """Forget all entries below `position`; returns the first position still there.
@@ -637,10 +789,10 @@ class Log:
 class Cursor:
     """One consumer's place in one log; get it from `Log.cursor`."""
 
-    def __init__(self, background: Background, log: Log, twin: _cursor.Cursor) -> None:
+    def __init__(self, background: Background[Any], log: Log, twin: _cursor.Cursor) -> None:
         self._background = background
         self._log = log
-        self._twin = twin
+        self._twin: _cursor.Cursor = twin
 
     def __repr__(self) -> str:
         return repr(self._twin)
@@ -677,3 +829,397 @@ class Cursor:
             Unavailable: the outcome is unknown; commit again.
         """
         self._background.call(lambda: self._twin.commit(position, timeout=timeout))
+
+
+class View(Generic[M]):
+    """A replicated object, seen at one consistency level in one session.
+
+    Its methods are those of the state machine:
+
+        inventory.reserve("sku-1", 3)
+
+    `call` is the same for type checkers: `inventory.call(Inventory.reserve, "sku-1", 3)`.
+    """
+
+    def __init__(self, background: Background[Any], twin: _views.View[M]) -> None:
+        self._background = background
+        self._twin: _views.View[M] = twin
+
+    def __repr__(self) -> str:
+        return repr(self._twin)
+
+    @property
+    def token(self) -> str:
+        """What this session has seen, as a word for a session elsewhere."""
+        return self._twin.token
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        bound = getattr(self._twin, name)
+        return lambda *args, **kwargs: self._background.wait(lambda: bound(*args, **kwargs))
+
+    def call(
+        self, method: Callable[Concatenate[M, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Run a command or query, given as the class's method: for type checkers.
+
+        Raises:
+            UsageError: it is no command or query of this object's class.
+        """
+        return self._background.wait(lambda: self._twin.call(method, *args, **kwargs))
+
+    def at(self, level: Consistency) -> View[M]:
+        """The same object and session, with queries at another level.
+
+        Raises:
+            UsageError: it is none.
+        """
+        twin = self._background.do(lambda: self._twin.at(level))
+        return View(self._background, twin)
+
+    def session(self, token: str = "") -> View[M]:
+        """The same object in a session of its own, that goes on from `token` if one is given.
+
+        Raises:
+            BadToken: it is no session's token.
+        """
+        twin = self._background.do(lambda: self._twin.session(token))
+        return View(self._background, twin)
+
+
+class Replica(View[M]):
+    """A state machine that survives machines; get it from `Worm.replicate`.
+
+    A replica is also a `View` of itself: its commands and queries can be called on it.
+    """
+
+    def __init__(self, background: Background[Any], twin: _replica.Replica[M]) -> None:
+        self._background = background
+        self._twin: _replica.Replica[M] = twin
+
+    def __repr__(self) -> str:
+        return repr(self._twin)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def status(self) -> Status:
+        """How this replica is."""
+        return self._background.do(lambda: self._twin.status())
+
+    def listen(self, start: int | None = None) -> Stream[tuple[int, Any]]:
+        """The events that commands emit, numbered from 1, the same on every replica.
+
+        The stream has its place from this call on, though nobody reads it yet.  A wait for its next
+        item may be given up and begun again.  It ends with `Closed` when this replica is closed.
+
+        Args:
+            start: the number to begin with; by default, the next one that comes from now on.
+
+        Raises (from the stream):
+            EventsLost: what comes next is not held any more.
+        """
+        return Stream(self._background, lambda: self._twin.listen(start))
+
+    def versions(self) -> Versions:
+        """Of what versions the object is: which classes are still needed, which one is in force.
+
+        Raises:
+            Unavailable.
+        """
+        return self._background.call(lambda: self._twin.versions())
+
+    def upgrade(self) -> int:
+        """Make the object what this replica's class is, from some position on, everywhere.
+
+        Replicas that have no such class stop there, and go on when they are started with it.
+
+        Returns:
+            The version that the object is of now.
+
+        Raises:
+            Exception: what the migration raised; nothing has changed then.
+            NoLeader, SessionExpired: whether it was done is unknown; calling again is safe.
+        """
+        return self._background.call(lambda: self._twin.upgrade())
+
+    def close(self) -> None:
+        """Stop taking part; the state is where it was, in the space."""
+        self._background.call(lambda: self._twin.close())
+
+
+class Remote(View[M]):
+    """A replicated object elsewhere; get it from `attach`."""
+
+    def __init__(self, background: Background[Any], twin: _remote.Remote[M]) -> None:
+        self._background = background
+        self._twin: _remote.Remote[M] = twin
+
+    def __repr__(self) -> str:
+        return repr(self._twin)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened here, give up what is under way (`Closed`), and disconnect."""
+        self._background.close()
+
+    def listen(self, start: int | None = None) -> Stream[tuple[int, Any]]:
+        """The events that commands emit; goes on at another replica when one is lost.
+
+        Commands that are called here from now on wait until a replica has said where that is, so
+        nothing that they emit is missed.  Otherwise as `Replica.listen`.
+        """
+        return Stream(self._background, lambda: self._twin.listen(start))
+
+
+class Transaction:
+    """One transaction; get it from `Worm.transaction`."""
+
+    def __init__(self, background: Background[Any], twin: _transaction.Transaction) -> None:
+        self._background = background
+        self._twin: _transaction.Transaction = twin
+
+    def __repr__(self) -> str:
+        return repr(self._twin)
+
+    @property
+    def id(self) -> TxId:
+        """Its name."""
+        return self._twin.id
+
+    @property
+    def decision(self) -> Decision | None:
+        """Its outcome, once it is known."""
+        return self._twin.decision
+
+    def __enter__(self) -> Self:
+        self._block = Block(self._background, lambda: self._twin)
+        self._block.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._block.__exit__(kind, error, traceback)
+
+    def __getitem__(self, participant: ResourceManager) -> Any:
+        """The participant's own session in this transaction; its calls are waited for."""
+        return Foreign(self._background, self._twin[participant])
+
+    def rollback(self) -> Decision:
+        """Undo all work.  It ends in a bounded time, also if the caller is cancelled.
+
+        Returns:
+            What is true now: aborted; or committed, if it was too late to call off stores that
+            were told with `last=True` to vote.
+
+        Raises:
+            OutcomeUnknown: such stores cannot be called off, for no majority answers.
+        """
+        return self._background.call(lambda: self._twin.rollback())
+
+    def commit(self) -> Decision:
+        """Vote, decide, and wait until the resource managers here have acted.
+
+        It is not cancelled, see `cancelling`: it ends within its time limit.
+
+        Raises:
+            Aborted, OutcomeUnknown.
+            Closed: the site was closed before; nobody was asked to vote, and all is undone.
+            UsageError: the variant needs more of these participants; all is undone.
+        """
+        return self._background.call(lambda: self._twin.commit())
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """Whether an error that the block raised means that another transaction was in the way."""
+        return self._background.do(lambda: self._twin.is_conflict(error))
+
+
+class Site:
+    """This process's part in the transactions of one transaction space."""
+
+    def __init__(self, background: Background[Any], twin: _site.Site) -> None:
+        self._background = background
+        self._twin: _site.Site = twin
+
+    def __repr__(self) -> str:
+        return repr(self._twin)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def space(self) -> str:
+        """The transaction space's name."""
+        return self._twin.space
+
+    @property
+    def initiator(self) -> str:
+        """The name under which this process starts transactions."""
+        return self._twin.initiator
+
+    @property
+    def address(self) -> str:
+        """Where others reach it, HOST:PORT; empty before `start`."""
+        return self._twin.address
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has dealt with the transaction space yet."""
+        return self._twin.is_open
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether time limits are looked after, so that whoever waits here does not for ever."""
+        return self._twin.is_alive
+
+    def start(self, host: str, port: int = 0, *, address: str = "") -> str:
+        """Serve the managers here to other processes; returns the address, HOST:PORT.
+
+        Args:
+            address: what others call it, if that differs from where it listens.
+
+        Raises:
+            UsageError: that is no host and port.
+            WormError: nobody can listen there.
+        """
+        return self._background.call(lambda: self._twin.start(host, port, address=address))
+
+    def close(self) -> None:
+        """End its part; what is undecided is resolved by others, or by its next life."""
+        self._background.call(lambda: self._twin.close())
+
+    def attach(self, manager: ResourceManager) -> None:
+        """Host a resource manager.
+
+        Raises:
+            UsageError: another one of that name is here.
+        """
+        self._background.do(lambda: self._twin.attach(manager))
+
+    def detach(self, manager: ResourceManager) -> None:
+        """Look after a resource manager no longer; nothing to do if it is not here."""
+        self._background.do(lambda: self._twin.detach(manager))
+
+    def settle(
+        self, txid: TxId, participants: Iterable[str], *, timeout: float = CALL_TIMEOUT_S
+    ) -> Decision:
+        """The decision of a transaction, now: who has not voted yet has voted no.
+
+        Args:
+            participants: the names of all of its resource managers.
+
+        Raises:
+            UsageError: no transaction has such an id or such participants.
+            Trimmed: it is over, and what it was is forgotten.
+            Unavailable.
+        """
+        return self._background.call(lambda: self._twin.settle(txid, participants, timeout=timeout))
+
+    def sweep(self, patience_s: float | None = None) -> list[Resolution]:
+        """Resolve whatever has been undecided, here or in a manager here, for `patience_s` seconds.
+
+        A branch counts from when a sweep of this site first saw it; so one sweep without any
+        patience resolves all that is prepared.  Branches of other spaces are left alone.
+        """
+        return self._background.call(lambda: self._twin.sweep(patience_s))
+
+    def left_alone(self, patience_s: float | None = None) -> list[Gid]:
+        """Branches here that have been prepared for longer than the patience by others.
+
+        By programs of another transaction space, or in an older format: this site cannot read
+        their votes, and so knows nothing of them.
+        """
+        return self._background.do(lambda: self._twin.left_alone(patience_s))
+
+
+def attach(
+    machine_type: type[M],
+    name: str,
+    addresses: Sequence[tuple[str, int]],
+    *,
+    consistency: Consistency | None = None,
+    timeout: float = 10.0,
+    rng: random.Random | None = None,
+) -> Remote[M]:
+    """Use the replicated object `name` without being a replica of it.
+
+    Args:
+        addresses: host and port of some of its replicas.
+        consistency: of queries, unless a call says otherwise; `Linearizable()` by default.
+        timeout: how long a call may take, in seconds, before it is `NoLeader`.
+
+    Raises:
+        UsageError: an argument is not what is said here.
+    """
+
+    async def attaching() -> _remote.Remote[M]:
+        return await _remote.attach(
+            machine_type, name, addresses, consistency=consistency, timeout=timeout, rng=rng
+        )
+
+    background = Background.connect(attaching)
+    return Remote(background, background.client)
+
+
+def holding(
+    lock: View[Any], owner: str, lease_s: float = 10.0, *, rng: random.Random | None = None
+) -> Block[Grant]:
+    """Wait for a lock, hold it, renew its lease, and release it in the end.
+
+    A thread cannot be cancelled: a block whose lease could not be renewed goes on to its end, and
+    ends with `LeaseLost`; so pass `grant.fence` along with every effect.  See `smr.holding`.
+
+    Raises:
+        UsageError: an argument is not what is said here.
+    """
+    background, twin = _twin_of(lock)
+    return Block(background, lambda: _hold(twin, owner, lease_s, rng=rng))
+
+
+def taking(
+    queue: View[Any], lease_s: float = 30.0, *, rng: random.Random | None = None
+) -> Block[Job]:
+    """Wait for a job of a queue, have it for a lease that is renewed, and finish it.
+
+    As `holding`, a block that lost its lease ends with `LeaseLost`.  See `smr.taking`.
+
+    Raises:
+        UsageError: an argument is not what is said here.
+    """
+    background, twin = _twin_of(queue)
+    return Block(background, lambda: _take(twin, lease_s, rng=rng))
+
+
+def _twin_of(replicated: View[M]) -> tuple[Background[Any], _views.View[M]]:
+    if not isinstance(replicated, View):
+        raise UsageError("a lock or queue is what worm.replicate or attach gave, in wormspace.sync")
+    return replicated._background, replicated._twin

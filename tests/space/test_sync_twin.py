@@ -6,27 +6,48 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 import wormspace
 import wormspace.sync
-from wormspace import Allocated, BadUrl, Closed, NotAllocated, Written
+from wormspace import Allocated, BadUrl, Closed, NotAllocated, UsageError, Written, tx
+from wormspace._sync_runtime import Foreign
+from wormspace.smr import Counter, Eventual, LeaseLost, Lock, Queue
+from wormspace.sync import attach, holding, taking
 
 ROOT = Path(__file__).parents[2]
 PAIRS = [
-    (wormspace.Worm, wormspace.sync.Client),
+    (wormspace.Worm, wormspace.sync.Worm),
     (wormspace.Space, wormspace.sync.Space),
     (wormspace.Segment, wormspace.sync.Segment),
+    (wormspace.Stream, wormspace.sync.Stream),
     (wormspace.log.Log, wormspace.sync.Log),
     (wormspace.log.Cursor, wormspace.sync.Cursor),
+    (wormspace.smr.View, wormspace.sync.View),
+    (wormspace.smr.Replica, wormspace.sync.Replica),
+    (wormspace.smr.Remote, wormspace.sync.Remote),
+    (wormspace.tx.Transaction, wormspace.sync.Transaction),
+    (wormspace.tx.Site, wormspace.sync.Site),
 ]
 NOT_FOR_USERS = {
     wormspace.Worm: {"deadline", "nonce"},
     wormspace.log.Log: {"open"},
-    wormspace.log.Cursor: {"close"},
+    wormspace.smr.Replica: {"open"},
+    wormspace.tx.Transaction: {"plan_now"},
+    wormspace.tx.Site: {
+        *("call", "check_open", "gauges", "gid", "held", "hold", "leave_segment", "manager"),
+        *("new_id", "now", "open", "recognise", "sessions", "spawn", "take", "take_part"),
+    },
 }
+FUNCTIONS = [
+    (wormspace.connect, wormspace.sync.connect),
+    (wormspace.smr.attach, wormspace.sync.attach),
+    (wormspace.smr.holding, wormspace.sync.holding),
+    (wormspace.smr.taking, wormspace.sync.taking),
+]
 
 
 def test_the_checked_in_twin_is_what_the_generator_makes():
@@ -50,6 +71,144 @@ def test_every_public_method_has_a_twin_with_the_same_parameters(asynchronous, t
         assert theirs.parameters == ours.parameters, name
         assert not inspect.iscoroutinefunction(getattr(twin, name)), name
         assert getattr(twin, name).__doc__, name
+
+
+@pytest.mark.parametrize(("asynchronous", "twin"), FUNCTIONS, ids=lambda f: f.__name__)
+def test_every_function_has_a_twin_with_the_same_parameters(asynchronous, twin):
+    ours, theirs = inspect.signature(asynchronous), inspect.signature(twin)
+    assert list(ours.parameters) == list(theirs.parameters)
+    for name, parameter in ours.parameters.items():
+        assert parameter.default == theirs.parameters[name].default
+    assert twin.__doc__
+
+
+def test_whatever_a_connection_gives_its_twin_gives_too():
+    given = {
+        "Space",
+        "Segment",
+        "Log",
+        "Cursor",
+        "Replica",
+        "Transaction",
+        "Site",
+        "Stream",
+        "Worm",
+    }
+    assert given <= {*wormspace.sync.__all__}
+    for name in wormspace.sync.__all__:
+        assert getattr(wormspace.sync, name).__doc__, name
+
+
+def test_a_replicated_object_without_asyncio():
+    with wormspace.sync.connect("memory:") as worm:
+        with worm.replicate(Lock, "lock") as lock, worm.replicate(Counter, "hits") as hits:
+            assert (hits.add(2), hits.call(Counter.add, 3), hits.read()) == (2, 5, 5)
+            assert hits.at(Eventual()).read() == 5
+            assert hits.session().token == "0/0"
+            with pytest.raises(AttributeError, match="no command or query 'subtract'"):
+                hits.subtract(1)
+            with pytest.raises(UsageError):
+                hits.call(Lock.holder)
+            assert hits.versions().current == 1
+            with holding(lock, "me") as grant:
+                assert (grant.owner, lock.holder()) == ("me", grant)
+            assert lock.holder() is None
+            with lock.listen(1) as events:
+                assert [next(events), next(events)] == [(1, grant), (2, None)]
+            member = hits.status().member
+            with attach(Counter, "hits", [(member.host, member.port)]) as remote:
+                assert remote.add(1) == 6
+            with pytest.raises(Closed):
+                remote.add(1)
+        with pytest.raises(Closed):
+            hits.add(1)
+
+
+def test_a_block_of_a_lease_ends_as_its_body_does():
+    with wormspace.sync.connect("memory:") as worm, worm.replicate(Queue, "jobs") as jobs:
+        jobs.put(b"resize")
+        for error in (ZeroDivisionError(), KeyboardInterrupt(), StopIteration()):
+            with pytest.raises(type(error)) as raised, taking(jobs) as job:
+                raise error
+            assert raised.value is error
+            assert job.item == b"resize"
+            assert jobs.size() == 1, "it was given back"
+        with taking(jobs):
+            pass
+        assert jobs.size() == 0
+        with pytest.raises(UsageError), holding(jobs, "me"):
+            pass  # a queue is no lock
+        with pytest.raises(UsageError, match=r"worm.replicate or attach gave"):
+            taking(Queue())
+
+
+def test_a_block_that_lost_its_lease_says_so_when_its_body_ends():
+    with wormspace.sync.connect("memory:") as worm, worm.replicate(Lock, "lock") as lock:
+        block = holding(lock, "me", 0.1)
+        lock.release(block.__enter__().token)
+        while not block._task.done():
+            time.sleep(0.01)
+        with pytest.raises(LeaseLost):
+            block.__exit__(None, None, None)
+
+
+def test_a_transaction_without_asyncio(tmp_path):
+    with wormspace.sync.connect("memory:") as worm:
+        bank = worm.run(lambda: tx.KeyValueStore.open("bank", tx.LmdbStore(tmp_path)))
+        with worm.transaction([bank]) as t:
+            t[bank].put(b"ann", b"3")
+            assert t[bank].get(b"ann") == b"3"
+        assert t.decision.committed
+        error, t = ZeroDivisionError(), worm.transaction([bank])
+        with pytest.raises(ZeroDivisionError) as raised, t:
+            raise error
+        assert (raised.value, t.decision.committed) == (error, False)
+        with pytest.raises(TypeError), worm.transaction([bank]) as t:
+            t[bank].put(b"ann")
+        with pytest.raises(tx.Aborted), worm.transaction([bank]) as t:
+            t.rollback()
+        with pytest.raises(UsageError, match="not begun"):
+            worm.transaction([bank]).commit()
+        with worm.site() as site:
+            assert site.sweep() == []
+            assert site.left_alone() == []
+            site.detach(bank)
+        worm.run(bank.close)
+
+
+def test_a_foreign_session_and_what_it_gives_are_waited_for():
+    class Cursor:
+        def __aiter__(self):
+            return self.rows()
+
+        async def rows(self):
+            for row in (1, 2):
+                yield row
+
+        async def fetchone(self):
+            return 1
+
+    class Session:
+        is_open = True
+
+        async def execute(self):
+            return Cursor()
+
+        @asynccontextmanager
+        async def transaction(self):
+            yield "savepoint"
+
+        def plain(self):
+            return 7
+
+    with wormspace.sync.connect("memory:") as worm:
+        session = Foreign(worm._background, Session())
+        assert (session.is_open, session.plain(), session.execute().fetchone()) == (True, 7, 1)
+        assert list(session.execute()) == [1, 2]
+        with session.transaction() as savepoint:
+            assert savepoint == "savepoint"
+        with pytest.raises(AttributeError):
+            getattr(session, "absent")  # noqa: B009
 
 
 def test_a_log_without_asyncio(tmp_path):

@@ -325,7 +325,7 @@ BETWEEN_PARTS = {
     tx.RemoteStore: {"belong_to", "session"},
     tx.KvBranch: {"operate"},
     MariaDb: {"hold"},
-    wormspace.Worm: {"log"},  # see test_log_door
+    wormspace.Worm: {"log", "replicate"},  # see test_log_door and test_smr_doors
 }
 """Methods with arguments that the parts of the package call on each other."""
 

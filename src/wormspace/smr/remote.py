@@ -41,7 +41,7 @@ from wormspace.smr.records import (
 from wormspace.smr.submit import Asker, PacketTooLarge, Submitter
 from wormspace.smr.trying import PAUSE_MAX_S, Trying
 from wormspace.smr.views import View
-from wormspace.space import Address, Client
+from wormspace.space import Address, Client, Stream
 from wormspace.space.arguments import as_name, as_rng, as_timeout
 
 log = logging.getLogger("wormspace.smr")
@@ -65,7 +65,7 @@ class Remote(Closing, View[M], Generic[M]):
     def __repr__(self) -> str:
         return f"<Remote {self._declaration.owner.__name__} {self._line.name!r}>"
 
-    def listen(self, start: int | None = None) -> RemoteEvents:
+    def listen(self, start: int | None = None) -> Stream[tuple[int, Any]]:
         """The events that commands emit; goes on at another replica when one is lost.
 
         Commands that are called here from now on wait until a replica has said where that is, so

@@ -13,7 +13,7 @@ import random
 import socket
 import time
 from collections.abc import Callable
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from wormspace.errors import UsageError
 from wormspace.runtime.closing import Closing
@@ -34,7 +34,7 @@ from wormspace.smr.leadership import Sticky
 from wormspace.smr.seat import Leadership, Tuning
 from wormspace.smr.upgrading import Versions
 from wormspace.smr.views import Status, View
-from wormspace.space import Client
+from wormspace.space import Client, Stream
 from wormspace.space.arguments import as_name, as_rng, as_timeout
 
 M = TypeVar("M", bound=StateMachine)
@@ -118,7 +118,7 @@ class Replica(Closing, View[M], Generic[M]):
         """How this replica is."""
         return self._core.status()
 
-    def listen(self, start: int | None = None) -> Events:
+    def listen(self, start: int | None = None) -> Stream[tuple[int, Any]]:
         """The events that commands emit, numbered from 1, the same on every replica.
 
         The stream has its place from this call on, though nobody reads it yet.  A wait for its next

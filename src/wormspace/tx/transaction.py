@@ -60,7 +60,7 @@ ROLLED_BACK = Decision(ABORTED, reason="its user rolled it back")
 
 
 class Transaction:
-    """One transaction; get it from `worm.transaction` or `Site.transaction`.
+    """One transaction; get it from `Worm.transaction`.
 
     Args:
         participants: what takes part, each by a name of its own.
