@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wormspace.knobs import turned
+from wormspace.runtime.disk import Buffer
 from wormspace.server.storage import AcceptorStore
-from wormspace.store.files import Buffer, SystemFiles
+from wormspace.store.files import SystemFiles
 
 SECONDS = 4.0
 WAYS = {

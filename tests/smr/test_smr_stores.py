@@ -204,3 +204,22 @@ def test_of_two_that_go_as_far_the_later_one_is_kept(tmp_path):
         save(store, segment, b"%d" % offset, offset=offset)
         assert (load(store) == [b"%d" % offset]) is kept
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_fork_has_no_claim(tmp_path):
+    store = LocalSnapshots(tmp_path)
+    claim = store.claim("it")
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(writes)
+        os.read(reads, 1)
+        os._exit(0)
+    os.close(reads)
+    assert store.claim("it") is None
+    claim.close()
+    again = store.claim("it")
+    assert again is not None, "a process that only forked has it for as long as it lives"
+    again.close()
+    os.close(writes)
+    assert os.waitpid(child, 0)[1] == 0

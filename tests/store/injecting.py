@@ -8,9 +8,10 @@ import os
 
 import lmdb
 
+from wormspace.runtime.disk import Disk
 from wormspace.store.files import Files, SystemFiles
 
-CALLS = sorted(name for name in vars(Files) if not name.startswith("_"))
+CALLS = sorted(name for name in {**vars(Files), **vars(Disk)} if not name.startswith("_"))
 """Every call of the system that the store can make, by name."""
 
 LMDB_CALLS = ("tables.begin", "tables.commit", "tables.sync", "tables.set_mapsize", "tables.put")

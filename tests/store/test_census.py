@@ -14,10 +14,11 @@ import pytest
 from injecting import CALLS
 
 import wormspace.store
+from wormspace.runtime.disk import SystemDisk
 from wormspace.store.files import SystemFiles
 
 STORE = Path(wormspace.store.__file__).parent
-SERVER = STORE.parent / "server"
+SERVER, RUNTIME = STORE.parent / "server", STORE.parent / "runtime"
 
 ELSEWHERE = {
     # Module of the server: the calls that it makes itself, and why they are not the store's.
@@ -49,17 +50,20 @@ def calls_of(path):
 
 
 @pytest.mark.parametrize(
-    "path", [*STORE.glob("*.py"), *SERVER.glob("*.py")], ids=lambda p: f"{p.parent.name}/{p.name}"
+    "path",
+    [path for package in (STORE, SERVER, RUNTIME) for path in package.glob("*.py")],
+    ids=lambda p: f"{p.parent.name}/{p.name}",
 )
 def test_no_module_calls_the_system_past_files(path):
-    if path == STORE / "files.py":
+    if path in (STORE / "files.py", RUNTIME / "disk.py"):
         return
     allowed = PURE | (ELSEWHERE.get(path.name, set()) if path.parent == SERVER else set())
     assert {*calls_of(path)} <= allowed, "go through wormspace.store.files.Files"
 
 
 def test_every_call_of_files_can_be_made_to_fail():
-    own = {name for name in vars(SystemFiles) if not name.startswith("_")}
+    every = {**vars(SystemFiles), **vars(SystemDisk)}
+    own = {name for name in every if not name.startswith("_")}
     assert own == set(CALLS)
 
 

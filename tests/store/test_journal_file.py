@@ -12,7 +12,8 @@ from tests.store.calls import Calls
 
 from wormspace.errors import NewerFormat, StoreDamaged
 from wormspace.knobs import turned
-from wormspace.store import blocks, disk, journal_file
+from wormspace.runtime import disk
+from wormspace.store import blocks, journal_file
 from wormspace.store.blocks import BLOCK
 from wormspace.store.checksum import checksum
 from wormspace.store.journal_file import BATCH, CLOSING, JournalFile

@@ -16,8 +16,9 @@ import pytest
 from tests.store.power import Disk
 
 from wormspace.knobs import KNOBS
+from wormspace.runtime import disk
 from wormspace.server.storage import AcceptorStore
-from wormspace.store import blocks, disk, journal, journal_file, lmdb_engine, roots
+from wormspace.store import blocks, journal, journal_file, lmdb_engine, roots
 from wormspace.store.journal_file import JournalFile
 
 BATCHES = 60

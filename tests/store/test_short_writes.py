@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from tests.store.calls import Calls
 
-from wormspace.store import blocks, disk
+from wormspace.runtime import disk
+from wormspace.store import blocks
 from wormspace.store.blocks import BLOCK, BlockWriter, Unsupported
 
 HERE = Path("f")

@@ -15,9 +15,10 @@ from tests.store.calls import Calls
 
 from wormspace.errors import StoreDamaged, StoreError, StoreFull, StoreLocked
 from wormspace.knobs import KNOBS, turned
+from wormspace.runtime.disk import Buffer
 from wormspace.store import lmdb_tables
 from wormspace.store import scrub as scrubbing
-from wormspace.store.files import Buffer, SystemFiles
+from wormspace.store.files import SystemFiles
 from wormspace.store.lmdb_tables import Sum, map_bytes_for
 from wormspace.store.lock import DirectoryLock
 from wormspace.store.pace import FAST_S, Pace

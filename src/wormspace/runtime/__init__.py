@@ -1,1 +1,1 @@
-"""What every layer needs of the process that it runs in: its event loop, endpoints, threads."""
+"""What every layer needs of its process: the event loop, endpoints, files, threads."""

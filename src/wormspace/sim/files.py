@@ -26,8 +26,9 @@ from typing import Any, Protocol
 
 import lmdb
 
+from wormspace.runtime.disk import DSYNC, Buffer
 from wormspace.sim.rot import SECTOR, JournalReader, rotten
-from wormspace.store.files import DSYNC, SYSTEM, Buffer
+from wormspace.store.files import SYSTEM
 from wormspace.store.journal import NAMES
 
 __all__ = ["Died", "SimFiles"]

@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import os
 import struct
-import sys
 import zlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,29 +18,12 @@ from typing import BinaryIO, ParamSpec, Protocol, TypeVar
 
 from wormspace.errors import NewerFormat
 from wormspace.knobs import KNOBS
+from wormspace.runtime.disk import DISK, make_directories, sync_directory
 from wormspace.runtime.tasks import Tasks
 from wormspace.smr.arguments import as_directory
 from wormspace.smr.errors import BadSnapshot
 from wormspace.space import Address
 from wormspace.space.arguments import as_name
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def lock(fd: int, wait: bool) -> None:
-        """Lock a file; if it is locked, wait, or raise `BlockingIOError`."""
-        try:
-            msvcrt.locking(fd, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-        except PermissionError as e:
-            raise BlockingIOError from e
-
-else:
-    import fcntl
-
-    def lock(fd: int, wait: bool) -> None:
-        """Lock a file; if it is locked, wait, or raise `BlockingIOError`."""
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-
 
 _HEAD = b"wormspace snapshot\x01"
 """A file begins with a piece of its own: this, the format's number in the last byte, and how far
@@ -94,7 +76,7 @@ class LocalSnapshots:
             OSError: the directory cannot be used, or its file system has no locks.
         """
         name = as_name(name)
-        _make_directory(self._directory)
+        make_directories(DISK, self._directory)
         path = self._path(name)
         try:
             fd = _locked(path.with_suffix(".owner"), wait=False)
@@ -111,7 +93,7 @@ class LocalSnapshots:
         return self._directory / (readable + ".snapshot")
 
     async def save(self, name: str, position: Address, pieces: AsyncIterator[bytes]) -> None:
-        await asyncio.to_thread(_make_directory, self._directory)
+        await asyncio.to_thread(make_directories, DISK, self._directory)
         path = self._path(name)
         partial = path.with_suffix(f".{os.urandom(8).hex()}.partial")
         try:
@@ -152,7 +134,7 @@ class Claim:
 
     def close(self) -> None:
         """Let others have it."""
-        os.close(self._fd)
+        DISK.close(self._fd)
 
 
 async def _to_its_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -166,23 +148,6 @@ async def _to_its_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -
     except asyncio.CancelledError:
         await asyncio.wait([working])
         raise
-
-
-def _make_directory(path: Path) -> None:
-    """Make a directory that is there after a crash of the machine, and its parents."""
-    missing = [path, *path.parents]
-    missing = missing[: next(i for i, one in enumerate(missing) if one.is_dir())]
-    for one in reversed(missing):
-        one.mkdir(exist_ok=True)
-        _sync_directory(one.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _read_some(file: BinaryIO) -> list[bytes]:
@@ -234,10 +199,10 @@ def _put_in_place(fd: int, partial: Path, path: Path, position: Address) -> None
         if _reaches(path) > position:
             partial.unlink()
         else:
-            partial.replace(path)
-        _sync_directory(path.parent)
+            DISK.rename(partial, path)
+        sync_directory(DISK, path.parent)
     finally:
-        os.close(turn)
+        DISK.close(turn)
 
 
 def _locked(path: Path, *, wait: bool) -> int:
@@ -248,9 +213,9 @@ def _locked(path: Path, *, wait: bool) -> int:
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        lock(fd, wait)
+        DISK.lock(fd, wait=wait)
     except BaseException:
-        os.close(fd)
+        DISK.close(fd)
         raise
     return fd
 

@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from wormspace.store.disk import read_all
-from wormspace.store.files import DIRECT, DSYNC, Files
+from wormspace.runtime.disk import DSYNC, read_all
+from wormspace.store.files import DIRECT, Files
 
 BLOCK = 4096
 """What a disk writes at once is no larger, and divides this."""

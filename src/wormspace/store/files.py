@@ -24,22 +24,17 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import lmdb
 
 from wormspace.runtime.committer import Committer
-
-Buffer: TypeAlias = bytes | memoryview
+from wormspace.runtime.disk import Disk, SystemDisk
 
 DIRECT: int = getattr(os, "O_DIRECT", 0)
 """Flag of `Files.open`: past the system's cache.  Zero where that cannot be had."""
-
-DSYNC: int = getattr(os, "RWF_DSYNC", 0)
-"""Flag of `Files.write`: on disk when the call returns.  Zero where that cannot be had."""
 
 
 class Worker(Protocol):
@@ -52,22 +47,10 @@ class Worker(Protocol):
         """End; waits for what is under way."""
 
 
-class Files(Protocol):
+class Files(Disk, Protocol):
     """The system, as the store sees it."""
 
     # ------------------------------------------------------------ names
-
-    def make_directory(self, path: Path) -> None:
-        """mkdir(2).  FileExistsError if the name is taken."""
-
-    def size_at(self, path: Path) -> int | None:
-        """stat(2): the bytes of the file; None if there is nothing of that name."""
-
-    def open(self, path: Path, flags: int) -> int:
-        """open(2), for this process alone (O_CLOEXEC)."""
-
-    def rename(self, old: Path, new: Path) -> None:
-        """rename(2): both in one directory; a file that has the new name already is replaced."""
 
     def free_bytes(self, path: Path) -> int:
         """statvfs(2): the room that is left on the disk for us."""
@@ -77,26 +60,8 @@ class Files(Protocol):
 
     # ------------------------------------------------------------ descriptors
 
-    def close(self, fd: int) -> None:
-        """close(2).  Raises nothing: what was to be durable has been waited for."""
-
-    def lock(self, fd: int) -> None:
-        """flock(2), for this process alone.  BlockingIOError if another one has the lock."""
-
     def size(self, fd: int) -> int:
         """fstat(2): the file's bytes."""
-
-    def read(self, fd: int, size: int, at: int) -> bytes:
-        """pread(2)"""
-
-    def write(self, fd: int, parts: Sequence[Buffer], at: int, flags: int = 0) -> int:
-        """pwritev2(2): how many bytes were written."""
-
-    def sync(self, fd: int) -> None:
-        """fsync(2)"""
-
-    def sync_data(self, fd: int) -> None:
-        """fdatasync(2)"""
 
     def truncate(self, fd: int, size: int) -> None:
         """ftruncate(2)"""
@@ -125,37 +90,8 @@ class Files(Protocol):
         """clone(2): begin a thread."""
 
 
-_locks: set[int] = set()
-"""The descriptors that hold locks, as the process that took them has them."""
-
-
-def _let_go_in_child() -> None:
-    """A fork's copy of a lock's descriptor would hold the lock after its parent has ended."""
-    while _locks:
-        os.close(_locks.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_in_child)
-
-
-class SystemFiles:
+class SystemFiles(SystemDisk):
     """The real one."""
-
-    def make_directory(self, path: Path) -> None:
-        path.mkdir()
-
-    def size_at(self, path: Path) -> int | None:
-        try:
-            return path.stat().st_size
-        except FileNotFoundError:
-            return None
-
-    def open(self, path: Path, flags: int) -> int:
-        return os.open(path, flags | os.O_CLOEXEC, 0o644)
-
-    def rename(self, old: Path, new: Path) -> None:
-        old.rename(new)
 
     def free_bytes(self, path: Path) -> int:
         disk = os.statvfs(path)
@@ -171,31 +107,8 @@ class SystemFiles:
         found = [(len(where), kind) for where, kind in mounts if full.is_relative_to(where)]
         return max(found, default=(0, ""))[1]
 
-    def close(self, fd: int) -> None:
-        _locks.discard(fd)
-        with suppress(OSError):
-            os.close(fd)
-
-    def lock(self, fd: int) -> None:
-        import fcntl  # only here: clients import this module on systems that do not have it
-
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _locks.add(fd)
-
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
-
-    def read(self, fd: int, size: int, at: int) -> bytes:
-        return os.pread(fd, size, at)
-
-    def write(self, fd: int, parts: Sequence[Buffer], at: int, flags: int = 0) -> int:
-        return os.pwritev(fd, parts, at, flags)
-
-    def sync(self, fd: int) -> None:
-        os.fsync(fd)
-
-    def sync_data(self, fd: int) -> None:
-        getattr(os, "fdatasync", os.fsync)(fd)  # not every system tells data from metadata
 
     def truncate(self, fd: int, size: int) -> None:
         os.ftruncate(fd, size)

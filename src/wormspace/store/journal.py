@@ -27,8 +27,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from wormspace.errors import StoreDamaged, StoreError
+from wormspace.runtime.disk import FULL
 from wormspace.store.blocks import BLOCK
-from wormspace.store.disk import FULL
 from wormspace.store.files import SYSTEM, Files
 from wormspace.store.journal_file import BATCH, CLOSING, JournalFile
 from wormspace.store.trust import ADVICE

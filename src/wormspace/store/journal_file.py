@@ -29,9 +29,9 @@ from pathlib import Path
 
 from wormspace.errors import NewerFormat, StoreDamaged
 from wormspace.knobs import KNOBS
+from wormspace.runtime.disk import read_all, write_all, write_durably
 from wormspace.store.blocks import BLOCK, BlockWriter, Unsupported
 from wormspace.store.checksum import checksum
-from wormspace.store.disk import read_all, write_all, write_durably
 from wormspace.store.files import Files
 from wormspace.store.trust import ADVICE
 

@@ -33,10 +33,10 @@ import lmdb
 
 from wormspace.errors import StoreDamaged, StoreError, StoreFull, UsageError
 from wormspace.knobs import KNOBS
+from wormspace.runtime.disk import make_directories, sync_directory
 from wormspace.runtime.tasks import Tasks
 from wormspace.store.changes import Changes, decode, encode, puts
 from wormspace.store.changes import Tables as Changed
-from wormspace.store.disk import make_directories, sync_directory
 from wormspace.store.engine import Batch, View
 from wormspace.store.files import SYSTEM, Files
 from wormspace.store.journal import Journal

@@ -21,7 +21,7 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 
-from wormspace.store.disk import read_all
+from wormspace.runtime.disk import read_all
 from wormspace.store.files import Files
 
 _PAGE = struct.Struct("<QHHHH")

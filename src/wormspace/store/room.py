@@ -11,7 +11,7 @@ import lmdb
 
 from wormspace.errors import StoreDamaged, StoreError, StoreFull
 from wormspace.knobs import KNOBS
-from wormspace.store.disk import FULL
+from wormspace.runtime.disk import FULL
 from wormspace.store.files import Files
 from wormspace.store.trust import ADVICE
 

@@ -30,8 +30,8 @@ import msgspec
 
 from wormspace.errors import NewerFormat, StoreDamaged
 from wormspace.knobs import KNOBS
+from wormspace.runtime.disk import read_all, sync_directory, write_all
 from wormspace.store.checksum import checksum
-from wormspace.store.disk import read_all, sync_directory, write_all
 from wormspace.store.files import SYSTEM, Files
 from wormspace.store.journal import NAMES as JOURNALS
 from wormspace.store.pages import PageCheck, PageDamaged
