@@ -1,8 +1,9 @@
 """Replicas that live by their snapshots: killed all the time, alone and all at once.
 
 Clients are on machines of their own and go on while replicas die, so that what they ask for is
-under way across snapshots, trims and takeovers.  Each replica keeps its snapshots in a place of its
-own, which is slow to write, and which outlives it.
+under way across snapshots, trims and takeovers.  Often they hear no answers: what was done is asked
+for again, of other replicas, and where these all propose it is in the log twice.  Each replica
+keeps its snapshots in a place of its own, which is slow to write, and which outlives it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from smr_worlds import SMR_PORT, Cells, Group, Witness, campaign_world
 
 from wormspace.sim import FaultPlan, FaultSchedule, World
 from wormspace.sim.world import State
-from wormspace.smr import LocalSnapshots, Sticky, TrimBehindSnapshots, attach
+from wormspace.smr import (
+    Leaderless,
+    LocalSnapshots,
+    Rotating,
+    Sticky,
+    TrimBehindSnapshots,
+    attach,
+)
 
 KINDS = ("cut", "reset", "slow", "crash", "crash again", "stall disk", "clock")
 
@@ -56,11 +64,12 @@ class Living:
         self.places = {f"r{i}": SlowPlace(self.rng) for i in (1, 2, 3)}
         copies = self.rng.choice((1, 2))
         registers = self.rng.choice((2, 5))
+        leadership = self.rng.choice((Sticky(0.15), Sticky(0.5), Rotating(0.15), Leaderless()))
         self.group = Group(
             world,
             Cells,
             options=lambda name: {
-                "leadership": Sticky(self.rng.choice((0.15, 0.5))),
+                "leadership": leadership,
                 "durability": TrimBehindSnapshots(
                     self.places[name], registers, copies=copies, every_s=0.05
                 ),
@@ -95,6 +104,15 @@ class Living:
             for name in group.names:
                 self.strike(name)
 
+    async def silence(self, host):
+        """Now and then a client hears nothing: what it asks for is done, and asked for again."""
+        network, rng = self.world.network, self.rng
+        while not self.group.stopping:
+            await asyncio.sleep(rng.uniform(0.1, 1.0))
+            cut = network.cut(self.group.names, [host], one_way=True)
+            await asyncio.sleep(rng.uniform(0.1, 2.0))
+            network.heal(cut)
+
     def strike(self, name):
         group = self.group
         process = self.world.host(name).processes[-1]
@@ -112,10 +130,13 @@ class Living:
         plan = FaultPlan(kinds=KINDS, every_s=(0.1, 0.6), lasting_s=(0.05, 0.6), max_hurt=1)
         servers = FaultSchedule(self.world, plan, group.servers, group.names)
         servers.start()
-        killer = asyncio.ensure_future(self.kill())
+        troubles = [self.kill(), *map(self.silence, ("u1", "u2"))]
+        tasks = [asyncio.ensure_future(trouble) for trouble in troubles]
         await asyncio.sleep(duration_s)
         servers.stop()
-        killer.cancel()
+        for task in tasks:
+            task.cancel()
+        self.world.network.heal()
         await asyncio.sleep(3.0)
         await group.settle()
 
