@@ -149,10 +149,7 @@ ELSEWHERE = {
     "sim/_loop.py": "it is an event loop",
     "sim/world.py": "begins a program of a world from outside of its loop, which holds all tasks",
     "sim/workload.py": "the loop of a world holds all tasks, and ends them with the world",
-    "registers/paxos/listening.py": "its tasks are counted against a limit",
-    "rpc/caller.py": "one task at a time, joined by all who call",
     "rpc/service.py": "its tasks are counted against limits, with the bytes of each",
-    "wire/link.py": "one task for the life of a link",
 }
 """Files that make tasks by themselves, and why they may."""
 

@@ -18,6 +18,7 @@ from wormspace.rpc.messages import (
     encode,
 )
 from wormspace.runtime.endpoints import Endpoint
+from wormspace.runtime.tasks import Tasks
 from wormspace.wire.connection import FLUSH_BYTES, FramedConnection
 from wormspace.wire.dial import dial
 from wormspace.wire.frames import MAX_FRAME_BYTES, frame
@@ -45,8 +46,8 @@ class Caller:
 
     def __init__(self, host: str, port: int) -> None:
         self._address = (host, port)
-        self._loop = asyncio.get_running_loop()
         self._connection: _Connection | None = None
+        self._tasks = Tasks("connecting to a service")
         self._connecting: asyncio.Task[_Connection] | None = None
         self._closed = False
 
@@ -90,8 +91,7 @@ class Caller:
             raise NoAnswer(f"{self}: this caller is closed")
         connecting = self._connecting
         if connecting is None:
-            connecting = self._connecting = self._loop.create_task(self._dial())
-            connecting.add_done_callback(_look_at)
+            connecting = self._connecting = self._tasks.spawn(self._dial(), _look_at)
         await asyncio.wait([connecting])
         if connecting.cancelled():
             raise NoAnswer(f"{self}: this caller was closed")

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from wormspace.errors import Refused
 from wormspace.runtime.endpoints import Endpoint
+from wormspace.runtime.tasks import Tasks
 from wormspace.wire import codec
 from wormspace.wire.connection import FramedConnection
 from wormspace.wire.dial import CONNECT_S, dial
@@ -144,7 +145,7 @@ class TcpLink(FramedConnection):
         self._trouble = "not connected yet"
         self._asked_at: float | None = None
         self._lost: asyncio.Event = asyncio.Event()
-        self._runner: asyncio.Task[None] | None = None
+        self._runner: Tasks | None = None
 
     @property
     def name(self) -> str:
@@ -178,12 +179,12 @@ class TcpLink(FramedConnection):
     def start(self, receiver: Receiver, server: int) -> None:
         self._receiver, self._server = receiver, server
         self._membership.links[server] = self
-        self._runner = self._loop.create_task(self._run(), name=f"link {self.name}")
+        self._runner = Tasks(f"link {self.name}")
+        self._runner.spawn(self._run())
 
     async def close(self) -> None:
-        if self._runner:
-            self._runner.cancel()
-            await asyncio.wait([self._runner])
+        if self._runner is not None:
+            await self._runner.close()
         self.hang_up()
 
     def post(self, outgoing: Outgoing) -> None:

@@ -51,6 +51,7 @@ from wormspace.registers.paxos.votes import (
     numbers_within,
 )
 from wormspace.registers.spans import OffsetSet, SpanSet
+from wormspace.runtime.tasks import Tasks
 from wormspace.wire.messages import (
     ONE_WAY,
     Accepted,
@@ -109,7 +110,7 @@ class Subscription:
         self._queues: list[deque[tuple[int, int]]] = [deque() for _ in range(partition.size)]
         self._delivered: dict[int, OffsetSet] = {}
         self._left = SpanSet()
-        self._readers: set[asyncio.Task[None]] = set()
+        self._readers = Tasks("settling what a listener meets")
         self._timer = self._loop.call_later(SETTLE_S, self._look)
         self._over = False
         first = partition.pick()  # so that of many listeners each server has its share
@@ -124,8 +125,7 @@ class Subscription:
             return
         self._over = True
         self._timer.cancel()
-        for task in self._readers:
-            task.cancel()
+        self._readers.cancel()
         self._partition.leave(self._id)
         for server in range(self._partition.size):
             self._partition.tell(server, ONE_WAY, Unlisten(self._id))
@@ -364,9 +364,7 @@ class Subscription:
 
     def _begin_to_settle(self, at: tuple[int, int], votes: Votes) -> None:
         votes.reading = True
-        task = self._loop.create_task(self._settle(at, votes.voters))
-        self._readers.add(task)
-        task.add_done_callback(self._readers.discard)
+        self._readers.spawn(self._settle(at, votes.voters))
 
     async def _settle(self, at: tuple[int, int], voters: int) -> None:
         number, offset = at
