@@ -213,6 +213,11 @@ def is_fence(fence: z3.ExprRef) -> z3.BoolRef:
     return z3.Or(fence == th.NOTHING, th.blt(th.UNSAFE, fence))
 
 
+def by_fence(spec: Any) -> list[tuple[Any, z3.BoolRef]]:
+    """What the specification may know the ballot BAL as, and when: `fence_of`, case by case."""
+    return [(SymBallot(BAL), th.blt(th.UNSAFE, BAL)), (spec.NOBODY, BAL == th.UNSAFE)]
+
+
 def fence_of(ballot: z3.ExprRef) -> z3.ExprRef:
     """What the specification knows a ballot as."""
     return z3.If(ballot == th.UNSAFE, th.NOTHING, ballot)
@@ -261,9 +266,12 @@ def _refines(e: Engine, text: str | None) -> list[Goal]:
     took = z3.Or(s.free(X, BAL), is_chosen(s, X))
     given = [*th.AXIOMS, *inv, is_cell(s, cell), took, th.ble(th.UNSAFE, BAL)]
     theorem = "refinement: a completed capture is spec.capture"
+    for fence, case in by_fence(spec):
+        for path in explore(spec.capture, cell, fence):
+            new, _ = path.result
+            goal(theorem, "the cell after it", [*given, case, *path.hypotheses], is_cell(s, new))
     for path in explore(spec.capture, cell, SymBallot(fence_of(BAL))):
         new, _ = path.result
-        goal(theorem, "the cell after it", [*given, *path.hypotheses], is_cell(s, new))
         kept = z3.And(
             bool_term(new.written) == cell.written.z, value_term(new.value) == cell.value.z
         )
@@ -307,17 +315,22 @@ def _writing(goal: Any, spec: Any, cell: Any, action: Action, s: State, t: State
     goal(theorem2, "what a quorum accepted is chosen", [by], chosen(t, X, VAL))
     both = [one_value(t), chosen(t, X, cell.value.z), chosen(t, X, VAL)]
     goal(theorem2, "so it is the same", both, cell.value.z == VAL)
-    for path in explore(spec.write, cell, SymBallot(fence_of(BAL)), SymValue(VAL)):
-        new, outcome = path.result
-        said = z3.BoolVal(outcome == spec.WRITTEN)
-        goal(theorem, "the outcome", [*first, *path.hypotheses], said)
-        goal(theorem, "the cell after it", [*first, *path.hypotheses], is_cell(t, new))
-        late = z3.And(z3.BoolVal(outcome == spec.LOST), th.blt(fence_of(BAL), cell.holder.z))
-        again = [*th.BALLOTS, held, *path.hypotheses]
-        goal(theorem2, "the outcome", again, z3.Or(said, late))
-        same = z3.And(bool_term(new.written), value_term(new.value) == VAL)
-        same = z3.And(same, ballot_term(new.holder) == cell.holder.z)
-        goal(theorem2, "the cell after it", again, same)
+    goal(theorem, "a capture's ballot, or zero", first, th.ble(th.UNSAFE, BAL))
+    for fence, case in by_fence(spec):
+        for path in explore(spec.write, cell, fence, SymValue(VAL)):
+            new, outcome = path.result
+            now = [*first, case, *path.hypotheses]
+            said = z3.BoolVal(outcome == spec.WRITTEN)
+            goal(theorem, "the outcome", now, said)
+            goal(theorem, "the cell after it", now, is_cell(t, new))
+            late = z3.And(
+                z3.BoolVal(outcome == spec.LOST), th.blt(ballot_term(fence), cell.holder.z)
+            )
+            again = [*th.BALLOTS, held, case, *path.hypotheses]
+            goal(theorem2, "the outcome", again, z3.Or(said, late))
+            same = z3.And(bool_term(new.written), value_term(new.value) == VAL)
+            same = z3.And(same, ballot_term(new.holder) == cell.holder.z)
+            goal(theorem2, "the cell after it", again, same)
     goal(
         "refinement: every other step leaves the cell as it is",
         f"{action.name}, and nothing becomes chosen",
