@@ -16,6 +16,7 @@ import wormspace
 import wormspace.sync
 from cluster_fixture import ProcessCluster
 from wormspace.registers import registry
+from wormspace.runtime.closing import Closing
 
 CLUSTERS = {"worm": ("cluster", "one-down", "partitions")}
 """Of an implementation that takes servers, what is started for it."""
@@ -61,7 +62,7 @@ class Asynchronous:
 
     def __getattr__(self, name):
         found = getattr(self._twin, name)
-        if isinstance(found, wormspace.sync.Space | wormspace.sync.Client):
+        if isinstance(found, wormspace.sync.Space | wormspace.sync.Worm):
             return Asynchronous(found)
         if not inspect.ismethod(found):
             return found
@@ -78,19 +79,34 @@ class Asynchronous:
 def _wrapped(result):
     if isinstance(result, wormspace.sync.Space | wormspace.sync.Segment):
         return Asynchronous(result)
-    return _stream(result) if isinstance(result, wormspace.sync.Feed) else result
+    return _Events(result) if isinstance(result, wormspace.sync.Stream) else result
 
 
-async def _stream(events):
-    try:
+class _Events(Closing):
+    """A stream of the twin, read as if it were an asynchronous one."""
+
+    def __init__(self, events):
+        self._events = events
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
         while True:
-            event = await asyncio.to_thread(events.wait, 0.05)
+            event = await asyncio.to_thread(self._wait)
+            if event is StopIteration:
+                raise StopAsyncIteration
             if event is not None:
-                yield event
-    except RuntimeError:  # a StopIteration in a coroutine
-        return
-    finally:
-        events.close()
+                return event
+
+    def _wait(self):
+        try:
+            return self._events.wait(0.05)
+        except StopIteration as e:  # which no future can hold
+            return type(e)
+
+    async def close(self):
+        await asyncio.to_thread(self._events.close)
 
 
 @pytest.fixture(scope="session")
