@@ -125,6 +125,29 @@ async def test_streams_that_are_closed_or_dropped_leave_nothing(side):
                 await asyncio.sleep(0.05)
 
 
+async def test_a_stream_that_ends_before_anybody_reads_it_alarms_nobody(caplog, monkeypatch):
+    async def never(watcher, after):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(remote.Watcher, "ask", never)
+    async with stores() as sides:
+        stream = sides["remote"].listen()
+        await asyncio.sleep(0)
+        await sides["remote"].close()
+        await asyncio.sleep(0)
+        del stream
+        gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+async def test_a_stream_whose_client_is_closed_at_once_says_so():
+    async with stores() as sides:
+        stream = sides["remote"].listen()
+        await sides["remote"].close()
+        with pytest.raises(Closed):
+            await asyncio.wait_for(anext(stream), 5)
+
+
 @pytest.mark.parametrize("side", SIDES)
 async def test_who_waits_is_told_when_the_stream_or_what_it_follows_is_closed(side):
     async with stores() as sides:

@@ -226,6 +226,15 @@ def test_arguments_travel_in_columns_named_like_them():
 # ---------------------------------------------------------------- how it is run
 
 
+def test_an_argument_is_given_by_position_or_by_name_as_it_is_taken():
+    class Crane(StateMachine):
+        @command
+        def lift(self, amount: int, /, *, by: int) -> int:
+            return amount * by
+
+    assert Crane.declaration.methods["lift"].run(Crane(), 3, 2) == 6
+
+
 def test_a_command_is_run_as_a_whole_or_not_at_all():
     bag = Bag()
     assert METHODS["put"].run(bag, 3, 2, "x", 0.5) == 6

@@ -250,30 +250,23 @@ class Line:
         if after is not None:
             begun.set_result(after)
         else:
-            beginning = self._beginning.spawn(self._find_beginning(begun))
 
-            def on_begun(done: asyncio.Future[int]) -> None:
-                if done.cancelled():
-                    beginning.cancel()
+            def on_found(done: asyncio.Task[int]) -> None:
+                error = Closed("hung up") if done.cancelled() else done.exception()
+                if begun.done():
+                    return
+                if error is None:
+                    begun.set_result(done.result())
                 else:
-                    done.exception()  # whoever reads the stream is told
+                    begun.set_exception(error)
+                    begun.exception()  # whoever reads the stream is told
 
-            begun.add_done_callback(on_begun)
+            beginning = self._beginning.spawn(self._find_beginning(), on_found)
+            begun.add_done_callback(lambda done: done.cancelled() and beginning.cancel())
         return RemoteEvents(Watcher(self).ask, begun, self.declaration.decode_event)
 
-    async def _find_beginning(self, begun: asyncio.Future[int]) -> None:
-        try:
-            watched = await Watcher(self).ask(-1)
-        except asyncio.CancelledError:
-            if not begun.done():
-                begun.set_exception(Closed("hung up"))
-            raise
-        except WormError as e:
-            if not begun.done():
-                begun.set_exception(e)
-        else:
-            if not begun.done():
-                begun.set_result(watched.first - 1)
+    async def _find_beginning(self) -> int:
+        return (await Watcher(self).ask(-1)).first - 1
 
     async def watch(self, address: tuple[str, int], after: int) -> Watched:
         """Ask one replica for events.
