@@ -128,7 +128,7 @@ REFUSED = [
     (lambda: as_choice(Place, "it", "save"), "it is an object: Place() with parentheses"),
     (lambda: as_choice(Place(), "it", "save", "load"), "it has a method 'load', and Place has"),
     (lambda: as_choice(Place(), "it", "none", "save"), "it has a method 'none', and Place has"),
-    (lambda: as_replicated(Machine(), "it", "due"), "it is what `replicate` or `attach` gave"),
+    (lambda: as_replicated(Machine(), "it", "due"), "it is what worm.replicate or attach gave"),
     (lambda: as_replicated(Place(), "it", "save", "x"), "it has a method 'x', and Place has none"),
     (lambda: as_replicated(Place, "it", "save"), "it is an object: Place() with parentheses"),
     (lambda: as_client("memory:"), "a connection is what connect() gives, not str"),

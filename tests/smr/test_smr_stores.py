@@ -209,17 +209,20 @@ def test_of_two_that_go_as_far_the_later_one_is_kept(tmp_path):
 def test_a_fork_has_no_claim(tmp_path):
     store = LocalSnapshots(tmp_path)
     claim = store.claim("it")
-    reads, writes = os.pipe()
+    (reads, writes), (is_there, says) = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
         os.close(writes)
+        os.write(says, b"!")
         os.read(reads, 1)
         os._exit(0)
     os.close(reads)
+    os.read(is_there, 1)  # what is done after a fork in the child has been done
     assert store.claim("it") is None
     claim.close()
     again = store.claim("it")
     assert again is not None, "a process that only forked has it for as long as it lives"
     again.close()
-    os.close(writes)
+    for fd in (writes, is_there, says):
+        os.close(fd)
     assert os.waitpid(child, 0)[1] == 0
