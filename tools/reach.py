@@ -24,7 +24,7 @@ SOURCE = ROOT / "src" / "wormspace"
 TESTS = ROOT / "tests"
 
 FLOORS = {
-    "runtime": 20,
+    "runtime": 50,
     "paxos": 88,
     "registers": 77,
     "server": 64,
