@@ -198,3 +198,10 @@ def test_without_both_flags_there_is_none(monkeypatch, direct: int, dsync: int) 
     with pytest.raises(Unsupported):
         BlockWriter(system, HERE, 3)
     assert system.made == []
+
+
+def test_where_directories_cannot_be_opened_nobody_waits_for_their_names(monkeypatch) -> None:
+    monkeypatch.setattr(disk, "DIRECTORY", None)
+    system = Calls()
+    disk.sync_directory(system, HERE)
+    assert system.made == []

@@ -20,6 +20,10 @@ Buffer: TypeAlias = bytes | memoryview
 DSYNC: int = getattr(os, "RWF_DSYNC", 0)
 """Flag of `Disk.write`: on disk when the call returns.  Zero where that cannot be had."""
 
+DIRECTORY: int | None = getattr(os, "O_DIRECTORY", None)
+"""Flag of `Disk.open`: a directory.  None where directories cannot be opened, which is on Windows:
+its file systems keep a journal of the names, and nobody can wait for it."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says when there is no room."""
 
@@ -142,8 +146,10 @@ def make_directories(disk: Disk, path: Path) -> None:
 
 
 def sync_directory(disk: Disk, path: Path) -> None:
-    """Wait until the names of a directory are on disk."""
-    fd = disk.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    """Wait until the names of a directory are on disk, where one can wait for that."""
+    if DIRECTORY is None:
+        return
+    fd = disk.open(path, os.O_RDONLY | DIRECTORY)
     try:
         disk.sync(fd)
     finally:
