@@ -26,7 +26,7 @@ from wormspace.server.node import Node, Queued
 from wormspace.store.engine import Batch
 from wormspace.wire.link import Link, Outgoing, TcpLink
 from wormspace.wire.membership import Membership
-from wormspace.wire.messages import Downward
+from wormspace.wire.messages import ServerMessage
 
 BATCH = 512
 MODULE = "benchmarks.floor"
@@ -40,8 +40,8 @@ class FloorNode(Node):
 
     def _handle(
         self, batch: Batch, queued: list[Queued]
-    ) -> tuple[list[Downward], list[Write | Trim]]:
-        answers: list[Downward] = []
+    ) -> tuple[list[ServerMessage], list[Write | Trim]]:
+        answers: list[ServerMessage] = []
         for _, _, m, _ in queued:
             if isinstance(m, Write):
                 prefix = tables.segment_key(b"\0\0\0\0", m.segment)
@@ -98,7 +98,7 @@ class FloorClient:
     def on_down(self, server: int) -> None:
         """A floor has no faults."""
 
-    def on_message(self, server: int, request_id: int, message: Downward) -> None:
+    def on_message(self, server: int, request_id: int, message: ServerMessage) -> None:
         entry = self._waiting.get(request_id)
         if entry is None:
             return

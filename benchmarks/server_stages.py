@@ -26,7 +26,7 @@ from wormspace.server.storage import AcceptorStore
 from wormspace.store.engine import Engine
 from wormspace.wire import codec
 from wormspace.wire.frames import HEADER_BYTES
-from wormspace.wire.messages import ToClient, ToServer, Upward
+from wormspace.wire.messages import ClientMessage, ToClient, ToServer
 
 SPACE, SEGMENT = "stages", 0
 BALLOT = (1).to_bytes(8, "big") + bytes(8)
@@ -108,7 +108,7 @@ def reads(engine: Engine, door: Door, marks: Marks, *, in_a_row: bool) -> None:
     stages.show("read in a row" if in_a_row else "read at random")
 
 
-def packed(message: Upward) -> bytes:
+def packed(message: ClientMessage) -> bytes:
     """The body of a request's frame."""
     return codec.encode(ToServer(1, message))[HEADER_BYTES:]
 

@@ -36,8 +36,8 @@ def variants_command(transactions: int, out: Path) -> None:
             measured = uvloop.run(work(cluster.url, Path(d)))
     shown = Table("variant", "delays", "decided ms", "committed ms", "critical path")
     for m in measured:
-        figures = f"{m.decided_ms:.2f}", f"{m.committed_ms:.2f}"
-        shown.add_row(m.variant.name, str(m.variant.delays), *figures, m.variant.path)
+        metrics = f"{m.decided_ms:.2f}", f"{m.committed_ms:.2f}"
+        shown.add_row(m.variant.name, str(m.variant.delays), *metrics, m.variant.path)
     console = Console()
     console.print(shown)
     out.mkdir(parents=True, exist_ok=True)

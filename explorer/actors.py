@@ -1,10 +1,10 @@
 """Who uses the registers of a small world: the shipped proposer machines, fed with replies.
 
 A proposer captures a span, completes what it meets, and writes a value of its own to what is free,
-as `PaxosRegisters` does, with the very machines of `paxos.capturing` and `paxos.writing`; a reader
+as `PaxosRegisters` does, with the very machines of `paxos.prepare` and `paxos.accept`; a reader
 reads, helps and, where it must, captures (`paxos.reading`); a trimmer decides the trim register
-and then tells everybody (`paxos.telling`).  Each attempt of a proposer has a ballot and a value of
-its own, and may be given up at any moment: by a crash, a time-out or a preemption.
+and then tells everybody (`paxos.broadcast`).  Each attempt of a proposer has a ballot and a value
+of its own, and may be given up at any moment: by a crash, a time-out or a preemption.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from explorer.steps import ACCEPTORS, Move, Replies
 from wormspace.addresses import TRIM
-from wormspace.paxos import capturing, reading, telling, writing
+from wormspace.paxos import accept, broadcast, prepare, reading
+from wormspace.paxos.accept import Accept
 from wormspace.paxos.ballot import NOTHING, UNSAFE, above, round_of, show
-from wormspace.paxos.capturing import Capturing, ClashingReports
+from wormspace.paxos.broadcast import Broadcast
 from wormspace.paxos.messages import COMPLETE, Promise, Refusal, Report, Row, Trim
+from wormspace.paxos.prepare import ClashingReports, Prepare
 from wormspace.paxos.quorum import is_quorum
 from wormspace.paxos.reading import Reading
-from wormspace.paxos.telling import Telling
-from wormspace.paxos.writing import Writing
 from wormspace.registers.paxos.client import TRIM_VALUE
 
 SPACE, SEGMENT = "s", 0
@@ -130,19 +130,19 @@ def _reached(
     return list(seen)
 
 
-def _feed_capture(machine: Capturing, server: int, reply: Answer) -> Capturing:
+def _feed_capture(machine: Prepare, server: int, reply: Answer) -> Prepare:
     if reply.kind == "promise":
         promise = Promise(list(reply.rows), COMPLETE)
-        return capturing.on_promise(machine, server, promise)[0]
-    return capturing.on_reject(machine, server, reply.ballot)
+        return prepare.on_promise(machine, server, promise)[0]
+    return prepare.on_reject(machine, server, reply.ballot)
 
 
-def _feed_write(machine: Writing, server: int, reply: Answer) -> Writing:
-    return writing.on_written(machine, server, list(reply.refused))
+def _feed_write(machine: Accept, server: int, reply: Answer) -> Accept:
+    return accept.on_written(machine, server, list(reply.refused))
 
 
-def _feed_telling(machine: Telling, server: int, reply: Answer) -> Telling:
-    return telling.on_done(machine, server)
+def _feed_telling(machine: Broadcast, server: int, reply: Answer) -> Broadcast:
+    return broadcast.on_done(machine, server)
 
 
 Fact: TypeAlias = tuple[int, bytes]
@@ -244,17 +244,17 @@ class Base:
         sends = (*sends, ((self.name, wish), wish))
         return Move(f"{self.name} {label}: {wish}", after._replace(wish=wish), sends, claims=claims)
 
-    def promises(self, wish: Wish, replies: Replies) -> list[Capturing]:
+    def promises(self, wish: Wish, replies: Replies) -> list[Prepare]:
         """What a capture can have met, if it can be promised."""
-        machine = Capturing(ACCEPTORS, SPACE, SEGMENT, wish.start, wish.stop, wish.ballot)
+        machine = Prepare(ACCEPTORS, SPACE, SEGMENT, wish.start, wish.stop, wish.ballot)
         reached = _reached([machine], replies, _feed_capture)
-        return [m for m in reached if m.phase == capturing.PROMISED]
+        return [m for m in reached if m.phase == prepare.PROMISED]
 
     def fates(self, wish: Wish, replies: Replies) -> list[tuple[Facts, frozenset[int]]]:
         """What a write can have come to: what of it is decided, offsets that are lost."""
         offsets = tuple(offset for offset, _ in wish.values)
         values = tuple(value for _, value in wish.values)
-        machine = Writing(ACCEPTORS, SPACE, SEGMENT, wish.ballot, offsets, values)
+        machine = Accept(ACCEPTORS, SPACE, SEGMENT, wish.ballot, offsets, values)
         fates: dict[tuple[Facts, frozenset[int]], None] = {}
         for reached in _reached([machine], replies, _feed_write):
             if not is_quorum(reached.answered, ACCEPTORS):
@@ -262,10 +262,10 @@ class Base:
             decided, lost = set(), set()
             refusals = {t.offset: t.by for t in reached.refusals}
             for offset, value in wish.values:
-                fate = writing.verdict(ACCEPTORS, reached.answered, refusals.get(offset, 0))
-                if fate == writing.DECIDED:
+                fate = accept.verdict(ACCEPTORS, reached.answered, refusals.get(offset, 0))
+                if fate == accept.DECIDED:
                     decided.add((offset, value))
-                elif fate == writing.LOST:
+                elif fate == accept.LOST:
                     lost.add(offset)
             fates[frozenset(decided), frozenset(lost)] = None
         return list(fates)
@@ -308,10 +308,10 @@ class Proposer(Base):
             if not decided <= state.known
         ]
 
-    def _on_promised(self, state: Begun, machine: Capturing) -> Move:
-        half = capturing.half(machine)
-        claims = frozenset((r.offset, r.value) for r in capturing.reported(machine) if r.decided)
-        taken = {row.offset for row in capturing.reported(machine)}
+    def _on_promised(self, state: Begun, machine: Prepare) -> Move:
+        half = prepare.half(machine)
+        claims = frozenset((r.offset, r.value) for r in prepare.reported(machine) if r.decided)
+        taken = {row.offset for row in prepare.reported(machine)}
         free = tuple(offset for offset in range(*self.span) if offset not in taken)
         after = Begun(state.attempt, "completing", rest=free)
         if not half:
@@ -378,8 +378,8 @@ class Trimmer(Base):
         """See `Base`."""
         if state.phase == "telling":
             message = Trim(SPACE, SEGMENT, SEGMENT + 1)
-            machines = _reached([Telling(ACCEPTORS, message)], replies, _feed_telling)
-            if any(telling.finished(machine) for machine in machines):
+            machines = _reached([Broadcast(ACCEPTORS, message)], replies, _feed_telling)
+            if any(broadcast.finished(machine) for machine in machines):
                 return [Move(f"{self.name} has trimmed", OVER, facts=TRIM_RETURNED)]
             return []
         return [
@@ -478,9 +478,9 @@ class Reader(Base):
         wish = Wish("capture", ballot, offset, offset + 1)
         return self.ask(after, "was refused and captures", wish)
 
-    def _on_promised(self, state: Begun, machine: Capturing) -> Move:
-        half = capturing.half(machine)
-        claims = frozenset((r.offset, r.value) for r in capturing.reported(machine) if r.decided)
+    def _on_promised(self, state: Begun, machine: Prepare) -> Move:
+        half = prepare.half(machine)
+        claims = frozenset((r.offset, r.value) for r in prepare.reported(machine) if r.decided)
         if not half:
             return self._help_next(state.rest, state.attempt, claims)
         wish = Wish("write", machine.ballot, 0, 0, ((half[0].offset, half[0].value),))

@@ -39,8 +39,8 @@ FLOORS = {
 """Percent of a package's branches that the runs must reach."""
 
 SOMETIMES = {
-    "a report comes in pages": ("registers", "paxos/capturing.py", "if p.next != COMPLETE:", 1),
-    "a capture is preempted": ("registers", "paxos/capturing.py", "phase=PREEMPTED)", 0),
+    "a report comes in pages": ("registers", "paxos/prepare.py", "if p.next != COMPLETE:", 1),
+    "a capture is preempted": ("registers", "paxos/prepare.py", "phase=PREEMPTED)", 0),
     "a value is met half-written": (
         "registers",
         "registers/paxos/client.py",
@@ -83,10 +83,10 @@ SOMETIMES = {
     "a replica begins with a snapshot": (
         "snapshots",
         "smr/catching_up.py",
-        "seat.kept = engine.position",
+        "context.kept = engine.position",
         0,
     ),
-    "a leader loses a register": ("replicas", "smr/writing.py", "async def _recover", 2),
+    "a leader loses a register": ("replicas", "smr/term.py", "async def _recover", 2),
     "a resolver writes a no": (
         "transfers",
         "tx/resolver.py",
@@ -96,7 +96,7 @@ SOMETIMES = {
     "votes are trimmed": (
         "transfers",
         "tx/trimming.py",
-        "site.box.forget(name, site.initiator, number)",
+        "site.vote_store.forget(name, site.initiator, number)",
         0,
     ),
 }

@@ -1,6 +1,6 @@
 """Layer 4: what an append concludes, by the code: `log.appending`.
 
-A pack is acknowledged at the positions that it holds, in the slot that it was written to, when it
+A batch is acknowledged at the positions that it holds, in the slot that it was written to, when it
 stands there; one that is lost can never stand there, and its entries, and no others, are appended
 again.
 """
@@ -39,24 +39,24 @@ def _word(name: str) -> SymWord:
     return SymWord(th.fresh(name, I))
 
 
-# ------------------------------------------------------------------ writing packs
+# ------------------------------------------------------------------ writing batches
 
 
 def writing(e: Engine) -> None:
-    """A pack is acknowledged when it stands, and appended again when it never will."""
+    """A batch is acknowledged when it stands, and appended again when it never will."""
     appending = e.core.modules["log.appending"]
     appending.__dict__["asyncio"] = clock()
 
     def writes() -> Any:
-        run = Thing(segment=3, start=2, stop=3 + choose("two"), fence=b"fence")
-        registers = [Register(3 * SIZE + at, LOST) for at in range(run.start, run.stop)]
+        reserved = Thing(segment=3, start=2, stop=3 + choose("two"), fence=b"fence")
+        registers = [Register(3 * SIZE + at, LOST) for at in range(reserved.start, reserved.stop)]
         met = Thing(registers=registers, placed=[], right=[], settled=[])
-        parcels = []
+        drafts = []
         for k in range(len(registers)):
-            parcel = Thing(raw=_word("raw"), placed=lambda k=k: met.placed.append(k))
-            parcels.append(parcel)
-        met.parcels = parcels
-        tape = Thing(size=SIZE)
+            draft = Thing(raw=_word("raw"), placed=lambda k=k: met.placed.append(k))
+            drafts.append(draft)
+        met.drafts = drafts
+        segmented_log = Thing(size=SIZE)
 
         async def write_all(values: list[Any], timeout: float) -> None:
             results: list[Any] = []
@@ -71,7 +71,7 @@ def writing(e: Engine) -> None:
                 raise PartialWrite("some failed", results)
 
         def hold(where: Any, what: Any) -> Thing:
-            met.right.append(where is tape and what is run)
+            met.right.append(where is segmented_log and what is reserved)
             return Thing(write_all=write_all)
 
         def settle(slot: int, raw: Any) -> bool:
@@ -82,16 +82,18 @@ def writing(e: Engine) -> None:
             met.settled.append(slot)
             return bool(SymBool(register.stands(raw)))
 
-        tape.settle = replying(settle)
-        appending.__dict__["Held"] = hold
-        return appending.Appender._write_run(Thing(_tape=tape), run, parcels, 1.0), met
+        segmented_log.settle = replying(settle)
+        appending.__dict__["ReservedWriter"] = hold
+        return appending.Appender._write_reserved(
+            Thing(_segmented_log=segmented_log), reserved, drafts, 1.0
+        ), met
 
     def wrote(done: Done) -> Claims:
         m = done.met
-        stands = [r.stands(p.raw) for r, p in zip(m.registers, m.parcels, strict=True)]
+        stands = [r.stands(p.raw) for r, p in zip(m.registers, m.drafts, strict=True)]
         claims = {
             "each is written into its own slot": z3.And(
-                *[a == p.raw.z for r, p in zip(m.registers, m.parcels, strict=True)
+                *[a == p.raw.z for r, p in zip(m.registers, m.drafts, strict=True)
                   for a in r.attempts]
             ),
             "into the slots that were given, under their token": z3.BoolVal(m.right == [True]),
@@ -101,17 +103,17 @@ def writing(e: Engine) -> None:
         if done.error is not None:
             documented = isinstance(done.error, Unavailable | Trimmed)
             return claims | {"fails as documented": z3.BoolVal(documented)}
-        lost = [m.parcels.index(parcel) for parcel in done.result]
+        lost = [m.drafts.index(draft) for draft in done.result]
         never = [z3.And(m.registers[k].written, z3.Not(stands[k])) for k in lost]
         return claims | {
             "lost: its slot holds something else, for ever": z3.And(*never),
             "each is acknowledged or lost": z3.BoolVal(
-                sorted([*lost, *m.placed]) == list(range(len(m.parcels)))
+                sorted([*lost, *m.placed]) == list(range(len(m.drafts)))
             ),
         }
 
     title = (
-        "log.Appender._write_run: acknowledged iff it stands, else lost for good (up to two packs)"
+        "log.Appender._write_reserved: acknowledged iff it stands, else lost (up to two batches)"
     )
     procedure(e, title, writes, wrote)
     _sharing_out(e, appending)
@@ -119,32 +121,34 @@ def writing(e: Engine) -> None:
 
 
 def _sharing_out(e: Engine, appending: Any) -> None:
-    """The k-th pack goes into the k-th slot given, and holds the positions given for it."""
+    """The k-th batch goes into the k-th slot given, and holds the positions given for it."""
 
     def asks() -> Any:
         first, before = SymInt(th.fresh("first", I)), SymInt(th.fresh("before", I))
-        runs = [Thing(start=6, stop=7 + choose("one more"))]
-        if choose("in two runs"):
-            runs.append(Thing(start=0, stop=1 + choose("one more")))
-        parcels = [
+        ranges = [Thing(start=6, stop=7 + choose("one more"))]
+        if choose("in two ranges"):
+            ranges.append(Thing(start=0, stop=1 + choose("one more")))
+        drafts = [
             Thing(count=SymInt(th.fresh("count", I)), size=SymInt(th.fresh("size", I)),
                   last_of_streams=dict, bodies=lambda k=k: k, groups=lambda k=k: ("groups", k))
             for k in range(2)
         ]  # fmt: skip
         named = choose("named")
         if named:
-            parcels[1].last_of_streams = lambda: {"s": 0}
+            drafts[1].last_of_streams = lambda: {"s": 0}
         links: tuple[Any, ...] = ({"s": (4,)},) if named else ()
         if choose("more links"):
             links += ({},)
         elif choose("fewer links"):
             links = links[1:]
-        met = Thing(first=first.z, before=before.z, parcels=parcels, runs=runs, packs=[], asked=[])
-        appending.__dict__["Pack"] = lambda *fields: fields
-        appending.__dict__["encode"] = lambda pack: (
-            met.packs.append(pack) or ("raw", len(met.packs))
+        met = Thing(
+            first=first.z, before=before.z, drafts=drafts, ranges=ranges, batches=[], asked=[]
         )
-        given = Given(tuple(runs), first, before, links)  # type: ignore[arg-type]
+        appending.__dict__["BatchRecord"] = lambda *fields: fields
+        appending.__dict__["encode"] = lambda batch: (
+            met.batches.append(batch) or ("raw", len(met.batches))
+        )
+        given = Given(tuple(ranges), first, before, links)  # type: ignore[arg-type]
         met.named, met.links = named, links
 
         def ask(question: Ask, deadline: float) -> Any:
@@ -156,24 +160,24 @@ def _sharing_out(e: Engine, appending: Any) -> None:
             met.asked.append(question)
             return given if choose("at once") else None
 
-        me = Thing(_desk=Thing(give_now=give_now, ask=replying(ask)), _clock=lambda: 1.0)
+        me = Thing(_sequencing=Thing(give_now=give_now, ask=replying(ask)), _clock=lambda: 1.0)
         me.__dict__.update(_serial=SymInt(th.fresh("serial", I)), _writer=b"writer")
         met.serial = me._serial.z
 
         async def shares() -> Any:
-            got = await appending.Appender._ask(me, parcels, None, 1.0)
-            me._write_run = replying(lambda run, some, left: [(run, some)])
-            return await appending.Appender._write_all(me, parcels, got, 1.0)
+            got = await appending.Appender._ask(me, drafts, None, 1.0)
+            me._write_reserved = replying(lambda reserved, some, left: [(reserved, some)])
+            return await appending.Appender._write_all(me, drafts, got, 1.0)
 
         return shares(), met
 
     def shared(done: Done) -> Claims:
         m = done.met
-        slots = sum(run.stop - run.start for run in m.runs)
+        slots = sum(reserved.stop - reserved.start for reserved in m.ranges)
         asked = m.asked[0]
         claims = {
             "asks for as many positions as there are entries": z3.And(
-                *[int_term(n) == p.count.z for n, p in zip(asked.counts, m.parcels, strict=True)]
+                *[int_term(n) == p.count.z for n, p in zip(asked.counts, m.drafts, strict=True)]
             ),
             "and for what comes before in their streams": z3.BoolVal(
                 all(a.named == ((1, {"s": 0}),) * m.named for a in m.asked)
@@ -183,62 +187,62 @@ def _sharing_out(e: Engine, appending: Any) -> None:
             right = isinstance(done.error, Unavailable)
             return claims | {"fails as documented": z3.BoolVal(right)}
         first, before = m.first, m.before
-        for k, (parcel, pack) in enumerate(zip(m.parcels, m.packs, strict=True)):
-            claims[f"pack {k} begins where the one before ends"] = z3.And(
-                int_term(parcel.first) == first, int_term(pack[0]) == first,
-                int_term(pack[1]) == before, z3.BoolVal(pack[5] == k),
-                z3.BoolVal(pack[6:] == (("groups", k), m.links[0] if k and m.named else {})),
+        for k, (draft, batch) in enumerate(zip(m.drafts, m.batches, strict=True)):
+            claims[f"batch {k} begins where the one before ends"] = z3.And(
+                int_term(draft.first) == first, int_term(batch[0]) == first,
+                int_term(batch[1]) == before, z3.BoolVal(batch[5] == k),
+                z3.BoolVal(batch[6:] == (("groups", k), m.links[0] if k and m.named else {})),
             )  # fmt: skip
-            claims[f"pack {k} is like no other"] = int_term(pack[3]) == m.serial + 1 + k
-            claims[f"pack {k} is what is written"] = z3.BoolVal(parcel.raw == ("raw", k + 1))
-            first, before = first + parcel.count.z, before + parcel.size.z
-        shares = [(run, parcel) for run, some in done.result for parcel in some]
-        each = [run for run in m.runs for _ in range(run.start, run.stop)]
+            claims[f"batch {k} is like no other"] = int_term(batch[3]) == m.serial + 1 + k
+            claims[f"batch {k} is what is written"] = z3.BoolVal(draft.raw == ("raw", k + 1))
+            first, before = first + draft.count.z, before + draft.size.z
+        shares = [(reserved, draft) for reserved, some in done.result for draft in some]
+        each = [reserved for reserved in m.ranges for _ in range(reserved.start, reserved.stop)]
         return claims | {
-            "a slot for each": z3.BoolVal(slots == len(m.parcels)),
+            "a slot for each": z3.BoolVal(slots == len(m.drafts)),
             "links for each that was named": z3.BoolVal(len(m.links) == m.named),
             "in their order": z3.BoolVal(
-                all(a is r and b is p for (a, b), r, p in zip(shares, each, m.parcels, strict=True))
+                all(a is r and b is p for (a, b), r, p in zip(shares, each, m.drafts, strict=True))
             ),
         }
 
-    real = appending.Pack, appending.encode
-    title = "log.Appender._ask: each pack holds the positions given for its slot (up to two packs)"
+    real = appending.BatchRecord, appending.encode
+    title = (
+        "log.Appender._ask: each batch holds the positions given for its slot (up to two batches)"
+    )
     procedure(e, title, asks, shared)
-    appending.__dict__.update(Pack=real[0], encode=real[1])
+    appending.__dict__.update(BatchRecord=real[0], encode=real[1])
 
 
 def _insisting(e: Engine, appending: Any) -> None:
     def insists() -> Any:
         met = Thing(tried=[], lost=[], late=False, right=[])
-        parts = [("wish", 0, 1), ("wish", 1, 2)]
-        appending.__dict__["_parcels"] = lambda some, largest: [
-            Thing(parts=[part]) for part in some
-        ]
+        parts = [("request", 0, 1), ("request", 1, 2)]
+        appending.__dict__["_drafts"] = lambda some, largest: [Thing(parts=[part]) for part in some]
 
-        def ask(parcels: Any, doubt: Any, deadline: float) -> Any:
-            met.right.append((bool(parcels), doubt, deadline) == (True, met.doubt, 1.0))
+        def ask(drafts: Any, doubt: Any, deadline: float) -> Any:
+            met.right.append((bool(drafts), doubt, deadline) == (True, met.doubt, 1.0))
             fails(Unavailable("no sequencer"))
             met.doubt = b"fence"
-            return Thing(runs=(Thing(fence=b"fence"),))
+            return Thing(ranges=(Thing(fence=b"fence"),))
 
         def time() -> float:
             met.late = choose("late")
             return 1.0 + met.late if choose("exactly late") or met.late else 0.5
 
-        def write_all(parcels: Any, given: Any, left: float) -> Any:
+        def write_all(drafts: Any, given: Any, left: float) -> Any:
             if len(met.tried) == ATTEMPTS:
                 raise Again
-            met.right.append(left == 0.5 and given.runs[0].fence == b"fence")
-            met.tried.append([part for parcel in parcels for part in parcel.parts])
+            met.right.append(left == 0.5 and given.ranges[0].fence == b"fence")
+            met.tried.append([part for draft in drafts for part in draft.parts])
             fails(Unavailable("no majority"))
-            lost = [parcel for parcel in parcels if choose("lost")]
-            met.lost.append([part for parcel in lost for part in parcel.parts])
+            lost = [draft for draft in drafts if choose("lost")]
+            met.lost.append([part for draft in lost for part in draft.parts])
             return lost
 
         me = Thing(
             _ask=replying(ask), _write_all=replying(write_all), lost=0, _largest=1000,
-            _tape=Thing(space=Thing(client=paced())),
+            _segmented_log=Thing(space=Thing(client=paced())),
             _loop=Thing(time=time),
         )  # fmt: skip
         met.me, met.parts, met.doubt = me, parts, None
@@ -259,10 +263,12 @@ def _insisting(e: Engine, appending: Any) -> None:
             return claims | {"fails as documented": z3.BoolVal(documented)}
         return claims | {"until nothing is lost": z3.BoolVal(m.lost[-1] == [])}
 
-    real = appending._parcels
-    title = "log.Appender._insist: appends again what was lost, and nothing else (up to two packs)"
+    real = appending._drafts
+    title = (
+        "log.Appender._insist: appends again what was lost, and nothing else (up to two batches)"
+    )
     procedure(e, title, insists, insisted)
-    appending.__dict__["_parcels"] = real
+    appending.__dict__["_drafts"] = real
 
 
 # ------------------------------------------------------------------ telling the appender
@@ -274,11 +280,11 @@ SHARED_OUT = (
     (((0, 0, 1),), ((0, 1, 3), (1, 0, 1))),
     (((0, 0, 2),), ((0, 2, 3),), ((1, 0, 1),)),
 )
-"""Two appends, of three entries and of one, in some packs: (append, from, to), by pack."""
+"""Two appends, of three entries and of one, in some batches: (append, from, to), by batch."""
 
 
 def telling(e: Engine) -> None:
-    """Each entry's position is that of its place in its pack."""
+    """Each entry's position is that of its place in its batch."""
     appending = e.core.modules["log.appending"]
 
     def numbers(start: Any, stop: Any) -> list[Any]:
@@ -286,31 +292,31 @@ def telling(e: Engine) -> None:
 
     def tells() -> Any:
         told: list[Any] = []
-        wishes = []
+        requests = []
         for at, entries in enumerate((3, 1)):
             future = Thing(done=lambda: False)
             future.set_result = lambda positions, at=at: told.append((at, [*positions]))
-            wishes.append(appending._Wish([b"body"] * entries, {}, (), 0, future))
+            requests.append(appending._AppendRequest([b"body"] * entries, {}, (), 0, future))
         where: dict[tuple[int, int], z3.ExprRef] = {}
-        parcels = []
+        drafts = []
         for some in next((x for x in SHARED_OUT if choose("so")), SHARED_OUT[0]):
-            parcel = appending._Parcel()
-            parcel.first = SymInt(th.fresh("first", I))
-            position = parcel.first.z
+            draft = appending._BatchDraft()
+            draft.first = SymInt(th.fresh("first", I))
+            position = draft.first.z
             for at, start, stop in some:
-                parcel.add(wishes[at], start, stop)
+                draft.add(requests[at], start, stop)
                 for k in range(start, stop):
                     where[at, k] = position
                     position = position + 1
-            parcels.append(parcel)
+            drafts.append(draft)
         if choose("the last is first"):
-            parcels.reverse()
-        met = Thing(told=told, where=where, wishes=wishes, early=[])
+            drafts.reverse()
+        met = Thing(told=told, where=where, requests=requests, early=[])
 
         async def tell() -> None:
-            for parcel in parcels:
-                parcel.placed()
-                met.early += [(at, wishes[at].missing) for at, _ in told]
+            for draft in drafts:
+                draft.placed()
+                met.early += [(at, requests[at].missing) for at, _ in told]
 
         appending.__dict__["range"] = numbers
         return tell(), met
@@ -328,13 +334,11 @@ def telling(e: Engine) -> None:
                 ]
             ),
             "of all of them": z3.BoolVal(
-                all(len(positions) == len(m.wishes[at].bodies) for at, positions in m.told)
+                all(len(positions) == len(m.requests[at].bodies) for at, positions in m.told)
             ),
         }
 
-    title = (
-        "log.appending: an append is answered once, with its entries' positions (up to three packs)"
-    )
+    title = "log.appending: an append is answered once, with its positions (up to three batches)"
     procedure(e, title, tells, told)
     appending.__dict__.pop("range")
 

@@ -16,9 +16,9 @@ from verification import (
     ordering,
     positions,
     replicas,
+    segmented_log,
     sending,
-    tape,
-    tenure,
+    term,
     voting,
 )
 from verification.goals import Goal
@@ -38,10 +38,17 @@ PACKAGE = Package(
         ),
         "registers.paxos.memory",
         "registers.paxos.client",
-        *("space.space", "log.tape", "log.tenure", "log.reading", "log.sequencer"),
+        *("space.space", "log.segmented_log", "log.term", "log.reading", "log.sequencer"),
         "log.appending",
-        *("smr.sessions", "smr.engine", "smr.writing", "smr.leaderless"),
-        *("tx.variants", "tx.deciding", "tx.box", "tx.resolver", "tx.matters", "tx.parts"),
+        *("smr.sessions", "smr.engine", "smr.term", "smr.leaderless"),
+        *(
+            "tx.variants",
+            "tx.deciding",
+            "tx.vote_store",
+            "tx.resolver",
+            "tx.in_flight",
+            "tx.participant",
+        ),
     ),
     frozenset({"tx.deciding.outcome", "tx.deciding.judge"}),
 )
@@ -81,29 +88,39 @@ PROCEDURES = (
     *("space.space.Space.alloc", "space.space.Space._try_alloc"),
     *("space.space.Space.tail", "space.space.Space._find_tail", "space.space._gallop"),
     *("space.space._climb", "space.space._narrow"),
-    *(f"log.tape.Tape.{name}" for name in ("fill", "_fill_piece", "settle")),
-    *(f"log.tenure.Tenure.{name}" for name in ("take", "_take_over", "_make_next", "_close")),
-    "log.tenure._Stretch.run",
+    *(f"log.segmented_log.SegmentedLog.{name}" for name in ("fill", "_fill_piece", "settle")),
+    *(f"log.term.Term.{name}" for name in ("take", "_take_over", "_make_next", "_close")),
+    "log.term._Unreserved.reserved",
     *(f"log.sequencer.Sequencer.{name}" for name in ("give", "give_now", "_number", "_take")),
     *(f"log.sequencer.Sequencer.{name}" for name in ("_lose", "_acquire", "_go_on_at")),
     *(
         f"log.reading.Reader.{name}"
-        for name in ("last_pack", "_search", "_bounds", "_seek", "read", "_beyond_gaps")
+        for name in ("last_batch", "_search", "_bounds", "_seek", "read", "_beyond_gaps")
     ),
-    *("log.reading.Head.take", "log.reading._Seen.add", "log.reading._Seen.last_upto"),
-    *(f"log.appending.Appender.{name}" for name in ("_insist", "_ask", "_write_all", "_write_run")),
-    *("log.appending._Wish.placed", "log.appending._Parcel.placed", "log.appending._Parcel.add"),
+    *("log.reading.ReadCursor.take", "log.reading._Seen.add", "log.reading._Seen.last_upto"),
+    *(
+        f"log.appending.Appender.{name}"
+        for name in ("_insist", "_ask", "_write_all", "_write_reserved")
+    ),
+    *(
+        "log.appending._AppendRequest.placed",
+        "log.appending._BatchDraft.placed",
+        "log.appending._BatchDraft.add",
+    ),
     *(f"smr.sessions.Sessions.{name}" for name in ("find", "refusal", "keep")),
     *(f"smr.engine.Engine.{name}" for name in ("apply", "_move", "_apply_packet")),
-    *("smr.writing.complete", "smr.writing.close", "smr.writing.Reign._insist"),
+    *("smr.term.complete", "smr.term.close", "smr.term.Term._insist"),
     "smr.leaderless.LeaderlessProposer._attempt",
     *(
-        f"tx.box.Box.{name}"
+        f"tx.vote_store.VoteStore.{name}"
         for name in ("cast", "_put", "_cast_alone", "_send", "_write", "refuse")
     ),
-    *(f"tx.parts.Part.{name}" for name in ("prepare", "_on_prepared", "_promise", "_on_stands")),
-    *(f"tx.parts.Part.{name}" for name in ("act", "_on_acted", "_do")),
-    "tx.matters.Matter.learn",
+    *(
+        f"tx.participant.Participant.{name}"
+        for name in ("prepare", "_on_prepared", "_promise", "_on_stands")
+    ),
+    *(f"tx.participant.Participant.{name}" for name in ("act", "_on_acted", "_do")),
+    "tx.in_flight.InFlight.learn",
     *("tx.resolver.Resolver.settle", "tx.resolver.Resolver.refuse"),
 )
 """What is executed between its calls of registers."""
@@ -113,8 +130,8 @@ PARTS = (
         issuing,
         sending,
         ordering,
-        tape,
-        tenure,
+        segmented_log,
+        term,
         numbering,
         finding,
         acknowledging,
@@ -143,7 +160,12 @@ def engine(changed: Mapping[str, str] | None = None) -> Engine:
 
 def systems(e: Engine) -> list[System]:
     """The models."""
-    return [*tape.systems(), positions.positions(), *replicas.systems(), *commit.systems(e)]
+    return [
+        *segmented_log.systems(),
+        positions.positions(),
+        *replicas.systems(),
+        *commit.systems(e),
+    ]
 
 
 def goals(changed: Mapping[str, str] | None = None, spec: str | None = None) -> list[Goal]:

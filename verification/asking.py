@@ -70,8 +70,8 @@ def one_by_one(make: Callable[[z3.ExprRef], Any]) -> tuple[OneByOne, Facts]:
 def _left_to_do(e: Engine) -> None:
     rows, facts = one_by_one(lambda at: any_row(e.core, at)[0])
     e.each(
-        "capturing.half: exactly the rows that are not decided",
-        e.paths("capturing.half", any_capturing(e.core, ((0, rows),))),
+        "prepare.half: exactly the rows that are not decided",
+        e.paths("prepare.half", any_capturing(e.core, ((0, rows),))),
         lambda out: (
             z3.BoolVal(any(row is rows.own for row in out))
             == z3.And(rows.present, z3.Not(bool_term(rows.own.decided)))
@@ -81,7 +81,7 @@ def _left_to_do(e: Engine) -> None:
 
     def tally(at: z3.ExprRef) -> Any:
         t, _ = any_tally(e.core)
-        return e.core.writing.Tally(SymInt(at), t.by, t.promised)
+        return e.core.accept.Tally(SymInt(at), t.by, t.promised)
 
     tallies, facts = one_by_one(tally)
     w = any_writing(e.core, tallies)
@@ -92,8 +92,8 @@ def _left_to_do(e: Engine) -> None:
     lost = [z3.Not(is_quorum(z3.SetDifference(EVERYONE, t.by.z))) for t in both]
     is_open = [z3.Not(z3.Or(d, gone)) for d, gone in zip(decided, lost, strict=True)]
     e.each(
-        "writing.finished: iff a quorum has answered and no refused register is open",
-        e.paths("writing.finished", w),
+        "accept.finished: iff a quorum has answered and no refused register is open",
+        e.paths("accept.finished", w),
         lambda t: (
             bool_term(t)
             == z3.And(
@@ -109,8 +109,8 @@ def _left_to_do(e: Engine) -> None:
         ("contested", is_open[0]),
     ):
         e.each(
-            f"writing.{name}: exactly the registers whose verdict is that",
-            e.paths(f"writing.{name}", w),
+            f"accept.{name}: exactly the registers whose verdict is that",
+            e.paths(f"accept.{name}", w),
             _holds_own(tallies, which),
             given=facts,
         )
@@ -138,9 +138,9 @@ class ToAll:
 
 def _record_sends(e: Engine) -> None:
     """From now on: `to_all` is what it is asked for (tests compare it with a naive one)."""
-    for module in ("capturing", "reading", "writing", "telling"):
+    for module in ("prepare", "reading", "accept", "broadcast"):
         e.core.modules[module].__dict__["to_all"] = lambda *args, **more: (ToAll(*args, **more),)
-    e.core.modules["capturing"].__dict__["everyone"] = lambda servers: SymMask(EVERYONE)
+    e.core.modules["prepare"].__dict__["everyone"] = lambda servers: SymMask(EVERYONE)
 
 
 def _requests(e: Engine) -> None:
@@ -166,13 +166,13 @@ def _requests(e: Engine) -> None:
             == z3.SetIntersect(EVERYONE, z3.SetDifference(c.granted.z, c.promised.z)),
         }  # fmt: skip
 
-    title = "capturing.begin: asks all who have not answered, for what is captured"
-    e.each(title, e.paths("capturing.begin", c), captures)
-    for phase in (core.capturing.PROMISED, core.capturing.PREEMPTED):
+    title = "prepare.begin: asks all who have not answered, for what is captured"
+    e.each(title, e.paths("prepare.begin", c), captures)
+    for phase in (core.prepare.PROMISED, core.prepare.PREEMPTED):
         over = msgspec.structs.replace(c, phase=phase)
-        e.each(title, e.paths("capturing.begin", over), lambda out: z3.BoolVal(out == ()))
+        e.each(title, e.paths("prepare.begin", over), lambda out: z3.BoolVal(out == ()))
     w = any_writing(core, ())
-    w = core.writing.Writing(w.servers, "s", 3, w.ballot, (SymInt(F),), ("value",), w.answered)
+    w = core.accept.Accept(w.servers, "s", 3, w.ballot, (SymInt(F),), ("value",), w.answered)
 
     def writes(out: Any) -> Claims:
         [send] = out
@@ -184,13 +184,13 @@ def _requests(e: Engine) -> None:
             "to all who have not answered": send.but == w.answered.z,
         }
 
-    e.each("writing.begin: sends what it holds", e.paths("writing.begin", w), writes)
+    e.each("accept.begin: sends what it holds", e.paths("accept.begin", w), writes)
     _telling(e)
 
 
 def _telling(e: Engine) -> None:
-    title = "telling: to all who have not carried it out, until a quorum has"
-    t = e.core.telling.Telling(SymInt(N), "message", any_mask("heard"))
+    title = "broadcast: to all who have not carried it out, until a quorum has"
+    t = e.core.broadcast.Broadcast(SymInt(N), "message", any_mask("heard"))
     server = SymServer(z3.Const("server", th.Node))
     after = z3.SetUnion(t.heard.z, z3.SetAdd(NOBODY, server.z))
 
@@ -198,11 +198,11 @@ def _telling(e: Engine) -> None:
         [send] = out
         return z3.And(z3.BoolVal(send.message == "message"), send.but == t.heard.z)
 
-    e.each(title, e.paths("telling.begin", t), begun)
-    e.each(title, e.paths("telling.on_done", t, server), lambda out: out.heard.z == after)
+    e.each(title, e.paths("broadcast.begin", t), begun)
+    e.each(title, e.paths("broadcast.on_done", t, server), lambda out: out.heard.z == after)
     e.each(
         title,
-        e.paths("telling.finished", t),
+        e.paths("broadcast.finished", t),
         lambda over: bool_term(over) == is_quorum(t.heard.z),
         given=sizes(t.heard.z),
     )

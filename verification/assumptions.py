@@ -42,10 +42,10 @@ _PROCEDURES = {
     "pages first": "",
     "ballots": "",
     "space.": "register, names, retries",
-    "log.Tape": "register, names, retries",
-    "log.Tenure": "register",
+    "log.SegmentedLog": "register, names, retries",
+    "log.Term": "register",
     "log.Sequencer": "register",
-    "log.Head": "codec",
+    "log.ReadCursor": "codec",
     "log.Reader": "register, codec",
     "log.Appender": "register, names, retries",
     "log.appending": "",
@@ -54,7 +54,7 @@ _PROCEDURES = {
     "smr.Engine.apply": "",
     "smr.": "register, retries",
     "tx.deciding": "",
-    "tx.Box": "register, codec, retries",
+    "tx.VoteStore": "register, codec, retries",
     "tx.Resolver": "register, codec",
     "tx.": "",
     "loop": "",
@@ -65,11 +65,11 @@ _PROCEDURES = {
 """Of layer 4, by how a theorem's name begins; the first that fits."""
 
 _ONE_BY_ONE = (
-    "capturing.half",
-    "capturing.absorb",
-    "writing.finished",
-    "writing.lost",
-    "writing.contested",
+    "prepare.half",
+    "prepare.absorb",
+    "accept.finished",
+    "accept.lost",
+    "accept.contested",
 )
 
 _BY_THEOREM = {

@@ -16,7 +16,7 @@ from verification.tallies import EVERYONE, NOBODY, N, any_mask, is_quorum, sizes
 
 def any_capturing(core: Core, best: Any) -> Any:
     """A capture in any state."""
-    return core.capturing.Capturing(
+    return core.prepare.Prepare(
         servers=SymInt(N),
         space="",
         segment=0,
@@ -50,7 +50,7 @@ def prove(e: Engine) -> None:
         return {
             "promised gains the server iff its report is complete": new.promised.z == promised,
             "PROMISED iff with this one a quorum has reported": z3.BoolVal(
-                new.phase == core.capturing.PROMISED
+                new.phase == core.prepare.PROMISED
             )
             == z3.And(counts, is_quorum(new.promised.z)),
             "a report that counts is merged": z3.Implies(taken, _out_best(new, best, rows)),
@@ -64,19 +64,19 @@ def prove(e: Engine) -> None:
     p = core.messages.Promise(rows, after)
     _each_unless_clash(
         e,
-        "capturing.on_promise: what counts as a promise",
-        e.paths("capturing.on_promise", c, server, p),
+        "prepare.on_promise: what counts as a promise",
+        e.paths("prepare.on_promise", c, server, p),
         lambda out: took(out, z3.Not(was["granted"])),
         facts,
     )
     r = core.messages.Report(rows, after)
     listens = z3.And(was["granted"], z3.Not(was["promised"]))
-    paths = e.establish("capturing.on_report", c, server, r)
+    paths = e.establish("prepare.on_report", c, server, r)
     taken = z3.And(listens, z3.Not(above))
     for path in paths:
-        if isinstance(path.error, core.capturing.ClashingReports):
+        if isinstance(path.error, core.prepare.ClashingReports):
             continue
-        theorem = "capturing.on_report: a page counts iff no row of it is above the ballot"
+        theorem = "prepare.on_report: a page counts iff no row of it is above the ballot"
         counted = [*facts, *path.hypotheses]
         if path.error is not None:
             e.claim(theorem, f"raises {path.error!r}", counted, z3.BoolVal(False))
@@ -93,19 +93,19 @@ def prove(e: Engine) -> None:
                 e.claim(theorem, f"refused: {clause}", counted, claim)
             continue
         e.claim(
-            "capturing.on_report: a page counts iff no row of it is above the ballot",
+            "prepare.on_report: a page counts iff no row of it is above the ballot",
             "taken only from a server that promised, and with no row above",
             counted,
             taken,
         )
         for clause, claim in took(path.result, z3.And(listens, z3.Not(above))).items():
-            name = "capturing.on_report: a page counts iff no row of it is above the ballot"
+            name = "prepare.on_report: a page counts iff no row of it is above the ballot"
             e.claim(name, clause, counted, claim)
     _over(e, c, server, p, r)
     named = SymBallot(th.fresh("named", th.Ballot))
     e.each(
-        "capturing.on_reject: a refusal adds no promise",
-        e.paths("capturing.on_reject", c, server, named),
+        "prepare.on_reject: a refusal adds no promise",
+        e.paths("prepare.on_reject", c, server, named),
         lambda new: (
             {"ignored only if it promised": was["granted"]}
             if new is c
@@ -136,8 +136,8 @@ def _asks(core: Core, c: Any, out: Any, server: Any, after: Any, more: z3.BoolRe
 def _over(e: Engine, c: Any, server: Any, p: Any, r: Any) -> None:
     """Promised or preempted: nothing that comes in changes it."""
     core = e.core
-    for phase in (core.capturing.PROMISED, core.capturing.PREEMPTED):
-        done = core.capturing.Capturing(
+    for phase in (core.prepare.PROMISED, core.prepare.PREEMPTED):
+        done = core.prepare.Prepare(
             *[getattr(c, name) for name in c.__struct_fields__[:6]],
             phase,
             *[getattr(c, name) for name in c.__struct_fields__[7:]],
@@ -152,7 +152,7 @@ def _unchanged(e: Engine, done: Any, handler: str, *args: Any) -> None:
         state, sends = out if isinstance(out, tuple) else (out, ())
         return z3.BoolVal(state is done and not sends)
 
-    paths = e.paths(f"capturing.{handler}", done, *args)
+    paths = e.paths(f"prepare.{handler}", done, *args)
     e.each("a capture that is over does not change", paths, same)
 
 
@@ -160,11 +160,11 @@ def _refused(core: Core, c: Any, new: Any, bit: Any, named: Any = None) -> Claim
     """The server of `bit` counts as one that refused."""
     rejected = z3.SetUnion(c.rejected.z, bit)
     left = is_quorum(z3.SetDifference(EVERYONE, rejected))
-    preempted = z3.BoolVal(new.phase == core.capturing.PREEMPTED)
+    preempted = z3.BoolVal(new.phase == core.prepare.PREEMPTED)
     return {
         "promised is unchanged": new.promised.z == c.promised.z,
         "best is unchanged": z3.BoolVal(new.best is c.best),
-        "never PROMISED": z3.BoolVal(new.phase != core.capturing.PROMISED),
+        "never PROMISED": z3.BoolVal(new.phase != core.prepare.PROMISED),
         "not granted any more": new.granted.z == z3.SetDifference(c.granted.z, bit),
         "rejected": new.rejected.z == rejected,
         "preempted iff no quorum is left": preempted == z3.Not(left),
@@ -184,5 +184,5 @@ def _out_best(new: Any, best: Rows, rows: Rows) -> z3.BoolRef:
 
 
 def _each_unless_clash(e: Engine, theorem: str, paths: Any, claim: Any, facts: Facts) -> None:
-    good = [p for p in paths if not isinstance(p.error, e.core.capturing.ClashingReports)]
+    good = [p for p in paths if not isinstance(p.error, e.core.prepare.ClashingReports)]
     e.each(theorem, good, claim, given=facts)

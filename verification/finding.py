@@ -1,8 +1,8 @@
 """Layer 4: what a log's readers conclude, by the code: `log.reading`.
 
 Whatever slots a search looks at, the slot that it ends at is a floor of the model in `positions`:
-below it there is nothing at the position or above, for ever.  From there a head goes over the slots
-in order, and each that it passes makes another floor.  So what `read` tells, the model tells.
+below it there is nothing at the position or above, for ever.  From there a cursor goes over the
+slots in order, and each that it passes makes another floor.  So what `read` tells, the model tells.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PAGE = 2
 
 
 class Raw:
-    """A register's value: a pack of positions [first, end)."""
+    """A register's value: a batch of positions [first, end)."""
 
     def __init__(self) -> None:
         self.first, self.end = Number.any("first"), Number.any("end")
@@ -36,7 +36,7 @@ class Raw:
     def entries(self, start: Any = 0, stop: Any = None) -> list[Any]:
         """Its entries from a position on, of which there is one at least: the first of them."""
         at = start if bool(start > self.first) else self.first
-        return [Thing(position=at, pack=self)]
+        return [Thing(position=at, batch=self)]
 
 
 class Number(SymInt):
@@ -74,10 +74,10 @@ class Number(SymInt):
 
 
 class Packs:
-    """The packs that were met: what a slot holds is decided once, and the higher has the higher.
+    """The batches that were met: what a slot holds is decided once, and the higher has the higher.
 
     Attributes:
-        met: slot and pack of each.
+        met: slot and batch of each.
     """
 
     def __init__(self) -> None:
@@ -87,23 +87,23 @@ class Packs:
         """One more."""
         at = int_term(slot)
         current().facts.append(at < 1 << 61)  # there are no more slots than that
-        for other, pack in self.met:
-            same = z3.And(pack.first.z == raw.first.z, pack.end.z == raw.end.z)
+        for other, batch in self.met:
+            same = z3.And(batch.first.z == raw.first.z, batch.end.z == raw.end.z)
             current().facts += [
-                z3.Implies(other < at, pack.end.z <= raw.first.z),
-                z3.Implies(at < other, raw.end.z <= pack.first.z),
+                z3.Implies(other < at, batch.end.z <= raw.first.z),
+                z3.Implies(at < other, raw.end.z <= batch.first.z),
                 z3.Implies(at == other, same),
             ]
         self.met.append((at, raw))
         return raw
 
     def floors(self, slot: Any, position: Any, begin: Any) -> z3.BoolRef:
-        """A floor of the model: above a pack, at one, or where the log begins."""
+        """A floor of the model: above a batch, at one, or where the log begins."""
         at, where = int_term(slot), int_term(position)
         return z3.Or(
             z3.And(at == int_term(begin.slot), int_term(begin.position) <= where),
-            *[z3.And(at == its + 1, pack.end.z <= where) for its, pack in self.met],
-            *[z3.And(at == its, pack.first.z <= where) for its, pack in self.met],
+            *[z3.And(at == its + 1, batch.end.z <= where) for its, batch in self.met],
+            *[z3.And(at == its, batch.first.z <= where) for its, batch in self.met],
         )
 
 
@@ -114,36 +114,36 @@ def searching(e: Engine) -> None:
     """A search ends at a floor, wherever it looks."""
     reading = e.core.modules["log.reading"]
     reading.__dict__["asyncio"] = clock()
-    reading.__dict__["read_pack"] = lambda raw, slot: raw
+    reading.__dict__["read_batch"] = lambda raw, slot: raw
 
     def bounds() -> Any:
-        packs, position = Packs(), Number.any("position")
+        batches, position = Packs(), Number.any("position")
         seen = reading._Seen()
         for _ in range(choose("one seen") + choose("another seen")):
             slot = Number.any("slot")
-            seen.add(slot, packs.add(slot, Raw()))
+            seen.add(slot, batches.add(slot, Raw()))
         begin = Thing(slot=Number.any("begin"), position=Number.any("begins"))
         current().facts.append(begin.position.z <= position.z)
-        me = Thing(_seen=seen, beginning=Thing(at=begin), _end=Thing(slot=0, position=0))
+        me = Thing(_seen=seen, trim_point=Thing(at=begin), _end=Thing(slot=0, position=0))
         if choose("an end is known"):
             slot = Number.any("slot")
-            pack = packs.add(slot, Raw())
-            me._end = Thing(slot=slot + 1, position=pack.end)
+            batch = batches.add(slot, Raw())
+            me._end = Thing(slot=slot + 1, position=batch.end)
 
         async def bound() -> Any:
             return reading.Reader._bounds(me, position)
 
-        return bound(), Thing(packs=packs, position=position, begin=begin)
+        return bound(), Thing(batches=batches, position=position, begin=begin)
 
     def bounded(done: Done) -> Claims:
         low, _, _ = done.result
         m = done.met
-        floor = m.packs.floors(low, m.position, m.begin)
+        floor = m.batches.floors(low, m.position, m.begin)
         return {"below there is nothing at the position or above": floor}
 
     real = reading._Bounds
     reading.__dict__["_Bounds"] = lambda low, high, guess: (low, high, guess)
-    title = "log.Reader._bounds: searches from a floor of the model on (up to two packs known)"
+    title = "log.Reader._bounds: searches from a floor of the model on (up to two batches known)"
     procedure(e, title, bounds, bounded)
     reading.__dict__["_Bounds"] = real
     _searching(e, reading)
@@ -154,7 +154,7 @@ def _searching(e: Engine, reading: Any) -> None:
         position = Number.any("position")
         met = Thing(position=position.z, lows=[], asked=[], right=[], read=[], end=None)
         met.noted = []
-        note = Thing(add=lambda slot, pack: met.noted.append((int_term(slot), pack)))
+        note = Thing(add=lambda slot, batch: met.noted.append((int_term(slot), batch)))
         me = Thing(_seen=note, _end=Thing(slot=0, position=0))
 
         def bounds(where: Any) -> Thing:
@@ -172,7 +172,7 @@ def _searching(e: Engine, reading: Any) -> None:
 
         def read(number: Any, offset: Any) -> Any:
             met.right.append(number[0] == "segment" and offset == ("offset", number[1]))
-            if not choose("a pack"):
+            if not choose("a batch"):
                 return None
             met.read.append((int_term(number[1]), Raw()))
             return met.read[-1][1]
@@ -180,7 +180,11 @@ def _searching(e: Engine, reading: Any) -> None:
         def segment(number: Any) -> Thing:
             return Thing(read=replying(lambda offset: read(number, offset)))
 
-        me.tape, me.tail, me._bounds = Thing(size="size", segment=segment), replying(tail), bounds
+        me.segmented_log, me.tail, me._bounds = (
+            Thing(size="size", segment=segment),
+            replying(tail),
+            bounds,
+        )
         return reading.Reader._search(me, position), met
 
     def searched(done: Done) -> Claims:
@@ -188,25 +192,25 @@ def _searching(e: Engine, reading: Any) -> None:
         claims = {
             "looks at the registers of slots": z3.BoolVal(all(m.right)),
             "for the position": z3.BoolVal(all(m.asked)),
-            "notes each pack where it is": z3.And(
+            "notes each batch where it is": z3.And(
                 *[
-                    z3.Or(*[z3.And(at == slot, z3.BoolVal(p is pack)) for at, p in m.read])
-                    for slot, pack in m.noted
+                    z3.Or(*[z3.And(at == slot, z3.BoolVal(p is batch)) for at, p in m.read])
+                    for slot, batch in m.noted
                 ]
             ),
         }
         if done.error is not None:
             again = z3.BoolVal(isinstance(done.error, Again))
             return claims | {"fails for no other reason": again}
-        slot, pack = done.result
+        slot, batch = done.result
         at, low = int_term(slot), m.lows[-1].z
         end = z3.BoolVal(False)
         if m.end is not None:
             end = z3.And(at == m.end.slot.z, m.position >= m.end.position.z)
         claims["ends where it searches from, or at the end of all"] = z3.Or(at == low, end)
-        if pack is not None:
-            there = [z3.And(its == at, z3.BoolVal(p is pack)) for its, p in m.read]
-            claims["and the pack is the one in that slot"] = z3.Or(*there)
+        if batch is not None:
+            there = [z3.And(its == at, z3.BoolVal(p is batch)) for its, p in m.read]
+            claims["and the batch is the one in that slot"] = z3.Or(*there)
         return claims
 
     title = "log.Reader._search: ends at a floor, wherever it looks (up to two looks)"
@@ -222,14 +226,14 @@ def _page(met: Thing, slot: int, count: int) -> list[Any]:
     for at in range(slot, slot + count):
         value = met.values.get(at)
         if value is None and choose("written"):
-            value = b"" if choose("hole") else met.packs.add(at, Raw())
+            value = b"" if choose("hole") else met.batches.add(at, Raw())
         met.values[at] = value
         values.append(value)
     return values
 
 
 def _passed(met: Thing, start: int, stop: int, position: z3.ExprRef) -> z3.BoolRef:
-    """All slots in [start, stop) are holes, or packs that end at the position or below."""
+    """All slots in [start, stop) are holes, or batches that end at the position or below."""
     held = [met.values[at] for at in range(start, stop)]
     return z3.And(
         *[z3.BoolVal(v == b"") if not isinstance(v, Raw) else v.end.z <= position for v in held]
@@ -237,25 +241,25 @@ def _passed(met: Thing, start: int, stop: int, position: z3.ExprRef) -> z3.BoolR
 
 
 def going_over(e: Engine) -> None:
-    """A head goes over slots, and `read` tells what it meets."""
+    """A cursor goes over slots, and `read` tells what it meets."""
     reading = e.core.modules["log.reading"]
-    reading.__dict__["read_pack"] = lambda raw, slot: raw
+    reading.__dict__["read_batch"] = lambda raw, slot: raw
 
     def takes() -> Any:
         position, above = Number.any("position"), Number.any("above")
-        head = reading.Head(100, position, 1, 1.0)
-        head._above = above
-        met = Thing(packs=Packs(), values={}, head=head, position=position.z, above=above.z)
+        cursor = reading.ReadCursor(100, position, 1, 1.0)
+        cursor._above = above
+        met = Thing(batches=Packs(), values={}, cursor=cursor, position=position.z, above=above.z)
         values = _page(met, 100, 1 + choose("two"))
 
         async def take() -> Any:
-            return head.take(values)
+            return cursor.take(values)
 
         return take(), met
 
     def took(done: Done) -> Claims:
-        m, head = done.met, done.met.head
-        passed = [m.values[at] for at in range(100, head.slot) if at in m.values]
+        m, cursor = done.met, done.met.cursor
+        passed = [m.values[at] for at in range(100, cursor.slot) if at in m.values]
         if done.error is not None:
             first = [p.first.z < m.above for p in m.values.values() if isinstance(p, Raw)]
             repeats = z3.And(z3.BoolVal(isinstance(done.error, ProtocolViolation)), z3.Or(*first))
@@ -265,37 +269,37 @@ def going_over(e: Engine) -> None:
             if isinstance(value, Raw):
                 wanted.append((value, at))
                 at = z3.If(value.end.z > at, value.end.z, at)
-        got = [(entry.pack, int_term(entry.position)) for entry in done.result]
-        stops = m.values.get(head.slot) is None
-        packs = [value for value in passed if isinstance(value, Raw)]
+        got = [(entry.batch, int_term(entry.position)) for entry in done.result]
+        stops = m.values.get(cursor.slot) is None
+        batches = [value for value in passed if isinstance(value, Raw)]
         return {
-            "and does if they do": z3.And(*[pack.first.z >= m.above for pack in packs]),
-            "and would": int_term(head._above) == (packs[-1].end.z if packs else m.above),
+            "and does if they do": z3.And(*[batch.first.z >= m.above for batch in batches]),
+            "and would": int_term(cursor._above) == (batches[-1].end.z if batches else m.above),
             "up to the first that is open": z3.BoolVal(stops and None not in passed),
-            "to the end of all it passed": int_term(head.position) == at,
+            "to the end of all it passed": int_term(cursor.position) == at,
             "each entry from the position on, once, in order": z3.And(
                 *[
                     z3.If(
-                        pack.end.z > start,
+                        batch.end.z > start,
                         z3.Or(*[
-                            z3.And(z3.BoolVal(p is pack),
-                                   x == z3.If(start > pack.first.z, start, pack.first.z))
+                            z3.And(z3.BoolVal(p is batch),
+                                   x == z3.If(start > batch.first.z, start, batch.first.z))
                             for p, x in got
                         ]),
-                        z3.BoolVal(all(p is not pack for p, _ in got)),
+                        z3.BoolVal(all(p is not batch for p, _ in got)),
                     )
-                    for pack, start in wanted
+                    for batch, start in wanted
                 ],
                 z3.BoolVal([p for p, _ in got] == [p for p, _ in wanted if p in dict(got)]),
             ),
         }  # fmt: skip
 
-    procedure(e, "log.Head.take: passes what is decided, and leaves no entry out (up to two slots)",
+    procedure(e, "log.ReadCursor.take: passes what is decided, and leaves no entry out (up to two)",
               takes, took)  # fmt: skip
 
     def reads() -> Any:
         position = Number.any("position")
-        met = Thing(packs=Packs(), values={}, position=position.z, pages=0, head=None, asked=[])
+        met = Thing(batches=Packs(), values={}, position=position.z, pages=0, cursor=None, asked=[])
         met.floor, met.later = 100, None
         at = Thing(position=Number.any("begins"))
 
@@ -305,15 +309,15 @@ def going_over(e: Engine) -> None:
             met.found = at.position.z <= position.z  # what it rests on: the log begins below
             return 100, value if isinstance(value, Raw) and choose("read on the way") else None
 
-        def page(head: Any, wanted: Any) -> Any:
-            met.head, met.pages = head, met.pages + 1
+        def page(cursor: Any, wanted: Any) -> Any:
+            met.cursor, met.pages = cursor, met.pages + 1
             if met.pages > TURNS:
                 raise Again
-            return _page(met, head.slot, 1 + (met.pages == 1 and choose("two")))
+            return _page(met, cursor.slot, 1 + (met.pages == 1 and choose("two")))
 
-        def head(slot: int, where: Any) -> Any:
+        def cursor(slot: int, where: Any) -> Any:
             met.floor = slot
-            return reading.Head(slot, where, 1, 1.0)
+            return reading.ReadCursor(slot, where, 1, 1.0)
 
         def bounds(where: Any) -> Thing:
             met.asked.append(where is position)
@@ -323,10 +327,12 @@ def going_over(e: Engine) -> None:
             return Thing(low=low, high=high)  # by `_bounds`: a floor
 
         read = replying(lambda start, stop: _page(met, start, stop - start))
-        me = Thing(find=replying(find), page=replying(page), tape=Thing(read=read), _head=head)
-        me.beginning = Thing(at=at)
+        me = Thing(
+            find=replying(find), page=replying(page), segmented_log=Thing(read=read), _cursor=cursor
+        )
+        me.trim_point = Thing(at=at)
         me._seek = lambda where: reading.Reader._seek(me, where)
-        me._bounds, me.first_pack = bounds, replying(lambda where: None)
+        me._bounds, me.first_batch = bounds, replying(lambda where: None)
         me._beyond_gaps = lambda where: reading.Reader._beyond_gaps(me, where)
         return reading.Reader.read(me, position), met
 
@@ -339,24 +345,24 @@ def going_over(e: Engine) -> None:
                 z3.BoolVal(isinstance(done.error, Trimmed)) == z3.Not(m.found),
             )
             if isinstance(done.error, Again):
-                claims["goes on at a floor"] = _passed(m, m.floor, m.head.slot, m.position)
+                claims["goes on at a floor"] = _passed(m, m.floor, m.cursor.slot, m.position)
             return claims
         claims["the log began below"] = m.found
         decided, entry = done.result
-        packs = [(at, v) for at, v in m.values.items() if isinstance(v, Raw)]
+        batches = [(at, v) for at, v in m.values.items() if isinstance(v, Raw)]
         if entry is not None:
-            claims["an entry: of the pack that holds the position"] = z3.And(
+            claims["an entry: of the batch that holds the position"] = z3.And(
                 z3.BoolVal(decided is True),
                 int_term(entry.position) == m.position,
-                entry.pack.first.z <= m.position,
-                m.position < entry.pack.end.z,
-                z3.BoolVal(any(v is entry.pack for _, v in packs)),
+                entry.batch.first.z <= m.position,
+                m.position < entry.batch.end.z,
+                z3.BoolVal(any(v is entry.batch for _, v in batches)),
             )
         elif decided:
-            claims["a hole: up to a pack above, nothing at the position"] = z3.Or(
+            claims["a hole: up to a batch above, nothing at the position"] = z3.Or(
                 *[
                     z3.And(m.position < v.first.z, _passed(m, m.floor, at, m.position))
-                    for at, v in packs
+                    for at, v in batches
                     if at >= m.floor
                 ]
             )

@@ -312,7 +312,7 @@ def _opening(e: Engine, memory: Any) -> None:
             "the new one is there, and empty": z3.BoolVal(
                 met.it.writes[met.fresh] is new
                 and not (new.issued.open or new.issued.doubt or new.is_under_way)
-                and (new.array, new.ballot) == met.fresh
+                and (new.segment_name, new.ballot) == met.fresh
             ),
             "reads first iff it may have been forgotten": new.is_forgotten.z == met.was["decided"],
             "refuses iff there may be a doubt": new.is_refused.z == met.was["in doubt"],
@@ -322,8 +322,8 @@ def _opening(e: Engine, memory: Any) -> None:
     procedure(e, title, opens, right)
 
 
-def _some_writes(memory: Any, array: Any, ballot: bytes) -> Any:
-    writes = memory.BallotWrites(Thing(), array, ballot)
+def _some_writes(memory: Any, segment_name: Any, ballot: bytes) -> Any:
+    writes = memory.BallotWrites(Thing(), segment_name, ballot)
     if choose("in doubt"):
         writes.issued.doubt[4] = b"digest"
     if choose("open"):
@@ -357,12 +357,12 @@ def writing(e: Engine) -> None:
         present = choose("present")
         state.writes.gathering = operation if present and choose("gathering") else None
 
-        async def read(array: Any, spans: Any, deadline: Any) -> Any:
+        async def read(segment_name: Any, spans: Any, deadline: Any) -> Any:
             fails(Unavailable("no majority"))
             [(lo, hi)] = spans
             at_call = state.decided
             aimed = z3.And(lo.z == state.at.z, hi.z == state.at.z + 1)
-            met.reads.append((array == ARRAY and state.writes.comparing > 0, aimed))
+            met.reads.append((segment_name == ARRAY and state.writes.comparing > 0, aimed))
             state.later()
             if choose("empty"):
                 current().facts.append(z3.Not(at_call))
@@ -370,13 +370,13 @@ def writing(e: Engine) -> None:
             current().facts.append(state.decided)
             return Pairs([(state.at, state.held)])
 
-        def opened(partition: Any, array: Any, ballot: Any) -> Any:
-            met.opened.append((array, ballot))
+        def opened(partition: Any, segment_name: Any, ballot: Any) -> Any:
+            met.opened.append((segment_name, ballot))
             return state.writes
 
         me = Thing(
             _closed=False,
-            _at=lambda array: Thing(),
+            _at=lambda segment_name: Thing(),
             _memory=Thing(writes={(ARRAY, ballot): state.writes} if present else {}, open=opened),
             _tasks=Thing(begin=lambda work: work),
             read=read,
@@ -385,7 +385,7 @@ def writing(e: Engine) -> None:
         me._issue = lambda *args: shipped._issue(me, *args)
         me._compare_first = lambda *args: shipped._compare_first(me, *args)
         token = Thing(
-            require=lambda array, offset: None,
+            require=lambda segment_name, offset: None,
             fence=ballot,
             taken=SymBool(truth("some are taken")),
             is_free=lambda offset: SymBool(z3.Not(state.taken)),

@@ -1,6 +1,6 @@
 """Layer 4: replicated state machines, by the code that takes over, proposes and learns.
 
-`writing.complete`, `close`, `Reign._insist` and `leaderless._attempt` are executed between their
+`term.complete`, `close`, `Term._insist` and `leaderless._attempt` are executed between their
 calls of registers: what they learn stands, and a new leader goes on above all that was written.
 """
 
@@ -65,11 +65,11 @@ class Learned(list[tuple[Any, Any]]):
 
 def completing(e: Engine) -> None:
     """What a leader meets is decided, learned, and closed."""
-    writing = e.core.modules["smr.writing"]
-    writing.__dict__["asyncio"] = clock()
-    noop, seal = word_term(writing.NOOP), word_term(writing.SEAL)
+    term = e.core.modules["smr.term"]
+    term.__dict__["asyncio"] = clock()
+    noop, seal = word_term(term.NOOP), word_term(term.SEAL)
     focus: dict[str, SymInt] = {}
-    writing.__dict__["range"] = lambda start, stop: focus_range(focus["at"])(start, stop)
+    term.__dict__["range"] = lambda start, stop: focus_range(focus["at"])(start, stop)
 
     def completes() -> Any:
         at, size, place = (SymInt(th.fresh(name, I)) for name in ("at", "size", "place"))
@@ -111,7 +111,7 @@ def completing(e: Engine) -> None:
         met = Thing(at=at.z, size=size.z, start=start, entries=entries, learned=learned,
                     acked=acked, register=register, rest=rest, tokens=tokens)  # fmt: skip
         met.segment = [(HERE, size, b"")]
-        return writing.complete(learned.learner, segment), met
+        return term.complete(learned.learner, segment), met
 
     def completed(done: Done) -> Claims:
         m = done.met
@@ -154,9 +154,9 @@ def completing(e: Engine) -> None:
             ),
         }
 
-    title = "smr.writing.complete: a new leader learns all, and goes on above it (up to two values)"
+    title = "smr.term.complete: a new leader learns all, and goes on above it (up to two values)"
     procedure(e, title, completes, completed)
-    _closing(e, writing)
+    _closing(e, term)
 
 
 def _stands(m: Any, offset: Any, value: Any, noop: z3.ExprRef) -> z3.BoolRef:
@@ -165,7 +165,7 @@ def _stands(m: Any, offset: Any, value: Any, noop: z3.ExprRef) -> z3.BoolRef:
     return z3.Or(met, z3.And(word_term(value) == noop, z3.BoolVal(bool(m.acked))))
 
 
-def _closing(e: Engine, writing: Any) -> None:
+def _closing(e: Engine, term: Any) -> None:
     def closes() -> Any:
         size, end = SymInt(th.fresh("size", I)), SymInt(th.fresh("end", I))
         register = Register(end, (CaptureLost("taken"),))
@@ -181,14 +181,14 @@ def _closing(e: Engine, writing: Any) -> None:
             register.attempt()
             return Thing(), end, sealed
 
-        writing.__dict__["complete"] = complete
+        term.__dict__["complete"] = complete
         met = Thing(register=register, learned=learned, sealed=sealed, end=end, size=size.z)
         met.asked = asked
-        return writing.close(me, segment), met
+        return term.close(me, segment), met
 
     def closed(done: Done) -> Claims:
         m = done.met
-        seal = word_term(writing.SEAL)
+        seal = word_term(term.SEAL)
         claims = {
             "writes only a seal": z3.And(*[a == seal for a in m.register.attempts]),
             "learns only what stands": z3.And(*[m.register.stands(v) for _, v in m.learned]),
@@ -204,22 +204,22 @@ def _closing(e: Engine, writing: Any) -> None:
         if done.error is not None:
             right = isinstance(done.error, Unavailable | Again)
             return claims | {"fails as documented": z3.BoolVal(right)}
-        over = z3.Or(z3.BoolVal(m.sealed), m.end.z >= m.size, m.register.stands(writing.SEAL))
+        over = z3.Or(z3.BoolVal(m.sealed), m.end.z >= m.size, m.register.stands(term.SEAL))
         ended = z3.Or(z3.BoolVal(m.sealed), m.end.z >= m.size)
         return claims | {
             "then the segment is over": over,
             "its own seal is learned": z3.Or(ended, z3.BoolVal(len(m.learned) == 1)),
         }
 
-    real = writing.complete
-    procedure(e, "smr.writing.close: a seal stands where the segment ends", closes, closed)
-    writing.__dict__["complete"] = real
+    real = term.complete
+    procedure(e, "smr.term.close: a seal stands where the segment ends", closes, closed)
+    term.__dict__["complete"] = real
 
 
 def proposing(e: Engine) -> None:
     """What is proposed is learned when it stands."""
-    writing, leaderless = e.core.modules["smr.writing"], e.core.modules["smr.leaderless"]
-    writing.__dict__["asyncio"] = leaderless.__dict__["asyncio"] = clock()
+    term, leaderless = e.core.modules["smr.term"], e.core.modules["smr.leaderless"]
+    term.__dict__["asyncio"] = leaderless.__dict__["asyncio"] = clock()
 
     def insists() -> Any:
         register, raw = Register(5), SymWord(th.fresh("raw", I))
@@ -240,11 +240,11 @@ def proposing(e: Engine) -> None:
             _lost=[],
             _trouble=Thing(set=lambda: trouble.append(True)),
             confirmed_at=SymInt(times[0]),
-            _seat=Thing(learner=learned.learner),
+            _context=Thing(learner=learned.learner),
         )
         met = Thing(register=register, raw=raw, learned=learned, me=me, times=times)
         met.trouble = trouble
-        return writing.Reign._insist(me, held, 5, ["packet"], raw), met
+        return term.Term._insist(me, held, 5, ["packet"], raw), met
 
     def insisted(done: Done) -> Claims:
         m = done.met
@@ -267,7 +267,7 @@ def proposing(e: Engine) -> None:
             == (m.times[0] if lost else asked),
         }
 
-    title = "smr.Reign._insist: a leader's register is learned only when it stands"
+    title = "smr.Term._insist: a leader's register is learned only when it stands"
     procedure(e, title, insists, insisted)
 
     def attempts() -> Any:
@@ -281,8 +281,8 @@ def proposing(e: Engine) -> None:
             right.append(z3.BoolVal(address.segment == HERE))
             return bool(address.offset < at)
 
-        def segment(number: Any, charter: Any) -> Thing:
-            right.append(z3.BoolVal(number == HERE and charter == b"charter"))
+        def segment(number: Any, segment_metadata: Any) -> Thing:
+            right.append(z3.BoolVal(number == HERE and segment_metadata == b"metadata"))
             return Thing(number=HERE, size=size, capture=capture, write=write)
 
         def capture(offset: Any) -> Any:
@@ -298,7 +298,8 @@ def proposing(e: Engine) -> None:
             position=Address(HERE, cast(int, place)), holds=holds, reached=replying(reached.append)
         )
         me = Thing(
-            _seat=Thing(learner=learner, charter=lambda: b"charter"), _segment=replying(segment)
+            _context=Thing(learner=learner, segment_metadata=lambda: b"metadata"),
+            _segment=replying(segment),
         )
         met = Thing(register=register, raw=raw, learned=learned, right=right, reached=reached)
         met.full = at.z >= size.z

@@ -2,7 +2,7 @@
 
 What a sequencer hands out, and from which position a successor goes on, are the actions of the
 model in `positions`: the next slot with the next positions, and a floor below which all is decided
-down to the last pack.
+down to the last batch.
 """
 
 from __future__ import annotations
@@ -65,17 +65,17 @@ class Left(SymCount):
 
 
 def _gives(e: Engine) -> Any:
-    """A sequencer that holds a tenure is asked for positions; others ask meanwhile."""
-    tenure, sequencer = e.core.modules["log.tenure"], e.core.modules["log.sequencer"]
+    """A sequencer that holds a term is asked for positions; others ask meanwhile."""
+    term, sequencer = e.core.modules["log.term"], e.core.modules["log.sequencer"]
     size = Left(th.fresh("size", I))
-    now = tenure._Stretch(0, Left(th.fresh("at", I)), size, b"fence")
+    now = term._Unreserved(0, Left(th.fresh("at", I)), size, b"fence")
     current().facts += [size.z > 0, now.at.z >= 0, now.at.z <= size.z]
-    held = tenure.Tenure.__new__(tenure.Tenure)
+    held = term.Term.__new__(term.Term)
     first = SymInt(th.fresh("next", I))
-    held._tape, held._now, held._next = Thing(size=size), now, None
+    held._segmented_log, held._now, held._next = Thing(size=size), now, None
     met = Thing(size=size.z, at=now.at.z, held=held, entered=[0], others=[])
     me = met.me = sequencer.Sequencer.__new__(sequencer.Sequencer)
-    me._turn, me._tenure, me._linked = asyncio.Lock(), held, None
+    me._turn, me._term, me._linked = asyncio.Lock(), held, None
     met.given_up = []
     me._table = Thing(cancel=lambda: met.given_up.append("table")) if choose("table") else None
     me._next, me._before = first, SymInt(th.fresh("before", I))
@@ -89,18 +89,18 @@ def _gives(e: Engine) -> Any:
     def follow() -> None:
         if held._next is None:
             met.entered.append(len(met.entered))
-            held._next = tenure._Stretch(met.entered[-1], Left(z3.IntVal(0)), size, b"fence")
+            held._next = term._Unreserved(met.entered[-1], Left(z3.IntVal(0)), size, b"fence")
 
     def extend() -> None:
         meanwhile()
         met.linked.append(me._linked)
-        fails(tenure.Deposed("taken over"), Unavailable("no majority"))
+        fails(term.Deposed("taken over"), Unavailable("no majority"))
         follow()
 
     def look_ahead() -> None:
-        fails(tenure.Deposed("taken over"))
+        fails(term.Deposed("taken over"))
 
-    held.extend, held.close = replying(extend), replying(lambda: met.given_up.append("tenure"))
+    held.extend, held.close = replying(extend), replying(lambda: met.given_up.append("term"))
     met.table = me._table is not None
     held.look_ahead = look_ahead
     me._held = me._streams = replying(meanwhile)
@@ -137,29 +137,29 @@ def handing_out(e: Engine) -> None:
                 "no position is used up": int_term(m.me._next) == m.next,
                 "fails as documented": z3.BoolVal(isinstance(done.error, documented)),
                 "who is deposed holds nothing": z3.BoolVal(
-                    m.me._tenure is m.held
+                    m.me._term is m.held
                     if not isinstance(done.error, m.deposed)
-                    else m.me._tenure is m.me._table is None
-                    and m.given_up == ["table"] * m.table + ["tenure"]
+                    else m.me._term is m.me._table is None
+                    and m.given_up == ["table"] * m.table + ["term"]
                 ),
             }
         given = done.result
-        begins = given.runs[0].segment * m.size + int_term(given.runs[0].start)
-        sizes = [int_term(one.stop) - int_term(one.start) for one in given.runs]
+        begins = given.ranges[0].segment * m.size + int_term(given.ranges[0].start)
+        sizes = [int_term(one.stop) - int_term(one.start) for one in given.ranges]
         return claims | {
             "from the next position on": given.first.z == m.next,
             "none is given again, and none left out": int_term(m.me._next)
             == m.next + z3.Sum(m.counts),
-            "a slot for each pack": z3.Sum(sizes) == len(m.counts),
+            "a slot for each batch": z3.Sum(sizes) == len(m.counts),
             "of at least one entry, and not too many": m.asks,
             "bytes are counted on": z3.And(
                 given.before.z == m.before, int_term(m.me._before) == m.before + m.bytes
             ),
-            "this is held": z3.BoolVal(m.me._tenure is m.held),
+            "this is held": z3.BoolVal(m.me._term is m.held),
             "streams are linked iff some are named": z3.BoolVal(
                 (m.recalled, given.links) == (([True], (True,)) if m.named else ([], ()))
             ),
-            "a seam's table covers what lies below, meanwhile": z3.And(
+            "a seal's table covers what lies below, meanwhile": z3.And(
                 *[int_term(slot) == begins for slot in m.linked],
                 z3.BoolVal(m.me._linked is None),
             ),
@@ -167,15 +167,15 @@ def handing_out(e: Engine) -> None:
 
     def gives() -> Any:
         work, met = _gives(e)
-        met.deposed = e.core.modules["log.tenure"].Deposed
+        met.deposed = e.core.modules["log.term"].Deposed
         return work, met
 
-    title = "log.Sequencer.give: the next slots, with the next positions (up to two packs)"
+    title = "log.Sequencer.give: the next slots, with the next positions (up to two batches)"
     procedure(e, title, gives, gave)
 
 
 def links(e: Engine) -> list[Goal]:
-    """Each path of `Sequencer.give` is, pack by pack, the model's handing out."""
+    """Each path of `Sequencer.give` is, batch by batch, the model's handing out."""
     system = positions()
     s, _, parts = system.step(HANDS_OUT)
     guard = [parts[k] for k in system.guards(HANDS_OUT)]
@@ -205,7 +205,7 @@ def links(e: Engine) -> list[Goal]:
         first = done.result.first.z
         for k, count in enumerate(m.counts):
             slot, skipped = z3.Int(f"SLOT{k}"), z3.IntVal(0)
-            for one in done.result.runs:
+            for one in done.result.ranges:
                 size = int_term(one.stop) - int_term(one.start)
                 here = base(number + one.segment) + int_term(one.start) + k - skipped
                 mine = z3.And(skipped <= k, k < skipped + size)
@@ -215,7 +215,7 @@ def links(e: Engine) -> list[Goal]:
                 z3.And(*_with(guard, s["handed"], handed)),
                 (S, slot), (F, first), (E, first + count),
             )  # fmt: skip
-            out.append(_link(f"pack {k}", given, ready))
+            out.append(_link(f"batch {k}", given, ready))
             handed = _plus(handed, slot, first, first + count)
             first = first + count
         now = m.held._now
@@ -241,7 +241,7 @@ def _with(parts: Sequence[z3.BoolRef], old: z3.FuncDeclRef, new: Any) -> list[z3
 
 
 def _link(name: str, given: list[z3.BoolRef], claim: z3.BoolRef) -> Goal:
-    title = "positions: what Sequencer.give hands out, the model hands out (up to two packs)"
+    title = "positions: what Sequencer.give hands out, the model hands out (up to two batches)"
     return Goal(title, name, list(given), claim, CODE, second=True)
 
 
@@ -256,8 +256,8 @@ class Slots:
         pages: the pages read, each (start, stop).
     """
 
-    def __init__(self, beginning: Any) -> None:
-        self.beginning = beginning
+    def __init__(self, trim_point: Any) -> None:
+        self.trim_point = trim_point
         self.known: dict[str, list[Any]] = {}
         self.pages: list[tuple[z3.ExprRef, z3.ExprRef]] = []
         self.filled: list[tuple[z3.ExprRef, z3.ExprRef]] = []
@@ -272,10 +272,10 @@ class Slots:
         if choose("Trimmed"):
             place = Thing(slot=SymInt(th.fresh("trimmed", I)), position=SymInt(th.fresh("gone", I)))
             current().facts += [
-                place.slot.z > int_term(start), place.slot.z > int_term(self.beginning.at.slot),
-                place.position.z >= int_term(self.beginning.at.position),
+                place.slot.z > int_term(start), place.slot.z > int_term(self.trim_point.at.slot),
+                place.position.z >= int_term(self.trim_point.at.position),
             ]  # fmt: skip
-            self.beginning.following = place
+            self.trim_point.following = place
             raise Trimmed("trimmed")
 
     def read(self, start: Any, stop: Any) -> list[Any]:
@@ -310,24 +310,24 @@ class Slots:
 def going_on(e: Engine) -> None:
     """The floor on which a successor begins."""
     reading, sequencer = e.core.modules["log.reading"], e.core.modules["log.sequencer"]
-    reading.__dict__["read_pack"] = lambda raw, slot: raw
+    reading.__dict__["read_batch"] = lambda raw, slot: raw
 
     def looks() -> Any:
         at = Thing(slot=SymInt(th.fresh("lowest", I)), position=SymInt(th.fresh("first", I)))
-        beginning = Thing(at=at, following=None)
-        slots = Slots(beginning)
+        trim_point = Thing(at=at, following=None)
+        slots = Slots(trim_point)
 
         def find() -> Any:
-            if beginning.following is not None:
-                beginning.at, beginning.following = beginning.following, None
-            return beginning.at
+            if trim_point.following is not None:
+                trim_point.at, trim_point.following = trim_point.following, None
+            return trim_point.at
 
-        beginning.find = replying(find)
-        tape = Thing(read=replying(slots.read), fill=replying(slots.fill))
+        trim_point.find = replying(find)
+        segmented_log = Thing(read=replying(slots.read), fill=replying(slots.fill))
         below, fill = SymInt(th.fresh("below", I)), choose("fill")
-        met = Thing(slots=slots, below=below.z, fill=fill, beginning=beginning)
-        me = Thing(beginning=beginning, tape=tape)
-        return reading.Reader.last_pack(me, below, fill=fill), met
+        met = Thing(slots=slots, below=below.z, fill=fill, trim_point=trim_point)
+        me = Thing(trim_point=trim_point, segmented_log=segmented_log)
+        return reading.Reader.last_batch(me, below, fill=fill), met
 
     def looked(done: Done) -> Claims:
         m = done.met
@@ -348,7 +348,7 @@ def going_on(e: Engine) -> None:
             )
             claims["and below the slot"] = low < m.below
         else:
-            low = int_term(m.beginning.at.slot) - 1
+            low = int_term(m.trim_point.at.slot) - 1
             ends = [start for start, _ in pages[-1:]]
             claims["else there is none down to the trim point"] = z3.Or(
                 m.below <= low + 1, *[start <= low + 1 for start in ends]
@@ -366,25 +366,25 @@ def going_on(e: Engine) -> None:
 
     procedure(
         e,
-        "log.Reader.last_pack: the last pack below, and only holes above it (up to two pages)",
+        "log.Reader.last_batch: the last batch below, and only holes above it (up to two pages)",
         looks,
         looked,
     )
 
     def goes_on() -> Any:
         first = SymInt(th.fresh("first", I))
-        pack = Thing(end=SymInt(th.fresh("end", I)), before=SymInt(th.fresh("before", I)),
+        batch = Thing(end=SymInt(th.fresh("end", I)), before=SymInt(th.fresh("before", I)),
                      size=SymInt(th.fresh("size", I)))  # fmt: skip
-        last = (SymInt(th.fresh("slot", I)), pack) if choose("a pack") else None
+        last = (SymInt(th.fresh("slot", I)), batch) if choose("a batch") else None
         at, asked = SymInt(th.fresh("slot", I)), []
 
-        def last_pack(below: Any, *, fill: bool = False) -> Any:
+        def last_batch(below: Any, *, fill: bool = False) -> Any:
             asked.append(below is at and fill)
             return last
 
         me = Thing(
-            _reader=Thing(last_pack=replying(last_pack)),
-            _beginning=Thing(at=Thing(position=first)),
+            _reader=Thing(last_batch=replying(last_batch)),
+            _trim_point=Thing(at=Thing(position=first)),
         )
         current().facts.append(first.z >= 0)
         met = Thing(me=me, last=last, first=first.z, at=at, asked=asked)
@@ -396,10 +396,10 @@ def going_on(e: Engine) -> None:
         ends = [m.first] if m.last is None else [m.first, m.last[1].end.z]
         return {
             "what is empty below is filled first": z3.BoolVal(m.asked == [True]),
-            "at the end of the last pack, or at the trim point": z3.And(
+            "at the end of the last batch, or at the trim point": z3.And(
                 *[following >= end for end in ends], z3.Or(*[following == end for end in ends])
             ),
-            "where the tenure begins": z3.BoolVal(m.me._began is m.at),
+            "where the term begins": z3.BoolVal(m.me._began is m.at),
             "bytes are counted on": int_term(m.me._before)
             == (z3.IntVal(0) if m.last is None else m.last[1].before.z + m.last[1].size.z),
         }
@@ -416,19 +416,19 @@ def _hole(value: Any, decided: bool) -> z3.BoolRef:
 def _acquiring(e: Engine, sequencer: Any) -> None:
     def acquires() -> Any:
         done: list[str] = []
-        tenure = Thing(at=None)
+        term = Thing(at=None)
         me = sequencer.Sequencer.__new__(sequencer.Sequencer)
-        met = Thing(done=done, tenure=tenure, me=me, announced=None, others=[], options={})
+        met = Thing(done=done, term=term, me=me, announced=None, others=[], options={})
 
         def acquire() -> None:
             fails(Unavailable("no majority"))
             done.append("acquired")
-            tenure.at = SymInt(th.fresh("at", I))
+            term.at = SymInt(th.fresh("at", I))
 
         def goes_on_at(slot: Any) -> None:
             met.others.append(me.give_now(Ask((1,), 1)))
             fails(Unavailable("no majority"))
-            done.append("found where to go on" if slot is tenure.at else "somewhere else")
+            done.append("found where to go on" if slot is term.at else "somewhere else")
 
         def looks_for_streams() -> str:
             done.append("looks for the streams")
@@ -438,14 +438,14 @@ def _acquiring(e: Engine, sequencer: Any) -> None:
             met.announced = choose("no successor")
             return bool(met.announced)
 
-        def make(tape: Any, **options: Any) -> Any:
+        def make(segmented_log: Any, **options: Any) -> Any:
             met.options = options
-            return tenure
+            return term
 
-        tenure.acquire = replying(acquire)
-        sequencer.__dict__["Tenure"] = make
-        me._tenure, me._turn = None, asyncio.Lock()
-        me._tape = Thing(space=Thing(name="s"))
+        term.acquire = replying(acquire)
+        sequencer.__dict__["Term"] = make
+        me._term, me._turn = None, asyncio.Lock()
+        me._segmented_log = Thing(space=Thing(name="s"))
         me._unsafe, me._sole = False, choose("sole")
         me._may_renew = replying(may_renew) if choose("announced") else None
         me._go_on_at = replying(goes_on_at)
@@ -467,19 +467,19 @@ def _acquiring(e: Engine, sequencer: Any) -> None:
                 m.me._table == "table" and m.me._linked is None
             )
             claims["first the right, then the position, then it is held"] = z3.BoolVal(
-                m.done == steps and m.me._tenure is m.tenure is done.result
+                m.done == steps and m.me._term is m.term is done.result
             )
             claims["in a segment of its own, unless nobody else can be there"] = z3.BoolVal(
                 m.options["mixed"] is m.me._sole
             )
         else:
-            claims["else nothing is held"] = z3.BoolVal(m.me._tenure is None)
+            claims["else nothing is held"] = z3.BoolVal(m.me._term is None)
         return claims
 
-    real = sequencer.Tenure
+    real = sequencer.Term
     procedure(e, "log.Sequencer._acquire: hands out only when it knows where to go on", acquires,
               acquired)  # fmt: skip
-    sequencer.__dict__["Tenure"] = real
+    sequencer.__dict__["Term"] = real
 
 
 def prove(e: Engine) -> None:

@@ -1,7 +1,8 @@
 """Layer 4: atomic commit, by the code that prepares, promises, learns and obeys.
 
-`Part` and `Matter.learn` are executed with works that end at once, later, badly or never: a yes is
-promised iff the work is prepared, and what was decided is done once the part's own vote stands.
+`Participant` and `InFlight.learn` are executed with works that end at once, later, badly or never:
+a yes is promised iff the work is prepared, and what was decided is done once the part's own vote
+stands.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def prove(e: Engine) -> None:
 
 
 def _a_part(e: Engine, it: Thing, decision: Any, closed: bool = False) -> Any:
-    """A resource manager's part, whose site and matter note what it does."""
+    """A resource manager's part, whose site and in-flight transaction note what it does."""
 
     def begin(what: str, gid: Any) -> Any:
         it.did.append(what)
@@ -115,25 +116,25 @@ def _a_part(e: Engine, it: Thing, decision: Any, closed: bool = False) -> Any:
     manager = Thing(commit=lambda gid: begin("commit", gid), abort=lambda gid: begin("abort", gid))
     it.watcher = choose("somebody wants to know")
     site = Thing(
-        figures={"votes_yes": 0, "votes_no": 0, "left_to_sweep": 0},
+        metrics={"votes_yes": 0, "votes_no": 0, "left_to_recover": 0},
         clock=lambda: NOW,
         gid=lambda manager, txid: Gid("1d", "s", manager, txid),
         now=lambda: 1,
         closed=closed,
         manager={"a": manager}.get,
         on_decision=(lambda *its: it.told.append(its)) if it.watcher else None,
-        matters=Thing(leave=lambda matter: it.over.append(matter)),
+        in_flights=Thing(leave=lambda in_flight: it.over.append(in_flight)),
         tasks=Thing(begin=held),
     )
-    it.matter = Thing(
+    it.in_flight = Thing(
         promised=lambda part, vote: it.promised.append((part, vote)),
         learn=lambda name, vote: it.learned.append((name, vote)),
-        on_part_over=lambda name: it.over.append(name),
+        on_participant_over=lambda name: it.over.append(name),
         decision=decision,
     )
     it.plan = Thing(id=txid_of(0), participants=PARTIES)
     it.branch = Thing(prepare=lambda: begin("prepare", None))
-    it.part = e.core.modules["tx.parts"].Part(site, it.matter, it.plan, "a", None)
+    it.part = e.core.modules["tx.participant"].Participant(site, it.in_flight, it.plan, "a", None)
     return it.part
 
 
@@ -143,13 +144,13 @@ def _worked(it: Thing) -> Claims:
     known = [*map(id, it.plain)] == [*map(id, it.held)]
     return {
         "its work is known, and watched to its end": z3.BoolVal(looks and known),
-        "it is over once": z3.BoolVal(it.over in ([], ["a", it.matter])),
+        "it is over once": z3.BoolVal(it.over in ([], ["a", it.in_flight])),
     }
 
 
 def obeying(e: Engine) -> None:
     """A resource manager's four steps."""
-    parts = e.core.modules["tx.parts"]
+    parts = e.core.modules["tx.participant"]
     parts.__dict__["log"] = Thing(warning=lambda *_: None)
     parts.__dict__["asyncio"] = Thing(Future=Work, iscoroutine=lambda work: True)
 
@@ -176,7 +177,7 @@ def obeying(e: Engine) -> None:
             "it votes, once, iff it is known how": z3.BoolVal(
                 done.error is None and len(it.promised) == ends
             ),
-            "else it leaves that to the sweep, or waits": z3.BoolVal(bool(it.over) == leaves),
+            "else it leaves that to recovery, or waits": z3.BoolVal(bool(it.over) == leaves),
         }
         for part, vote in it.promised:
             error = work.error if it.here else None
@@ -189,7 +190,7 @@ def obeying(e: Engine) -> None:
             )
         return claims
 
-    procedure(e, "tx.Part.prepare: a yes iff the branch is prepared", prepares, prepared)
+    procedure(e, "tx.Participant.prepare: a yes iff the branch is prepared", prepares, prepared)
 
     def acts() -> Any:
         it = Thing()
@@ -206,7 +207,7 @@ def obeying(e: Engine) -> None:
             part._on_stands(None if it.error else it.stands, it.error)
 
         def decide() -> None:
-            it.matter.decision = outcome
+            it.in_flight.decision = outcome
             part.act()
 
         later = [] if known or not choose("later") else [decide]
@@ -217,7 +218,7 @@ def obeying(e: Engine) -> None:
         it = done.met
         committed = word_term(it.outcome.outcome) == word_term(deciding.COMMITTED)
         stood = it.heard and (isinstance(it.error, Trimmed) or it.error is None)
-        acts = bool(stood and it.matter.decision is not None)
+        acts = bool(stood and it.in_flight.decision is not None)
         obeyed = any(work.succeeded for work in it.works)
         no = (False, PARTIES, "", 0.0, "", OVER.reason, False)
         learned = [name == "a" and (vote is it.stands or fields(vote) == no)
@@ -239,7 +240,7 @@ def obeying(e: Engine) -> None:
             "and is over when it has, or cannot": z3.BoolVal(bool(it.over) == ended),
         }
 
-    procedure(e, "tx.Part.act: a resource manager does what was decided", acts, acted)
+    procedure(e, "tx.Participant.act: a resource manager does what was decided", acts, acted)
 
 
 # ------------------------------------------------------------------ learning
@@ -247,23 +248,23 @@ def obeying(e: Engine) -> None:
 
 def learning(e: Engine) -> None:
     """What this process knows of a transaction."""
-    matters = e.core.modules["tx.matters"]
+    in_flights = e.core.modules["tx.in_flight"]
 
     def learns() -> Any:
         codec = Codec(e.core)
-        matter = matters.Matter(txid_of(0), PARTIES, 0.0)
+        in_flight = in_flights.InFlight(txid_of(0), PARTIES, 0.0)
         heard = {name: codec.any(name) for name in ("a", "c", "b") if choose("heard")}
-        met = Thing(matter=matter, heard=heard, asks=choose("somebody asks"), acted=[])
+        met = Thing(in_flight=in_flight, heard=heard, asks=choose("somebody asks"), acted=[])
         met.voting, met.deciding, met.ending = Waiter(), Waiter(), Waiter()
         if met.asks:
-            matter._voting = {"a": [met.voting]}
-        matter._deciding, matter._ending = (met.deciding,), (met.ending,)
-        matter.parts = {"a": Thing(act=lambda: met.acted.append(matter.decision))}
-        matter._acting = int(choose("acting"))
+            in_flight._voting = {"a": [met.voting]}
+        in_flight._deciding, in_flight._ending = (met.deciding,), (met.ending,)
+        in_flight.local = {"a": Thing(act=lambda: met.acted.append(in_flight.decision))}
+        in_flight._acting = int(choose("acting"))
 
         async def learn() -> None:
             for name, vote in heard.items():
-                matter.learn(name, vote)
+                in_flight.learn(name, vote)
 
         return learn(), met
 
@@ -271,7 +272,7 @@ def learning(e: Engine) -> None:
         it = done.met
         votes = {name: bool_term(vote.yes) for name, vote in it.heard.items() if name != "c"}
         no = z3.Or(*[z3.Not(yes) for yes in votes.values()])
-        decision = it.matter.decision
+        decision = it.in_flight.decision
         knows = decision is not None
         asked = [it.heard["a"]] if it.asks and "a" in it.heard else []
         claims = {
@@ -282,7 +283,7 @@ def learning(e: Engine) -> None:
             ),
             "who waits for the decision is told when it is there": z3.BoolVal(
                 len(it.deciding.told) == knows
-                and len(it.ending.told) == (knows and not it.matter._acting)
+                and len(it.ending.told) == (knows and not it.in_flight._acting)
             ),
             "and the managers here act on it": z3.BoolVal(
                 [its is decision for its in it.acted] == [True] * knows
@@ -296,5 +297,5 @@ def learning(e: Engine) -> None:
             return claims | {"committed: both are yes": z3.And(len(votes) == 2, z3.Not(no))}
         return claims | {"aborted: one is no": no}
 
-    title = "tx.Matter.learn: decides what judge decides, at once (up to two participants)"
+    title = "tx.InFlight.learn: decides what judge decides, at once (up to two participants)"
     procedure(e, title, learns, learned)

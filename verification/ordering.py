@@ -20,9 +20,9 @@ from verification.procedures import ATTEMPTS, Again, Done, Thing, choose, proced
 from verification.sending import OFFSETS, any_ballot
 from verification.symex import SymInt, ballot_term, current
 from wormspace.errors import CaptureLost, ProtocolViolation, Unavailable
-from wormspace.paxos import capturing
-from wormspace.paxos.capturing import Capturing
+from wormspace.paxos import prepare
 from wormspace.paxos.messages import Row
+from wormspace.paxos.prepare import Prepare
 
 
 def _attempts() -> Iterator[int]:
@@ -36,7 +36,7 @@ class Ballots:
     def __init__(self) -> None:
         self.taken: list[Any] = []
 
-    def take(self, floor: Any, array: Any) -> Any:
+    def take(self, floor: Any, segment_name: Any) -> Any:
         """The next one."""
         self.taken.append(any_ballot("next"))
         return self.taken[-1]
@@ -55,21 +55,23 @@ def capturing_first(e: Engine) -> None:
             if choose("reported")
         }
 
-        def operation(partition: Any, machine: Capturing, deadline: Any) -> Thing:
+        def operation(partition: Any, machine: Prepare, deadline: Any) -> Thing:
             met.captures.append(machine)
             return Thing(begin=lambda: met.order.append("capture"), done=machine, what="capture")
 
-        async def finish(machine: Capturing, operation: Any, array: Any) -> Capturing:
+        async def finish(machine: Prepare, operation: Any, segment_name: Any) -> Prepare:
             if choose("unavailable"):
                 raise Unavailable("no majority")
             promised = choose("promised")
             met.order.append("promised" if promised else "preempted")
-            phase = capturing.PROMISED if promised else capturing.PREEMPTED
+            phase = prepare.PROMISED if promised else prepare.PREEMPTED
             return _after(machine, phase, tuple(met.rows.values()))
 
-        async def write_rows(array: Any, ballot: Any, rows: Any, deadline: Any) -> dict[int, Any]:
+        async def write_rows(
+            segment_name: Any, ballot: Any, rows: Any, deadline: Any
+        ) -> dict[int, Any]:
             met.order.append("write")
-            met.wrote = array, ballot is met.captures[-1].ballot, rows
+            met.wrote = segment_name, ballot is met.captures[-1].ballot, rows
             ends = CaptureLost("taken"), Unavailable("no majority"), None
             met.results = {o: next(e for e in ends if e is None or choose("fails")) for o in rows}
             return dict(met.results)
@@ -82,13 +84,13 @@ def capturing_first(e: Engine) -> None:
             _contention=Thing(
                 pause=replying(lambda *_: None), on_won=lambda: None, on_lost=lambda _: None
             ),
-            _at=lambda array: Thing(size=3),
+            _at=lambda segment_name: Thing(size=3),
             _next_ballot=met.ballots.take,
             _finish=finish,
             _write_rows=write_rows,
             _loop=Thing(time=lambda: number("time")),
             on_refused=lambda ballot: None,
-            on_gone=lambda array: None,
+            on_gone=lambda segment_name: None,
         )
         me._complete = lambda machine, deadline: shipped._complete(me, machine, deadline)
 
@@ -106,10 +108,10 @@ def capturing_first(e: Engine) -> None:
     )
 
 
-def _after(m: Capturing, phase: str, rows: tuple[Row, ...]) -> Capturing:
+def _after(m: Prepare, phase: str, rows: tuple[Row, ...]) -> Prepare:
     """The capture as it ends."""
     best = ((0, rows),) if rows else ()
-    return Capturing(3, m.space, m.segment, m.start, m.stop, m.ballot, phase, top=any_ballot("top"),
+    return Prepare(3, m.space, m.segment, m.start, m.stop, m.ballot, phase, top=any_ballot("top"),
                      best=best)  # fmt: skip
 
 
@@ -133,9 +135,9 @@ def _captured(done: Done) -> Claims:
     }
     half = {o: row.value for o, row in met.rows.items() if not row.decided}
     if "write" in met.order:
-        array, own, rows = met.wrote
+        segment_name, own, rows = met.wrote
         claims["written: what is half-written, as it was met, under the capture's ballot"] = z3.And(
-            z3.BoolVal(array == ARRAY and own and rows.keys() == half.keys()),
+            z3.BoolVal(segment_name == ARRAY and own and rows.keys() == half.keys()),
             *[rows[o].z == half[o].z for o in rows if o in half],
         )
     if error is not None:

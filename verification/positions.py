@@ -1,13 +1,13 @@
 """Layer 4: a log's positions, as against its slots.  The model; the code is in `numbering`.
 
-A slot is a register: what it holds is decided once.  What it holds is a pack, which says which
-positions it has, or a hole.  That no position is ever in two packs is a matter of all who ever
-handed out slots: this is the history of all of them, in any number, in any order.
+A slot is a register: what it holds is decided once.  What it holds is a batch, which says which
+positions it has, or a hole.  That no position is ever in two batches is a matter of
+all who ever handed out slots: this is the history of all of them, in any number, in any order.
 
 Of a slot's token nothing is assumed.  What was handed out for a slot may be decided there at any
 time, however late, by whoever completes what an appender left half written; so a holder may only
-go on where nothing like that can come any more.  A seam's token is what makes two holders of one
-segment impossible, so captures of seams are told apart by who was last.
+go on where nothing like that can come any more.  A seal's token is what makes two holders of one
+segment impossible, so captures of seals are told apart by who was last.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from verification.system import (
     write_once,
 )
 
-Pack = z3.DeclareSort("Pack")
-HOLE, P = z3.Consts("HOLE P", Pack)
-p, q = z3.Consts("p q", Pack)
-first, end = z3.Function("first", Pack, I), z3.Function("end", Pack, I)
+BatchRecord = z3.DeclareSort("BatchRecord")
+HOLE, P = z3.Consts("HOLE P", BatchRecord)
+p, q = z3.Consts("p q", BatchRecord)
+first, end = z3.Function("first", BatchRecord, I), z3.Function("end", BatchRecord, I)
 base, seg = z3.Function("base", I, I), z3.Function("seg", I, I)
 S, F, E, T, G, J = z3.Ints("S F E T G J")
 s0, s1, f0, f1, e0, e1 = z3.Ints("s0 s1 f0 f1 e0 e1")
@@ -63,39 +63,39 @@ SLOTS = [
 PACKS = [z3.ForAll([p], z3.Implies(p != HOLE, first(p) < end(p)))]
 
 HANDS_OUT, TAKES_OVER = "a holder hands out its next slot", "a holder begins above a floor"
-ENTERS, CAPTURES = "a holder enters the next segment", "somebody captures a seam"
+ENTERS, CAPTURES = "a holder enters the next segment", "somebody captures a seal"
 FIRST_EVER = "who allocated segment 0 holds it"
 ABOVE_LAST, AT_PACK, ABOVE_FLOOR = (
-    "a floor: above the last pack, all between being holes",
-    "a floor: at a pack, no higher than it begins",
+    "a floor: above the last batch, all between being holes",
+    "a floor: at a batch, no higher than it begins",
     "a floor: above another, all between being holes",
 )
 TELLS, TELLS_HOLE = "a reader tells an entry", "a reader tells a hole"
 
 
 OWN = "a segment's slots are handed out by who entered it"
-ONE_HOLDER, ONE_TENURE = "one holder of a segment", "a tenure begins once"
+ONE_HOLDER, ONE_TENURE = "one holder of a segment", "a term begins once"
 SINCE, BEGAN = "who entered a segment entered all since it began", "who entered began"
 ON_A_FLOOR, FROM = (
-    "a tenure begins above a floor",
+    "a term begins above a floor",
     "nothing is handed out from below where it began",
 )
-UPWARDS, HANDED = "a holder counts upwards", "a pack is one that was handed out"
+UPWARDS, HANDED = "a holder counts upwards", "a batch is one that was handed out"
 PASSED = "what is open below a floor has been passed"
 BELOW = "nothing below a floor is at its position or above"
 SEEN = "what was told to be a hole was seen to be one"
 LOWER = "a lower slot is one's own, or below where one began"
-ASCENDING = "of two packs, the higher has the higher positions"
+ASCENDING = "of two batches, the higher has the higher positions"
 THE_SAME = "what is in a slot is what it was handed out for"
 
 
-def decided(s: Rel, slot: z3.ExprRef, pack: z3.ExprRef) -> z3.BoolRef:
-    """The slot holds this pack, which is no hole."""
-    return z3.And(s["at"](slot, pack), pack != HOLE)
+def decided(s: Rel, slot: z3.ExprRef, batch: z3.ExprRef) -> z3.BoolRef:
+    """The slot holds this batch, which is no hole."""
+    return z3.And(s["at"](slot, batch), batch != HOLE)
 
 
 def possible(s: Rel, slot: z3.ExprRef, f: z3.ExprRef, e: z3.ExprRef) -> z3.BoolRef:
-    """A pack of positions [f, e), handed out by w, is in the slot, or may still come there."""
+    """A batch of positions [f, e), handed out by w, is in the slot, or may still come there."""
     return z3.And(s["handed"](w, slot, f, e), z3.Not(s["at"](slot, HOLE)))
 
 
@@ -110,9 +110,9 @@ def passed(s: Rel, slot: z3.ExprRef) -> z3.BoolRef:
     return z3.Exists([w, s1, f1, e1], there)
 
 
-def is_hole(s: Rel, x: z3.ExprRef, f: z3.ExprRef, slot: z3.ExprRef, pack: Any) -> z3.BoolRef:
-    """Below this slot nothing is at position x, and its pack begins above."""
-    return z3.And(s["floor"](slot, f), f <= x, decided(s, slot, pack), x < first(pack))
+def is_hole(s: Rel, x: z3.ExprRef, f: z3.ExprRef, slot: z3.ExprRef, batch: Any) -> z3.BoolRef:
+    """Below this slot nothing is at position x, and its batch begins above."""
+    return z3.And(s["floor"](slot, f), f <= x, decided(s, slot, batch), x < first(batch))
 
 
 def _always(s: Rel) -> dict[str, z3.BoolRef]:
@@ -132,18 +132,18 @@ def _always(s: Rel) -> dict[str, z3.BoolRef]:
             [w, s0, f0, e0],
             z3.Implies(handed(w, s0, f0, e0), z3.And(s0 >= 0, f0 < e0, entered(w, seg(s0)))),
         ),
-        "one captured a seam last": z3.ForAll(
+        "one captured a seal last": z3.ForAll(
             [i, w, w1], z3.Implies(z3.And(s["taken"](i, w), s["taken"](i, w1)), w == w1)
         ),
         "a segment has one allocator": one_value(s["alloc"]),
-        "who found a seam empty and lost it is not the next": z3.ForAll(
+        "who found a seal empty and lost it is not the next": z3.ForAll(
             [i, w, w1],
             z3.Implies(
                 z3.And(i >= 1, entered(w, i), s["taken"](i - 1, w1), s["empty"](i - 1, w1)),
                 w == w1,
             ),
         ),
-        "a segment was entered through its seam": z3.ForAll(
+        "a segment was entered through its seal": z3.ForAll(
             [w, i],
             z3.Implies(
                 entered(w, i),
@@ -219,7 +219,7 @@ def _always(s: Rel) -> dict[str, z3.BoolRef]:
 
 
 def ascending(s: Rel) -> z3.BoolRef:
-    """Of two packs, the one in the higher slot has the higher positions."""
+    """Of two batches, the one in the higher slot has the higher positions."""
     one, other = possible(s, s0, f0, e0), z3.substitute(possible(s, s1, f1, e1), (w, w1))
     return z3.ForAll(
         [w, w1, s0, s1, f0, e0, f1, e1], z3.Implies(z3.And(s0 < s1, one, other), e0 <= f1)
@@ -325,7 +325,7 @@ def _hands_out(s: Rel, t: Rel) -> Sequence[z3.BoolRef]:
 
 
 A = z3.Const("A", Who)
-P0, P2 = z3.Consts("P0 P2", Pack)
+P0, P2 = z3.Consts("P0 P2", BatchRecord)
 UNUSED: dict[str, list[tuple[Any, ...]]] = {"alloc": [(0, A)], "floor": [(0, 0)]}
 IN_USE: dict[str, list[tuple[Any, ...]]] = {
     "at": [(0, P0), (1, HOLE), (2, P2), *[(k, HOLE) for k in range(3, 8)]],
@@ -356,15 +356,22 @@ class Positions(System):
                 for row in rows.get(name, [])
             ]
             example.append((relation, z3.Or(*those)))
-        packs = [P0 != HOLE, P2 != HOLE, first(P0) == 0, end(P0) == 2, first(P2) == 3, end(P2) == 4]
-        return [*packs, *[z3.substitute_funs(part, *example) for part in given]]
+        batches = [
+            P0 != HOLE,
+            P2 != HOLE,
+            first(P0) == 0,
+            end(P0) == 2,
+            first(P2) == 3,
+            end(P2) == 4,
+        ]
+        return [*batches, *[z3.substitute_funs(part, *example) for part in given]]
 
 
 def positions() -> System:
-    """`handed(w, s, f, e)`: holder w gave slot s for positions [f, e); a tenure is one holder.
+    """`handed(w, s, f, e)`: holder w gave slot s for positions [f, e); a term is one holder.
 
     `floor(b, f)`: below slot b there is nothing at f or above, for ever: where a successor may
-    begin, or the log after a trim.  `taken(k, w)`: w captured the seam of k last; `empty(k, w)`:
+    begin, or the log after a trim.  `taken(k, w)`: w captured the seal of k last; `empty(k, w)`:
     w found it empty when it captured it last.  `told` and `hole` are what readers say.
     """
 
@@ -374,7 +381,7 @@ def positions() -> System:
     return Positions(
         "positions",
         {
-            "at": [I, Pack],
+            "at": [I, BatchRecord],
             "handed": [Who, I, I, I],
             "alloc": [I, Who],
             "taken": [I, Who],
@@ -383,8 +390,8 @@ def positions() -> System:
             "entered": [Who, I],
             "began": [Who, I, I],
             "floor": [I, I],
-            "told": [I, Pack],
-            "hole": [I, I, I, Pack],
+            "told": [I, BatchRecord],
+            "hole": [I, I, I, BatchRecord],
         },
         _start,
         _always,
@@ -394,7 +401,7 @@ def positions() -> System:
                 lambda s, t: [write_once(s["alloc"], t["alloc"], K, W)],
             ),
             CAPTURES: ({"taken", "empty"}, _captures),
-            "a seam is written, by anybody": ({"sealed"}, lambda s, t: [gains(s, t, "sealed", K)]),
+            "a seal is written, by anybody": ({"sealed"}, lambda s, t: [gains(s, t, "sealed", K)]),
             ENTERS: ({"entered"}, _enters),
             FIRST_EVER: ({"began", "entered"}, _first_ever),
             TAKES_OVER: ({"began"}, _takes_over),
@@ -453,8 +460,8 @@ def _theorems(s: Rel) -> dict[str, z3.BoolRef]:
     both = z3.And(decided(s, s0, p), decided(s, s1, q), first(p) <= i, i < end(p),
                   first(q) <= i, i < end(q))  # fmt: skip
     return {
-        "of two packs, the higher has the higher positions, now and for ever": ascending(s),
-        "no position is in two packs": z3.ForAll(
+        "of two batches, the higher has the higher positions, now and for ever": ascending(s),
+        "no position is in two batches": z3.ForAll(
             [s0, s1, p, q, i], z3.Implies(both, z3.And(s0 == s1, p == q))
         ),
         "readers agree on every position": z3.ForAll(

@@ -5,7 +5,7 @@
 The fast one has the lookup and the comparison in one function, without steps, and makes a new tuple
 only when it has to.  Three ratios, rounds taken in turn: of the function alone; of what a server
 does with a write of 128 registers on a store in memory; and of whole writes, by a client and three
-servers in one process: CPU time per register, with the client's `writing` by hand, too.  There is
+servers in one process: CPU time per register, with the client's `accept` by hand, too.  There is
 no coding, network or sync in any of it, so that the price in throughput is lower still.
 """
 
@@ -19,13 +19,13 @@ import timeit
 from collections.abc import Callable
 from typing import Any
 
-from wormspace.paxos import writing
+from wormspace.paxos import accept
+from wormspace.paxos.accept import Accept
 from wormspace.paxos.acceptor import ACCEPTED, on_write
 from wormspace.paxos.ballot import NOTHING, UNSAFE, ballot
 from wormspace.paxos.effects import Send
 from wormspace.paxos.messages import Capture, Refusal, Row, Write
 from wormspace.paxos.ranges import Range, overlay
-from wormspace.paxos.writing import Writing
 from wormspace.registers.paxos.client import PaxosRegisters
 from wormspace.registers.paxos.partition import Partition
 from wormspace.server import acceptors
@@ -99,15 +99,15 @@ def in_a_server() -> tuple[float, float]:
 
 
 _NAMES = ("begin", "on_written", "finished", "lost", "contested")
-_SHIPPED: dict[str, Any] = {name: getattr(writing, name) for name in _NAMES}
+_SHIPPED: dict[str, Any] = {name: getattr(accept, name) for name in _NAMES}
 
 
-def _on_written(w: Writing, server: int, refused: list[Refusal]) -> Writing:
-    """`writing.on_written`, by hand, for the common case."""
+def _on_written(w: Accept, server: int, refused: list[Refusal]) -> Accept:
+    """`accept.on_written`, by hand, for the common case."""
     if refused or w.answered >> server & 1:
-        done: Writing = _SHIPPED["on_written"](w, server, refused)
+        done: Accept = _SHIPPED["on_written"](w, server, refused)
         return done
-    return Writing(
+    return Accept(
         w.servers, w.space, w.segment, w.ballot, w.offsets, w.values, w.answered | 1 << server,
         w.refusals,
     )  # fmt: skip
@@ -124,7 +124,7 @@ BY_HAND: dict[str, Any] = {
 }
 
 
-def _first(w: Writing) -> tuple[Send, ...]:
+def _first(w: Accept) -> tuple[Send, ...]:
     message = Write(w.space, w.segment, w.ballot, list(w.offsets), list(w.values))
     return tuple([Send(i, message) for i in range(w.servers)])
 
@@ -158,11 +158,11 @@ async def _whole() -> tuple[float, float]:
         for k in range(2 * ROUNDS):
             shipped = k % 2 == 0
             vars(acceptors)["on_write"] = on_write if shipped else inlined
-            vars(writing).update(_SHIPPED if shipped else BY_HAND)
+            vars(accept).update(_SHIPPED if shipped else BY_HAND)
             seconds[shipped].append(await _write_segments(registers, 4 * k, 4))
     finally:
         vars(acceptors)["on_write"] = on_write
-        vars(writing).update(_SHIPPED)
+        vars(accept).update(_SHIPPED)
         await registers.close()
     return min(seconds[True]), min(seconds[False])
 

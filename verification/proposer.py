@@ -347,10 +347,10 @@ def _none_above(seen: Rows, first: Any, now: Any, known: Any) -> Claims:
 
 
 INVARIANTS = {
-    "capturing.merge:0": Invariant(
+    "prepare.merge:0": Invariant(
         Rows.any, Rows.none, any_row, Rows.plus, _as_rows, _best_now, _best, True, _among
     ),
-    "capturing.on_report:0": Invariant(
+    "prepare.on_report:0": Invariant(
         Rows.any, Rows.none, any_row, Rows.plus, _as_rows,
         lambda core, carried, known: lambda: carried, _none_above, True, _among,
     ),
@@ -367,49 +367,49 @@ def _choices(e: Engine) -> None:
     one, two = any_row(e.core, F)[0], any_row(e.core, F)[0]
     both = _either(is_row(one), is_row(two))
     e.each(
-        "capturing.better: one of the two, decided first, then the higher ballot",
-        e.paths("capturing.better", one, two),
+        "prepare.better: one of the two, decided first, then the higher ballot",
+        e.paths("prepare.better", one, two),
         lambda x: {"one of them": both(*fields(x)), "dominates": dominates(x, both)},
     )
     e.each(
-        "capturing.clash: iff two values under one ballot, or two decided values",
-        e.paths("capturing.clash", one, two),
+        "prepare.clash: iff two values under one ballot, or two decided values",
+        e.paths("prepare.clash", one, two),
         lambda t: bool_term(t) == clashing(both),
     )
     best, rows = Rows.any("best"), Rows.any("rows")
     both = _either(best.has, rows.has)
-    paths = e.establish("capturing.merge", best, rows)
-    theorem = "capturing.merge: the best report per register; raises only if two clash"
+    paths = e.establish("prepare.merge", best, rows)
+    theorem = "prepare.merge: the best report per register; raises only if two clash"
     for i, path in enumerate(paths):
         given = [*path.hypotheses, once(best.has)]
         if path.error is not None:
-            others = isinstance(path.error, e.core.capturing.ClashingReports)
+            others = isinstance(path.error, e.core.prepare.ClashingReports)
             e.claim(theorem, f"path {i}: the right error", given, z3.BoolVal(others))
             here = int_term(path.error.offset) == F if others else z3.BoolVal(True)
             e.claim(theorem, f"path {i}: raised for F", [*given, here], clashing(both))
             continue
         for clause, claim in merged(_out_rows(path.result), best.has, rows.has).items():
             e.claim(theorem, f"path {i}: {clause}", given, claim)
-    e.summarise("capturing.merge", _merge_summary(e.core))
+    e.summarise("prepare.merge", _merge_summary(e.core))
     _parts(e)
 
 
 def _parts(e: Engine) -> None:
     """A page is merged part by part: followed for the part that F is in, and one other."""
-    theorem = "capturing.absorb: each part is merged with what the page has for it"
+    theorem = "prepare.absorb: each part is merged with what the page has for it"
     page = Rows.any("page"), Rows.any("page")
-    e.core.modules["capturing"].__dict__["by_part"] = lambda rows, size: tuple(enumerate(page))
+    e.core.modules["prepare"].__dict__["by_part"] = lambda rows, size: tuple(enumerate(page))
     for known in ((), ((0, Rows.any("best")),), ((0, Rows.any("best")), (1, Rows.any("best")))):
-        for path in e.paths("capturing.absorb", known, "rows", 4096):
+        for path in e.paths("prepare.absorb", known, "rows", 4096):
             best = dict(known).get(0, Rows.none())
             given = [*path.hypotheses, once(best.has)]
             if path.error is not None:
-                others = isinstance(path.error, e.core.capturing.ClashingReports)
+                others = isinstance(path.error, e.core.prepare.ClashingReports)
                 e.claim(theorem, "the right error", given, z3.BoolVal(others))
                 continue
             for clause, claim in merged(has(dict(path.result)[0]), best.has, page[0].has).items():
                 e.claim(theorem, clause, given, claim)
-    e.summarise("capturing.absorb", _merge_summary(e.core))
+    e.summarise("prepare.absorb", _merge_summary(e.core))
 
 
 def merged(out: Has, best: Has, rows: Has) -> Claims:
@@ -434,7 +434,7 @@ def _merge_summary(core: Core) -> Callable[[Any, Any], Any]:
 
     def merge(best: Any, rows: Any, part: int = 0) -> Any:
         if bool(SymBool(th.fresh("clash", th.Bool))):
-            raise core.capturing.ClashingReports(0, b"")
+            raise core.prepare.ClashingReports(0, b"")
         out = Rows.any("merged")
         known = z3.And(*merged(out.has, has(best), has(rows)).values())
         current().facts.append(z3.Implies(once(has(best)), known))
@@ -500,7 +500,7 @@ def _votes(e: Engine) -> None:
         given += justified(whole.present, whole.entry, reports).values()
         theorem = "reading._merge: every entry says what was reported"
         if path.error is not None:
-            right = isinstance(path.error, e.core.capturing.ClashingReports)
+            right = isinstance(path.error, e.core.prepare.ClashingReports)
             e.claim(theorem, f"path {i}: the right error", given, z3.BoolVal(right))
             here = int_term(path.error.offset) == F if right else z3.BoolVal(True)
             e.claim(theorem, f"path {i}: only if two clash", [*given, here], clashing(anybody))

@@ -26,13 +26,13 @@ ROOTS = (
     "acceptor.on_trim",
     *("ranges.ballot_at", "ranges.highest", "ranges.overlay", "ranges.covers", "ranges.within"),
     *("quorum.majority", "quorum.is_quorum", "quorum.out_of_reach"),
-    *("writing.verdict", "writing.on_written", "writing.finished", "writing.lost"),
-    *("writing.refuse_step", "writing.obstacle", "writing.contested", "writing.begin"),
-    *("capturing.better", "capturing.clash", "capturing.merge", "capturing.half"),
-    *("capturing.on_promise", "capturing.on_report", "capturing.on_reject", "capturing.begin"),
+    *("accept.verdict", "accept.on_written", "accept.finished", "accept.lost"),
+    *("accept.refuse_step", "accept.obstacle", "accept.contested", "accept.begin"),
+    *("prepare.better", "prepare.clash", "prepare.merge", "prepare.half"),
+    *("prepare.on_promise", "prepare.on_report", "prepare.on_reject", "prepare.begin"),
     *("reading.count_step", "reading.is_known", "reading._merge"),
     *("reading.on_report", "reading.begin", "reading.widen"),
-    *("telling.begin", "telling.on_done", "telling.finished"),
+    *("broadcast.begin", "broadcast.on_done", "broadcast.finished"),
 )
 """The functions of the core that are executed symbolically."""
 

@@ -22,6 +22,7 @@ from verification.procedures import (
     choose,
     procedure,
 )
+from verification.segmented_log import JUNK, E, Entry, e, e1
 from verification.symex import SymBool, SymInt, SymWord, current, int_term
 from verification.system import (
     I,
@@ -40,7 +41,6 @@ from verification.system import (
     write_once,
     written,
 )
-from verification.tape import JUNK, E, Entry, e, e1
 from wormspace.space import Address
 
 
@@ -319,14 +319,14 @@ class Rests:
 
     def __init__(self) -> None:
         self.asked: list[z3.ExprRef] = []
-        self.resting = 0
+        self.skipping = 0
         self.added: list[z3.ExprRef] = []
         self.over = False
 
     def __contains__(self, owner: Any) -> bool:
         self.asked.append(int_term(owner))
         rests = len(self.asked) <= 2 and choose("rests")
-        self.resting += rests
+        self.skipping += rests
         return rests
 
     def add(self, owner: Any) -> None:
@@ -353,7 +353,7 @@ def _moving(e: Engine, engine: Any) -> None:
         engine.Batch(0, 0, []),
         engine.Batch(0, 0, [], claim),
         engine.Seal(),
-        engine.Rest(),
+        engine.Skip(),
     )
 
     def moves() -> Any:
@@ -388,9 +388,9 @@ def _moving(e: Engine, engine: Any) -> None:
         segment, offset = m.me.position
         at = int_term(offset)
         sealed = isinstance(m.record, engine.Seal)
-        rests, following = m.me.rests, m.offset + 1 + m.me.rests.resting
+        rests, following = m.me.rests, m.offset + 1 + m.me.rests.skipping
         ends = z3.Or(z3.BoolVal(sealed), following >= m.size)
-        resting, is_batch = (isinstance(m.record, k) for k in (engine.Rest, engine.Batch))
+        skipping, is_batch = (isinstance(m.record, k) for k in (engine.Skip, engine.Batch))
         return {
             "one by one, but for turns passed on; then the next segment": z3.If(
                 ends,
@@ -401,10 +401,10 @@ def _moving(e: Engine, engine: Any) -> None:
                 *[o == (m.offset + 1 + k) % 3 for k, o in enumerate(rests.asked)]
             ),
             "and goes on at the first that does not": z3.BoolVal(
-                bool(segment) or len(rests.asked) == rests.resting + 1
+                bool(segment) or len(rests.asked) == rests.skipping + 1
             ),
             "who rests is noted": z3.And(
-                z3.BoolVal(len(rests.added) == resting), *[o == m.offset % 3 for o in rests.added]
+                z3.BoolVal(len(rests.added) == skipping), *[o == m.offset % 3 for o in rests.added]
             ),
             "a batch is applied, and nothing else": z3.BoolVal(
                 done.result == ((["applied"], m.record) if is_batch else ([], None))

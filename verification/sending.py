@@ -20,9 +20,9 @@ from verification.loops import Claims, Engine
 from verification.procedures import Done, Thing, choose, procedure
 from verification.symex import SymBallot, SymBool, SymWord
 from wormspace.errors import CaptureLost, WormError
+from wormspace.paxos.accept import Tally
 from wormspace.paxos.messages import Row, Write, Written
 from wormspace.paxos.reading import Found
-from wormspace.paxos.writing import Tally
 
 OFFSETS = (3, 5)
 
@@ -70,10 +70,10 @@ def _operation(module: Any, met: Thing) -> Any:
         give_up=lambda offset: met.doubts.append(offset),
     )
     it.__dict__.update(
-        array=ARRAY, ballot=met.ballot, issued=issued, over=False, what="write", failures={},
+        segment_name=ARRAY, ballot=met.ballot, issued=issued, over=False, what="write", failures={},
         values={}, size=0, waiting={}, joined={}, deadlines={}, machine=None, deadline=0,
         loop=Thing(create_future=Future, time=lambda: 0),
-        owner=Thing(on_gone=lambda array: None, on_refused=lambda ballot: None),
+        owner=Thing(on_gone=lambda segment_name: None, on_refused=lambda ballot: None),
         post=met.posted.extend, arm=lambda: None, leave=lambda: None, _patience=0,
         partition=Thing(
             size=3, send_marks=lambda: None,
@@ -153,7 +153,7 @@ def deciding(e: Engine) -> None:
             )
 
         module.__dict__["is_quorum"] = lambda mask, servers: met.enough
-        module.__dict__["writing"] = Thing(
+        module.__dict__["accept"] = Thing(
             on_written=lambda m, server, refused: machine,
             lost=lambda m: of("lost"),
             contested=lambda m: of("open"),
@@ -208,8 +208,10 @@ def passing_on(e: Engine) -> None:
         met = Thing(operations=[], added=[], rows={}, ballot=any_ballot("ballot"), results={})
         met.rows = {o: word("value") for o in OFFSETS if choose("row")}
 
-        def operation(partition: Any, array: Any, ballot: Any, issued: Any, owner: Any) -> Thing:
-            met.operations.append((array, ballot))
+        def operation(
+            partition: Any, segment_name: Any, ballot: Any, issued: Any, owner: Any
+        ) -> Thing:
+            met.operations.append((segment_name, ballot))
             at = len(met.operations) - 1
 
             async def outcome(offset: Any) -> None:
@@ -226,7 +228,7 @@ def passing_on(e: Engine) -> None:
         module.__dict__["WriteOperation"] = operation
         module.__dict__["asyncio"] = Thing(gather=_gather)
         began: list[Any] = []
-        me = Thing(_at=lambda array: Thing(), _loop=Thing(call_soon=began.append))
+        me = Thing(_at=lambda segment_name: Thing(), _loop=Thing(call_soon=began.append))
 
         async def work() -> Any:
             return await shipped._write_rows(me, ARRAY, met.ballot, met.rows, 0)
@@ -242,7 +244,10 @@ def passing_on(e: Engine) -> None:
                 len(pairs) == len(met.rows) and all(met.rows[o] is v for o, v in pairs)
             ),
             "under the very ballot": z3.BoolVal(
-                all(array == ARRAY and ballot is met.ballot for array, ballot in met.operations)
+                all(
+                    segment_name == ARRAY and ballot is met.ballot
+                    for segment_name, ballot in met.operations
+                )
             ),
             "every operation begins": z3.BoolVal(len(met.began) == len(met.operations)),
             "each is told its own outcome": z3.BoolVal(
@@ -274,18 +279,20 @@ def helping(e: Engine) -> None:
                 met.known.append(one.row.offset)
             return one.row.offset in met.known
 
-        async def write_rows(array: Any, ballot: Any, rows: Any, deadline: Any) -> dict[int, Any]:
-            met.wrote += [(array, o, ballot, value) for o, value in rows.items()]
+        async def write_rows(
+            segment_name: Any, ballot: Any, rows: Any, deadline: Any
+        ) -> dict[int, Any]:
+            met.wrote += [(segment_name, o, ballot, value) for o, value in rows.items()]
             return {o: CaptureLost("taken") if choose("lost") else None for o in rows}
 
-        async def capture(array: Any, start: Any, stop: Any, deadline: Any) -> Thing:
-            met.captured.append((array, start, stop))
+        async def capture(segment_name: Any, start: Any, stop: Any, deadline: Any) -> Thing:
+            met.captured.append((segment_name, start, stop))
             met.after[start] = word("what was captured")
             return Thing(written={start: met.after[start]})
 
         module.__dict__["reading"] = Thing(is_known=is_known)
         partition = Thing(mark=lambda *mark: met.marks.append(mark))
-        me = Thing(_at=lambda array: partition, _write_rows=write_rows, capture=capture)
+        me = Thing(_at=lambda segment_name: partition, _write_rows=write_rows, capture=capture)
         me._help = lambda *args: shipped._help(me, *args)
         machine = Thing(found=found, servers=3)
 
@@ -304,8 +311,9 @@ def helping(e: Engine) -> None:
             "written: what is half-written, once, as it was met": z3.BoolVal(
                 sorted(o for _, o, *_ in met.wrote) == sorted(half)
                 and all(
-                    (array, ballot) == (ARRAY, met.rows[o].ballot) and value is met.rows[o].value
-                    for array, o, ballot, value in met.wrote
+                    (segment_name, ballot) == (ARRAY, met.rows[o].ballot)
+                    and value is met.rows[o].value
+                    for segment_name, o, ballot, value in met.wrote
                 )
             ),
             "captured: only where that was refused": z3.BoolVal(

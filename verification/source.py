@@ -31,7 +31,7 @@ WORMSPACE = Path(__file__).resolve().parent.parent / "src" / "wormspace"
 PAXOS = WORMSPACE / "paxos"
 MODULES = [
     *("ballot", "ranges", "messages", "acceptor", "quorum"),
-    *("effects", "writing", "capturing", "reading", "telling"),
+    *("effects", "accept", "prepare", "reading", "broadcast"),
 ]
 SHIPPED = "wormspace.paxos"
 

@@ -6,7 +6,8 @@ it changes only by `spec.write` on an empty register is proved of the shipped sp
 anybody may take in any order.  The number of segments, participants, positions, replicas and
 commands is not bounded.
 
-What takes which action is the packages' own code: `commit`, `tape` and `replicas` execute it.
+What takes which action is the packages' own code: `commit`, `segmented_log` and `replicas` execute
+it.
 """
 
 from __future__ import annotations

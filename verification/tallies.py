@@ -101,7 +101,7 @@ def _quorums(e: Engine) -> None:
 
 
 def _verdicts(e: Engine) -> None:
-    w = e.core.writing
+    w = e.core.accept
     answered, refused, q = any_mask("answered"), any_mask("refused"), any_mask("q")
     accepted = z3.SetIntersect(answered.z, z3.SetComplement(refused.z))
     facts = sizes(accepted, refused.z, q.z)
@@ -115,8 +115,8 @@ def _verdicts(e: Engine) -> None:
             "LOST iff no quorum can": z3.BoolVal(verdict == w.LOST) == lost,
         }
 
-    paths = e.paths("writing.verdict", SymInt(N), answered, refused)
-    e.each("writing.verdict: what, and exactly when", paths, fate, given=facts)
+    paths = e.paths("accept.verdict", SymInt(N), answered, refused)
+    e.each("accept.verdict: what, and exactly when", paths, fate, given=facts)
 
 
 @dataclass
@@ -183,7 +183,7 @@ def tallies(t: Any) -> Tallies:
 def any_tally(core: Core) -> tuple[Any, Facts]:
     """Any tally."""
     offset, promised = th.fresh("t", th.Offset), th.fresh("promised", th.Ballot)
-    return core.writing.Tally(SymInt(offset), any_mask("by"), SymBallot(promised)), []
+    return core.accept.Tally(SymInt(offset), any_mask("by"), SymBallot(promised)), []
 
 
 def _split_now(core: Core, carried: Sequence[Any], known: Mapping[str, Any]) -> Any:
@@ -260,10 +260,10 @@ def _top_now(core: Core, carried: Sequence[Any], known: Mapping[str, Any]) -> An
 
 
 INVARIANTS = {
-    "writing.refuse_step:0": Invariant(
+    "accept.refuse_step:0": Invariant(
         Tallies.any, Tallies.none, any_tally, Tallies.plus, tallies, _split_now, _split
     ),
-    "writing.on_written:0": Invariant(
+    "accept.on_written:0": Invariant(
         lambda: Refusals(th.fresh("has", th.Bool)),
         lambda: Refusals(z3.BoolVal(False)),
         _any_refusal,
@@ -272,7 +272,7 @@ INVARIANTS = {
         _tallies_now,
         _refused,
     ),
-    "writing.obstacle:0": Invariant(
+    "accept.obstacle:0": Invariant(
         Tallies.any, Tallies.none, any_tally, Tallies.plus, tallies, _top_now, _top
     ),
 }
@@ -280,7 +280,7 @@ INVARIANTS = {
 
 def any_writing(core: Core, refusals: Any) -> Any:
     """A write in any state."""
-    return core.writing.Writing(
+    return core.accept.Accept(
         servers=SymInt(N),
         space="",
         segment=0,
@@ -297,8 +297,8 @@ def _answers(e: Engine) -> None:
     offset, promised = SymInt(th.fresh("at", th.Offset)), SymBallot(th.fresh("pr", th.Ballot))
     by = any_mask("by")
     e.each(
-        "writing.refuse_step adds one refuser to one register",
-        e.establish("writing.refuse_step", known, offset, by, promised),
+        "accept.refuse_step adds one refuser to one register",
+        e.establish("accept.refuse_step", known, offset, by, promised),
         lambda out: z3.And(
             z3.Not(tallies(out).twice),
             tallies(out).refused_by
@@ -312,8 +312,8 @@ def _answers(e: Engine) -> None:
     heard = z3.IsMember(server.z, w.answered.z)
     gained = z3.If(z3.And(z3.Not(heard), refused.has), one, NOBODY)
     e.each(
-        "writing.on_written counts each server once, per register",
-        e.establish("writing.on_written", w, server, refused),
+        "accept.on_written counts each server once, per register",
+        e.establish("accept.on_written", w, server, refused),
         lambda out: {
             "answered": out.answered.z == z3.SetUnion(w.answered.z, one),
             "refused": tallies(out.refusals).refused_by == z3.SetUnion(known.refused_by, gained),
@@ -325,8 +325,8 @@ def _answers(e: Engine) -> None:
         given=[z3.Not(known.twice)],
     )
     e.each(
-        "writing.obstacle is not below any reason given",
-        e.establish("writing.obstacle", w),
+        "accept.obstacle is not below any reason given",
+        e.establish("accept.obstacle", w),
         lambda top: z3.Implies(known.present, th.ble(known.promised, ballot_term(top))),
         given=[z3.Not(known.twice)],
     )

@@ -1,7 +1,7 @@
 """Layer 4: atomic commit, by the code that votes, refuses and settles.
 
-`Box.cast`, `Box.refuse` and `Resolver.settle` are executed between their calls of registers: what
-they write are the two actions of the model that vote, and what they tell stands.
+`VoteStore.cast`, `VoteStore.refuse` and `Resolver.settle` are executed between their calls of
+registers: what they write are the two actions of the model that vote, and what they tell stands.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Cast:
 
 
 def _a_vote(e: Engine) -> tuple[Thing, Cast]:
-    """A `Box`, a vote to be cast in it, and the one register that this is about."""
+    """A `VoteStore`, a vote to be cast in it, and the one register that this is about."""
     codec = Codec(e.core)
     register = Register(errors=(CaptureLost("taken"), TokenReused("used"), Trimmed("over")))
 
@@ -135,8 +135,8 @@ UNKNOWN = Unavailable | Trimmed | TokenReused
 
 def casting(e: Engine) -> None:
     """Votes are written, or those that stand are returned."""
-    box = e.core.modules["tx.box"]
-    box.__dict__.update(
+    vote_store = e.core.modules["tx.vote_store"]
+    vote_store.__dict__.update(
         asyncio=clock(),
         left=lambda deadline: deadline,
         encode=lambda vote: Codec.now.encode(vote),
@@ -145,7 +145,7 @@ def casting(e: Engine) -> None:
 
     def refuses() -> Any:
         me, it = _a_vote(e)
-        return box.Box.refuse(me, "m", txid_of(0), it.mine, deadline=1), it
+        return vote_store.VoteStore.refuse(me, "m", txid_of(0), it.mine, deadline=1), it
 
     def refused(done: Done) -> Claims:
         it, claims = done.met, _written(done.met)
@@ -156,12 +156,12 @@ def casting(e: Engine) -> None:
         return claims | {"fails only if its outcome is unknown": z3.BoolVal(right)}
 
     stands = "the vote that it tells stands; it writes only where none is"
-    procedure(e, f"tx.Box.refuse: {stands}", refuses, refused)
+    procedure(e, f"tx.VoteStore.refuse: {stands}", refuses, refused)
     turn = "(up to two votes of a turn)"
-    procedure(e, f"tx.Box.cast: {stands} {turn}", lambda: _casts(e, box), _told)
+    procedure(e, f"tx.VoteStore.cast: {stands} {turn}", lambda: _casts(e, vote_store), _told)
 
 
-def _casts(e: Engine, box: Any) -> Any:
+def _casts(e: Engine, vote_store: Any) -> Any:
     """A vote is cast, perhaps with a neighbour; then the turn of the loop is over."""
     me, it = _a_vote(e)
     register = it.register
@@ -192,7 +192,7 @@ def _casts(e: Engine, box: Any) -> Any:
             raise PartialWrite("some failed", results)
 
     segment = Thing(write_range=write_range, size=SEGMENT_SIZE, number=0)
-    held = box._Held(segment, Thing(is_free=is_free))
+    held = vote_store._Held(segment, Thing(is_free=is_free))
     captured = choose("captured")
     me._held = Thing(get=lambda its: held if its == key and captured else None)
 
@@ -206,7 +206,7 @@ def _casts(e: Engine, box: Any) -> Any:
     me._tasks = Thing(spawn=lambda work: finish(work))
     me.prepare_segment = lambda *its: it.ahead.append(its)
     for name in ("cast", "_put", "_cast_alone", "_send", "_write"):
-        setattr(me, name, getattr(box.Box, name).__get__(me))
+        setattr(me, name, getattr(vote_store.VoteStore, name).__get__(me))
 
     def refuse(manager: str, txid: Any, vote: Any, *, deadline: Any) -> Any:
         """What was proved of `refuse`."""
@@ -276,7 +276,7 @@ def settling(e: Engine) -> None:
             no = (False, ("a", "b"), gid, 1.5, "me", resolver.GAVE_UP, False)
             right.append(fields(vote) == no)
             fails(Unavailable("no majority"))
-            current().facts.append(register.later())  # what Box.refuse returns stands
+            current().facts.append(register.later())  # what VoteStore.refuse returns stands
             return codec.decode(register.held)
 
         known = {}
@@ -285,8 +285,10 @@ def settling(e: Engine) -> None:
                 current().facts.append(register.written)
                 known[name] = codec.decode(register.held)
         home = Thing(gid=lambda name, txid: Gid("1d", "s", name, txid))
-        box = Thing(read=replying(reads), refuse=replying(refuses), open=replying(lambda _: home))
-        me = Thing(_box=box, _timeout=1, _clock=lambda: 1.5, by="me")
+        vote_store = Thing(
+            read=replying(reads), refuse=replying(refuses), open=replying(lambda _: home)
+        )
+        me = Thing(_vote_store=vote_store, _timeout=1, _clock=lambda: 1.5, by="me")
         me.refuse = lambda *args: resolver.Resolver.refuse(me, *args)
         txid = resolver.TxId("i", 0)
         met = registers, right

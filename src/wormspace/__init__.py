@@ -49,11 +49,11 @@ from wormspace.space import (
     Event,
     RegisterState,
     Segment,
+    SegmentsTrimmed,
     ServerState,
     Space,
     Stream,
     Token,
-    TrimmedAway,
     Written,
 )
 
@@ -105,6 +105,7 @@ __all__ = [
     "Refused",
     "RegisterState",
     "Segment",
+    "SegmentsTrimmed",
     "ServerFull",
     "ServerState",
     "Space",
@@ -117,7 +118,6 @@ __all__ = [
     "Token",
     "TokenReused",
     "Trimmed",
-    "TrimmedAway",
     "Unavailable",
     "UsageError",
     "ValueTooLarge",

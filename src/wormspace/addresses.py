@@ -18,8 +18,8 @@ Bound: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 Span: TypeAlias = tuple[Bound, Bound]
 """The offsets [lo, hi)."""
 
-ArrayName: TypeAlias = tuple[str, int]
-"""(space, number): an array of registers that are captured, listened to and trimmed together."""
+SegmentName: TypeAlias = tuple[str, int]
+"""(space, number): a segment of registers that are captured, listened to and trimmed together."""
 
 MAX_BOUND = 1 << 32
 """No span ends above it."""
@@ -28,7 +28,7 @@ MAX_OFFSETS = MAX_BOUND - 2
 """Data registers have offsets below this; the two above are reserved."""
 
 METADATA = MAX_OFFSETS
-"""The offset of the register that says what the array is for."""
+"""The offset of the register that says what the segment is for."""
 
 TRIM = MAX_OFFSETS + 1
-"""The offset of the register whose decision makes the array garbage."""
+"""The offset of the register whose decision makes the segment garbage."""

@@ -5,7 +5,7 @@ once and reach in seconds what a deployment reaches in its third year.  (Foundat
 calls them knobs, and we do too.)  A server's limits on what clients may send are not knobs: they
 are settings of the cluster file.
 
-Code reads a knob where it needs it, `KNOBS.log_mark_size`, and never copies one into a constant, a
+Code reads a knob where it needs it, `KNOBS.log_cell_size`, and never copies one into a constant, a
 default argument or a class attribute: that copy would not be turned.  What two processes must
 agree on is not a knob alone: it is also stored with the data that depends on it.
 
@@ -168,10 +168,10 @@ class Knobs:
     log_segment_size: int = knob(1024, least=4)
     """Registers per segment of a log that is made without a word about it."""
 
-    log_mark_size: int = knob(256, least=2)
+    log_cell_size: int = knob(256, least=2)
     """Registers per segment of a durable mark, in logs that are made from now on."""
 
-    log_mark_page: int = knob(64, least=1)
+    log_cell_page: int = knob(64, least=1)
     """Registers read at a time in search of a mark's newest value."""
 
     log_segment_handles: int = knob(64, least=1)
@@ -186,10 +186,10 @@ class Knobs:
     log_ask_entries: int = knob(16_384, least=1)
     """Entries of different appends for which positions are asked together."""
 
-    log_pack_bytes: int = knob(32 * 1024, least=1)
+    log_batch_bytes: int = knob(32 * 1024, least=1)
     """A pack has no more bytes, unless it has one entry only: readers of one entry get all."""
 
-    log_pack_entries: int = knob(1024, least=1)
+    log_batch_entries: int = knob(1024, least=1)
     """A pack has no more entries."""
 
     log_links: int = knob(4, least=1)
@@ -207,7 +207,7 @@ class Knobs:
     log_stream_page: int = knob(512, least=1)
     """Slots read at a time in search of a stream's entries."""
 
-    log_remembered_packs: int = knob(4096, least=1)
+    log_remembered_batches: int = knob(4096, least=1)
     """Packs whose place a reader remembers; when there are more, it forgets every second one."""
 
     log_look_back: int = knob(64, least=1)

@@ -1144,13 +1144,13 @@ class Site:
         """
         return self._background.call(lambda: self._twin.settle(txid, participants, timeout=timeout))
 
-    def sweep(self, patience_s: float | None = None) -> list[Resolution]:
+    def recover(self, patience_s: float | None = None) -> list[Resolution]:
         """Resolve whatever has been undecided, here or in a manager here, for `patience_s` seconds.
 
-        A branch counts from when a sweep of this site first saw it; so one sweep without any
+        A branch counts from when a recovery of this site first saw it; so one recovery without any
         patience resolves all that is prepared.  Branches of other spaces are left alone.
         """
-        return self._background.call(lambda: self._twin.sweep(patience_s))
+        return self._background.call(lambda: self._twin.recover(patience_s))
 
     def left_alone(self, patience_s: float | None = None) -> list[Gid]:
         """Branches here that have been prepared for longer than the patience by others.

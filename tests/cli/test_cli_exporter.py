@@ -28,7 +28,7 @@ def scrape(port: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-def test_figures_of_all_servers_and_who_is_down(tmp_path):
+def test_metrics_of_all_servers_and_who_is_down(tmp_path):
     cluster = ProcessCluster(tmp_path, (3,)).start()
     exporter = subprocess.Popen(
         [sys.executable, "-m", "wormspace.cli", "--url", cluster.url, "exporter", "--port", "0"],

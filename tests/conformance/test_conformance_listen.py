@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from wormspace import Address, Allocated, BadAddress, Closed, TrimmedAway, UsageError, Written
+from wormspace import Address, Allocated, BadAddress, Closed, SegmentsTrimmed, UsageError, Written
 
 
 @contextlib.asynccontextmanager
@@ -93,7 +93,7 @@ async def test_trims_are_told_as_they_happen(space):
     async with listening(space.listen()) as take:
         assert len(await take(3)) == 3
         await space.trim(1)
-        assert await take(1) == [TrimmedAway(1, 2)]
+        assert await take(1) == [SegmentsTrimmed(1, 2)]
         await segments[2].unsafe_write(0, b"v")
         assert await take(1) == [written(2, 0, b"v")]
 
@@ -105,7 +105,7 @@ async def test_the_trim_of_a_segment_is_told_once_also_when_all_of_it_was_delive
         await first.unsafe_write(0, b"all of it")
         assert await take(1) == [written(0, 0, b"all of it")]
         await space.trim(0)
-        assert await take(1) == [TrimmedAway(0, 1)]
+        assert await take(1) == [SegmentsTrimmed(0, 1)]
         await space.trim(0)
         await second.unsafe_write(0, b"v")
         assert await take(1) == [written(1, 0, b"v")]

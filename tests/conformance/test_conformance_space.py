@@ -257,7 +257,7 @@ async def test_servers_say_who_they_are_and_how_they_do(door, worm):
     reachable = [s for s in states if s.reachable]
     assert len(reachable) == door.servers - (door.kind == "one-down")
     for state in reachable:
-        assert state.figures
+        assert state.metrics
         assert state.trouble == ""
     for state in states:
         if not state.reachable:

@@ -59,7 +59,7 @@ STEPS: list[tuple[str, Hello | ToServer, str | None]] = [
     (
         "Read it again.",
         ToServer(6, Read("orders", 0, [(0, 1)])),
-        "Gone, for ever.",
+        "SegmentTrimmed, for ever.",
     ),
 ]
 

@@ -20,7 +20,7 @@ CONCEPTS = (DOCS / "concepts.md").read_text()
 
 async def test_every_figure_is_on_the_page_and_none_that_is_not_told(tmp_path):
     server = Server(ServerIdentity("cluster", "s1"), AcceptorStore(tmp_path / "s1"), Limits())
-    told = set(server.node.figures())
+    told = set(server.node.metrics())
     await server.stop()
     table = OPERATIONS.partition("| figure | |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| (`.*?`) \|", table, flags=re.MULTILINE)

@@ -14,10 +14,10 @@ FIGURE = re.compile(
 )
 PERFORMANCE = "\n## Performance\n"
 SHARES = ("a quarter to a half more CPU",)
-"""Figures of README in words; each stands in docs/performance.md word for word."""
+"""Metrics of README in words; each stands in docs/performance.md word for word."""
 
 
-def figures(text: str) -> list[str]:
+def metrics(text: str) -> list[str]:
     return FIGURE.findall(text)
 
 
@@ -38,11 +38,11 @@ def told() -> list[str]:
     text = (ROOT / "README.md").read_text()
     section = text.partition(PERFORMANCE)[2].partition("\n## ")[0]
     assert section
-    return [*figures(section), *(f for f in figures(text.replace(section, "")) if "," in f)]
+    return [*metrics(section), *(f for f in metrics(text.replace(section, "")) if "," in f)]
 
 
 def measured() -> list[str]:
-    return figures((ROOT / "docs" / "performance.md").read_text())
+    return metrics((ROOT / "docs" / "performance.md").read_text())
 
 
 @pytest.mark.parametrize("figure", told())

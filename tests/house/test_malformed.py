@@ -10,8 +10,8 @@ import pytest
 
 from wormspace.errors import ProtocolViolation, UsageError
 from wormspace.log.messages import read_question
-from wormspace.log.records import FORMAT, read_pack, read_seam
-from wormspace.smr.records import decode_charter, decode_record
+from wormspace.log.records import FORMAT, read_batch, read_seal
+from wormspace.smr.records import decode_record, decode_segment_metadata
 from wormspace.space import Address, stamp
 from wormspace.space.metadata import Metadata
 from wormspace.tx import deciding
@@ -46,10 +46,10 @@ VOTE = b"\xc1\x01"
 READERS = {
     "a vote": lambda raw: deciding.decode(VOTE + raw),
     "a register of an object": lambda raw: decode_record(raw, Address(0, 0)),
-    "a charter": lambda raw: decode_charter(stamp("smr", 1, raw), "s"),
+    "a metadata": lambda raw: decode_segment_metadata(stamp("smr", 1, raw), "s"),
     "a segment's metadata": Metadata.decode,
-    "a pack": lambda raw: read_pack(raw, 0),
-    "a seam": lambda raw: read_seam(raw, 0, 1),
+    "a batch": lambda raw: read_batch(raw, 0),
+    "a seal": lambda raw: read_seal(raw, 0, 1),
     "a question to a sequencer": read_question,
     "an operation on a store": decode_operation,
 }

@@ -83,6 +83,6 @@ def test_its_command_works_without_the_source_tree(installed) -> None:
 @pytest.mark.processes
 def test_its_benchmark_measures(installed) -> None:
     script = str(installed / "bin" / "wormspace")
-    sizes = ("--servers", "1", "--windows", "1,8", "--seconds", "0.1", "--out", "figures")
+    sizes = ("--servers", "1", "--windows", "1,8", "--seconds", "0.1", "--out", "metrics")
     assert "a lone write" in run(installed, script, "bench", *sizes)
-    assert (installed / "figures" / "registers.json").stat().st_size > 100
+    assert (installed / "metrics" / "registers.json").stat().st_size > 100

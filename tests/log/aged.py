@@ -13,8 +13,8 @@ import msgspec
 from wormspace.knobs import least
 from wormspace.log import LogTrimmed
 
-SHIPPED = {"log_ask_entries", "log_pack_bytes", "log_pack_entries"}
-"""What the suites say of packs is true of shipped sizes."""
+SHIPPED = {"log_ask_entries", "log_batch_bytes", "log_batch_entries"}
+"""What the suites say of batches is true of shipped sizes."""
 
 KNOBS_OF_AGE = {
     name: value
@@ -47,8 +47,8 @@ class Aged:
         setattr(self._log, name, value)
 
     @property
-    def _tape(self):
-        return _AgedTape(self._log._tape, self._slot)
+    def _segmented_log(self):
+        return _AgedTape(self._log._segmented_log, self._slot)
 
     @contextlib.contextmanager
     def _counting(self):
@@ -111,15 +111,15 @@ class Aged:
 
 
 class _AgedTape:
-    def __init__(self, tape, slot):
-        self._tape = tape
+    def __init__(self, segmented_log, slot):
+        self._segmented_log = segmented_log
         self._slot = slot
 
     async def end(self):
-        return await self._tape.end() - self._slot
+        return await self._segmented_log.end() - self._slot
 
     async def fill(self, start, stop):
-        await self._tape.fill(start + self._slot, stop + self._slot)
+        await self._segmented_log.fill(start + self._slot, stop + self._slot)
 
     async def read(self, start, stop):
-        return await self._tape.read(start + self._slot, stop + self._slot)
+        return await self._segmented_log.read(start + self._slot, stop + self._slot)

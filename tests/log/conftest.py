@@ -61,7 +61,7 @@ async def _age(url):
             await life.live(TURNS)
             async with await worm.log(name_of(size)) as log:
                 base = await log.trim(await log.tail())
-                begins[name_of(size)] = (base, await log._tape.end())
+                begins[name_of(size)] = (base, await log._segmented_log.end())
     return begins
 
 

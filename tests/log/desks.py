@@ -1,12 +1,14 @@
-"""What a desk needs to find its sequencer, made up: a network, a mark, and sequencers."""
+"""What a position source needs to find its sequencer, made up: a network, a cell, and
+sequencers.
+"""
 
 import asyncio
 
 from wormspace.errors import Unavailable
-from wormspace.log import desk as desks
-from wormspace.log.desk import SharedDesk
+from wormspace.log import sequencer_client as desks
 from wormspace.log.errors import Deposed
 from wormspace.log.messages import Given, Ping, Pong, encode
+from wormspace.log.sequencer_client import SequencerClient
 from wormspace.rpc import Failure, NoAnswer, NoService
 
 
@@ -152,12 +154,12 @@ class House:
         self.net, self.board, self.made = Net(monkeypatch), Board(), []
         Sequencer.made = 0
 
-    def desk(self, **options):
+    def sequencing(self, **options):
         def make(may_renew):
             self.made.append(Sequencer(may_renew))
             return self.made[-1]
 
-        return SharedDesk("orders", self.board, make, **options)
+        return SequencerClient("orders", self.board, make, **options)
 
     @property
     def port(self):

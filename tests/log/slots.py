@@ -1,21 +1,21 @@
-"""A tape in memory, laid out at random, and what a log that lies on it holds."""
+"""A segmented log in memory, laid out at random, and what a log that lies on it holds."""
 
 import random
 from types import SimpleNamespace
 
 from wormspace.errors import Trimmed
-from wormspace.log.beginning import Place
-from wormspace.log.records import HOLE, Group, Pack, encode
+from wormspace.log.records import HOLE, BatchRecord, Group, encode
+from wormspace.log.trim_point import Place
 from wormspace.sim import World
 
 HOLE_HERE, NOTHING = "a hole", "nothing yet"
 
 
 class Slots:
-    """The slots of a log: packs of all sizes, holes, and slots that are empty.
+    """The slots of a log: batches of all sizes, holes, and slots that are empty.
 
     Attributes:
-        values: what is in the slots that are written; packs: of them, those that hold entries.
+        values: what is in the slots that are written; batches: of them, those that hold entries.
         entries: by position.
         trimmed: so many segments.
         reads, filled: the slots [start, stop) of the calls so far.
@@ -24,39 +24,41 @@ class Slots:
 
     def __init__(self, seed, slots=40, size=8, largest=6, empty=0.15, holes=0.15):
         rng = self.rng = random.Random(seed)
-        self.size, self.values, self.packs = size, {}, {}
+        self.size, self.values, self.batches = size, {}, {}
         self.entries, self.trimmed = {}, 0
         self.reads, self.filled, self.before = [], [], None
         self.space = SimpleNamespace(name="orders", trim_prefix=self.trim)
         position = before = 0
         for slot in range(slots):
             fate, count = rng.random(), rng.choice((1, 1, rng.randrange(1, largest + 1)))
-            pack = pack_of(position, count, before, slot, rng)
+            batch = batch_of(position, count, before, slot, rng)
             if fate < holes:
                 self.values[slot] = HOLE
             elif fate > holes + empty:
-                self.put(slot, pack)
-            if rng.random() < 0.7 or slot in self.packs:
-                position, before = pack.end, before + pack.size
-        self.stop = max(self.packs, default=-1) + 1
+                self.put(slot, batch)
+            if rng.random() < 0.7 or slot in self.batches:
+                position, before = batch.end, before + batch.size
+        self.stop = max(self.batches, default=-1) + 1
 
-    def put(self, slot, pack):
-        self.values[slot], self.packs[slot] = encode(pack), pack
-        self.entries |= {entry.position: entry for entry in pack.entries()}
+    def put(self, slot, batch):
+        self.values[slot], self.batches[slot] = encode(batch), batch
+        self.entries |= {entry.position: entry for entry in batch.entries()}
 
     @property
     def tail(self):
         """One past the last position."""
-        return max((pack.end for pack in self.packs.values()), default=0)
+        return max((batch.end for batch in self.batches.values()), default=0)
 
     def held(self, position):
         """What is at a position: its entry, a hole, or nothing yet."""
         if position in self.entries:
             return self.entries[position]
-        above = min((s for s, pack in self.packs.items() if pack.first > position), default=None)
+        above = min(
+            (s for s, batch in self.batches.items() if batch.first > position), default=None
+        )
         if above is None:
             return NOTHING
-        below = max((s for s, pack in self.packs.items() if pack.end <= position), default=-1)
+        below = max((s for s, batch in self.batches.items() if batch.end <= position), default=-1)
         decided = all(slot in self.values for slot in range(below + 1, above))
         return HOLE_HERE if decided else NOTHING
 
@@ -70,7 +72,7 @@ class Slots:
         self.reads.clear()
         return count
 
-    # ------------------------------------------------------------ as a tape
+    # ------------------------------------------------------------ as a segmented log
 
     def _look(self, start, stop):
         assert 0 <= start < stop
@@ -128,12 +130,12 @@ class Start:
         self.at = self.true = place
 
 
-def pack_of(position, count, before=0, slot=0, rng=None, headers=False):
+def batch_of(position, count, before=0, slot=0, rng=None, headers=False):
     """So many entries from a position on, of bodies and headers of random sizes."""
     rng = rng or random.Random(slot)
     bodies = [b"%d" % at * rng.randrange(1, 4) for at in range(position, position + count)]
     groups = () if rng.random() < 0.6 else (Group(count, {"k": "v" * rng.randrange(9)}, ()),)
-    return Pack(position, before, b"w", slot, 1000 * slot, bodies, groups, {})
+    return BatchRecord(position, before, b"w", slot, 1000 * slot, bodies, groups, {})
 
 
 def in_time(work, seed=0):

@@ -16,8 +16,8 @@ async def test_a_sequencer_of_another_deployment_gives_no_positions_for_this_log
         assert await first.append(b"0") == 0
         appender = await ours_too.log("orders")
         assert await appender.append(b"1") == 1
-        here = first._desk._at
-        port = (await first._desk._mark.get())[1].port
+        here = first._sequencing._at
+        port = (await first._sequencing._cell.get())[1].port
         await here._service.stop()  # as a crash: it says no goodbye
         other = await theirs.log("orders", port=port)
         assert await other.append(b"foreign") == 0

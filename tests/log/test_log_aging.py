@@ -8,9 +8,9 @@ from log_life import Life
 
 import wormspace
 from wormspace.knobs import KNOBS, drawn, least, turned
-from wormspace.log.marks import Mark
+from wormspace.log.durable_cell import DurableCell
+from wormspace.log.segmented_log import SegmentedLog
 from wormspace.log.spaces import CURSOR
-from wormspace.log.tape import Tape
 
 
 async def test_a_cursor_is_loaded_after_each_of_a_thousand_commits():
@@ -26,7 +26,7 @@ async def test_a_cursor_is_loaded_after_each_of_a_thousand_commits():
 
 
 async def test_a_log_is_opened_after_each_of_many_trims_and_takeovers():
-    with turned(log_mark_size=3, log_mark_page=2):
+    with turned(log_cell_size=3, log_cell_page=2):
         async with wormspace.connect("memory:") as worm:
             for turn in range(1, 60):
                 async with asyncio.timeout(20), await worm.log("orders", segment_size=4) as log:
@@ -39,9 +39,11 @@ async def test_a_log_is_opened_after_each_of_many_trims_and_takeovers():
 @pytest.mark.parametrize("page", [1, 2, 64])
 async def test_a_mark_has_what_was_set_last_whoever_set_it(size, page):
     rng = random.Random(size * 100 + page)
-    with turned(log_mark_page=page):
+    with turned(log_cell_page=page):
         async with wormspace.connect("memory:") as worm:
-            marks = [Mark(Tape(worm.space("mark"), size, CURSOR), int) for _ in range(3)]
+            marks = [
+                DurableCell(SegmentedLog(worm.space("mark"), size, CURSOR), int) for _ in range(3)
+            ]
             number, value = -1, None
             for turn in range(120):
                 mark = rng.choice(marks)
@@ -98,10 +100,10 @@ async def test_many_long_lives(seed):
 async def test_sizes_are_those_with_which_the_log_was_made():
     """Two programs of different settings use one log."""
     async with wormspace.connect("memory:") as worm:
-        with turned(log_mark_size=3, log_segment_size=8):
+        with turned(log_cell_size=3, log_segment_size=8):
             first = await worm.log("orders")
             await first.cursor("c").commit(0)
-        assert KNOBS.log_mark_size != 3
+        assert KNOBS.log_cell_size != 3
         second = await worm.log("orders")
         assert second.segment_size == 8
         for position in range(2, 40):

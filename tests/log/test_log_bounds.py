@@ -140,4 +140,4 @@ async def test_streams_that_a_sequencer_has_forgotten_are_read_anew(kept, size, 
             for name in names:
                 assert len(await log.read_stream(name)) == len(wanted[name]) + 1
         assert KNOBS.log_streams > kept
-        assert isinstance(log._desk._sequencer, Sequencer)
+        assert isinstance(log._sequencing._sequencer, Sequencer)

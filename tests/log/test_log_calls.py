@@ -7,12 +7,12 @@ import pytest
 from virtual import Watch, virtually
 from wormspace.errors import Closed, Trimmed, Unavailable, UsageError
 from wormspace.log import Log
-from wormspace.log.beginning import Place
-from wormspace.log.desk import PrivateDesk, SharedDesk
 from wormspace.log.errors import LogTrimmed, NotWritten
 from wormspace.log.log import GRACE_S
 from wormspace.log.messages import Ask
 from wormspace.log.records import Entry
+from wormspace.log.sequencer_client import OwnPositions, SequencerClient
+from wormspace.log.trim_point import Place
 
 SIZE = 16
 
@@ -40,7 +40,7 @@ def calling(work, **options):
 
 async def leave_a_hole(log):
     """Positions are handed out, and nobody writes them."""
-    await log._desk.ask(Ask((2,), 2), asyncio.get_running_loop().time() + 1)
+    await log._sequencing.ask(Ask((2,), 2), asyncio.get_running_loop().time() + 1)
 
 
 def test_what_is_appended_is_read_as_it_was():
@@ -191,7 +191,7 @@ def test_what_another_one_trimmed_is_told_with_where_the_log_begins_now():
 
 def test_what_is_trimmed_below_a_read_is_no_reason_to_fail():
     async def work(log, worm):
-        known, results = log._beginning, [Trimmed("gone"), Trimmed("gone"), "read"]
+        known, results = log._trim_point, [Trimmed("gone"), Trimmed("gone"), "read"]
         moves = [Place(3, 0), Place(7, 0)]
 
         async def find():
@@ -244,42 +244,42 @@ def test_a_call_that_takes_too_long_says_so_and_no_other_time_out_is_taken_for_i
 def test_who_opens_chooses_where_positions_come_from():
     async def work(log, worm):
         lone = await Log.open(worm, "orders", sequencer="none")
-        assert isinstance(lone._desk, PrivateDesk)
-        assert not lone._desk._sequencer._sole
-        assert not lone._desk._sequencer._unsafe
+        assert isinstance(lone._sequencing, OwnPositions)
+        assert not lone._sequencing._sequencer._sole
+        assert not lone._sequencing._sequencer._unsafe
         loose = await Log.open(worm, "orders", sequencer="none", capture_ahead=False)
-        assert loose._desk._sequencer._unsafe
-        assert log._desk._sequencer._sole
+        assert loose._sequencing._sequencer._unsafe
+        assert log._sequencing._sequencer._sole
         beside = await Log.open(worm, "orders", sole=True, beside=lambda: log)
-        assert beside._desk is log._desk
-        assert log._desk.users == 2
+        assert beside._sequencing is log._sequencing
+        assert log._sequencing.users == 2
         alone = await Log.open(worm, "orders", sequencer="none", beside=lambda: log)
-        assert alone._desk is not log._desk
+        assert alone._sequencing is not log._sequencing
         await beside.close()
         late = await Log.open(worm, "orders", sole=True, beside=lambda: beside)
-        assert late._desk is not log._desk
-        assert log._desk.users == 1
+        assert late._sequencing is not log._sequencing
+        assert log._sequencing.users == 1
         await log.append(b"x")
         shared = await Log.open(worm, "orders", host="here", port=77, capture_ahead=False)
-        assert isinstance(shared._desk, SharedDesk)
-        desk = shared._desk
-        assert (desk._name, desk._host, desk._port) == ("orders", "here", 77)
-        assert desk._mark._tape.space.name == "orders/sequencer"
-        assert desk._may_become
+        assert isinstance(shared._sequencing, SequencerClient)
+        sequencing = shared._sequencing
+        assert (sequencing._name, sequencing._host, sequencing._port) == ("orders", "here", 77)
+        assert sequencing._cell._segmented_log.space.name == "orders/sequencer"
+        assert sequencing._may_become
 
         async def may():
             return True
 
-        made = shared._desk._make(may)
+        made = shared._sequencing._make(may)
         assert (made._unsafe, made._sole, made._may_renew) == (True, False, may)
         guest = await Log.open(worm, "orders", sequencer="elsewhere")
-        assert not guest._desk._may_become
-        assert not guest._desk._make(may)._unsafe
+        assert not guest._sequencing._may_become
+        assert not guest._sequencing._make(may)._unsafe
         other = await Log.open(worm, "orders", sole=True, beside=lambda: guest)
-        assert isinstance(other._desk, PrivateDesk)
+        assert isinstance(other._sequencing, OwnPositions)
         with pytest.raises(UsageError, match="log 'orders' has no sequencer that could be shared"):
             await log.stand_by()
-        shared._desk.stand_by = may
+        shared._sequencing.stand_by = may
         await shared.stand_by()
         patient = await Log.open(worm, "orders", sequencer="none", patience_s=7)
         assert patient._reader.patience_s == 7
@@ -317,8 +317,8 @@ def test_closing_ends_everything_once_and_says_so_to_whoever_asked():
         for task in waiting:
             with pytest.raises(Closed, match="log 'orders' was closed here"):
                 await task
-        assert cursor._mark._tenure is None
-        assert one._desk._sequencer._tenure is None
+        assert cursor._cell._term is None
+        assert one._sequencing._sequencer._term is None
         for call in (one.tail, lambda: one.append_many([]), lambda: one.read(0), one.stand_by):
             with pytest.raises(Closed):
                 await call()
@@ -330,7 +330,7 @@ def test_closing_ends_everything_once_and_says_so_to_whoever_asked():
         async def fail():
             raise Unavailable("away")
 
-        broken._beginning.close = fail
+        broken._trim_point.close = fail
         with pytest.raises(Unavailable):
             await broken.close()
         assert closed == [one, broken], "whatever happened"

@@ -23,7 +23,7 @@ class Setting:
 def setting(worn=False):
     @contextlib.asynccontextmanager
     async def make():
-        with turned(log_mark_size=2, log_mark_page=1):
+        with turned(log_cell_size=2, log_cell_page=1):
             worm = await wormspace.connect("memory:", rng=random.Random(1))
             log = await worm.log("orders", segment_size=4, patience_s=0.1)
             bodies = {}

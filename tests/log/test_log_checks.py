@@ -11,12 +11,12 @@ from wormspace.errors import BadAddress, UsageError, WrongKind
 from wormspace.knobs import turned
 from wormspace.log import checks
 from wormspace.log.cursors import Cursors
+from wormspace.log.durable_cell import DurableCell
 from wormspace.log.errors import DamagedEntry, LogTrimmed
-from wormspace.log.marks import Mark
 from wormspace.log.opening import MAX_SEGMENT_SIZE, MIN_SEGMENT_SIZE, Config, configure
 from wormspace.log.records import MAX_POSITION
+from wormspace.log.segmented_log import SegmentedLog
 from wormspace.log.spaces import CONFIG, CURSOR, ENTRIES, check_log_name, cursor_space, metadata
-from wormspace.log.tape import Tape
 
 ODD = "\ud800"
 
@@ -138,7 +138,7 @@ def test_names_have_room_for_what_belongs_to_a_log():
 
 def test_a_log_keeps_the_sizes_with_which_it_was_made():
     async def work(worm):
-        with turned(log_segment_size=77, log_mark_size=5):
+        with turned(log_segment_size=77, log_cell_size=5):
             assert await configure(worm, "plain", None) == Config(77, 5)
         assert await configure(worm, "plain", None) == Config(77, 5)
         assert await configure(worm, "plain", 77) == Config(77, 5)
@@ -187,7 +187,7 @@ def test_a_cursor_is_one_object_while_it_is_held_or_was_used_of_late():
 
         def make(name):
             made.append(name)
-            return Mark(Tape(worm.space(f"log/cursor/{name}"), 4, CURSOR), int)
+            return DurableCell(SegmentedLog(worm.space(f"log/cursor/{name}"), 4, CURSOR), int)
 
         with turned(log_cursors=2):
             cursors = Cursors(make, None, None)
@@ -204,7 +204,7 @@ def test_a_cursor_is_one_object_while_it_is_held_or_was_used_of_late():
             assert sorted(cursors._alive) == ["a", "b", "d"]
         closed = []
         for name, cursor in cursors._alive.items():
-            cursor._mark.close = noting(closed, name)
+            cursor._cell.close = noting(closed, name)
         await cursors.close()
         assert sorted(closed) == ["a", "b", "d"]
 

@@ -135,7 +135,7 @@ async def test_who_reads_many_segments_keeps_few_handles(worm):
     for _ in range(400):
         await log.append(b"x")
     await log.read_range(0)
-    assert len(log._tape._segments) <= 64
+    assert len(log._segmented_log._segments) <= 64
 
 
 @pytest.mark.parametrize("stream", [None, "s"])
@@ -228,8 +228,8 @@ async def test_who_only_asks_for_a_stream_takes_no_slot_and_no_right(worm, optio
     for _ in range(3):
         for _ in range(9):
             await log.append(b"y")
-        end = await log._tape.end()
+        end = await log._segmented_log.end()
         for _ in range(20):
             assert [e.position for e in await log.read_stream("s")] == [0]
             await log.streams()
-        assert await log._tape.end() == end
+        assert await log._segmented_log.end() == end

@@ -9,7 +9,7 @@ from test_log_suite import collect
 import wormspace
 from wormspace.errors import NewerFormat
 from wormspace.log import DamagedEntry
-from wormspace.log.records import FORMAT, Group, Pack, encode
+from wormspace.log.records import FORMAT, BatchRecord, Group, encode
 
 HOSTILE = [
     b"x",
@@ -28,7 +28,7 @@ HOSTILE = [
     encode([FORMAT, 0, 0, b"w", 1, 0, [b"x"], [[1, {"n": b"x"}, []]], {}]),
     encode([2, 0, 0, b"w", 1, 0, [b"x"], [], {}]),
     encode([FORMAT - 1, 0]),
-    encode(Pack(0, 0, b"w", 1, 0, (b"x",), (Group(1, {}, ("s",)),), {"s": (5,)})),
+    encode(BatchRecord(0, 0, b"w", 1, 0, (b"x",), (Group(1, {}, ("s",)),), {"s": (5,)})),
 ]
 """What a broken or a hostile client may write."""
 
@@ -45,12 +45,14 @@ def worm(runner):
 
 async def write_over(log, raw, slots=1):
     """Somebody takes the next slots, and writes this."""
-    tape = log._tape
-    end = await tape.end()
+    segmented_log = log._segmented_log
+    end = await segmented_log.end()
     for slot in range(end, end + slots):
-        segment = tape.segment(slot // tape.size)
-        token = (await segment.capture(slot % tape.size, slot % tape.size + 1)).token
-        await segment.write(slot % tape.size, raw, token)
+        segment = segmented_log.segment(slot // segmented_log.size)
+        token = (
+            await segment.capture(slot % segmented_log.size, slot % segmented_log.size + 1)
+        ).token
+        await segment.write(slot % segmented_log.size, raw, token)
 
 
 async def damaged(worm, raw=b"garbage", slots=1):
@@ -127,12 +129,12 @@ async def test_where_no_position_is_missing_nothing_is_told(worm):
     assert [e.body for e in await other.read_range(0)] == [b"zero", b"one"]
 
 
-async def test_a_stream_whose_pack_is_damaged_says_so(worm):
+async def test_a_stream_whose_batch_is_damaged_says_so(worm):
     log = await worm.log("orders", segment_size=16, patience_s=0.0)
     await log.append(b"zero", streams=["s"])
     give_now, lost = log._appender._write_all, []
 
-    async def overwritten(parcels, given, left):
+    async def overwritten(drafts, given, left):
         log._appender._write_all = give_now
         lost.append(given.first)
         await write_over(log, b"garbage")
@@ -152,14 +154,14 @@ async def test_a_stream_whose_pack_is_damaged_says_so(worm):
 
 
 @pytest.mark.parametrize("raw", [b"garbage", encode([FORMAT, 0, {"s": [0, [1 << 50]]}, 0])])
-async def test_a_seam_that_holds_something_else_costs_a_search_and_no_entry(worm, raw):
+async def test_a_seal_that_holds_something_else_costs_a_search_and_no_entry(worm, raw):
     log = await worm.log("orders", segment_size=4)
     for i in range(3):
         await log.append(b"%d" % i, streams=[f"s{i}"])
-    segment = log._tape.segment(0)
+    segment = log._segmented_log.segment(0)
     token = (await segment.capture(4, 5)).token
     await segment.write(4, raw, token)
-    await log._tape.allocated(1)
+    await log._segmented_log.allocated(1)
     await log.close()
     other = await worm.log("orders")
     for i in range(3, 9):
@@ -175,12 +177,14 @@ async def test_a_mark_passes_over_what_is_no_value(worm, raw):
         await log.append(b"%d" % i)
     await log.trim(7)
     await log.cursor("c").commit(3)
-    for mark in (log.cursor("c")._mark, log._beginning._mark):
-        tape = mark._tape
-        end = await tape.end()
-        segment = tape.segment(end // tape.size)
-        token = (await segment.capture(end % tape.size, end % tape.size + 1)).token
-        await segment.write(end % tape.size, raw, token)
+    for mark in (log.cursor("c")._cell, log._trim_point._cell):
+        segmented_log = mark._segmented_log
+        end = await segmented_log.end()
+        segment = segmented_log.segment(end // segmented_log.size)
+        token = (
+            await segment.capture(end % segmented_log.size, end % segmented_log.size + 1)
+        ).token
+        await segment.write(end % segmented_log.size, raw, token)
     again = await worm.log("orders")
     assert await again.cursor("c").load() == 3
     assert await again.first() == 7

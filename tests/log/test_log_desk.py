@@ -7,9 +7,9 @@ from desks import House, Sequencer
 from slots import in_time
 
 from wormspace.errors import CaptureLost, Closed, StoreError, Unavailable
-from wormspace.log.desk import PATIENCE_S, RETRY_S, Announcement, PrivateDesk, _There
 from wormspace.log.errors import Deposed, NoSequencer
 from wormspace.log.messages import Ask
+from wormspace.log.sequencer_client import PATIENCE_S, RETRY_S, Announcement, OwnPositions, _There
 from wormspace.rpc import Failure, NoAnswer, Patience
 
 ASK = Ask((1,), 1)
@@ -20,9 +20,9 @@ def house(monkeypatch):
     return House(monkeypatch)
 
 
-async def asked(desk, seconds=30.0):
+async def asked(sequencing, seconds=30.0):
     """Who answered."""
-    return (await desk.ask(ASK, now() + seconds)).first
+    return (await sequencing.ask(ASK, now() + seconds)).first
 
 
 def now():
@@ -31,7 +31,7 @@ def now():
 
 def test_who_finds_none_becomes_it_and_is_asked_by_all(house):
     async def work():
-        one, two = house.desk(host="a"), house.desk(host="b", port=7)
+        one, two = house.sequencing(host="a"), house.sequencing(host="b", port=7)
         assert one.give_now(ASK) is None
         assert not one.is_here
         assert await asked(one) == 1
@@ -54,10 +54,12 @@ def test_who_finds_none_becomes_it_and_is_asked_by_all(house):
 
 def test_of_many_who_find_none_one_becomes_it(house):
     async def work():
-        all_ = [house.desk() for _ in range(4)]
-        answers = await asyncio.gather(*(asked(desk) for desk in all_ for _ in range(2)))
+        all_ = [house.sequencing() for _ in range(4)]
+        answers = await asyncio.gather(
+            *(asked(sequencing) for sequencing in all_ for _ in range(2))
+        )
         assert len(set(answers)) == 1
-        assert sum(desk.is_here for desk in all_) == 1
+        assert sum(sequencing.is_here for sequencing in all_) == 1
         assert len(house.net.services) == 1, "the others listen no more"
         assert (len(house.made), now()) == (4, 0)
 
@@ -66,10 +68,10 @@ def test_of_many_who_find_none_one_becomes_it(house):
 
 def test_one_who_is_silent_is_asked_whether_it_is_there_and_replaced_if_not(house):
     async def work():
-        one, two, three = (house.desk() for _ in range(3))
+        one, two, three = (house.sequencing() for _ in range(3))
         await asked(one)
-        for desk in (two, three):
-            await asked(desk)
+        for sequencing in (two, three):
+            await asked(sequencing)
         first = house.port
         house.net.calls.clear()
         house.net.slow_s[first] = PATIENCE_S + 1
@@ -106,7 +108,7 @@ def test_one_who_is_silent_is_asked_whether_it_is_there_and_replaced_if_not(hous
 @pytest.mark.parametrize("limit_s", [0.3, 0.9])
 def test_one_who_is_silent_is_replaced_though_no_caller_waits_so_long(house, limit_s):
     async def work():
-        one, two = house.desk(), house.desk()
+        one, two = house.sequencing(), house.sequencing()
         await asked(one)
         await asked(two)
         house.net.deaf.add(house.port)
@@ -198,7 +200,7 @@ def test_who_was_slow_and_answers_quickly_now_is_given_little_time_again(house):
     """Also by one who stands by, and asks nothing else than whether it is there."""
 
     async def work():
-        one, two, three = (house.desk() for _ in range(3))
+        one, two, three = (house.sequencing() for _ in range(3))
         await asked(one)
         await asked(three)
         standing = asyncio.create_task(two.stand_by())
@@ -220,7 +222,7 @@ def test_who_was_slow_and_answers_quickly_now_is_given_little_time_again(house):
 
 def test_patience_grows_with_each_that_is_replaced_not_with_each_attempt(house):
     async def work():
-        one, two = house.desk(), house.desk()
+        one, two = house.sequencing(), house.sequencing()
         await asked(one)
         await asked(two)
         house.net.deaf.add(house.port)
@@ -233,7 +235,7 @@ def test_patience_grows_with_each_that_is_replaced_not_with_each_attempt(house):
 
 def test_who_finds_that_another_was_quicker_asks_the_new_one(house):
     async def work():
-        one, two = house.desk(), house.desk()
+        one, two = house.sequencing(), house.sequencing()
         await asked(one)
         await asked(two)
         house.net.deaf.add(house.port)
@@ -248,7 +250,7 @@ def test_who_finds_that_another_was_quicker_asks_the_new_one(house):
 
 def test_one_who_says_no_is_replaced_without_a_question(house):
     async def work():
-        one, two = house.desk(), house.desk()
+        one, two = house.sequencing(), house.sequencing()
         await asked(one)
         await asked(two)
         house.made[0].error = Unavailable("no majority")
@@ -262,13 +264,13 @@ def test_one_who_says_no_is_replaced_without_a_question(house):
 
 def test_who_may_not_become_it_waits_for_another(house):
     async def work():
-        guest = house.desk(may_become=False)
+        guest = house.sequencing(may_become=False)
         with pytest.raises(NoSequencer, match=r"log 'orders': no sequencer answered in time$"):
             await asked(guest, 1.0)
         assert (now(), house.made) == (1.0, [])
         asking = asyncio.create_task(asked(guest))
         await asyncio.sleep(1)
-        owner = house.desk()
+        owner = house.sequencing()
         await asked(owner)
         began = now()
         assert await asking == 1
@@ -276,7 +278,7 @@ def test_who_may_not_become_it_waits_for_another(house):
         await owner.close()
         asking = asyncio.create_task(asked(guest))
         await asyncio.sleep(1)
-        assert await asked(house.desk()) == 2
+        assert await asked(house.sequencing()) == 2
         assert await asking == 2
 
     in_time(work)
@@ -284,10 +286,10 @@ def test_who_may_not_become_it_waits_for_another(house):
 
 def test_where_servers_are_away_the_one_here_is_asked_again(house):
     async def work():
-        desk = house.desk()
-        await asked(desk)
+        sequencing = house.sequencing()
+        await asked(sequencing)
         house.made[0].error = Unavailable("no majority")
-        asking = asyncio.create_task(asked(desk))
+        asking = asyncio.create_task(asked(sequencing))
         await asyncio.sleep(10 * RETRY_S + 0.01)
         house.made[0].error = None
         assert await asking == 1
@@ -295,17 +297,17 @@ def test_where_servers_are_away_the_one_here_is_asked_again(house):
         assert house.board.number == 2
         house.made[0].hangs = True
         with pytest.raises(NoSequencer, match=r"in time$|waits for a majority"):
-            await asked(desk, 2.0)
+            await asked(sequencing, 2.0)
 
     in_time(work)
 
 
 def test_one_who_lost_its_right_to_nobody_announced_takes_it_back(house):
     async def work():
-        desk = house.desk()
-        await asked(desk)
+        sequencing = house.sequencing()
+        await asked(sequencing)
         house.made[0].error = Deposed("another")
-        asking = asyncio.create_task(asked(desk))
+        asking = asyncio.create_task(asked(sequencing))
         for _ in range(20):
             await asyncio.sleep(0)
         house.made[0].error = None
@@ -317,7 +319,7 @@ def test_one_who_lost_its_right_to_nobody_announced_takes_it_back(house):
 
 def test_who_leaves_says_so_and_is_replaced_at_once(house):
     async def work():
-        one, two = house.desk(), house.desk()
+        one, two = house.sequencing(), house.sequencing()
         await asked(one)
         await asked(two)
         await one.close()
@@ -330,7 +332,7 @@ def test_who_leaves_says_so_and_is_replaced_at_once(house):
         assert await asked(two) == 2
         assert now() == 0, "nobody waits for one that is gone"
         await two.close()
-        assert await asked(house.desk()) == 3
+        assert await asked(house.sequencing()) == 3
         assert now() == 0
 
     in_time(work)
@@ -338,12 +340,12 @@ def test_who_leaves_says_so_and_is_replaced_at_once(house):
 
 def test_who_leaves_and_is_not_the_one_says_nothing(house):
     async def work():
-        one, two = house.desk(), house.desk()
+        one, two = house.sequencing(), house.sequencing()
         await asked(one)
         await asked(two)
         number = house.board.number
         await two.close()
-        await house.desk().close()
+        await house.sequencing().close()
         assert (house.board.number, house.board.closed) == (number, 2)
         house.board.errors = [Unavailable("no majority")]
         await one.close()
@@ -354,29 +356,29 @@ def test_who_leaves_and_is_not_the_one_says_nothing(house):
 
 def test_closing_ends_what_is_under_way(house):
     async def work():
-        guest = house.desk(may_become=False)
+        guest = house.sequencing(may_become=False)
         asking = asyncio.create_task(asked(guest))
         await asyncio.sleep(1)
         await guest.close()
         with pytest.raises(Closed):
             await asking
         assert now() <= 1 + RETRY_S
-        desk, house.board.slow_s, began = house.desk(), 5, now()
-        asking = asyncio.create_task(asked(desk))
+        sequencing, house.board.slow_s, began = house.sequencing(), 5, now()
+        asking = asyncio.create_task(asked(sequencing))
         await asyncio.sleep(1)
-        await desk.close()
+        await sequencing.close()
         with pytest.raises(Closed):
             await asking
         assert now() <= began + 1 + RETRY_S
         await asyncio.sleep(9)
         assert (house.board.value, house.net.services) == (None, {})
-        desk, house.board.slow_s = house.desk(), 0
-        await asked(desk)
+        sequencing, house.board.slow_s = house.sequencing(), 0
+        await asked(sequencing)
         house.made[-1].error = Unavailable("no majority")
-        asking = asyncio.create_task(asked(desk))
+        asking = asyncio.create_task(asked(sequencing))
         await asyncio.sleep(1)
         house.board.slow_s, began = 99, now()
-        await desk.close()
+        await sequencing.close()
         with pytest.raises(Closed):
             await asking
         assert now() == began + 10, "it has not for ever to say that it leaves"
@@ -386,12 +388,12 @@ def test_closing_ends_what_is_under_way(house):
 
 def test_who_cannot_announce_itself_listens_no_more_and_tries_again(house):
     async def work():
-        desk = house.desk(host="a", port=7)
+        sequencing = house.sequencing(host="a", port=7)
         house.board.errors = [Unavailable("no majority"), Unavailable("none"), Unavailable("no")]
-        assert await asked(desk) == len(house.made)
+        assert await asked(sequencing) == len(house.made)
         assert list(house.net.services) == [("a", 7)]
         assert now() == pytest.approx(3 * RETRY_S)
-        other = house.desk(host="b", port=9)
+        other = house.sequencing(host="b", port=9)
         house.net.refusal = OSError("in use")
         house.board.number, house.board.value = -1, None
         with pytest.raises(NoSequencer, match="no sequencer can listen at b:9 here: in use"):
@@ -402,7 +404,7 @@ def test_who_cannot_announce_itself_listens_no_more_and_tries_again(house):
 
 def test_the_one_here_may_take_the_right_back_until_another_is_announced(house):
     async def work():
-        one = house.desk()
+        one = house.sequencing()
         await asked(one)
         may_renew = house.made[0].may_renew
         assert await may_renew()
@@ -416,8 +418,8 @@ def test_the_one_here_may_take_the_right_back_until_another_is_announced(house):
 
 def test_who_stands_by_is_the_sequencer_whenever_there_is_no_other(house):
     async def work():
-        one, two = house.desk(), house.desk()
-        standing = [asyncio.create_task(desk.stand_by()) for desk in (one, two)]
+        one, two = house.sequencing(), house.sequencing()
+        standing = [asyncio.create_task(sequencing.stand_by()) for sequencing in (one, two)]
         await asyncio.sleep(0.1)
         assert one.is_here != two.is_here
         owner, other = (one, two) if one.is_here else (two, one)
@@ -453,22 +455,22 @@ def test_who_stands_by_is_the_sequencer_whenever_there_is_no_other(house):
 
 def test_what_waiting_would_not_mend_ends_standing_by(house):
     async def work():
-        desk = house.desk()
-        await asked(desk)
+        sequencing = house.sequencing()
+        await asked(sequencing)
         house.made[0].error = StoreError("the disk is gone")
         with pytest.raises(StoreError):
-            await desk.stand_by()
+            await sequencing.stand_by()
 
     in_time(work)
 
 
-def test_a_desk_of_ones_own_asks_again_until_it_is_closed_by_its_last_user():
+def test_a_sequencing_of_ones_own_asks_again_until_it_is_closed_by_its_last_user():
     async def work():
         sequencer = Sequencer(None)
-        desk = PrivateDesk(sequencer)
-        desk.users += 1
-        assert desk.give_now(ASK).first == sequencer.me
-        assert (await desk.ask(ASK, now() + 1)).first == sequencer.me
+        sequencing = OwnPositions(sequencer)
+        sequencing.users += 1
+        assert sequencing.give_now(ASK).first == sequencer.me
+        assert (await sequencing.ask(ASK, now() + 1)).first == sequencer.me
         real, failures = sequencer.answer, [Deposed("one"), CaptureLost("two")]
 
         async def answer(question):
@@ -477,21 +479,21 @@ def test_a_desk_of_ones_own_asks_again_until_it_is_closed_by_its_last_user():
             return await real(question)
 
         sequencer.answer = answer
-        assert (await desk.ask(ASK, now() + 1)).first == sequencer.me
+        assert (await sequencing.ask(ASK, now() + 1)).first == sequencer.me
         failures.append(Deposed("lost"))
         sequencer.hangs = True
         with pytest.raises(Unavailable, match="no position in time; the last trouble: lost"):
-            await desk.ask(ASK, now() + 1)
+            await sequencing.ask(ASK, now() + 1)
         with pytest.raises(Unavailable, match="waits for a majority of the servers"):
-            await desk.ask(ASK, now() + 1)
+            await sequencing.ask(ASK, now() + 1)
         assert now() == 2
-        await desk.close()
+        await sequencing.close()
         assert not sequencer.closed
-        assert desk.give_now(ASK) is not None
-        await desk.close()
+        assert sequencing.give_now(ASK) is not None
+        await sequencing.close()
         assert sequencer.closed
-        assert desk.give_now(ASK) is None
+        assert sequencing.give_now(ASK) is None
         with pytest.raises(Closed):
-            await desk.ask(ASK, now() + 1)
+            await sequencing.ask(ASK, now() + 1)
 
     in_time(work)

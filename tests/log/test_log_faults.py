@@ -100,10 +100,10 @@ class Campaign:
         """Become the sequencer again and again, though the present one is well."""
         while self.usurp_every_s is not None:
             await asyncio.sleep(self.random.expovariate(1 / self.usurp_every_s))
-            found = await log._desk._mark.get()
+            found = await log._sequencing._cell.get()
             if found is not None:
                 try:
-                    await log._desk._become(found[0])
+                    await log._sequencing._become(found[0])
                 except wormspace.Unavailable:
                     pass
 
@@ -117,7 +117,7 @@ class Campaign:
                 pass
 
     async def trim(self, log, name):
-        """Trim to anywhere, in the middle of a pack as well; sometimes die in the midst of it."""
+        """Trim to anywhere, in the middle of a batch as well; sometimes die in the midst of it."""
         while self.trim_every_s is not None:
             await asyncio.sleep(self.random.expovariate(1 / self.trim_every_s))
             if self.random.random() < 0.5:

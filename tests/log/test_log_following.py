@@ -9,21 +9,21 @@ import pytest
 from slots import Slots, Start, in_time
 
 from wormspace.errors import Trimmed, Unavailable
-from wormspace.log.beginning import Place
 from wormspace.log.errors import DamagedEntry, LogTrimmed
 from wormspace.log.following import POLL_MAX_S, Found, StreamReader
 from wormspace.log.messages import Last, LastOf, Names, NamesOf, Pong
 from wormspace.log.reading import Reader
-from wormspace.log.records import HOLE, Group, Latest, Pack
+from wormspace.log.records import HOLE, BatchRecord, Group, Latest
+from wormspace.log.segmented_log import POLL_S
 from wormspace.log.streams import NOWHERE
 from wormspace.log.subscribing import Subscription
-from wormspace.log.tape import POLL_S
+from wormspace.log.trim_point import Place
 
 PATIENCE_S = 3.0
 
 
 class Log:
-    """A log in memory and its sequencer: two entries a pack, of which the first is of no stream.
+    """A log in memory and its sequencer: two entries a batch, of which the first is of no stream.
 
     Attributes:
         asked: when a sequencer was asked, and what, and until when.
@@ -41,19 +41,19 @@ class Log:
         self.streams = StreamReader(client, self.reader, self, self.gone)
 
     def append(self, names, is_lost=False):
-        """Hand out the next slot, and write it unless it is lost; returns the pack."""
+        """Hand out the next slot, and write it unless it is lost; returns the batch."""
         slot = 1 + max(
             [*self.slots.values, *(s for g in self.given.values() for s, _ in g)], default=-1
         )
         links = {name: tuple(s for s, _ in self.given.get(name, [])[:-3:-1]) for name in names}
         groups = (Group(1, {}, ()), Group(1, {}, tuple(names)))
-        pack = Pack(self.position, 0, b"w", slot, 0, [b"none", b"%d" % slot], groups, links)
-        self.position = pack.end
+        batch = BatchRecord(self.position, 0, b"w", slot, 0, [b"none", b"%d" % slot], groups, links)
+        self.position = batch.end
         for name in names:
-            self.given.setdefault(name, []).append((slot, pack.end - 1))
+            self.given.setdefault(name, []).append((slot, batch.end - 1))
         if not is_lost:
-            self.slots.put(slot, pack)
-        return pack
+            self.slots.put(slot, batch)
+        return batch
 
     def now(self):
         return asyncio.get_running_loop().time()
@@ -177,7 +177,7 @@ def test_what_was_trimmed_is_told_unless_it_was_dealt_with():
         assert await log.streams.look("none", 3, -1, 1.0) is None, "who knows what it had"
         log.start.at = log.start.true = Place(12, 6)
         log.slots.trimmed = 0
-        assert await log.streams.look("a", 11, 2, 1.0) is None, "as older packs say"
+        assert await log.streams.look("a", 11, 2, 1.0) is None, "as older batches say"
         assert await log.streams.look("a", 11, 4, 1.0) == Found(log.mine("a", 12), 8, 20)
         log.start.at = log.start.true = Place(20, 10)
         assert await log.streams.look("a", 18, 8, 1.0) == Found([], 8, 20)
@@ -201,7 +201,7 @@ def test_what_is_trimmed_while_it_is_read_is_looked_for_no_more():
         found = await log.streams.read("a", None, 1.0)
         assert found == log.mine("a", 16)
         with pytest.raises(Trimmed):
-            await log.streams._packs([3], 0)
+            await log.streams._batches([3], 0)
 
     in_time(work)
 

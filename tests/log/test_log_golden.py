@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import wormspace
-from wormspace.log.records import FORMAT, encode, read_pack, read_seam
+from wormspace.log.records import FORMAT, encode, read_batch, read_seal
 from wormspace.space import Token
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "log"
@@ -21,15 +21,15 @@ BODIES = [b"", b"one", bytes(range(256))]
 
 
 async def make(worm):
-    """A log with something of everything: packs of all kinds, holes, seams, marks."""
+    """A log with something of everything: batches of all kinds, holes, seals, marks."""
     worm.nonce = lambda: b"0123456789abcdef"
     log = await worm.log("golden", segment_size=4)
     log._clock = log._appender._clock = lambda: 1_800_000_000.25
     for round_ in range(4):
         await log.append_many(BODIES, headers={"by": "ann", "é": "ü"}, streams=["s", f"t{round_}"])
         await log.append(b"plain %d" % round_)
-    end = await log._tape.end()
-    await log._tape.fill(end, end + 1)
+    end = await log._segmented_log.end()
+    await log._segmented_log.fill(end, end + 1)
     await log.append(b"behind a hole", streams=["s"])
     await log.trim(2)
     await log.cursor("billing").commit(1)
@@ -124,9 +124,9 @@ def test_each_record_says_its_format():
                     records += 1
                 if raw and name == "golden" and int(offset) < size - 1:
                     slot = number * (size - 1) + int(offset)
-                    assert encode(read_pack(raw, slot)) == raw
+                    assert encode(read_batch(raw, slot)) == raw
                 elif raw and name == "golden":
-                    assert encode(read_seam(raw, number, (number + 1) * (size - 1))) == raw
+                    assert encode(read_seal(raw, number, (number + 1) * (size - 1))) == raw
     assert records > 12
 
 

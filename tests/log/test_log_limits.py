@@ -47,7 +47,7 @@ async def test_streams_that_leave_no_room_are_said_to(worm, body):
     assert "0 at most" not in str(e.value)
 
 
-async def test_packs_of_many_small_entries_keep_to_the_limit(worm):
+async def test_batches_of_many_small_entries_keep_to_the_limit(worm):
     log = await worm.log("orders", segment_size=64)
     rng = random.Random(2)
     expected = []
@@ -59,7 +59,7 @@ async def test_packs_of_many_small_entries_keep_to_the_limit(worm):
     assert [e.body for e in await log.read_range(0)] == expected
 
 
-async def test_a_table_of_streams_that_is_too_large_for_a_seam_is_cut(worm):
+async def test_a_table_of_streams_that_is_too_large_for_a_seal_is_cut(worm):
     log = await worm.log("orders", segment_size=8)
     names = [f"a stream with a long name, number {i}" for i in range(120)]
     for name in names:

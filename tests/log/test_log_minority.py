@@ -1,4 +1,6 @@
-"""A pack that only a minority of servers accepted, and what becomes of it under a new sequencer."""
+"""A batch that only a minority of servers accepted, and what becomes of it under a new
+sequencer.
+"""
 
 import asyncio
 
@@ -22,7 +24,7 @@ def read_after_a_takeover():
     async def first(worm):
         log = await opened(worm, "a")
         told[await log.append(b"before")] = b"before"
-        hand_out = log._desk.give_now
+        hand_out = log._sequencing.give_now
         given = []
 
         def noting(ask):
@@ -30,7 +32,7 @@ def read_after_a_takeover():
             network.cut(["a"], ["s1", "s2"])
             return given[-1]
 
-        log._desk.give_now = noting
+        log._sequencing.give_now = noting
         try:
             await log.append_many([b"half 1", b"half 2", b"half 3"], timeout=1)
         except wormspace.Unavailable:
@@ -43,7 +45,7 @@ def read_after_a_takeover():
         log = await opened(worm, "b")
         write_all = log._appender._write_all
 
-        async def die(parcels, given, left):
+        async def die(drafts, given, left):
             log._appender._write_all = write_all
             raise wormspace.Unavailable("this appender died")
 
@@ -86,7 +88,7 @@ def append_while_another_takes_over():
     """
     cluster = LogWorld(timeout_s=60.0)
     network = cluster.world.network
-    cuts, runs = [], []
+    cuts, ranges = [], []
 
     async def opened(worm, host):
         return await worm.log("orders", host=host, segment_size=8, patience_s=0.1)
@@ -94,22 +96,22 @@ def append_while_another_takes_over():
     async def first(worm):
         log = await opened(worm, "a")
         await log.append(b"before")
-        hand_out = log._desk.give_now
+        hand_out = log._sequencing.give_now
 
         def cutting(ask):
-            log._desk.give_now = hand_out
+            log._sequencing.give_now = hand_out
             cuts.append(network.cut(["a"], ["s1", "s2", "b"]))
             given = hand_out(ask)
-            runs.extend(given.runs)
+            ranges.extend(given.ranges)
             return given
 
-        log._desk.give_now = cutting
+        log._sequencing.give_now = cutting
         return await log.append(b"half")
 
     async def second(worm):
         away = network.cut(["b"], ["s3"])
         log = await opened(worm, "b")
-        await log._appender._tape.segment(runs[0].segment).capture(runs[0].start)
+        await log._appender._segmented_log.segment(ranges[0].segment).capture(ranges[0].start)
         network.heal(away)
         away = network.cut(["b"], ["s1"])  # so that it meets what the third server has
         await log.append(b"after")

@@ -10,13 +10,13 @@ from tests.mutating import Mutant
 import wormspace
 from cancelling import cancel_everywhere
 from wormspace.knobs import least
-from wormspace.log.beginning import Beginning
 from wormspace.log.reading import Reader
+from wormspace.log.segmented_log import SegmentedLog
 from wormspace.log.sequencer import Sequencer
 from wormspace.log.spaces import TRIM
 from wormspace.log.streams import StreamTable
-from wormspace.log.tape import Tape
-from wormspace.log.tenure import Tenure
+from wormspace.log.term import Term
+from wormspace.log.trim_point import TrimPoint
 from wormspace.log.trimming import Trimmer
 from wormspace.sim import Unhandled
 
@@ -24,45 +24,45 @@ SEEDS = 20
 
 
 def never_settles(monkeypatch):
-    async def settle(tape, slot, mine):
+    async def settle(segmented_log, slot, mine):
         return False
 
-    monkeypatch.setattr(Tape, "settle", settle)
+    monkeypatch.setattr(SegmentedLog, "settle", settle)
 
 
 def takes_what_it_lost_for_its_own(monkeypatch):
-    async def settle(tape, slot, mine):
+    async def settle(segmented_log, slot, mine):
         return True
 
-    monkeypatch.setattr(Tape, "settle", settle)
+    monkeypatch.setattr(SegmentedLog, "settle", settle)
 
 
-def ignores_a_failed_seam(monkeypatch):
-    close = Tenure._close
+def ignores_a_failed_seal(monkeypatch):
+    close = Term._close
 
-    async def ignoring(tenure, stretch):
+    async def ignoring(term, unreserved):
         try:
-            await close(tenure, stretch)
+            await close(term, unreserved)
         except wormspace.RaceLost:
             pass
 
-    monkeypatch.setattr(Tenure, "_close", ignoring)
+    monkeypatch.setattr(Term, "_close", ignoring)
 
 
 def fills_nothing_when_it_takes_over(monkeypatch):
-    last_pack = Reader.last_pack
+    last_batch = Reader.last_batch
 
     async def look_only(reader, below, *, fill=False):
-        return await last_pack(reader, below)
+        return await last_batch(reader, below)
 
-    async def nothing(tenure, segment, offsets, token):
+    async def nothing(term, segment, offsets, token):
         pass
 
     async def no_streams(sequencer):
         return StreamTable()
 
-    monkeypatch.setattr(Reader, "last_pack", look_only)
-    monkeypatch.setattr(Tenure, "_fill", nothing)
+    monkeypatch.setattr(Reader, "last_batch", look_only)
+    monkeypatch.setattr(Term, "_fill", nothing)
     monkeypatch.setattr(Sequencer, "_rebuild", no_streams)
 
 
@@ -77,51 +77,51 @@ def counts_positions_by_slots(monkeypatch):
 
 
 def goes_on_among_the_slots_of_another(monkeypatch):
-    init = Tenure.__init__
+    init = Term.__init__
 
-    def mixed(tenure, tape, **options):
-        init(tenure, tape, **{**options, "mixed": True})
+    def mixed(term, segmented_log, **options):
+        init(term, segmented_log, **{**options, "mixed": True})
 
-    monkeypatch.setattr(Tenure, "__init__", mixed)
+    monkeypatch.setattr(Term, "__init__", mixed)
 
 
 def forgets_streams_when_it_takes_over(monkeypatch):
     rebuild = Sequencer._rebuild
 
-    async def from_the_seam_alone(sequencer):
-        sequencer._began -= sequencer._tape.size
+    async def from_the_seal_alone(sequencer):
+        sequencer._began -= sequencer._segmented_log.size
         return await rebuild(sequencer)
 
-    monkeypatch.setattr(Sequencer, "_rebuild", from_the_seam_alone)
+    monkeypatch.setattr(Sequencer, "_rebuild", from_the_seal_alone)
 
 
 def trims_segments_before_the_trim_point_is_set(monkeypatch):
-    move = Beginning.move
+    move = TrimPoint.move
 
-    async def late(beginning, place):
-        if beginning._mark._tape.part == TRIM and place.slot:
-            tape = trimmer_of[beginning]
-            whole = min(place.slot // tape.size, await tape.open_segment())
+    async def late(trim_point, place):
+        if trim_point._cell._segmented_log.part == TRIM and place.slot:
+            segmented_log = trimmer_of[trim_point]
+            whole = min(place.slot // segmented_log.size, await segmented_log.open_segment())
             if whole > 0:
-                await tape.space.trim_prefix(whole)
-        await move(beginning, place)
+                await segmented_log.space.trim_prefix(whole)
+        await move(trim_point, place)
 
     trimmer_of = {}
     init = Trimmer.__init__
 
-    def noting(trimmer, reader, beginning):
-        init(trimmer, reader, beginning)
-        trimmer_of[beginning] = reader.tape
+    def noting(trimmer, reader, trim_point):
+        init(trimmer, reader, trim_point)
+        trimmer_of[trim_point] = reader.segmented_log
 
     monkeypatch.setattr(Trimmer, "__init__", noting)
-    monkeypatch.setattr(Beginning, "move", late)
+    monkeypatch.setattr(TrimPoint, "move", late)
 
 
 FOUND_BY_CANCELLING = {trims_segments_before_the_trim_point_is_set: "trim"}
 
 FOUND_BY_SMALL_CAMPAIGNS = (
     takes_what_it_lost_for_its_own,
-    ignores_a_failed_seam,
+    ignores_a_failed_seal,
     counts_positions_by_slots,
     forgets_streams_when_it_takes_over,
 )
@@ -155,7 +155,7 @@ def test_a_campaign_catches_one_that(break_a_rule, monkeypatch):
 
 
 @pytest.mark.parametrize("break_a_rule", FOUND_STEP_BY_STEP, ids=lambda mutant: mutant.__name__)
-def test_a_half_written_pack_catches_one_that(break_a_rule, monkeypatch):
+def test_a_half_written_batch_catches_one_that(break_a_rule, monkeypatch):
     break_a_rule(monkeypatch)
     with pytest.raises((AssertionError, Unhandled)):
         FOUND_STEP_BY_STEP[break_a_rule]()
@@ -183,11 +183,11 @@ MISTAKES = {
         TRIMMED_SMALL,
         Mutant(
             "wormspace.log.trimming:Trimmer.below",
-            "await beginning.move(Place(position, slot))",
-            "whole = min(slot // tape.size, await tape.open_segment())\n"
+            "await trim_point.move(Place(position, slot))",
+            "whole = min(slot // segmented_log.size, await segmented_log.open_segment())\n"
             "if whole > 0:\n"
-            "    await tape.space.trim_prefix(whole)\n"
-            "await beginning.move(Place(position, slot))",
+            "    await segmented_log.space.trim_prefix(whole)\n"
+            "await trim_point.move(Place(position, slot))",
             seed=22,
         ),
     ),
@@ -195,14 +195,14 @@ MISTAKES = {
         TRIMMED,
         Mutant(
             "wormspace.log.trimming:Trimmer.below",
-            "beginning.at.slot // tape.size,",
-            "beginning.at.slot // tape.size + 1,",
+            "trim_point.at.slot // segmented_log.size,",
+            "trim_point.at.slot // segmented_log.size + 1,",
         ),
     ),
     "a mark is read where it was a page ago": (
         TRIMMED,
         Mutant(
-            "wormspace.log.marks:Mark._newest",
+            "wormspace.log.durable_cell:DurableCell._newest",
             "for slot in range(end - 1, start - 1, -1):",
             "for slot in range(start, end):",
         ),
@@ -235,7 +235,7 @@ def test_a_campaign_shows_that(mistake):
 SHOWN_BY_LONG_LIVES = {
     "a deposed sequencer answers for a stream by itself": Mutant(
         "wormspace.log.sequencer:Sequencer._certain",
-        "if tenure is not None and not await tenure.stands():",
+        "if term is not None and not await term.stands():",
         "if False:",
     ),
 }

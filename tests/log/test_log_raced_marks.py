@@ -1,6 +1,6 @@
 """A trim point that somebody else moves at the same time: it counts only once it is set."""
 
-from wormspace.log.beginning import Beginning, Place
+from wormspace.log.trim_point import Place, TrimPoint
 
 
 class RacedMark:
@@ -24,13 +24,13 @@ class RacedMark:
 
 async def test_a_trim_point_is_moved_however_often_somebody_else_was_first():
     mark = RacedMark([Place(1, 1), Place(2, 2)])
-    beginning = Beginning(mark)
-    await beginning.move(Place(5, 5))
-    assert mark.value == beginning.at == Place(5, 5)
+    trim_point = TrimPoint(mark)
+    await trim_point.move(Place(5, 5))
+    assert mark.value == trim_point.at == Place(5, 5)
 
 
 async def test_a_trim_point_that_somebody_else_moved_further_stays_there():
     mark = RacedMark([Place(9, 9)])
-    beginning = Beginning(mark)
-    await beginning.move(Place(5, 5))
-    assert mark.value == beginning.at == Place(9, 9)
+    trim_point = TrimPoint(mark)
+    await trim_point.move(Place(5, 5))
+    assert mark.value == trim_point.at == Place(9, 9)

@@ -4,17 +4,17 @@ import asyncio
 import random
 
 import pytest
-from slots import HOLE_HERE, NOTHING, Slots, Start, in_time, pack_of
+from slots import HOLE_HERE, NOTHING, Slots, Start, batch_of, in_time
 
 from wormspace.errors import ProtocolViolation, Trimmed
 from wormspace.knobs import KNOBS, turned
-from wormspace.log.beginning import Place
 from wormspace.log.errors import DamagedEntry, NotWritten
-from wormspace.log.reading import Head, Reader, _Bounds, _Seen
+from wormspace.log.reading import ReadCursor, Reader, _Bounds, _Seen
 from wormspace.log.records import HOLE, encode
+from wormspace.log.trim_point import Place
 
 PATIENCE_S = 3.0
-SMALL = {"log_remembered_packs": 1, "log_look_back": 1}
+SMALL = {"log_remembered_batches": 1, "log_look_back": 1}
 
 
 def reader_of(slots, start=None):
@@ -25,7 +25,7 @@ def evenly(slots, many=1):
     """A log of full slots, each with so many entries."""
     even = Slots(0, slots=0)
     for slot in range(slots):
-        even.put(slot, pack_of(slot * many, many))
+        even.put(slot, batch_of(slot * many, many))
     return even
 
 
@@ -48,17 +48,17 @@ def test_what_is_at_a_position_is_read_whatever_is_around_it(knobs, empty):
         asyncio.run(work())
 
 
-def test_a_head_expects_of_the_slots_ahead_what_was_seen_of_those_before():
+def test_a_cursor_expects_of_the_slots_ahead_what_was_seen_of_those_before():
     async def work():
         with turned(log_first_slots=100):
             reader = reader_of(evenly(8, 5))
         await reader.read(3)
-        head = await reader.head(4)
-        assert head.ahead(10) == 1 + 2, "slots of five entries, as the first one"
-        head.take(await reader.page(head))
-        await reader.page(head)
-        assert head.entry_bytes != KNOBS.log_page_bytes / 100
-        assert (await reader.head(20)).entry_bytes == head.entry_bytes
+        cursor = await reader.cursor(4)
+        assert cursor.ahead(10) == 1 + 2, "slots of five entries, as the first one"
+        cursor.take(await reader.page(cursor))
+        await reader.page(cursor)
+        assert cursor.entry_bytes != KNOBS.log_page_bytes / 100
+        assert (await reader.cursor(20)).entry_bytes == cursor.entry_bytes
 
     asyncio.run(work())
 
@@ -67,7 +67,7 @@ def test_a_head_expects_of_the_slots_ahead_what_was_seen_of_those_before():
 def test_where_each_slot_has_one_entry_the_first_look_finds_it(many, looks):
     async def work():
         slots = evenly(100, many)
-        with turned(log_remembered_packs=4):
+        with turned(log_remembered_batches=4):
             reader = reader_of(slots)
             for position in range(100):
                 await reader.read(position)
@@ -90,18 +90,18 @@ def test_where_each_slot_has_one_entry_the_first_look_finds_it(many, looks):
     asyncio.run(work())
 
 
-def test_where_packs_are_is_remembered_once_and_half_of_it_forgotten():
+def test_where_batches_are_is_remembered_once_and_half_of_it_forgotten():
     seen = _Seen()
     order = random.Random(0).sample(range(6), 6)
     for slot in (*order, *order):
-        seen.add(10 * slot, pack_of(3 * slot, 2))
+        seen.add(10 * slot, batch_of(3 * slot, 2))
     assert seen.slots == [0, 10, 20, 30, 40, 50]
     assert (seen.firsts, seen.ends) == ([0, 3, 6, 9, 12, 15], [2, 5, 8, 11, 14, 17])
     assert [seen.last_upto(at) for at in (-1, 0, 2, 3, 14, 99)] == [-1, 0, 0, 1, 4, 5]
-    with turned(log_remembered_packs=6):
+    with turned(log_remembered_batches=6):
         seen.forget()
         assert len(seen.slots) == 6
-    with turned(log_remembered_packs=5):
+    with turned(log_remembered_batches=5):
         seen.forget()
     assert (seen.slots, seen.firsts, seen.ends) == ([10, 30, 50], [3, 9, 15], [5, 11, 17])
 
@@ -135,7 +135,7 @@ def test_a_place_in_a_long_log_is_found_with_few_looks():
         slots, most = Slots(3, slots=400, size=64, largest=40), 0
         for position in random.Random(1).choices(range(slots.tail), k=25):
             slots.reads.clear()
-            await reader_of(slots).head(position)
+            await reader_of(slots).cursor(position)
             most = max(most, len(slots.reads))
         return most
 
@@ -162,9 +162,11 @@ def test_a_range_is_what_lies_in_it_below_the_tail(knobs):
                 slots.filled.clear()
                 if found:
                     before = [
-                        s for s, pack in slots.packs.items() if pack.first <= found[0].position
+                        s for s, batch in slots.batches.items() if batch.first <= found[0].position
                     ]
-                    upto = [s for s, pack in slots.packs.items() if pack.end > found[-1].position]
+                    upto = [
+                        s for s, batch in slots.batches.items() if batch.end > found[-1].position
+                    ]
                     held = range(max(before), min(upto))
                     assert all(s in slots.values for s in held), "nothing can come between any more"
 
@@ -176,7 +178,7 @@ def test_who_reads_a_range_waits_for_what_comes_in_time_and_not_beyond_the_tail(
     async def work():
         slots, loop = evenly(9), asyncio.get_running_loop()
         del slots.values[4]
-        late = slots.packs[4]
+        late = slots.batches[4]
 
         async def later():
             await asyncio.sleep(PATIENCE_S - 1)
@@ -222,35 +224,35 @@ def test_pages_are_as_large_as_what_was_read_lets_expect():
             await reader.read(position)
         slots.reads.clear()
         await reader.read_range(52, 75)
-        assert slots.reads == [(10, 16)], "six packs may have 23 entries more"
-        head = await reader.head(0)
+        assert slots.reads == [(10, 16)], "six batches may have 23 entries more"
+        cursor = await reader.cursor(0)
         for _ in range(2):
-            head.take(await reader.page(head, 40))
-        await reader.page(head, 1)
-        assert (await reader.head(50)).entry_bytes == head.entry_bytes, "whoever read it"
-        assert await reader_of(slots).first_pack(3) == slots.packs[0]
+            cursor.take(await reader.page(cursor, 40))
+        await reader.page(cursor, 1)
+        assert (await reader.cursor(50)).entry_bytes == cursor.entry_bytes, "whoever read it"
+        assert await reader_of(slots).first_batch(3) == slots.batches[0]
         slots.reads.clear()
-        assert await reader_of(slots).first_pack(0) == slots.packs[0]
+        assert await reader_of(slots).first_batch(0) == slots.batches[0]
         assert slots.reads == [(0, 1)], "what was met on the way is not read again"
 
     asyncio.run(work())
 
 
 @pytest.mark.parametrize("knobs", [{}, SMALL])
-def test_the_tail_and_the_packs_at_both_ends_are_found(knobs):
+def test_the_tail_and_the_batches_at_both_ends_are_found(knobs):
     async def work():
         for seed in range(12):
             slots = Slots(seed, slots=30, empty=0.3, holes=0.3)
             reader = reader_of(slots)
             assert await reader.tail() == slots.tail
             for below in range(0, 31, 3):
-                there = [slot for slot in slots.packs if slot < below]
-                last = (there[-1], slots.packs[there[-1]]) if there else None
-                assert await reader.last_pack(below) == last
+                there = [slot for slot in slots.batches if slot < below]
+                last = (there[-1], slots.batches[there[-1]]) if there else None
+                assert await reader.last_batch(below) == last
             for position in range(0, slots.tail + 2, 2):
-                packs = [pack for pack in slots.packs.values() if pack.end > position]
+                batches = [batch for batch in slots.batches.values() if batch.end > position]
                 one = reader if seed % 2 else reader_of(slots)
-                assert await one.first_pack(position) == (packs[0] if packs else None)
+                assert await one.first_batch(position) == (batches[0] if batches else None)
 
     with turned(**knobs):
         asyncio.run(work())
@@ -259,31 +261,31 @@ def test_the_tail_and_the_packs_at_both_ends_are_found(knobs):
 def test_looking_back_over_holes_takes_pages_that_grow():
     async def work():
         slots = Slots(1, slots=0, size=1000)
-        slots.put(0, pack_of(0, 1))
+        slots.put(0, batch_of(0, 1))
         slots.values |= dict.fromkeys(range(1, 40), b"")
-        assert (await reader_of(slots).last_pack(40))[0] == 0
+        assert (await reader_of(slots).last_batch(40))[0] == 0
         assert slots.reads == [(39, 40), (37, 39), (33, 37), (29, 33), (25, 29)] + [
             (start, start + 4) for start in range(21, 0, -4)
         ] + [(0, 1)]
         slots.reads.clear()
-        slots.put(39, pack_of(7, 1))
-        assert (await reader_of(slots).first_pack(3)) == slots.packs[39]
+        slots.put(39, batch_of(7, 1))
+        assert (await reader_of(slots).first_batch(3)) == slots.batches[39]
         assert slots.looked_at() <= 60
 
     with turned(log_look_back=4):
         asyncio.run(work())
 
 
-def test_who_goes_on_behind_the_last_pack_fills_what_is_empty_behind_it_alone():
+def test_who_goes_on_behind_the_last_batch_fills_what_is_empty_behind_it_alone():
     async def work():
         for seed in range(8):
             slots = Slots(seed, slots=30, empty=0.4)
             below = random.Random(seed).randrange(1, 31)
-            there = [slot for slot in slots.packs if slot < below]
+            there = [slot for slot in slots.batches if slot < below]
             empty = {slot for slot in range(below) if slot not in slots.values}
             last = there[-1] if there else -1
-            found = await reader_of(slots).last_pack(below, fill=True)
-            assert found == ((last, slots.packs[last]) if there else None)
+            found = await reader_of(slots).last_batch(below, fill=True)
+            assert found == ((last, slots.batches[last]) if there else None)
             filled = {slot for span in slots.filled for slot in range(*span)}
             assert empty & filled == {slot for slot in empty if slot > last}
             assert all(last < slot < below for slot in filled)
@@ -306,7 +308,7 @@ def test_a_position_is_decided_by_filling_what_is_empty_before_it():
                     assert slots.held(position) == held
                 assert all(stop == start + 1 for start, stop in slots.filled), "and nothing more"
                 if held != NOTHING:
-                    above = [s for s, p in slots.packs.items() if p.end > position]
+                    above = [s for s, p in slots.batches.items() if p.end > position]
                     assert all(start < above[0] for start, _ in slots.filled)
 
     asyncio.run(work())
@@ -330,12 +332,12 @@ def test_what_was_delivered_or_is_known_to_be_there_is_not_looked_for_again():
         await reader.require_reached(20)
         assert slots.reads == [], "the tail was seen"
         await reader_of(slots).require_reached(20)
-        slots.put(20, pack_of(20, 3))
+        slots.put(20, batch_of(20, 3))
         assert await reader.tail() == 23
         slots.reads.clear()
         await reader.require_reached(23)
         assert slots.reads == []
-        slots.put(21, pack_of(23, 1))
+        slots.put(21, batch_of(23, 1))
         with pytest.raises(NotWritten, match=r"position 25 of log 'orders' .* which is 24"):
             await reader.require_reached(25)
 
@@ -355,13 +357,13 @@ def test_what_is_trimmed_is_told_and_looked_for_no_more():
         await start.find()
         assert await reader.find(5) == (26, None), "it begins there"
         with pytest.raises(Trimmed):
-            await reader.head(25)
+            await reader.cursor(25)
         start.at = Place(0, 0)
-        assert await reader.last_pack(24) is None, "all of it is trimmed"
+        assert await reader.last_batch(24) is None, "all of it is trimmed"
         start.at = start.true = Place(0, 0)
         with pytest.raises(Trimmed):
             await reader_of(slots, start).read(1)
-        assert await reader_of(slots, start).last_pack(24) is None
+        assert await reader_of(slots, start).last_batch(24) is None
 
     asyncio.run(work())
 
@@ -370,11 +372,11 @@ def test_what_is_trimmed_during_a_search_is_no_reason_to_give_up():
     async def work():
         slots, start = evenly(40, 5), Start()
         slots.trimmed, start.true = 2, Place(80, 16)
-        assert await reader_of(slots, start).find(150) == (30, slots.packs[30])
+        assert await reader_of(slots, start).find(150) == (30, slots.batches[30])
         assert start.finds == 1
         slots.values |= dict.fromkeys(range(17, 24), HOLE)
         start.at, start.true = Place(0, 0), Place(80, 16)
-        assert await reader_of(slots, start).last_pack(24) == (16, slots.packs[16])
+        assert await reader_of(slots, start).last_batch(24) == (16, slots.batches[16])
 
     asyncio.run(work())
 
@@ -385,10 +387,10 @@ def test_the_tail_of_a_log_of_which_all_is_trimmed_is_where_it_begins():
         slots.trimmed = 2
         reader = reader_of(slots, start)
         assert await reader.tail() == 16
-        assert await reader.first_pack(16) is None
+        assert await reader.first_batch(16) is None
         assert await reader.read(16) == (False, None)
         assert slots.reads == [(16, 17)] * len(slots.reads)
-        slots.put(17, pack_of(16, 2))
+        slots.put(17, batch_of(16, 2))
         assert await reader.tail() == 18
         assert (await reader.read(17))[1] == slots.entries[17]
 
@@ -411,7 +413,7 @@ def test_positions_that_cannot_be_read_are_told_whoever_asks():
             assert len(await reader_of(slots).read_range(6, 12)) == 6
         wide = evenly(1)
         for slot in range(1, 9):
-            wide.put(slot, pack_of(3 * slot - 2, 3))
+            wide.put(slot, batch_of(3 * slot - 2, 3))
         wide.values[4] = b"garbage"
         assert len(await reader_of(wide).read_range(0, 10)) == 10, "it is not in the range"
 
@@ -433,16 +435,16 @@ def test_damage_at_a_slot_is_told_if_positions_are_missing_there():
         harmless = evenly(4)
         harmless.values[4] = b"garbage"
         await reader_of(harmless).check_damage(4, 0)
-        harmless.put(5, pack_of(4, 1))
+        harmless.put(5, batch_of(4, 1))
         await reader_of(harmless).check_damage(4, 0)
         passed = evenly(3)
         passed.values |= {3: HOLE, 4: b"garbage"}
-        passed.put(5, pack_of(5, 1))
+        passed.put(5, batch_of(5, 1))
         with pytest.raises(DamagedEntry):
             await reader_of(passed).check_damage(4, 0)
         behind = evenly(3)
         behind.values |= {3: b"garbage", 4: b"", 5: b""}
-        behind.put(6, pack_of(5, 1))
+        behind.put(6, batch_of(5, 1))
         with pytest.raises(DamagedEntry) as damage:
             await reader_of(behind).check_damage(3, 0)
         assert (damage.value.position, damage.value.next) == (3, 5)
@@ -455,60 +457,60 @@ def test_damage_at_a_slot_is_told_if_positions_are_missing_there():
     asyncio.run(work())
 
 
-def test_a_head_goes_over_slots_in_order_up_to_one_that_is_empty(caplog):
+def test_a_cursor_goes_over_slots_in_order_up_to_one_that_is_empty(caplog):
     caplog.set_level("INFO")
-    packs = [pack_of(3, 2), pack_of(5, 4), pack_of(12, 1)]
-    raws = [encode(pack) for pack in packs]
+    batches = [batch_of(3, 2), batch_of(5, 4), batch_of(12, 1)]
+    raws = [encode(batch) for batch in batches]
     for position in range(3, 14):
-        head = Head(10, position, 1, 1.0)
-        entries = head.take([raws[0], HOLE, raws[1], raws[2], None, raws[2]])
+        cursor = ReadCursor(10, position, 1, 1.0)
+        entries = cursor.take([raws[0], HOLE, raws[1], raws[2], None, raws[2]])
         assert [entry.position for entry in entries] == [
             at for at in (3, 4, 5, 6, 7, 8, 12) if at >= position
         ]
-        assert (head.slot, head.position) == (14, max(13, position))
-        assert head.entry_bytes == sum(map(len, raws)) / 7
-        assert not head.is_damaged
-        head.check()
-    head = Head(10, 0, 1, 9.0)
-    assert head.take([]) == head.take([None]) == head.take([HOLE]) == []
-    assert (head.slot, head.entry_bytes) == (11, 9.0), "holes say nothing of entries"
-    head.take([raws[1]])
-    for again in (raws[1], raws[0], encode(pack_of(8, 5))):
+        assert (cursor.slot, cursor.position) == (14, max(13, position))
+        assert cursor.entry_bytes == sum(map(len, raws)) / 7
+        assert not cursor.is_damaged
+        cursor.check()
+    cursor = ReadCursor(10, 0, 1, 9.0)
+    assert cursor.take([]) == cursor.take([None]) == cursor.take([HOLE]) == []
+    assert (cursor.slot, cursor.entry_bytes) == (11, 9.0), "holes say nothing of entries"
+    cursor.take([raws[1]])
+    for again in (raws[1], raws[0], encode(batch_of(8, 5))):
         with pytest.raises(ProtocolViolation, match="slot 12 repeats position"):
-            head.take([again])
-    assert head.take([encode(pack_of(9, 1))])[0].position == 9
+            cursor.take([again])
+    assert cursor.take([encode(batch_of(9, 1))])[0].position == 9
     assert caplog.text == "", "a hole is worth no word"
 
 
-def test_a_head_stops_where_positions_cannot_be_read_and_says_which():
+def test_a_cursor_stops_where_positions_cannot_be_read_and_says_which():
     for first, wanted, lost in ((5, 3, (3, 5)), (5, 4, (4, 5)), (5, 5, None), (5, 7, None)):
-        head = Head(10, wanted, 1, 1.0)
-        assert head.take([HOLE, b"garbage", b"other", HOLE]) == []
-        assert head.is_damaged
-        found = head.take([encode(pack_of(first, 4)), encode(pack_of(first + 4, 1))])
-        assert not head.is_damaged
+        cursor = ReadCursor(10, wanted, 1, 1.0)
+        assert cursor.take([HOLE, b"garbage", b"other", HOLE]) == []
+        assert cursor.is_damaged
+        found = cursor.take([encode(batch_of(first, 4)), encode(batch_of(first + 4, 1))])
+        assert not cursor.is_damaged
         if lost is None:
             assert [entry.position for entry in found] == list(range(max(first, wanted), 10))
-            head.check()
-            assert head.slot == 16
+            cursor.check()
+            assert cursor.slot == 16
             continue
-        assert (found, head.slot) == ([], 14)
+        assert (found, cursor.slot) == ([], 14)
         with pytest.raises(DamagedEntry, match=f"positions {lost[0]} to 4 .*: slot 12 holds") as e:
-            head.check()
+            cursor.check()
         assert (e.value.position, e.value.next) == lost
 
 
-def test_a_head_looks_as_far_ahead_as_packs_and_bytes_allow():
+def test_a_cursor_looks_as_far_ahead_as_batches_and_bytes_allow():
     with turned(log_page_slots=50, log_page_bytes=1000):
-        for pack, size, entries, slots in (
+        for batch, size, entries, slots in (
             *((1, 1.0, 1, 1), (1, 1.0, 2, 2), (1, 1.0, 49, 49), (1, 1.0, 99, 50)),
             *((4, 1.0, 1, 1), (4, 1.0, 2, 2), (4, 1.0, 5, 2), (4, 1.0, 6, 3)),
             *((1, 100.0, 99, 10), (4, 100.0, 99, 2), (4, 300.0, 99, 1), (1, 5000.0, 9, 1)),
         ):
-            assert Head(0, 0, pack, size).ahead(entries) == slots
-        head = Head(10, 0, 1, 1.0)
-        head.take([encode(pack_of(0, 6)), HOLE, encode(pack_of(6, 6)), HOLE])
-        assert head.ahead(10) == min(4, int(1000 / (3 * head.entry_bytes))), "three a slot"
-        head.take([encode(pack_of(12, 1)), *[HOLE] * 3])
-        assert head.ahead(10) == 10, "a pack has one entry at least"
+            assert ReadCursor(0, 0, batch, size).ahead(entries) == slots
+        cursor = ReadCursor(10, 0, 1, 1.0)
+        cursor.take([encode(batch_of(0, 6)), HOLE, encode(batch_of(6, 6)), HOLE])
+        assert cursor.ahead(10) == min(4, int(1000 / (3 * cursor.entry_bytes))), "three a slot"
+        cursor.take([encode(batch_of(12, 1)), *[HOLE] * 3])
+        assert cursor.ahead(10) == 10, "a batch has one entry at least"
     assert KNOBS.log_page_slots == 512

@@ -10,30 +10,30 @@ from slots import Start
 from virtual import Watch, virtually
 from wormspace.errors import Trimmed, Unavailable, UsageError
 from wormspace.knobs import KNOBS, turned
-from wormspace.log.beginning import Place
 from wormspace.log.errors import Deposed
 from wormspace.log.messages import Ask, Last, LastOf, Names, NamesOf, Ping, Pong
 from wormspace.log.reading import Reader
-from wormspace.log.records import HOLE, Group, Latest, Pack, encode, read_seam
+from wormspace.log.records import HOLE, BatchRecord, Group, Latest, encode, read_seal
+from wormspace.log.segmented_log import SegmentedLog
 from wormspace.log.sequencer import MAX_COUNT, Sequencer, _note_failure
 from wormspace.log.spaces import ENTRIES
 from wormspace.log.streams import NOWHERE
-from wormspace.log.tape import Tape
-from wormspace.log.tenure import Held
+from wormspace.log.term import ReservedWriter
+from wormspace.log.trim_point import Place
 
 SIZE = 8
 
 
 def sequencer_of(worm, start=None, **options):
-    tape = Tape(worm.space("log"), SIZE, ENTRIES)
-    return Sequencer(Reader(tape, start or Start(), 0.1), **options)
+    segmented_log = SegmentedLog(worm.space("log"), SIZE, ENTRIES)
+    return Sequencer(Reader(segmented_log, start or Start(), 0.1), **options)
 
 
 class Book:
-    """All that was handed out: packs by slot, whether they were written or not."""
+    """All that was handed out: batches by slot, whether they were written or not."""
 
     def __init__(self, worm):
-        self.worm, self.packs, self.written = worm, {}, {}
+        self.worm, self.batches, self.written = worm, {}, {}
         self.next = self.before = 0
 
     async def ask(self, sequencer, rng, names="abc", write=0.7):
@@ -52,10 +52,12 @@ class Book:
         )
         ask = Ask(counts, 10 * sum(counts), named)
         given = await sequencer.give(ask)
-        slots = [run.segment * SIZE + at for run in given.runs for at in range(run.start, run.stop)]
+        slots = [
+            run.segment * SIZE + at for run in given.ranges for at in range(run.start, run.stop)
+        ]
         assert len(slots) == len(counts)
         assert slots == sorted(set(slots))
-        assert slots[0] > max(self.packs, default=-1), "no slot is given twice"
+        assert slots[0] > max(self.batches, default=-1), "no slot is given twice"
         assert (given.first, given.before) == (self.next, self.before)
         self.next, self.before = given.first + sum(counts), given.before + ask.size
         firsts = list(itertools.accumulate(counts, initial=given.first))
@@ -69,29 +71,29 @@ class Book:
             ]
             bodies = [bytes(10)] * counts[i]
             before = given.before + 10 * (firsts[i] - given.first)
-            self.packs[slot] = Pack(
+            self.batches[slot] = BatchRecord(
                 firsts[i], before, b"w", slot, 0, bodies, tuple(groups), links.get(i, {})
             )
         at = iter(slots)
-        for run in given.runs:
+        for run in given.ranges:
             for offset in range(run.start, run.stop):
                 slot = next(at)
                 if rng.random() < write:
-                    held = Held(sequencer._tape, run)
-                    await held.write(offset, encode(self.packs[slot]))
-                    self.written[slot] = self.packs[slot]
+                    held = ReservedWriter(sequencer._segmented_log, run)
+                    await held.write(offset, encode(self.batches[slot]))
+                    self.written[slot] = self.batches[slot]
         return given
 
     def last(self, name):
         """The last slots of a stream, of all that was handed out."""
-        mine = [slot for slot, pack in self.packs.items() if name in pack.links]
+        mine = [slot for slot, batch in self.batches.items() if name in batch.links]
         return tuple(mine[::-1][: KNOBS.log_links])
 
     def latest(self, name):
         mine = self.last(name)
         if not mine:
             return NOWHERE
-        return Latest(self.packs[mine[0]].last_of_streams()[name], mine)
+        return Latest(self.batches[mine[0]].last_of_streams()[name], mine)
 
 
 @pytest.mark.parametrize("sole", [True, False])
@@ -121,12 +123,12 @@ def test_a_successor_goes_on_above_all_that_was_written():
             sequencer = sequencer_of(worm, sole=turn % 2 == 1)
             await sequencer.start()
             book.next, book.before = sequencer._next, sequencer._before
-            book.packs = dict(book.written)
+            book.batches = dict(book.written)
             last = book.written[max(book.written)]
             assert book.next == last.end
             assert book.before == last.before + last.size
-            assert sequencer._tenure.at > max(book.written)
-        held = await sequencer._tape.read(0, max(book.written) + 1)
+            assert sequencer._term.at > max(book.written)
+        held = await sequencer._segmented_log.read(0, max(book.written) + 1)
         assert HOLE in held
         assert None not in held
 
@@ -166,17 +168,17 @@ def test_it_answers_at_once_where_it_needs_nobody():
         watch = Watch(worm)
         given = sequencer.give_now(plain)
         assert (given.first, given.before, given.links) == (0, 0, ())
-        assert sum(run.stop - run.start for run in given.runs) == 2
+        assert sum(run.stop - run.start for run in given.ranges) == 2
         assert sequencer.give_now(Ask((1,), 3, ((0, {"s": 0}),))) is None
         assert sequencer.give_now(Ask((1,), 3, (), b"doubt")) is None
-        left = sequencer._tenure.left
+        left = sequencer._term.left
         assert sequencer.give_now(Ask((1,) * (left + 1), 3)) is None
         async with sequencer._turn:
             assert sequencer.give_now(plain) is None
         assert watch.counts() == {}
-        assert len(sequencer.give_now(Ask((1,) * left, left)).runs) == 1
+        assert len(sequencer.give_now(Ask((1,) * left, left)).ranges) == 1
         await asyncio.sleep(0.1)
-        assert sequencer._tenure.left == SIZE, "the next segment was made ready meanwhile"
+        assert sequencer._term.left == SIZE, "the next segment was made ready meanwhile"
         assert (await sequencer.give(plain)).first == 3 + left
         await sequencer.close()
         assert sequencer.give_now(plain) is None
@@ -188,14 +190,14 @@ def test_who_names_no_stream_does_not_wait_for_the_table_of_streams():
     async def work(worm):
         sequencer = sequencer_of(worm)
         await sequencer.start()
-        find, sequencer._beginning.find = sequencer._beginning.find, asyncio.Event().wait
+        find, sequencer._trim_point.find = sequencer._trim_point.find, asyncio.Event().wait
         sequencer._table = sequencer._begin_to_rebuild()
         for _ in range(3):
             await sequencer.give(Ask((1,), 1, (), b"another"))
         waiting = asyncio.create_task(sequencer.give(Ask((1,), 1, ((0, {"s": 0}),))))
         await asyncio.sleep(9)
         assert not waiting.done()
-        sequencer._beginning.find = find
+        sequencer._trim_point.find = find
         sequencer._table.cancel()
         await asyncio.wait([waiting])
         assert isinstance(waiting.exception(), Deposed)
@@ -208,12 +210,12 @@ def test_a_request_larger_than_a_segment_gets_slots_of_several():
     async def work(worm):
         sequencer = sequencer_of(worm, sole=True)
         given = await sequencer.give(Ask((1,) * (2 * SIZE + 3), 0))
-        assert [(run.segment, run.start, run.stop) for run in given.runs] == [
+        assert [(run.segment, run.start, run.stop) for run in given.ranges] == [
             (0, 0, SIZE),
             (1, 0, SIZE),
             (2, 0, 3),
         ]
-        left = sequencer._tenure.left
+        left = sequencer._term.left
         await sequencer.give(Ask((1,) * (left - 1), 0))
         await asyncio.sleep(0.1)
         assert await worm.space("log").tail() == 4, "and the next is made ready in time"
@@ -231,13 +233,13 @@ def test_who_was_deposed_takes_nothing_back_unless_it_may():
         allowed.append(True)
         one, two = sequencer_of(worm, may_renew=may_renew), sequencer_of(worm)
         await one.give(Ask((1,), 1))
-        fence = one._tenure._now.fence
+        fence = one._term._now.fence
         await two.give(Ask((1,), 1))
         allowed.append(False)
         assert one.give_now(Ask((1,), 1)) is not None, "it does not know yet"
         with pytest.raises(Deposed, match="another sequencer has taken over"):
             await one.give(Ask((1,), 1, (), fence))
-        assert one._tenure is None
+        assert one._term is None
         with pytest.raises(Deposed):
             await one.give(Ask((1,) * 20, 1))
         with pytest.raises(Deposed):
@@ -246,7 +248,7 @@ def test_who_was_deposed_takes_nothing_back_unless_it_may():
             await one.answer(LastOf("s"))
         allowed.append(True)
         await one.give(Ask((1,), 1))
-        assert await one._tenure.stands()
+        assert await one._term.stands()
 
     virtually(work)
 
@@ -255,14 +257,14 @@ def test_one_refused_write_deposes_nobody_who_stands():
     async def work(worm):
         sequencer = sequencer_of(worm, sole=True)
         await sequencer.start()
-        tenure, watch = sequencer._tenure, Watch(worm)
-        for doubt in (tenure._now.fence, b"another"):
+        term, watch = sequencer._term, Watch(worm)
+        for doubt in (term._now.fence, b"another"):
             await sequencer.give(Ask((1,), 1, (), doubt))
-            assert sequencer._tenure is tenure
+            assert sequencer._term is term
         assert watch.counts() == {"holds": 1}, "who was not asked to doubt itself does not"
         await sequencer_of(worm).start()
-        await sequencer.give(Ask((1,), 1, (), tenure._now.fence))
-        assert sequencer._tenure is not tenure
+        await sequencer.give(Ask((1,), 1, (), term._now.fence))
+        assert sequencer._term is not term
 
     virtually(work)
 
@@ -274,7 +276,7 @@ def test_who_cannot_go_on_lets_go_and_takes_over_anew():
         await two.start()
         with pytest.raises(Deposed):
             await one.give(Ask((1,) * 3 * SIZE, 1))
-        assert (one._tenure, one._table) == (None, None)
+        assert (one._term, one._table) == (None, None)
         assert (await one.give(Ask((1,), 1))).first == 0, "nothing was written"
 
     virtually(work)
@@ -295,7 +297,7 @@ def test_who_only_asks_takes_the_right_from_nobody():
             assert said == [Last(book.latest(name), book.next) for name in "abcd"]
             wanted = {name: book.latest(name) for name in "abc" if book.last(name)}
             assert await asker.answer(NamesOf()) == Names(wanted)
-        assert await holder._tenure.stands()
+        assert await holder._term.stands()
 
     virtually(work)
 
@@ -319,7 +321,7 @@ def test_who_was_replaced_says_nothing_of_streams_that_may_not_be_so():
         for _ in range(3):
             await book.ask(new, rng, write=1)
         assert await old.answer(LastOf("a")) == Last(book.latest("a"), book.next)
-        assert await new._tenure.stands()
+        assert await new._term.stands()
 
     virtually(work)
 
@@ -341,7 +343,7 @@ def test_who_asks_again_reads_what_is_new_and_what_is_far_is_rebuilt():
         assert asker._read[0] is not table
         assert said == Last(book.latest("a"), book.next)
         end = max(book.written) + 1
-        first = next(pack.first for slot, pack in book.packs.items() if slot >= SIZE)
+        first = next(batch.first for slot, batch in book.batches.items() if slot >= SIZE)
         start.true = Place(first, SIZE)
         await worm.space("log").trim_prefix(1)
         assert await asker.answer(LastOf("a")) == Last(book.latest("a"), book.next)
@@ -355,21 +357,21 @@ def test_who_asks_again_reads_what_is_new_and_what_is_far_is_rebuilt():
     virtually(work)
 
 
-def test_a_seam_has_the_streams_of_all_slots_below_where_it_was_made():
+def test_a_seal_has_the_streams_of_all_slots_below_where_it_was_made():
     async def work(worm):
         rng, book = random.Random(4), Book(worm)
         sequencer = sequencer_of(worm, sole=True)
         for _ in range(12):
             await book.ask(sequencer, rng)
-        tape = sequencer._tape
-        for number in range(await tape.open_segment()):
-            seam = read_seam(await tape.seam(number), number, (number + 1) * SIZE)
-            assert seam.upto <= (number + 1) * SIZE
-            below = [slot for slot in book.packs if slot < seam.upto]
-            for name, latest in seam.streams.items():
-                mine = [slot for slot in below if name in book.packs[slot].links]
+        segmented_log = sequencer._segmented_log
+        for number in range(await segmented_log.open_segment()):
+            seal = read_seal(await segmented_log.seal(number), number, (number + 1) * SIZE)
+            assert seal.upto <= (number + 1) * SIZE
+            below = [slot for slot in book.batches if slot < seal.upto]
+            for name, latest in seal.streams.items():
+                mine = [slot for slot in below if name in book.batches[slot].links]
                 assert latest.slots[0] >= mine[-1]
-            assert set(seam.streams) >= {n for slot in below for n in book.packs[slot].links}
+            assert set(seal.streams) >= {n for slot in below for n in book.batches[slot].links}
         assert number == 2
         with turned(log_table_bytes=64):
             rebuilt = sequencer_of(worm)
@@ -423,7 +425,7 @@ def test_a_table_that_could_not_be_rebuilt_is_when_it_is_needed(caplog):
         assert caplog.text.count("the table of streams is not there yet: away") == 1
         assert await sequencer.answer(NamesOf()) == await old.answer(NamesOf())
         assert caplog.text.count("is not there yet") == 1
-        sequencer._tenure = None
+        sequencer._term = None
         with pytest.raises(Deposed):
             await sequencer._seal()
         await sequencer._lose()
@@ -439,7 +441,7 @@ def test_a_table_is_rebuilt_from_what_is_left_when_it_is_trimmed_meanwhile():
         old = sequencer_of(worm, sole=True)
         for _ in range(8):
             await book.ask(old, rng, write=1)
-        first = next(pack.first for slot, pack in book.packs.items() if slot >= SIZE)
+        first = next(batch.first for slot, batch in book.batches.items() if slot >= SIZE)
         start.true = Place(first, SIZE)
         await worm.space("log").trim_prefix(1)
         sequencer = sequencer_of(worm, start)
@@ -451,11 +453,11 @@ def test_a_table_is_rebuilt_from_what_is_left_when_it_is_trimmed_meanwhile():
             raise Trimmed("gone")
 
         reader = sequencer._reader
-        real, reader.tape.read = reader.tape.read, gone
+        real, reader.segmented_log.read = reader.segmented_log.read, gone
         sequencer._read = None
         asking = asyncio.create_task(sequencer._read_on())
         await asyncio.sleep(0)
-        reader.tape.read = real
+        reader.segmented_log.read = real
         assert (await asking)[2] == book.next
 
     virtually(work)
@@ -465,13 +467,13 @@ def test_closing_ends_what_is_under_way():
     async def work(worm):
         sequencer = sequencer_of(worm, sole=True)
         await sequencer.give(Ask((1,) * (SIZE - 1), 1))
-        sequencer._beginning.find = asyncio.Event().wait
+        sequencer._trim_point.find = asyncio.Event().wait
         sequencer._table = sequencer._begin_to_rebuild()
         table = sequencer._table
         waiting = asyncio.create_task(sequencer._streams())
         await asyncio.sleep(0)
         await sequencer.close()
-        assert sequencer._tenure is None
+        assert sequencer._term is None
         await asyncio.sleep(9)
         assert await worm.space("log").tail() == 1, "the next segment is not made any more"
         await asyncio.wait([waiting])

@@ -1,4 +1,4 @@
-"""Streams, against a naive history of what was handed out: tables, seams, searches and walks."""
+"""Streams, against a naive history of what was handed out: tables, seals, searches and walks."""
 
 import asyncio
 import random
@@ -7,7 +7,7 @@ import pytest
 
 from wormspace.errors import Trimmed
 from wormspace.knobs import KNOBS, turned
-from wormspace.log.records import HOLE, Group, Latest, Pack, Seam, encode, read_seam
+from wormspace.log.records import HOLE, BatchRecord, Group, Latest, SealRecord, encode, read_seal
 from wormspace.log.streams import NOWHERE, StreamTable, Walk, catch_up, look_up, rebuild
 
 SIZE = 8
@@ -16,11 +16,12 @@ ROOMY = 1 << 20
 
 
 class History:
-    """A tape in memory, with packs of some streams, holes, rubbish, and seams of their tables.
+    """A segmented log in memory, with batches of some streams, holes, rubbish, and seals of their
+    tables.
 
     Attributes:
         given: for each stream, (slot, last position) of all that was handed out for it.
-        packs: the packs that were written, by slot.
+        batches: the batches that were written, by slot.
         reads: what was read: (first slot, stop).
     """
 
@@ -28,7 +29,7 @@ class History:
 
     def __init__(self, seed, slots=60, room=ROOMY):
         rng = random.Random(seed)
-        self.values, self.seams, self.packs, self.reads = {}, {}, {}, []
+        self.values, self.seals, self.batches, self.reads = {}, {}, {}, []
         self.trimmed = 0
         self.given = {name: [] for name in NAMES}
         table, position, covered = StreamTable(), 0, 0
@@ -36,7 +37,7 @@ class History:
             if slot and slot % SIZE == 0:
                 for other in range(covered, covered := slot - rng.randrange(3)):
                     self._push(table, other)
-                self.seams[slot // SIZE - 1] = encode(table.seam(covered, 0, room))
+                self.seals[slot // SIZE - 1] = encode(table.seal(covered, 0, room))
             fate = rng.random()
             if fate < 0.1:
                 self.values[slot] = b"rubbish"
@@ -47,12 +48,12 @@ class History:
                 Group(count, {}, (name,)) for count, name in zip(counts, many, strict=False)
             )
             links = {name: self.last(name, slot) for name in many}
-            pack = Pack(position, 0, b"w", slot, 0, [b"x"] * sum(counts), groups, links)
-            position = pack.end
-            for name, last in pack.last_of_streams().items():
+            batch = BatchRecord(position, 0, b"w", slot, 0, [b"x"] * sum(counts), groups, links)
+            position = batch.end
+            for name, last in batch.last_of_streams().items():
                 self.given[name].append((slot, last))
             if fate < 0.75:
-                self.values[slot], self.packs[slot] = encode(pack), pack
+                self.values[slot], self.batches[slot] = encode(batch), batch
         self.slots = slots
 
     def _push(self, table, slot):
@@ -67,14 +68,14 @@ class History:
         return tuple(slots[::-1][: KNOBS.log_links])
 
     def mine(self, name, start=0, stop=ROOMY):
-        return [p for s, p in self.packs.items() if start <= s < stop and name in p.links]
+        return [p for s, p in self.batches.items() if start <= s < stop and name in p.links]
 
     def trim(self, segments):
         self.trimmed = segments
 
-    async def seam(self, number):
+    async def seal(self, number):
         assert number >= 0
-        return HOLE if number < self.trimmed else self.seams.get(number)
+        return HOLE if number < self.trimmed else self.seals.get(number)
 
     async def decided(self, start, stop, patience_s=0.0):
         assert 0 <= start < stop
@@ -85,11 +86,11 @@ class History:
 
     async def read(self, slots):
         self.reads.append(tuple(slots))
-        return {slot: self.packs.get(slot) for slot in self.reads[-1]}
+        return {slot: self.batches.get(slot) for slot in self.reads[-1]}
 
 
-def position_of(pack, name):
-    return pack.last_of_streams()[name]
+def position_of(batch, name):
+    return batch.last_of_streams()[name]
 
 
 @pytest.mark.parametrize("links", [1, 2, 4])
@@ -130,36 +131,36 @@ def test_what_is_pushed_late_finds_its_place():
     assert table.latest("b") == Latest(7, (2,))
 
 
-def test_a_seam_leaves_out_whom_it_must_and_says_below_which_slot_they_are():
+def test_a_seal_leaves_out_whom_it_must_and_says_below_which_slot_they_are():
     table = StreamTable()
     for slot in range(40):
         table.push(f"stream {slot % 20}", slot, slot)
-    whole = table.seam(40, 0, ROOMY)
-    assert whole == Seam(40, table.all(), 0)
-    assert list(table.seam(40, 25, ROOMY).streams) == [f"stream {n}" for n in range(5, 20)]
-    assert table.seam(40, 40, ROOMY) == Seam(40, {}, 0)
-    assert table.seam(40, 0, len(encode(whole))) == whole, "it fits exactly"
+    whole = table.seal(40, 0, ROOMY)
+    assert whole == SealRecord(40, table.all(), 0)
+    assert list(table.seal(40, 25, ROOMY).streams) == [f"stream {n}" for n in range(5, 20)]
+    assert table.seal(40, 40, ROOMY) == SealRecord(40, {}, 0)
+    assert table.seal(40, 0, len(encode(whole))) == whole, "it fits exactly"
     sizes = set()
     for room in range(10, len(encode(whole))):
-        seam = table.seam(40, 0, room)
-        kept = [latest.slots[0] for latest in seam.streams.values()]
-        assert len(encode(seam)) <= room or not kept
-        assert seam.upto == 40
-        assert kept == list(range(seam.left_out, 40))
+        seal = table.seal(40, 0, room)
+        kept = [latest.slots[0] for latest in seal.streams.values()]
+        assert len(encode(seal)) <= room or not kept
+        assert seal.upto == 40
+        assert kept == list(range(seal.left_out, 40))
         sizes.add(len(kept))
     assert sizes == {0, 1, 2, 3, 5, 7, 10, 14}, "a quarter at a time"
     with_older = StreamTable()
-    with_older.load(Seam(30, {"a": Latest(5, (5,)), "b": Latest(9, (9,))}, 7))
+    with_older.load(SealRecord(30, {"a": Latest(5, (5,)), "b": Latest(9, (9,))}, 7))
     assert with_older.left_out == 7
     assert with_older.latest("a") == Latest(5, (5,))
-    assert with_older.seam(50, 0, ROOMY).left_out == 7
-    tight = with_older.seam(50, 0, len(encode(Seam(50, {"b": Latest(9, (9,))}, 7))))
-    assert tight == Seam(50, {"b": Latest(9, (9,))}, 7), "the older word says more"
-    assert with_older.seam(50, 0, 5) == Seam(50, {}, 10)
+    assert with_older.seal(50, 0, ROOMY).left_out == 7
+    tight = with_older.seal(50, 0, len(encode(SealRecord(50, {"b": Latest(9, (9,))}, 7))))
+    assert tight == SealRecord(50, {"b": Latest(9, (9,))}, 7), "the older word says more"
+    assert with_older.seal(50, 0, 5) == SealRecord(50, {}, 10)
 
 
 @pytest.mark.parametrize("page", [1, 3, 512])
-def test_a_table_is_rebuilt_from_the_last_seam_and_what_came_after(page):
+def test_a_table_is_rebuilt_from_the_last_seal_and_what_came_after(page):
     with turned(log_stream_page=page):
         for seed in range(16):
             history = History(seed, slots=random.Random(seed).randrange(1, 60))
@@ -169,46 +170,46 @@ def test_a_table_is_rebuilt_from_the_last_seam_and_what_came_after(page):
                 table = asyncio.run(rebuild(history, stop, first))
                 number = max(0, stop - 1) // SIZE
                 start, known = number * SIZE, {}
-                if number and number - 1 in history.seams:
-                    seam = decode(history.seams[number - 1])
-                    start, known = min(start, seam.upto), seam.streams
+                if number and number - 1 in history.seals:
+                    seal = decode(history.seals[number - 1])
+                    start, known = min(start, seal.upto), seal.streams
                 start = max(start, first)
                 assert all(hi - lo <= page for lo, hi in history.reads)
                 assert [s for lo, hi in history.reads for s in range(lo, hi)] == list(
                     range(start, stop)
-                ), "what is not in the seam is read once, and nothing else"
+                ), "what is not in the seal is read once, and nothing else"
                 for name in NAMES:
                     assert table.latest(name) == joined(
                         known.get(name, NOWHERE), name, history.mine(name, start, stop)
                     )
 
 
-def test_where_there_is_no_seam_the_segment_tells_alone(caplog):
+def test_where_there_is_no_seal_the_segment_tells_alone(caplog):
     caplog.set_level("INFO")
     history = History(2)
     history.trim(3)
     table = asyncio.run(rebuild(history, 3 * SIZE + 4, 3 * SIZE))
     assert table.left_out == 0, "nothing that was trimmed is looked for"
     caplog.clear()
-    del history.seams[4]
+    del history.seals[4]
     history.reads.clear()
     table = asyncio.run(rebuild(history, 5 * SIZE + 4, 0))
     assert (table.left_out, history.reads) == (0, [(5 * SIZE, 5 * SIZE + 4)])
-    history.seams[4] = b"rubbish"
+    history.seals[4] = b"rubbish"
     table = asyncio.run(rebuild(history, 5 * SIZE + 4, 0))
     assert table.left_out == 5 * SIZE, "all streams may be below"
-    assert "the end of segment 4 holds no seam" in caplog.text
+    assert "the end of segment 4 holds no seal" in caplog.text
 
 
-def joined(known, name, packs):
-    """What a table should say of a stream: a seam's word, and packs."""
-    places = {pack.serial for pack in packs} | set(known.slots)
-    positions = [known.position, *(position_of(pack, name) for pack in packs)]
+def joined(known, name, batches):
+    """What a table should say of a stream: a seal's word, and batches."""
+    places = {batch.serial for batch in batches} | set(known.slots)
+    positions = [known.position, *(position_of(batch, name) for batch in batches)]
     return Latest(max(positions), tuple(sorted(places, reverse=True)[: KNOBS.log_links]))
 
 
 def decode(raw):
-    return read_seam(raw, 0, ROOMY)
+    return read_seal(raw, 0, ROOMY)
 
 
 def test_a_table_catches_up_with_a_part():
@@ -244,20 +245,20 @@ def check_found(history, name, first, below, found):
     if found == NOWHERE:
         assert not wrote
         return
-    last = max((pack.serial for pack in wrote), default=-1)
+    last = max((batch.serial for batch in wrote), default=-1)
     given = history.given[name]
     assert found.slots[0] >= last
     assert found.slots == history.last(name, found.slots[0] + 1)
     assert (found.slots[0], found.position) in given
-    assert found.position >= max((position_of(pack, name) for pack in wrote), default=-1)
+    assert found.position >= max((position_of(batch, name) for batch in wrote), default=-1)
 
 
-def test_a_stream_in_the_newest_seam_is_found_with_a_look_at_what_came_since():
+def test_a_stream_in_the_newest_seal_is_found_with_a_look_at_what_came_since():
     history = History(5)
-    latest = decode(history.seams[6]).streams["a"]
+    latest = decode(history.seals[6]).streams["a"]
     found = asyncio.run(look_up(history, "a", 7 * SIZE, 0))
     assert found.slots[0] >= latest.slots[0]
-    upto = decode(history.seams[6]).upto
+    upto = decode(history.seals[6]).upto
     assert all(lo >= upto for lo, _ in history.reads)
 
 
@@ -267,12 +268,12 @@ def test_what_was_trimmed_while_it_was_searched_is_nowhere():
     history.given["new"] = []
     assert asyncio.run(look_up(history, "new", 60, 0)) == NOWHERE
     assert min(lo for lo, _ in history.reads) == 3 * SIZE, "below it, nothing is read"
-    seams, history.trimmed = history.seams, 0
+    seals, history.trimmed = history.seals, 0
 
     async def not_yet(number):
-        return seams.get(number)
+        return seals.get(number)
 
-    history.seam = not_yet
+    history.seal = not_yet
     history.trimmed = 3
     assert asyncio.run(look_up(history, "new", 60, 0)) == NOWHERE
 
@@ -285,12 +286,12 @@ def test_a_walk_finds_all_of_a_stream_and_in_order(page, links):
             history = History(seed)
             name, lowest = rng.choice(NAMES), rng.choice((0, 0, 9, 30))
             below = rng.choice((history.slots, 40))
-            packs = history.mine(name, lowest, below)
-            start = rng.choice([0, *(pack.first for pack in packs)] + [p.end for p in packs])
+            batches = history.mine(name, lowest, below)
+            start = rng.choice([0, *(batch.first for batch in batches)] + [p.end for p in batches])
             walk = Walk(name, history.read)
             last = history.last(name, below)
             found = asyncio.run(walk.back(last, lowest, start))
-            assert found == [pack for pack in packs if pack.end > start]
+            assert found == [batch for batch in batches if batch.end > start]
             assert all(lowest <= slot < below for slots in history.reads for slot in slots)
             assert all(len(slots) <= max(page, links) for slots in history.reads)
             older = {slot for slot, _ in history.given[name] if slot < lowest}
@@ -301,8 +302,8 @@ def test_a_walk_finds_all_of_a_stream_and_in_order(page, links):
 
 def test_a_walk_over_holes_alone_says_that_more_may_be_below():
     history = History(1, slots=0)
-    pack = Pack(0, 0, b"w", 0, 0, [b"x"], (Group(1, {}, ("a",)),), {"a": ()})
-    history.packs = {2: pack, 5: pack}
+    batch = BatchRecord(0, 0, b"w", 0, 0, [b"x"], (Group(1, {}, ("a",)),), {"a": ()})
+    history.batches = {2: batch, 5: batch}
     with turned(log_stream_page=3):
         walk = Walk("a", history.read)
         assert asyncio.run(walk.back((20, 18), 6, 0)) == []
@@ -321,7 +322,7 @@ def test_holes_are_passed_over_without_a_word(caplog):
     caplog.set_level("INFO")
     history = History(1, slots=0)
     asyncio.run(catch_up(history, StreamTable(), 0, 20))
-    history.seams = {n: encode(Seam(SIZE * (n + 1), {}, SIZE * (n + 1))) for n in range(3)}
+    history.seals = {n: encode(SealRecord(SIZE * (n + 1), {}, SIZE * (n + 1))) for n in range(3)}
     history.reads.clear()
     assert asyncio.run(look_up(history, "a", 20, 0)) == NOWHERE
     assert history.reads == [(16, 20), (8, 16), (0, 8)]
@@ -335,8 +336,10 @@ def test_a_walk_takes_as_few_reads_as_there_are_links():
     history = History(1, slots=0)
     before = []
     for slot in range(40):
-        pack = Pack(slot, 0, b"w", slot, 0, [b"x"], (Group(1, {}, ("a",)),), {"a": before[:4]})
-        history.packs[slot] = pack
+        batch = BatchRecord(
+            slot, 0, b"w", slot, 0, [b"x"], (Group(1, {}, ("a",)),), {"a": before[:4]}
+        )
+        history.batches[slot] = batch
         before.insert(0, slot)
     walk = Walk("a", history.read)
     assert len(asyncio.run(walk.back(before[:4], 0, 0))) == 40
@@ -365,7 +368,7 @@ def test_a_table_keeps_so_many_streams_and_says_below_which_slot_the_others_are(
 
 def test_a_stream_is_found_in_the_open_segment():
     history = History(1, slots=0)
-    pack = Pack(7, 0, b"w", 5, 0, [b"x"], (Group(1, {}, ("a",)),), {"a": ()})
-    history.values = {5: encode(pack)}
+    batch = BatchRecord(7, 0, b"w", 5, 0, [b"x"], (Group(1, {}, ("a",)),), {"a": ()})
+    history.values = {5: encode(batch)}
     assert asyncio.run(look_up(history, "a", 7, 0)) == Latest(7, (5,))
     assert history.reads == [(0, 7)]

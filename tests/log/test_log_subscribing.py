@@ -7,16 +7,16 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
-from slots import Slots, Start, in_time, pack_of
+from slots import Slots, Start, batch_of, in_time
 
 from wormspace.errors import Closed, Unavailable
 from wormspace.knobs import turned
-from wormspace.log.beginning import Place
 from wormspace.log.errors import DamagedEntry, LogTrimmed
 from wormspace.log.reading import Reader
 from wormspace.log.records import HOLE
 from wormspace.log.subscribing import RETRY_S, Source, Subscription, WholeLog
-from wormspace.space import Address, Allocated, TrimmedAway, Written
+from wormspace.log.trim_point import Place
+from wormspace.space import Address, Allocated, SegmentsTrimmed, Written
 
 PATIENCE_S = 3.0
 
@@ -36,18 +36,18 @@ class Live(Slots):
         self.listening, self.refusals, self.listened = [], [], 0
         self.before = self.maybe_refuse
         for slot in range(slots):
-            self.put(slot, pack_of(slot * many, many))
+            self.put(slot, batch_of(slot * many, many))
 
     def maybe_refuse(self, start, stop):
         if self.refusals:
             raise self.refusals.pop()
 
-    def write(self, slot, pack=None):
-        """A pack, or a hole, is written, and all who listen learn of it."""
-        if pack is None:
+    def write(self, slot, batch=None):
+        """A batch, or a hole, is written, and all who listen learn of it."""
+        if batch is None:
             self.values[slot] = HOLE
         else:
-            self.put(slot, pack)
+            self.put(slot, batch)
         self.tell(Written(Address.of(slot, self.size), self.values[slot]))
 
     def tell(self, event):
@@ -107,17 +107,17 @@ async def nothing_comes(stream, seconds=1.0):
 def test_each_entry_comes_once_and_in_order_however_it_was_written(behind):
     async def one(seed):
         rng, live, position = random.Random(seed), Live(), 0
-        packs = {}
+        batches = {}
         for slot in range(40):
             if rng.random() < 0.8:
-                packs[slot] = pack_of(position, rng.randrange(1, 4))
-                position = packs[slot].end
+                batches[slot] = batch_of(position, rng.randrange(1, 4))
+                position = batches[slot].end
 
         async def write():
             slots = list(range(40))
             for slot in sorted(slots, key=lambda slot: slot + rng.random() * 4):
                 await asyncio.sleep(rng.choice((0, 0, 0.3)))
-                live.write(slot, packs.get(slot))
+                live.write(slot, batches.get(slot))
 
         writing = asyncio.create_task(write())
         start = rng.randrange(position)
@@ -155,7 +155,7 @@ def test_it_reads_what_is_behind_in_pages_and_listens_when_it_has_caught_up():
         assert len(live.reads) == 1, "nothing behind it: it listens"
         live.reads.clear()
         for n in range(5):
-            live.write(100 + n, pack_of(100 + n, 1))
+            live.write(100 + n, batch_of(100 + n, 1))
             assert await take(stream, 1) == [100 + n]
         assert live.reads == []
         assert source._reader._reached == 105
@@ -190,11 +190,11 @@ def test_what_stays_empty_is_filled_after_the_patience_and_no_sooner(ahead, caug
         if caught_up:
             await nothing_comes(stream)
         begins = loop.time()
-        live.write(2 + ahead, pack_of(9, 1))
+        live.write(2 + ahead, batch_of(9, 1))
         assert await take(stream, 1) == [9]
         assert live.filled == [(2, 2 + ahead)]
         assert PATIENCE_S <= loop.time() - begins <= 1.2 * PATIENCE_S + 0.05
-        live.write(2 + ahead + 2, pack_of(11, 1))
+        live.write(2 + ahead + 2, batch_of(11, 1))
         begins = loop.time()
         assert await take(stream, 1) == [11], "each is given as long"
         assert PATIENCE_S <= loop.time() - begins <= 1.2 * PATIENCE_S + 0.05
@@ -211,13 +211,13 @@ def test_what_comes_within_the_patience_is_not_filled(caught_up):
         await take(stream, 2)
         if caught_up:
             await nothing_comes(stream)
-        live.write(3, pack_of(3, 1))
+        live.write(3, batch_of(3, 1))
         waiting = asyncio.create_task(anext(stream))
         for slot in (5, 7, 9):
             await asyncio.sleep(0.9)
-            live.write(slot, pack_of(slot, 1))
+            live.write(slot, batch_of(slot, 1))
             assert not waiting.done()
-        live.write(2, pack_of(2, 1))
+        live.write(2, batch_of(2, 1))
         began = loop.time()
         assert (await waiting).position == 2
         assert loop.time() - began <= 0.02
@@ -233,10 +233,10 @@ def test_who_has_overheard_something_does_not_wait_for_it():
         await take(stream, 1)
         await nothing_comes(stream)
         waiting = asyncio.create_task(anext(stream))
-        live.write(3, pack_of(3, 1))
+        live.write(3, batch_of(3, 1))
         await asyncio.sleep(0.1)
         live.write(1)
-        live.write(2, pack_of(2, 1))
+        live.write(2, batch_of(2, 1))
         began = loop.time()
         assert (await waiting).position == 2
         assert (loop.time(), live.filled) == (began, [])
@@ -253,7 +253,7 @@ def test_who_falls_behind_what_it_hears_reads_and_listens_again():
         await nothing_comes(stream)
         assert live.listened == 1
         for slot in range(1, 8):
-            live.write(slot, pack_of(slot, 1))
+            live.write(slot, batch_of(slot, 1))
         await asyncio.sleep(0.1)
         assert live.listening == [], "it has more than it may keep"
         assert len(source._ear.arrived) == 5
@@ -269,18 +269,18 @@ def test_who_falls_behind_what_it_hears_reads_and_listens_again():
         in_time(work)
 
 
-def test_a_seam_is_no_slot_and_other_news_is_passed_over():
+def test_a_seal_is_no_slot_and_other_news_is_passed_over():
     async def work():
         live = Live(1)
         stream, source = follow(live, 0)
         await take(stream, 1)
         await nothing_comes(stream)
-        live.tell(Written(Address(0, live.size), b"the seam"))
+        live.tell(Written(Address(0, live.size), b"the seal"))
         live.tell(Allocated(1, 9, b""))
         await asyncio.sleep(0.1)
         assert source._ear.arrived == {}
         assert source._ear.is_quiet
-        live.write(1, pack_of(1, 1))
+        live.write(1, batch_of(1, 1))
         assert await take(stream, 1) == [1]
 
     in_time(work)
@@ -295,9 +295,9 @@ def test_where_its_place_was_trimmed_it_goes_on_if_no_entry_is_lost(caught_up, p
         await take(stream, 2)
         if caught_up:
             await nothing_comes(stream)
-            live.tell(TrimmedAway(0, 1))
+            live.tell(SegmentsTrimmed(0, 1))
         start.true, live.trimmed = place, 1
-        live.put(8, pack_of(place.position, 1))
+        live.put(8, batch_of(place.position, 1))
         if place != Place(2, 8):
             with pytest.raises(LogTrimmed, match=r"position 2 "):
                 await anext(stream)
@@ -317,10 +317,10 @@ def test_what_was_trimmed_below_its_place_is_no_loss(slots):
         await take(stream, slots)
         await nothing_comes(stream)
         start.true, live.trimmed = Place(8, 8), 1
-        live.tell(TrimmedAway(0, 1))
+        live.tell(SegmentsTrimmed(0, 1))
         await nothing_comes(stream)
         assert source._ear._dropped == 0
-        live.write(slots, pack_of(slots, 1))
+        live.write(slots, batch_of(slots, 1))
         assert await take(stream, 1) == [slots]
         assert live.listened == 1
 
@@ -338,7 +338,7 @@ def test_servers_that_are_away_are_asked_again():
         live.listening[0][1].put_nowait(Unavailable("away"))
         await nothing_comes(stream)
         assert (live.listened, len(live.listening)) == (2, 1)
-        live.write(2, pack_of(2, 1))
+        live.write(2, batch_of(2, 1))
         assert await take(stream, 1) == [2]
 
     in_time(work)
@@ -355,11 +355,11 @@ def test_positions_that_cannot_be_read_end_it_and_say_where_to_go_on(caught_up):
         live.values[2] = b"garbage"
         live.tell(Written(Address.of(2, live.size), b"garbage"))
         await asyncio.sleep(0)
-        live.write(3, pack_of(2, 1))
+        live.write(3, batch_of(2, 1))
         assert await take(stream, 1) == [2], "nothing is missing there"
         live.values[4] = b"garbage"
         live.tell(Written(Address.of(4, live.size), b"garbage"))
-        live.write(5, pack_of(7, 1))
+        live.write(5, batch_of(7, 1))
         with pytest.raises(DamagedEntry) as told:
             await anext(stream)
         assert (told.value.position, told.value.next) == (3, 7)
@@ -379,10 +379,10 @@ def test_what_was_heard_before_damage_comes_and_then_the_damage_is_told():
         stream, _ = follow(live, 0)
         await take(stream, 2)
         await nothing_comes(stream)
-        live.write(2, pack_of(2, 1))
+        live.write(2, batch_of(2, 1))
         live.values[3] = b"garbage"
         live.tell(Written(Address.of(3, live.size), b"garbage"))
-        live.write(4, pack_of(5, 1))
+        live.write(4, batch_of(5, 1))
         assert await take(stream, 1) == [2]
         with pytest.raises(DamagedEntry) as told:
             await anext(stream)

@@ -147,15 +147,15 @@ async def test_streams_survive_their_sequencer(make, worm, name):
     assert [int(e.body) for e in await again.read_stream("only-3")] == [3]
 
 
-async def test_streams_that_found_no_room_in_a_seam_are_found_all_the_same(make, monkeypatch):
+async def test_streams_that_found_no_room_in_a_seal_are_found_all_the_same(make, monkeypatch):
     """Many are named in one segment, some again in later ones, by one sequencer after another."""
     monkeypatch.setattr(KNOBS, "log_table_bytes", 200)
     names = [f"stream-{i}" for i in range(40)]
     expected = {name: [] for name in names}
-    for reign in range(3):
+    for term in range(3):
         log = await make()
         for i, name in enumerate(names):
-            if reign == 0 or i % (reign + 3) == 0:
+            if term == 0 or i % (term + 3) == 0:
                 position = await log.append(name.encode(), streams=[name])
                 expected[name].append(position)
         await log.close()
@@ -253,8 +253,8 @@ async def test_a_range_that_has_a_hole_is_read_after_the_patience(make):
 async def test_a_position_that_was_filled_is_not_given_up_by_its_appender(make):
     log = await make()
     await log.append(b"a")
-    tape = log._tape
-    await tape.fill(1, 4)  # steals what the sequencer is about to hand out
+    segmented_log = log._segmented_log
+    await segmented_log.fill(1, 4)  # steals what the sequencer is about to hand out
     positions = [await log.append(b"b"), await log.append(b"c")]
     assert positions == sorted(positions)
     assert positions[0] >= 4
@@ -272,7 +272,7 @@ async def leave_a_hole(log, bodies=(b"never written",)):
     """Positions are handed out, and their appender dies; returns the first of them."""
     holes = []
 
-    async def die(parcels, given, left):
+    async def die(drafts, given, left):
         holes.append(given.first)
         raise wormspace.Unavailable("the appender died")
 

@@ -8,8 +8,8 @@ from log_worlds import LogWorld
 
 import wormspace
 from wormspace.knobs import turned
-from wormspace.log.desk import SharedDesk, _Here
 from wormspace.log.sequencer import Sequencer
+from wormspace.log.sequencer_client import SequencerClient, _Here
 from wormspace.sim import NetworkOptions, World
 from wormspace.sim.latency import constant
 
@@ -38,9 +38,9 @@ def takeovers(monkeypatch):
         loop = asyncio.get_running_loop()
         began, index = loop.time(), len(taken)
         taken.append(None)
-        tenure = await acquire(sequencer)
+        term = await acquire(sequencer)
         taken[index] = loop.time() - began
-        return tenure
+        return term
 
     monkeypatch.setattr(Sequencer, "_acquire", counting)
     return taken
@@ -52,7 +52,7 @@ async def leave_a_log(worm):
     for i in range(12):
         await log.append(b"%d" % i, streams=["s"])
         if i % 3 == 0:
-            log._desk._sequencer._tenure.take(1)
+            log._sequencing._sequencer._term.take(1)
 
 
 async def insist(call):
@@ -114,14 +114,14 @@ def test_two_processes_do_not_replace_each_other_for_ever(monkeypatch):
     """Though a sequencer answers later, at first, than the other process waits for it."""
     cluster = LogWorld(world=slow_world(0.6), timeout_s=60.0)
     became, attempts, enough = [], [], asyncio.Event()
-    turn_to = SharedDesk._turn_to
+    turn_to = SequencerClient._turn_to
 
-    async def noting(desk, to):
+    async def noting(sequencing, to):
         if isinstance(to, _Here):
             became.append(to.number)
-        await turn_to(desk, to)
+        await turn_to(sequencing, to)
 
-    monkeypatch.setattr(SharedDesk, "_turn_to", noting)
+    monkeypatch.setattr(SequencerClient, "_turn_to", noting)
 
     def user(name):
         async def use(worm):

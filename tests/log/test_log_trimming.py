@@ -4,12 +4,12 @@ import asyncio
 import random
 
 import pytest
-from slots import Slots, Start, pack_of
+from slots import Slots, Start, batch_of
 
-from wormspace.log.beginning import Place
 from wormspace.log.errors import NotWritten
 from wormspace.log.info import Info, look
 from wormspace.log.reading import Reader
+from wormspace.log.trim_point import Place
 from wormspace.log.trimming import Trimmer
 
 
@@ -20,10 +20,10 @@ def trimming(slots, start=None):
 
 def befores(slots):
     """(position, time, bytes before it) of each entry."""
-    for pack in slots.packs.values():
-        before = pack.before
-        for entry in pack.entries():
-            yield entry.position, pack.time_ms, before
+    for batch in slots.batches.values():
+        before = batch.before
+        for entry in batch.entries():
+            yield entry.position, batch.time_ms, before
             before += len(entry.body) + sum(len(k) + len(v) for k, v in entry.headers.items())
 
 
@@ -35,7 +35,7 @@ def test_a_log_begins_where_it_was_trimmed_and_whole_segments_below_go():
             for position in sorted(random.Random(seed).choices(range(slots.tail + 1), k=4)):
                 assert await trimmer.below(position) == position
                 assert start.true.position == position
-                kept = [slot for slot, pack in slots.packs.items() if pack.end > position]
+                kept = [slot for slot, batch in slots.batches.items() if batch.end > position]
                 floor = start.true.slot
                 assert all(slot >= floor for slot in kept)
                 if not seed:
@@ -53,7 +53,7 @@ def test_the_open_segment_is_never_trimmed_and_what_another_left_is():
     async def work():
         slots = Slots(0, slots=0)
         for slot in range(16):
-            slots.put(slot, pack_of(slot, 1))
+            slots.put(slot, batch_of(slot, 1))
         slots.space.trim_prefix = trims = Trims()
         open_now = 1
 
@@ -64,7 +64,7 @@ def test_the_open_segment_is_never_trimmed_and_what_another_left_is():
         trimmer, start = trimming(slots)
         assert await trimmer.below(16) == 16
         assert start.true == Place(16, 16)
-        assert trims.asked == [1], "the second is full, and its seam is not written"
+        assert trims.asked == [1], "the second is full, and its seal is not written"
         open_now = 2
         assert await trimmer.below(16) == 16
         assert await trimmer.below(3) == 16
@@ -92,7 +92,7 @@ def test_a_search_ends_between_those_that_go_and_those_that_stay():
             entries = list(befores(slots))
             total = entries[-1][2] + len(slots.entries[entries[-1][0]].body)
             begin = rng.choice((0, rng.randrange(slots.tail)))
-            at = [slot for slot, pack in slots.packs.items() if pack.end > begin]
+            at = [slot for slot, batch in slots.batches.items() if batch.end > begin]
             for _ in range(6):
                 cut = rng.choice((0, rng.randrange(total + 2), total * 2))
                 age = rng.randrange(-1, 26) * 1000
@@ -114,11 +114,11 @@ def test_a_search_ends_between_those_that_go_and_those_that_stay():
     asyncio.run(work())
 
 
-def test_a_search_looks_at_few_packs():
+def test_a_search_looks_at_few_batches():
     async def work():
         slots = Slots(0, slots=0, size=1000)
         for slot in range(500):
-            slots.put(slot, pack_of(slot, 1, 10 * slot, slot))
+            slots.put(slot, batch_of(slot, 1, 10 * slot, slot))
         for wanted in (0, 1, 250, 499, 500):
             trimmer, _ = trimming(slots)
             slots.reads.clear()
@@ -133,10 +133,10 @@ def test_the_bytes_of_all_that_was_appended_are_known_and_what_is_there_at_a_gla
         for seed in range(10):
             slots = Slots(seed, slots=24)
             trimmer, _ = trimming(slots)
-            last = list(slots.packs.values())[-1]
+            last = list(slots.batches.values())[-1]
             assert await trimmer.total() == last.before + last.size
             begin = random.Random(seed).choice((0, random.Random(seed).randrange(slots.tail)))
-            kept = [(slot, pack) for slot, pack in slots.packs.items() if pack.end > begin]
+            kept = [(slot, batch) for slot, batch in slots.batches.items() if batch.end > begin]
             start = Start(begin, kept[0][0])
             info = await look("orders", Reader(slots, start, 0.0))
             there = next(before for position, _, before in befores(slots) if position >= begin)

@@ -23,10 +23,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from wormspace.paxos import capturing, reading, writing
+from wormspace.paxos import accept, prepare, reading
+from wormspace.paxos.accept import Accept
 from wormspace.paxos.acceptor import ACCEPTED, is_decided, on_capture, on_decided, on_write
 from wormspace.paxos.ballot import UNSAFE, above, show
-from wormspace.paxos.capturing import Capturing
 from wormspace.paxos.messages import (
     COMPLETE,
     Capture,
@@ -40,8 +40,8 @@ from wormspace.paxos.messages import (
     Write,
     Written,
 )
+from wormspace.paxos.prepare import Prepare
 from wormspace.paxos.reading import Reading
-from wormspace.paxos.writing import Writing
 
 SPACE, SEGMENT = "s", 0
 
@@ -133,17 +133,17 @@ class Proposer:
 
     def on(self, server: int, m) -> tuple:
         machine, sends = self.machine, ()
-        if isinstance(machine, Capturing):
+        if isinstance(machine, Prepare):
             if isinstance(m, Promise):
-                machine, sends = capturing.on_promise(machine, server, m)
+                machine, sends = prepare.on_promise(machine, server, m)
             elif isinstance(m, Reject):
-                machine = capturing.on_reject(machine, server, m.promised)
+                machine = prepare.on_reject(machine, server, m.promised)
             elif isinstance(m, Report):
-                machine, sends = capturing.on_report(machine, server, m)
+                machine, sends = prepare.on_report(machine, server, m)
             self.capture = machine
             self.seen = max(self.seen, machine.top, machine.ballot)
-        elif isinstance(machine, Writing) and isinstance(m, Written):
-            machine = writing.on_written(machine, server, m.refused)
+        elif isinstance(machine, Accept) and isinstance(m, Written):
+            machine = accept.on_written(machine, server, m.refused)
         elif isinstance(machine, Reading) and isinstance(m, Report):
             machine, sends = reading.on_report(machine, server, m)
         self.machine = machine
@@ -151,15 +151,15 @@ class Proposer:
 
     def __str__(self) -> str:
         m = self.machine
-        if isinstance(m, Capturing):
+        if isinstance(m, Prepare):
             text = m.phase
-            if m.phase == capturing.PROMISED:
-                met, half = show_rows(capturing.reported(m)), show_rows(capturing.half(m))
+            if m.phase == prepare.PROMISED:
+                met, half = show_rows(prepare.reported(m)), show_rows(prepare.half(m))
                 text += f"; met {met}; to complete {half}"
             return text
-        if isinstance(m, Writing):
-            lost = {t.offset for t in writing.lost(m)}
-            open_ = {t.offset for t in writing.contested(m)}
+        if isinstance(m, Accept):
+            lost = {t.offset for t in accept.lost(m)}
+            open_ = {t.offset for t in accept.contested(m)}
             if m.answered.bit_count() <= m.servers // 2:
                 return "writing"
             words = [
@@ -211,17 +211,17 @@ class Player:
     def do_capture(self, name: str, lo: str, hi: str) -> None:
         p = self.p(name)
         p.seen = above(p.seen, p.id)
-        p.machine = p.capture = Capturing(
+        p.machine = p.capture = Prepare(
             len(self.acceptors), SPACE, SEGMENT, int(lo), int(hi), p.seen
         )
-        self.send(name, capturing.begin(p.machine))
+        self.send(name, prepare.begin(p.machine))
 
     def _write(self, name: str, ballot: bytes, rows: dict[int, bytes]) -> None:
         p = self.p(name)
-        p.machine = Writing(
+        p.machine = Accept(
             len(self.acceptors), SPACE, SEGMENT, ballot, tuple(rows), tuple(rows.values())
         )
-        self.send(name, writing.begin(p.machine))
+        self.send(name, accept.begin(p.machine))
 
     def do_write(self, name: str, offset: str, value: str) -> None:
         self._write(name, self.p(name).capture.ballot, {int(offset): value.encode()})
@@ -231,7 +231,7 @@ class Player:
 
     def do_complete(self, name: str) -> None:
         c = self.p(name).capture
-        self._write(name, c.ballot, {r.offset: r.value for r in capturing.half(c)})
+        self._write(name, c.ballot, {r.offset: r.value for r in prepare.half(c)})
 
     def do_read(self, name: str, lo: str, hi: str, first: str) -> None:
         p = self.p(name)
@@ -253,12 +253,12 @@ class Player:
 
     def do_retry(self, name: str) -> None:
         machine = self.p(name).machine
-        module = capturing if isinstance(machine, Capturing) else writing
+        module = prepare if isinstance(machine, Prepare) else accept
         self.send(name, module.begin(machine))
 
     def do_giveup(self, name: str) -> None:
         p = self.p(name)
-        p.machine = p.capture = capturing.give_up(p.machine)
+        p.machine = p.capture = prepare.give_up(p.machine)
         self.out.append(f"{name}: {p}")
 
     def do_deliver(self, name: str, *servers: str) -> None:

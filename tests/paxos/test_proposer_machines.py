@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenario_player import Acceptor
 
-from wormspace.paxos import capturing, reading, telling, writing
+from wormspace.paxos import accept, broadcast, prepare, reading
+from wormspace.paxos.accept import DECIDED, LOST, OPEN, Accept
 from wormspace.paxos.ballot import UNSAFE, above, ballot
-from wormspace.paxos.capturing import PREEMPTED, PROMISED, PROMISING, Capturing, ClashingReports
+from wormspace.paxos.broadcast import Broadcast
 from wormspace.paxos.messages import (
     COMPLETE,
     Capture,
@@ -23,9 +24,8 @@ from wormspace.paxos.messages import (
     Write,
     Written,
 )
+from wormspace.paxos.prepare import PREEMPTED, PROMISED, PROMISING, ClashingReports, Prepare
 from wormspace.paxos.reading import ANSWERED, ASKING_ALL, ASKING_ONE, Reading
-from wormspace.paxos.telling import Telling
-from wormspace.paxos.writing import DECIDED, LOST, OPEN, Writing
 
 B1, B2, B3 = (ballot(n, b"proposer") for n in (1, 2, 3))
 
@@ -35,111 +35,111 @@ def row(offset, b, value=b"v", decided=False):
 
 
 def captured(servers=3, stop=100, b=B2):
-    return Capturing(servers, "s", 0, 0, stop, b)
+    return Prepare(servers, "s", 0, 0, stop, b)
 
 
 # ---------------------------------------------------------------------------- capturing
 
 
 def test_a_capture_is_promised_by_a_majority_and_not_before():
-    c, _ = capturing.on_promise(captured(5), 0, Promise([], COMPLETE))
-    c, _ = capturing.on_promise(c, 3, Promise([], COMPLETE))
+    c, _ = prepare.on_promise(captured(5), 0, Promise([], COMPLETE))
+    c, _ = prepare.on_promise(c, 3, Promise([], COMPLETE))
     assert c.phase == PROMISING
-    c, _ = capturing.on_promise(c, 4, Promise([], COMPLETE))
+    c, _ = prepare.on_promise(c, 4, Promise([], COMPLETE))
     assert c.phase == PROMISED
 
 
 def test_one_server_promising_twice_is_one_server():
     c = captured()
     for _ in range(3):
-        c, _ = capturing.on_promise(c, 1, Promise([], COMPLETE))
+        c, _ = prepare.on_promise(c, 1, Promise([], COMPLETE))
     assert c.phase == PROMISING
 
 
 def test_a_promise_counts_only_when_its_last_page_is_there():
-    c, sends = capturing.on_promise(captured(), 0, Promise([row(1, B1)], 10))
+    c, sends = prepare.on_promise(captured(), 0, Promise([row(1, B1)], 10))
     assert [(s.server, s.message) for s in sends] == [(0, Read("s", 0, [(10, 100)]))]
-    c, _ = capturing.on_promise(c, 1, Promise([], COMPLETE))
+    c, _ = prepare.on_promise(c, 1, Promise([], COMPLETE))
     assert c.phase == PROMISING
-    c, sends = capturing.on_report(c, 0, Report([row(11, B1)], 20))
+    c, sends = prepare.on_report(c, 0, Report([row(11, B1)], 20))
     assert [s.message for s in sends] == [Read("s", 0, [(20, 100)])]
-    c, _ = capturing.on_report(c, 0, Report([row(21, B1)], COMPLETE))
+    c, _ = prepare.on_report(c, 0, Report([row(21, B1)], COMPLETE))
     assert c.phase == PROMISED
-    assert [r.offset for r in capturing.half(c)] == [1, 11, 21]
+    assert [r.offset for r in prepare.half(c)] == [1, 11, 21]
 
 
 def test_a_page_of_a_server_that_did_not_promise_is_ignored():
-    c, sends = capturing.on_report(captured(), 0, Report([row(1, B1)], COMPLETE))
+    c, sends = prepare.on_report(captured(), 0, Report([row(1, B1)], COMPLETE))
     assert (c, sends) == (captured(), ())
 
 
 def test_a_page_with_a_higher_ballot_unmakes_the_promise():
     """The server has promised somebody else since: its report is not that of the promise."""
-    c, _ = capturing.on_promise(captured(), 0, Promise([], 10))
-    c, _ = capturing.on_report(c, 0, Report([row(11, B3)], COMPLETE))
+    c, _ = prepare.on_promise(captured(), 0, Promise([], 10))
+    c, _ = prepare.on_report(c, 0, Report([row(11, B3)], COMPLETE))
     assert c.phase == PROMISING
     assert c.top == B3
-    c = capturing.on_reject(c, 1, B3)
+    c = prepare.on_reject(c, 1, B3)
     assert c.phase == PREEMPTED
 
 
 def test_a_lost_page_is_asked_for_again_and_the_promise_is_not():
-    c, _ = capturing.on_promise(captured(), 0, Promise([], 10))
-    kinds = {(s.server, type(s.message)) for s in capturing.begin(c)}
+    c, _ = prepare.on_promise(captured(), 0, Promise([], 10))
+    kinds = {(s.server, type(s.message)) for s in prepare.begin(c)}
     assert kinds == {(0, Read), (1, Capture), (2, Capture)}
 
 
 def test_a_capture_is_preempted_when_no_majority_is_left_to_promise():
-    c = capturing.on_reject(captured(), 0, B3)
-    c = capturing.on_reject(c, 0, B3)
+    c = prepare.on_reject(captured(), 0, B3)
+    c = prepare.on_reject(c, 0, B3)
     assert c.phase == PROMISING
-    c = capturing.on_reject(c, 2, B2)
+    c = prepare.on_reject(c, 2, B2)
     assert (c.phase, c.top) == (PREEMPTED, B3)
 
 
 def test_giving_up_needs_a_refusal():
-    assert capturing.give_up(captured()).phase == PROMISING
-    assert capturing.give_up(capturing.on_reject(captured(), 0, B3)).phase == PREEMPTED
+    assert prepare.give_up(captured()).phase == PROMISING
+    assert prepare.give_up(prepare.on_reject(captured(), 0, B3)).phase == PREEMPTED
 
 
 def test_the_highest_ballot_is_completed_and_the_decided_is_not():
-    c, _ = capturing.on_promise(
+    c, _ = prepare.on_promise(
         captured(b=B3), 0, Promise([row(0, B1, b"old"), row(1, B1, b"a", True)], COMPLETE)
     )
-    c, _ = capturing.on_promise(c, 1, Promise([row(0, B2, b"new"), row(1, B1, b"a")], COMPLETE))
-    assert capturing.half(c) == (row(0, B2, b"new"),)
-    assert [r.value for r in capturing.reported(c)] == [b"new", b"a"]
+    c, _ = prepare.on_promise(c, 1, Promise([row(0, B2, b"new"), row(1, B1, b"a")], COMPLETE))
+    assert prepare.half(c) == (row(0, B2, b"new"),)
+    assert [r.value for r in prepare.reported(c)] == [b"new", b"a"]
 
 
 @pytest.mark.parametrize("decided", [False, True])
 def test_two_values_under_one_ballot_are_never_passed_over(decided):
-    c, _ = capturing.on_promise(captured(), 0, Promise([row(0, B1, b"x", decided)], COMPLETE))
+    c, _ = prepare.on_promise(captured(), 0, Promise([row(0, B1, b"x", decided)], COMPLETE))
     with pytest.raises(ClashingReports):
-        capturing.on_promise(c, 1, Promise([row(0, B1, b"y")], COMPLETE))
+        prepare.on_promise(c, 1, Promise([row(0, B1, b"y")], COMPLETE))
 
 
 # ---------------------------------------------------------------------------- writing
 
 
 def test_each_register_of_a_write_has_a_verdict_of_its_own():
-    w = Writing(3, "s", 0, B1, (0, 1, 2), (b"a", b"b", b"c"))
-    w = writing.on_written(w, 0, [Refusal(1, B2)])
-    assert not writing.finished(w)
-    w = writing.on_written(w, 1, [Refusal(1, B3), Refusal(2, B2)])
-    assert not writing.finished(w)  # 2 was accepted once and refused once
-    assert [t.offset for t in writing.lost(w)] == [1]
-    assert [t.offset for t in writing.contested(w)] == [2]
-    w = writing.on_written(w, 2, [])
-    assert writing.finished(w)
-    assert [(t.offset, t.promised) for t in writing.lost(w)] == [(1, B3)]
-    assert writing.obstacle(w) == B3
+    w = Accept(3, "s", 0, B1, (0, 1, 2), (b"a", b"b", b"c"))
+    w = accept.on_written(w, 0, [Refusal(1, B2)])
+    assert not accept.finished(w)
+    w = accept.on_written(w, 1, [Refusal(1, B3), Refusal(2, B2)])
+    assert not accept.finished(w)  # 2 was accepted once and refused once
+    assert [t.offset for t in accept.lost(w)] == [1]
+    assert [t.offset for t in accept.contested(w)] == [2]
+    w = accept.on_written(w, 2, [])
+    assert accept.finished(w)
+    assert [(t.offset, t.promised) for t in accept.lost(w)] == [(1, B3)]
+    assert accept.obstacle(w) == B3
 
 
 def test_an_answer_that_comes_twice_counts_once():
-    w = Writing(3, "s", 0, B1, (0,), (b"a",))
-    w = writing.on_written(writing.on_written(w, 0, []), 0, [])
-    assert not writing.finished(w)
-    assert {s.server for s in writing.begin(w)} == {1, 2}
+    w = Accept(3, "s", 0, B1, (0,), (b"a",))
+    w = accept.on_written(accept.on_written(w, 0, []), 0, [])
+    assert not accept.finished(w)
+    assert {s.server for s in accept.begin(w)} == {1, 2}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_an_answer_that_comes_twice_counts_once():
     ],
 )
 def test_a_register_is_decided_by_a_majority_that_accepted_it(answered, refused, fate):
-    assert writing.verdict(3, answered, refused) == fate
+    assert accept.verdict(3, answered, refused) == fate
 
 
 # ---------------------------------------------------------------------------- reading
@@ -239,11 +239,11 @@ def test_spans_without_offsets_are_what_sets_say(gaps, offsets):
 
 
 def test_telling_ends_with_a_majority():
-    t = Telling(3, Trim("s", 0, 1))
-    t = telling.on_done(telling.on_done(t, 1), 1)
-    assert not telling.finished(t)
-    assert {s.server for s in telling.begin(t)} == {0, 2}
-    assert telling.finished(telling.on_done(t, 0))
+    t = Broadcast(3, Trim("s", 0, 1))
+    t = broadcast.on_done(broadcast.on_done(t, 1), 1)
+    assert not broadcast.finished(t)
+    assert {s.server for s in broadcast.begin(t)} == {0, 2}
+    assert broadcast.finished(broadcast.on_done(t, 0))
 
 
 # ---------------------------------------------------------------------------- random schedules
@@ -263,31 +263,31 @@ class Client:
     def step_capture(self):
         self.operation += 1
         self.seen = above(self.seen, self.id)
-        self.machine = Capturing(self.servers, "s", 0, 0, 1, self.seen)
-        return capturing.begin(self.machine)
+        self.machine = Prepare(self.servers, "s", 0, 0, 1, self.seen)
+        return prepare.begin(self.machine)
 
     def on(self, server, m, decided):
         """An answer; returns what to send next.  Decided values go into `decided`."""
-        if isinstance(self.machine, Capturing):
+        if isinstance(self.machine, Prepare):
             if isinstance(m, Promise):
-                self.machine, _ = capturing.on_promise(self.machine, server, m)
+                self.machine, _ = prepare.on_promise(self.machine, server, m)
             elif isinstance(m, Reject):
-                self.machine = capturing.on_reject(self.machine, server, m.promised)
+                self.machine = prepare.on_reject(self.machine, server, m.promised)
             if self.machine.phase == PREEMPTED:
                 self.seen = max(self.seen, self.machine.top)
                 return self.step_capture()
             if self.machine.phase == PROMISED:
-                half = capturing.half(self.machine)
+                half = prepare.half(self.machine)
                 value = half[0].value if half else self.value
                 self.operation += 1
-                self.machine = Writing(self.servers, "s", 0, self.machine.ballot, (0,), (value,))
-                return writing.begin(self.machine)
+                self.machine = Accept(self.servers, "s", 0, self.machine.ballot, (0,), (value,))
+                return accept.begin(self.machine)
         elif isinstance(m, Written):
-            self.machine = writing.on_written(self.machine, server, m.refused)
-            if writing.finished(self.machine):
-                if not writing.lost(self.machine):
+            self.machine = accept.on_written(self.machine, server, m.refused)
+            if accept.finished(self.machine):
+                if not accept.lost(self.machine):
                     decided.add(self.machine.values[0])
-                self.seen = max(self.seen, writing.obstacle(self.machine))
+                self.seen = max(self.seen, accept.obstacle(self.machine))
                 return self.step_capture()
         return ()
 
@@ -303,7 +303,7 @@ def run_schedule(seed, servers, clients, steps):
         flying.extend(("up", player, players[player].operation, s.server, s.message) for s in sends)
 
     for i, p in enumerate(players):
-        send(i, capturing.begin(p.machine))
+        send(i, prepare.begin(p.machine))
     for _ in range(steps):
         if not flying:
             break
@@ -346,7 +346,7 @@ def test_schedules_do_decide():
 
 def test_the_check_of_schedules_can_fail(monkeypatch):
     """Were the highest ballot not completed, some schedule would decide two values."""
-    monkeypatch.setattr(capturing, "half", lambda c: ())
+    monkeypatch.setattr(prepare, "half", lambda c: ())
     assert any(len(run_schedule(seed, 3, 3, 400)) > 1 for seed in range(60))
 
 
@@ -359,6 +359,6 @@ def test_pages_merged_part_by_part_are_what_merging_them_at_once_gives():
         ]
         parts, whole = (), ()
         for page in pages:
-            parts, whole = capturing.absorb(parts, page, size), capturing.merge(whole, page)
+            parts, whole = prepare.absorb(parts, page, size), prepare.merge(whole, page)
         assert tuple(r for _, part in parts for r in part) == whole
         assert all(r.offset // size == at for at, part in parts for r in part)

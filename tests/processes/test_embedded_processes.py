@@ -184,9 +184,9 @@ async def test_trimming_a_million_registers_gives_their_space_back(tmp_path):
             token = (await segment.capture()).token
             for start in (0, 995_000):
                 await segment.write_range(start, [bytes(50)] * 5_000, token)
-            assert (await worm.servers())[0].figures["store_used_bytes"] > 500_000
+            assert (await worm.servers())[0].metrics["store_used_bytes"] > 500_000
             await segment.trim()
-            while (figures := (await worm.servers())[0].figures)["store_used_bytes"] > 200_000:
+            while (metrics := (await worm.servers())[0].metrics)["store_used_bytes"] > 200_000:
                 pass
-            sizes.append(figures["store_bytes"])
+            sizes.append(metrics["store_bytes"])
         assert sizes[2] < 1.5 * sizes[0]

@@ -35,33 +35,33 @@ def run(base: Path, seconds: float, rate: float, pause_s: float) -> dict[str, An
     try:
         cluster.start()
         young.start()
-        figures = asyncio.run(Everything(cluster, young, seed, rate, pause_s).run(seconds, IDLE))
+        metrics = asyncio.run(Everything(cluster, young, seed, rate, pause_s).run(seconds, IDLE))
         for name in cluster.names:
             before, found, after = cluster.log_of(name).partition("Traceback")
             assert not found or "MemoryError" in after, before[-1000:] + found + after[:5000]
     finally:
         cluster.close()
         young.close()
-    print(json.dumps(figures, indent=1))
-    return figures
+    print(json.dumps(metrics, indent=1))
+    return metrics
 
 
 def test_a_few_seconds_of_everything(tmp_path: Path) -> None:
-    figures = run(tmp_path, 8, rate=30, pause_s=0.5)
-    assert not figures["ended without a word"]
-    assert figures["segments written"]
-    assert figures["medians of each third"]["write ms"]
+    metrics = run(tmp_path, 8, rate=30, pause_s=0.5)
+    assert not metrics["ended without a word"]
+    assert metrics["segments written"]
+    assert metrics["medians of each third"]["write ms"]
 
 
 @pytest.mark.soak
 def test_an_hour_of_everything(tmp_path: Path) -> None:
     minutes = float(os.environ.get("WORMSPACE_SOAK_MINUTES", "60"))
-    figures = run(tmp_path, 60 * minutes, rate=36, pause_s=2.5)
-    medians = figures["medians of each third"]
-    assert not figures["ended without a word"]
-    assert figures["segments written"] > 100_000 * minutes / 60
-    assert figures["spaces"] > 10_000 * minutes / 60
-    assert figures["registers acknowledged"] > 10_000_000 * minutes / 60
+    metrics = run(tmp_path, 60 * minutes, rate=36, pause_s=2.5)
+    medians = metrics["medians of each third"]
+    assert not metrics["ended without a word"]
+    assert metrics["segments written"] > 100_000 * minutes / 60
+    assert metrics["spaces"] > 10_000 * minutes / 60
+    assert metrics["registers acknowledged"] > 10_000_000 * minutes / 60
     for what in ("server's private MiB", "client's private MiB"):
         assert medians[what][2] < 1.5 * medians[what][0] + 32, f"{what} grows"
     assert (

@@ -289,7 +289,7 @@ async def test_listen_hears_each_write_once_and_in_order_across_deaths(cluster):
         assert [e.value for e in events] == [b"%d" % i for i in range(count)]
         extra = asyncio.ensure_future(anext(source))
         await segment.trim()
-        assert type(await asyncio.wait_for(extra, 10)).__name__ == "TrimmedAway"
+        assert type(await asyncio.wait_for(extra, 10)).__name__ == "SegmentsTrimmed"
         await source.close()
 
 

@@ -11,11 +11,11 @@ from tests.register.played import Answering, now, silent
 from wires import simulated
 from wormspace.errors import BadAddress, Closed, Unavailable
 from wormspace.paxos.ballot import UNSAFE, ballot, show
-from wormspace.paxos.messages import COMPLETE, Done, Gone, Read, Report, Row
+from wormspace.paxos.messages import COMPLETE, Done, Read, Report, Row, SegmentTrimmed
 from wormspace.paxos.ranges import Range
 from wormspace.registers.interface import RegisterState, ServerState
 from wormspace.registers.paxos import administration
-from wormspace.wire.messages import Failed, Figures, SpaceNames, Spaces, Status, Tombstones, Trims
+from wormspace.wire.messages import Failed, Metrics, SpaceNames, Spaces, Status, Tombstones, Trims
 
 B1, B2 = ballot(1, b"somebody"), ballot(2, b"somebody")
 
@@ -48,18 +48,18 @@ def test_a_server_that_is_down_is_waited_for_half_a_second_and_another_until_the
 
 def test_all_are_asked_at_once_and_answer_in_their_order():
     async def work():
-        of = Answering(lambda m: Figures({"n": 0}), silent, lambda m: Figures({"n": 2}))
+        of = Answering(lambda m: Metrics({"n": 0}), silent, lambda m: Metrics({"n": 2}))
         began = now()
         answers = await administration.ask_all(of, Status(), began + 3)
-        assert answers == [Figures({"n": 0}), None, Figures({"n": 2})]
+        assert answers == [Metrics({"n": 0}), None, Metrics({"n": 2})]
         assert now() - began == pytest.approx(3)
         began = now()
         answers = await administration.ask_majority(of, Status(), began + 3)
-        assert answers == [Figures({"n": 0}), None, Figures({"n": 2})]
+        assert answers == [Metrics({"n": 0}), None, Metrics({"n": 2})]
         assert now() == began
-        of = Answering(silent, silent, lambda m: Figures({}))
+        of = Answering(silent, silent, lambda m: Metrics({}))
         answers = await administration.ask_majority(of, Status(), began + 3)
-        assert answers == [None, None, Figures({})]
+        assert answers == [None, None, Metrics({})]
         assert now() - began == pytest.approx(3)
         assert of.is_idle
 
@@ -151,8 +151,8 @@ def test_trims_are_what_a_majority_was_told_up_to_the_shortest_answer():
 def test_every_server_says_how_it_is_or_why_it_does_not():
     async def work():
         of = Answering(
-            lambda m: Figures({"writes": 3, "trouble": "disk full"}),
-            lambda m: Figures({"writes": 4}),
+            lambda m: Metrics({"writes": 3, "trouble": "disk full"}),
+            lambda m: Metrics({"writes": 4}),
             silent,
             silent,
             lambda m: Failed("stopping", "bye"),
@@ -246,7 +246,7 @@ def test_each_register_is_shown_with_what_is_promised_and_accepted_for_it():
         (Report([], 3), False),
         (Report([], 10), False),
         (Report([Row(5, B1)], 5), False),
-        (Gone(), True),
+        (SegmentTrimmed(), True),
         (Done(), False),
         (Failed("damaged", "a sector"), False),
     ],

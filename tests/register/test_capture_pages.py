@@ -11,18 +11,18 @@ from tests.register.played import ARRAY, BALLOT, HIGH, LOW, TOP, Played, error_o
 from wires import simulated
 from wormspace.errors import ProtocolViolation, ServerFull, Trimmed, Unavailable
 from wormspace.knobs import turned
-from wormspace.paxos.capturing import PREEMPTED, PROMISED, Capturing, reported
 from wormspace.paxos.messages import (
     COMPLETE,
     Capture,
     Done,
-    Gone,
     Promise,
     Read,
     Reject,
     Report,
     Row,
+    SegmentTrimmed,
 )
+from wormspace.paxos.prepare import PREEMPTED, PROMISED, Prepare, reported
 from wormspace.registers.paxos.capture_operation import CaptureOperation
 from wormspace.wire.messages import DAMAGED, FULL, Failed
 
@@ -32,7 +32,7 @@ CAPTURE = Capture(*ARRAY, 0, 10, BALLOT)
 
 def begin(of: Played, seconds: float = 60.0) -> CaptureOperation:
     """A capture of ten registers that is on its way."""
-    machine = Capturing(of.size, *ARRAY, 0, 10, BALLOT, part=4)
+    machine = Prepare(of.size, *ARRAY, 0, 10, BALLOT, part=4)
     operation = CaptureOperation(of, machine, now() + seconds)
     operation.begin()
     assert of.sent() == [(server, CAPTURE) for server in range(of.size)]
@@ -393,7 +393,7 @@ def test_a_trimmed_segment_ends_it_and_so_a_page_under_way():
         operation = begin(of)
         operation.on_message(0, Promise([], 1))
         operation.pages[0].on_message(0, Report(half(1), 2))
-        operation.on_message(1, Gone())
+        operation.on_message(1, SegmentTrimmed())
         assert type(error_of(operation.done)) is Trimmed
         assert str(error_of(operation.done)) == "segment 3 of space 's' was trimmed"
         assert of.is_idle

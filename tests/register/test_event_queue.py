@@ -9,7 +9,7 @@ import pytest
 from wormspace.errors import Closed
 from wormspace.knobs import turned
 from wormspace.registers.event_queue import EventQueue
-from wormspace.registers.interface import Dropped, Gap, Wrote
+from wormspace.registers.interface import Gap, RegistersTrimmed, Wrote
 
 
 class Source:
@@ -53,7 +53,7 @@ async def taken(queue: EventQueue) -> list:
 async def test_events_come_in_their_order_and_whoever_waits_gets_the_next() -> None:
     queue = of(Source())
     assert aiter(queue) is queue
-    events = [wrote(1, 2), Dropped("s", 0, 1), Gap(), wrote(1, 3)]
+    events = [wrote(1, 2), RegistersTrimmed("s", 0, 1), Gap(), wrote(1, 3)]
     for event in events:
         queue.emit(event)
     assert await taken(queue) == events
@@ -117,7 +117,7 @@ async def test_gaps_that_nobody_has_taken_yet_are_one() -> None:
     [
         ({"registers_queue_events": 3}, [wrote(0, n) for n in range(3)], None),
         ({"registers_queue_events": 3}, [wrote(0, n) for n in range(4)], [Gap()]),
-        ({"registers_queue_events": 2}, [Dropped("s", 0, 1), Gap(), wrote(0, 1)], [Gap()]),
+        ({"registers_queue_events": 2}, [RegistersTrimmed("s", 0, 1), Gap(), wrote(0, 1)], [Gap()]),
         (
             {"registers_queue_events": 2},
             [wrote(0, 0), wrote(0, 1), wrote(0, 2), wrote(0, 3)],

@@ -17,8 +17,8 @@ class Slow:
         self.is_held, self.release = asyncio.Event(), asyncio.Event()
         registers.read = self.read
 
-    async def read(self, array, spans, deadline):
-        values = await self._read(array, spans, deadline)
+    async def read(self, segment_name, spans, deadline):
+        values = await self._read(segment_name, spans, deadline)
         if not self.is_held.is_set():
             self.is_held.set()
             await self.release.wait()

@@ -13,10 +13,10 @@ from wormspace import Written
 from wormspace.addresses import METADATA
 from wormspace.knobs import turned
 from wormspace.registers.event_queue import EventQueue
-from wormspace.registers.interface import Dropped, Gap, Wrote
+from wormspace.registers.interface import Gap, RegistersTrimmed, Wrote
 from wormspace.registers.paxos.votes import QUEUED_BYTES
 from wormspace.sim import World
-from wormspace.wire.messages import Accepted, Discarded
+from wormspace.wire.messages import Accepted, TrimNotice
 
 LIMIT = 200_000
 
@@ -27,7 +27,7 @@ def report(number, offsets, ballot=b"b" * 16, size=0):
 
 LIES = {
     "many registers": lambda n: report(n, [n % 7]),
-    "many registers of one array": lambda n: report(0, [n]),
+    "many registers of one segment": lambda n: report(0, [n]),
     "large values": lambda n: report(0, [n], size=10_000),
     "many ballots": lambda n: report(0, [0], b"%016d" % n),
     "values under many ballots": lambda n: report(0, [0], b"%016d" % n, size=10_000),
@@ -36,7 +36,7 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES)
 async def test_what_one_server_reports_and_nobody_decides_is_bounded_in_bytes(lie):
-    async def empty(array, offset):
+    async def empty(segment_name, offset):
         return None
 
     events = []
@@ -58,7 +58,7 @@ async def test_what_one_server_reports_and_nobody_decides_is_bounded_in_bytes(li
 async def test_an_undecided_head_does_not_keep_all_that_was_delivered_after_it():
     """Server 0 accepted what nobody decides: its queue never goes on."""
 
-    async def empty(array, offset):
+    async def empty(segment_name, offset):
         return None
 
     events = []
@@ -107,7 +107,7 @@ async def test_no_more_registers_are_read_at_the_same_time_than_may_be(monkeypat
     monkeypatch.setattr(listening, "SETTLE_S", 0.01)
     reading = most = 0
 
-    async def slowly(array, offset):
+    async def slowly(segment_name, offset):
         nonlocal reading, most
         reading += 1
         most = max(most, reading)
@@ -130,7 +130,7 @@ async def test_no_more_registers_are_read_at_the_same_time_than_may_be(monkeypat
 
 
 def test_what_nobody_consumes_costs_the_same_for_each_event():
-    """Trims of every second array, and writes: nothing is gone through again and again."""
+    """Trims of every second segment, and writes: nothing is gone through again and again."""
 
     def prepare(n):
         listening = world.run(make())
@@ -138,7 +138,7 @@ def test_what_nobody_consumes_costs_the_same_for_each_event():
         def work():
             with turned(registers_queue_events=n):
                 for i in range(2 * n):
-                    listening.emit(Dropped("s", 2 * i, 2 * i + 1))
+                    listening.emit(RegistersTrimmed("s", 2 * i, 2 * i + 1))
                     listening.emit(Wrote("s", 2 * i + 1, 0, b"v"))
                     assert len(listening._events) <= n + 1
 
@@ -209,7 +209,7 @@ async def test_a_late_report_of_what_was_left_waits_for_nobody():
     s.close()
 
 
-async def test_who_was_on_the_way_when_an_array_was_left_holds_up_nobody():
+async def test_who_was_on_the_way_when_an_segment_name_was_left_holds_up_nobody():
     events = []
     s = subscribe(events, read_one=no_read)
     s.on_message(0, report(0, [3]))  # one server's report; another's reading had it, too
@@ -236,7 +236,7 @@ def test_trims_cost_what_they_drop_however_much_is_on_its_way():
 
         def trims():
             for number in range(n):
-                s.on_message(0, Discarded("s", number, number + 1))
+                s.on_message(0, TrimNotice("s", number, number + 1))
             assert (len(s._votes), s._votes.bytes) == (0, 0)
 
         return trims

@@ -11,16 +11,16 @@ from wires import simulated
 from wormspace.errors import Refused, Trimmed, Unavailable
 from wormspace.knobs import turned
 from wormspace.paxos.messages import Done
-from wormspace.registers.interface import Dropped, Gap, Wrote
+from wormspace.registers.interface import Gap, RegistersTrimmed, Wrote
 from wormspace.registers.paxos.listening import Subscription
 from wormspace.wire.messages import (
     ONE_WAY,
     Accepted,
-    Discarded,
     Failed,
-    Figures,
     Lagging,
     Listen,
+    Metrics,
+    TrimNotice,
     Unlisten,
 )
 
@@ -59,8 +59,8 @@ class Listener:
             assert event.value == self.values.get(event.offset, b"%d" % event.offset)
         self.heard.append((self.at(), event.offset if isinstance(event, Wrote) else event))
 
-    async def _read_one(self, array, offset: int):
-        assert array == ("s", NUMBER)
+    async def _read_one(self, segment_name, offset: int):
+        assert segment_name == ("s", NUMBER)
         self.read.append((self.at(), offset))
         value = self.values.get(offset)
         await asyncio.sleep(self.delay)
@@ -309,10 +309,13 @@ def test_a_trim_is_told_and_drops_what_is_on_its_way():
         listener.news()
         listener.one.leave(NUMBER + 1, NUMBER + 2)
         assert list(listener.one._delivered) == [NUMBER], "what was left is forgotten"
-        listener.one.on_message(2, Discarded("s", NUMBER + 1, 9))
+        listener.one.on_message(2, TrimNotice("s", NUMBER + 1, 9))
         assert listener.one.is_coming(NUMBER, 2)
-        listener.one.on_message(2, Discarded("s", 3, NUMBER + 1))
-        dropped = [(0.0, Dropped("s", NUMBER + 1, 9)), (0.0, Dropped("s", 3, NUMBER + 1))]
+        listener.one.on_message(2, TrimNotice("s", 3, NUMBER + 1))
+        dropped = [
+            (0.0, RegistersTrimmed("s", NUMBER + 1, 9)),
+            (0.0, RegistersTrimmed("s", 3, NUMBER + 1)),
+        ]
         assert listener.news() == dropped
         assert not listener.one.is_coming(NUMBER, 2)
         assert not listener.one._delivered
@@ -370,7 +373,7 @@ def test_a_server_that_ended_the_stream_is_asked_for_a_new_one_and_may_refuse_it
         assert listener.failures == []
         listener.one.on_message(2, Failed("too-many", "enough here"))
         for server in range(3):
-            listener.one.on_message(server, Figures({}))  # nobody asked for them
+            listener.one.on_message(server, Metrics({}))  # nobody asked for them
         [error] = listener.failures
         assert isinstance(error, Refused)
         assert (str(error), error.code) == ("listen on 's': s2: enough here", "too-many")
@@ -450,8 +453,8 @@ def test_what_stood_behind_a_trimmed_register_is_told_at_once():
             listener.accept(server, 1, ballot=b"%016d" % server)
             listener.accept(server, 9, number=NUMBER + 1)
         assert listener.news() == [(0.0, Gap())]
-        listener.one.on_message(2, Discarded("s", NUMBER, NUMBER + 1))
-        assert listener.news() == [(0.0, Dropped("s", NUMBER, NUMBER + 1)), (0.0, 9)]
+        listener.one.on_message(2, TrimNotice("s", NUMBER, NUMBER + 1))
+        assert listener.news() == [(0.0, RegistersTrimmed("s", NUMBER, NUMBER + 1)), (0.0, 9)]
         listener.one.close()
 
     simulated(work)

@@ -21,4 +21,4 @@ async def test_marks_of_more_spans_than_a_message_has_travel_in_several():
         written = [state for state in held if state.value is not None]
         assert len(written) == count
         assert all(state.decided for state in written)
-        assert server.node.figures()["bad_requests"] == 0
+        assert server.node.metrics()["bad_requests"] == 0

@@ -25,7 +25,7 @@ from wormspace.errors import (
     Unavailable,
 )
 from wormspace.knobs import least, turned
-from wormspace.paxos import capturing
+from wormspace.paxos import prepare
 from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.messages import COMPLETE, Write
 from wormspace.registers.paxos import memory
@@ -212,9 +212,9 @@ def forget_unsafe_writes(patch):
     """What was written without a token is forgotten without a trace."""
     shipped = memory._Past.add
 
-    def add(self, array, ballot):
+    def add(self, segment_name, ballot):
         if ballot != UNSAFE:
-            shipped(self, array, ballot)
+            shipped(self, segment_name, ballot)
 
     patch(memory._Past, "add", add)
 
@@ -233,19 +233,19 @@ def forget_doubts(patch):
 
 def count_half_a_promise(patch):
     """A promise counts although pages of its report are missing."""
-    shipped = capturing.on_promise
+    shipped = prepare.on_promise
 
     def on_promise(c, server, p):
         return shipped(c, server, msgspec.structs.replace(p, next=COMPLETE))
 
-    patch(capturing, "on_promise", on_promise)
+    patch(prepare, "on_promise", on_promise)
 
 
 def read_half(patch):
     """A reading counts as one of all spans although it was cut off."""
 
-    async def read(self, array, spans, deadline):
-        return (await self.read_page(array, spans, deadline))[0]
+    async def read(self, segment_name, spans, deadline):
+        return (await self.read_page(segment_name, spans, deadline))[0]
 
     patch(PaxosRegisters, "read", read)
 

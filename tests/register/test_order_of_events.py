@@ -65,7 +65,7 @@ def accepted(*offsets, ballot=b"b" * 16):
     return Accepted("s", NUMBER, ballot, list(offsets), [b"%d" % o for o in offsets])
 
 
-async def read_it(array, offset):
+async def read_it(segment_name, offset):
     return b"%d" % offset
 
 
@@ -85,7 +85,7 @@ def values(events):
     return [e.value for e in events if isinstance(e, Wrote)]
 
 
-async def no_read(array, offset):
+async def no_read(segment_name, offset):
     raise AssertionError("there was no need to read")
 
 

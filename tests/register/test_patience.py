@@ -9,14 +9,14 @@ from tests.register.played import ARRAY, BALLOT, Played, error_of, now
 
 from wires import simulated
 from wormspace.errors import Refused, ServerFull, Unavailable, UsageError, ValueTooLarge
-from wormspace.paxos.capturing import Capturing
-from wormspace.paxos.messages import COMPLETE, Done, Gone, Promise, Report, Trim, Written
+from wormspace.paxos.broadcast import Broadcast
+from wormspace.paxos.messages import COMPLETE, Done, Promise, Report, SegmentTrimmed, Trim, Written
+from wormspace.paxos.prepare import Prepare
 from wormspace.paxos.reading import Reading
-from wormspace.paxos.telling import Telling
+from wormspace.registers.paxos.capture_check import CaptureCheckOperation
 from wormspace.registers.paxos.capture_operation import CaptureOperation
 from wormspace.registers.paxos.issued import Issued
 from wormspace.registers.paxos.operations import ReadOperation, TellOperation, WriteOperation
-from wormspace.registers.paxos.standing import StandingOperation
 from wormspace.wire.messages import BAD_REQUEST, FULL, INTERNAL, TOO_LARGE, Failed
 
 TRIM = Trim("s", 3, 4)
@@ -24,7 +24,7 @@ TRIM = Trim("s", 3, 4)
 
 def tell(of: Played, seconds: float = 60.0) -> TellOperation:
     """The simplest operation: two of three servers must say that it is done."""
-    operation = TellOperation(of, Telling(3, TRIM), "trim", now() + seconds)
+    operation = TellOperation(of, Broadcast(3, TRIM), "trim", now() + seconds)
     operation.begin()
     return operation
 
@@ -54,7 +54,7 @@ def test_the_silent_are_asked_again_after_a_pause_that_doubles_up_to_four_second
 def test_patience_begins_anew_with_whoever_answers_late():
     async def work():
         of, began = Played(5), now()
-        operation = TellOperation(of, Telling(5, TRIM), "trim", began + 60)
+        operation = TellOperation(of, Broadcast(5, TRIM), "trim", began + 60)
         operation.begin()
         await asyncio.sleep(2)  # asked at 0.5 and 1.5; it looks again at 3.5
         of.answer(1, Done())
@@ -126,7 +126,7 @@ def test_a_majority_ends_it_and_what_comes_later_is_ignored():
         of.cut(1)
         of.cut(2)
         assert operation.is_everyone_heard, "but for those that are down"
-        operation.on_message(1, Gone())  # trimmed already: as good
+        operation.on_message(1, SegmentTrimmed())  # trimmed already: as good
         assert await operation.done is None
         assert of.is_idle
         operation.on_message(2, Done())
@@ -148,8 +148,8 @@ def test_an_answer_in_the_turn_in_which_its_caller_gives_up_is_harmless():
         operations = [
             tell(of),
             ReadOperation(of, Reading(3, *ARRAY, spans=((0, 2),), first=0), now() + 60),
-            StandingOperation(of, ARRAY, 0, BALLOT, now() + 60),
-            CaptureOperation(of, Capturing(3, *ARRAY, 0, 2, BALLOT), now() + 60),
+            CaptureCheckOperation(of, ARRAY, 0, BALLOT, now() + 60),
+            CaptureOperation(of, Prepare(3, *ARRAY, 0, 2, BALLOT), now() + 60),
         ]
         answers = [Done(), Report([], COMPLETE), Report([], COMPLETE), Promise([], COMPLETE)]
         for operation, answer in zip(operations, answers, strict=True):
@@ -226,8 +226,8 @@ class Owner:
     def __init__(self) -> None:
         self.heard: list[object] = []
 
-    def on_gone(self, array) -> None:
-        self.heard.append(array)
+    def on_gone(self, segment_name) -> None:
+        self.heard.append(segment_name)
 
     def on_refused(self, promised: bytes) -> None:
         self.heard.append(promised)

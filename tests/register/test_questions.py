@@ -4,9 +4,9 @@ import asyncio
 from types import SimpleNamespace
 
 from wormspace.registers.paxos.administration import ask, ask_majority
-from wormspace.wire.messages import Figures, Status
+from wormspace.wire.messages import Metrics, Status
 
-ANSWER = Figures({})
+ANSWER = Metrics({})
 
 
 class Played:
@@ -51,7 +51,7 @@ async def test_a_question_is_asked_again_when_its_server_is_back_and_of_no_other
         question.on_up(server)
     assert partition.asked == [(1, 0), (1, 0)]
     question.on_message(1, ANSWER)
-    question.on_message(1, Figures({"late": 1}))  # that to the first asking
+    question.on_message(1, Metrics({"late": 1}))  # that to the first asking
     assert await asking == ANSWER
     assert partition.operations == {}
 

@@ -10,7 +10,7 @@ from tests.register.played import ARRAY, BALLOT, HIGH, LOW, Played, error_of, no
 
 from wires import simulated
 from wormspace.errors import ProtocolViolation, Trimmed, Unavailable, UsageError
-from wormspace.paxos.messages import COMPLETE, Done, Gone, Read, Report, Row
+from wormspace.paxos.messages import COMPLETE, Done, Read, Report, Row, SegmentTrimmed
 from wormspace.paxos.reading import ANSWERED, Reading
 from wormspace.registers.paxos.operations import ReadOperation
 from wormspace.wire.messages import BAD_REQUEST, DAMAGED, Failed
@@ -210,7 +210,7 @@ def test_a_read_ends_with_the_segment_or_with_its_time():
         operation = begin(of)
         operation.on_message(1, Done())  # no answer to a read
         assert not operation.over
-        operation.on_message(1, Gone())
+        operation.on_message(1, SegmentTrimmed())
         assert type(error_of(operation.done)) is Trimmed
         assert of.is_idle
         operation = begin(of, seconds=0.7)

@@ -97,9 +97,9 @@ def test_a_token_is_for_its_range_and_knows_what_is_free(seed: int) -> None:
         else:
             with pytest.raises(BadToken, match=f"does not cover space/3/{n}"):
                 token.require(("space", 3), n)
-    for array in (("space", 4), ("spaces", 3)):
+    for segment_name in (("space", 4), ("spaces", 3)):
         with pytest.raises(BadToken, match="does not cover"):
-            token.require(array, token.start)
+            token.require(segment_name, token.start)
     assert Token.parse(f" {token}\n") == token
 
 
@@ -212,7 +212,7 @@ def test_what_is_on_its_way_is_counted_and_forgotten_as_it_was_counted() -> None
     assert (undecided.bytes, dict(undecided)) == (VOTES_BYTES, {(1, 3): Votes(6.0, {})})
     assert undecided._offsets == {1: {3}}
     undecided.drop((1, 3))
-    assert undecided._offsets == {}, "nothing is kept of an array that is empty"
+    assert undecided._offsets == {}, "nothing is kept of a segment that is empty"
 
 
 # ---------------------------------------------------------------- what a client remembers
@@ -222,8 +222,8 @@ def ballot(rank: int, proposer: int = 0) -> bytes:
     return rank.to_bytes(8, "big") + proposer.to_bytes(8, "big")
 
 
-def remember(memory: Memory, array, its: bytes, *, doubt: bool = False) -> BallotWrites:
-    held = memory.open(None, array, its)
+def remember(memory: Memory, segment_name, its: bytes, *, doubt: bool = False) -> BallotWrites:
+    held = memory.open(None, segment_name, its)
     if doubt:
         held.issued.issue(0, b"v")
         held.issued.give_up(0)
@@ -343,4 +343,4 @@ def test_what_was_gathered_is_sent_once_unless_it_is_over() -> None:
     writes.gathering = given_up
     writes.cancel(error)
     assert (sent.told, over.told, given_up.told) == (["begin"], [], [error])
-    assert (writes.array, writes.ballot, writes.partition) == (("s", 0), BALLOT, None)
+    assert (writes.segment_name, writes.ballot, writes.partition) == (("s", 0), BALLOT, None)

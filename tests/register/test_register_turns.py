@@ -13,15 +13,15 @@ from wormspace.errors import ValueTooLarge as TooLarge
 from wormspace.knobs import turned
 from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.effects import Send
-from wormspace.paxos.messages import COMPLETE, Decided, Done, Gone, Read, Report
+from wormspace.paxos.messages import COMPLETE, Decided, Done, Read, Report, SegmentTrimmed
 from wormspace.paxos.ranges import Range
 from wormspace.registers.paxos import contention
+from wormspace.registers.paxos.capture_check import CaptureCheckOperation
 from wormspace.registers.paxos.client import _reused
 from wormspace.registers.paxos.contention import Contention
-from wormspace.registers.paxos.gathering import Gathering
 from wormspace.registers.paxos.memory import BallotWrites
 from wormspace.registers.paxos.partition import Partition
-from wormspace.registers.paxos.standing import StandingOperation
+from wormspace.registers.paxos.read_batching import ReadBatcher
 from wormspace.wire.messages import ONE_WAY, Failed
 
 ARRAY = ("s", 3)
@@ -49,15 +49,15 @@ class Reading:
         self.go_on = asyncio.Event()
         self.go_on.set()
 
-    async def read(self, array, spans, deadline: float) -> dict[int, bytes]:
-        self.asked.append((array, spans, deadline))
+    async def read(self, segment_name, spans, deadline: float) -> dict[int, bytes]:
+        self.asked.append((segment_name, spans, deadline))
         await self.go_on.wait()
         if self.error is not None:
             raise self.error
         return {n: b"%d" % n for lo, hi in spans for n in range(lo, hi) if n != 7}
 
-    def gathering(self) -> Gathering:
-        return Gathering(self.read, asyncio.get_running_loop().create_task)
+    def gathering(self) -> ReadBatcher:
+        return ReadBatcher(self.read, asyncio.get_running_loop().create_task)
 
 
 async def test_reads_of_one_turn_are_one_and_each_gets_its_own_value() -> None:
@@ -329,7 +329,7 @@ def report(ballot: bytes, lo: int = 5, hi: int = 6) -> Report:
 )
 async def test_a_capture_stands_if_a_majority_promised_nothing_higher(reports, stands) -> None:
     of = partition()
-    operation = StandingOperation(of, ARRAY, 5, LOW, now() + 60)
+    operation = CaptureCheckOperation(of, ARRAY, 5, LOW, now() + 60)
     operation.begin()
     question = Read("s", 3, [(5, 6)], detail=True)
     assert [link.posted for link in of.links] == [[(operation.id, question)]] * 3
@@ -340,7 +340,7 @@ async def test_a_capture_stands_if_a_majority_promised_nothing_higher(reports, s
     assert operation.over == operation.done.done() == (stands is not None)
     if stands is not None:
         assert operation.done.result() == stands
-    operation.on_reply(2, Gone())
+    operation.on_reply(2, SegmentTrimmed())
     operation.cancel(ValueError())
     operation.leave()
     if stands is None:

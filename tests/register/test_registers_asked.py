@@ -27,13 +27,13 @@ from wormspace.paxos.messages import (
     Capture,
     Decided,
     Done,
-    Gone,
     Promise,
     Read,
     Refusal,
     Reject,
     Report,
     Row,
+    SegmentTrimmed,
     Trim,
     Write,
     Written,
@@ -82,7 +82,7 @@ def until(seconds: float = 60.0) -> float:
     return now() + seconds
 
 
-def test_arrays_are_where_the_protocol_says_and_neighbours_are_apart():
+def test_segment_names_are_where_the_protocol_says_and_neighbours_are_apart():
     async def work():
         registers = Client(sets=3).registers
         for index, partition in enumerate(registers._partitions):
@@ -344,9 +344,9 @@ def test_whether_a_capture_stands_is_asked_of_a_majority():
         assert await client.registers.holds(ARRAY, token, 2, until()) is True
         assert await client.registers.holds(ARRAY, token, 3, until()) is False
         assert [m.spans for m in client.asked(Read)] == [[(2, 3)], [(3, 4)]]
-        for array, offset in [(ARRAY, 5), (ARRAY, 1), (("s", 4), 3)]:
+        for segment_name, offset in [(ARRAY, 5), (ARRAY, 1), (("s", 4), 3)]:
             with pytest.raises(BadToken):
-                await client.registers.holds(array, token, offset, until())
+                await client.registers.holds(segment_name, token, offset, until())
         assert client.asked(Read) == []
 
     simulated(work)
@@ -388,7 +388,7 @@ def test_trims_are_decided_no_more_at_a_time_than_may_be():
 
 def test_what_is_trimmed_already_is_as_good_and_what_is_not_decided_is_not_told():
     async def work():
-        client = Client(*[saying(write=Gone())] * 3)
+        client = Client(*[saying(write=SegmentTrimmed())] * 3)
         await client.registers.trim(ARRAY, 4, until())
         assert Trim("s", 3, 4) in client.asked(Trim)
         refused = Written([Refusal(TRIM, OLD)])
@@ -401,17 +401,19 @@ def test_what_is_trimmed_already_is_as_good_and_what_is_not_decided_is_not_told(
 
 
 @pytest.mark.parametrize("call", ["capture", "read", "write"])
-def test_who_meets_a_trimmed_array_tells_the_others_once(call):
+def test_who_meets_a_trimmed_segment_name_tells_the_others_once(call):
     async def work():
-        client = Client(*[lambda m: Done() if isinstance(m, Trim) else Gone()] * 3, sets=2)
+        client = Client(
+            *[lambda m: Done() if isinstance(m, Trim) else SegmentTrimmed()] * 3, sets=2
+        )
 
-        async def meet(array):
+        async def meet(segment_name):
             if call == "capture":
-                await client.registers.capture(array, 0, 2, until())
+                await client.registers.capture(segment_name, 0, 2, until())
             elif call == "read":
-                await client.registers.read(array, [(0, 2)], until())
+                await client.registers.read(segment_name, [(0, 2)], until())
             else:
-                await client.registers.write(array, None, 0, b"v", until())
+                await client.registers.write(segment_name, None, 0, b"v", until())
 
         for _ in range(2):
             with pytest.raises(Trimmed, match="segment 3 of space 's' was trimmed"):

@@ -14,7 +14,7 @@ from inprocess import IDENTITY, serving
 from wires import World, world
 from wormspace import AlreadyWritten, CaptureLost, Refused, TokenReused, Unavailable, WormError
 from wormspace.addresses import TRIM
-from wormspace.paxos import acceptor, capturing, reading
+from wormspace.paxos import acceptor, prepare, reading
 from wormspace.paxos import quorum as quorum_module
 from wormspace.paxos.ballot import ballot
 from wormspace.paxos.messages import Capture, Promise, Read, Reject, Trim, Write, Written
@@ -337,7 +337,7 @@ async def test_a_capture_completes_what_it_meets():
 
 
 async def test_a_capture_completes_what_it_meets_can_fail(monkeypatch):
-    monkeypatch.setattr(capturing, "on_promise", ignoring_rows(capturing.on_promise))
+    monkeypatch.setattr(prepare, "on_promise", ignoring_rows(prepare.on_promise))
     async with world() as w:
         with pytest.raises(Violated):
             await check_a_capture_completes_what_it_meets(w)
@@ -372,7 +372,7 @@ async def test_the_highest_ballot_is_completed():
 
 
 async def test_the_highest_ballot_is_completed_can_fail(monkeypatch):
-    monkeypatch.setattr(capturing, "better", lambda a, b: a if a.ballot < b.ballot else b)
+    monkeypatch.setattr(prepare, "better", lambda a, b: a if a.ballot < b.ballot else b)
     async with world() as w:
         with pytest.raises(Violated):
             await check_the_highest_ballot_is_completed(w)
@@ -402,7 +402,7 @@ async def test_a_capture_returns_only_when_what_it_met_is_decided():
 
 
 async def test_a_capture_returns_only_when_what_it_met_is_decided_can_fail(monkeypatch):
-    monkeypatch.setattr(capturing, "half", lambda c: ())
+    monkeypatch.setattr(prepare, "half", lambda c: ())
     async with world() as w:
         with pytest.raises(Violated):
             await check_a_capture_returns_only_when_what_it_met_is_decided(w)
@@ -523,8 +523,8 @@ async def test_helping_steals_nothing():
 
 
 async def test_helping_steals_nothing_can_fail(monkeypatch):
-    async def grabbing(self, array, b, rows, deadline):
-        captured = await self.capture(array, 0, 2, deadline)
+    async def grabbing(self, segment_name, b, rows, deadline):
+        captured = await self.capture(segment_name, 0, 2, deadline)
         return dict(captured.written)
 
     monkeypatch.setattr(client.PaxosRegisters, "_help", grabbing)
@@ -587,9 +587,9 @@ async def test_nothing_is_deleted_before_the_trim_is_decided():
 async def test_nothing_is_deleted_before_the_trim_is_decided_can_fail(monkeypatch):
     trim = client.PaxosRegisters.trim
 
-    async def hasty(self, array, stop, deadline):
-        await self._discard(array[0], array[1], stop, deadline)
-        await trim(self, array, stop, deadline)
+    async def hasty(self, segment_name, stop, deadline):
+        await self._discard(segment_name[0], segment_name[1], stop, deadline)
+        await trim(self, segment_name, stop, deadline)
 
     monkeypatch.setattr(client.PaxosRegisters, "trim", hasty)
     async with world() as w:

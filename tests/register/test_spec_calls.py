@@ -17,7 +17,7 @@ from wormspace.errors import (
     UsageError,
     ValueTooLarge,
 )
-from wormspace.registers.interface import Dropped, Gap, RegisterState, ServerState, Wrote
+from wormspace.registers.interface import Gap, RegisterState, RegistersTrimmed, ServerState, Wrote
 from wormspace.registers.spec import (
     LOST,
     NOBODY,
@@ -125,9 +125,9 @@ async def test_each_write_says_what_became_of_it() -> None:
             registers.write(ARRAY, taken, 3, value, 0.0)
     with pytest.raises(UsageError, match="a value is bytes, not str"):
         registers.write(ARRAY, taken, 3, "v", 0.0)  # type: ignore[arg-type]
-    for array, offset in [(ARRAY, 4), (("s", 4), 0)]:
+    for segment_name, offset in [(ARRAY, 4), (("s", 4), 0)]:
         with pytest.raises(BadToken):
-            registers.write(array, taken, offset, b"v", 0.0)
+            registers.write(segment_name, taken, offset, b"v", 0.0)
 
 
 async def test_what_is_written_is_read_and_nothing_else() -> None:
@@ -143,28 +143,28 @@ async def test_what_is_written_is_read_and_nothing_else() -> None:
     assert await registers.read(("s", 4), [(0, 9)], 0.0) == {}
 
 
-async def test_a_trimmed_array_is_gone_and_its_neighbours_are_not() -> None:
+async def test_a_trimmed_segment_name_is_gone_and_its_neighbours_are_not() -> None:
     registers = spec()
     for space, number in [("s", 2), ("s", 3), ("s", 4), ("s", 5), ("t", 3)]:
         await registers.write((space, number), None, 0, b"v", 0.0)
     token = (await registers.capture(ARRAY, 0, 4, 0.0)).token
     await registers.trim(ARRAY, 5, 0.0)
     for number in (3, 4):
-        array = ("s", number)
+        segment_name = ("s", number)
         says = f"segment {number} of space 's' was trimmed"
         for call in (
-            registers.capture(array, 0, 1, 0.0),
-            registers.read(array, [(0, 1)], 0.0),
-            registers.inspect(array, 0, 1, 0.0),
-            registers.read_one(array, 0, 0.0),
-            registers.write(array, None, 0, b"v", 0.0),
+            registers.capture(segment_name, 0, 1, 0.0),
+            registers.read(segment_name, [(0, 1)], 0.0),
+            registers.inspect(segment_name, 0, 1, 0.0),
+            registers.read_one(segment_name, 0, 0.0),
+            registers.write(segment_name, None, 0, b"v", 0.0),
         ):
             with pytest.raises(Trimmed, match=says):
                 await call
     with pytest.raises(Trimmed):
         await registers.holds(ARRAY, token, 0, 0.0)
-    for array in [("s", 2), ("s", 5), ("t", 3)]:
-        assert await registers.read_one(array, 0, 0.0) == b"v"
+    for segment_name in [("s", 2), ("s", 5), ("t", 3)]:
+        assert await registers.read_one(segment_name, 0, 0.0) == b"v"
     await registers.trim(("s", 8), 9, 0.0)
     assert await registers.trims("s", 0, 99, 0.0) == ([(3, 5), (8, 9)], 99)
     assert await registers.trims("s", 4, 8, 0.0) == ([(3, 5)], 8)
@@ -180,7 +180,7 @@ async def heard(events) -> list:
     return [await anext(events) for _ in range(len(events._events))]
 
 
-async def test_a_listener_hears_of_its_arrays_once_each() -> None:
+async def test_a_listener_hears_of_its_segment_names_once_each() -> None:
     registers = spec()
     events = registers.listen("s", 3, 5)
     for space, number in [("s", 2), ("s", 3), ("s", 4), ("s", 5), ("t", 3)]:
@@ -190,7 +190,7 @@ async def test_a_listener_hears_of_its_arrays_once_each() -> None:
     for first, stop in [(0, 3), (5, 6), (2, 4), (4, 9)]:
         await registers.trim(("s", first), stop, 0.0)
     await registers.trim(("t", 3), 4, 0.0)
-    assert await heard(events) == [Dropped("s", 2, 4), Dropped("s", 4, 9)]
+    assert await heard(events) == [RegistersTrimmed("s", 2, 4), RegistersTrimmed("s", 4, 9)]
     await registers.close()
     with pytest.raises(Closed, match="the client was closed"):
         await anext(events)
@@ -226,5 +226,5 @@ async def test_it_shows_what_it_holds() -> None:
     assert type(error_of(registers.write(ARRAY, None, 5, b"5", 0.0))) is CaptureLost
     shown = await registers.inspect(ARRAY, 5, 6, 0.0)
     assert shown == {"spec": [RegisterState(5, mine, "-", False, None)]}
-    assert await registers.servers(0.0) == [ServerState("spec", 0, True, "", {"arrays": 1})]
+    assert await registers.servers(0.0) == [ServerState("spec", 0, True, "", {"segment_names": 1})]
     assert asyncio.get_running_loop() is registers._loop

@@ -12,7 +12,7 @@ from wires import simulated
 from wormspace.errors import CaptureLost, ProtocolViolation, TokenReused, Trimmed
 from wormspace.knobs import turned
 from wormspace.paxos.ballot import UNSAFE
-from wormspace.paxos.messages import Decided, Done, Gone, Refusal, Write, Written
+from wormspace.paxos.messages import Decided, Done, Refusal, SegmentTrimmed, Write, Written
 from wormspace.registers.paxos.issued import Issued
 from wormspace.registers.paxos.operations import WriteOperation
 from wormspace.registers.spans import as_spans
@@ -26,8 +26,8 @@ class Owner:
     def __init__(self) -> None:
         self.heard: list[object] = []
 
-    def on_gone(self, array) -> None:
-        self.heard.append(array)
+    def on_gone(self, segment_name) -> None:
+        self.heard.append(segment_name)
 
     def on_refused(self, promised: bytes) -> None:
         self.heard.append(promised)
@@ -199,7 +199,7 @@ def test_a_trimmed_segment_ends_all_of_its_writes():
         operation, futures = write(of)
         of.answer(0, Done())  # no answer to a write
         assert not operation.machine.answered
-        of.answer(1, Gone())
+        of.answer(1, SegmentTrimmed())
         assert operation.owner.heard == [ARRAY]
         for future in futures.values():
             assert type(error_of(future)) is Trimmed

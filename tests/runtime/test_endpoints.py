@@ -77,7 +77,7 @@ def test_an_ipv6_address_without_brackets_is_told_how_to_be_written():
         ("[::]:0", ("::", 0)),
     ],
 )
-def test_figures_are_served_at_a_port_of_this_machine_or_where_it_is_said(text, found):
+def test_metrics_are_served_at_a_port_of_this_machine_or_where_it_is_said(text, found):
     assert listening_at(text) == found
 
 

@@ -17,13 +17,13 @@ from wormspace.paxos.messages import (
     Capture,
     Decided,
     Done,
-    Gone,
     Promise,
     Read,
     Refusal,
     Reject,
     Report,
     Row,
+    SegmentTrimmed,
     Trim,
     Write,
     Written,
@@ -54,7 +54,7 @@ class Model:
 
     def capture(self, m: Capture, room: int):
         if (m.space, m.segment) in self.trimmed:
-            return Gone()
+            return SegmentTrimmed()
         places = [(m.space, m.segment, n) for n in range(m.start, m.stop)]
         top = max(self.promised.get(p, UNSAFE) for p in places)
         if m.ballot <= top:
@@ -65,7 +65,7 @@ class Model:
     def write(self, m: Write):
         """The answer, and the offsets that are news."""
         if (m.space, m.segment) in self.trimmed:
-            return Gone(), []
+            return SegmentTrimmed(), []
         refused, news = [], []
         for offset, value in zip(m.offsets, m.values, strict=True):
             place = m.space, m.segment, offset
@@ -99,7 +99,7 @@ class Model:
 
     def read(self, m: Read, room: int):
         if (m.space, m.segment) in self.trimmed:
-            return Gone()
+            return SegmentTrimmed()
         offsets = list(itertools.chain(*(range(*span) for span in m.spans)))
         return Report(*self.page(m.space, m.segment, offsets, room))
 
@@ -190,7 +190,7 @@ class Served:
         report = acceptors.read(
             self.batch, self.marks, Read(space, segment, [(0, REGISTERS)], detail=True)
         )
-        if isinstance(report, Gone):
+        if isinstance(report, SegmentTrimmed):
             return
         told = {n: r.ballot for r in report.promises for n in range(r.lo, r.hi)}
         known = {n: b for (s, i, n), b in self.model.promised.items() if (s, i) == (space, segment)}

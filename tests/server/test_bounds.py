@@ -12,7 +12,17 @@ from nodes import B1, B2, B3, Port, settled
 
 from inprocess import Raw, content, serving
 from wormspace.paxos.ballot import ballot
-from wormspace.paxos.messages import Capture, Done, Gone, Promise, Read, Reject, Report, Trim, Write
+from wormspace.paxos.messages import (
+    Capture,
+    Done,
+    Promise,
+    Read,
+    Reject,
+    Report,
+    SegmentTrimmed,
+    Trim,
+    Write,
+)
 from wormspace.server.acceptors import TRIM_REACH
 from wormspace.server.door import ROUNDS_JUMP
 from wormspace.server.node import Node
@@ -22,12 +32,12 @@ from wormspace.wire.frames import frame
 from wormspace.wire.messages import (
     BAD_REQUEST,
     TOO_LARGE,
+    ClientMessage,
     Failed,
     Listen,
     Spaces,
     Status,
     ToServer,
-    Upward,
 )
 
 VALID = {
@@ -55,7 +65,7 @@ EXTREMES = [
 
 def test_the_table_names_every_message_and_every_field():
     known = {}
-    for message in typing.get_args(Upward):
+    for message in typing.get_args(ClientMessage):
         info = msgspec.inspect.type_info(message)
         known[info.tag] = len(info.fields)
     assert {tag: len(fields) for tag, fields in VALID.items()} == known
@@ -179,7 +189,7 @@ async def test_a_trim_does_not_reach_far_beyond_what_is_known():
     )
     assert [a.code for a in answers if isinstance(a, Failed)] == [BAD_REQUEST] * 3
     assert isinstance(answers[3], Report)
-    assert (answers[4], answers[5], answers[6]) == (Done(), Gone(), Done())
+    assert (answers[4], answers[5], answers[6]) == (Done(), SegmentTrimmed(), Done())
     await node.stop()
 
 

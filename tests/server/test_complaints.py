@@ -24,7 +24,7 @@ async def test_refused_connections_take_a_line_and_a_number(caplog):
             await late.close()
         await good.call(Status())
         assert told(caplog) == [("refused", "busy", 1)]
-        assert server.figures()["connections_refused"] == 30
+        assert server.metrics()["connections_refused"] == 30
     assert told(caplog) == [("refused", "busy", 1), ("refused", "busy", 29)]
     assert "as many connections" in caplog.records[1].reason
 

@@ -9,7 +9,17 @@ from inprocess import content
 from wormspace.errors import StoreError
 from wormspace.knobs import turned
 from wormspace.paxos.ballot import ballot
-from wormspace.paxos.messages import Capture, Done, Gone, Promise, Read, Reject, Report, Trim, Write
+from wormspace.paxos.messages import (
+    Capture,
+    Done,
+    Promise,
+    Read,
+    Reject,
+    Report,
+    SegmentTrimmed,
+    Trim,
+    Write,
+)
 from wormspace.server import acceptors, tables
 from wormspace.server.node import Node
 from wormspace.server.storage import AcceptorStore
@@ -235,5 +245,5 @@ async def test_a_trim_in_parts_leaves_one_tombstone(engine, supersede):
     assert len(held(engine, tables.TRIMMED)) == 1
     assert not held(engine, tables.GARBAGE)
     node.submit(port, 3, Read("s", 49, [(0, 1)]))
-    assert port.of(3) == [Gone()]
+    assert port.of(3) == [SegmentTrimmed()]
     await node.stop()

@@ -86,7 +86,7 @@ async def test_those_who_are_told_to_go_do_not_pile_up(monkeypatch):
         await good.call(Status())
         assert len(server.guests.leaving) <= 5
         assert (await late[0].greeting()).code == "busy"
-        assert server.figures()["connections_refused"] == 20
+        assert server.metrics()["connections_refused"] == 20
 
 
 @pytest.mark.parametrize("above", [-1, 0, 1])
@@ -108,9 +108,9 @@ async def test_spans_in_a_message_of_decisions(above):
         await raw.call(Capture("s", 0, 0, 10, B1))
         message = Decided("s", 0, B1, [(2 * i, 2 * i + 1) for i in range(count)])
         raw.send(ToServer(ONE_WAY, message))
-        figures = (await raw.call(Status())).figures
-        assert figures["marks_unsaved"] == (count if above <= 0 else 0)
-        assert figures["bad_requests"] == (above > 0)
+        metrics = (await raw.call(Status())).metrics
+        assert metrics["marks_unsaved"] == (count if above <= 0 else 0)
+        assert metrics["bad_requests"] == (above > 0)
 
 
 @pytest.mark.parametrize("above", [-1, 0, 1])

@@ -65,7 +65,7 @@ async def test_a_link_that_is_closed_hears_nothing_more_and_closes_the_store() -
     assert heard.messages == [(0, 1, Done())]
     told = Accepted("s", 0, B1, [0], [b"v"])
     assert others.messages == [(1, 2, Done()), (1, 3, Written([])), (1, 2, told)]
-    assert node.figures()["listeners"] == 1
+    assert node.metrics()["listeners"] == 1
     link.post(Outgoing(4, Read("s", 0, [(0, 1)])))
     await turns()
     assert len(heard.messages) == 1

@@ -31,13 +31,13 @@ from wormspace.wire.messages import (
     STOPPING,
     TOO_MANY,
     Accepted,
-    Discarded,
-    Figures,
     Listen,
+    Metrics,
     SpaceNames,
     Spaces,
     Status,
     Tombstones,
+    TrimNotice,
     Trims,
     Unlisten,
 )
@@ -53,7 +53,7 @@ async def test_what_waits_is_counted_and_who_waits_for_it_is_told_once() -> None
     for i, size in ((2, 20), (3, 30)):
         node.submit(port, i, write(i), size)
     node.submit(port, 4, Read("s", 0, [(0, 1)]), 500)  # it does not wait
-    assert node.backlog_bytes == node.figures()["backlog_bytes"] == 60
+    assert node.backlog_bytes == node.metrics()["backlog_bytes"] == 60
     node.on_drained += [lambda: told.append("one"), lambda: told.append("two")]
     engine.go()
     await turns()
@@ -84,7 +84,7 @@ async def test_what_needs_no_batch_is_answered_at_once() -> None:
         assert port.of(7) == ([] if answer is None else [answer])
         port.answers.clear()
     node.submit(port, 7, Status())
-    assert port.answers == [(7, Figures(node.figures()))]
+    assert port.answers == [(7, Metrics(node.metrics()))]
     with turned(server_page_names=1):
         node.submit(port, 8, Spaces(""))
     assert port.of(8) == [SpaceNames(["s"])]
@@ -132,16 +132,16 @@ async def test_as_many_subscriptions_as_allowed_and_the_same_one_again() -> None
     assert port.of(1) == port.of(2) == [Done(), Done()]
     assert codes(port) == {3: TOO_MANY}
     assert other.of(3) == [Done()]
-    assert node.figures()["listeners"] == 3
+    assert node.metrics()["listeners"] == 3
     node.forget(port)
-    assert node.figures()["listeners"] == 1
+    assert node.metrics()["listeners"] == 1
     await node.stop()
 
 
-async def test_figures_are_counts_sizes_and_what_the_socket_adds() -> None:
+async def test_metrics_are_counts_sizes_and_what_the_socket_adds() -> None:
     port = Port()
     node = Node(MemoryEngine())
-    node.more_figures = lambda: {"connections": 5}
+    node.more_metrics = lambda: {"connections": 5}
     node.submit(port, 1, Capture("s", 0, 0, 9, B1))
     node.submit(port, 2, write(0, 3))
     node.submit(port, 3, Write("s", 0, B1, [2, 5], [b"other", b"v"]))
@@ -151,8 +151,8 @@ async def test_figures_are_counts_sizes_and_what_the_socket_adds() -> None:
     await settled(node)
     node.submit(port, 7, Read("s", 0, [(1, 9)]))
     node.submit(port, 8, Decided("s", 0, B1, [(0, 1), (3, 4)]))
-    figures = node.figures()
-    said = {name: figures[name] for name in figures if figures[name]}
+    metrics = node.metrics()
+    said = {name: metrics[name] for name in metrics if metrics[name]}
     size = said.pop("store_bytes")
     assert size > 100
     assert said == {
@@ -160,8 +160,8 @@ async def test_figures_are_counts_sizes_and_what_the_socket_adds() -> None:
         "reads": 1, "registers_read": 3, "batches": 1, "batched_requests": 5, "bad_requests": 1,
         "swept": 1, "connections": 5, "marks_unsaved": 2,
     }  # fmt: skip
-    assert figures["troubled"] == 0
-    assert "trouble" not in figures
+    assert metrics["troubled"] == 0
+    assert "trouble" not in metrics
     await node.stop()
 
 
@@ -282,7 +282,7 @@ async def test_listeners_are_told_in_turns_of_so_many_events(turn) -> None:
             assert len(port.answers) == told
     await settled(node)
     assert [m for i, m in port.answers if i == 1] == [
-        *(Accepted("s", 0, B1, [n], [b"v"]) for n in range(5)), Discarded("s", 5, 7),
+        *(Accepted("s", 0, B1, [n], [b"v"]) for n in range(5)), TrimNotice("s", 5, 7),
     ]  # fmt: skip
     assert port.of(5) == []
     await node.stop()
@@ -329,8 +329,8 @@ async def test_a_node_whose_store_failed_says_so_to_all_that_wait_and_all_that_c
     assert codes(port) == dict.fromkeys(range(1, 6), INTERNAL)
     assert {m.text for _, m in port.answers} == {"the store has failed: on fire"}
     assert (fatal, node.backlog_bytes) == ([engine.error], 0)
-    figures = node.figures()
-    assert (figures["troubled"], figures["trouble"]) == (1, "on fire")
+    metrics = node.metrics()
+    assert (metrics["troubled"], metrics["trouble"]) == (1, "on fire")
     await turns()
     assert len(engine.commits) == 1
     await node.stop()

@@ -44,10 +44,10 @@ def test_marks_are_saved_after_a_while_or_when_there_are_many() -> None:
         node.submit(port, 0, Decided("s", 0, B1, [(0, 1)]))
         await asyncio.sleep(node_module.MARKS_SAVE_S / 2)
         node.submit(port, 0, Decided("s", 0, B1, [(2, 3)]))
-        assert node.figures()["marks_unsaved"] == 2
+        assert node.metrics()["marks_unsaved"] == 2
         await asyncio.sleep(5 * node_module.MARKS_SAVE_S)
         assert [t - began for t in engine.commits] == [pytest.approx(node_module.MARKS_SAVE_S)]
-        assert node.figures()["marks_unsaved"] == 0
+        assert node.metrics()["marks_unsaved"] == 0
         node.submit(port, 0, Decided("s", 0, B1, [(29, 30)]))
         await asyncio.sleep(5 * node_module.MARKS_SAVE_S)
         assert len(engine.commits) == 2

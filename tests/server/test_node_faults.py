@@ -118,7 +118,7 @@ async def test_a_read_of_a_damaged_row_is_answered_as_such_and_others_go_on():
     node.submit(port, 3, Read("s", 0, [(4, 10)]))
     assert [m.code for _, m in port.answers[:2]] == [DAMAGED, DAMAGED]
     assert len(port.of(3)[0].rows) == 6
-    assert node.figures()["damaged"] == 2
+    assert node.metrics()["damaged"] == 2
     assert not node.fatal
     await node.stop()
 
@@ -197,7 +197,7 @@ async def test_a_fault_of_our_own_costs_its_request_alone(monkeypatch):
     assert sum(m == Written([]) for _, m in port.answers) == 9
     node.submit(port, 99, Read("s", 0, [(30, 40)]))
     assert len(port.of(99)[0].rows) == 9
-    assert node.figures()["faults"] == 1
+    assert node.metrics()["faults"] == 1
     await node.stop()
 
 
@@ -291,8 +291,8 @@ async def test_status_tells_of_what_troubles_the_store():
     ):
         (state,) = await worm.servers()
     assert (state.reachable, state.trouble) == (True, "2 rows are damaged")
-    assert state.figures["troubled"] == 1
-    assert all(isinstance(value, int) for value in state.figures.values())
+    assert state.metrics["troubled"] == 1
+    assert all(isinstance(value, int) for value in state.metrics.values())
 
 
 async def test_what_the_node_looks_up_for_itself_costs_no_request():
@@ -339,7 +339,7 @@ async def test_what_the_node_looks_up_after_a_batch_is_told_if_it_goes_wrong(mon
 async def test_an_answer_that_cannot_be_encoded_costs_its_connection_alone(monkeypatch):
     async with serving() as server:
         bad, good = await Raw.connect(server.port), await Raw.connect(server.port)
-        monkeypatch.setattr(server.node, "figures", lambda: {"\ud800": 1})
+        monkeypatch.setattr(server.node, "metrics", lambda: {"\ud800": 1})
         bad.request(Status())
         assert await bad.reply() is None
         assert await good.call(Write("s", 0, B1, [0], [b"v"])) == Written([])

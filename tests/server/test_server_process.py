@@ -178,7 +178,7 @@ async def test_a_server_serves_where_it_is_bound_until_it_is_told_to_end(
     raw = await Raw.connect(ports[0])
     assert raw.welcome.server == "s1"
     assert await raw.call(Write("s", 0, B1, [0], [b"v"])) == Written([])
-    assert (await raw.call(Status())).figures["connections"] == 1
+    assert (await raw.call(Status())).metrics["connections"] == 1
     os.kill(os.getpid(), sig)
     await running
     await raw.close()

@@ -17,11 +17,11 @@ from wormspace.server.node import Node
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.wire.messages import (
     Accepted,
-    Discarded,
     Failed,
     Listen,
     Spaces,
     Status,
+    TrimNotice,
     Trims,
     Unlisten,
 )
@@ -260,10 +260,10 @@ def test_an_event_costs_what_it_concerns():
         return at
 
     accepted = Accepted("s", 3, rounds(1), [0], [b"v"])
-    discarded = Discarded("s", 3, 5)
+    discarded = TrimNotice("s", 3, 5)
     assert_growth(telling("a segment each", accepted), SIZES, at_most=0)
     assert_growth(telling("a segment each", discarded), SIZES, at_most=0)
-    assert_growth(telling("a segment each", Discarded("s", 0, 1 << 62)), SIZES, at_most=1.0)
+    assert_growth(telling("a segment each", TrimNotice("s", 0, 1 << 62)), SIZES, at_most=1.0)
     assert_growth(telling("a space each", accepted), SIZES, at_most=0)
     assert_growth(telling("the same", accepted), SIZES, at_most=1.0)
 

@@ -16,7 +16,7 @@ from wormspace.server.counters import Counters
 from wormspace.server.listeners import Listeners
 from wormspace.server.marks import Marks, RangeMap
 from wormspace.store.memory_engine import MemoryEngine
-from wormspace.wire.messages import Accepted, Discarded, Lagging, Listen
+from wormspace.wire.messages import Accepted, Lagging, Listen, TrimNotice
 
 P, Q = b"\0\0\0\1" + bytes(8), b"\0\0\0\1" + bytes(7) + b"\1"
 """The segments 0 and 1 of a space."""
@@ -379,7 +379,7 @@ def test_everybody_is_told_of_what_concerns_them_and_nobody_else() -> None:
     assert listeners.publish(Accepted("u", 3, B1, [5], [b"v"])) == 0
     for segment, stop, told in ((0, 2, 0), (0, 3, 1), (5, 6, 1), (5, 7, 2), (4, 6, 1), (0, 99, 4)):
         log.clear()
-        gone = Discarded("s", segment, stop)
+        gone = TrimNotice("s", segment, stop)
         assert listeners.publish(gone) == told == len(log)
         assert all(message is gone for _, _, message in log)
     assert counters.events == 12
@@ -392,7 +392,7 @@ def test_a_subscription_ends_when_it_is_replaced_forgotten_or_too_slow() -> None
     listeners.add(one, 1, Listen("s", 3, 4))
     listeners.add(one, 1, Listen("s", 5, 6))
     listeners.add(two, 1, Listen("s", 5, 6))
-    assert (len(listeners), listeners.publish(Discarded("s", 3, 4))) == (2, 0)
+    assert (len(listeners), listeners.publish(TrimNotice("s", 3, 4))) == (2, 0)
     one.slow = True
     event = Accepted("s", 5, B1, [5], [b"v"])
     assert listeners.publish(event) == 2
@@ -421,5 +421,5 @@ def test_what_concerns_few_segments_is_not_looked_for_among_all() -> None:
         listeners.add(one, n, Listen("s", n, n + 1))
     for segment, stop in ((0, 19), (0, 20), (0, 21), (7, 8), (19, 99)):
         log.clear()
-        listeners.publish(Discarded("s", segment, stop))
+        listeners.publish(TrimNotice("s", segment, stop))
         assert [n for _, n, _ in log] == list(range(segment, min(stop, 20)))

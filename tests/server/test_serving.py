@@ -189,7 +189,7 @@ async def test_a_listener_gets_values_or_not_and_may_change_its_mind():
     await turns()
     assert port.answers == [(9, Done()), (9, Accepted("s", 3, B1, [0, 1], []))]
     node.submit(port, 9, Listen("s", 0, 5))
-    assert node.figures()["listeners"] == 1
+    assert node.metrics()["listeners"] == 1
     node.submit(port, 8, Listen("s", 3, 4, values=False))
     node.submit(writer, 2, Write("s", 3, B1, [2], [b"c"]))
     await turns()
@@ -211,7 +211,7 @@ async def test_a_listener_that_reads_too_slowly_is_told_and_dropped():
         node.submit(writer, i, Write("s", 0, B1, [i], [b"v"]))
         await turns(3)
     assert port.answers == [(9, Done()), (9, Lagging())]
-    assert node.figures()["listeners"] == 0
+    assert node.metrics()["listeners"] == 0
     assert node.counters.listeners_dropped == 1
     await node.stop()
 
@@ -251,12 +251,12 @@ async def test_a_client_that_goes_takes_its_listeners_with_it():
     async with serving() as server:
         raw = await Raw.connect(server.port)
         await raw.call(Listen("s", 0, 5))
-        assert server.node.figures()["listeners"] == 1
+        assert server.node.metrics()["listeners"] == 1
         await raw.close()
         async with asyncio.timeout(5):
             while server.guests.served:  # noqa: ASYNC110 - there is nothing to wait for
                 await asyncio.sleep(0.001)
-        assert server.node.figures()["listeners"] == 0
+        assert server.node.metrics()["listeners"] == 0
 
 
 # ---------------------------------------------------------------------------- slow readers
@@ -348,19 +348,19 @@ async def test_a_write_that_could_mean_two_values_under_one_ballot_is_refused(of
     await node.stop()
 
 
-async def test_figures_count_what_happened():
+async def test_metrics_count_what_happened():
     async with serving() as server:
         raw = await Raw.connect(server.port)
         await raw.call(Capture("s", 0, 0, 8, B1))
         await raw.call(Write("s", 0, B1, [0, 1], [b"a", b"b"]))
         await raw.call(Read("s", 0, [(0, 8)]))
-        figures = (await raw.call(Status())).figures
-        assert figures["captures"] == 1
-        assert figures["writes"] == 1
-        assert figures["registers_written"] == 2
-        assert figures["reads"] == 1
-        assert figures["registers_read"] == 2
-        assert figures["connections"] == 1
+        metrics = (await raw.call(Status())).metrics
+        assert metrics["captures"] == 1
+        assert metrics["writes"] == 1
+        assert metrics["registers_written"] == 2
+        assert metrics["reads"] == 1
+        assert metrics["registers_read"] == 2
+        assert metrics["connections"] == 1
 
 
 @pytest.mark.parametrize("size", [1, 1_000_000])

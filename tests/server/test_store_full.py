@@ -61,7 +61,7 @@ async def test_a_full_store_refuses_writes_and_goes_on_serving_reads(tmp_path):
         accepted = await fill(raw)
         assert len(accepted) > 30
         assert await read_all(raw, 0, 1 << 20) == accepted
-        assert (await raw.call(Status())).figures["store_full"] >= len(SIZES)
+        assert (await raw.call(Status())).metrics["store_full"] >= len(SIZES)
         assert not server.failed.done()
 
 
@@ -77,9 +77,9 @@ async def until_swept(raw):
     """Wait until the server has deleted what was trimmed."""
     async with asyncio.timeout(20):
         while True:
-            before = (await raw.call(Status())).figures
+            before = (await raw.call(Status())).metrics
             await asyncio.sleep(0.01)
-            after = (await raw.call(Status())).figures
+            after = (await raw.call(Status())).metrics
             if before["swept"] == after["swept"] > 0:
                 return
 
@@ -135,7 +135,7 @@ async def test_trimming_over_and_over_reuses_the_same_space(tmp_path):
             assert answer == Written([]), f"segment {segment}"
             assert await raw.call(Trim("s", segment, segment + 1)) == Done()
             await until_swept(raw)
-            sizes.append((await raw.call(Status())).figures["store_bytes"])
+            sizes.append((await raw.call(Status())).metrics["store_bytes"])
         assert max(sizes) <= 4 << 20  # of 30 MB written
 
 
@@ -146,8 +146,8 @@ async def test_a_server_with_garbage_and_no_room_does_not_spin(tmp_path):
         async with asyncio.timeout(20):
             await raw.reply()
             while True:
-                figures = (await raw.call(Status())).figures
-                if figures["swept"]:
+                metrics = (await raw.call(Status())).metrics
+                if metrics["swept"]:
                     break
                 await asyncio.sleep(0.01)
 

@@ -11,7 +11,7 @@ from wormspace.paxos.messages import Capture, Done, Promise, Reject, Trim, Write
 from wormspace.server import tables
 from wormspace.server.node import Node
 from wormspace.store.memory_engine import MemoryEngine
-from wormspace.wire.messages import DAMAGED, FULL, Discarded, Failed, Listen
+from wormspace.wire.messages import DAMAGED, FULL, Failed, Listen, TrimNotice
 
 SEGMENTS = 40
 
@@ -87,7 +87,7 @@ async def test_what_was_trimmed_of_a_failed_trim_is_told_and_swept(error, code, 
     held = {int.from_bytes(key[4:12], "big") for key, _ in left[tables.ROWS]}
     assert held == set(range(0, SEGMENTS, 2)) - gone
     assert not left[tables.GARBAGE]
-    told = [m for m in ear.of(1) if isinstance(m, Discarded)]
+    told = [m for m in ear.of(1) if isinstance(m, TrimNotice)]
     assert {s for m in told for s in range(m.segment, m.stop) if s % 2 == 0} == gone
     node.submit(port, 3, Trim("s", 0, SEGMENTS))
     await settled(node)

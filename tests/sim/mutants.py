@@ -7,7 +7,7 @@ is made for one of them: what is run is the campaign of every seed.
 
 from tests.mutating import Mutant
 
-CAPTURING = "wormspace.paxos.capturing"
+CAPTURING = "wormspace.paxos.prepare"
 OPERATIONS = "wormspace.registers.paxos.operations"
 LISTENING = "wormspace.registers.paxos.listening:Subscription"
 REGISTERS = "wormspace.registers.paxos.client:PaxosRegisters"
@@ -147,7 +147,7 @@ OF_THE_ASKED = {
         "if False:\n    promises = held =",
     ),
     "a capture stands though a server of the majority has promised more": Mutant(
-        "wormspace.registers.paxos.standing:StandingOperation.on_reply",
+        "wormspace.registers.paxos.capture_check:CaptureCheckOperation.on_reply",
         "self.lost |= 1 << server",
         "self.standing |= (1 << server) * (self.standing > 0)",
         seed=2,

@@ -14,12 +14,12 @@ from explorer.actors import Begun, Reader, Trimmer, Wish
 from explorer.small_world import Paxos, Plan
 
 from wormspace.errors import CaptureLost
-from wormspace.paxos import acceptor, capturing, quorum, reading, telling, writing
+from wormspace.paxos import accept, acceptor, broadcast, prepare, quorum, reading
 from wormspace.paxos.acceptor import ACCEPTED
 from wormspace.paxos.ballot import above
 from wormspace.paxos.messages import Row
 from wormspace.paxos.ranges import Range, ballot_at, covers, overlay
-from wormspace.registers.paxos import listening, standing
+from wormspace.registers.paxos import capture_check, listening
 from wormspace.registers.paxos.client import PaxosRegisters
 from wormspace.registers.paxos.listening import Subscription
 from wormspace.registers.token import Token
@@ -109,11 +109,11 @@ def believe_a_decided_mark_for_lower_ballots() -> list[Patch]:
 
 
 def ignore_the_higher_accepted_value() -> list[Patch]:
-    return [(capturing, "better", lambda a, b: a if a.decided or a.ballot < b.ballot else b)]
+    return [(prepare, "better", lambda a, b: a if a.decided or a.ballot < b.ballot else b)]
 
 
 def capture_with_a_minority() -> list[Patch]:
-    return [(capturing, "is_quorum", lambda mask, servers: mask != 0)]
+    return [(prepare, "is_quorum", lambda mask, servers: mask != 0)]
 
 
 def count_one_acceptor_twice() -> list[Patch]:
@@ -122,17 +122,17 @@ def count_one_acceptor_twice() -> list[Patch]:
             server = next(i for i in itertools.count() if not w.answered >> i & 1)
         return shipped(w, server, refused)
 
-    shipped = writing.on_written
-    return [(writing, "on_written", on_written)]
+    shipped = accept.on_written
+    return [(accept, "on_written", on_written)]
 
 
 def count_a_refusal_as_an_acceptance() -> list[Patch]:
-    shipped = writing.verdict
+    shipped = accept.verdict
 
     def verdict(servers, answered, refused_by):
         return shipped(servers, answered, refused_by & (refused_by - 1))
 
-    return [(writing, "verdict", verdict)]
+    return [(accept, "verdict", verdict)]
 
 
 def trust_one_servers_undecided_word() -> list[Patch]:
@@ -160,7 +160,7 @@ def tell_of_a_trim_before_it_is_decided() -> list[Patch]:
 
 
 def a_trim_returns_when_one_server_knows() -> list[Patch]:
-    return [(telling, "is_quorum", lambda mask, servers: mask != 0)]
+    return [(broadcast, "is_quorum", lambda mask, servers: mask != 0)]
 
 
 # ------------------------------------------------------------------ the whole system
@@ -195,8 +195,8 @@ def answer_before_the_commit() -> list[Patch]:
 
 
 def treat_a_rejected_help_as_failed() -> list[Patch]:
-    async def help_(self, array, ballot, rows, deadline):
-        results = await self._write_rows(array, ballot, rows, deadline)
+    async def help_(self, segment_name, ballot, rows, deadline):
+        results = await self._write_rows(segment_name, ballot, rows, deadline)
         for result in results.values():
             if result is not None and not isinstance(result, CaptureLost):
                 raise result
@@ -250,7 +250,7 @@ def answer_a_trimmed_segment_as_empty() -> list[Patch]:
 
 
 def a_capture_stands_by_one_servers_word() -> list[Patch]:
-    return [(standing, "is_quorum", lambda mask, servers: mask != 0)]
+    return [(capture_check, "is_quorum", lambda mask, servers: mask != 0)]
 
 
 def drop_a_listeners_events_on_reconnect() -> list[Patch]:

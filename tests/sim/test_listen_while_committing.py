@@ -71,4 +71,4 @@ def test_the_first_listener_hears_of_a_trim_that_commits_as_it_comes():
         await worm.space("s").trim(0)
 
     heard = heard_by_one_who_comes_while_the_disks_stall(trim)
-    assert [type(event).__name__ for event in heard][-1] == "TrimmedAway"
+    assert [type(event).__name__ for event in heard][-1] == "SegmentsTrimmed"

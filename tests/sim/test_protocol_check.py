@@ -32,10 +32,10 @@ BROKEN = {
         f"{REGISTERS}.trim", "{TRIM: TRIM_VALUE}", "{TRIM: TRIM_VALUE + self._proposer}"
     ),
     "pages first: a write": Mutant(
-        "wormspace.paxos.capturing:on_promise", "if p.next != COMPLETE:", "if False:", seed=1
+        "wormspace.paxos.prepare:on_promise", "if p.next != COMPLETE:", "if False:", seed=1
     ),
     "pages first: a value": Mutant(
-        "wormspace.paxos.capturing:better", "b.ballot > a.ballot", "b.ballot < a.ballot", seed=15
+        "wormspace.paxos.prepare:better", "b.ballot > a.ballot", "b.ballot < a.ballot", seed=15
     ),
     "store: a capture": Mutant(
         "wormspace.server.acceptors:capturing",

@@ -8,7 +8,14 @@ Suites that were written for new objects run on it unchanged: see `test_smr_aged
 from wormspace import Worm
 from wormspace.smr import Sticky, Tuning
 from wormspace.smr.calls import encode_calls
-from wormspace.smr.records import Batch, Charter, Member, Packet, encode, encode_charter
+from wormspace.smr.records import (
+    Batch,
+    Member,
+    Packet,
+    SegmentMetadata,
+    encode,
+    encode_segment_metadata,
+)
 
 SEGMENTS = 60
 REGISTERS = 8
@@ -42,12 +49,12 @@ async def age(worm, machine_type, name, strategy, segments=SEGMENTS):
     if await space.tail():
         return
     declared = machine_type.declaration
-    charter = Charter(
+    segment_metadata = SegmentMetadata(
         DEAD, [], [], strategy, declared.owner.__name__, declared.version, declared.shape
     )
     life = batches(segments * REGISTERS)
     for _ in range(segments):
-        segment = await space.alloc(encode_charter(charter), REGISTERS)
+        segment = await space.alloc(encode_segment_metadata(segment_metadata), REGISTERS)
         captured = await segment.capture()
         values = [next(life) for _ in range(REGISTERS)]
         await segment.write_range(0, values, captured.token)

@@ -49,8 +49,8 @@ class Puppet:
         self.going_on = asyncio.Event()
         self.trouble = None
 
-    def take_seat(self, seat):
-        self.seat = seat
+    def make_proposer(self, context):
+        self.context = context
         return self
 
     async def run(self, *given):
@@ -107,7 +107,7 @@ async def begun(worm, **given):
     """One that takes part, and knows its first segment."""
     core, puppet = await made(worm, **given)
     await core.start()
-    await core.learner.space.alloc(core.seat.charter(), SIZE)
+    await core.learner.space.alloc(core.context.segment_metadata(), SIZE)
     segment = await core.learner.space.segment(0)
     core.learner.allocated(0, SIZE, segment.metadata)
     await asyncio.sleep(0)

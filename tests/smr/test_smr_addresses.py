@@ -27,9 +27,9 @@ async def test_a_leader_of_another_object_at_the_address_of_ours_is_not_taken_fo
                 assert await other.read() == 100
                 await asyncio.sleep(1.5)  # all have greeted whom they know
                 for one, foreign in ((other, follower), (follower, other)):
-                    seat = one._core.seat
-                    assert foreign.status().member not in seat.peers.members()
-                    heard = [ping.member for ping in seat.announced.since(0)]
+                    context = one._core.context
+                    assert foreign.status().member not in context.peers.members()
+                    heard = [ping.member for ping in context.announced.since(0)]
                     assert foreign.status().member not in heard
 
 
@@ -43,17 +43,17 @@ async def test_what_one_replica_was_asked_is_not_done_by_the_next_at_its_address
             await worm.replicate(Counter, "hits", leadership=SOON) as asker,
         ):
             await next_one.add()
-            seat = asker._core.seat
+            context = asker._core.context
             body = encode(Packet(bytes(8), 1, 1, b"", False))
             for what in ("submit", "ask", "fetch"):
                 with pytest.raises(wormspace.WormError, match="no service"):
-                    await seat.call(gone, what, body, 5.0)
-            assert await seat.greet(gone, 5.0) is None
+                    await context.call(gone, what, body, 5.0)
+            assert await context.greet(gone, 5.0) is None
             known = next_one.status().member
             async with asyncio.timeout(30):
-                while known not in seat.peers.members():  # its segment may not be known here yet
+                while known not in context.peers.members():  # its segment may not be known here yet
                     await asyncio.sleep(0.01)
-                    pong = await seat.knock(gone, 5.0)
+                    pong = await context.knock(gone, 5.0)
                     assert pong.member == known
 
 
@@ -78,7 +78,7 @@ async def test_a_client_asks_a_replica_that_it_was_told_of_only_if_it_is_still_t
 
 
 @pytest.mark.parametrize("what", ["write", "extension"])
-async def test_a_reign_whose_work_is_cancelled_from_within_ends(what):
+async def test_a_term_whose_work_is_cancelled_from_within_ends(what):
     """Else a register stays empty that all behind it wait for, or no segment is ever the next."""
     options = {"leadership": SOON, "tuning": Tuning(segment_size=2), "timeout": 5.0}
     async with (
@@ -86,10 +86,10 @@ async def test_a_reign_whose_work_is_cancelled_from_within_ends(what):
         await worm.replicate(Counter, "hits", **options) as hits,
     ):
         assert await hits.add() == 1
-        reign = hits._core.proposer._reign
+        term = hits._core.proposer._term
         adding = asyncio.ensure_future(hits.add())
         for _ in range(1000):
-            task = next(iter(reign._extending if what == "extension" else reign._writes), None)
+            task = next(iter(term._extending if what == "extension" else term._writes), None)
             if task is not None:
                 task.cancel()
                 if what == "write":

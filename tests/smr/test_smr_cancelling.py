@@ -66,10 +66,10 @@ async def check_serving(it):
     assert await it.remote.add(1) == held + 1
     assert await it.replica.add(1) == held + 2
     assert await it.remote.read() == held + 2
-    seat = it.replica._core.seat
-    assert not seat.waiting
+    context = it.replica._core.context
+    assert not context.waiting
     assert not it.replica._core.router._forwarded
-    for gatherer in (it.replica._core._submitter, it.remote._line._submitter):
+    for gatherer in (it.replica._core._submitter, it.remote._client._submitter):
         assert not gatherer._tasks
         assert not gatherer._open
 
@@ -135,8 +135,8 @@ def test_closing_can_be_cancelled_and_called_again():
     async def check(it):
         if hasattr(it, "other"):
             await it.other.close()
-            seat = it.other._core.seat
-            assert all(caller._closed for caller in seat._callers.values())
+            context = it.other._core.context
+            assert all(caller._closed for caller in context._callers.values())
         await check_serving(it)
 
     assert cancel_everywhere(scene, act, check)

@@ -26,7 +26,7 @@ from wormspace.smr import core as core_module
 from wormspace.smr.consistency import Session
 from wormspace.smr.errors import Diverged, Stopped
 from wormspace.smr.records import NOOP, Mark, Member
-from wormspace.smr.seat import NotLeading
+from wormspace.smr.replica_context import NotLeading
 from wormspace.smr.upgrading import Upgrades
 from wormspace.smr.views import Status
 from wormspace.space import Address
@@ -40,20 +40,20 @@ async def test_a_replica_has_a_name_an_id_and_an_address(worm, caplog):
     identity = random.Random(7)
     identity.getrandbits(64)  # the client's id
     mine = identity.getrandbits(64).to_bytes(8, "big")
-    assert core.seat.member == Member("r1", mine, "here", 4242)
+    assert core.context.member == Member("r1", mine, "here", 4242)
     own = f"smr/thing/{mine.hex()}/fetch"
     assert (core.service.at, own in core.service.handlers) == (("here", 0), True)
-    assert puppet.seat is core.seat
-    assert (core.seat.service, core.seat.space.name) == ("smr/thing", "thing")
-    assert (core.seat.clock(), core.seat.tuning.segment_size) == (50, SIZE)
+    assert puppet.context is core.context
+    assert (core.context.service, core.context.space.name) == ("smr/thing", "thing")
+    assert (core.context.clock(), core.context.tuning.segment_size) == (50, SIZE)
     assert (type(core.learner.engine.machine), core.router.timeout_s) == (Notes, 5)
-    assert core.seat.space is worm.space("thing")
-    assert core.seat.largest_packet == core._submitter.largest
+    assert core.context.space is worm.space("thing")
+    assert core.context.largest_packet == core._submitter.largest
     assert core._submitter.is_sure
     nameless, _ = await made(worm, replica="", port=99)
-    assert nameless.seat.member.name == "here:99"
+    assert nameless.context.member.name == "here:99"
     puppet.leader = OTHER
-    assert core.status() == Status(core.seat.member, Address(0, 0), OTHER, True, "", 0)
+    assert core.status() == Status(core.context.member, Address(0, 0), OTHER, True, "", 0)
 
 
 @on
@@ -82,14 +82,14 @@ def test_it_begins_with_what_is_kept_then_with_what_others_have(
         core, puppet = await made(worm, tuning=Tuning(segment_size=SIZE, upgrade_s=upgrade_s))
         puppet.store = store = object() if has_store else None
         for _ in range(2):
-            await core.learner.space.alloc(core.seat.charter(), SIZE)
+            await core.learner.space.alloc(core.context.segment_metadata(), SIZE)
         await core.learner.space.trim_prefix(trimmed)
         await core.start()
         await asyncio.sleep(3.5)
-        expected = [("restore", core.seat, store)] * has_store
-        expected += [("catch up", core.seat, store)] * trimmed
+        expected = [("restore", core.context, store)] * has_store
+        expected += [("catch up", core.context, store)] * trimmed
         assert calls == expected + [("upgrade", upgrade_s)] * (upgrade_s > 0)
-        assert puppet.ran == [(), (core.seat, puppet)]
+        assert puppet.ran == [(), (core.context, puppet)]
         await core.close()
 
     virtually(work)
@@ -106,7 +106,7 @@ async def test_it_looks_at_leases_and_keeps_in_touch_while_it_runs(worm, caplog)
     async def touching(greet_all):
         done.append(("touch", greet_all))
 
-    core.seat.watch_leases, core.seat.keep_in_touch = watching, touching
+    core.context.watch_leases, core.context.keep_in_touch = watching, touching
     await core.start()
     puppet.leads = False  # it was asked before
     await asyncio.sleep(1)
@@ -149,10 +149,10 @@ async def test_who_is_closed_has_nothing_that_runs_and_says_so(worm, caplog):
         await asyncio.sleep(0.1)
     assert len(puppet.offered) == 1
     core.learner.stop_listening = lambda: closing.append("deaf")
-    core.seat.close = lambda: asyncio.sleep(0, closing.append("seat"))
+    core.context.close = lambda: asyncio.sleep(0, closing.append("context"))
     await core.close()
     assert ended == ["task"], "it was waited for"
-    assert closing == ["deaf", "seat"]
+    assert closing == ["deaf", "context"]
     assert core.service.stopped == 1
     assert not core._tasks
     await asyncio.sleep(0)
@@ -187,7 +187,7 @@ def test_one_of_its_tasks_that_fails_stops_it_and_it_says_why(trouble, words):
     async def work(worm):
         core, _ = await begun(worm)
         learn(core, 0)
-        waiting = core.seat.waiting[b"c", 1] = asyncio.get_running_loop().create_future()
+        waiting = core.context.waiting[b"c", 1] = asyncio.get_running_loop().create_future()
         deaf, other = [], core._tasks.spawn(asyncio.sleep(99))
         core.learner.stop_listening = lambda: deaf.append(True)
 
@@ -238,7 +238,7 @@ async def test_a_replica_that_stops_is_told_of_once_and_a_closed_client_is_no_fa
     assert (core.failed, caplog.messages) == (None, [])
     core._on_failed(ValueError("x"))
     core._on_failed(ValueError("y"))
-    assert caplog.messages == [f"thing: replica {core.seat.member} has stopped: ValueError: x"]
+    assert caplog.messages == [f"thing: replica {core.context.member} has stopped: ValueError: x"]
     await core.close()
 
 
@@ -252,7 +252,7 @@ async def test_whoever_waits_for_a_packet_has_its_outcome_and_others_go_on_waiti
     heard = asyncio.ensure_future(bell.heard())
     keys = [(b"client 1", 1), (b"client 1", 2), (b"client 2", 1), (b"client 2", 2)]
     futures = {key: loop.create_future() for key in keys}
-    core.seat.waiting.update(futures)
+    core.context.waiting.update(futures)
     futures[keys[1]].cancel()
     await asyncio.sleep(0)
     learn(core, 0, packet(1, 5), packet(2, 6), packet(1, 7, client=b"client 2"))
@@ -260,7 +260,7 @@ async def test_whoever_waits_for_a_packet_has_its_outcome_and_others_go_on_waiti
     assert heard.done(), "whoever follows looks again"
     assert [future.done() for future in futures.values()] == [True, True, True, False]
     assert futures[keys[0]].result() == core.learner.engine.sessions.find(packet(1, 5))
-    assert core.seat.waiting == {keys[3]: futures[keys[3]]}
+    assert core.context.waiting == {keys[3]: futures[keys[3]]}
     futures[keys[3]].cancel()
     await core.close()
 
@@ -271,20 +271,20 @@ async def test_at_an_audit_a_leader_claims_its_digest_and_others_compare(worm, c
     learn(core, 0, packet(1, 5), audit=False)
     core.learner.learn(Address(0, 1), NOOP)
     await asyncio.sleep(0.1)
-    assert core.seat.audited is None
+    assert core.context.audited is None
     learn(core, 2, audit=True)
     await asyncio.sleep(0.1)
-    mark = core.seat.audited
+    mark = core.context.audited
     assert mark.position == Address(0, 3)
-    core.seat.audited, puppet.leads = None, False
+    core.context.audited, puppet.leads = None, False
     learn(core, 3, packet(2, 6), audited=mark)
     assert core.failed is None
     learn(core, 4, audit=True)
     await asyncio.sleep(0.1)
-    assert core.seat.audited is None, "only a leader claims something"
+    assert core.context.audited is None, "only a leader claims something"
     learn(core, 5, audited=Mark(Address(0, 5), b"something else"))
     assert type(core.failed) is Diverged
-    place = f"the state of {core.seat.member} at position 0/5 differs from the proposer's"
+    place = f"the state of {core.context.member} at position 0/5 differs from the proposer's"
     assert str(core.failed).startswith(f"thing: {place}")
     await core.close()
 
@@ -305,7 +305,7 @@ def test_what_is_missing_is_fetched_once_at_a_time_and_what_fails_stops_the_repl
         for _ in range(2):
             core.learner._on_missing()
             await asyncio.sleep(0.1)
-        assert asked == [(core.seat, puppet.store)]
+        assert asked == [(core.context, puppet.store)]
         gate.set()
         await asyncio.sleep(0.1)
         assert core.failed is None

@@ -22,7 +22,7 @@ from wormspace.smr.calls import encode_calls, encode_outcome
 from wormspace.smr.consistency import Session
 from wormspace.smr.errors import Behind, NoLeader
 from wormspace.smr.records import Ask, Member, Packet, Reply, decode_plain_outcome, decoder, encode
-from wormspace.smr.seat import NotLeading
+from wormspace.smr.replica_context import NotLeading
 from wormspace.smr.submit import PacketTooLarge
 from wormspace.space import Address
 
@@ -34,7 +34,7 @@ class Elsewhere:
 
     def __init__(self, core, *says):
         self.core, self.says, self.asked = core, list(says), []
-        core.seat.call = self._call
+        core.context.call = self._call
 
     async def _call(self, member, what, body, timeout):
         self.asked.append((member, what, body, timeout))
@@ -78,7 +78,7 @@ async def test_a_packet_that_is_proposed_twice_is_offered_once_and_known_afterwa
     assert first == again
     for got, values, of in ((first, [1], one), (different, [2], other)):
         assert decode_plain_outcome(got.body).values == values
-        assert (got.position, got.largest) == (Address(0, 1), core.seat.largest_packet)
+        assert (got.position, got.largest) == (Address(0, 1), core.context.largest_packet)
         assert await core.router.propose(of) == got
     assert len(puppet.offered) == 2
     await core.close()
@@ -87,13 +87,13 @@ async def test_a_packet_that_is_proposed_twice_is_offered_once_and_known_afterwa
 @on
 async def test_nobody_is_told_of_a_packet_whose_sender_has_hung_up(worm, caplog):
     core, _ = await begun(worm)
-    for ending in (lambda: core.seat.fail_waiting(NotLeading("over")), lambda: None):
+    for ending in (lambda: core.context.fail_waiting(NotLeading("over")), lambda: None):
         gone = asyncio.ensure_future(core.router.propose(packet(1, 5)))
         await asyncio.sleep(0.1)
         gone.cancel()
         await asyncio.sleep(0.1)
         ending()
-        for future in core.seat.waiting.values():
+        for future in core.context.waiting.values():
             future.cancel()
     await core.close()
 
@@ -101,7 +101,7 @@ async def test_nobody_is_told_of_a_packet_whose_sender_has_hung_up(worm, caplog)
 @on
 async def test_a_packet_may_be_as_large_as_a_register_has_room(worm, caplog):
     core, puppet = await begun(worm)
-    largest = core.seat.largest_packet
+    largest = core.context.largest_packet
     for size in (largest - 1, largest):
         asyncio.ensure_future(core.router.propose(Packet(b"client 1", size, 1, bytes(size))))  # noqa: RUF006
     await asyncio.sleep(0.1)
@@ -110,7 +110,7 @@ async def test_a_packet_may_be_as_large_as_a_register_has_room(worm, caplog):
         await core.router.propose(Packet(b"client 1", 1, 1, bytes(largest + 1)))
     assert found.value.largest == largest
     for number in (largest - 1, largest):
-        core.seat.waiting.pop((b"client 1", number)).cancel()
+        core.context.waiting.pop((b"client 1", number)).cancel()
     await asyncio.sleep(0)
     await core.close()
 
@@ -192,7 +192,7 @@ def test_a_call_that_is_not_done_in_time_says_who_was_asked_last(leads, leader, 
     async def work(worm):
         core, puppet = await begun(worm)
         puppet.leads = leads
-        puppet.leader = core.seat.member if leader == "itself" else leader
+        puppet.leader = core.context.member if leader == "itself" else leader
         others = Elsewhere(core, says)
 
         def offer(packet):

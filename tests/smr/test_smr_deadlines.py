@@ -59,8 +59,8 @@ CALLS = {
     "a client's query": lambda replica, remote: remote.get("a"),
     "a client's sequential query": lambda replica, remote: behind(remote, Sequential()),
     "upgrade": lambda replica, remote: replica.upgrade(),
-    "addresses": lambda replica, remote: addresses_of(replica._core.seat.space.client, "cells"),
-    "another replica": lambda replica, remote: replica._core.seat.space.client.replicate(
+    "addresses": lambda replica, remote: addresses_of(replica._core.context.space.client, "cells"),
+    "another replica": lambda replica, remote: replica._core.context.space.client.replicate(
         Cells,
         "cells",
         host="r2",

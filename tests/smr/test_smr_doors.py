@@ -153,7 +153,7 @@ MADE_BY_THE_PACKAGE = {"Change", "Entry", "Grant", "Job", "Status", "Versions", 
 MADE_BY_THE_PACKAGE |= {"View", "Session"}
 """Classes whose objects users get; what they call on them is looked at."""
 
-CALLED_BY_THE_PACKAGE = {"open", "take_seat", "run", "save", "load", "saw"}
+CALLED_BY_THE_PACKAGE = {"open", "make_proposer", "run", "save", "load", "saw"}
 """`Replica.open`, and methods of strategies and places, called with what the package knows."""
 
 LOOKS_AT_TYPES = {"Table"}

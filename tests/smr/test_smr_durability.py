@@ -86,7 +86,7 @@ class OwnPlace(LocalSnapshots):
         return self.kept.load(name)
 
 
-def seat():
+def context():
     engine = Engine(Notes())
     return SimpleNamespace(
         member="r1",
@@ -167,7 +167,7 @@ def test_a_directory_is_one_however_it_is_said_and_another_place_is_used_as_it_i
 
 @timely
 async def test_what_so_many_replicas_have_applied_goes_and_it_is_looked_at_in_turn(caplog):
-    place = seat()
+    place = context()
     work = asyncio.ensure_future(TrimWhenApplied(2, every_s=3.0).run(place, LEADER))
     apply(place, 4 * SIZE)
     await asyncio.sleep(4)
@@ -184,7 +184,7 @@ async def test_what_so_many_replicas_have_applied_goes_and_it_is_looked_at_in_tu
 
 @timely
 async def test_a_segment_that_tells_of_which_space_it_is_stays(caplog):
-    place = seat()
+    place = context()
     apply(place, 4 * SIZE)
     for told in (0, 2, 3):
         place.learner.told = told
@@ -197,7 +197,7 @@ async def test_a_segment_that_tells_of_which_space_it_is_stays(caplog):
 
 @timely
 async def test_a_leader_keeps_one_where_all_share_after_so_many_registers(caplog):
-    place, kept = seat(), Kept()
+    place, kept = context(), Kept()
     work = asyncio.ensure_future(TrimBehindSnapshots(kept, registers=15).run(place, LEADER))
     apply(place, 14)
     await asyncio.sleep(1.5)
@@ -221,7 +221,7 @@ async def test_a_leader_keeps_one_where_all_share_after_so_many_registers(caplog
 
 @timely
 async def test_who_follows_keeps_none_where_all_share_and_trims_nothing(caplog):
-    place, kept = seat(), Kept()
+    place, kept = context(), Kept()
     work = asyncio.ensure_future(TrimBehindSnapshots(kept, registers=1).run(place, FOLLOWER))
     apply(place, 30)
     await asyncio.sleep(3)
@@ -231,7 +231,7 @@ async def test_who_follows_keeps_none_where_all_share_and_trims_nothing(caplog):
 
 @timely
 async def test_each_keeps_its_own_in_a_directory_and_two_of_them_are_asked_for(caplog):
-    place, own = seat(), OwnPlace()
+    place, own = context(), OwnPlace()
     work = asyncio.ensure_future(TrimBehindSnapshots(own, registers=5).run(place, FOLLOWER))
     apply(place, 25)
     await asyncio.sleep(1.5)
@@ -258,7 +258,7 @@ async def test_each_keeps_its_own_in_a_directory_and_two_of_them_are_asked_for(c
 
 @timely
 async def test_where_another_replica_keeps_its_own_none_is_kept_until_it_has_gone(caplog):
-    place, own = seat(), OwnPlace()
+    place, own = context(), OwnPlace()
     own.claimed, place.kept = "another", Address(1, 0)
     work = asyncio.ensure_future(TrimBehindSnapshots(own, registers=5).run(place, FOLLOWER))
     apply(place, 25)
@@ -279,7 +279,7 @@ async def test_where_another_replica_keeps_its_own_none_is_kept_until_it_has_gon
 
 @timely
 async def test_a_snapshot_that_cannot_be_kept_is_tried_again_and_all_else_goes_on(caplog):
-    place, kept = seat(), Kept()
+    place, kept = context(), Kept()
     kept.error = ValueError("full")
     work = asyncio.ensure_future(TrimBehindSnapshots(kept, registers=5).run(place, LEADER))
     apply(place, 25)
@@ -297,7 +297,7 @@ async def test_a_snapshot_that_cannot_be_kept_is_tried_again_and_all_else_goes_o
 
 @timely
 async def test_a_directory_that_cannot_be_used_is_told_of_and_claims_end(caplog):
-    place, own = seat(), OwnPlace()
+    place, own = context(), OwnPlace()
     with ExitStack() as claims:
         assert _claim(Kept(), place, claims), "a place that all share"
         own.error = OSError("no locks here")
@@ -312,7 +312,7 @@ async def test_a_directory_that_cannot_be_used_is_told_of_and_claims_end(caplog)
 
 @timely
 async def test_a_snapshot_is_of_the_moment_at_which_it_was_taken_and_leaves_nothing(caplog):
-    place, kept = seat(), Kept()
+    place, kept = context(), Kept()
     apply(place, 3)
     engine = place.learner.engine
     saving = asyncio.ensure_future(save(kept, "thing", engine))
@@ -326,7 +326,7 @@ async def test_a_snapshot_is_of_the_moment_at_which_it_was_taken_and_leaves_noth
 
 @timely
 async def test_one_of_another_space_is_not_replaced(caplog):
-    place, kept = seat(), Kept()
+    place, kept = context(), Kept()
     other = Engine(Notes())
     other.identity = b"other"
     await save(kept, "thing", other)

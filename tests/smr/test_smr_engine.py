@@ -8,7 +8,7 @@ from wormspace.knobs import KNOBS, turned
 from wormspace.smr import Diverged, StateMachine, Table, command
 from wormspace.smr.calls import as_fault, encode_calls
 from wormspace.smr.engine import Engine
-from wormspace.smr.records import NOOP, REST, SEAL, Batch, Mark, Packet, decode_plain_outcome
+from wormspace.smr.records import NOOP, SEAL, SKIP, Batch, Mark, Packet, decode_plain_outcome
 from wormspace.smr.submit import as_exception
 from wormspace.space import Address
 
@@ -212,7 +212,7 @@ def test_noops_and_seals_move_on():
 def test_an_owner_that_rests_is_passed_over_to_the_end_of_the_segment():
     engine = Engine(Account())
     seen = []
-    for raw in (NOOP, REST, NOOP, NOOP, NOOP, NOOP, NOOP):
+    for raw in (NOOP, SKIP, NOOP, NOOP, NOOP, NOOP, NOOP):
         seen.append(engine.position.offset)
         engine.apply(raw, SIZE, 3)
     assert seen == [0, 1, 2, 3, 5, 6, 0]
@@ -223,7 +223,7 @@ def test_an_owner_that_rests_is_passed_over_to_the_end_of_the_segment():
 def test_when_all_rest_the_segment_is_over():
     engine = Engine(Account())
     for _ in range(3):
-        engine.apply(REST, SIZE, 3)
+        engine.apply(SKIP, SIZE, 3)
     assert engine.position == Address(1, 0)
 
 

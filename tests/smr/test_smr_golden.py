@@ -18,17 +18,17 @@ from wormspace.smr.records import (
     FORMAT,
     KIND,
     NOOP,
-    REST,
     SEAL,
+    SKIP,
     Batch,
-    Charter,
     Mark,
     Member,
     Packet,
-    decode_charter,
+    SegmentMetadata,
     decode_record,
+    decode_segment_metadata,
     encode,
-    encode_charter,
+    encode_segment_metadata,
 )
 from wormspace.smr.snapshots import FORMAT as SNAPSHOT_FORMAT
 from wormspace.smr.snapshots import Snapshot, restore
@@ -94,7 +94,7 @@ def registers():
         encode(Batch(1764340000 * 10**9, 7, packets[:1])),
         NOOP,
         encode(Batch(1764340001 * 10**9, 8, packets[1:2], Mark(Address(0, 1), bytes(16)), True)),
-        REST,
+        SKIP,
         encode(Batch(1764340002 * 10**9, 9, packets[2:], None, False, Mark(Address(0, 3), b"x"))),
         SEAL,
     ]
@@ -104,25 +104,27 @@ def lived():
     engine = Engine(ShelfV1(), Shelf)
     engine.identity = LEADER.id
     for raw in golden("registers-1.hex"):
-        if decode_record(raw, engine.position) != decode_record(REST, engine.position):
+        if decode_record(raw, engine.position) != decode_record(SKIP, engine.position):
             engine.chains.clear()  # the claims in the files are none
             engine.apply(raw, 64)
     return engine
 
 
-def charters():
+def segments_metadata():
     shape = ShelfV1.declaration.shape
     return [
-        Charter(LEADER, [OTHER], [], "sticky", "ShelfV1", 1, shape),
-        Charter(LEADER, [], [LEADER, OTHER], "rotating"),
-        Charter(LEADER, [], [], "rotating", space=OTHER.id),
+        SegmentMetadata(LEADER, [OTHER], [], "sticky", "ShelfV1", 1, shape),
+        SegmentMetadata(LEADER, [], [LEADER, OTHER], "rotating"),
+        SegmentMetadata(LEADER, [], [], "rotating", space=OTHER.id),
     ]
 
 
 def written():
     """All files, by name, as this version writes them."""
     files = {
-        "charters-2.hex": [encode_charter(charter) for charter in charters()],
+        "metadata-2.hex": [
+            encode_segment_metadata(segment_metadata) for segment_metadata in segments_metadata()
+        ],
         "registers-1.hex": registers(),
     }
     if (GOLDEN / "registers-1.hex").exists():
@@ -136,11 +138,15 @@ def test_what_is_written_is_what_was_written():
     assert len(written()) == 3
 
 
-def test_charters_of_format_1_are_read():
-    assert [decode_charter(raw, "it") for raw in golden("charters-1.hex")] == charters()[:2]
-    assert [decode_charter(raw, "it") for raw in golden("charters-2.hex")] == charters()
+def test_segments_metadata_of_format_1_are_read():
+    assert [
+        decode_segment_metadata(raw, "it") for raw in golden("metadata-1.hex")
+    ] == segments_metadata()[:2]
+    assert [
+        decode_segment_metadata(raw, "it") for raw in golden("metadata-2.hex")
+    ] == segments_metadata()
     with pytest.raises(NewerFormat, match="update"):
-        decode_charter(stamp(KIND, FORMAT + 1, b"whatever that may be"), "it")
+        decode_segment_metadata(stamp(KIND, FORMAT + 1, b"whatever that may be"), "it")
 
 
 def look(machine):

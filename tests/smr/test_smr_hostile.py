@@ -101,7 +101,7 @@ async def test_no_packet_stops_a_replica(what):
         replicas = await pair(worm)
         await replicas[0].add(1)
         for replica in replicas:
-            member = replica._core.seat.member
+            member = replica._core.context.member
             caller = Caller(member.host, member.port)
             try:
                 await caller.call("smr/box/submit", encode(PACKETS[what]), 5)
@@ -177,7 +177,7 @@ async def test_so_many_snapshots_are_fetched_at_a_time():
     """Each that is held is told of every change."""
     async with wormspace.connect("memory:") as worm:
         replicas = await pair(worm)
-        member = replicas[0]._core.seat.member
+        member = replicas[0]._core.context.member
         caller = Caller(member.host, member.port)
         begin = encode(Fetch(0, 0))
         fetch = f"smr/box/{member.id.hex()}/fetch"

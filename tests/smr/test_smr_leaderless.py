@@ -3,14 +3,14 @@
 import asyncio
 
 import pytest
-from seats import SIZE, Place, packet
+from contexts import SIZE, Place, packet
 
 from virtual import Watch, virtually
 from wormspace.errors import Closed, RaceLost, Trimmed, Unavailable
 from wormspace.knobs import turned
 from wormspace.smr.leaderless import RACE_PAUSE_MAX_S, RACE_PAUSE_S, RETRY_S, TICK_S, Leaderless
-from wormspace.smr.records import NOOP, SEAL, decode_charter
-from wormspace.smr.seat import NotLeading
+from wormspace.smr.records import NOOP, SEAL, decode_segment_metadata
+from wormspace.smr.replica_context import NotLeading
 from wormspace.space import Address
 
 
@@ -19,8 +19,8 @@ class Equal(Place):
 
     def __init__(self, worm, name="r1"):
         super().__init__(worm, name, "leaderless")
-        self.seat.rng.uniform = lambda low, high: high
-        self.proposer, self.task = Leaderless().take_seat(self.seat), None
+        self.context.rng.uniform = lambda low, high: high
+        self.proposer, self.task = Leaderless().make_proposer(self.context), None
 
     def start(self):
         self.task = asyncio.ensure_future(self.proposer.run())
@@ -28,7 +28,7 @@ class Equal(Place):
 
     def offer(self, *numbers):
         for number in numbers:
-            self.seat.waiting[b"c", number] = asyncio.get_running_loop().create_future()
+            self.context.waiting[b"c", number] = asyncio.get_running_loop().create_future()
             self.proposer.offer(packet(number))
 
     async def stop(self):
@@ -62,9 +62,13 @@ def test_what_is_offered_in_one_turn_goes_into_one_register_in_the_next_segment_
         assert place.learner.position == Address(1, 2)
         for number in (0, 1):
             segment = await place.space.segment(number)
-            charter = decode_charter(segment.metadata, "thing")
-            assert (charter.leader, charter.owners, segment.size) == (place.seat.member, [], SIZE)
-            assert charter.strategy == "leaderless"
+            segment_metadata = decode_segment_metadata(segment.metadata, "thing")
+            assert (segment_metadata.leader, segment_metadata.owners, segment.size) == (
+                place.context.member,
+                [],
+                SIZE,
+            )
+            assert segment_metadata.strategy == "leaderless"
         await place.stop()
 
     virtually(work)
@@ -90,8 +94,8 @@ def test_equals_share_the_registers_and_none_is_lost_or_said_twice():
         places = [Equal(worm, name).start() for name in "abc"]
         for number in range(1, 13):
             one = places[number % 3]
-            client = one.seat.member.id
-            one.seat.waiting[client, number] = asyncio.get_running_loop().create_future()
+            client = one.context.member.id
+            one.context.waiting[client, number] = asyncio.get_running_loop().create_future()
             one.proposer.offer(packet(number, client))
             await asyncio.sleep(0.001 * (number % 2))
         await asyncio.sleep(20)
@@ -106,13 +110,13 @@ def test_equals_share_the_registers_and_none_is_lost_or_said_twice():
 def test_a_register_that_somebody_else_wrote_is_learnt_and_the_next_one_is_taken():
     async def work(worm):
         place = Equal(worm)
-        segment = await place.space.alloc(place.seat.charter(), SIZE)
+        segment = await place.space.alloc(place.context.segment_metadata(), SIZE)
         for offset in range(3):
             await segment.unsafe_write(offset, NOOP)
         place.learner.allocated(0, SIZE, segment.metadata)
         place.learner.learn(Address(0, 1), NOOP)  # of which it has heard; not of the first
         watch = Watch(worm)
-        place.task = asyncio.ensure_future(place.proposer._write(place.seat.batch([packet(7)])))
+        place.task = asyncio.ensure_future(place.proposer._write(place.context.batch([packet(7)])))
         await asyncio.sleep(1)
         assert place.task.done()
         assert place.registers == [[], [], [], [7]]
@@ -140,15 +144,15 @@ class Failing:
 def test_who_loses_a_race_waits_longer_each_time_and_who_finds_no_majority_as_long():
     async def work(worm):
         place = Equal(worm)
-        first = await place.space.alloc(place.seat.charter(), SIZE)
+        first = await place.space.alloc(place.context.segment_metadata(), SIZE)
         place.learner.allocated(0, SIZE, first.metadata)
         failing = Failing(worm, *(RaceLost("x") for _ in range(8)))
-        await place.proposer._write(place.seat.batch([packet(1)]))
+        await place.proposer._write(place.context.batch([packet(1)]))
         gaps = [b - a for a, b in zip(failing.times, failing.times[1:], strict=False)]
         expected = [min(RACE_PAUSE_S * 2**n, RACE_PAUSE_MAX_S) for n in range(8)]
         assert [round(gap, 6) for gap in gaps] == [round(one, 6) for one in expected]
         failing.errors, failing.times = [Unavailable("x"), Unavailable("x"), Trimmed("x")], []
-        await place.proposer._write(place.seat.batch([packet(2)]))
+        await place.proposer._write(place.context.batch([packet(2)]))
         gaps = [b - a for a, b in zip(failing.times, failing.times[1:], strict=False)]
         assert [round(gap, 6) for gap in gaps] == [RETRY_S] * 3
         assert place.registers == [[1], [2]]
@@ -162,11 +166,11 @@ def test_who_loses_a_race_waits_longer_each_time_and_who_finds_no_majority_as_lo
 def test_who_knows_a_whole_segment_but_not_its_size_goes_on_in_the_next_one():
     async def work(worm):
         place = Equal(worm)
-        await place.space.alloc(place.seat.charter(), SIZE)
+        await place.space.alloc(place.context.segment_metadata(), SIZE)
         for offset in range(SIZE):
             place.learner.learn(Address(0, offset), NOOP)
         assert place.learner.position == Address(0, 0)
-        await place.proposer._write(place.seat.batch([packet(1)]))
+        await place.proposer._write(place.context.batch([packet(1)]))
         assert place.registers == [[]] * SIZE + [[1]]
         assert place.learner.position == Address(1, 1)
 
@@ -180,7 +184,7 @@ def test_the_latest_is_where_the_next_register_is_empty():
     async def work(worm):
         place = Equal(worm)
         assert await place.proposer.confirm() == Address(0, 0)
-        segment = await place.space.alloc(place.seat.charter(), SIZE)
+        segment = await place.space.alloc(place.context.segment_metadata(), SIZE)
         assert await place.proposer.confirm() == Address(0, 0)
         for offset in range(5):
             await segment.unsafe_write(offset, NOOP)
@@ -194,7 +198,7 @@ def test_the_latest_is_where_the_next_register_is_empty():
         await segment.unsafe_write(5, SEAL)
         assert await place.proposer.confirm() == Address(1, 0)
         assert await place.space.tail() == 1, "reading allocates nothing"
-        second = await place.space.alloc(place.seat.charter(), SIZE)
+        second = await place.space.alloc(place.context.segment_metadata(), SIZE)
         for offset in range(SIZE):
             await second.unsafe_write(offset, NOOP)
         assert await place.proposer.confirm() == Address(2, 0)
@@ -205,7 +209,7 @@ def test_the_latest_is_where_the_next_register_is_empty():
 def test_what_stands_behind_an_empty_register_was_never_acknowledged_but_is_learnt():
     async def work(worm):
         place = Equal(worm)
-        segment = await place.space.alloc(place.seat.charter(), SIZE)
+        segment = await place.space.alloc(place.context.segment_metadata(), SIZE)
         for offset in (0, 2):
             await segment.unsafe_write(offset, NOOP)
         assert await place.proposer.confirm() == Address(0, 1)
@@ -218,7 +222,9 @@ def test_what_stands_behind_an_empty_register_was_never_acknowledged_but_is_lear
 def test_where_the_beginning_was_trimmed_it_goes_on_behind_a_snapshot():
     async def work(worm):
         place = Equal(worm)
-        segments = [await place.space.alloc(place.seat.charter(), SIZE) for _ in range(3)]
+        segments = [
+            await place.space.alloc(place.context.segment_metadata(), SIZE) for _ in range(3)
+        ]
         ahead = Equal(worm, "ahead")
         for segment, learners in zip(segments, ([place, ahead], [ahead]), strict=False):
             for one in learners:

@@ -1,20 +1,20 @@
 """A leader that stays until it falls: what it is told, when it leads, and how it steps down.
 
-Its time of leading (`writing`) and when it begins one are made up: those have tests of their own.
+Its time of leading (`term`) and when it begins one are made up: those have tests of their own.
 """
 
 import asyncio
 import logging
 
 import pytest
-from seats import SIZE, Place, packet
+from contexts import SIZE, Place, packet
 
 from virtual import virtually
 from wormspace.errors import CaptureLost, Closed, UsageError, ValueTooLarge
 from wormspace.smr import Fixed, Sticky, leadership
 from wormspace.smr.leadership import PINGS_PER_TIMEOUT
-from wormspace.smr.records import decode_charter
-from wormspace.smr.seat import NotLeading
+from wormspace.smr.records import decode_segment_metadata
+from wormspace.smr.replica_context import NotLeading
 from wormspace.space import Address
 
 TIMEOUT_S = 2.0
@@ -25,9 +25,9 @@ class MadeUpReign:
 
     made: list["MadeUpReign"] = []  # noqa: RUF012
 
-    def __init__(self, seat, segment):
+    def __init__(self, context, segment):
         MadeUpReign.made.append(self)
-        self.seat, self.segment, self.offered, self.ended = seat, segment, [], 0
+        self.context, self.segment, self.offered, self.ended = context, segment, [], 0
         self.confirmed_at = 0.0
         self.ready, self.over = asyncio.Event(), asyncio.get_running_loop().create_future()
 
@@ -52,7 +52,7 @@ class Follower(Place):
 
     def __init__(self, worm, strategy=None):
         super().__init__(worm)
-        self.proposer = (strategy or Sticky(TIMEOUT_S)).take_seat(self.seat)
+        self.proposer = (strategy or Sticky(TIMEOUT_S)).make_proposer(self.context)
         self.turns, self.listened, self.deaf = asyncio.Semaphore(0), [], []
         self.proposer._follow = self.turns.acquire
         self.learner.listen = lambda: self.listened.append(self.proposer.leads)
@@ -62,15 +62,15 @@ class Follower(Place):
     async def leading(self):
         self.turns.release()
         await asyncio.sleep(1)
-        reign = MadeUpReign.made[-1]
-        reign.ready.set()
+        term = MadeUpReign.made[-1]
+        term.ready.set()
         await asyncio.sleep(1)
-        return reign
+        return term
 
 
 @pytest.fixture(autouse=True)
-def reigns(monkeypatch):
-    monkeypatch.setattr(leadership, "Reign", MadeUpReign)
+def terms(monkeypatch):
+    monkeypatch.setattr(leadership, "Term", MadeUpReign)
     monkeypatch.setattr(MadeUpReign, "made", [])
 
 
@@ -101,22 +101,22 @@ def test_it_leads_from_when_it_is_ready_with_a_segment_in_its_own_name(caplog):
 
     async def work(worm):
         place = Follower(worm)
-        reign = await place.leading()
+        term = await place.leading()
         proposer = place.proposer
         assert (proposer.leads, place.deaf, place.listened) == (True, [False], [False])
         segment = await place.space.segment(0)
-        assert (reign.segment.number, segment.size, reign.seat) == (0, SIZE, place.seat)
-        assert decode_charter(segment.metadata, "thing").leader == place.seat.member
-        assert reign.period == TIMEOUT_S / PINGS_PER_TIMEOUT
+        assert (term.segment.number, segment.size, term.context) == (0, SIZE, place.context)
+        assert decode_segment_metadata(segment.metadata, "thing").leader == place.context.member
+        assert term.period == TIMEOUT_S / PINGS_PER_TIMEOUT
         proposer.offer(packet(1))
-        assert reign.offered == [packet(1)]
+        assert term.offered == [packet(1)]
         assert await proposer.confirm() == Address(7, 7)
-        reign.confirmed_at = 1.5
+        term.confirmed_at = 1.5
         assert proposer.age() == 0.5
         place.task.cancel()
         await asyncio.wait([place.task])
-        assert (proposer.leads, reign.ended) == (False, 1)
-        assert place.seat.member.name in caplog.text
+        assert (proposer.leads, term.ended) == (False, 1)
+        assert place.context.member.name in caplog.text
 
     virtually(work)
 
@@ -125,12 +125,12 @@ def test_who_has_lost_its_place_says_so_follows_again_and_may_lead_again():
     async def work(worm):
         place = Follower(worm)
         first = await place.leading()
-        waiting = place.seat.waiting[b"c", 1] = asyncio.get_running_loop().create_future()
+        waiting = place.context.waiting[b"c", 1] = asyncio.get_running_loop().create_future()
         first.over.set_exception(CaptureLost("somebody else leads"))
         await asyncio.sleep(1)
         with pytest.raises(NotLeading, match="the leader has lost its place"):
             await waiting
-        assert (place.proposer.leads, first.ended, place.seat.waiting) == (False, 1, {})
+        assert (place.proposer.leads, first.ended, place.context.waiting) == (False, 1, {})
         assert place.listened == [False, False], "it follows again"
         assert place.proposer.age() is None
         second = await place.leading()
@@ -148,11 +148,11 @@ def test_who_has_lost_its_place_says_so_follows_again_and_may_lead_again():
 def test_what_trying_again_does_not_help_ends_it(error, raised):
     async def work(worm):
         place = Follower(worm)
-        reign = await place.leading()
-        reign.over.set_exception(error)
+        term = await place.leading()
+        term.over.set_exception(error)
         await asyncio.wait([place.task])
         assert type(place.task.exception()) is (type(None) if raised is None else raised)
-        assert (place.proposer.leads, reign.ended) == (False, 1)
+        assert (place.proposer.leads, term.ended) == (False, 1)
 
     virtually(work)
 
@@ -165,10 +165,13 @@ def test_its_strategy_is_said_in_a_word_and_one_that_is_named_leads_alone():
         place = Place(worm, "r1")
         assert (Sticky().strategy, Fixed("r1").strategy) == ("sticky", "fixed: r1")
         assert (Sticky().timeout_s, Fixed("r1").timeout_s) == (1.0, 1.0)
-        may = [one.take_seat(place.seat)._may_lead for one in (Sticky(), Fixed("r1"), Fixed("r"))]
+        may = [
+            one.make_proposer(place.context)._may_lead
+            for one in (Sticky(), Fixed("r1"), Fixed("r"))
+        ]
         assert may == [True, True, False]
-        assert Sticky().take_seat(place.seat).leads is False
-        assert Fixed("x", 3.0).take_seat(place.seat)._timeout_s == 3.0
+        assert Sticky().make_proposer(place.context).leads is False
+        assert Fixed("x", 3.0).make_proposer(place.context)._timeout_s == 3.0
 
     virtually(work)
 

@@ -19,8 +19,8 @@ from wormspace.errors import (
 )
 from wormspace.smr.errors import OtherStrategy
 from wormspace.smr.learner import RETRY_S, Learner
-from wormspace.smr.records import Charter, Member, encode_charter
-from wormspace.space import Address, Allocated, TrimmedAway, Written, stamp
+from wormspace.smr.records import Member, SegmentMetadata, encode_segment_metadata
+from wormspace.space import Address, Allocated, SegmentsTrimmed, Written, stamp
 
 SIZES = (3, 1, 4, 2, 5)
 SKIPS = b"skip"
@@ -31,10 +31,12 @@ def member(name):
     return Member(name, name.encode(), "host", 1)
 
 
-def charter(leader="r1", strategy="sticky", owners=(), version=1):
+def segment_metadata(leader="r1", strategy="sticky", owners=(), version=1):
     owners = [member(name) for name in owners]
     shape = {"count": "int"}
-    return encode_charter(Charter(member(leader), [], owners, strategy, "Thing", version, shape))
+    return encode_segment_metadata(
+        SegmentMetadata(member(leader), [], owners, strategy, "Thing", version, shape)
+    )
 
 
 class Engine:
@@ -134,7 +136,7 @@ def test_each_register_is_applied_once_and_in_order_however_they_come():
                 else:
                     there.add(which)
                     learner.allocated(
-                        which, SIZES[which], charter(f"r{which}", owners="ab"[:which])
+                        which, SIZES[which], segment_metadata(f"r{which}", owners="ab"[:which])
                     )
                     assert len(heard.changes) == calls + 1
                     assert len(heard.leaders) == len(set(heard.leaders))
@@ -148,7 +150,7 @@ def test_each_register_is_applied_once_and_in_order_however_they_come():
                     waits = {a.offset for a in known if a.segment == n and a >= position}
                     assert sorted(learner.ahead(n)) == sorted(waits)
                     is_kept = n in there and n >= min(position.segment, highest)
-                    assert (learner.charter(n) is not None) == is_kept
+                    assert (learner.segment_metadata(n) is not None) == is_kept
                 leader = None if highest < 0 else f"r{highest}"
                 assert (learner.leader and learner.leader.name) == leader
             assert [a for a, *_ in heard.engine.applied] == registers()
@@ -158,7 +160,7 @@ def test_each_register_is_applied_once_and_in_order_however_they_come():
             }
             assert heard.leaders == sorted(set(heard.leaders))
             assert not heard.failed
-            kept = set(learner._sizes), set(learner._charters), set(learner._pending)
+            kept = set(learner._sizes), set(learner._segments_metadata), set(learner._pending)
             assert kept == ({4}, {4}, set()), "nothing of what is behind is kept"
 
     virtually(work)
@@ -177,10 +179,10 @@ def test_what_is_told_twice_changes_nothing_and_when_something_came_is_noted():
         heard = Heard().watch()
         learner, loop = heard.learner, asyncio.get_running_loop()
         assert (learner.heard_at, learner.highest, learner.leader) == (0.0, -1, None)
-        learner.allocated(0, 4, charter())
+        learner.allocated(0, 4, segment_metadata())
         assert (heard.changes, heard.leaders) == ([Address(0, 0)], [0])
         await asyncio.sleep(1)
-        learner.allocated(0, 4, charter())
+        learner.allocated(0, 4, segment_metadata())
         assert len(heard.changes) == len(heard.leaders) == 1
         assert learner.heard_at == loop.time() - 1
         learner.learn(Address(0, 2), b"c")
@@ -193,10 +195,10 @@ def test_what_is_told_twice_changes_nothing_and_when_something_came_is_noted():
         assert heard.applied == [b"a", b"b", b"c"]
         learner.learn(Address(0, 3), SKIPS)
         await asyncio.sleep(1)
-        learner.allocated(1, 4, charter("r2"))
+        learner.allocated(1, 4, segment_metadata("r2"))
         assert learner.heard_at == loop.time()
         assert heard.leaders == [0, 1]
-        assert learner.charter(0) is None, "what is behind is forgotten"
+        assert learner.segment_metadata(0) is None, "what is behind is forgotten"
         assert heard.engine.begun == [(1, "'thing' (a Thing)")]
 
     virtually(work)
@@ -205,8 +207,8 @@ def test_what_is_told_twice_changes_nothing_and_when_something_came_is_noted():
 @pytest.mark.parametrize(
     ("metadata", "error"),
     [
-        (charter(strategy="rotating"), OtherStrategy),
-        (charter(strategy="voting"), OtherStrategy),
+        (segment_metadata(strategy="rotating"), OtherStrategy),
+        (segment_metadata(strategy="voting"), OtherStrategy),
         (stamp("log", 1), WrongKind),
         (stamp("smr", 3), NewerFormat),
     ],
@@ -217,7 +219,7 @@ def test_nothing_of_another_object_is_applied(metadata, error):
         heard.learner.learn(Address(0, 0), b"a")
         heard.learner.allocated(0, 4, metadata)
         assert [type(one) for one in heard.failed] == [error]
-        heard.learner.allocated(0, 4, charter())
+        heard.learner.allocated(0, 4, segment_metadata())
         assert heard.learner.leader is not None
         assert not heard.applied, "it has failed"
 
@@ -252,12 +254,16 @@ class Begun:
     ("metadata", "error", "checked"),
     [
         ([], None, [3]),
-        ([charter()], None, [3, 3]),
-        ([charter(), charter(version=7), charter(version=2)], None, [3, 5]),
-        ([charter(strategy="rotating"), charter()], OtherStrategy, [3]),
-        ([charter(strategy="voting"), charter()], OtherStrategy, [3]),
-        ([stamp("log", 1), charter()], WrongKind, [3]),
-        ([charter(), stamp("log", 1)], WrongKind, [3, 4]),
+        ([segment_metadata()], None, [3, 3]),
+        (
+            [segment_metadata(), segment_metadata(version=7), segment_metadata(version=2)],
+            None,
+            [3, 5],
+        ),
+        ([segment_metadata(strategy="rotating"), segment_metadata()], OtherStrategy, [3]),
+        ([segment_metadata(strategy="voting"), segment_metadata()], OtherStrategy, [3]),
+        ([stamp("log", 1), segment_metadata()], WrongKind, [3]),
+        ([segment_metadata(), stamp("log", 1)], WrongKind, [3, 4]),
     ],
 )
 @pytest.mark.parametrize("trims", [0, 2])
@@ -281,8 +287,10 @@ def test_it_takes_part_only_where_all_were_told_the_same(metadata, error, checke
 def test_only_the_first_segment_says_how_the_object_began():
     async def work(worm):
         heard = Heard(position=Address(3, 1))
-        heard.learner.allocated(4, 4, charter(strategy="another, of somebody who was refused"))
-        heard.learner.allocated(0, 4, charter())
+        heard.learner.allocated(
+            4, 4, segment_metadata(strategy="another, of somebody who was refused")
+        )
+        heard.learner.allocated(0, 4, segment_metadata())
         assert not heard.failed
         assert not heard.engine.begun
         assert heard.learner.highest == 4
@@ -291,7 +299,9 @@ def test_only_the_first_segment_says_how_the_object_began():
 
 
 def told(leader, identity=b""):
-    return encode_charter(Charter(member(leader), strategy="sticky", space=identity))
+    return encode_segment_metadata(
+        SegmentMetadata(member(leader), strategy="sticky", space=identity)
+    )
 
 
 def test_who_allocated_the_first_segment_decides_the_identity_and_others_pass_it_on():
@@ -353,7 +363,7 @@ def test_the_identity_is_asked_of_the_space_until_it_is_known(first, metadata, f
 def test_what_cannot_be_applied_ends_it():
     async def work(worm):
         heard = Heard()
-        heard.learner.allocated(0, 9, charter())
+        heard.learner.allocated(0, 9, segment_metadata())
         for offset, raw in enumerate([b"a", b"broken", b"c"]):
             heard.learner.learn(Address(0, offset), raw)
         assert [type(one) for one in heard.failed] == [ZeroDivisionError]
@@ -367,7 +377,7 @@ def test_what_cannot_be_applied_ends_it():
 def test_who_waits_is_woken_when_everything_before_was_applied():
     async def work(worm):
         heard, woken = Heard(), []
-        heard.learner.allocated(0, 8, charter())
+        heard.learner.allocated(0, 8, segment_metadata())
 
         async def wait(offset):
             await heard.learner.reached(Address(0, offset))
@@ -392,7 +402,7 @@ def test_who_waits_is_woken_when_everything_before_was_applied():
 def test_those_who_gave_up_waiting_are_forgotten_and_the_others_are_not():
     async def work(worm):
         heard = Heard()
-        heard.learner.allocated(0, 200, charter())
+        heard.learner.allocated(0, 200, segment_metadata())
         waiting = heard.learner._waiting
         waits = (heard.learner.reached(Address(0, offset)) for offset in range(1, 101))
         tasks = [asyncio.ensure_future(wait) for wait in waits]
@@ -419,7 +429,7 @@ def test_some_give_up_and_the_others_are_woken_in_their_turn():
     async def work(worm):
         for seed in range(4):
             rng, heard = random.Random(seed), Heard()
-            heard.learner.allocated(0, 99, charter())
+            heard.learner.allocated(0, 99, segment_metadata())
             waits = {n: heard.learner.reached(Address(0, n)) for n in rng.sample(range(1, 60), 59)}
             tasks = {n: asyncio.ensure_future(wait) for n, wait in waits.items()}
             await asyncio.sleep(0)
@@ -449,7 +459,7 @@ def test_it_goes_on_from_a_snapshot():
         for position in registers():
             heard = Heard()
             for n, size in enumerate(SIZES):
-                heard.learner.allocated(n, size, charter(f"r{n}"))
+                heard.learner.allocated(n, size, segment_metadata(f"r{n}"))
             for address in registers()[1:]:
                 heard.learner.learn(address, value(address))
             assert not heard.applied
@@ -469,12 +479,12 @@ def test_a_part_of_what_waits_is_older_than_the_snapshot():
     async def work(worm):
         heard = Heard()
         for n in range(2):
-            heard.learner.allocated(n, 8, charter())
+            heard.learner.allocated(n, 8, segment_metadata())
             for offset in (1, 3, 4, 6):
                 heard.learner.learn(Address(n, offset), b"x")
         heard.learner.install(Engine(Address(1, 2)))
         assert (heard.learner.ahead(0), heard.learner.ahead(1)) == ([], [3, 4, 6])
-        assert heard.learner.charter(0) is None
+        assert heard.learner.segment_metadata(0) is None
         heard.learner.install(Engine(Address(1, 5)))
         assert heard.learner.ahead(1) == [6]
 
@@ -488,14 +498,14 @@ def test_a_position_tells_that_the_segments_before_it_are_there(at):
     async def work(worm):
         begun, installed = Heard(position=at).learner, Heard().watch()
         assert (begun.highest, begun.leader) == (at.segment - 1, None)
-        installed.learner.allocated(0, 2, charter("r0"))
+        installed.learner.allocated(0, 2, segment_metadata("r0"))
         installed.leaders.clear()
         installed.learner.install(Engine(at))
         assert installed.learner.highest == max(0, at.segment - 1)
         is_beyond = at.segment > 1
         assert installed.leaders == ([2] if is_beyond else [])
         assert installed.learner.leader == (None if is_beyond else member("r0"))
-        assert (installed.learner.charter(0) is None) == is_beyond
+        assert (installed.learner.segment_metadata(0) is None) == is_beyond
         installed.learner.install(Engine(at))
         assert len(installed.leaders) == is_beyond
 
@@ -505,7 +515,7 @@ def test_a_position_tells_that_the_segments_before_it_are_there(at):
 def test_whose_the_segment_before_the_position_is_can_be_looked_up():
     async def work(worm):
         heard = Heard(position=Address(3, 0)).watch()
-        heard.space.segments[2] = SimpleNamespace(size=4, metadata=charter("r2"))
+        heard.space.segments[2] = SimpleNamespace(size=4, metadata=segment_metadata("r2"))
         await heard.learner.recall()
         assert heard.learner.leader == member("r2")
         assert (heard.learner.highest, heard.leaders) == (2, [2])
@@ -520,29 +530,29 @@ def test_whose_the_segment_before_the_position_is_can_be_looked_up():
 def test_who_is_told_of_a_later_segment_meanwhile_keeps_to_that():
     async def work(worm):
         heard = Heard(position=Address(3, 0)).watch()
-        heard.space.segments[2] = SimpleNamespace(size=4, metadata=charter("r2"))
+        heard.space.segments[2] = SimpleNamespace(size=4, metadata=segment_metadata("r2"))
         recalling = asyncio.ensure_future(heard.learner.recall())
         await asyncio.sleep(0.5)
-        heard.learner.allocated(3, 4, charter("r3"))
+        heard.learner.allocated(3, 4, segment_metadata("r3"))
         await recalling
         assert (heard.learner.leader, heard.leaders) == (member("r3"), [3])
-        assert heard.learner.charter(2) is None
+        assert heard.learner.segment_metadata(2) is None
 
     virtually(work)
 
 
 def test_it_follows_the_space_until_it_is_deafened():
     first = [
-        Allocated(0, 4, charter()),
+        Allocated(0, 4, segment_metadata()),
         Written(Address(0, 0), b"a"),
         Written(Address(0, 1), b"b"),
-        TrimmedAway(0, 0),
+        SegmentsTrimmed(0, 0),
         Unavailable("for a moment"),
     ]
-    second = [TrimmedAway(0, 1), Written(Address(0, 2), b"c")]
+    second = [SegmentsTrimmed(0, 1), Written(Address(0, 2), b"c")]
 
     async def work(worm):
-        heard = Heard(first, second, [TrimmedAway(0, 3)], [Closed("over")])
+        heard = Heard(first, second, [SegmentsTrimmed(0, 3)], [Closed("over")])
         learner, loop, began = heard.learner, asyncio.get_running_loop(), 0.0
         began = loop.time()
         learner.stop_listening()

@@ -31,7 +31,7 @@ from wormspace.smr import (
 )
 from wormspace.smr.leases import Stopwatches
 from wormspace.smr.records import Packet
-from wormspace.smr.seat import ROOM_BYTES
+from wormspace.smr.replica_context import ROOM_BYTES
 
 HOUR_S = 3600.0
 STRATEGIES = {"sticky": Sticky(0.5), "rotating": Rotating(0.5), "leaderless": Leaderless()}
@@ -61,16 +61,16 @@ def test_a_stopwatch_starts_when_a_lease_is_first_seen_and_stops_with_it():
 @pytest.mark.parametrize("long", [10, 100, 200, 5000])
 async def test_leases_with_long_names_go_into_a_register_with_the_largest_packets(long):
     async with one(Lock) as lock:
-        seat = lock._core.seat
-        limit = seat.largest_packet + ROOM_BYTES
-        seat.lapsed = all_of_them = [f"{n:0{long}d}" for n in range(12)]
+        context = lock._core.context
+        limit = context.largest_packet + ROOM_BYTES
+        context.lapsed = all_of_them = [f"{n:0{long}d}" for n in range(12)]
         told = []
-        packets = [Packet(bytes(8), 1, 1, bytes(seat.largest_packet))]
-        while seat.lapsed:
-            before = seat.lapsed
-            assert len(seat.batch(packets)) <= limit
+        packets = [Packet(bytes(8), 1, 1, bytes(context.largest_packet))]
+        while context.lapsed:
+            before = context.lapsed
+            assert len(context.batch(packets)) <= limit
             packets = []  # what is too long for the room goes with packets that leave more
-            told += before[: len(before) - len(seat.lapsed)]
+            told += before[: len(before) - len(context.lapsed)]
         assert told == all_of_them
 
 
@@ -111,7 +111,7 @@ class Names(StateMachine):
 
 async def test_a_lease_whose_name_goes_into_no_register_holds_up_no_other(caplog):
     async with one(Names) as names:
-        too_long = names._core.seat.largest_packet
+        too_long = names._core.context.largest_packet
         await names.begin(too_long, 0.01)
         await names.begin(too_long + 1, 0.01)
         await names.begin(5, 0.01)

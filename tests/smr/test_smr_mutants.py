@@ -13,7 +13,7 @@ SEEDS = 30
 
 SESSIONS = "wormspace.smr.sessions:Sessions"
 ENGINE = "wormspace.smr.engine:Engine"
-WRITING = "wormspace.smr.writing"
+WRITING = "wormspace.smr.term"
 LEARNER = "wormspace.smr.learner:Learner"
 
 ON_SNAPSHOTS = {
@@ -51,15 +51,15 @@ WHEN_LEADERS_FALL = {
         f"{WRITING}:close", "if sealed or end >= segment.size:", "if True:"
     ),
     "a leader answers a read by itself": Mutant(
-        f"{WRITING}:Reign._confirm", "if not await self._stands():", "if False:"
+        f"{WRITING}:Term._confirm", "if not await self._stands():", "if False:"
     ),
     "a client's second try is a new command": Mutant(
         f"{SESSIONS}.find", "session.outcomes.get(packet.number)", "None"
     ),
     "what was lost with a register is not proposed again, and yet answered": Mutant(
-        f"{WRITING}:Reign._insist",
+        f"{WRITING}:Term._insist",
         "except RaceLost:",
-        "except RaceLost:\n    self._seat.learner.learn(address, raw)",
+        "except RaceLost:\n    self._context.learner.learn(address, raw)",
     ),
 }
 

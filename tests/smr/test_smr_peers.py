@@ -95,7 +95,7 @@ def test_segments_are_trimmed_when_all_have_applied_them_whoever_leads(strategy)
             for i in range(20):
                 await replica.put("a", f"{i}")
             await asyncio.sleep(10)
-            assert await replica._core.seat.space.head() > 2
+            assert await replica._core.context.space.head() > 2
 
         async def main():
             group.start_servers()
@@ -115,7 +115,7 @@ def test_replicas_that_are_gone_leave_the_lists_of_the_others(strategy):
 
         async def come_and_go(replica):
             for i in range(4):
-                guest = await replica._core.seat.space.client.replicate(
+                guest = await replica._core.context.space.client.replicate(
                     Cells,
                     "cells",
                     replica=f"guest {i}",
@@ -141,10 +141,10 @@ def test_replicas_that_are_gone_leave_the_lists_of_the_others(strategy):
                 "r1", lambda: come_and_go(group.replicas["r1"]), name="call", may_fail=True
             ).wait()
             for replica in group.replicas.values():
-                seat = replica._core.seat
-                assert {one.name for one in seat.peers.members()} <= set(group.names)
-                assert {host for host, port in seat._callers} <= set(group.names)
-                assert {port for host, port in seat._callers} <= {SMR_PORT}
+                context = replica._core.context
+                assert {one.name for one in context.peers.members()} <= set(group.names)
+                assert {host for host, port in context._callers} <= set(group.names)
+                assert {port for host, port in context._callers} <= {SMR_PORT}
 
         world.run(main(), deadline_s=200)
 
@@ -165,7 +165,7 @@ async def test_who_stops_waiting_for_a_position_leaves_nothing():
 
 async def test_a_client_forgets_the_leaders_of_long_ago():
     async with await attach(Counter, "hits", [("127.0.0.1", 1)]) as remote:
-        line = remote._line
+        line = remote._client
         for port in range(2, 200):
             line._turn(line._leader, Member(f"{port}", b"", "127.0.0.1", port))
         assert line.addresses[0] == ("127.0.0.1", 1)

@@ -256,5 +256,5 @@ async def test_a_replica_joins_although_the_space_is_trimmed_all_the_time():
                 assert len(second._core.learner.engine.machine.by_name) == 1500
             assert not going_on.done()
             going_on.cancel()
-            first._core.seat.fetches.close()
-            assert first._core.seat.fetches.needed is None
+            first._core.context.fetches.close()
+            assert first._core.context.fetches.needed is None

@@ -15,7 +15,7 @@ from wormspace.sim import World, check
 from wormspace.sim.linearizability import Outcome
 from wormspace.sim.world import State
 from wormspace.smr import Leaderless, Rotating, Sticky
-from wormspace.smr.seat import NotLeading
+from wormspace.smr.replica_context import NotLeading
 from wormspace.smr.shared import Shared
 
 STRATEGIES = {
@@ -64,7 +64,7 @@ class Campaign:
         await asyncio.sleep(self.rng.uniform(0.6, 2.0))
         if self.rng.random() < 0.8 and process.state is State.RUNNING:
             self.closed += 1
-            self.within(name, replica._core.seat.space.client.close)
+            self.within(name, replica._core.context.space.client.close)
         await asyncio.sleep(self.rng.uniform(0.05, 0.3))
         world.network.heal(cut)
         if process.state is State.RUNNING:
@@ -75,7 +75,7 @@ class Campaign:
         replica = self.group.replicas[name]
 
         async def capture():
-            space = replica._core.seat.space
+            space = replica._core.context.space
             segment = await space.segment(await space.tail() - 1)
             self.stolen += 1
             await segment.capture()
@@ -156,7 +156,7 @@ def test_a_closing_connection_is_no_confirmation(offset):
         await asyncio.sleep(1 + 0.2 * offset)
         within(leader, lambda: read(group.replicas[leader]))
         await asyncio.sleep(0.1)
-        within(leader, group.replicas[leader]._core.seat.space.client.close)
+        within(leader, group.replicas[leader]._core.context.space.client.close)
         await asyncio.sleep(2)
 
     with World(4) as world:

@@ -23,16 +23,16 @@ from wormspace.smr.events import WATCH_S
 from wormspace.smr.questions import HERE, LINEARIZABLE
 from wormspace.smr.records import (
     Ask,
-    Charter,
     Member,
     Outcome,
     Packet,
     Reply,
+    SegmentMetadata,
     Watch,
     Watched,
     decoder,
     encode,
-    encode_charter,
+    encode_segment_metadata,
 )
 from wormspace.smr.remote import LEARNED
 from wormspace.smr.trying import ATTEMPT_S, PAUSE_MAX_S
@@ -151,7 +151,7 @@ def test_who_does_not_lead_names_the_leader_and_that_one_is_asked_by_its_id(othe
         assert await hits.add() == 2
         assert others.places[3:] == [B, D]
         assert others.services[4] == "04/submit", "the newest is asked"
-        assert hits._line.addresses == [A, B, C, D]
+        assert hits._client.addresses == [A, B, C, D]
 
     calling(work)
 
@@ -164,10 +164,10 @@ def test_who_cannot_help_is_followed_by_the_next_that_is_known(others, answer):
     others.answers[C] = [sum_of(5)]
 
     async def work(hits):
-        began = hits._line._loop.time()
+        began = hits._client._loop.time()
         assert await hits.add() == 5
         assert others.places == [A, B, C]
-        assert 0 < hits._line._loop.time() - began < 0.1
+        assert 0 < hits._client._loop.time() - began < 0.1
         others.answers[C] = [answer]
         others.answers[A] = [sum_of(6)]
         assert await hits.add() == 6
@@ -178,7 +178,7 @@ def test_who_cannot_help_is_followed_by_the_next_that_is_known(others, answer):
 
 def test_calls_of_one_time_turn_to_another_one_once(others):
     async def work(hits):
-        line = hits._line
+        line = hits._client
         line._turn(A, None)
         line._turn(A, None)
         assert line._leader == B
@@ -197,7 +197,7 @@ def test_calls_of_one_time_turn_to_another_one_once(others):
 
 def test_only_so_many_that_were_learned_are_remembered_and_connections_to_the_rest_closed(others):
     async def work(hits):
-        line = hits._line
+        line = hits._client
         learned = [("x", n) for n in range(LEARNED + 2)]
         for n, address in enumerate(learned):
             others.answers[address] = [elsewhere()]
@@ -246,7 +246,7 @@ def test_where_somebody_may_have_done_it_it_goes_on_to_its_time(others, some):
 
 def test_a_call_ends_at_its_time_and_says_who_was_asked_last(others):
     async def work(hits):
-        loop = hits._line._loop
+        loop = hits._client._loop
         began = loop.time()
         with pytest.raises(NoLeader, match=r"hits: no answer in time \([abc]:\d: nobody is there"):
             await hits.add()
@@ -264,7 +264,7 @@ def test_what_is_too_large_is_said_to_its_caller_and_the_size_remembered(others)
         with pytest.raises(ValueTooLarge, match="40 bytes"):
             await hits.add()
         assert len(others.asked) == 1
-        submitter = hits._line._submitter
+        submitter = hits._client._submitter
         assert (submitter.largest, submitter.is_sure) == (40, True)
         others.answers[A] = [sum_of(1, largest=4000)]
         await hits.add()
@@ -343,7 +343,7 @@ def test_a_stream_begins_after_what_there_was_and_commands_wait_for_that(others)
         known.set()
         await asyncio.sleep(2 * PAUSE_MAX_S)
         assert [one for _, _, one in others.asked[1:2]] == [Watch(-1)]
-        assert not hits._line._beginning
+        assert not hits._client._beginning
         others.answers[A] = [sum_of(1)]
         assert await call == 1
         more = asyncio.ensure_future(anext(stream))
@@ -361,15 +361,15 @@ def test_a_stream_that_is_closed_at_once_asks_nobody_any_more(others):
     async def work(hits):
         stream = hits.listen()
         await asyncio.sleep(0.1)
-        (beginning,) = hits._line._beginning
+        (beginning,) = hits._client._beginning
         await stream.close()
         await asyncio.sleep(0.1)
-        assert not hits._line._beginning
+        assert not hits._client._beginning
         assert beginning.cancelled()
         for wrong in (-1, 1.0, True):
             with pytest.raises(UsageError):
                 hits.listen(wrong)
-        assert not hits._line._beginning
+        assert not hits._client._beginning
 
     calling(work)
 
@@ -379,8 +379,8 @@ def test_events_are_asked_for_at_the_next_one_when_one_has_them_not(others):
     others.answers[C] = [Watched(4, [])]
 
     async def work(hits):
-        watcher = remote.Watcher(hits._line)
-        loop = hits._line._loop
+        watcher = remote.Watcher(hits._client)
+        loop = hits._client._loop
         assert await watcher.ask(3) == Watched(4, [])
         assert others.places == [A, B, C]
         assert others.services == ["watch"] * 3
@@ -402,12 +402,12 @@ def test_events_of_what_is_nowhere_are_said_to_be_and_of_what_may_be_are_waited_
 
     async def work(hits):
         with pytest.raises(UsageError, match="no replica of 'hits'"):
-            await remote.Watcher(hits._line).ask(3)
+            await remote.Watcher(hits._client).ask(3)
         assert others.places == [A, B, C]
         with pytest.raises(UsageError, match="no replica of 'hits'"):
             await anext(hits.listen())
         others.answers[B] = [NoService("none"), NoAnswer("x"), Watched(4, [])]
-        watcher = remote.Watcher(hits._line)
+        watcher = remote.Watcher(hits._client)
         with pytest.raises(UsageError):
             await watcher.ask(3)
         others.answers[B] = [NoAnswer("x"), Watched(4, [])]
@@ -426,9 +426,11 @@ def test_where_the_replicas_are_the_leader_first_and_each_once():
         space = worm.space("hits")
         with pytest.raises(NoLeader, match="no replicated object 'hits'"):
             await addresses_of(worm, "hits")
-        await space.alloc(encode_charter(Charter(member(D))), 4)
-        charter = Charter(member(C), [member(A), member(C, b"other")], [member(B), member(A)])
-        await space.alloc(encode_charter(charter), 4)
+        await space.alloc(encode_segment_metadata(SegmentMetadata(member(D))), 4)
+        segment_metadata = SegmentMetadata(
+            member(C), [member(A), member(C, b"other")], [member(B), member(A)]
+        )
+        await space.alloc(encode_segment_metadata(segment_metadata), 4)
         assert await addresses_of(worm, "hits") == [C, A, B]
         loop, times, tail = asyncio.get_running_loop(), [], type(space).tail
         check = type(space).check

@@ -2,12 +2,12 @@
 
 import asyncio
 
-from seats import SIZE, Place, packet
+from contexts import SIZE, Place, packet
 
 from virtual import Watch, virtually
 from wormspace.addresses import METADATA
 from wormspace.knobs import turned
-from wormspace.smr.records import NOOP, REST, decode_charter
+from wormspace.smr.records import NOOP, SKIP, decode_segment_metadata
 from wormspace.smr.rotating import PINGS_PER_TIMEOUT, RotatingProposer, _Turns
 from wormspace.space import Address
 
@@ -20,9 +20,9 @@ class Owner(Place):
     def __init__(self, worm, name, alive):
         super().__init__(worm, name, "rotating")
         self.alive, self.greeted = alive, []
-        self.seat.greet = self._greet
-        self.seat.rng.uniform = lambda low, high: low
-        self.proposer = RotatingProposer(self.seat, TIMEOUT_S)
+        self.context.greet = self._greet
+        self.context.rng.uniform = lambda low, high: low
+        self.proposer = RotatingProposer(self.context, TIMEOUT_S)
         self.task = None
 
     async def _greet(self, member, timeout):
@@ -30,17 +30,17 @@ class Owner(Place):
         return member if member.name in self.alive else None
 
     def start(self):
-        self.alive.add(self.seat.member.name)
+        self.alive.add(self.context.member.name)
         self.task = asyncio.ensure_future(self.proposer.run())
         return self
 
     def offer(self, number):
-        one = packet(number, self.seat.member.id)
-        self.seat.waiting[one.client, number] = asyncio.get_running_loop().create_future()
+        one = packet(number, self.context.member.id)
+        self.context.waiting[one.client, number] = asyncio.get_running_loop().create_future()
         self.proposer.offer(one)
 
     async def stop(self):
-        self.alive.discard(self.seat.member.name)
+        self.alive.discard(self.context.member.name)
         self.task.cancel()
         await asyncio.wait([self.task])
         self.learner.stop_listening()
@@ -54,8 +54,8 @@ async def rotating(worm, names="abc"):
         owners.append(Owner(worm, name, alive).start())
         await asyncio.sleep(3 * TIMEOUT_S)  # to see who is alive
     highest = owners[0].learner.highest
-    charter = owners[0].learner.charter(highest)
-    assert [owner.name for owner in charter.owners] == sorted(names)
+    segment_metadata = owners[0].learner.segment_metadata(highest)
+    assert [owner.name for owner in segment_metadata.owners] == sorted(names)
     return owners
 
 
@@ -78,7 +78,7 @@ def test_each_writes_its_own_turns_and_all_apply_the_same():
         for owner in owners:
             assert owner.seen == owners[0].seen
             assert not owner.failed
-            assert not owner.seat.waiting
+            assert not owner.context.waiting
         assert not captures(watch), "no turn costs a capture"
         for owner in owners:
             await owner.stop()
@@ -123,7 +123,7 @@ def test_those_who_begin_together_allocate_few_segments():
         await asyncio.sleep(3 * TIMEOUT_S)
         highest = owners[0].learner.highest
         assert highest <= 6, "each greets those whom it does not know, before it leaves them out"
-        assert len(owners[0].learner.charter(highest).owners) == 3
+        assert len(owners[0].learner.segment_metadata(highest).owners) == 3
         for owner in owners:
             await owner.stop()
 
@@ -141,7 +141,7 @@ def test_who_is_new_allocates_a_segment_and_the_others_rest_in_the_one_before():
         b = Owner(worm, "b", alive).start()
         await asyncio.sleep(1)
         assert a.learner.highest == b.learner.highest == 1
-        assert (await held(worm, 0))[1] == REST
+        assert (await held(worm, 0))[1] == SKIP
         assert (await held(worm, 0))[2:] == [None] * (SIZE - 2), "once is enough"
         assert a.learner.position == b.learner.position
         assert a.learner.position.segment == 1
@@ -166,7 +166,7 @@ def test_a_segment_that_is_used_up_is_followed_by_one_with_the_same_owners():
         await asyncio.sleep(0.5)
         assert sorted(owners[0].seen) == list(range(1, number + 1))
         assert owners[1].seen == owners[0].seen
-        newest = decode_charter(
+        newest = decode_segment_metadata(
             (await worm.space("thing").segment(owners[0].learner.highest)).metadata, "thing"
         )
         assert [one.name for one in newest.owners] == ["a", "b"]
@@ -208,7 +208,7 @@ def test_one_that_died_is_made_to_rest_after_its_time_and_left_out():
             await asyncio.sleep(0.01)
         waited = loop.time() - began
         assert TIMEOUT_S <= waited <= TIMEOUT_S * (1 + 2 / PINGS_PER_TIMEOUT)
-        assert (await held(worm, at.segment))[0] == REST
+        assert (await held(worm, at.segment))[0] == SKIP
         assert 1 <= len(captures(watch)) <= 4
         assert b.seen == c.seen == [1]
         for number in range(2, 40):
@@ -216,7 +216,7 @@ def test_one_that_died_is_made_to_rest_after_its_time_and_left_out():
             await asyncio.sleep(0.05)
         await asyncio.sleep(1)
         assert b.seen == c.seen == list(range(1, 40))
-        newest = b.learner.charter(b.learner.highest)
+        newest = b.learner.segment_metadata(b.learner.highest)
         assert [one.name for one in newest.owners] == ["b", "c"]
         await b.stop()
         await c.stop()
@@ -244,7 +244,7 @@ def test_who_was_made_to_rest_and_lives_comes_back_with_what_it_had_to_say():
         at = a.learner.position
         segment = await worm.space("thing").segment(at.segment)
         captured = await segment.capture(0)
-        await segment.write(0, REST, captured.token)  # before it has spoken there
+        await segment.write(0, SKIP, captured.token)  # before it has spoken there
         a.offer(1)
         await asyncio.sleep(TIMEOUT_S / 2)
         assert a.seen == b.seen == [1]
@@ -267,7 +267,7 @@ def test_a_register_that_was_taken_and_left_empty_is_settled():
         await segment.capture(0)  # by one who died then
         a.offer(1)
         await asyncio.sleep(TIMEOUT_S / 2)
-        assert (await held(worm, at.segment))[0] == REST
+        assert (await held(worm, at.segment))[0] == SKIP
         assert a.seen == b.seen == [1]
         await a.stop()
         await b.stop()

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 import pytest
-from seats import PIPELINE, SIZE, Place
+from contexts import PIPELINE, SIZE, Place
 from test_smr_rotating import TIMEOUT_S, Owner, held, rotating
 
 from virtual import Watch, virtually
@@ -12,9 +12,9 @@ from wormspace.addresses import METADATA
 from wormspace.errors import CaptureLost, Unavailable, UsageError
 from wormspace.smr import Rotating
 from wormspace.smr.leaderless import RETRY_S
-from wormspace.smr.records import NOOP, REST, Charter, Member, encode_charter
+from wormspace.smr.records import NOOP, SKIP, Member, SegmentMetadata, encode_segment_metadata
+from wormspace.smr.replica_context import NotLeading
 from wormspace.smr.rotating import RotatingProposer
-from wormspace.smr.seat import NotLeading
 from wormspace.space import Address
 
 
@@ -43,13 +43,13 @@ class Slow:
         )  # fmt: skip
         worm.registers.write = self
 
-    async def __call__(self, array, token, offset, value, deadline):
+    async def __call__(self, segment_name, token, offset, value, deadline):
         self.now += 1
         self.most = max(self.most, self.now)
         self.offsets.append(offset)
         try:
             await asyncio.sleep(self.seconds)
-            return await self.write(array, token, offset, value, deadline)
+            return await self.write(segment_name, token, offset, value, deadline)
         finally:
             self.now -= 1
 
@@ -62,7 +62,7 @@ async def stop(*owners):
 def test_a_replica_is_told_how_long_an_owner_may_hold_the_others_up():
     async def work(worm):
         assert Rotating().strategy == "rotating"
-        proposer = Rotating(0.7).take_seat(Place(worm, strategy="rotating").seat)
+        proposer = Rotating(0.7).make_proposer(Place(worm, strategy="rotating").context)
         assert isinstance(proposer, RotatingProposer)
         assert (proposer._timeout_s, proposer.leads, proposer.leader) == (0.7, True, None)
         for wrong in (0, -1.0, float("nan"), "1"):
@@ -81,7 +81,7 @@ def test_a_write_that_is_not_known_to_have_failed_is_said_again_until_it_is():
         assert a.seen == b.seen == [1]
         own = [one for one in failing.times if one <= failing.times[0] + 3.5 * RETRY_S][:4]
         assert [round((at - own[0]) / RETRY_S) for at in own] == [0, 1, 2, 3]
-        assert not a.seat.waiting
+        assert not a.context.waiting
         await stop(a, b)
 
     virtually(work)
@@ -96,10 +96,10 @@ def test_a_register_that_was_taken_is_captured_until_it_is_known_what_it_holds(e
         await segment.capture(0)
         failing = Failing(worm, "capture", error, error)
         paused = []
-        a.seat.rng.uniform = lambda low, high: paused.append((low, high)) or high
+        a.context.rng.uniform = lambda low, high: paused.append((low, high)) or high
         a.offer(1)
         await asyncio.sleep(TIMEOUT_S / 2)
-        assert (await held(worm, at.segment))[0] == REST
+        assert (await held(worm, at.segment))[0] == SKIP
         assert a.seen == b.seen == [1]
         assert paused[:2] == [(0, RETRY_S)] * 2
         assert failing.times[1] - failing.times[0] == pytest.approx(RETRY_S)
@@ -154,10 +154,12 @@ def test_who_has_not_learned_of_all_segments_allocates_none():
         a = Owner(worm, "a", set()).start()
         await asyncio.sleep(TIMEOUT_S)
         space = worm.space("thing")
-        charter = Charter(a.seat.member, [], [], "rotating", "Notes", 1, a.learner.charter(0).shape)
+        segment_metadata = SegmentMetadata(
+            a.context.member, [], [], "rotating", "Notes", 1, a.learner.segment_metadata(0).shape
+        )
         a.learner.stop_listening()
         for _ in range(2):
-            await space.alloc(encode_charter(charter), SIZE)
+            await space.alloc(encode_segment_metadata(segment_metadata), SIZE)
         a.proposer._turns[0].resting = True
         before = asyncio.get_running_loop().time()
         await a.proposer._allocate()
@@ -173,13 +175,15 @@ def test_owners_of_a_new_segment_are_those_who_answered_lately():
         a, loop = Owner(worm, "a", set()), asyncio.get_running_loop()
         await asyncio.sleep(10)
         others = [Member(name, name.encode(), name, 1) for name in "bcdef"]
-        first = await worm.space("thing").alloc(a.seat.charter([a.seat.member, *others]), SIZE)
+        first = await worm.space("thing").alloc(
+            a.context.segment_metadata([a.context.member, *others]), SIZE
+        )
         a.learner.allocated(first.number, first.size, first.metadata)
         ages = {"b": 0.5, "c": TIMEOUT_S, "d": 2.0}  # the others were not greeted yet
         a.proposer._alive = {name.encode(): loop.time() - age for name, age in ages.items()}
         a.alive.add("e")
         await a.proposer._allocate()
-        assert [one.name for one in a.learner.charter(1).owners] == ["a", "b", "e"]
+        assert [one.name for one in a.learner.segment_metadata(1).owners] == ["a", "b", "e"]
         assert [name for name, _ in a.greeted] == ["e", "f"]
         assert set(a.proposer._alive) == set(b"b c d e f".split()), "nor is f greeted again"
 
@@ -321,7 +325,7 @@ def test_the_owner_whose_turn_it_is_is_waited_for_and_no_other_and_each_wait_beg
         await a.stop()
         drawn = []
         for owner in (b, c):
-            owner.seat.rng.uniform = lambda low, high: drawn.append((low, high)) or high
+            owner.context.rng.uniform = lambda low, high: drawn.append((low, high)) or high
         watch = Watch(worm)
         b.offer(1)
         await asyncio.sleep(1.2 * TIMEOUT_S)
@@ -329,7 +333,7 @@ def test_the_owner_whose_turn_it_is_is_waited_for_and_no_other_and_each_wait_beg
         assert set(drawn) == {(1, 1.25)}
         await asyncio.sleep(0.6 * TIMEOUT_S)
         assert b.seen == c.seen == [1]
-        assert (await held(worm, at.segment))[0] == REST
+        assert (await held(worm, at.segment))[0] == SKIP
         taken = [given for name, given in watch.calls if name == "capture" and given[1] == 0]
         assert 1 <= len(taken) <= 4
         await stop(b, c)

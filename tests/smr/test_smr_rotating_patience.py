@@ -4,12 +4,12 @@ import asyncio
 import math
 
 import pytest
-from seats import SIZE
+from contexts import SIZE
 from test_smr_rotating import TIMEOUT_S, Owner
 
 from virtual import virtually
 from wormspace.smr.peers import MOST
-from wormspace.smr.records import NOOP, REST, Charter, Member, encode_charter
+from wormspace.smr.records import NOOP, SKIP, Member, SegmentMetadata, encode_segment_metadata
 from wormspace.smr.rotating import PINGS_PER_TIMEOUT
 from wormspace.space import Address
 
@@ -29,7 +29,7 @@ class Waiting(Owner):
     def __init__(self, worm):
         super().__init__(worm, "a", set())
         self.asked, self.answers_after_s = [], None
-        self.loop = self.seat.loop
+        self.loop = self.context.loop
 
     @property
     def patience_s(self):
@@ -47,7 +47,7 @@ class Waiting(Owner):
         return member
 
     async def in_segment(self, worm, owners):
-        segment = await worm.space("thing").alloc(self.seat.charter(owners), SIZE)
+        segment = await worm.space("thing").alloc(self.context.segment_metadata(owners), SIZE)
         self.learner.allocated(segment.number, segment.size, segment.metadata)
         return segment
 
@@ -91,7 +91,7 @@ def test_who_gives_no_answer_is_as_alive_as_before_and_waited_for_no_longer():
 def test_an_owner_that_is_made_to_rest_doubles_the_wait_for_it_until_it_answers():
     async def work(worm):
         a = Waiting(worm)
-        segment = await a.in_segment(worm, [*OTHERS, a.seat.member])
+        segment = await a.in_segment(worm, [*OTHERS, a.context.member])
         await asyncio.sleep(5)
         await a.proposer._unblock()  # nobody was waited for
         a.learner.learn(Address(0, 3), NOOP)
@@ -99,7 +99,7 @@ def test_an_owner_that_is_made_to_rest_doubles_the_wait_for_it_until_it_answers(
         for number, waits_s in enumerate([1.0, 2.0]):
             a.proposer._alive[OTHERS[number].id] = a.loop.time()
             assert waits_s <= await a.stuck_for() <= waits_s + 3 * STEP_S
-            assert await segment.read(number) == REST
+            assert await segment.read(number) == SKIP
             assert a.patience_with(OTHERS[number]).seconds == 2 * waits_s
             assert a.proposer._alive[OTHERS[number].id] == -math.inf
         a.answers_after_s = 0.0
@@ -126,14 +126,14 @@ def test_owners_that_answer_late_own_turns_in_the_next_segment():
     async def work(worm):
         a = Waiting(worm)
         late = OTHERS[1]
-        await a.in_segment(worm, [a.seat.member, OTHER, late])
+        await a.in_segment(worm, [a.context.member, OTHER, late])
         await asyncio.sleep(20)
         for owner in (OTHER, late):
             a.patience_with(owner).seconds = 4.0
         now = a.loop.time()
         a.proposer._alive = {OTHER.id: now - 3.5, late.id: now - 4.5}
         await a.proposer._allocate()
-        assert a.learner.charter(1).owners == [a.seat.member, OTHER]
+        assert a.learner.segment_metadata(1).owners == [a.context.member, OTHER]
         assert a.asked == [], "both were greeted before"
 
     virtually(work)
@@ -146,9 +146,9 @@ def test_one_that_was_left_out_and_comes_with_a_segment_of_its_own_is_waited_for
         await a.proposer._examine()
         assert a.patience_s == TIMEOUT_S, "nobody was left out yet"
         await a.proposer._allocate()
-        assert a.learner.charter(1).owners == [a.seat.member]
-        raw = Charter(OTHER, owners=[OTHER])
-        segment = await worm.space("thing").alloc(encode_charter(raw), SIZE)
+        assert a.learner.segment_metadata(1).owners == [a.context.member]
+        raw = SegmentMetadata(OTHER, owners=[OTHER])
+        segment = await worm.space("thing").alloc(encode_segment_metadata(raw), SIZE)
         for _ in range(2):
             a.learner.allocated(segment.number, segment.size, segment.metadata)
             await a.proposer._examine()

@@ -5,8 +5,8 @@ import random
 from types import SimpleNamespace
 
 import pytest
+from contexts import Notes, Place, packet
 from digests import state_digest
-from seats import Notes, Place, packet
 
 from virtual import virtually
 from wormspace.errors import UsageError, WormError
@@ -32,7 +32,7 @@ from wormspace.smr.records import (
     decoder,
     encode,
 )
-from wormspace.smr.seat import NotLeading
+from wormspace.smr.replica_context import NotLeading
 from wormspace.smr.serving import (
     CLIENT_BYTES,
     MEMBERS_TOLD,
@@ -73,7 +73,7 @@ class Replica:
 
     def __init__(self, worm, machine=Words, newest=None):
         self.place = Place(worm)
-        self.seat, self.learner = self.place.seat, self.place.learner
+        self.context, self.learner = self.place.context, self.place.learner
         self.loop = asyncio.get_running_loop()
         self.learner.engine = type(self.learner.engine)(machine(), newest)
         self.proposer = SimpleNamespace(age=lambda: 0.25, leader=BOB)
@@ -169,7 +169,7 @@ def test_only_what_a_replica_can_apply_comes_into_the_log():
         for raw in upgrades:
             await core.call("submit", Packet(bytes(CLIENT_BYTES), 1, 1, raw))
         core.asked.clear()
-        core.seat.announced.note(Ping(CY, START, START, 3), core.loop.time())
+        core.context.announced.note(Ping(CY, START, START, 3), core.loop.time())
         await asyncio.sleep(FORGET_S)
         await core.call("submit", Packet(bytes(CLIENT_BYTES), 1, 1, newer))  # somebody has it
         core.asked.clear()
@@ -203,23 +203,23 @@ def test_a_question_is_answered_here_or_as_the_leader_says():
 
 def test_a_sign_of_life_is_answered_and_heard_if_it_is_of_ours():
     async def work(core):
-        seat = core.seat
+        context = core.context
         core.learner.engine.position = Address(2, 5)
-        answer = Pong(seat.member, 0.25, Address(2, 5), [], (-1, b""))
+        answer = Pong(context.member, 0.25, Address(2, 5), [], (-1, b""))
         assert await core.call("ping", Ping(CY, START, START), Pong) == answer
-        assert seat.peers.heard() == []
-        assert seat.announced.since(0) == []
-        core.learner.allocated(0, 8, seat.charter())
-        top = (0, seat.member.id)
+        assert context.peers.heard() == []
+        assert context.announced.since(0) == []
+        core.learner.allocated(0, 8, context.segment_metadata())
+        top = (0, context.member.id)
         with pytest.raises(UsageError, match=r"r1 .* is a replica of another 'thing'"):
             await core.call("ping", Ping(CY, START, START, 1, None, (0, b"another")), Pong)
-        assert seat.peers.heard() == []
+        assert context.peers.heard() == []
         ping = Ping(CY, Address(1, 1), Address(1, 0), 1, None, top)
-        answer = Pong(seat.member, 0.25, Address(2, 5), [CY], top)
+        answer = Pong(context.member, 0.25, Address(2, 5), [CY], top)
         assert await core.call("ping", ping, Pong) == answer
-        heard = [(one.member, one.applied, one.kept) for one in seat.peers.heard()]
+        heard = [(one.member, one.applied, one.kept) for one in context.peers.heard()]
         assert heard == [(CY, Address(1, 1), Address(1, 0))]
-        assert seat.announced.since(core.loop.time()) == [ping]
+        assert context.announced.since(core.loop.time()) == [ping]
 
     serving(work, machine=Notes)
 
@@ -228,12 +228,12 @@ def test_an_answer_to_a_sign_of_life_names_some_of_the_others():
     async def work(core):
         others = [Member(f"{n}", b"%d" % n, "host", n) for n in range(MEMBERS_TOLD + 1)]
         for one in others[:MEMBERS_TOLD]:
-            core.seat.peers.hear(one, START)
-        core.seat.peers.introduce([BOB])  # whom nobody has heard here
+            core.context.peers.hear(one, START)
+        core.context.peers.introduce([BOB])  # whom nobody has heard here
         ping = Ping(CY, START, START)
         assert (await core.call("ping", ping, Pong)).members == others[:MEMBERS_TOLD]
-        core.seat.peers.hear(others[MEMBERS_TOLD], START)
-        core.seat.rng = random.Random(3)
+        core.context.peers.hear(others[MEMBERS_TOLD], START)
+        core.context.rng = random.Random(3)
         told = [(await core.call("ping", ping, Pong)).members for _ in range(20)]
         assert {len(one) for one in told} == {MEMBERS_TOLD}
         assert {one.port for members in told for one in members} == set(range(MEMBERS_TOLD + 1))

@@ -7,14 +7,14 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from seats import Place
+from contexts import Place
 
 from virtual import virtually
 from wormspace.errors import Trimmed, Unavailable
 from wormspace.smr import Fixed, Sticky, leadership
 from wormspace.smr.leadership import PINGS_PER_TIMEOUT, SPREAD
 from wormspace.smr.records import Member, Pong
-from wormspace.smr.seat import NotLeading
+from wormspace.smr.replica_context import NotLeading
 from wormspace.space import Address
 
 TIMEOUT_S = 2.0
@@ -49,30 +49,30 @@ class Follower(Place):
 
     def __init__(self, worm, at=MIDDLE, strategy=None):
         super().__init__(worm, "r1")
-        self.seat.rng = Dice(at)
-        self.seat.learner = SimpleNamespace(leader=None, highest=-1, heard_at=0.0)
-        self.seat.learner.recall = self._recall
+        self.context.rng = Dice(at)
+        self.context.learner = SimpleNamespace(leader=None, highest=-1, heard_at=0.0)
+        self.context.learner.recall = self._recall
         self.recalled, self.recalls = Trimmed("it was trimmed"), []
-        self.seat.space = SimpleNamespace(tail=self._tail)
-        self.seat.greet = self._greet
+        self.context.space = SimpleNamespace(tail=self._tail)
+        self.context.greet = self._greet
         self.tail, self.asked = 0, []
         self.confirmed_at, self.delays = (lambda _: None), [(0.0, 0.0)]
-        self.proposer = (strategy or Sticky(TIMEOUT_S)).take_seat(self.seat)
-        self.time = self.seat.loop.time
+        self.proposer = (strategy or Sticky(TIMEOUT_S)).make_proposer(self.context)
+        self.time = self.context.loop.time
 
     @property
     def patience_s(self):
         return self.proposer._patience.seconds
 
     def led_by(self, leader, tail=1):
-        self.seat.learner.leader, self.seat.learner.highest = leader, 0
+        self.context.learner.leader, self.context.learner.highest = leader, 0
         self.tail = tail
 
     async def _recall(self):
-        self.recalls.append(self.seat.learner.highest)
+        self.recalls.append(self.context.learner.highest)
         if isinstance(self.recalled, Exception):
             raise self.recalled
-        self.seat.learner.leader = self.recalled
+        self.context.learner.leader = self.recalled
 
     async def _tail(self):
         if self.tail is None:
@@ -115,7 +115,7 @@ def always(now):
 def test_the_first_to_notice_that_nobody_ever_led_leads(highest, tail, leads):
     async def work(worm):
         place = Follower(worm, at=1)
-        place.seat.learner.highest, place.tail = highest, tail
+        place.context.learner.highest, place.tail = highest, tail
         assert await place.takes_over() == (pytest.approx(QUESTION_S / 4) if leads else None)
 
     virtually(work)
@@ -131,7 +131,7 @@ def test_whose_the_last_segment_is_is_looked_up_before_it_counts_for_nobodys(rec
     async def work(worm):
         place = Follower(worm, at=1)
         place.confirmed_at = always
-        place.seat.learner.highest, place.tail, place.recalled = 3, 4, recalled
+        place.context.learner.highest, place.tail, place.recalled = 3, 4, recalled
         assert await place.takes_over() == (pytest.approx(QUESTION_S / 4) if leads else None)
         assert set(place.recalls) == {3}
 
@@ -162,7 +162,7 @@ def test_whoever_came_first_is_followed():
     async def work(worm):
         place = Follower(worm, at=1)
         place.confirmed_at = always
-        place.seat.loop.call_later(QUESTION_S / 8, place.led_by, OTHERS[0], 0)
+        place.context.loop.call_later(QUESTION_S / 8, place.led_by, OTHERS[0], 0)
         assert await place.takes_over() is None
 
     virtually(work)
@@ -213,7 +213,7 @@ def test_what_is_decided_is_a_sign_of_life_too():
 
         async def decide():
             while place.time() < quiet_from:
-                place.seat.learner.heard_at = place.time()
+                place.context.learner.heard_at = place.time()
                 await asyncio.sleep(0.1)
 
         deciding = asyncio.ensure_future(decide())
@@ -285,7 +285,7 @@ def test_a_new_leader_has_its_time_from_when_it_is_seen():
     async def work(worm):
         place = Follower(worm)
         place.led_by(OTHERS[0])
-        place.seat.loop.call_later(TIMEOUT_S * 0.9, place.led_by, OTHERS[1])
+        place.context.loop.call_later(TIMEOUT_S * 0.9, place.led_by, OTHERS[1])
         took = await place.takes_over()
         assert 2.9 * TIMEOUT_S < took <= 2.9 * TIMEOUT_S + 4 * QUESTION_S
 
@@ -296,8 +296,8 @@ def test_a_new_leader_has_its_time_from_when_it_is_seen():
 def test_where_it_led_last_itself_it_waits_less_if_nobody_else_takes_over(tail, waits_s):
     async def work(worm):
         place = Follower(worm)
-        place.led_by(place.seat.member, tail)
-        place.proposer._followed = place.seat.member
+        place.led_by(place.context.member, tail)
+        place.proposer._followed = place.context.member
         place.proposer._patience.seconds = 8.0
         took = await place.takes_over()
         assert waits_s < took <= waits_s + 8.0 / PINGS_PER_TIMEOUT
@@ -310,17 +310,17 @@ def test_a_leader_that_was_deposed_waits_for_longer_each_time(monkeypatch):
     class Brief:
         """A time of leading that is over at once."""
 
-        def __init__(self, seat, segment):
+        def __init__(self, context, segment):
             pass
 
         async def rule(self, on_ready, period):
             raise NotLeading("another replica has taken over")
 
-    monkeypatch.setattr(leadership, "Reign", Brief)
+    monkeypatch.setattr(leadership, "Term", Brief)
 
     async def work(worm):
         place = Follower(worm)
-        place.seat.space.alloc, place.seat.charter = alloc, lambda: b""
+        place.context.space.alloc, place.context.segment_metadata = alloc, lambda: b""
         with pytest.raises(NotLeading):
             await place.proposer._lead()
         assert place.patience_s == 2 * TIMEOUT_S
@@ -341,11 +341,11 @@ def test_a_leader_that_was_deposed_waits_for_longer_each_time(monkeypatch):
 def test_who_has_taken_over_gives_others_twice_the_time_that_it_took(took_s, waits_s):
     async def work(worm):
         place = Follower(worm)
-        place.seat.learner.stop_listening, place.seat.learner.position = (
+        place.context.learner.stop_listening, place.context.learner.position = (
             (lambda: None),
             Address(0, 0),
         )
-        place.seat.space.alloc, place.seat.charter = alloc, lambda: b""
+        place.context.space.alloc, place.context.segment_metadata = alloc, lambda: b""
         await asyncio.sleep(7)
         leading = asyncio.ensure_future(place.proposer._lead())
         await asyncio.sleep(1000)
@@ -356,10 +356,10 @@ def test_who_has_taken_over_gives_others_twice_the_time_that_it_took(took_s, wai
     async def alloc(metadata, size):
         return SimpleNamespace(number=0)
 
-    class Reign:
+    class Term:
         """A time of leading that has to be waited for."""
 
-        def __init__(self, seat, segment):
+        def __init__(self, context, segment):
             pass
 
         async def rule(self, on_ready, period):
@@ -368,5 +368,5 @@ def test_who_has_taken_over_gives_others_twice_the_time_that_it_took(took_s, wai
             await asyncio.Event().wait()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leadership, "Reign", Reign)
+        patch.setattr(leadership, "Term", Term)
         virtually(work)

@@ -36,7 +36,7 @@ from wormspace.smr.engine import Engine
 from wormspace.smr.errors import NothingKept
 from wormspace.smr.rotating import RotatingProposer
 from wormspace.smr.snapshots import Snapshot, restore
-from wormspace.smr.writing import Reign
+from wormspace.smr.term import Term
 from wormspace.space import Address
 
 
@@ -208,11 +208,11 @@ async def at_the_very_end(replica, space):
 @pytest.fixture
 def extends_late(monkeypatch):
     """Who leads, or has turns, allocates no second segment: as if it died before it did."""
-    monkeypatch.setattr(Reign, "_extend", lambda self: None)
+    monkeypatch.setattr(Term, "_extend", lambda self: None)
     allocate = RotatingProposer._allocate
 
     async def first_alone(proposer):
-        if proposer._seat.learner.highest < 0:
+        if proposer._context.learner.highest < 0:
             await allocate(proposer)
 
     monkeypatch.setattr(RotatingProposer, "_allocate", first_alone)
@@ -368,12 +368,12 @@ async def test_two_replicas_in_one_directory_are_one_copy(tmp_path):
             for key in range(60):
                 await first.put(key, b"v")
             await asyncio.sleep(0.8)  # for both to have heard of each other
-            kept = [replica._core.seat.kept for replica in (first, second)]
+            kept = [replica._core.context.kept for replica in (first, second)]
             assert sorted(kept)[0] == Address(0, 0) < sorted(kept)[1]
             assert (await segments_left(worm, "rows"))[0] == 0
         async with await worm.replicate(Rows, "rows", replica="three", **options) as third:
             assert await third.put(0, b"w") == 61
-            assert third._core.seat.kept > Address(0, 0), "who had the claim is gone"
+            assert third._core.context.kept > Address(0, 0), "who had the claim is gone"
 
 
 async def test_a_save_that_fails_leaves_nothing_and_what_a_crash_left_is_removed(tmp_path):

@@ -34,9 +34,9 @@ class Road:
     def __init__(self):
         self.packets = []
         self.sizes = []
-        self.submitter = Submitter(Counter.declaration, 60.0, random.Random(1), self._carry)
+        self.submitter = Submitter(Counter.declaration, 60.0, random.Random(1), self._dispatch)
 
-    async def _carry(self, packet, deadline):
+    async def _dispatch(self, packet, deadline):
         _, [(_, amounts)] = msgspec.msgpack.decode(packet.commands)
         self.sizes.append(len(amounts))
         arrived = asyncio.get_running_loop().create_future()
@@ -159,12 +159,12 @@ class Carried:
     def __init__(self, *answers, timeout_s=60.0, kind=Submitter):
         self.answers, self.packets, self.deadlines = list(answers), [], []
         rng = [random.Random(1)] if kind is Submitter else []
-        carry = self._carry if kind is Submitter else self._carry_question
+        carry = self._dispatch if kind is Submitter else self._dispatch_query
         self.gatherer = kind(Till.declaration, timeout_s, *rng, carry)
         self.loop = asyncio.get_running_loop()
         self.seen = []
 
-    async def _carry(self, packet, deadline):
+    async def _dispatch(self, packet, deadline):
         self.packets.append(packet)
         self.deadlines.append(deadline)
         answer = self.answers.pop(0) if self.answers else Outcome([None])
@@ -174,9 +174,9 @@ class Carried:
             raise answer
         return Reply(encode(answer), Address(0, len(self.packets)))
 
-    async def _carry_question(self, queries, session, deadline):
+    async def _dispatch_query(self, queries, session, deadline):
         self.seen.append(session.seen)
-        return await self._carry(queries, deadline)
+        return await self._dispatch(queries, deadline)
 
     def call(self, name, *arguments, session=None):
         method = Till.declaration.methods[name]

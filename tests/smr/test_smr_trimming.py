@@ -38,7 +38,7 @@ class Space:
         self.at = stop
 
 
-def seat(head=0, position=Address(9, 0), needed=None, announced=()):  # noqa: B008 - it is frozen
+def context(head=0, position=Address(9, 0), needed=None, announced=()):  # noqa: B008 - it is frozen
     heard = Announced()
     for age, need in announced:
         who = member(f"{age}/{need}")
@@ -64,13 +64,13 @@ def test_what_so_many_have_reached_is_trimmed_and_nothing_above():
         reached = [rng.randrange(9) for _ in range(rng.randrange(5))]
         count, head = rng.randrange(1, 5), rng.randrange(4)
         stop = max([n for n in range(10) if sum(one >= n for one in reached) >= count], default=0)
-        assert trim(seat(head), count, reached) == ([stop] if stop > head else [])
+        assert trim(context(head), count, reached) == ([stop] if stop > head else [])
 
 
 def test_who_does_not_lead_trims_nothing_and_nobody_what_it_has_not_applied():
-    assert trim(seat(), 1, [5], leads=False) == []
-    assert trim(seat(position=Address(3, 1)), 1, [5]) == [3]
-    assert trim(seat(position=Address(0, 7)), 1, [5]) == []
+    assert trim(context(), 1, [5], leads=False) == []
+    assert trim(context(position=Address(3, 1)), 1, [5]) == [3]
+    assert trim(context(position=Address(0, 7)), 1, [5]) == []
 
 
 @pytest.mark.parametrize(
@@ -84,12 +84,12 @@ def test_who_does_not_lead_trims_nothing_and_nobody_what_it_has_not_applied():
     ],
 )
 def test_what_a_replica_needs_that_comes_up_is_kept(needed, announced, stop):
-    place = seat(needed=needed, announced=announced)
+    place = context(needed=needed, announced=announced)
     assert trim(place, 1, [5]) == ([stop] if stop else [])
 
 
 def test_a_trim_that_cannot_be_has_to_wait():
-    place = seat()
+    place = context()
     place.space.error = Unavailable("none")
     assert trim(place, 1, [5]) == []
     place.space.error = None

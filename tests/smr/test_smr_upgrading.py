@@ -21,16 +21,16 @@ from wormspace.smr.engine import Engine
 from wormspace.smr.errors import ShapeChanged, VersionForgotten
 from wormspace.smr.fetching import Announced
 from wormspace.smr.records import (
-    Charter,
     Fault,
     Member,
     Outcome,
     Ping,
     Reply,
+    SegmentMetadata,
     encode,
-    encode_charter,
+    encode_segment_metadata,
 )
-from wormspace.smr.seat import GREET_S
+from wormspace.smr.replica_context import GREET_S
 from wormspace.smr.shapes import differences
 from wormspace.smr.upgrading import GREETINGS, LOOKS, Upgrades, Versions
 from wormspace.smr.versions import UPGRADE, Lineage, decode_upgrade, encode_upgrade, upgraded
@@ -60,14 +60,14 @@ class Replica:
         self.worm, self.loop = worm, asyncio.get_running_loop()
         self.learner = SimpleNamespace(engine=Engine(of(), newest))
         self.proposer = SimpleNamespace(leads=True)
-        self.seat = SimpleNamespace(
+        self.context = SimpleNamespace(
             announced=Announced(),
             learner=self.learner,
             loop=self.loop,
             rng=SimpleNamespace(getrandbits=lambda bits: (1 << bits) - 1),
             space=worm.space("thing"),
         )
-        self.upgrades = Upgrades(self.seat, self.proposer, self.carry, 5.0)
+        self.upgrades = Upgrades(self.context, self.proposer, self.carry, 5.0)
         self.outcomes, self.carried = [], []
 
     async def carry(self, packet, deadline):
@@ -78,7 +78,7 @@ class Replica:
         return Reply(encode(outcome), START)
 
     def hears(self, member, newest):
-        self.seat.announced.note(Ping(member, START, START, newest), self.loop.time())
+        self.context.announced.note(Ping(member, START, START, newest), self.loop.time())
 
     @property
     def times(self):
@@ -97,7 +97,7 @@ def test_the_versions_are_where_the_log_begins_what_is_in_force_and_what_is_know
         assert await core.upgrades.versions() == Versions(1, 1, 3)
         space = core.worm.space("thing")
         for version in (1, 2, 3):
-            await space.alloc(encode_charter(Charter(BOB, version=version)), 4)
+            await space.alloc(encode_segment_metadata(SegmentMetadata(BOB, version=version)), 4)
         core.learner.engine.machine = Three()
         assert await core.upgrades.versions() == Versions(1, 3, 3)
         await space.trim_prefix(1)
@@ -112,7 +112,7 @@ def test_the_versions_are_asked_for_again_where_the_beginning_was_trimmed_meanwh
     async def work(core):
         space = core.worm.space("thing")
         for version in (1, 2):
-            await space.alloc(encode_charter(Charter(BOB, version=version)), 4)
+            await space.alloc(encode_segment_metadata(SegmentMetadata(BOB, version=version)), 4)
         kind, asked = type(space), []
         head, check = kind.head, kind.check
 

@@ -460,7 +460,7 @@ async def test_a_snapshot_of_a_forgotten_version_is_passed_over_for_another_repl
         engine.position = Address(3, 0)
         kept[name] = list(Snapshot(engine).pieces())
 
-    async def known(seat):
+    async def known(context):
         return list(kept)
 
     async def identify():
@@ -474,7 +474,7 @@ async def test_a_snapshot_of_a_forgotten_version_is_passed_over_for_another_repl
             return price
 
     monkeypatch.setattr(catching_up, "_known", known)
-    monkeypatch.setattr(catching_up, "_fetch", lambda seat, member: stream(kept[member]))
+    monkeypatch.setattr(catching_up, "_fetch", lambda context, member: stream(kept[member]))
     async with wormspace.connect("memory:") as worm:
         space = worm.space("price")
         for _ in range(4):

@@ -105,13 +105,13 @@ async def test_a_replica_is_a_view_of_itself_with_the_options_that_it_was_given(
             replica = await worm.replicate(Counter, "hits", consistency=consistency)
             assert replica._level == level
             core = replica._core
-            assert (core.seat.space, core.router.timeout_s) == (worm.space("hits"), 10.0)
-            assert core.seat.tuning == Tuning()
+            assert (core.context.space, core.router.timeout_s) == (worm.space("hits"), 10.0)
+            assert core.context.tuning == Tuning()
             assert core.learner.strategy == Sticky().strategy
             assert isinstance(core._durability, NeverTrim)
-            host, port = core.seat.member.host, core.seat.member.port
+            host, port = core.context.member.host, core.context.member.port
             assert host == "127.0.0.1"
-            assert core.seat.member.name == f"127.0.0.1:{port}"
+            assert core.context.member.name == f"127.0.0.1:{port}"
             await replica.close()
         dice, tuning = random.Random(1), Tuning(segment_size=8)
         leadership = Sticky(0.3)
@@ -120,11 +120,15 @@ async def test_a_replica_is_a_view_of_itself_with_the_options_that_it_was_given(
             leadership=leadership, durability=NeverTrim(), tuning=tuning,
         ) as replica:  # fmt: skip
             core = replica._core
-            assert (core.seat.member.name, core.router.timeout_s) == ("one", 3.0)
-            assert (core.seat.clock(), core.seat.rng, core.seat.tuning) == (5.0, dice, tuning)
+            assert (core.context.member.name, core.router.timeout_s) == ("one", 3.0)
+            assert (core.context.clock(), core.context.rng, core.context.tuning) == (
+                5.0,
+                dice,
+                tuning,
+            )
             assert core.proposer._timeout_s == 0.3
             status = replica.status()
-            assert (status.member, status.failed) == (core.seat.member, "")
+            assert (status.member, status.failed) == (core.context.member, "")
         with pytest.raises(UsageError, match="a Tuning"):
             await worm.replicate(Counter, "hits", tuning=8)
         assert core.failed is None

@@ -172,7 +172,7 @@ def test_a_fixed_leader_is_never_replaced():
     in_world(1, drive, options=lambda name: {"leadership": Fixed("r2", TIMEOUT_S)})
 
 
-def test_a_reader_that_steals_a_register_does_not_end_a_reign():
+def test_a_reader_that_steals_a_register_does_not_end_a_term():
     async def drive(world, group):
         await asyncio.sleep(1)  # two may have begun at once
         leader = await group.leader()
@@ -182,7 +182,7 @@ def test_a_reader_that_steals_a_register_does_not_end_a_reign():
         async def steal(replica):
             core = replica._core
             place = core.learner.position
-            segment = await core.seat.space.segment(place.segment)
+            segment = await core.context.space.segment(place.segment)
             await segment.capture(place.offset)
 
         await on(world, group, leader, steal)
@@ -224,10 +224,10 @@ def test_a_replica_that_was_told_another_leadership_is_refused(other, trimmed):
         if trimmed:
             for i in range(4 * group.size):
                 await on(world, group, "r1", lambda replica, i=i: replica.put("a", str(i)))
-            await on(world, group, "r1", lambda replica: replica._core.seat.space.trim_prefix(2))
+            await on(world, group, "r1", lambda replica: replica._core.context.space.trim_prefix(2))
 
         async def join(replica):
-            worm = replica._core.seat.space.client
+            worm = replica._core.context.space.client
             with pytest.raises(OtherStrategy, match=mine.strategy) as refusal:
                 await worm.replicate(
                     Cells, "cells", replica="x", port=SMR_PORT + 1, leadership=other

@@ -93,8 +93,8 @@ class Made:
         if self.errors and (error := self.errors.pop(0)) is not None:
             raise error
 
-    def _values(self, array, spans) -> dict[int, bytes]:
-        space, number = array
+    def _values(self, segment_name, spans) -> dict[int, bytes]:
+        space, number = segment_name
         assert space == "s"
         if number in self.gone:
             raise Trimmed(f"segment {number} was trimmed")
@@ -105,19 +105,19 @@ class Made:
         self.calls.append((now(), "listen", space, first, stop))
         return self.source
 
-    async def read(self, array, spans, deadline: float) -> dict[int, bytes]:
+    async def read(self, segment_name, spans, deadline: float) -> dict[int, bytes]:
         assert spans == [(METADATA, TRIM + 1)]
-        await self._called(deadline, "metadata", array[1])
-        return self._values(array, spans)
+        await self._called(deadline, "metadata", segment_name[1])
+        return self._values(segment_name, spans)
 
-    async def read_one(self, array, offset: int, deadline: float) -> bytes | None:
-        await self._called(deadline, "one", array[1], offset)
-        return self._values(array, [(offset, offset + 1)]).get(offset)
+    async def read_one(self, segment_name, offset: int, deadline: float) -> bytes | None:
+        await self._called(deadline, "one", segment_name[1], offset)
+        return self._values(segment_name, [(offset, offset + 1)]).get(offset)
 
-    async def read_page(self, array, spans, deadline: float) -> tuple[dict[int, bytes], int]:
+    async def read_page(self, segment_name, spans, deadline: float) -> tuple[dict[int, bytes], int]:
         assert spans[-1] == (TRIM, TRIM + 1)
-        await self._called(deadline, "page", array[1], *spans[:-1])
-        values = self._values(array, spans)
+        await self._called(deadline, "page", segment_name[1], *spans[:-1])
+        values = self._values(segment_name, spans)
         if len(values) <= self.page:
             return values, spans[-1][1]
         end = list(values)[self.page]
@@ -130,20 +130,22 @@ class Made:
             return spans, stop
         return spans[: self.trims_page], spans[self.trims_page][0]
 
-    async def capture(self, array, start: int, stop: int, deadline: float) -> Captured:
-        await self._called(deadline, "capture", array[1], start, stop)
-        written = self._values(array, [(start, stop)])
-        return Captured(Token(*array, start, stop, b"b" * 16), written)
+    async def capture(self, segment_name, start: int, stop: int, deadline: float) -> Captured:
+        await self._called(deadline, "capture", segment_name[1], start, stop)
+        written = self._values(segment_name, [(start, stop)])
+        return Captured(Token(*segment_name, start, stop, b"b" * 16), written)
 
-    def write(self, array, token, offset: int, value: bytes, deadline: float) -> asyncio.Future:
-        return asyncio.ensure_future(self._write(array, token, offset, value, deadline))
+    def write(
+        self, segment_name, token, offset: int, value: bytes, deadline: float
+    ) -> asyncio.Future:
+        return asyncio.ensure_future(self._write(segment_name, token, offset, value, deadline))
 
-    async def _write(self, array, token, offset: int, value: bytes, deadline: float) -> None:
-        assert token is None or (token.space, token.segment) == array
-        await self._called(deadline, "write", array[1], offset, value)
-        self._values(array, [])
-        self.held.setdefault(array[1], {})[offset] = value
+    async def _write(self, segment_name, token, offset: int, value: bytes, deadline: float) -> None:
+        assert token is None or (token.space, token.segment) == segment_name
+        await self._called(deadline, "write", segment_name[1], offset, value)
+        self._values(segment_name, [])
+        self.held.setdefault(segment_name[1], {})[offset] = value
 
-    async def trim(self, array, stop: int, deadline: float, *, told_from: int | None = None):
-        await self._called(deadline, "trim", array[1], stop, told_from)
-        self.gone.add(array[1], stop)
+    async def trim(self, segment_name, stop: int, deadline: float, *, told_from: int | None = None):
+        await self._called(deadline, "trim", segment_name[1], stop, told_from)
+        self.gone.add(segment_name[1], stop)

@@ -8,11 +8,11 @@ import pytest
 from tests.space.made import Made, now
 
 from wires import simulated
-from wormspace import Address, Allocated, TrimmedAway, Written
+from wormspace import Address, Allocated, SegmentsTrimmed, Written
 from wormspace.addresses import METADATA, TRIM
 from wormspace.errors import ProtocolViolation, ServerFull, Unavailable
 from wormspace.knobs import turned
-from wormspace.registers.interface import Dropped, Gap, Wrote
+from wormspace.registers.interface import Gap, RegistersTrimmed, Wrote
 from wormspace.space.metadata import Metadata
 from wormspace.space.space import NO_STOP
 
@@ -135,7 +135,7 @@ def test_what_lies_below_a_trimmed_segment_is_known_to_be_allocated():
             made.fill(number, 3, 0)
         made.takes = 1.0
         stream = made.space.listen()
-        made.source.send(Dropped("s", 6, 8), Gap())
+        made.source.send(RegistersTrimmed("s", 6, 8), Gap())
         assert len(await told(stream)) == 13
         asked: dict[float, list[int]] = {}
         for at, what, number, *_ in made.asked():
@@ -229,12 +229,17 @@ def test_each_thing_is_told_once_whoever_tells_it():
         assert await told(stream) == written(2, 0)
         made.source.send(*wrote(4, 0), allocated(4, 1), allocated(4, 1))
         assert await told(stream) == [*written(4, 0), Allocated(4, 1, b"p")]
-        made.source.send(Dropped("s", 1, 3), Dropped("s", 0, 5), Dropped("s", 7, 20), *wrote(8, 0))
+        made.source.send(
+            RegistersTrimmed("s", 1, 3),
+            RegistersTrimmed("s", 0, 5),
+            RegistersTrimmed("s", 7, 20),
+            *wrote(8, 0),
+        )
         assert await told(stream) == [
-            TrimmedAway(1, 3),
-            TrimmedAway(0, 1),
-            TrimmedAway(3, 5),
-            TrimmedAway(7, 9),
+            SegmentsTrimmed(1, 3),
+            SegmentsTrimmed(0, 1),
+            SegmentsTrimmed(3, 5),
+            SegmentsTrimmed(7, 9),
         ]
         assert made.source.left == [(2, 3), (4, 5), (1, 3), (0, 5), (7, 9)]
         assert not stream._progress
@@ -269,7 +274,7 @@ def test_of_what_is_trimmed_nothing_is_kept_and_of_its_neighbours_all(span, left
         stream = made.space.listen(stop=9)
         for number in (1, 3, 5, 7):
             made.source.send(allocated(number, 3), *wrote(number, 0))
-        made.source.send(Dropped("s", *span))
+        made.source.send(RegistersTrimmed("s", *span))
         assert len(await told(stream)) == 9
         assert list(stream._progress) == left
         made.source.send(*[event for number in (1, 3, 5, 7) for event in wrote(number, 0, 1)])
@@ -306,13 +311,13 @@ def test_trims_are_told_in_the_order_of_addresses_with_what_is_read(page):
         stream = made.space.listen()
         made.source.send(Gap())
         assert await told(stream) == [
-            TrimmedAway(0, 2),
+            SegmentsTrimmed(0, 2),
             Allocated(2, 1, b""),
             *written(2, 0),
-            TrimmedAway(3, 5),
+            SegmentsTrimmed(3, 5),
             Allocated(5, 2, b""),
             *written(5, 0),
-            TrimmedAway(6, 8),
+            SegmentsTrimmed(6, 8),
         ]
         asked = made.asked()
         firsts = {1: [0, 3, 6], 2: [0, 6], 100: [0]}[page]
@@ -320,7 +325,7 @@ def test_trims_are_told_in_the_order_of_addresses_with_what_is_read(page):
         assert [n for _, what, n, *_ in asked if what == "metadata"] == [2, 5, 8]
         made.gone.add(5, 6)
         made.source.send(Gap())
-        assert await told(stream) == [TrimmedAway(5, 6)]
+        assert await told(stream) == [SegmentsTrimmed(5, 6)]
         await stream.close()
 
     simulated(work)
@@ -337,7 +342,7 @@ def test_a_trim_that_is_decided_and_not_told_to_the_servers_is_finished():
         made.held[0][TRIM] = b"trimmed"
         made.asked()
         made.source.send(Gap())
-        assert await told(stream) == [TrimmedAway(0, 1)]
+        assert await told(stream) == [SegmentsTrimmed(0, 1)]
         assert [what for _, *what in made.asked()][:3] == [
             ["trims", 0, NO_STOP],
             ["page", 0, (1, 4)],
@@ -358,7 +363,7 @@ def test_a_segment_that_is_trimmed_while_it_is_read_is_told_as_trimmed():
         made.takes = 1.0
         made.source.send(Gap())
         asyncio.get_running_loop().call_later(1.5, made.gone.add, 0, 1)
-        assert await told(stream) == [TrimmedAway(0, 1), Allocated(1, 4, b""), *written(1, 0)]
+        assert await told(stream) == [SegmentsTrimmed(0, 1), Allocated(1, 4, b""), *written(1, 0)]
         assert made.source.left == [(0, 1)]
         await stream.close()
 

@@ -33,7 +33,7 @@ def test_somebody_else_and_somebody_newer_are_refused():
 def test_knobs_are_turned_for_a_block_and_put_back():
     shipped = Knobs()
     with turned(**least()):
-        assert KNOBS.log_mark_size == 2
+        assert KNOBS.log_cell_size == 2
     assert shipped == KNOBS
     with pytest.raises(TypeError, match="no knob"), turned(no_such_thing=1):
         pass

@@ -7,7 +7,7 @@ import pytest
 from scaling import assert_growth
 from wires import World as Wires
 from wires import delay, simulated
-from wormspace import TrimmedAway, Written
+from wormspace import SegmentsTrimmed, Written
 from wormspace.knobs import turned
 from wormspace.paxos.messages import Read
 from wormspace.registers.interface import Gap, Wrote
@@ -158,7 +158,7 @@ def test_gaps_that_nobody_has_looked_at_yet_are_one_and_trims_are_not_forgotten_
         queued = events._source._events
         assert sum(isinstance(e, Gap) for e in queued) == 1
         heard = [await anext(events) for _ in range(9)]
-        assert TrimmedAway(0, 1) in heard
+        assert SegmentsTrimmed(0, 1) in heard
         assert sum(isinstance(e, Written) for e in heard) == 8
         await events.close()
         await w.close()

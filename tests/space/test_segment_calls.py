@@ -109,10 +109,10 @@ def test_each_register_of_a_range_is_written_and_has_its_own_fate():
         await segment.write_range(8, [], token)
         write = made.write
 
-        def refusing(array, given, offset, value, deadline):
+        def refusing(segment_name, given, offset, value, deadline):
             if offset == 1:
                 raise TokenReused("not again")
-            return write(array, given, offset, value, deadline)
+            return write(segment_name, given, offset, value, deadline)
 
         made.write = refusing
         made.errors = [None, CaptureLost("stolen")]
@@ -157,9 +157,9 @@ def test_what_is_read_is_a_value_for_each_register():
         made.fill(3, 8, 1, 2, 7)
         asked = []
 
-        async def read(array, spans, deadline):
-            asked.append((array, spans, deadline - now()))
-            return made._values(array, spans)
+        async def read(segment_name, spans, deadline):
+            asked.append((segment_name, spans, deadline - now()))
+            return made._values(segment_name, spans)
 
         made.read = read
         values = [None, b"1", b"2", None, None, None, None, b"7"]
@@ -217,8 +217,8 @@ def test_whether_a_capture_stands_is_asked_with_its_token():
         segment = segment_of(made)
         token, asked = token_of(segment), []
 
-        async def holds(array, given, offset, deadline):
-            asked.append((array, given, offset, deadline - now()))
+        async def holds(segment_name, given, offset, deadline):
+            asked.append((segment_name, given, offset, deadline - now()))
             return offset == 7
 
         made.holds = holds
@@ -238,8 +238,8 @@ def test_a_segment_is_inspected_trimmed_and_listened_to_alone():
         segment = segment_of(made)
         asked = []
 
-        async def inspect(array, start, stop, deadline):
-            asked.append((array, start, stop, deadline - now()))
+        async def inspect(segment_name, start, stop, deadline):
+            asked.append((segment_name, start, stop, deadline - now()))
             return {}
 
         made.inspect = inspect

@@ -111,7 +111,7 @@ async def test_a_listener_goes_on_after_waits_that_timed_out():
                 break
         assert heard == [Allocated(0, 8, b""), *NUMBERS]
         await segment.trim()
-        assert isinstance(await anext(events), wormspace.TrimmedAway)
+        assert isinstance(await anext(events), wormspace.SegmentsTrimmed)
 
 
 async def test_a_listener_hears_what_happens_from_the_call_on_although_nobody_waits_yet():
@@ -139,7 +139,7 @@ async def test_nothing_is_left_of_a_listener(how):
         del events
         gc.collect()
         await asyncio.sleep(0.01)
-        assert [node.figures()["listeners"] for node in w.nodes] == [0, 0, 0]
+        assert [node.metrics()["listeners"] for node in w.nodes] == [0, 0, 0]
         assert not worm.registers._listenings
 
 

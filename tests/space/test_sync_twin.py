@@ -170,7 +170,7 @@ def test_a_transaction_without_asyncio(tmp_path):
         with pytest.raises(UsageError, match="not begun"):
             worm.transaction([bank]).commit()
         with worm.site() as site:
-            assert site.sweep() == []
+            assert site.recover() == []
             assert site.left_alone() == []
             site.detach(bank)
         worm.run(bank.close)

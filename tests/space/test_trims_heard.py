@@ -9,9 +9,9 @@ import pytest
 from scaling import assert_growth
 from wires import World as Wires
 from wires import simulated
-from wormspace import Address, Allocated, TrimmedAway, Written
+from wormspace import Address, Allocated, SegmentsTrimmed, Written
 from wormspace.knobs import turned
-from wormspace.registers.interface import Dropped
+from wormspace.registers.interface import RegistersTrimmed
 from wormspace.registers.spans import SpanSet
 from wormspace.sim import World
 from wormspace.space.follow import Follower
@@ -52,7 +52,7 @@ def test_a_trim_of_a_segment_that_was_heard_in_full_is_heard_after_a_gap(page):
             for wire in client.wires:
                 wire.mend()
             news = await heard(events, 3)
-            assert news == [TrimmedAway(1, 2), TrimmedAway(3, 5), TrimmedAway(6, 7)]
+            assert news == [SegmentsTrimmed(1, 2), SegmentsTrimmed(3, 5), SegmentsTrimmed(6, 7)]
             await silent(events)
         await w.close()
 
@@ -69,9 +69,9 @@ def test_trims_that_overlap_are_told_once_for_each_segment():
             await space.trim(2)
             await space.trim_prefix(4)
             assert await heard(events, 3) == [
-                TrimmedAway(2, 3),
-                TrimmedAway(0, 2),
-                TrimmedAway(3, 4),
+                SegmentsTrimmed(2, 3),
+                SegmentsTrimmed(0, 2),
+                SegmentsTrimmed(3, 4),
             ]
             await silent(events)
         await w.close()
@@ -90,10 +90,10 @@ def test_history_has_trims_in_their_place_among_the_addresses(page):
             said = await heard(events, 8)
             await silent(events)
         assert said == [
-            TrimmedAway(0, 2),
+            SegmentsTrimmed(0, 2),
             Allocated(2, 2, b""),
             Written(Address(2, 0), b"v"),
-            TrimmedAway(3, 4),
+            SegmentsTrimmed(3, 4),
             Allocated(4, 2, b""),
             Written(Address(4, 0), b"v"),
             Allocated(5, 2, b""),
@@ -111,7 +111,7 @@ def test_a_listener_that_begins_or_stops_in_the_midst_of_a_trim_hears_of_its_par
         space = await filled(w, 6)
         await space.trim_prefix(5)
         async with w.client().space("s").listen(2, stop=4) as events:
-            assert await heard(events, 1) == [TrimmedAway(2, 4)]
+            assert await heard(events, 1) == [SegmentsTrimmed(2, 4)]
             await silent(events)
         await w.close()
 
@@ -151,8 +151,10 @@ def test_a_trim_costs_the_same_however_many_segments_it_is_of(first):
         return Follower(Source(), Address(0, 0), (1 << 62) - 1)
 
     def hear(follower, n):
-        assert follower._take(Dropped("s", first, first + n)) == [TrimmedAway(first, first + n)]
-        assert follower._take(Dropped("s", first, first + n)) == []
+        assert follower._take(RegistersTrimmed("s", first, first + n)) == [
+            SegmentsTrimmed(first, first + n)
+        ]
+        assert follower._take(RegistersTrimmed("s", first, first + n)) == []
         assert len(follower._next(0)) <= 1
 
     assert_growth(prepare, [1000, 2000, 4000], at_most=0.0)
@@ -177,7 +179,7 @@ def test_catching_up_on_a_trimmed_prefix_costs_the_same_however_long_it_is():
 
     async def hear(space, n):
         async with space.listen() as events:
-            assert await anext(events) == TrimmedAway(0, n)
+            assert await anext(events) == SegmentsTrimmed(0, n)
 
     assert_growth(prepare, [20, 40, 80], at_most=0.0)
     for world, w in reversed(worlds):

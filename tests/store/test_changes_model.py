@@ -282,7 +282,7 @@ def test_the_engine_in_memory_is_dictionaries_and_knows_its_size(seed: int) -> N
             for table in ("t", "u", "other"):
                 look(engine.view, model, table, key)
             size = sum(len(k) + len(v) for held in model.values() for k, v in held.items())
-            assert engine.figures() == {"store_bytes": size}
+            assert engine.metrics() == {"store_bytes": size}
         assert engine.health() == ""
         engine.close()
         with pytest.raises(Closed):

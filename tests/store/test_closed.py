@@ -51,7 +51,7 @@ def test_reads_of_a_closed_store_say_that_it_is_closed(closed):
         with pytest.raises(Closed, match="closed"):
             read()
     assert engine.health() == ""
-    assert engine.figures()
+    assert engine.metrics()
 
 
 def test_a_late_batch_says_that_the_store_is_closed(closed):

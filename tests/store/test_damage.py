@@ -50,7 +50,7 @@ def test_a_row_that_rotted_is_an_error_and_never_a_value(whole, tmp_path, read):
             READS[read](view, b"000077")
     assert engine.view.get("rows", b"000078") == value(78)
     assert "2 reads refused" in engine.health()
-    assert engine.figures()["store_damaged_reads"] == 2
+    assert engine.metrics()["store_damaged_reads"] == 2
     asyncio.run(put(engine, 1000))  # the others go on
     engine.close()
 

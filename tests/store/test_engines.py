@@ -113,11 +113,11 @@ async def test_a_scan_sees_the_state_it_began_in(engine):
     assert list(engine.view.scan("promises", b"", END)) == []
 
 
-async def test_figures_tell_of_the_size(engine):
+async def test_metrics_tell_of_the_size(engine):
     batch = engine.begin()
     batch.put("rows", b"k", bytes(10_000))
     await engine.commit(batch)
-    assert engine.figures()["store_bytes"] >= 10_000
+    assert engine.metrics()["store_bytes"] >= 10_000
 
 
 async def test_a_view_does_not_see_a_commit_under_way(tmp_path):
@@ -207,7 +207,7 @@ async def test_the_journal_stays_small_however_much_is_written(tmp_path, monkeyp
     for round_ in range(5):
         await fill(engine, 500 + round_, 2000)
         await asyncio.sleep(0.01)
-    assert engine.figures()["journal_bytes"] <= 4 << 20
+    assert engine.metrics()["journal_bytes"] <= 4 << 20
     engine.close()
 
 
@@ -216,7 +216,7 @@ async def test_a_batch_that_changes_nothing_does_not_wait_for_the_disk(tmp_path)
     batch = engine.begin()
     batch.put_many("rows", [])
     await engine.commit(batch)
-    assert engine.figures()["store_commits"] == 0
+    assert engine.metrics()["store_commits"] == 0
     engine.close()
 
 

@@ -127,7 +127,7 @@ def test_a_floor_costs_one_step_more_per_row_deleted_right_below(make):
 
 
 WHOLE = {
-    "figures": lambda engine: engine.figures(),
+    "metrics": lambda engine: engine.metrics(),
     "health": lambda engine: engine.health(),
     "a step of the scrub": lambda engine: engine._scrub.step() if hasattr(engine, "_scrub") else 0,
 }

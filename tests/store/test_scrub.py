@@ -25,7 +25,7 @@ async def test_the_scrub_finds_rot_that_nobody_reads(whole, tmp_path, caplog):
     spoilt(path, 77)
     engine = AcceptorStore(path)
     await scrubbed(engine)
-    assert engine.figures()["store_damaged_rows"] == 1
+    assert engine.metrics()["store_damaged_rows"] == 1
     assert "rows are damaged (1 found by the scrub" in engine.health()
     assert caplog.text.count("303030303737") == 1
     await put(engine, 1000)
@@ -47,7 +47,7 @@ async def test_the_scrub_finds_rows_that_are_gone(whole, tmp_path):
     for read in READS.values():  # "nothing is here" is not believed any more
         with pytest.raises(StoreDamaged, match="rows are missing"):
             read(engine.view, b"000077")
-    assert engine.figures()["store_failed"] == 1
+    assert engine.metrics()["store_failed"] == 1
     engine.close()
 
 

@@ -76,11 +76,11 @@ async def test_a_full_store_takes_no_replacement_that_is_larger(tmp_path):
         while True:
             await put_many(range(count, count + 200), 100)
             count += 200
-    before = engine.figures()["store_used_bytes"]
+    before = engine.metrics()["store_used_bytes"]
     for size in (101, 108, 109):
         with pytest.raises(StoreFull, match="its limit of 1048576 bytes"):
             await put_many(range(count), size)
     for size in (100, 99):
         await put_many(range(count), size)
-    assert engine.figures()["store_used_bytes"] == before
+    assert engine.metrics()["store_used_bytes"] == before
     engine.close()

@@ -234,11 +234,11 @@ class Bank:
         deadline = time.monotonic() + BOUND_S
         async with wormspace.connect(self.cluster.config.url) as worm:
             site = tx.Site(worm, managers=managers, patience_s=PATIENCE_S)
-            await site.sweep()  # from then on its managers know whose branches to list
+            await site.recover()  # from then on its managers know whose branches to list
             while left := await prepared(managers):
                 assert time.monotonic() < deadline, f"still prepared: {left}"
                 await asyncio.sleep(0.1)
-                await site.sweep()
+                await site.recover()
             await site.close()
         for manager in managers:
             await manager.close()

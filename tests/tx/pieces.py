@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from wormspace.errors import Closed, Trimmed, UsageError
 from wormspace.runtime.tasks import Tasks
 from wormspace.tx.deciding import Vote
+from wormspace.tx.in_flight import InFlight, InFlightTable
 from wormspace.tx.keeping import KeptBranches
-from wormspace.tx.matters import Matter, Matters
 from wormspace.tx.messages import Plan
 from wormspace.tx.names import Gid, TxId
-from wormspace.tx.parts import Part
+from wormspace.tx.participant import Participant
 from wormspace.tx.resolver import Resolver
 from wormspace.tx.space import TransactionSpace
 
@@ -22,7 +22,7 @@ HOME = TransactionSpace("tx", "0" * 16, 8)
 AT = 1234.5
 
 
-class Box:
+class VoteStore:
     """Registers of votes, as a dictionary.
 
     Attributes:
@@ -127,8 +127,8 @@ def vote(manager: str, yes: bool = True, participants=("a", "b")) -> Vote:
     return Vote(yes, participants, str(gid(manager)), 1.0, f"by {manager}", "", False)
 
 
-def resolver(box: Box, timeout: float = 5.0) -> Resolver:
-    return Resolver(box, "me", lambda: AT, timeout)
+def resolver(vote_store: VoteStore, timeout: float = 5.0) -> Resolver:
+    return Resolver(vote_store, "me", lambda: AT, timeout)
 
 
 class Branch:
@@ -196,12 +196,12 @@ class Site:
         left: transactions whose segments it left.
     """
 
-    def __init__(self, *managers: Manager, box: Box | None = None) -> None:
-        self.box = box or Box()
+    def __init__(self, *managers: Manager, vote_store: VoteStore | None = None) -> None:
+        self.vote_store = vote_store or VoteStore()
         self.managers = {manager.name: manager for manager in managers}
-        self.matters = Matters()
-        self.figures: Counter[str] = Counter()
-        self.resolver = resolver(self.box)
+        self.in_flights = InFlightTable()
+        self.metrics: Counter[str] = Counter()
+        self.resolver = resolver(self.vote_store)
         self.finished = Finished()
         self.identities = Identities()
         self.loop, self.tasks = asyncio.get_running_loop(), Tasks("a site")
@@ -275,8 +275,8 @@ def plan(variant: str = "E3", participants=("a", "b")) -> Plan:
     return Plan(TxId("j", 1), participants, ("",) * len(participants), variant, "", 3.0)
 
 
-def part_of(site: Site, branch: Branch | None, its: Plan) -> tuple[Part, Matter]:
-    matter = site.matters.join(its.id, its.participants)
-    part = Part(site, matter, its, "a", branch)
-    matter.add(part)
-    return part, matter
+def part_of(site: Site, branch: Branch | None, its: Plan) -> tuple[Participant, InFlight]:
+    in_flight = site.in_flights.join(its.id, its.participants)
+    part = Participant(site, in_flight, its, "a", branch)
+    in_flight.add(part)
+    return part, in_flight

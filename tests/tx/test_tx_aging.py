@@ -156,10 +156,10 @@ class Life:
         """What the processes remember; counts that must not grow with age."""
         found = {"open": 0, "early": 0, "held": 0, "known": 0, "sessions": 0, "segments": 0}
         for site in [self.app, *self.sites.values()]:
-            found["open"] += len(site.matters.open)
-            found["early"] += len(site.matters._early)
-            found["held"] += len(site.box._held)
-            found["known"] += len(site.box._known)
+            found["open"] += len(site.in_flights.open)
+            found["early"] += len(site.in_flights._early)
+            found["held"] += len(site.vote_store._held)
+            found["known"] += len(site.vote_store._known)
             found["sessions"] += len(site.kept.used())
             found["segments"] += len(site.finished._segments)
         return found

@@ -69,7 +69,7 @@ async def check(it: _Place) -> None:
     assert it.last.decision is None or it.last.decision.committed == (it.said == "committed")
     assert not any([await store.prepared() for store in it.stores])
     for site in {it.site}:
-        assert not site.matters.open
+        assert not site.in_flights.open
     await it.write(b"next")
     assert {store.value(b"k") for store in it.stores} == {b"next"}
 
@@ -159,14 +159,14 @@ def test_rolling_back_rolls_back_everywhere_though_it_is_cancelled() -> None:
     cancel_everywhere(lambda: place(remote=False), act, nothing)
 
 
-@pytest.mark.parametrize("call", ["sweep", "settle", "retire", "look"])
+@pytest.mark.parametrize("call", ["recover", "settle", "retire", "look"])
 def test_looking_after_transactions_can_be_cancelled_anywhere(call: str) -> None:
     from wormspace.tx.trimming import retire
     from wormspace.tx.viewing import look, look_at
 
     async def act(it: _Place) -> None:
-        if call == "sweep":
-            await it.site.sweep(0)
+        if call == "recover":
+            await it.site.recover(0)
         elif call == "settle":
             await it.site.settle(it.last.id, ("a", "b"))
         elif call == "retire":

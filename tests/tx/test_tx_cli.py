@@ -73,12 +73,12 @@ def test_a_manager_that_is_none_is_misuse(worm: Command) -> None:
     assert worm("tx", "resolve", "--manager", "orders=ftp://x").exit_code == 2
 
 
-def test_a_resolver_serves_its_figures_to_prometheus(worm: Command) -> None:
+def test_a_resolver_serves_its_metrics_to_prometheus(worm: Command) -> None:
     # Nobody serves at port 1: a store that cannot be asked is not a reason to fail.
     words = ["tx", "resolve", "--patience", "0", "--manager", "a=kv://127.0.0.1:1"]
     result = worm(*words, "--metrics", "0")
     assert result.exit_code == 0
-    assert "figures on http://127.0.0.1:" in result.stderr
+    assert "metrics on http://127.0.0.1:" in result.stderr
 
 
 def test_a_resolver_names_what_it_leaves_alone(worm: Command, monkeypatch) -> None:
@@ -120,7 +120,7 @@ def test_what_goes_on_for_ever_ends_at_sigterm(
     )
     try:
         for line in process.stderr:
-            if "figures on" in line:
+            if "metrics on" in line:
                 break
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0

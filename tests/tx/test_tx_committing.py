@@ -6,7 +6,7 @@ import asyncio
 import itertools
 
 import pytest
-from tests.tx.pieces import Box, Branch, Manager, Site, turn, vote
+from tests.tx.pieces import Branch, Manager, Site, VoteStore, turn, vote
 
 from wormspace.errors import Unavailable
 from wormspace.rpc import NoAnswer
@@ -56,7 +56,7 @@ async def test_managers_are_where_the_plan_says(addresses, initiator: str) -> No
 async def test_who_acts_hears_the_votes_elsewhere_where_managers_listen(variant, addresses) -> None:
     site, plan = Site(), planned(variant, addresses)
     listen(site, plan)
-    assert site.box.followed == (elsewhere(plan) if variant in ("D4", "E3", "F2") else [])
+    assert site.vote_store.followed == (elsewhere(plan) if variant in ("D4", "E3", "F2") else [])
 
 
 def asks(site: Site) -> dict[str, tuple[str, ...]]:
@@ -77,7 +77,7 @@ async def begun(site: Site, plan: Plan, asked=frozenset(), branches=None) -> asy
 
 
 async def ended(site: Site, plan: Plan, task: asyncio.Task, decision: Decision) -> tuple:
-    site.matters.open[plan.id].decide(decision)
+    site.in_flights.open[plan.id].decide(decision)
     return await task
 
 
@@ -88,7 +88,7 @@ async def test_an_initiator_asks_all_who_were_not_told_to_vote(variant, addresse
     site, plan = Site(), planned(variant, addresses)
     site.answer = messages.encode([None] * 3)
     task = await begun(site, plan, asked)
-    assert site.box.followed == elsewhere(plan)
+    assert site.vote_store.followed == elsewhere(plan)
     left = {
         at: kept
         for at, names in sites_of(plan).items()
@@ -112,7 +112,7 @@ async def test_an_initiator_starts_a_tm_and_hears_what_it_says(variant, addresse
         task = await begun(site, plan)
         assert site.said == [(THERE, Begin(plan), 3.0)]
         assert site.parts == []
-        assert site.box.followed == (elsewhere(plan) if variant == "D4" else [])
+        assert site.vote_store.followed == (elsewhere(plan) if variant == "D4" else [])
         assert task.done() == bool(answer)
         assert (await task if answer else await ended(site, plan, task, said))[0] == said
 
@@ -124,10 +124,10 @@ async def test_an_initiator_may_be_the_tm(tm: str) -> None:
     task = await begun(site, plan)
     assert asks(site) == {THERE: ("b",)}
     assert site.parts == [(plan, {"a": None})]
-    site.matters.open[plan.id].learn("a", vote("a"))
+    site.in_flights.open[plan.id].learn("a", vote("a"))
     assert await task == (ALL_YES, ())
     await turn()
-    assert site.matters.open == {}
+    assert site.in_flights.open == {}
 
 
 async def test_managers_that_are_all_here_take_part_and_nobody_is_told() -> None:
@@ -135,15 +135,15 @@ async def test_managers_that_are_all_here_take_part_and_nobody_is_told() -> None
         for addresses in (("", "", ""), (HERE, HERE, HERE)):
             site, plan, branches = Site(), planned(variant, addresses), {"a": Branch()}
             task = await begun(site, plan, branches=branches)
-            assert (site.said, site.box.followed) == ([], [])
+            assert (site.said, site.vote_store.followed) == ([], [])
             kept = [] if addresses[0] == "" else [((plan.id, "a"), site.time)]
             assert site.kept.used() == kept
             assert site.kept.take(plan.id, "a") is (branches["a"] if kept else None)
             assert site.parts == [(plan, dict.fromkeys(NAMES) if kept else branches)]
-            matter = site.matters.open[plan.id]
-            assert matter.deadline == site.time + plan.timeout
+            in_flight = site.in_flights.open[plan.id]
+            assert in_flight.deadline == site.time + plan.timeout
             assert await ended(site, plan, task, ALL_YES) == (ALL_YES, ())
-            assert site.matters.open == {}
+            assert site.in_flights.open == {}
 
 
 async def test_an_initiator_says_who_has_not_acted_and_what_it_cannot_learn() -> None:
@@ -155,19 +155,19 @@ async def test_an_initiator_says_who_has_not_acted_and_what_it_cannot_learn() ->
 
     site, plan = Site(), planned()
     task = await begun(site, plan)
-    matter = site.matters.open[plan.id]
-    matter.add(Idle())
-    matter.decide(ALL_YES)
+    in_flight = site.in_flights.open[plan.id]
+    in_flight.add(Idle())
+    in_flight.decide(ALL_YES)
     await turn()
     assert not task.done()
-    matter.stop_waiting()
+    in_flight.stop_waiting()
     assert await task == (ALL_YES, ("a",))
     task = await begun(site, plan)
-    site.matters.open[plan.id].give_up(Unavailable("no servers"))
+    site.in_flights.open[plan.id].give_up(Unavailable("no servers"))
     with pytest.raises(OutcomeUnknown, match="no servers") as caught:
         await task
     assert isinstance(caught.value.__cause__, Unavailable)
-    assert site.matters.open == {}
+    assert site.in_flights.open == {}
 
 
 # ---------------------------------------------------------------- a commit that is cancelled
@@ -187,11 +187,11 @@ async def test_a_commit_that_is_cancelled_ends_all_the_same() -> None:
     site, plan = Site(), planned()
     site.time = site.loop.time()
     task = await cancelled(site, plan)
-    site.matters.open[plan.id].decide(ALL_YES)
+    site.in_flights.open[plan.id].decide(ALL_YES)
     assert await task == (ALL_YES, ())
-    assert site.matters.open == {}
+    assert site.in_flights.open == {}
     task = await cancelled(site, plan)
-    site.matters.open[plan.id].give_up(Unavailable("no servers"))
+    site.in_flights.open[plan.id].give_up(Unavailable("no servers"))
     with pytest.raises(OutcomeUnknown, match="no servers"):
         await task
 
@@ -227,8 +227,8 @@ async def test_a_cancellation_strikes_after_the_commit(known: bool) -> None:
     await turn()
     task.cancel()
     await turn()
-    matter = site.matters.open[plan.id]
-    matter.decide(ALL_YES) if known else matter.give_up(Unavailable("no servers"))
+    in_flight = site.in_flights.open[plan.id]
+    in_flight.decide(ALL_YES) if known else in_flight.give_up(Unavailable("no servers"))
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ends == [(ALL_YES, ()) if known else "unknown"]
@@ -238,18 +238,18 @@ async def test_a_cancellation_strikes_after_the_commit(known: bool) -> None:
 
 
 async def test_who_does_not_answer_is_voted_for() -> None:
-    site, plan = Site(box=Box(c=vote("c"))), planned("E3", (HERE, THERE, THERE))
+    site, plan = Site(vote_store=VoteStore(c=vote("c"))), planned("E3", (HERE, THERE, THERE))
     site.answer = NoAnswer("silent")
     soon = site.loop.time() + plan.timeout
     task = await begun(site, plan)
-    assert site.box.refused == ["b", "c"]
-    assert all(soon <= at < soon + 1 for at in site.box.deadlines)
+    assert site.vote_store.refused == ["b", "c"]
+    assert all(soon <= at < soon + 1 for at in site.vote_store.deadlines)
     decision, _ = await task
     assert (decision.outcome, decision.culprit, decision.by) == (ABORTED, "b", "me")
-    assert site.box.votes["b"].participants == NAMES
-    site.box.votes["b"] = vote("b")
+    assert site.vote_store.votes["b"].participants == NAMES
+    site.vote_store.votes["b"] = vote("b")
     task = await begun(site, plan)
-    assert site.matters.open[plan.id].votes == {"b": vote("b"), "c": vote("c")}
+    assert site.in_flights.open[plan.id].votes == {"b": vote("b"), "c": vote("c")}
     assert await ended(site, plan, task, ALL_YES) == (ALL_YES, ())
 
 
@@ -257,10 +257,10 @@ async def test_a_vote_that_a_site_cannot_say_is_learned_otherwise() -> None:
     site, plan = Site(), planned("E3", (HERE, THERE, THERE))
     site.answer = messages.encode([None, vote("c")])
     task = await begun(site, plan)
-    matter = site.matters.open[plan.id]
-    assert (matter.votes, site.box.refused) == ({"c": vote("c")}, [])
+    in_flight = site.in_flights.open[plan.id]
+    assert (in_flight.votes, site.vote_store.refused) == ({"c": vote("c")}, [])
     for name in "ab":
-        matter.learn(name, vote(name))
+        in_flight.learn(name, vote(name))
     assert (await task)[0] == ALL_YES
 
 
@@ -287,21 +287,21 @@ async def test_a_tm_asks_all_and_tells_the_decision(variant, addresses, initiato
         n for n in NAMES if n not in away
     ]
     hears = variant == "C5" or (VARIANTS[variant].listening and away != list(NAMES))
-    assert set(site.box.followed) == (set(away) if hears else set())
+    assert set(site.vote_store.followed) == (set(away) if hears else set())
     if not VARIANTS[variant].tm:
-        assert (await task, site.matters.open) == (None, {})
+        assert (await task, site.in_flights.open) == (None, {})
         return
-    matter = site.matters.open[plan.id]
-    assert matter.deadline == site.time + plan.timeout
+    in_flight = site.in_flights.open[plan.id]
+    assert in_flight.deadline == site.time + plan.timeout
     site.said.clear()
     for name in NAMES:
         assert not task.done()
-        matter.learn(name, vote(name, participants=NAMES))
+        in_flight.learn(name, vote(name, participants=NAMES))
     assert await task == ALL_YES
     await turn()
     assert sorted(told(site, plan, ALL_YES)) == sorted(set(at.values()))
     assert len(site.said) == len(set(at.values()))
-    assert site.matters.open == {}
+    assert site.in_flights.open == {}
 
 
 async def test_a_tm_learns_the_votes_that_it_is_told() -> None:
@@ -316,8 +316,8 @@ async def test_a_tm_that_cannot_learn_the_votes_says_so() -> None:
     site.answer = messages.encode([None])
     task = asyncio.ensure_future(drive(site, plan))
     await turn()
-    site.matters.open[plan.id].give_up(Unavailable("no servers"))
+    site.in_flights.open[plan.id].give_up(Unavailable("no servers"))
     with pytest.raises(OutcomeUnknown, match="no servers"):
         await task
-    assert site.matters.open == {}
+    assert site.in_flights.open == {}
     assert committing.ACT_S == 5.0

@@ -39,7 +39,7 @@ async def test_transactions_on_one_row_make_progress_at_any_pool_size(
 
 
 @pytest.mark.parametrize("pool", [1, 2])
-async def test_a_sweep_finishes_what_blocks_all_of_a_pool(accounts, pool) -> None:
+async def test_a_recover_finishes_what_blocks_all_of_a_pool(accounts, pool) -> None:
     """Every place waits for a row that a dead process's prepared branch holds."""
     async with wormspace.connect("memory:") as worm:
         async with managers(*accounts) as (a, b):

@@ -90,7 +90,7 @@ async def test_a_committed_payment_is_not_lost_to_another_database_of_that_name(
                 worm, "tx", janitor.resolver, {"shop": shop, "bank": other}, before=float("inf")
             )
         late = tx.Site(worm, managers=[place.open()])
-        assert [r.decision for r in await late.sweep(0)] == [tx.Decision(tx.COMMITTED)]
+        assert [r.decision for r in await late.recover(0)] == [tx.Decision(tx.COMMITTED)]
         table = "account" if place.is_postgres else "bank.account"
         assert [tuple(row) for row in place.run(f"SELECT money FROM {table}")] == [(70,)]
         for each in (late, janitor, other, shop):
@@ -114,7 +114,7 @@ async def test_who_only_looks_or_is_led_to_the_wrong_database_changes_nothing_th
     async with wormspace.connect("memory:") as worm:
         site = tx.Site(worm, managers=[place.open()])
         await site.open()
-        assert await site.sweep(0) == []
+        assert await site.recover(0) == []
         assert await retire(worm, "tx", site.resolver, site.managers, before=float("inf")) == []
         assert place.run(schemas) == []
         async with tx.Transaction(tx.Site(worm), [bank]) as t:
@@ -124,7 +124,7 @@ async def test_who_only_looks_or_is_led_to_the_wrong_database_changes_nothing_th
             async with tx.Transaction(site, [place.open()]):
                 raise AssertionError("never entered")
         with pytest.raises(tx.NoIdentity, match=meant):
-            await site.sweep(0)
+            await site.recover(0)
         assert place.run(schemas) == []
         for statement in str(e.value).partition("once: ")[2].split("; "):
             place.run(statement)

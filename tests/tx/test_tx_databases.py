@@ -99,9 +99,9 @@ async def test_anybody_finishes_what_a_crash_left_prepared(accounts, votes) -> N
             assert await a.prepared() == [gids["orders"]]
             assert await b.prepared() == [gids["billing"]]
             others = [tx.Site(worm, managers=[a, b]) for _ in range(3)]
-            results = await asyncio.gather(*(site.sweep(patience_s=0) for site in others))
+            results = await asyncio.gather(*(site.recover(patience_s=0) for site in others))
             for _ in range(5):  # those who met a branch that another one was finishing
-                results += await asyncio.gather(*(site.sweep(patience_s=0) for site in others))
+                results += await asyncio.gather(*(site.recover(patience_s=0) for site in others))
             assert await a.prepared() == await b.prepared() == []
             for site in others:
                 await site.close()

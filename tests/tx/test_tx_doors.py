@@ -89,7 +89,7 @@ class Doors:
                 lambda x: site.settle(tx.TxId("j", 0), ["a"], timeout=x),
                 is_seconds,
             ),
-            "sweep": (site.sweep, lambda x: x is None or is_seconds(x) or self.is_zero(x)),
+            "recover": (site.recover, lambda x: x is None or is_seconds(x) or self.is_zero(x)),
             "site": (self.make_site, is_name),
             "patience": (lambda x: self.make_site("tx", patience_s=x), is_seconds),
             "start": (lambda x: self.start(x, 0), lambda x: None if isinstance(x, str) else False),
@@ -275,7 +275,7 @@ async def knock(values: list[object], name: str) -> None:
             await each.close()
 
 
-NAMES = list(Doors(*[type("", (), {"settle": 0, "sweep": 0, "resolver": 0})()] * 4).calls)
+NAMES = list(Doors(*[type("", (), {"settle": 0, "recover": 0, "resolver": 0})()] * 4).calls)
 
 
 CALLED_BY_USERS = {
@@ -291,7 +291,7 @@ CALLED_BY_USERS = {
         "detach": ("detach",),
         "manager": ("manager",),
         "settle": ("settle", "settle whom", "settle timeout"),
-        "sweep": ("sweep",),
+        "recover": ("recover",),
         "left_alone": ("left alone",),
     },
     tx.RemoteStore: {"__init__": ("remote", "address")},
@@ -407,7 +407,7 @@ async def test_a_closed_site_begins_nothing_and_says_so() -> None:
                 tx.Transaction(site, [store]).__aenter__,
                 begun.commit,
                 site.open,
-                site.sweep,
+                site.recover,
                 lambda site=site: site.start("127.0.0.1"),
                 lambda site=site: site.settle(tx.TxId("j", 0), ["a"]),
             )

@@ -182,11 +182,11 @@ async def test_a_site_does_what_others_ask() -> None:
     assert site.identities.checked == [("a", False)] * 3
     assert await ask(request(messages.Identify("a"))) == b"database-a"
     assert len(site.identities.checked) == 3, "it only says who it is"
-    matter = site.matters.join(TxId("j", 1), ("a", "b"))
+    in_flight = site.in_flights.join(TxId("j", 1), ("a", "b"))
     aborted = Decision(ABORTED, "b")
     for number in (1, 2):
         assert await ask(request(messages.Tell(TxId("j", number), aborted))) == b""
-    assert matter.decision == aborted
+    assert in_flight.decision == aborted
     branch = Branch()
     site.kept.keep(TxId("j", 1), "a", branch)
     for _ in range(2):
@@ -241,15 +241,15 @@ async def test_a_site_that_is_asked_for_votes_answers_with_those_that_stand() ->
     asked = asyncio.ensure_future(Handlers(site).on_request(request(messages.Ask(its, ("a", "b")))))
     await turn()
     assert site.parts == [(its, {"a": None, "b": None})]
-    matter = site.matters.open[its.id]
-    matter.learn("b", vote("b"))
-    matter.learn("a", vote("a", yes=False))
+    in_flight = site.in_flights.open[its.id]
+    in_flight.learn("b", vote("b"))
+    in_flight.learn("a", vote("a", yes=False))
     answer = messages.decode_votes(await asked)
     assert answer == [vote("a", yes=False), vote("b")]
-    assert site.matters.open == {}
+    assert site.in_flights.open == {}
     with pytest.raises(UsageError, match="no z"):
         await Handlers(site).on_request(request(messages.Ask(its, ("a", "z"))))
-    assert site.matters.open == {}
+    assert site.in_flights.open == {}
     assert len(site.parts) == 1
 
 

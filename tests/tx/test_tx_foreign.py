@@ -34,7 +34,7 @@ async def prepare(site: tx.Site, participant: tx.KeyValueStore, *, vote: bool) -
     return gid
 
 
-async def test_a_sweep_leaves_alone_what_another_program_has_prepared(caplog) -> None:
+async def test_a_recover_leaves_alone_what_another_program_has_prepared(caplog) -> None:
     """It cannot read that program's votes; an empty register of its own says nothing of them."""
     shared = await store()
     async with wormspace.connect("memory:") as one, wormspace.connect("memory:") as two:
@@ -42,7 +42,7 @@ async def test_a_sweep_leaves_alone_what_another_program_has_prepared(caplog) ->
         gid = await prepare(ours, shared, vote=True)
         with caplog.at_level(logging.WARNING, "wormspace.tx"):
             for _ in range(3):
-                assert await theirs.sweep(patience_s=0) == []
+                assert await theirs.recover(patience_s=0) == []
                 await asyncio.sleep(0.06)
         assert await shared.prepared() == [gid]
         assert theirs.left_alone() == [gid]
@@ -50,7 +50,7 @@ async def test_a_sweep_leaves_alone_what_another_program_has_prepared(caplog) ->
         assert theirs.gauges()["prepared"] == 0
         assert caplog.text.count(str(gid)) == 1, "said once"
         ours.attach(shared)
-        [resolution] = await ours.sweep(patience_s=0)
+        [resolution] = await ours.recover(patience_s=0)
         assert resolution.decision == tx.Decision(tx.COMMITTED)
         assert shared.value(b"k") == b"v"
         for site in (ours, theirs):
@@ -90,7 +90,7 @@ async def test_two_transaction_spaces_of_one_address_space_are_two() -> None:
         assert spaces[0].identity != spaces[1].identity
         gid = await prepare(sites[0], shared, vote=True)
         sites[1].attach(shared)
-        assert await sites[1].sweep(patience_s=0) == []
+        assert await sites[1].recover(patience_s=0) == []
         assert await shared.prepared() == [gid]
         for site in sites:
             await site.close()
@@ -128,7 +128,7 @@ async def test_a_gid_of_the_first_format_is_reported_and_not_guessed() -> None:
         await branch.prepare()
         site = tx.Site(worm, managers=[shared], patience_s=0.05)
         await site.open()
-        assert await site.sweep(patience_s=0) == []
+        assert await site.recover(patience_s=0) == []
         await asyncio.sleep(0.06)
         assert site.left_alone() == [old]
         await site.close()
@@ -182,7 +182,7 @@ async def test_a_space_that_was_trimmed_is_refused_and_says_what_to_do() -> None
         await worm.space("tx").trim(0)
         other = tx.Site(worm, managers=[a])
         with pytest.raises(Trimmed, match="choose another name"):
-            await other.sweep(patience_s=0)
+            await other.recover(patience_s=0)
         assert await a.prepared() == [gid]
         for each in (site, other):
             await each.close()

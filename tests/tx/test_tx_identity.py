@@ -68,7 +68,7 @@ def test_votes_that_another_database_of_that_name_waits_for_are_not_retired() ->
         assert caught.value.found == await other.identity()
         for words in (caught.value.meant, caught.value.found, "'bank'", "tx/bank", "Moving a"):
             assert words in str(caught.value)
-        [resolution] = await tx.Site(worm, managers=[bank]).sweep(0)
+        [resolution] = await tx.Site(worm, managers=[bank]).recover(0)
         assert resolution.decision.committed
         assert bank.value(b"k") == b"v"
         await site.close()
@@ -91,13 +91,13 @@ def test_nothing_begins_at_another_database_and_the_right_one_is_used_after_it()
     virtually(work)
 
 
-def test_a_sweep_finishes_all_others_and_then_says_which_database_is_the_wrong_one() -> None:
+def test_a_recover_finishes_all_others_and_then_says_which_database_is_the_wrong_one() -> None:
     async def work(worm):
         shop, bank, other = await stores("shop", "bank", "bank")
         await left_prepared(worm, bank, shop)
         site = tx.Site(worm, managers=[other, shop])
         with pytest.raises(tx.WrongManager):
-            await site.sweep(0)
+            await site.recover(0)
         assert shop.value(b"k") == b"v"
         await site.close()
 
@@ -109,7 +109,7 @@ def test_an_initiator_does_not_trim_when_its_manager_has_become_another_one() ->
         bank, other = await stores("bank", "bank")
         site = tx.Site(worm)
         await site.open()
-        for _ in range(site.box.home.segment_size):
+        for _ in range(site.vote_store.home.segment_size):
             site.finished.add(site.new_id(), None)
         plan = tx.transaction.Plan(tx.TxId(site.initiator, 0), ("bank",), ("",), "E3", "", 1.0)
         await put(tx.Transaction(site, [bank]), bank)
@@ -197,13 +197,13 @@ def test_a_name_that_means_nothing_yet_is_decided_by_work_and_by_nothing_else() 
         other, bank = await stores("bank", "bank")
         site = tx.Site(worm, managers=[other])
         await site.open()
-        assert await site.sweep(0) == []
+        assert await site.recover(0) == []
         assert await retire(worm, "tx", site.resolver, site.managers, before=EVER) == []
         assert "tx/bank" not in await worm.spaces()
         await put(worm.transaction([bank]), bank)
         assert "tx/bank" in await worm.spaces()
         with pytest.raises(tx.WrongManager):
-            await site.sweep(0)
+            await site.recover(0)
         await site.close()
 
     virtually(work)

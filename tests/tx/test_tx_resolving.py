@@ -1,4 +1,4 @@
-"""The resolver and the sweep, with everybody else made up."""
+"""The resolver and the recovery, with everybody else made up."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 from tests.tx.pieces import (
     AT,
     HOME,
-    Box,
     Branch,
     Manager,
     Site,
+    VoteStore,
     gid,
     part_of,
     plan,
@@ -21,14 +21,14 @@ from tests.tx.pieces import (
 
 from wormspace.errors import UsageError, WormError
 from wormspace.knobs import turned
-from wormspace.tx import messages, remote, sweeping
+from wormspace.tx import messages, remote
 from wormspace.tx.deciding import ABORTED, ALL_YES, Vote, refusal
 from wormspace.tx.errors import ManagerDown, NoIdentity, WrongManager
 from wormspace.tx.names import Gid, TxId
+from wormspace.tx.recovery import ASK_S, Recovery
 from wormspace.tx.remote import RemoteStore
 from wormspace.tx.resolver import GAVE_UP, OVER, Resolution
 from wormspace.tx.space import TransactionSpace
-from wormspace.tx.sweeping import Sweeper
 
 
 def given_up(manager: str, participants: tuple[str, ...]) -> Vote:
@@ -36,26 +36,26 @@ def given_up(manager: str, participants: tuple[str, ...]) -> Vote:
 
 
 async def test_who_has_not_voted_has_voted_no_and_only_who_is_not_known_is_asked() -> None:
-    box = Box(a=vote("a"))
-    decision = await resolver(box).settle(TxId("j", 1), ("a", "b", "c"), {"c": vote("c")})
-    assert box.asked == [("a", TxId("j", 1)), ("b", TxId("j", 1))]
-    assert box.votes == {"a": vote("a"), "b": given_up("b", ("a", "b", "c"))}
-    assert decision == refusal("b", box.votes["b"])
+    vote_store = VoteStore(a=vote("a"))
+    decision = await resolver(vote_store).settle(TxId("j", 1), ("a", "b", "c"), {"c": vote("c")})
+    assert vote_store.asked == [("a", TxId("j", 1)), ("b", TxId("j", 1))]
+    assert vote_store.votes == {"a": vote("a"), "b": given_up("b", ("a", "b", "c"))}
+    assert decision == refusal("b", vote_store.votes["b"])
     now = asyncio.get_running_loop().time()
-    [deadline] = box.deadlines
+    [deadline] = vote_store.deadlines
     assert now < deadline <= now + 5
 
 
 async def test_votes_that_stand_decide_and_nobody_writes() -> None:
-    box = Box(a=vote("a"), b=vote("b"))
-    assert await resolver(box).settle(TxId("j", 1), ("a", "b"), deadline=7.0) == ALL_YES
-    assert box.deadlines == {7.0}
-    box.votes["b"] = vote("b", yes=False)
+    vote_store = VoteStore(a=vote("a"), b=vote("b"))
+    assert await resolver(vote_store).settle(TxId("j", 1), ("a", "b"), deadline=7.0) == ALL_YES
+    assert vote_store.deadlines == {7.0}
+    vote_store.votes["b"] = vote("b", yes=False)
     known = {"a": vote("a")}
-    decision = await resolver(box).settle(TxId("j", 1), ("a", "b", "c"), known, deadline=7.0)
+    decision = await resolver(vote_store).settle(TxId("j", 1), ("a", "b", "c"), known, deadline=7.0)
     assert decision == refusal("b", vote("b", yes=False))
     assert known == {"a": vote("a")}
-    assert box.refused == []
+    assert vote_store.refused == []
 
 
 @pytest.mark.parametrize(
@@ -68,35 +68,35 @@ async def test_votes_that_stand_decide_and_nobody_writes() -> None:
     ],
 )
 async def test_a_branch_is_decided_by_its_own_vote_and_those_that_it_names(votes, expected) -> None:
-    box = Box(**votes)
+    vote_store = VoteStore(**votes)
     votes = dict(votes)
-    assert await resolver(box).decide(gid()) == expected
-    asked = [manager for manager, _ in box.asked]
+    assert await resolver(vote_store).decide(gid()) == expected
+    asked = [manager for manager, _ in vote_store.asked]
     assert asked == (["a", "b"] if "a" in votes and votes["a"].yes else ["a"])
-    assert box.refused == [manager for manager in asked if manager not in votes]
-    assert len(box.deadlines) == 1
+    assert vote_store.refused == [manager for manager in asked if manager not in votes]
+    assert len(vote_store.deadlines) == 1
 
 
 async def test_what_is_trimmed_was_not_committed_and_other_spaces_are_left_alone() -> None:
-    box = Box(a=vote("a"))
-    box.trimmed = {"b"}
-    assert await resolver(box).decide(gid()) is OVER
+    vote_store = VoteStore(a=vote("a"))
+    vote_store.trimmed = {"b"}
+    assert await resolver(vote_store).decide(gid()) is OVER
     assert OVER.outcome == ABORTED
-    box.deadlines.clear()
-    await resolver(box).decide(gid(), deadline=7.0)
-    assert box.deadlines == {7.0}
+    vote_store.deadlines.clear()
+    await resolver(vote_store).decide(gid(), deadline=7.0)
+    assert vote_store.deadlines == {7.0}
     other = Gid("1" * 16, "tx", "a", TxId("j", 1))
     with pytest.raises(UsageError, match="belongs to no transaction of space 'tx'"):
-        await resolver(box).decide(other)
-    box.made = False
+        await resolver(vote_store).decide(other)
+    vote_store.made = False
     with pytest.raises(UsageError, match="belongs to no transaction"):
-        await resolver(box).decide(gid())
+        await resolver(vote_store).decide(gid())
 
 
 @pytest.mark.parametrize(("yes", "told"), [(True, "commit"), (False, "abort")])
 async def test_the_manager_obeys(yes: bool, told: str) -> None:
-    box, manager = Box(a=vote("a", yes), b=vote("b")), Manager()
-    found = await resolver(box).finish(manager, gid())
+    vote_store, manager = VoteStore(a=vote("a", yes), b=vote("b")), Manager()
+    found = await resolver(vote_store).finish(manager, gid())
     assert manager.told == [(told, gid())]
     assert (found.gid, found.problem) == (gid(), "")
     assert found.decision is not None
@@ -104,49 +104,49 @@ async def test_the_manager_obeys(yes: bool, told: str) -> None:
 
 
 async def test_what_cannot_be_finished_says_why() -> None:
-    box = Box(a=vote("a"), b=vote("b"))
-    problem = await resolver(box).finish(Manager(problem=ManagerDown("gone")), gid())
+    vote_store = VoteStore(a=vote("a"), b=vote("b"))
+    problem = await resolver(vote_store).finish(Manager(problem=ManagerDown("gone")), gid())
     assert problem == Resolution(gid(), None, "gone")
 
     class Slow(Manager):
         async def _do(self, *what: object) -> None:
             await asyncio.Event().wait()
 
-    problem = await resolver(box, 0.01).finish(Slow(), gid())
+    problem = await resolver(vote_store, 0.01).finish(Slow(), gid())
     assert problem == Resolution(gid(), None, "a did not obey within 0.01 s")
     with pytest.raises(ZeroDivisionError):
-        await resolver(box).finish(Manager(problem=ZeroDivisionError()), gid())
+        await resolver(vote_store).finish(Manager(problem=ZeroDivisionError()), gid())
 
 
 async def test_many_are_finished_some_at_a_time() -> None:
-    box, manager = Box(a=vote("a"), b=vote("b")), Manager()
+    vote_store, manager = VoteStore(a=vote("a"), b=vote("b")), Manager()
     with turned(tx_resolved_at_once=3):
-        found = await resolver(box).finish_all((manager, gid(number=n)) for n in range(7))
+        found = await resolver(vote_store).finish_all((manager, gid(number=n)) for n in range(7))
     assert [one.gid.id.number for one in found] == list(range(7))
     assert manager.most == 3
 
 
-# ---------------------------------------------------------------- the sweep
+# ---------------------------------------------------------------- the recovery
 
 
-def sweeper(site: Site) -> Sweeper:
-    made = Sweeper(site)
+def recovery(site: Site) -> Recovery:
+    made = Recovery(site)
     for manager in site.managers.values():
         made.watch(manager)
     return made
 
 
-def stop(made: Sweeper) -> None:
+def stop(made: Recovery) -> None:
     made._site.tasks.cancel()
 
 
-async def test_the_sweep_resolves_what_has_been_prepared_for_long_and_nobody_works_on() -> None:
-    manager, box = Manager(), Box(a=vote("a"), b=vote("b"))
-    site = Site(manager, box=box)
-    made = sweeper(site)
+async def test_the_recover_resolves_what_has_been_prepared_for_long_and_nobody_works_on() -> None:
+    manager, vote_store = Manager(), VoteStore(a=vote("a"), b=vote("b"))
+    site = Site(manager, vote_store=vote_store)
+    made = recovery(site)
     other = Gid("1" * 16, "tx", "a", TxId("k", 1))
     manager.gids = [gid(number=1), gid(number=2), gid("b"), gid("A"), other]
-    assert await made.sweep(10.0) == []
+    assert await made.recover(10.0) == []
     assert made.gauges() == {
         "prepared": 2,
         "prepared_left_alone": 0,
@@ -154,12 +154,12 @@ async def test_the_sweep_resolves_what_has_been_prepared_for_long_and_nobody_wor
     }
     site.time += 6
     manager.gids.append(gid(number=3))
-    site.matters.join(TxId("j", 2), ("a", "b"))
-    assert await made.sweep(10.0) == []
+    site.in_flights.join(TxId("j", 2), ("a", "b"))
+    assert await made.recover(10.0) == []
     site.time += 4
-    assert [one.gid for one in await made.sweep(10.0)] == [gid(number=1)]
+    assert [one.gid for one in await made.recover(10.0)] == [gid(number=1)]
     assert ("commit", gid(number=1)) in manager.told
-    assert site.figures["resolved"] == 1
+    assert site.metrics["resolved"] == 1
     assert made.left_alone(10.0) == [other]
     assert made.left_alone(10.1) == []
     assert made.gauges() == {
@@ -169,9 +169,9 @@ async def test_the_sweep_resolves_what_has_been_prepared_for_long_and_nobody_wor
     }
     assert site.finished.trims == 3
     site.time += 1  # it was not told durably, so it is told again
-    assert [one.gid for one in await made.sweep(10.0)] == [gid(number=1)]
+    assert [one.gid for one in await made.recover(10.0)] == [gid(number=1)]
     manager.gids = []
-    await made.sweep(0)
+    await made.recover(0)
     assert made.gauges()["prepared"] == made.gauges()["prepared_left_alone"] == 0
     stop(made)
 
@@ -179,22 +179,22 @@ async def test_the_sweep_resolves_what_has_been_prepared_for_long_and_nobody_wor
 async def test_what_is_not_ours_is_told_once_as_long_as_it_is_there(caplog) -> None:
     manager = Manager()
     site = Site(manager)
-    made = sweeper(site)
+    made = recovery(site)
     other = Gid("1" * 16, "tx", "a", TxId("k", 1))
     manager.gids = [other]
     told = []
     for gids, passed in (([other], 0), ([other], 10), ([other], 10), ([], 0), ([other], 10)):
         manager.gids = gids
         site.time += passed
-        await made.sweep(10.0)
+        await made.recover(10.0)
         told.append(caplog.text.count("it is left alone"))
     site.time += 10
-    await made.sweep(10.0)
+    await made.recover(10.0)
     assert told == [0, 1, 1, 1, 1]
     assert caplog.text.count("it is left alone") == 2
-    site.box.made = False  # nobody has made a transaction space: then nothing is ours
+    site.vote_store.made = False  # nobody has made a transaction space: then nothing is ours
     manager.gids = [gid()]
-    assert await made.sweep(0) == []
+    assert await made.recover(0) == []
     assert made.left_alone(0) == [gid()]
     stop(made)
 
@@ -206,14 +206,14 @@ async def test_a_manager_that_does_not_say_what_it_holds_is_asked_again(
     problem, says: str, caplog
 ) -> None:
     manager, well = Manager(problem=problem), Manager("b")
-    site = Site(manager, well, box=Box(a=vote("a"), b=vote("b")))
-    made = sweeper(site)
+    site = Site(manager, well, vote_store=VoteStore(a=vote("a"), b=vote("b")))
+    made = recovery(site)
     well.gids = [gid("b")]
-    assert [one.gid for one in await made.sweep(0)] == [gid("b")]
+    assert [one.gid for one in await made.recover(0)] == [gid("b")]
     assert f"a cannot be asked what it holds prepared: {says}" in caplog.text
     manager.problem, manager.gids = None, [gid()]
     made.unwatch("b")
-    assert [one.gid for one in await made.sweep(0)] == [gid()]
+    assert [one.gid for one in await made.recover(0)] == [gid()]
     assert len(made._site.tasks) == 2
     stop(made)
 
@@ -222,9 +222,9 @@ async def test_a_manager_that_does_not_say_what_it_holds_is_asked_again(
 async def test_a_manager_is_who_its_name_means_before_it_is_asked(made: bool, checked) -> None:
     manager = Manager()
     site = Site(manager)
-    site.box.made = made
-    swept = sweeper(site)
-    await swept.sweep(0)
+    site.vote_store.made = made
+    swept = recovery(site)
+    await swept.recover(0)
     assert site.identities.checked == checked
     manager.told.clear()
     for problem, error in (
@@ -235,22 +235,22 @@ async def test_a_manager_is_who_its_name_means_before_it_is_asked(made: bool, ch
         site.identities.problem = problem
         if made and error is not None:
             with pytest.raises(error):
-                await swept.sweep(0)
+                await swept.recover(0)
         else:
-            assert await swept.sweep(0) == []
+            assert await swept.recover(0) == []
     assert manager.told == ([] if made else [("prepared",)] * 3)
     stop(swept)
 
 
 async def test_a_manager_that_does_not_obey_is_not_counted_as_resolved() -> None:
     manager = Manager()
-    site = Site(manager, box=Box(a=vote("a"), b=vote("b")))
-    made = sweeper(site)
+    site = Site(manager, vote_store=VoteStore(a=vote("a"), b=vote("b")))
+    made = recovery(site)
     manager.gids = [gid()]
     manager.commit = Manager(problem=ManagerDown("gone")).commit
-    [found] = await made.sweep(0)
+    [found] = await made.recover(0)
     assert found.problem == "gone"
-    assert site.figures["resolved"] == 0
+    assert site.metrics["resolved"] == 0
     stop(made)
 
 
@@ -265,36 +265,36 @@ async def test_a_manager_that_does_not_obey_is_not_counted_as_resolved() -> None
     ],
 )
 async def test_a_transaction_that_nobody_decides_is_resolved(since, deadline, decided) -> None:
-    site = Site(box=Box(a=vote("a"), b=vote("b")))
-    made = sweeper(site)
-    matter = site.matters.join(TxId("j", 1), ("a", "b"))
-    matter.since, matter.deadline = since, deadline
-    await made.sweep(10.0)
-    assert matter.decision == (ALL_YES if decided else None)
-    asked = len(site.box.asked)
-    await made.sweep(10.0)
-    assert len(site.box.asked) == asked
+    site = Site(vote_store=VoteStore(a=vote("a"), b=vote("b")))
+    made = recovery(site)
+    in_flight = site.in_flights.join(TxId("j", 1), ("a", "b"))
+    in_flight.since, in_flight.deadline = since, deadline
+    await made.recover(10.0)
+    assert in_flight.decision == (ALL_YES if decided else None)
+    asked = len(site.vote_store.asked)
+    await made.recover(10.0)
+    assert len(site.vote_store.asked) == asked
     stop(made)
 
 
 @pytest.mark.parametrize("has_parts", [False, True])
 async def test_a_transaction_whose_votes_are_trimmed_is_over_for_its_parts(has_parts) -> None:
     site = Site(Manager())
-    site.box.trimmed = {"a"}
-    made = sweeper(site)
+    site.vote_store.trimmed = {"a"}
+    made = recovery(site)
     if has_parts:
-        _, matter = part_of(site, Branch(), plan())
+        _, in_flight = part_of(site, Branch(), plan())
     else:
-        matter = site.matters.join(TxId("j", 1), ("a", "b"))
-    matter.since = 0.0
-    await made.sweep(10.0)
-    assert matter.decision == (OVER if has_parts else None)
+        in_flight = site.in_flights.join(TxId("j", 1), ("a", "b"))
+    in_flight.since = 0.0
+    await made.recover(10.0)
+    assert in_flight.decision == (OVER if has_parts else None)
     stop(made)
 
 
 async def test_work_that_its_user_left_behind_is_rolled_back() -> None:
     site = Site()
-    made = sweeper(site)
+    made = recovery(site)
     old, busy, own = Branch(), Branch(), Branch()
     site.kept._kept = {
         (TxId("j", 1), "a"): (old, 96.0),
@@ -305,26 +305,26 @@ async def test_work_that_its_user_left_behind_is_rolled_back() -> None:
     taken = site.kept.take
     site.kept.take = lambda txid, name: taken(txid, name) if name == "a" else None
     site.kept._kept[TxId("j", 3), "b"] = (Branch(), 0.0)  # somebody else takes it meanwhile
-    await made.sweep(10.0)
+    await made.recover(10.0)
     assert [branch.rolled_back for branch in (old, busy, own, older)] == [1, 0, 0, 1]
     assert len(site.kept.used()) == 3
-    assert +site.figures == {"sessions_expired": 2}
+    assert +site.metrics == {"sessions_expired": 2}
     stop(made)
 
 
-async def test_the_sweep_goes_on_after_any_failure() -> None:
+async def test_the_recover_goes_on_after_any_failure() -> None:
     site = Site(manager := Manager())
     site.patience = 0.002
     problems = [ZeroDivisionError(), WormError("odd")]
 
-    class Failing(Box):
+    class Failing(VoteStore):
         async def find(self, deadline: float) -> TransactionSpace | None:
             if problems:
                 raise problems.pop()
             return HOME
 
-    site.box = Failing()
-    made = sweeper(site)
+    site.vote_store = Failing()
+    made = recovery(site)
     for _ in range(2000):
         if ("prepared",) in manager.told and site.finished.trims:
             break
@@ -345,15 +345,15 @@ async def test_a_store_elsewhere_is_asked_as_one_of_this_space() -> None:
 
     store._call = call
     site = Site(store)
-    site.box.made = False
-    made = sweeper(site)
-    assert await made.sweep(0) == []
+    site.vote_store.made = False
+    made = recovery(site)
+    assert await made.recover(0) == []
     assert asked == []
-    site.box.made = True
-    assert await made.sweep(0) == []
+    site.vote_store.made = True
+    assert await made.recover(0) == []
     assert asked == [(messages.ListPrepared("a"), HOME.identity)]
     stop(made)
 
 
 def test_how_long_is_waited_for_managers() -> None:
-    assert sweeping.ASK_S > remote.TIMEOUT_S
+    assert ASK_S > remote.TIMEOUT_S

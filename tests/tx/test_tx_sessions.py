@@ -178,7 +178,7 @@ async def test_a_database_that_was_chosen_ends_with_its_transaction_where_there_
     await manager.close()
 
 
-async def test_a_row_factory_does_not_reach_the_sweep(accounts) -> None:
+async def test_a_row_factory_does_not_reach_the_recover(accounts) -> None:
     async with managers(*accounts) as (a, b), wormspace.connect("memory:") as worm:
         site = tx.Site(worm, managers=[a, b])
         dead = tx.Site(worm)
@@ -190,7 +190,7 @@ async def test_a_row_factory_does_not_reach_the_sweep(accounts) -> None:
         branch = await a.begin(gid)
         await branch.session.execute("UPDATE account SET money = 0")
         await branch.prepare()
-        [resolution] = await site.sweep(patience_s=0)
+        [resolution] = await site.recover(patience_s=0)
         assert resolution.problem == ""
         assert money(*accounts) == (100, 100)
         for each in (site, dead):

@@ -67,7 +67,7 @@ async def test_beginning_at_a_silent_database_fails_in_its_time(accounts, which,
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["PostgreSQL", "MariaDB"])
-async def test_a_silent_database_does_not_hold_up_the_sweep_of_another(accounts, which) -> None:
+async def test_a_silent_database_does_not_hold_up_the_recover_of_another(accounts, which) -> None:
     async with behind_relays(*accounts) as places, wormspace.connect("memory:") as worm:
         pair = [manager for manager, _ in places]
         other = pair[1 - which]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 import pytest
-from tests.tx.pieces import HOME, Box, Branch, Manager, plan, turn, vote
+from tests.tx.pieces import HOME, Branch, Manager, VoteStore, plan, turn, vote
 from tests.virtual import virtually
 
 import wormspace
@@ -29,10 +29,10 @@ def sited(work, *managers, **given) -> None:
     async def run(worm) -> None:
         before = asyncio.all_tasks()
         site = Site(worm, managers=managers, **given)
-        real, site.box = site.box, Box()
-        site.resolver._box = site.box
+        real, site.vote_store = site.vote_store, VoteStore()
+        site.resolver._vote_store = site.vote_store
         await work(site)
-        site.box = real
+        site.vote_store = real
         await site.close()
         assert asyncio.all_tasks() == before
 
@@ -86,9 +86,9 @@ def test_a_site_is_what_it_is_given_and_a_name_of_its_own() -> None:
         assert heard == ["a"]
         assert other.on_decision is None
         assert len(other.tasks) == 4
-        site.matters.learn(TxId("j", 0), "a", vote("a"))
+        site.in_flights.learn(TxId("j", 0), "a", vote("a"))
         assert site.gauges()["under_way"] == 0
-        site.matters.join(TxId("j", 1), ("a",))
+        site.in_flights.join(TxId("j", 1), ("a",))
         assert site.gauges()["under_way"] == 1
         assert site.gauges()["prepared"] == 0
         await other.close()
@@ -249,20 +249,20 @@ def test_managers_take_part_once_with_the_work_that_is_given_or_kept() -> None:
         its = plan(participants=("a", "b", "c"))
         kept, given = Branch(), Branch()
         site.kept.keep(its.id, "a", kept)
-        matter = site.matters.join(its.id, its.participants)
+        in_flight = site.in_flights.join(its.id, its.participants)
         for _ in range(2):
             site.take_part(its, {"a": None, "b": given})
         await turn()
-        assert (list(matter.parts), matter.users, site.kept.used()) == (["a", "b"], 3, [])
-        votes = {manager: its for manager, _, its, _, _ in site.box.casts}
+        assert (list(in_flight.local), in_flight.users, site.kept.used()) == (["a", "b"], 3, [])
+        votes = {manager: its for manager, _, its, _, _ in site.vote_store.casts}
         assert [votes[name].yes for name in "ab"] == [True, True]
         site.take_part(its, {"c": None})
         await turn()
-        assert site.box.casts[2][2].reason == "its work is not here (any more)"
-        assert matter.users == 4
-        matter.decide(Decision(ABORTED))
-        site.matters.leave(matter)
-        assert site.matters.open[its.id] is matter, "its managers are not done with it"
+        assert site.vote_store.casts[2][2].reason == "its work is not here (any more)"
+        assert in_flight.users == 4
+        in_flight.decide(Decision(ABORTED))
+        site.in_flights.leave(in_flight)
+        assert site.in_flights.open[its.id] is in_flight, "its managers are not done with it"
 
     sited(work, *map(Manager, "abc"))
 
@@ -293,7 +293,7 @@ def test_a_site_that_is_closed_hears_no_votes() -> None:
         before = asyncio.all_tasks()
         site = Site(worm)
         await site.open()
-        site.box.follow("a", TxId("j", 0))
+        site.vote_store.follow("a", TxId("j", 0))
         await turn()
         await site.close()
         assert asyncio.all_tasks() == before
@@ -334,20 +334,24 @@ def test_who_has_not_voted_at_the_time_limit_is_not_waited_for(silent: bool) -> 
             raise Unavailable("no servers")
 
         if silent:
-            site.box.read = read
+            site.vote_store.read = read
         ids = [TxId("j", n) for n in range(2)]
-        matter, other = (site.matters.join(txid, ("a", "b")) for txid in ids)
-        matter.learn("a", vote("a"))
+        in_flight, other = (site.in_flights.join(txid, ("a", "b")) for txid in ids)
+        in_flight.learn("a", vote("a"))
         began = site.now()
-        matter.deadline = began + 3
-        result, at = await _end(asyncio.ensure_future(matter.ended()), site, began)
+        in_flight.deadline = began + 3
+        result, at = await _end(asyncio.ensure_future(in_flight.ended()), site, began)
         assert 3 <= at <= 3 + TICK_S + 0.001
         assert other.decision is None
         if silent:
-            assert (result, matter.deadline) == ("no servers", INF)
+            assert (result, in_flight.deadline) == ("no servers", INF)
             return
-        assert (result.culprit, result.by, site.box.refused) == ("b", site.resolver.by, ["b"])
-        assert matter.deadline == pytest.approx(began + at)
+        assert (result.culprit, result.by, site.vote_store.refused) == (
+            "b",
+            site.resolver.by,
+            ["b"],
+        )
+        assert in_flight.deadline == pytest.approx(began + at)
 
     sited(work)
 
@@ -360,13 +364,13 @@ def test_who_has_not_acted_a_while_after_the_time_limit_is_not_waited_for() -> N
             pass
 
     async def work(site: Site) -> None:
-        matter = site.matters.join(TxId("j", 0), ("a",))
-        matter.add(Idle())
+        in_flight = site.in_flights.join(TxId("j", 0), ("a",))
+        in_flight.add(Idle())
         began = site.now()
-        matter.deadline = began + 3
+        in_flight.deadline = began + 3
         await asyncio.sleep(1)
-        matter.decide(ALL_YES)
-        result, at = await _end(asyncio.ensure_future(matter.ended()), site, began)
+        in_flight.decide(ALL_YES)
+        result, at = await _end(asyncio.ensure_future(in_flight.ended()), site, began)
         assert result == ALL_YES
         assert 3 + ACT_S <= at <= 3 + ACT_S + TICK_S + 0.001
 
@@ -384,12 +388,12 @@ def test_settling_and_sweeping_take_what_is_said_and_nothing_else() -> None:
             given.append((*what, named))
             return ALL_YES
 
-        async def sweep(patience: float):
+        async def recover(patience: float):
             given.append(patience)
             return []
 
-        site.resolver.settle, site.sweeper.sweep = settle, sweep
-        site.sweeper.left_alone = lambda patience: [patience]
+        site.resolver.settle, site.recovery.recover = settle, recover
+        site.recovery.left_alone = lambda patience: [patience]
         txid, now = TxId("j", 0), site.now()
         assert await site.settle(txid, iter("ab")) == ALL_YES
         await site.settle(txid, ["a"], timeout=2.0)
@@ -399,15 +403,15 @@ def test_settling_and_sweeping_take_what_is_said_and_nothing_else() -> None:
         ]
         given.clear()
         for patience in (None, 0, 3.5, INF):
-            assert await site.sweep(patience) == []
+            assert await site.recover(patience) == []
         assert given == [site.patience, 0, 3.5, INF]
         assert [site.left_alone(p)[0] for p in (None, 0, 3.5)] == [site.patience, 0, 3.5]
         for call in (
             lambda: site.settle(txid, ["a"], timeout=0),
             lambda: site.settle(txid, "ab"),
             lambda: site.settle("j-0", ["a"]),
-            lambda: site.sweep(-1),
-            lambda: site.sweep("soon"),
+            lambda: site.recover(-1),
+            lambda: site.recover("soon"),
         ):
             with pytest.raises(UsageError):
                 await call()

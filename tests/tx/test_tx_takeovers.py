@@ -8,9 +8,9 @@ from wormspace.server.limits import ServerIdentity
 from wormspace.sim import NetworkOptions, World
 from wormspace.sim.latency import constant
 from wormspace.sim.serving import serving
-from wormspace.tx.box import Box
 from wormspace.tx.deadlines import within
 from wormspace.tx.identity import Identities
+from wormspace.tx.vote_store import VoteStore
 
 DELAY_S = 0.4
 PATIENCE_S = 1.0
@@ -23,10 +23,10 @@ def test_a_transaction_space_is_made_however_slow_the_servers(patience_s):
 
     async def work():
         client = await wormspace.connect(URL, timeout=20.0, rng=world.random_for("client"))
-        box = Box(client, "bank", lambda *vote: None)
+        vote_store = VoteStore(client, "bank", lambda *vote: None)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                await box.open(within(patience_s))
+                await vote_store.open(within(patience_s))
             except wormspace.Unavailable:
                 continue
             return attempt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.tx.pieces import HOME, Box, Manager, Site, vote
+from tests.tx.pieces import HOME, Manager, Site, VoteStore, vote
 
 from wormspace.errors import Closed, Trimmed, Unavailable, UsageError
 from wormspace.tx import committing
@@ -256,7 +256,7 @@ async def test_what_came_of_it_is_noted_and_said(commit) -> None:
         assert commit.runs == [(plan, {m.name: m.branch for m in managers}, frozenset())]
         assert site.finished.decided == [(t.id, plan)]
         assert (site.finished.open, site.left) == ([], [])
-        assert site.figures == {decision.outcome: 1}
+        assert site.metrics == {decision.outcome: 1}
         commit.runs.clear()
         for _ in range(2):  # it is said again, and not done again
             if decision is ALL_YES:
@@ -394,9 +394,9 @@ async def test_a_rollback_that_fails_as_nobody_expects_says_so_once_all_are_roll
     assert (managers[1].branch.rolled_back, t.decision) == (1, ROLLED_BACK)
 
 
-async def spontaneous(box: Box) -> tuple[Site, Transaction]:
+async def spontaneous(vote_store: VoteStore) -> tuple[Site, Transaction]:
     """One of whose stores was told to vote."""
-    site = Site(box=box)
+    site = Site(vote_store=vote_store)
     stores = [RemoteStore("a", "h:1"), RemoteStore("b", "h:2")]
     t = await Transaction(site, stores, variant="F2", timeout=2.0).__aenter__()
     t.plan_now("a")
@@ -405,12 +405,12 @@ async def spontaneous(box: Box) -> tuple[Site, Transaction]:
 
 @pytest.mark.parametrize("late", [True, False])
 async def test_stores_that_have_voted_are_called_off_if_it_is_not_too_late(late: bool) -> None:
-    site, t = await spontaneous(Box(a=vote("a"), **({"b": vote("b")} if late else {})))
+    site, t = await spontaneous(VoteStore(a=vote("a"), **({"b": vote("b")} if late else {})))
     raised = ZeroDivisionError("mine")
     soon = site.loop.time() + 2.0
     with pytest.raises(TooLate if late else ZeroDivisionError) as caught:
         await raising(t, raised)
-    assert all(soon <= at < soon + 1 for at in site.box.deadlines)
+    assert all(soon <= at < soon + 1 for at in site.vote_store.deadlines)
     assert site.finished.decided == [(t.id, t._plan)]
     if late:
         assert caught.value.__cause__ is raised
@@ -422,12 +422,12 @@ async def test_stores_that_have_voted_are_called_off_if_it_is_not_too_late(late:
 
 
 async def test_what_cannot_be_called_off_is_unknown() -> None:
-    site, t = await spontaneous(Box())
+    site, t = await spontaneous(VoteStore())
 
     async def silent(*_, **__):
         raise Unavailable("no servers")
 
-    site.box.read = silent
+    site.vote_store.read = silent
     raised = ZeroDivisionError("mine")
     with pytest.raises(OutcomeUnknown, match="no servers") as caught:
         await raising(t, raised)

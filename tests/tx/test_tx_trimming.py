@@ -8,7 +8,7 @@ import logging
 import random
 
 import pytest
-from tests.tx.pieces import HOME, Box, Manager, Site, gid, resolver, vote
+from tests.tx.pieces import HOME, Manager, Site, VoteStore, gid, resolver, vote
 from tests.virtual import Watch, virtually
 
 from wormspace.errors import (
@@ -22,7 +22,6 @@ from wormspace.errors import (
 from wormspace.knobs import turned
 from wormspace.rpc import NoAnswer
 from wormspace.tx import messages
-from wormspace.tx.box import Box as RealBox
 from wormspace.tx.deciding import Vote, decode
 from wormspace.tx.errors import ManagerDown
 from wormspace.tx.messages import ListPrepared, Plan
@@ -30,6 +29,7 @@ from wormspace.tx.names import TxId
 from wormspace.tx.resolver import Resolver
 from wormspace.tx.space import TransactionSpace, open_space
 from wormspace.tx.trimming import UNUSED, Finished, _any_of, _runs, _seal, retire
+from wormspace.tx.vote_store import VoteStore as RealBox
 
 SIZE = HOME.segment_size
 THERE = "h:1"
@@ -58,12 +58,12 @@ class Spaces:
 
 
 class Own(Site):
-    """A site with what its initiator has finished, and what its box was told to forget."""
+    """A site with what its initiator has finished, and what its vote store was told to forget."""
 
-    def __init__(self, *managers: Manager, box: Box | None = None) -> None:
-        super().__init__(*managers, box=box)
+    def __init__(self, *managers: Manager, vote_store: VoteStore | None = None) -> None:
+        super().__init__(*managers, vote_store=vote_store)
         self.client = self.spaces = Spaces()
-        self.box.forget = lambda *what: self.forgotten.append(what)
+        self.vote_store.forget = lambda *what: self.forgotten.append(what)
         self.forgotten: list[tuple] = []
         self.finished = Finished(self)
 
@@ -91,7 +91,7 @@ async def test_a_segment_is_trimmed_where_anybody_voted_once_all_of_it_is_decide
     await site.finished.trim()
     assert sorted(site.spaces.trimmed) == [("tx/a/me", 0), ("tx/b/me", 0)]
     assert sorted(site.forgotten) == [("a", "me", 0), ("b", "me", 0)]
-    assert site.figures == {"segments_trimmed": 2}
+    assert site.metrics == {"segments_trimmed": 2}
     assert site.managers["d"].told == []
     await site.finished.trim()
     assert len(site.spaces.trimmed) == 2
@@ -155,31 +155,31 @@ async def test_what_was_decided_before_its_space_was_open_counts_too() -> None:
 
 async def test_what_nobody_knows_is_settled_before_its_segment_is_trimmed(caplog) -> None:
     caplog.set_level(logging.INFO)
-    box = Box(a=vote("a", participants=("a", "b")))
-    site = Own(Manager("a"), Manager("b"), box=box)
-    read = box.read
+    vote_store = VoteStore(a=vote("a", participants=("a", "b")))
+    site = Own(Manager("a"), Manager("b"), vote_store=vote_store)
+    read = vote_store.read
 
     async def silent(*_, **__):
         raise Unavailable("no servers")
 
-    box.read = silent
+    vote_store.read = silent
     site.done(range(1, SIZE))
     site.finished.leave_open(plan_of(0, a="", b=""))
     await site.finished.trim()
-    assert (site.spaces.trimmed, box.refused) == ([], [])
+    assert (site.spaces.trimmed, vote_store.refused) == ([], [])
     assert "is still unknown: no servers" in caplog.text
-    box.read = read
+    vote_store.read = read
     await site.finished.trim()
-    assert box.refused == ["b"]
+    assert vote_store.refused == ["b"]
     assert site.spaces.trimmed == [("tx/a/me", 0), ("tx/b/me", 0)]
     await site.finished.trim()
     assert len(site.spaces.trimmed) == 2
 
 
 async def test_what_somebody_else_has_settled_and_trimmed_is_decided() -> None:
-    box = Box()
-    site = Own(Manager("a"), box=box)
-    box.trimmed = {"a"}
+    vote_store = VoteStore()
+    site = Own(Manager("a"), vote_store=vote_store)
+    vote_store.trimmed = {"a"}
     site.done(range(1, SIZE))
     site.finished.leave_open(plan_of(0, a=""))
     await site.finished.trim()
@@ -214,20 +214,20 @@ def test_offsets_are_joined_to_runs() -> None:
 # ---------------------------------------------------------------- retiring
 
 
-class Gone:
+class SegmentTrimmed:
     """A transaction space with votes of initiators that are gone, and who retires them."""
 
     def __init__(self, worm, home: TransactionSpace, *managers: Manager) -> None:
         self.worm, self.home = worm, home
         self.managers = {m.name: m for m in managers}
         self.now = asyncio.get_running_loop().time
-        self.box = RealBox(worm, "tx", lambda *_: None)
-        self.resolver = Resolver(self.box, "janitor", lambda: 9.0, 5.0)
+        self.vote_store = RealBox(worm, "tx", lambda *_: None)
+        self.resolver = Resolver(self.vote_store, "janitor", lambda: 9.0, 5.0)
 
     async def vote(self, manager: str, number: int, at: float, initiator="j", yes=True) -> None:
         txid = TxId(initiator, number)
         its = Vote(yes, ("a", "b"), str(self.home.gid(manager, txid)), at, manager)
-        await self.box.refuse(manager, txid, its, deadline=self.now() + 5)
+        await self.vote_store.refuse(manager, txid, its, deadline=self.now() + 5)
 
     async def retire(self, before: float, timeout: float = 60.0) -> list[str]:
         return await retire(
@@ -238,17 +238,17 @@ class Gone:
 def gone(work, *managers: str, size: int = 4) -> None:
     async def run(worm) -> None:
         home = await open_space(worm, "tx", asyncio.get_running_loop().time() + 5)
-        it = Gone(worm, home, *map(Manager, managers or "ab"))
-        await it.box.open(it.now() + 5)
+        it = SegmentTrimmed(worm, home, *map(Manager, managers or "ab"))
+        await it.vote_store.open(it.now() + 5)
         await work(it)
-        await it.box.close()
+        await it.vote_store.close()
 
     with turned(tx_segment_size=size):
         virtually(run)
 
 
 def test_initiators_whose_last_vote_is_old_are_retired_and_no_others(caplog) -> None:
-    async def work(it: Gone) -> None:
+    async def work(it: SegmentTrimmed) -> None:
         for number, at in ((0, 1.0), (1, 3.0), (5, 2.0)):
             await it.vote("a", number, at)
         await it.vote("b", 0, 1.0)
@@ -271,7 +271,7 @@ def test_initiators_whose_last_vote_is_old_are_retired_and_no_others(caplog) -> 
 
 
 def test_what_is_retired_is_decided_first_and_managers_obey() -> None:
-    async def work(it: Gone) -> None:
+    async def work(it: SegmentTrimmed) -> None:
         for number in (0, 1):
             await it.vote("a", number, 1.0)
         await it.vote("b", 0, 1.0)
@@ -302,7 +302,7 @@ def test_what_is_retired_is_decided_first_and_managers_obey() -> None:
 
 
 def test_votes_stay_while_a_manager_does_not_obey(caplog) -> None:
-    async def work(it: Gone) -> None:
+    async def work(it: SegmentTrimmed) -> None:
         await it.vote("a", 0, 1.0)
         it.managers["a"].gids = [it.home.gid("a", TxId("j", 0))]
 
@@ -322,7 +322,7 @@ def test_votes_stay_while_a_manager_does_not_obey(caplog) -> None:
 
 
 def test_who_is_not_reached_in_time_is_left_for_another_call(caplog) -> None:
-    async def work(it: Gone) -> None:
+    async def work(it: SegmentTrimmed) -> None:
         for initiator in "jkl":
             await it.vote("a", 0, 1.0, initiator)
 
@@ -342,7 +342,7 @@ def test_who_is_not_reached_in_time_is_left_for_another_call(caplog) -> None:
 
 
 def test_a_segment_is_sealed_around_the_votes_that_stand() -> None:
-    async def work(it: Gone) -> None:
+    async def work(it: SegmentTrimmed) -> None:
         for number in (9, 10, 13):
             await it.vote("a", number, 1.0)
         segment = await it.worm.space("tx/a/j").segment(1)
@@ -364,7 +364,7 @@ def test_a_segment_is_sealed_around_the_votes_that_stand() -> None:
 
 
 def test_a_seal_begins_anew_while_others_vote_and_ends_at_its_deadline() -> None:
-    async def work(it: Gone) -> None:
+    async def work(it: SegmentTrimmed) -> None:
         await it.vote("a", 4, 1.0)
         segment = await it.worm.space("tx/a/j").segment(1)
         watch, left = Watch(it.worm), [3]
@@ -397,7 +397,7 @@ def test_a_seal_begins_anew_while_others_vote_and_ends_at_its_deadline() -> None
 
 async def test_what_retiring_is_given_is_checked() -> None:
     client = object()
-    fine = (client, "tx", resolver(Box()), {"a": Manager("a")})
+    fine = (client, "tx", resolver(VoteStore()), {"a": Manager("a")})
     for at, wrong, says in (
         (2, "me", "retired by a site's resolver, not 'me'"),
         (3, ["a"], "managers are a mapping"),

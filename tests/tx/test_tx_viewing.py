@@ -9,10 +9,10 @@ from tests.virtual import Watch, virtually
 
 from wormspace.errors import ProtocolViolation, Trimmed, UsageError
 from wormspace.knobs import turned
-from wormspace.tx.box import Box
 from wormspace.tx.deciding import ABORTED, COMMITTED, UNDECIDED, Vote
 from wormspace.tx.names import TxId
 from wormspace.tx.viewing import look, look_at
+from wormspace.tx.vote_store import VoteStore
 
 SIZE = 4
 
@@ -21,13 +21,13 @@ class Booth:
     """Votes by hand, in the order of their times."""
 
     def __init__(self, worm) -> None:
-        self.worm, self.box, self.at = worm, Box(worm, "tx", lambda *_: None), 0.0
+        self.worm, self.vote_store, self.at = worm, VoteStore(worm, "tx", lambda *_: None), 0.0
         self.now = asyncio.get_running_loop().time
 
     async def vote(self, manager: str, txid: TxId, yes: bool = True, names=("a", "b")) -> None:
         self.at += 1.0
         vote = Vote(yes, names, "", self.at, manager)
-        await self.box.refuse(manager, txid, vote, deadline=self.now() + 5)
+        await self.vote_store.refuse(manager, txid, vote, deadline=self.now() + 5)
 
     async def shown(self) -> list[tuple]:
         """(id, who voted, who did not, outcome) of each."""
@@ -62,7 +62,7 @@ def test_every_transaction_of_which_votes_are_kept_is_shown_the_latest_last() ->
         await booth.worm.space("tx/a/j").trim_prefix(1)
         shown = {txid: votes for txid, votes, _, _ in await booth.shown()}
         assert shown == {first: ["a", "b"], second: ["b"], third: ["b"]}
-        await booth.worm.space("tx/a/l").alloc(booth.box.home.stamp, SIZE + 1)
+        await booth.worm.space("tx/a/l").alloc(booth.vote_store.home.stamp, SIZE + 1)
         with pytest.raises(ProtocolViolation, match="no vote segment"):
             await booth.shown()
 

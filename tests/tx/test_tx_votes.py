@@ -31,7 +31,7 @@ from wormspace.tx.deciding import (
     judge,
 )
 from wormspace.tx.mariadb import parse_xid, xid
-from wormspace.tx.metrics import SiteFigures
+from wormspace.tx.metrics import SiteMetrics
 from wormspace.tx.storage import LmdbStore
 from wormspace.tx.trimming import retire
 from wormspace.tx.viewing import look, look_at
@@ -131,7 +131,7 @@ async def test_votes_are_trimmed_once_everybody_has_acted_and_not_before(
         last = asyncio.ensure_future(put(worm, [a, b], b"last"))
         while not await b.prepared() or await a.prepared():  # noqa: ASYNC110 - stores have no event
             await asyncio.sleep(0.01)
-        await site.sweep()
+        await site.recover()
         space = worm.space(f"tx/b/{site.initiator}")
         assert await space.head() == 0
         assert decode(await (await space.segment(0)).read(7)).yes
@@ -139,10 +139,10 @@ async def test_votes_are_trimmed_once_everybody_has_acted_and_not_before(
         done.append(await last)
         while await b.prepared():  # noqa: ASYNC110 - the outcome becomes durable
             await asyncio.sleep(0.01)
-        await site.sweep()
+        await site.recover()
         for name in ("a", "b"):
             assert await worm.space(f"tx/{name}/{site.initiator}").head() == 1
-        assert site.figures["segments_trimmed"] == 2
+        assert site.metrics["segments_trimmed"] == 2
         with pytest.raises(Trimmed):
             await site.settle(done[0].id, ("a", "b"))
         await put(worm, [a, b], b"next segment")
@@ -169,7 +169,7 @@ async def test_a_branch_found_after_its_votes_were_trimmed_was_not_committed(
         assert trimmed == [f"tx/b/{txid.initiator}/0"]
         await branch.prepare()  # the slow participant prepares only now
         assert len(await a.prepared()) == 1
-        await janitor.sweep(patience_s=0)
+        await janitor.recover(patience_s=0)
         while await a.prepared():  # noqa: ASYNC110 - the outcome becomes durable
             await asyncio.sleep(0.01)
         assert a.value(b"k") is None
@@ -331,7 +331,7 @@ async def test_a_conflict_restarts_at_once_and_says_whose_fault_it_was(tmp_path)
 async def test_a_store_here_and_one_elsewhere_commit_together(tmp_path, variant) -> None:
     async with wormspace.connect("memory:") as worm:
         a, b = await stores(tmp_path)
-        there = tx.Site(worm, managers=[b], patience_s=1000.0)  # nobody is helped by a sweep
+        there = tx.Site(worm, managers=[b], patience_s=1000.0)  # nobody is helped by a recovery
         remote = tx.RemoteStore("b", await there.start("127.0.0.1"))
         here = tx.Site(worm, managers=[a], patience_s=1000.0)
         await here.start("127.0.0.1")
@@ -346,7 +346,7 @@ async def test_a_store_here_and_one_elsewhere_commit_together(tmp_path, variant)
                     await asyncio.sleep(0.001)
             assert a.value(b"k") == b"%d" % n
         for site in (here, there):
-            assert not site.matters.open
+            assert not site.in_flights.open
             await site.close()
         await remote.close()
         for store in (a, b):
@@ -408,7 +408,7 @@ async def test_a_participant_that_votes_after_the_abort_learns_so_and_rolls_back
         slow.set()
         while await a.prepared() or await b.prepared():
             await asyncio.sleep(0.01)
-            await asyncio.gather(*(site.sweep(patience_s=0.2) for site in sites))
+            await asyncio.gather(*(site.recover(patience_s=0.2) for site in sites))
         assert a.value(b"k") is b.value(b"k") is None
         for site in (app, *sites):
             await site.close()
@@ -416,7 +416,7 @@ async def test_a_participant_that_votes_after_the_abort_learns_so_and_rolls_back
             await store.close()
 
 
-async def test_a_site_shows_its_figures_to_prometheus(tmp_path) -> None:
+async def test_a_site_shows_its_metrics_to_prometheus(tmp_path) -> None:
     async with wormspace.connect("memory:") as worm:
         a, b = await stores(tmp_path)
         await put(worm, [a, b], b"v")
@@ -426,9 +426,9 @@ async def test_a_site_shows_its_figures_to_prometheus(tmp_path) -> None:
         site = worm.site()
         while len(await a.prepared()) > 1 or await b.prepared():  # noqa: ASYNC110 - durable soon
             await asyncio.sleep(0.01)
-        await site.sweep(patience_s=1000)
+        await site.recover(patience_s=1000)
         registry = CollectorRegistry()
-        registry.register(SiteFigures(site))
+        registry.register(SiteMetrics(site))
         label = {"space": "tx"}
 
         def figure(name: str) -> float | None:
@@ -436,10 +436,10 @@ async def test_a_site_shows_its_figures_to_prometheus(tmp_path) -> None:
 
         assert figure("committed_total") == 1
         assert figure("votes_yes_total") == 2
-        assert figure("votes_no_total") == figure("left_to_sweep_total") == 0
+        assert figure("votes_no_total") == figure("left_to_recover_total") == 0
         assert figure("prepared") == 1
         assert figure("under_way") == 0
-        await site.sweep(patience_s=0)
+        await site.recover(patience_s=0)
         assert figure("resolved_total") == 1
         await site.close()
         for store in (a, b):

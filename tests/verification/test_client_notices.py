@@ -16,7 +16,7 @@ BROKEN = [
     ("client", "            if known:\n", "            if taken or offset in "
      "writes.issued.settled:\n", "what another call wrote meanwhile is told to be gone"),
     ("client", "self._taken = max(self._taken, ballot)", "pass", "a ballot twice"),
-    ("client", "if machine.phase == capturing.PROMISED and await", "if await",
+    ("client", "if machine.phase == prepare.PROMISED and await", "if await",
      "a capture writes before it is promised"),
     ("memory", "(self._in_doubt if oldest.issued.doubt else self._decided)", "self._decided",
      "a doubt is forgotten as if it were decided"),

@@ -13,7 +13,7 @@ from verification.symex import SymBallot, SymInt, SymValue, Unsupported, explore
 
 from verification import lint, prover
 from verification import theory as th
-from wormspace.paxos import acceptor, capturing, messages, quorum, ranges, writing
+from wormspace.paxos import accept, acceptor, messages, prepare, quorum, ranges
 
 
 def number(name: str) -> SymInt:
@@ -98,7 +98,7 @@ def test_the_lint_follows_calls() -> None:
 
 def test_the_lint_passes_what_ships_and_reaches_the_steps() -> None:
     closure = prover.check_lint()
-    assert {"ranges.cut_step", "ranges.absorb_step", "capturing._rejected"} <= closure
+    assert {"ranges.cut_step", "ranges.absorb_step", "prepare._rejected"} <= closure
 
 
 def test_a_loop_without_an_established_invariant_is_refused() -> None:
@@ -133,8 +133,8 @@ def test_the_rewritten_core_computes_what_the_shipped_one_does() -> None:
         state = rng.getstate()
         results = []
         for rs, acc, cap, wri, msg in (
-            (ranges, acceptor, capturing, writing, messages),
-            (core.ranges, core.acceptor, core.capturing, core.writing, core.messages),
+            (ranges, acceptor, prepare, accept, messages),
+            (core.ranges, core.acceptor, core.prepare, core.accept, core.messages),
         ):
             rng.setstate(state)
             held = some_ranges(rs.Range)

@@ -22,11 +22,11 @@ BROKEN = [
     ("ranges", "r.lo < hi and lo < r.hi", "r.lo < lo and lo < r.hi", "inner ranges are overlooked"),
     ("ranges", "if new.hi < r.hi:", "if False:", "the right rest of a cut range is lost"),
     ("ranges", "r.ballot != grown.ballot or ", "", "a capture grows over its neighbours"),
-    ("capturing", "b.ballot > a.ballot", "b.ballot < a.ballot", "the lowest report is completed"),
-    ("capturing", "row.ballot > c.ballot and not", "False and not", "late rows count as promised"),
-    ("capturing", "PROMISED if is_quorum(promised, c.servers) else c.phase", "PROMISED", "alone"),
+    ("prepare", "b.ballot > a.ballot", "b.ballot < a.ballot", "the lowest report is completed"),
+    ("prepare", "row.ballot > c.ballot and not", "False and not", "late rows count as promised"),
+    ("prepare", "PROMISED if is_quorum(promised, c.servers) else c.phase", "PROMISED", "alone"),
     ("quorum", "servers // 2 + 1", "servers // 2", "two quorums without a common server"),
-    ("writing", "answered & ~refused_by", "answered", "refusals count as votes"),
+    ("accept", "answered & ~refused_by", "answered", "refusals count as votes"),
     ("reading", "row.ballot == known.row.ballot", "row.ballot != known.row.ballot", "mixed votes"),
 ]
 

@@ -10,7 +10,7 @@ from verification.explaining import misfit
 from verification.loops import Engine
 from verification.source import CORE, Package, shipped
 
-from verification import applications, prover, ranges, tape, voting
+from verification import applications, prover, ranges, segmented_log, voting
 from verification import goals as deciding
 
 BALLOT_AT = """    top = UNSAFE
@@ -66,7 +66,7 @@ def test_of_a_changed_loop_it_is_said_where_its_invariant_is() -> None:
 
 
 def test_the_branches_of_a_procedure_are_told() -> None:
-    text = said(tape, "space.space", "low = middle + 1", "low = middle + 2")
+    text = said(segmented_log, "space.space", "low = middle + 1", "low = middle + 2")
     assert text.startswith("refuted: space.Space.tail")
     assert "src/wormspace/space/space.py:" in text
     assert "while low < high:  -> yes" in text
@@ -82,10 +82,12 @@ def test_a_renamed_variable_of_a_loop_is_no_refutation() -> None:
 
 
 def test_what_is_renamed_under_a_procedure_is_no_refutation() -> None:
-    text = said(tape, "space.space", 'self, metadata: bytes = b""', 'self, mark: bytes = b""')
+    text = said(
+        segmented_log, "space.space", 'self, metadata: bytes = b""', 'self, mark: bytes = b""'
+    )
     assert text.startswith("does not run: ")
     assert "Python itself raised this" in text
-    text = said(voting, "tx.box", "captured.written", "captured.found")
+    text = said(voting, "tx.vote_store", "captured.written", "captured.found")
     assert text.startswith("not supported: the code asks for .found")
     assert "there are: " in text
     assert "written" in text

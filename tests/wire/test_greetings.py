@@ -46,7 +46,7 @@ async def test_a_client_that_cannot_be_served_is_told_why(hello, code):
         assert refusal.code == code
         assert refusal.text
         assert await raw.body() is None
-        assert server.figures()["connections_refused"] == 1
+        assert server.metrics()["connections_refused"] == 1
 
 
 async def test_a_client_of_several_versions_is_served_in_one_both_speak():

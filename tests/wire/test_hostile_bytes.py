@@ -73,8 +73,8 @@ async def test_what_is_malformed_is_answered_and_closed_and_changes_nothing(what
                 refusal = await bad.greeting()
                 assert refusal.code == "malformed"
                 assert await bad.body() is None
-        assert server.figures()["malformed"] == 1
-        assert server.figures()["connections"] == 1
+        assert server.metrics()["malformed"] == 1
+        assert server.metrics()["connections"] == 1
         await check_untouched(server, good, before)
 
 
@@ -223,7 +223,7 @@ async def test_the_byte_fuzzer_finds_no_way_in():
                 streams.append((rng.random() < 0.8, raw))
         await send_all(server.port, streams)
         await check_untouched(server, good, before)
-        assert list(server.figures())  # it still tells
+        assert list(server.metrics())  # it still tells
         assert len(server.guests.served) <= 2
 
 

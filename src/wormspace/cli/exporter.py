@@ -46,7 +46,7 @@ def families(servers: list[ServerState]) -> Iterator[Metric]:
     for state in servers:
         labels = (state.server, str(state.partition))
         up.add_metric(labels, float(state.reachable))
-        for name, value in state.figures.items():
+        for name, value in state.metrics.items():
             family = found.get(name)
             if family is None:
                 kind = CounterMetricFamily if name in COUNTERS else GaugeMetricFamily
@@ -61,7 +61,7 @@ def families(servers: list[ServerState]) -> Iterator[Metric]:
     yield from found.values()
 
 
-class Figures(Collector):
+class Metrics(Collector):
     """Asks the servers at each scrape; scrapes come from threads of their own."""
 
     def __init__(self, worm: Client, loop: asyncio.AbstractEventLoop) -> None:
@@ -104,8 +104,8 @@ async def _serve(settings: Settings, host: str, port: int) -> None:
         raise WormError(
             f"cannot listen on {Endpoint(host, port)}: {e.strerror}; choose a --port"
         ) from e
-    registry.register(Figures(worm, loop))
-    note(f"figures on http://{Endpoint(host, http.server_port)}/metrics")
+    registry.register(Metrics(worm, loop))
+    note(f"metrics on http://{Endpoint(host, http.server_port)}/metrics")
     try:
         await over.wait()
     finally:

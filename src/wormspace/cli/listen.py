@@ -9,7 +9,7 @@ from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import as_json_value, console, emit, escaped, note, printable
 from wormspace.space.address import Address
 from wormspace.space.client import Client
-from wormspace.space.events import Allocated, Event, TrimmedAway, Written
+from wormspace.space.events import Allocated, Event, SegmentsTrimmed, Written
 
 
 @click.command()
@@ -63,7 +63,7 @@ def _event_json(space: str, event: Event) -> dict[str, object]:
                 "size": size,
                 "metadata": as_json_value(metadata),
             }
-        case TrimmedAway(segment, stop):
+        case SegmentsTrimmed(segment, stop):
             return {"event": "trimmed", "space": space, "segment": segment, "stop": stop}
 
 
@@ -75,6 +75,6 @@ def _print(space: str, event: Event) -> None:
         case Allocated(segment, size, metadata):
             what = f"allocated, {size} registers: {escaped(metadata)}"
             console.out(f"{name}/{segment}  {what}", style="cyan")
-        case TrimmedAway(segment, stop):
+        case SegmentsTrimmed(segment, stop):
             which = f"{segment}" if stop == segment + 1 else f"{segment}..{stop - 1}"
             console.out(f"{name}/{which}  trimmed", style="magenta")

@@ -112,7 +112,7 @@ def _show_servers(settings: Settings, servers: list[ServerState]) -> None:
         ">store",
     )
     for s in servers:
-        f = s.figures
+        f = s.metrics
         rows.add_row(
             cell(names.get(s.server, "")),
             cell(s.server),

@@ -29,7 +29,7 @@ from wormspace.tx import (
     Site,
     TxId,
 )
-from wormspace.tx.metrics import SiteFigures
+from wormspace.tx.metrics import SiteMetrics
 from wormspace.tx.opening import open_manager
 from wormspace.tx.site import PATIENCE_S
 from wormspace.tx.trimming import retire
@@ -59,7 +59,7 @@ metrics_option = click.option(
     "--metrics",
     type=listening_at,
     metavar="[HOST:]PORT",
-    help="Serve figures to Prometheus there (PORT 0: any free one).",
+    help="Serve metrics to Prometheus there (PORT 0: any free one).",
 )
 
 
@@ -208,11 +208,11 @@ def resolve(
         problems = 0
         told: set[Gid] = set()
         try:
-            async with _figures(site, metrics):
-                await site.sweep(patience_s=float("inf"))
+            async with _metrics(site, metrics):
+                await site.recover(patience_s=float("inf"))
                 while True:
                     await asyncio.sleep(patience)
-                    for resolution in await site.sweep(patience):
+                    for resolution in await site.recover(patience):
                         problems += bool(resolution.problem)
                         _tell(settings, resolution)
                     told = _tell_of_others(settings, site.left_alone(patience), told)
@@ -273,7 +273,7 @@ def _tell_of_others(settings: Settings, others: list[Gid], told: set[Gid]) -> se
 
 
 @asynccontextmanager
-async def _figures(site: Site, at: Endpoint | None) -> AsyncIterator[None]:
+async def _metrics(site: Site, at: Endpoint | None) -> AsyncIterator[None]:
     """Let Prometheus ask for the site's figures meanwhile, if it is said where.
 
     Raises:
@@ -283,12 +283,12 @@ async def _figures(site: Site, at: Endpoint | None) -> AsyncIterator[None]:
         yield
         return
     registry = CollectorRegistry()
-    registry.register(SiteFigures(site))
+    registry.register(SiteMetrics(site))
     try:
         http, _ = start_http_server(at.port, at.host, registry)
     except OSError as e:
         raise WormError(f"cannot listen on {at}: {e.strerror}; choose --metrics") from e
-    note(f"figures on http://{Endpoint(at.host, http.server_port)}/metrics")
+    note(f"metrics on http://{Endpoint(at.host, http.server_port)}/metrics")
     try:
         yield
     finally:
@@ -321,7 +321,7 @@ def serve(
         store = await KeyValueStore.open(name, LmdbStore(data))
         site = Site(worm, space=space, managers=[store])
         try:
-            async with _figures(site, metrics):
+            async with _metrics(site, metrics):
                 address = await site.start(host, port)
                 collect_seldom()
                 if settings.json:

@@ -1,6 +1,6 @@
 """Appending: what is appended in one turn of the event loop goes into one register.
 
-Appends of one turn share a question to the sequencer and, up to some size, a pack: one write
+Appends of one turn share a question to the sequencer and, up to some size, a batch: one write
 decides them all.  What comes while they are under way makes up the next.  A lone append is two
 round trips: the question, and the write.
 """
@@ -22,11 +22,11 @@ from wormspace.errors import (
     WormError,
 )
 from wormspace.knobs import KNOBS
-from wormspace.log.desk import Desk
 from wormspace.log.messages import Ask, Given
-from wormspace.log.records import Group, Pack, encode, payload_size
-from wormspace.log.tape import Tape
-from wormspace.log.tenure import Held, Run
+from wormspace.log.records import BatchRecord, Group, encode, payload_size
+from wormspace.log.segmented_log import SegmentedLog
+from wormspace.log.sequencer_client import PositionSource
+from wormspace.log.term import ReservedRange, ReservedWriter
 from wormspace.runtime.batching import Batcher
 from wormspace.runtime.tasks import Tasks
 
@@ -38,14 +38,14 @@ GRACE_S = 0.05
 OVERHEAD_BYTES = 96
 ENTRY_BYTES = 9
 STREAM_BYTES = 64
-"""What a pack takes at most beside bodies, headers and names; and for each entry, and stream."""
+"""What a batch takes at most beside bodies, headers and names; and for each entry, and stream."""
 
 NO_LINKS: dict[str, tuple[int, ...]] = {}
 
 Headers: TypeAlias = Mapping[str, str]
 
 
-class _Wish:
+class _AppendRequest:
     """Entries that wait for places: those of one call."""
 
     __slots__ = ("bodies", "extra", "future", "headers", "missing", "positions", "streams")
@@ -61,7 +61,7 @@ class _Wish:
         self.bodies = bodies
         self.headers = headers
         self.streams = streams
-        self.extra = extra  # bytes that headers and streams take in a pack
+        self.extra = extra  # bytes that headers and streams take in a batch
         self.future = future
         self.positions = [0] * len(bodies)
         self.missing = len(bodies)
@@ -77,20 +77,20 @@ class _Wish:
             self.future.set_result(self.positions)
 
 
-_Part: TypeAlias = tuple[_Wish, int, int]
-"""Entries [start, stop) of a wish."""
+_Part: TypeAlias = tuple[_AppendRequest, int, int]
+"""Entries [start, stop) of a request."""
 
 
-class _Parcel:
-    """What goes into one pack.
+class _BatchDraft:
+    """What goes into one batch.
 
     Attributes:
-        parts: entries of wishes, in order.
+        parts: entries of requests, in order.
         count: how many entries.
         size: by how many bytes they make the log larger.
         room: how many more bytes it may take.
         first: the position of its first entry, when that is known.
-        raw: the pack itself, from then on.
+        raw: the batch itself, from then on.
     """
 
     __slots__ = ("count", "first", "parts", "raw", "room", "size")
@@ -103,70 +103,73 @@ class _Parcel:
         self.first = 0
         self.raw = b""
 
-    def add(self, wish: _Wish, start: int, stop: int) -> None:
-        """Entries [start, stop) of a wish are the next."""
-        self.parts.append((wish, start, stop))
-        if wish.headers:
-            self.size += (stop - start) * payload_size(b"", wish.headers)
+    def add(self, request: _AppendRequest, start: int, stop: int) -> None:
+        """Entries [start, stop) of a request are the next."""
+        self.parts.append((request, start, stop))
+        if request.headers:
+            self.size += (stop - start) * payload_size(b"", request.headers)
 
     def last_of_streams(self) -> dict[str, int]:
         """For each stream, which of its entries is the last that belongs to it."""
         found: dict[str, int] = {}
         end = 0
-        for wish, start, stop in self.parts:
+        for request, start, stop in self.parts:
             end += stop - start
-            if wish.streams:
-                found.update(dict.fromkeys(wish.streams, end - 1))
+            if request.streams:
+                found.update(dict.fromkeys(request.streams, end - 1))
         return found
 
     def bodies(self) -> list[bytes]:
         """Those of its entries."""
         bodies: list[bytes] = []
-        for wish, start, stop in self.parts:
-            bodies += wish.bodies[start:stop]
+        for request, start, stop in self.parts:
+            bodies += request.bodies[start:stop]
         return bodies
 
     def groups(self) -> tuple[Group, ...]:
         """Their headers and streams; none at all if no entry has any."""
-        if not any(wish.extra for wish, _, _ in self.parts):
+        if not any(request.extra for request, _, _ in self.parts):
             return ()
         return tuple(
-            [Group(stop - start, wish.headers, wish.streams) for wish, start, stop in self.parts]
+            [
+                Group(stop - start, request.headers, request.streams)
+                for request, start, stop in self.parts
+            ]
         )
 
     def placed(self) -> None:
         """It is in the log, where it was to go."""
         position = self.first
-        for wish, start, stop in self.parts:
-            wish.placed(start, stop, position)
+        for request, start, stop in self.parts:
+            request.placed(start, stop, position)
             position += stop - start
 
 
-def _parcels(parts: Sequence[_Part], largest: int) -> list[_Parcel]:
-    """Entries in their order, as many to a pack as may be.
+def _drafts(parts: Sequence[_Part], largest: int) -> list[_BatchDraft]:
+    """Entries in their order, as many to a batch as may be.
 
     Args:
         largest: bytes of entries that a register takes.
     """
-    room, most = min(KNOBS.log_pack_bytes, largest), KNOBS.log_pack_entries
-    parcel = _Parcel(room)
-    parcels = [parcel]
-    for wish, start, stop in parts:
-        parcel.room -= wish.extra
+    room, most = min(KNOBS.log_batch_bytes, largest), KNOBS.log_batch_entries
+    draft = _BatchDraft(room)
+    drafts = [draft]
+    for request, start, stop in parts:
+        draft.room -= request.extra
         begin = start
         for i in range(start, stop):
-            size = len(wish.bodies[i])
-            if parcel.count and (parcel.room < size + ENTRY_BYTES or parcel.count >= most):
+            size = len(request.bodies[i])
+            if draft.count and (draft.room < size + ENTRY_BYTES or draft.count >= most):
                 if i > begin:
-                    parcel.add(wish, begin, i)
-                parcel, begin = _Parcel(room), i
-                parcel.room -= wish.extra
-                parcels.append(parcel)
-            parcel.count += 1
-            parcel.size += size
-            parcel.room -= size + ENTRY_BYTES
-        parcel.add(wish, begin, stop)
-    return parcels
+                    draft.add(request, begin, i)
+                draft, begin = _BatchDraft(room), i
+                draft.room -= request.extra
+                drafts.append(draft)
+            draft.count += 1
+            draft.size += size
+            draft.room -= size + ENTRY_BYTES
+        draft.add(request, begin, stop)
+    return drafts
 
 
 def _too_large(size: int, extra: int, largest: int) -> str:
@@ -193,29 +196,35 @@ class Appender:
     """What appends to one log.
 
     Args:
-        tape: the log's slots.
-        desk: where positions come from.
+        segmented_log: the log's slots.
+        sequencing: where positions come from.
         writer: eight bytes that no other appender has.
         clock: the time, in seconds since 1970.
     """
 
-    def __init__(self, tape: Tape, desk: Desk, writer: bytes, clock: Callable[[], float]) -> None:
-        self._tape = tape
-        self._desk = desk
+    def __init__(
+        self,
+        segmented_log: SegmentedLog,
+        sequencing: PositionSource,
+        writer: bytes,
+        clock: Callable[[], float],
+    ) -> None:
+        self._segmented_log = segmented_log
+        self._sequencing = sequencing
         self._writer = writer
         self._clock = clock
         self._serial = 0
         self._largest = self._ask_largest()
         self._loop = asyncio.get_running_loop()
         self._batcher = Batcher(self._begin)
-        self._working = Tasks(f"{tape.space.name}: appending")
+        self._working = Tasks(f"{segmented_log.space.name}: appending")
         self._closed = False
         self.lost = 0
-        """How many packs lost their slots to others, so that their entries went elsewhere."""
+        """How many batches lost their slots to others, so that their entries went elsewhere."""
 
     def _ask_largest(self) -> int:
         """Bytes of entries that fit into a register, by the servers' limit as it is now."""
-        return self._tape.space.client.registers.max_value - OVERHEAD_BYTES
+        return self._segmented_log.space.client.registers.max_value - OVERHEAD_BYTES
 
     # ------------------------------------------------------------ what is wished for
 
@@ -239,7 +248,7 @@ class Appender:
         if self._closed:
             raise Closed("the log was closed")
         if timeout is not None:
-            self._tape.space.client.deadline(timeout)  # complains now, if it does
+            self._segmented_log.space.client.deadline(timeout)  # complains now, if it does
         extra = 0
         if headers or streams:
             extra = len(encode((headers, streams, streams))) + STREAM_BYTES * len(streams)
@@ -247,24 +256,24 @@ class Appender:
         if largest > self._largest - extra - ENTRY_BYTES:
             raise ValueTooLarge(_too_large(largest, extra, self._largest))
         future: asyncio.Future[list[int]] = self._loop.create_future()
-        self._batcher.add(timeout, _Wish(bodies, headers, streams, extra, future))
+        self._batcher.add(timeout, _AppendRequest(bodies, headers, streams, extra, future))
         return future
 
-    def _begin(self, timeout: float | None, wishes: list[_Wish]) -> None:
+    def _begin(self, timeout: float | None, requests: list[_AppendRequest]) -> None:
         """The turn of the loop is over: append what was wished for in it."""
         self._largest = self._ask_largest()
-        deadline = self._tape.space.client.deadline(timeout)
-        some: list[_Wish] = []
+        deadline = self._segmented_log.space.client.deadline(timeout)
+        some: list[_AppendRequest] = []
         count = 0
-        for wish in wishes:
-            if some and count + len(wish.bodies) > KNOBS.log_ask_entries:
+        for request in requests:
+            if some and count + len(request.bodies) > KNOBS.log_ask_entries:
                 self._spawn(some, deadline)
                 some, count = [], 0
-            some.append(wish)
-            count += len(wish.bodies)
+            some.append(request)
+            count += len(request.bodies)
         self._spawn(some, deadline)
 
-    def _spawn(self, wishes: list[_Wish], deadline: float) -> None:
+    def _spawn(self, requests: list[_AppendRequest], deadline: float) -> None:
         """Put entries into the log, or tell why not."""
 
         def on_done(task: asyncio.Task[None]) -> None:
@@ -273,27 +282,29 @@ class Appender:
                 if not task.cancelled()
                 else Closed("the log was closed; the entries may be in it all the same")
             )
-            for wish in wishes:
-                if error is not None and not wish.future.done():
-                    wish.future.set_exception(error)
+            for request in requests:
+                if error is not None and not request.future.done():
+                    request.future.set_exception(error)
 
-        self._working.spawn(self._fulfil(wishes, deadline), on_done)
+        self._working.spawn(self._fulfil(requests, deadline), on_done)
 
     async def close(self) -> None:
         """Give up what is under way."""
         self._closed = True
-        for wish in self._batcher.withdraw():
-            if not wish.future.done():
-                wish.future.set_exception(Closed("the log was closed; nothing was appended"))
+        for request in self._batcher.withdraw():
+            if not request.future.done():
+                request.future.set_exception(Closed("the log was closed; nothing was appended"))
         await self._working.close()
 
     # ------------------------------------------------------------ places, and writing there
 
-    async def _fulfil(self, wishes: list[_Wish], deadline: float) -> None:
+    async def _fulfil(self, requests: list[_AppendRequest], deadline: float) -> None:
         try:
             # Each step has its own limit, and says more when it passes: this is for them all.
             async with asyncio.timeout_at(deadline + GRACE_S):
-                await self._insist([(wish, 0, len(wish.bodies)) for wish in wishes], deadline)
+                await self._insist(
+                    [(request, 0, len(request.bodies)) for request in requests], deadline
+                )
         except TimeoutError as e:
             raise Unavailable("append: not done in time; it may be in the log all the same") from e
         except Trimmed as e:
@@ -306,84 +317,95 @@ class Appender:
         doubt = None
         longest = PAUSE_MIN_S
         while True:
-            parcels = _parcels(parts, self._largest)
-            given = await self._ask(parcels, doubt, deadline)
+            drafts = _drafts(parts, self._largest)
+            given = await self._ask(drafts, doubt, deadline)
             left = deadline - self._loop.time()
             if left <= 0:
                 raise Unavailable("append: there was no time left to write the entries")
-            lost = await self._write_all(parcels, given, left)
+            lost = await self._write_all(drafts, given, left)
             if not lost:
                 return
             self.lost += len(lost)
-            parts = [part for parcel in lost for part in parcel.parts]
-            doubt = given.runs[0].fence
-            await asyncio.sleep(self._tape.space.client.rng.uniform(0, longest))
+            parts = [part for draft in lost for part in draft.parts]
+            doubt = given.ranges[0].fence
+            await asyncio.sleep(self._segmented_log.space.client.rng.uniform(0, longest))
             longest = min(PAUSE_MAX_S, 2 * longest)
 
-    async def _ask(self, parcels: list[_Parcel], doubt: bytes | None, deadline: float) -> Given:
-        """Places for packs, which are encoded accordingly."""
+    async def _ask(self, drafts: list[_BatchDraft], doubt: bytes | None, deadline: float) -> Given:
+        """Places for batches, which are encoded accordingly."""
         ask = Ask(
-            tuple([parcel.count for parcel in parcels]),
-            sum([parcel.size for parcel in parcels]),
-            tuple([(i, named) for i, p in enumerate(parcels) if (named := p.last_of_streams())]),
+            tuple([draft.count for draft in drafts]),
+            sum([draft.size for draft in drafts]),
+            tuple([(i, named) for i, p in enumerate(drafts) if (named := p.last_of_streams())]),
             doubt,
         )
-        given = self._desk.give_now(ask) or await self._desk.ask(ask, deadline)
+        given = self._sequencing.give_now(ask) or await self._sequencing.ask(ask, deadline)
         if (
             not isinstance(given, Given)
-            or sum([run.stop - run.start for run in given.runs]) != len(parcels)
+            or sum([reserved.stop - reserved.start for reserved in given.ranges]) != len(drafts)
             or len(given.links) != len(ask.named)
         ):
             raise Unavailable("the sequencer answered something else than positions")
         links = {i: before for (i, _), before in zip(ask.named, given.links, strict=True)}
         time_ms = int(self._clock() * 1000)
         position, before = given.first, given.before
-        for i, parcel in enumerate(parcels):
+        for i, draft in enumerate(drafts):
             self._serial += 1
-            parcel.first = position
-            parcel.raw = encode(
-                Pack(
+            draft.first = position
+            draft.raw = encode(
+                BatchRecord(
                     position,
                     before,
                     self._writer,
                     self._serial,
                     time_ms,
-                    parcel.bodies(),
-                    parcel.groups(),
+                    draft.bodies(),
+                    draft.groups(),
                     links.get(i, NO_LINKS),
                 )
             )
-            position += parcel.count
-            before += parcel.size
+            position += draft.count
+            before += draft.size
         return given
 
-    async def _write_all(self, parcels: list[_Parcel], given: Given, left: float) -> list[_Parcel]:
-        """Write packs into the slots given; returns those that are not in the log."""
+    async def _write_all(
+        self, drafts: list[_BatchDraft], given: Given, left: float
+    ) -> list[_BatchDraft]:
+        """Write batches into the slots given; returns those that are not in the log."""
         writing, at = [], 0
-        for run in given.runs:
-            writing.append(self._write_run(run, parcels[at : at + run.stop - run.start], left))
-            at += run.stop - run.start
-        return [parcel for lost in await asyncio.gather(*writing) for parcel in lost]
+        for reserved in given.ranges:
+            writing.append(
+                self._write_reserved(
+                    reserved, drafts[at : at + reserved.stop - reserved.start], left
+                )
+            )
+            at += reserved.stop - reserved.start
+        return [draft for lost in await asyncio.gather(*writing) for draft in lost]
 
-    async def _write_run(self, run: Run, parcels: list[_Parcel], left: float) -> list[_Parcel]:
-        errors: Sequence[WormError | None] = [None] * len(parcels)
+    async def _write_reserved(
+        self, reserved: ReservedRange, drafts: list[_BatchDraft], left: float
+    ) -> list[_BatchDraft]:
+        errors: Sequence[WormError | None] = [None] * len(drafts)
         try:
-            await Held(self._tape, run).write_all([parcel.raw for parcel in parcels], left)
+            await ReservedWriter(self._segmented_log, reserved).write_all(
+                [draft.raw for draft in drafts], left
+            )
         except PartialWrite as e:
             errors = e.results
-        lost: list[_Parcel] = []
+        lost: list[_BatchDraft] = []
         trouble: WormError | None = None
-        for slot, (parcel, error) in enumerate(
-            zip(parcels, errors, strict=True), run.segment * self._tape.size + run.start
+        for slot, (draft, error) in enumerate(
+            zip(drafts, errors, strict=True),
+            reserved.segment * self._segmented_log.size + reserved.start,
         ):
             if error is None:
-                parcel.placed()
+                draft.placed()
             elif not isinstance(error, LOST):
                 trouble = error
-            elif await self._tape.settle(slot, parcel.raw):
-                parcel.placed()
+            elif await self._segmented_log.settle(slot, draft.raw):
+                draft.placed()
             else:
-                lost.append(parcel)
+                lost.append(draft)
         if trouble is not None:
             raise trouble
         return lost

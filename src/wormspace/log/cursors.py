@@ -15,7 +15,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from wormspace.knobs import KNOBS
 from wormspace.log.checks import check_position
-from wormspace.log.marks import Mark
+from wormspace.log.durable_cell import DurableCell
 
 Within: TypeAlias = Callable[[str, float | None], AbstractAsyncContextManager[float]]
 """Limits what a call may take, given what it is and its time-out."""
@@ -32,9 +32,9 @@ class Cursor:
         name: the consumer's.
     """
 
-    def __init__(self, name: str, mark: Mark[int], within: Within, require: Require) -> None:
+    def __init__(self, name: str, cell: DurableCell[int], within: Within, require: Require) -> None:
         self.name = name
-        self._mark = mark
+        self._cell = cell
         self._within = within
         self._require_reached = require
 
@@ -50,7 +50,7 @@ class Cursor:
             Unavailable: not in time.
         """
         async with self._within(f"loading cursor {self.name!r}", timeout):
-            found = await self._mark.get()
+            found = await self._cell.get()
         return found[1] if found else 0
 
     async def commit(self, position: int, *, timeout: float | None = None) -> None:
@@ -67,7 +67,7 @@ class Cursor:
         check_position(position)
         async with self._within(f"committing cursor {self.name!r}", timeout):
             await self._require_reached(position)
-            await self._mark.put(position)
+            await self._cell.put(position)
 
 
 class Cursors:
@@ -77,22 +77,24 @@ class Cursors:
     takes the right to commit again, which is a few round trips more.
     """
 
-    def __init__(self, make: Callable[[str], Mark[int]], within: Within, require: Require) -> None:
+    def __init__(
+        self, make: Callable[[str], DurableCell[int]], within: Within, require: Require
+    ) -> None:
         self._make = make
         self._within = within
         self._require_reached = require
         self._recent: OrderedDict[str, Cursor] = OrderedDict()
         self._alive: WeakValueDictionary[str, Cursor] = WeakValueDictionary()
         # What a commit began may go on when its cursor is gone.
-        self._marks: WeakSet[Mark[int]] = WeakSet()
+        self._cells: WeakSet[DurableCell[int]] = WeakSet()
 
     def get(self, name: str) -> Cursor:
         """The consumer's cursor: the same object for as long as somebody holds it."""
         cursor = self._alive.get(name)
         if cursor is None:
-            mark = self._make(name)
-            self._marks.add(mark)
-            cursor = Cursor(name, mark, self._within, self._require_reached)
+            cell = self._make(name)
+            self._cells.add(cell)
+            cursor = Cursor(name, cell, self._within, self._require_reached)
             self._alive[name] = cursor
         self._recent[name] = cursor
         self._recent.move_to_end(name)
@@ -102,5 +104,5 @@ class Cursors:
 
     async def close(self) -> None:
         """Stop what is under way in the background."""
-        for mark in list(self._marks):
-            await mark.close()
+        for cell in list(self._cells):
+            await cell.close()

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from wormspace.errors import Trimmed, Unavailable
-from wormspace.log.desk import Desk
 from wormspace.log.messages import Last, LastOf, Names, NamesOf
 from wormspace.log.reading import Reader
-from wormspace.log.records import Entry, Pack, read_pack
+from wormspace.log.records import BatchRecord, Entry, read_batch
+from wormspace.log.segmented_log import POLL_S
+from wormspace.log.sequencer_client import PositionSource
 from wormspace.log.streams import Walk
 from wormspace.log.subscribing import Source
-from wormspace.log.tape import POLL_S
 from wormspace.space import Client
 
 POLL_MAX_S = 0.2
@@ -43,17 +43,21 @@ class StreamReader:
     """
 
     def __init__(
-        self, client: Client, reader: Reader, desk: Desk, gone: Callable[[int], Exception]
+        self,
+        client: Client,
+        reader: Reader,
+        sequencing: PositionSource,
+        gone: Callable[[int], Exception],
     ) -> None:
         self._client = client
         self._reader = reader
-        self._desk = desk
+        self._sequencing = sequencing
         self._gone = gone
         self._loop = asyncio.get_running_loop()
 
     async def names(self, deadline: float) -> dict[str, int]:
         """The streams, each with its last position."""
-        answer = await self._desk.ask(NamesOf(), deadline)
+        answer = await self._sequencing.ask(NamesOf(), deadline)
         if not isinstance(answer, Names):
             raise Unavailable("the sequencer answered something else than streams")
         return {name: latest.position for name, latest in sorted(answer.streams.items())}
@@ -66,7 +70,7 @@ class StreamReader:
             DamagedEntry: one of them cannot be read.
         """
         while True:
-            first = (await self._reader.beginning.find()).position
+            first = (await self._reader.trim_point.find()).position
             if start is not None and start < first:
                 raise self._gone(start)
             found = await self.look(name, first if start is None else start, None, deadline)
@@ -84,60 +88,60 @@ class StreamReader:
         Raises:
             DamagedEntry: one of them cannot be read.
         """
-        answer = await self._desk.ask(LastOf(name), deadline)
+        answer = await self._sequencing.ask(LastOf(name), deadline)
         if not isinstance(answer, Last):
             raise Unavailable("the sequencer answered something else than slots")
         slots, upto = answer.latest.slots, answer.next
         while True:
-            first = await self._reader.beginning.find()
-            walk = Walk(name, lambda slots: self._packs(slots, start))
-            packs: list[Pack] = []
+            first = await self._reader.trim_point.find()
+            walk = Walk(name, lambda slots: self._batches(slots, start))
+            batches: list[BatchRecord] = []
             if answer.latest.position >= start:
                 try:
-                    packs = await walk.back(slots, first.slot, start)
+                    batches = await walk.back(slots, first.slot, start)
                 except Trimmed:
                     continue
             if start < first.position:
                 trimmed = [slot for slot in (*slots, *walk.below) if slot < first.slot]
                 if dealt_with is None or not slots or max(trimmed, default=-1) > dealt_with:
                     return None
-            entries = [e for pack in packs for e in pack.entries(start) if name in e.streams]
-            if packs:
-                self._reader.delivered(packs[-1].end)
+            entries = [e for batch in batches for e in batch.entries(start) if name in e.streams]
+            if batches:
+                self._reader.delivered(batches[-1].end)
             return Found(entries, max(slots, default=-1), max(upto, start))
 
     def follow(self, name: str, start: int | None) -> OneStream:
         """The stream's entries from `start` on, for ever."""
         return OneStream(self, self._client, self._reader, name, start, self._gone)
 
-    async def _packs(self, slots: Iterable[int], start: int) -> dict[int, Pack | None]:
+    async def _batches(self, slots: Iterable[int], start: int) -> dict[int, BatchRecord | None]:
         """What is in these slots; what stays empty is filled, for its appender has died.
 
         Raises:
             DamagedEntry: one of them cannot be read, and positions from `start` on are missing.
         """
-        tape = self._reader.tape
+        segmented_log = self._reader.segmented_log
         give_up = self._loop.time() + self._reader.patience_s
-        packs: dict[int, Pack | None] = {}
+        batches: dict[int, BatchRecord | None] = {}
         wanted = list(slots)
         while wanted:
-            places = [divmod(slot, tape.size) for slot in wanted]
-            values = await asyncio.gather(*(tape.segment(n).read(o) for n, o in places))
+            places = [divmod(slot, segmented_log.size) for slot in wanted]
+            values = await asyncio.gather(*(segmented_log.segment(n).read(o) for n, o in places))
             empty = []
             for slot, raw in zip(wanted, values, strict=True):
                 if raw is None:
                     empty.append(slot)
                 else:
-                    packs[slot] = read_pack(raw, slot) if raw else None
-                    if raw and packs[slot] is None:
+                    batches[slot] = read_batch(raw, slot) if raw else None
+                    if raw and batches[slot] is None:
                         await self._reader.check_damage(slot, start)
             if empty and self._loop.time() >= give_up:
                 for slot in empty:
-                    await tape.fill(slot, slot + 1)
+                    await segmented_log.fill(slot, slot + 1)
             elif empty:
                 await asyncio.sleep(POLL_S)
             wanted = empty
-        return packs
+        return batches
 
 
 class OneStream(Source):
@@ -184,7 +188,7 @@ class OneStream(Source):
 
     async def _ask(self) -> list[Entry]:
         if self._start is None or self._dealt_with is None:
-            first = (await self._reader.beginning.find()).position
+            first = (await self._reader.trim_point.find()).position
             if self._start is not None and self._start < first:
                 raise self._gone(self._start)
             self._start = first if self._start is None else self._start

@@ -32,9 +32,9 @@ async def look(name: str, reader: Reader) -> Info:
     Raises:
         Trimmed, Unavailable.
     """
-    first, tail = (await reader.beginning.find()).position, await reader.tail()
-    oldest = await reader.first_pack(first)
-    newest = await reader.last_pack(await reader.tape.end())
+    first, tail = (await reader.trim_point.find()).position, await reader.tail()
+    oldest = await reader.first_batch(first)
+    newest = await reader.last_batch(await reader.segmented_log.end())
     size = 0
     if oldest and newest:
         begin = next(before for position, before in oldest.befores() if position >= first)
@@ -44,7 +44,7 @@ async def look(name: str, reader: Reader) -> Info:
         first,
         tail,
         size,
-        reader.tape.size,
+        reader.segmented_log.size,
         oldest.time_ms / 1000.0 if oldest else None,
         newest[1].time_ms / 1000.0 if newest else None,
     )

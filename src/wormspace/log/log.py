@@ -11,7 +11,6 @@ from weakref import WeakSet
 
 from wormspace.errors import Closed, Trimmed, Unavailable, UsageError, WormError
 from wormspace.log.appending import Appender
-from wormspace.log.beginning import Beginning, Place
 from wormspace.log.checks import (
     NO_HEADERS,
     check_amount,
@@ -25,19 +24,25 @@ from wormspace.log.checks import (
     check_streams,
 )
 from wormspace.log.cursors import Cursor, Cursors
-from wormspace.log.desk import Announcement, Desk, PrivateDesk, SharedDesk
+from wormspace.log.durable_cell import DurableCell
 from wormspace.log.errors import LogTrimmed, NotWritten
 from wormspace.log.following import StreamReader
 from wormspace.log.info import Info, look
 from wormspace.log.limits import Limits
-from wormspace.log.marks import Mark
 from wormspace.log.opening import Config, configure
 from wormspace.log.reading import Reader
 from wormspace.log.records import Entry
+from wormspace.log.segmented_log import SegmentedLog
 from wormspace.log.sequencer import Sequencer
+from wormspace.log.sequencer_client import (
+    Announcement,
+    OwnPositions,
+    PositionSource,
+    SequencerClient,
+)
 from wormspace.log.spaces import CURSOR, ENTRIES, SEQUENCER, TRIM, cursor_space
 from wormspace.log.subscribing import Source, Subscription, WholeLog
-from wormspace.log.tape import Tape
+from wormspace.log.trim_point import Place, TrimPoint
 from wormspace.log.trimming import Trimmer
 from wormspace.runtime.closing import Closing
 from wormspace.runtime.endpoints import as_listening
@@ -82,18 +87,18 @@ class Log(Closing):
         self.name = name
         self.segment_size = config.segment_size
         self._client = client
-        self._mark_size = config.mark_size
-        self._tape = Tape(client.space(name), config.segment_size, ENTRIES)
+        self._cell_size = config.cell_size
+        self._segmented_log = SegmentedLog(client.space(name), config.segment_size, ENTRIES)
         self._clock = clock
-        self._beginning = Beginning(Mark(self._mark_tape(f"{name}/{TRIM}", TRIM), Place))
-        self._reader = Reader(self._tape, self._beginning, patience_s)
-        self._trimmer = Trimmer(self._reader, self._beginning)
-        self._cursors = Cursors(self._cursor_mark, self._within, self._reader.require_reached)
+        self._trim_point = TrimPoint(DurableCell(self._cell_log(f"{name}/{TRIM}", TRIM), Place))
+        self._reader = Reader(self._segmented_log, self._trim_point, patience_s)
+        self._trimmer = Trimmer(self._reader, self._trim_point)
+        self._cursors = Cursors(self._cursor_cell, self._within, self._reader.require_reached)
         self._sources: WeakSet[Source] = WeakSet()
         self._limits = Limits()
         self._closed = False
         self._on_close: Callable[[Log], object] = _nothing
-        self._desk: Desk
+        self._sequencing: PositionSource
         self._appender: Appender
         self._streams: StreamReader
 
@@ -132,37 +137,37 @@ class Log(Closing):
             async with asyncio.timeout_at(client.deadline(timeout)):
                 config = await configure(client, name, segment_size)
                 log = cls(client, name, config, patience_s=patience_s, clock=clock)
-                await log._beginning.find()
+                await log._trim_point.find()
         except TimeoutError:
             raise _too_late("opening", name) from None
         other = beside() if sole else None
-        if other is not None and not other._closed and isinstance(other._desk, PrivateDesk):
-            log._desk = other._desk
-            other._desk.users += 1
+        if other is not None and not other._closed and isinstance(other._sequencing, OwnPositions):
+            log._sequencing = other._sequencing
+            other._sequencing.users += 1
         else:
-            log._desk = log._make_desk(sequencer, sole, capture_ahead, host, port)
-        log._appender = Appender(log._tape, log._desk, client.nonce()[:8], clock)
-        log._streams = StreamReader(client, log._reader, log._desk, log._gone)
+            log._sequencing = log._make_sequencing(sequencer, sole, capture_ahead, host, port)
+        log._appender = Appender(log._segmented_log, log._sequencing, client.nonce()[:8], clock)
+        log._streams = StreamReader(client, log._reader, log._sequencing, log._gone)
         log._on_close = on_close or _nothing
         return log
 
-    def _mark_tape(self, space: str, part: str) -> Tape:
-        return Tape(self._client.space(space), self._mark_size, part)
+    def _cell_log(self, space: str, part: str) -> SegmentedLog:
+        return SegmentedLog(self._client.space(space), self._cell_size, part)
 
-    def _make_desk(
+    def _make_sequencing(
         self, sequencer: SequencerChoice, sole: bool, capture_ahead: bool, host: str, port: int
-    ) -> Desk:
+    ) -> PositionSource:
         """Choose where positions come from."""
         unsafe = not capture_ahead
         if sole or sequencer == "none":
-            return PrivateDesk(Sequencer(self._reader, unsafe=unsafe, sole=sole))
+            return OwnPositions(Sequencer(self._reader, unsafe=unsafe, sole=sole))
 
         def make(may_renew: Callable[[], Awaitable[bool]]) -> Sequencer:
             return Sequencer(self._reader, unsafe=unsafe, may_renew=may_renew)
 
-        mark = Mark(self._mark_tape(f"{self.name}/{SEQUENCER}", SEQUENCER), Announcement)
+        cell = DurableCell(self._cell_log(f"{self.name}/{SEQUENCER}", SEQUENCER), Announcement)
         may_become = sequencer == "auto"
-        return SharedDesk(self.name, mark, make, host=host, port=port, may_become=may_become)
+        return SequencerClient(self.name, cell, make, host=host, port=port, may_become=may_become)
 
     def __repr__(self) -> str:
         return f"<Log {self.name!r}{', closed' if self._closed else ''}>"
@@ -181,8 +186,8 @@ class Log(Closing):
         self._limits.end()
         try:
             await self._appender.close()
-            await self._desk.close()
-            await self._beginning.close()
+            await self._sequencing.close()
+            await self._trim_point.close()
             await self._cursors.close()
         finally:
             self._on_close(self)
@@ -194,9 +199,9 @@ class Log(Closing):
             UsageError: this log was opened without a shared sequencer.
         """
         self._check_open()
-        if not isinstance(self._desk, SharedDesk):
+        if not isinstance(self._sequencing, SequencerClient):
             raise UsageError(f"log {self.name!r} has no sequencer that could be shared")
-        await self._desk.stand_by()
+        await self._sequencing.stand_by()
 
     # ------------------------------------------------------------ append
 
@@ -301,7 +306,7 @@ class Log(Closing):
     async def first(self, *, timeout: float | None = None) -> int:
         """The first position that is not trimmed."""
         async with self._within("first", timeout):
-            return (await self._beginning.find()).position
+            return (await self._trim_point.find()).position
 
     async def fill(self, position: int, *, timeout: float | None = None) -> Entry | None:
         """Decide a position now: its entry, or None because it is a hole from now on.
@@ -382,8 +387,8 @@ class Log(Closing):
         cursor_space(self.name, name)
         return self._cursors.get(name)
 
-    def _cursor_mark(self, name: str) -> Mark[int]:
-        return Mark(self._mark_tape(cursor_space(self.name, name), CURSOR), int)
+    def _cursor_cell(self, name: str) -> DurableCell[int]:
+        return DurableCell(self._cell_log(cursor_space(self.name, name), CURSOR), int)
 
     # ------------------------------------------------------------ trim
 
@@ -441,8 +446,8 @@ class Log(Closing):
         deadline = self._client.deadline(timeout)
         try:
             async with self._limits.until(deadline + GRACE_S, lambda: _too_late(what, self.name)):
-                if position is not None and position < self._beginning.at.position:
-                    await self._beginning.find()
+                if position is not None and position < self._trim_point.at.position:
+                    await self._trim_point.find()
                     raise self._gone(position)
                 yield deadline
         except WormError as e:
@@ -457,17 +462,17 @@ class Log(Closing):
             LogTrimmed: the position itself was trimmed.
         """
         while True:
-            known = self._beginning.at
+            known = self._trim_point.at
             try:
                 return await read(position)
             except Trimmed as e:
-                found = await self._beginning.find()
+                found = await self._trim_point.find()
                 if position < found.position or found == known:
                     raise self._gone(position) from e
 
     def _gone(self, position: int) -> LogTrimmed:
         """The error for a position that was trimmed."""
-        first = self._beginning.at.position
+        first = self._trim_point.at.position
         what = f"position {position} of log {self.name!r} was trimmed; the first is now {first}"
         return LogTrimmed(what, first)
 

@@ -8,7 +8,7 @@ import msgspec
 
 from wormspace.errors import UsageError
 from wormspace.log.records import Latest, Natural
-from wormspace.log.tenure import Run
+from wormspace.log.term import ReservedRange
 from wormspace.malformed import MALFORMED
 from wormspace.rpc import Failure
 
@@ -17,10 +17,10 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
     """Give me the next `len(counts)` slots, and positions for what I shall put into them.
 
     Attributes:
-        counts: how many entries each of the packs will have.
+        counts: how many entries each of the batches will have.
         size: bytes of all the entries.
-        named: (index, streams) for those of the packs that name streams; with each stream, which
-            entry of the pack is the last that belongs to it.
+        named: (index, streams) for those of the batches that name streams; with each stream, which
+            entry of the batch is the last that belongs to it.
         doubt: the fence of the token under which a write was refused, if there was one.
     """
 
@@ -31,15 +31,15 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
 
 
 class Given(msgspec.Struct, frozen=True, array_like=True, tag="given"):
-    """The slots, ascending, one for each pack.
+    """The slots, ascending, one for each batch.
 
     Attributes:
-        first: the position of the first entry of the first pack; the others follow.
+        first: the position of the first entry of the first batch; the others follow.
         before: bytes of all the entries before it.
         links: for each of the `named`, the last slots of each of its streams.
     """
 
-    runs: tuple[Run, ...]
+    ranges: tuple[ReservedRange, ...]
     first: Natural
     before: Natural
     links: tuple[dict[str, tuple[int, ...]], ...] = ()

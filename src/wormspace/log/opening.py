@@ -31,12 +31,12 @@ class Config(msgspec.Struct, frozen=True, array_like=True):
     """What all who use a log agree on: the payload of the one segment of `<log>/config`.
 
     Attributes:
-        segment_size: registers per segment of the entries, beside the seam.
-        mark_size: registers per segment of the marks, beside the seam.
+        segment_size: registers per segment of the entries, beside the seal.
+        cell_size: registers per segment of the cells, beside the seal.
     """
 
     segment_size: Annotated[int, msgspec.Meta(ge=MIN_SEGMENT_SIZE, le=MAX_SEGMENT_SIZE)]
-    mark_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEGMENT_SIZE)]
+    cell_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEGMENT_SIZE)]
 
 
 async def configure(client: Client, name: str, segment_size: int | None) -> Config:
@@ -77,7 +77,7 @@ async def _make_or_read(space: Space, segment_size: int | None) -> Config:
     try:
         segment = await space.segment(0)
     except NotAllocated:
-        made = Config(segment_size or KNOBS.log_segment_size, KNOBS.log_mark_size)
+        made = Config(segment_size or KNOBS.log_segment_size, KNOBS.log_cell_size)
         segment = await space.alloc(metadata(CONFIG, msgspec.msgpack.encode(made)), 1)
         if segment.number != 0:  # somebody else made it at the same time
             segment = await space.segment(0)

@@ -1,8 +1,8 @@
-"""What the registers of a log hold: packs of entries, holes and seams.
+"""What the registers of a log hold: batches of entries, holes and seals.
 
-A pack is a msgpack array: one entry or several, which were appended together, and the position of
+A batch is a msgpack array: one entry or several, which were appended together, and the position of
 the first.  The empty value is a hole, so whoever fills one needs to know nothing about the log, and
-no pack can look like one.  A seam is the last register of a segment: once it is written, the log
+no batch can look like one.  A seal is the last register of a segment: once it is written, the log
 goes on in the next segment.
 
 Each record begins with the format's version.  Whatever else a register holds, written by a broken
@@ -35,26 +35,27 @@ Natural = Annotated[int, msgspec.Meta(ge=0, le=MAX_POSITION)]
 
 
 class Group(msgspec.Struct, frozen=True, array_like=True):
-    """So many consecutive entries of a pack have these headers and streams in common."""
+    """So many consecutive entries of a batch have these headers and streams in common."""
 
     count: Natural
     headers: Mapping[str, str]
     streams: tuple[str, ...]
 
 
-class Pack(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=FORMAT):
+class BatchRecord(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=FORMAT):
     """Entries that share a register.
 
     Attributes:
         first: the position of the first of them; the others follow.
-        before: bytes of all entries handed out before this pack since the log began, as far as the
+        before: bytes of all entries handed out before this batch since the log began, as far as the
             sequencer knew; differences are what trimming by size goes by.
-        writer, serial: who appended it, and its how many-eth; no two packs have both in common,
+        writer, serial: who appended it, and its how many-eth; no two batches have both in common,
             so an appender that lost touch recognises its own.
         time_ms: the appender's clock, milliseconds since 1970.
         bodies: of the entries; at least one.
         groups: their headers and streams; none at all if no entry has any.
-        links: for each stream of the pack, the slots of its last packs before this one, descending.
+        links: for each stream of the batch, the slots of its last batches before this one,
+        descending.
     """
 
     first: Natural
@@ -139,14 +140,14 @@ class Latest(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         position: the last that was handed out for it; -1 if there is none.
-        slots: the slots of its last packs, descending.
+        slots: the slots of its last batches, descending.
     """
 
     position: int
     slots: tuple[Natural, ...]
 
 
-class Seam(msgspec.Struct, frozen=True, array_like=True, tag=FORMAT):
+class SealRecord(msgspec.Struct, frozen=True, array_like=True, tag=FORMAT):
     """The last register of a segment: the streams as they stood when the next one was opened.
 
     Attributes:
@@ -162,8 +163,8 @@ class Seam(msgspec.Struct, frozen=True, array_like=True, tag=FORMAT):
 
 
 encode = msgspec.msgpack.Encoder().encode
-_decode_pack = msgspec.msgpack.Decoder(Pack).decode
-_decode_seam = msgspec.msgpack.Decoder(Seam).decode
+_decode_batch = msgspec.msgpack.Decoder(BatchRecord).decode
+_decode_seal = msgspec.msgpack.Decoder(SealRecord).decode
 _decode_any = msgspec.msgpack.Decoder().decode
 
 
@@ -175,36 +176,36 @@ def payload_size(body: bytes, headers: Mapping[str, str]) -> int:
     return size
 
 
-def read_pack(raw: bytes, slot: int) -> Pack | None:
-    """The pack in a register that is written and no hole; None if something else is there.
+def read_batch(raw: bytes, slot: int) -> BatchRecord | None:
+    """The batch in a register that is written and no hole; None if something else is there.
 
     Raises:
         NewerFormat: a newer wormspace wrote it.
     """
     try:
-        pack = _decode_pack(raw)
+        batch = _decode_batch(raw)
     except MALFORMED as e:
         refuse_newer(raw)
         log.info("slot %d holds no log entries, and is passed over: %s", slot, e)
         return None
-    if (pack.groups or pack.links) and not _agrees(pack, slot):
+    if (batch.groups or batch.links) and not _agrees(batch, slot):
         log.info("slot %d holds entries that contradict themselves, and is passed over", slot)
         return None
-    return pack
+    return batch
 
 
-def _agrees(pack: Pack, slot: int) -> bool:
-    """Whether groups and links of a pack belong to its bodies and its place."""
-    named = {name for group in pack.groups for name in group.streams}
+def _agrees(batch: BatchRecord, slot: int) -> bool:
+    """Whether groups and links of a batch belong to its bodies and its place."""
+    named = {name for group in batch.groups for name in group.streams}
     return (
-        sum([group.count for group in pack.groups]) == len(pack.bodies)
-        and named == pack.links.keys()
-        and all(before < slot for slots in pack.links.values() for before in slots)
+        sum([group.count for group in batch.groups]) == len(batch.bodies)
+        and named == batch.links.keys()
+        and all(before < slot for slots in batch.links.values() for before in slots)
     )
 
 
-def read_seam(raw: bytes, segment: int, end: int) -> Seam:
-    """The seam in the last register of a closed segment, of which `end` is one past the last slot.
+def read_seal(raw: bytes, segment: int, end: int) -> SealRecord:
+    """The seal in the last register of a closed segment, of which `end` is one past the last slot.
 
     One that cannot be read tells nothing: all streams are looked for below it.
 
@@ -212,15 +213,15 @@ def read_seam(raw: bytes, segment: int, end: int) -> Seam:
         NewerFormat: a newer wormspace wrote it.
     """
     try:
-        seam = _decode_seam(raw)
+        seal = _decode_seal(raw)
     except MALFORMED as e:
         refuse_newer(raw)
-        log.info("the end of segment %d holds no seam, streams are looked for: %s", segment, e)
-        return Seam(end, {}, end)
-    if any(slot >= end for latest in seam.streams.values() for slot in latest.slots):
-        log.info("the seam of segment %d names slots above it, streams are looked for", segment)
-        return Seam(end, {}, end)
-    return seam
+        log.info("the end of segment %d holds no seal, streams are looked for: %s", segment, e)
+        return SealRecord(end, {}, end)
+    if any(slot >= end for latest in seal.streams.values() for slot in latest.slots):
+        log.info("the seal of segment %d names slots above it, streams are looked for", segment)
+        return SealRecord(end, {}, end)
+    return seal
 
 
 def refuse_newer(raw: bytes) -> None:

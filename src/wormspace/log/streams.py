@@ -1,9 +1,10 @@
 """Streams: many sequences of entries within one log, as in Tango (SOSP 2013).
 
-A pack carries, for each stream of its entries, the slots of the last few packs that were handed out
-for that stream before.  Who knows a stream's last slots can therefore walk it backwards, several
-packs a round trip, without a look at the rest of the log.  The sequencer knows them; it writes its
-table into the seam of each segment, so that its successor has to look only at what came after.
+A batch carries, for each stream of its entries, the slots of the last few batches that were handed
+out for that stream before.  Who knows a stream's last slots can therefore walk it backwards,
+several batches a round trip, without a look at the rest of the log.  The sequencer knows them; it
+writes its table into the seal of each segment, so that its successor has to look only at what came
+after.
 """
 
 from __future__ import annotations
@@ -13,8 +14,16 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from wormspace.errors import Trimmed
 from wormspace.knobs import KNOBS
-from wormspace.log.records import HOLE, Latest, Pack, Seam, encode, read_pack, read_seam
-from wormspace.log.tape import Tape
+from wormspace.log.records import (
+    HOLE,
+    BatchRecord,
+    Latest,
+    SealRecord,
+    encode,
+    read_batch,
+    read_seal,
+)
+from wormspace.log.segmented_log import SegmentedLog
 
 NOWHERE = Latest(-1, ())
 
@@ -30,10 +39,10 @@ class StreamTable:
         self.left_out = 0
         self._latest: OrderedDict[str, Latest] = OrderedDict()
 
-    def load(self, seam: Seam) -> None:
+    def load(self, seal: SealRecord) -> None:
         """Begin where an earlier table stopped."""
-        self._latest = OrderedDict(seam.streams)
-        self.left_out = seam.left_out
+        self._latest = OrderedDict(seal.streams)
+        self.left_out = seal.left_out
 
     def push(self, name: str, slot: int, position: int) -> tuple[int, ...]:
         """The stream goes on in `slot`, up to `position`; returns its last slots before."""
@@ -71,45 +80,47 @@ class StreamTable:
         """Every stream known here."""
         return dict(self._latest)
 
-    def seam(self, upto: int, first: int, room: int) -> Seam:
-        """The table as a seam; without streams that have nothing at slot `first` or above.
+    def seal(self, upto: int, first: int, room: int) -> SealRecord:
+        """The table as a seal; without streams that have nothing at slot `first` or above.
 
         Streams that were quiet longest are left out first, until it takes at most `room` bytes.
         """
         kept = {
             name: latest for name, latest in self._latest.items() if latest.slots[:1] >= (first,)
         }
-        seam = Seam(upto, kept, self.left_out)
-        while kept and len(encode(seam)) > room:
+        seal = SealRecord(upto, kept, self.left_out)
+        while kept and len(encode(seal)) > room:
             names = list(kept)[: len(kept) // 4 + 1]
             left_out = 1 + max(kept.pop(name).slots[0] for name in names)
-            seam = Seam(upto, kept, max(seam.left_out, left_out))
-        return seam
+            seal = SealRecord(upto, kept, max(seal.left_out, left_out))
+        return seal
 
 
-async def rebuild(tape: Tape, stop: int, first: int, patience_s: float = 0.0) -> StreamTable:
-    """The table of all streams below slot `stop`: the last seam, and what was appended since.
+async def rebuild(
+    segmented_log: SegmentedLog, stop: int, first: int, patience_s: float = 0.0
+) -> StreamTable:
+    """The table of all streams below slot `stop`: the last seal, and what was appended since.
 
-    What is not written there for so long is filled: a pack that appeared later would be missing.
+    What is not written there for so long is filled: a batch that appeared later would be missing.
 
     Raises:
         Trimmed, Unavailable.
     """
     table = StreamTable()
-    number = max(0, stop - 1) // tape.size
-    start = number * tape.size
+    number = max(0, stop - 1) // segmented_log.size
+    start = number * segmented_log.size
     if number > 0:
-        raw = await tape.seam(number - 1)
+        raw = await segmented_log.seal(number - 1)
         if raw:
-            seam = read_seam(raw, number - 1, start)
-            table.load(seam)
-            start = min(start, seam.upto)
-    await catch_up(tape, table, max(start, first), stop, patience_s)
+            seal = read_seal(raw, number - 1, start)
+            table.load(seal)
+            start = min(start, seal.upto)
+    await catch_up(segmented_log, table, max(start, first), stop, patience_s)
     return table
 
 
 async def catch_up(
-    tape: Tape, table: StreamTable, start: int, stop: int, patience_s: float = 0.0
+    segmented_log: SegmentedLog, table: StreamTable, start: int, stop: int, patience_s: float = 0.0
 ) -> None:
     """Let the table cover slots [start, stop) as well.
 
@@ -118,21 +129,23 @@ async def catch_up(
     """
     while start < stop:
         until = min(stop, start + KNOBS.log_stream_page)
-        for slot, raw in enumerate(await tape.decided(start, until, patience_s), start):
-            pack = read_pack(raw, slot) if raw else None
-            if pack is not None:
-                for name, position in pack.last_of_streams().items():
+        for slot, raw in enumerate(await segmented_log.decided(start, until, patience_s), start):
+            batch = read_batch(raw, slot) if raw else None
+            if batch is not None:
+                for name, position in batch.last_of_streams().items():
                     table.push(name, slot, position)
         table.forget()
         start = until
 
 
-async def look_up(tape: Tape, name: str, below: int, first: int, patience_s: float = 0.0) -> Latest:
+async def look_up(
+    segmented_log: SegmentedLog, name: str, below: int, first: int, patience_s: float = 0.0
+) -> Latest:
     """Where a stream that is not in the table was appended to last: below slot `below`.
 
-    Each seam says below which slot the streams that it left out are.  If that is in its own
+    Each seal says below which slot the streams that it left out are.  If that is in its own
     segment, the stream may be there, and the segment is searched; else it is in an older one.
-    Searched as well is what was handed out while the seam's table was written.
+    Searched as well is what was handed out while the seal's table was written.
 
     Args:
         patience_s: how long appends in the open segment, which may be under way, are waited for.
@@ -141,22 +154,24 @@ async def look_up(tape: Tape, name: str, below: int, first: int, patience_s: flo
         Unavailable.
     """
     while below > first:
-        number = (below - 1) // tape.size
-        start = max(first, number * tape.size)
-        raw = await tape.seam(number)
+        number = (below - 1) // segmented_log.size
+        start = max(first, number * segmented_log.size)
+        raw = await segmented_log.seal(number)
         if raw is None:  # the open segment
-            found = await _search(tape, name, start, below, patience_s)
+            found = await _search(segmented_log, name, start, below, patience_s)
             if found is not None:
                 return found
             below = start
             continue
         if raw == HOLE:  # trimmed
             break
-        seam = read_seam(raw, number, (number + 1) * tape.size)
-        found = await _search(tape, name, max(start, seam.upto), below) or seam.streams.get(name)
+        seal = read_seal(raw, number, (number + 1) * segmented_log.size)
+        found = await _search(
+            segmented_log, name, max(start, seal.upto), below
+        ) or seal.streams.get(name)
         if found is None:
-            below = min(below, seam.upto, seam.left_out)
-            found = await _search(tape, name, start, below)
+            below = min(below, seal.upto, seal.left_out)
+            found = await _search(segmented_log, name, start, below)
             below = min(below, start)
         if found is not None:
             return found
@@ -164,54 +179,54 @@ async def look_up(tape: Tape, name: str, below: int, first: int, patience_s: flo
 
 
 async def _search(
-    tape: Tape, name: str, start: int, stop: int, patience_s: float = 0.0
+    segmented_log: SegmentedLog, name: str, start: int, stop: int, patience_s: float = 0.0
 ) -> Latest | None:
     """Where in slots [start, stop) a stream was appended to last.
 
-    What is not written there is filled: a pack that appeared later would be missing.
+    What is not written there is filled: a batch that appeared later would be missing.
     """
     while start < stop:
         low = max(start, stop - KNOBS.log_stream_page)
         try:
-            values = await tape.decided(low, stop, patience_s)
+            values = await segmented_log.decided(low, stop, patience_s)
         except Trimmed:
             return None
         for slot in range(stop - 1, low - 1, -1):
             raw = values[slot - low]
-            pack = read_pack(raw, slot) if raw else None
-            if pack is not None and name in pack.links:
-                slots = (slot, *pack.links[name])[: KNOBS.log_links]
-                return Latest(pack.last_of_streams()[name], slots)
+            batch = read_batch(raw, slot) if raw else None
+            if batch is not None and name in batch.links:
+                slots = (slot, *batch.links[name])[: KNOBS.log_links]
+                return Latest(batch.last_of_streams()[name], slots)
         stop = low
     return None
 
 
 class Walk:
-    """Finds a stream's packs, from the newest back to a lower bound.
+    """Finds a stream's batches, from the newest back to a lower bound.
 
     Args:
-        read: the packs in some slots, by slot; None where there is a hole.
+        read: the batches in some slots, by slot; None where there is a hole.
 
     Attributes:
         below: slots of the stream under the lower bound, as far as it came to know.
     """
 
     def __init__(
-        self, name: str, read: Callable[[Iterable[int]], Awaitable[dict[int, Pack | None]]]
+        self, name: str, read: Callable[[Iterable[int]], Awaitable[dict[int, BatchRecord | None]]]
     ) -> None:
         self.below: set[int] = set()
         self._name = name
         self._read = read
 
-    async def back(self, last: Iterable[int], lowest: int, start: int) -> list[Pack]:
-        """The stream's packs in slot `lowest` and above, and with positions from `start` on.
+    async def back(self, last: Iterable[int], lowest: int, start: int) -> list[BatchRecord]:
+        """The stream's batches in slot `lowest` and above, and with positions from `start` on.
 
         Args:
             last: the slots it was appended to last.
 
         Returns them ascending.
         """
-        found: dict[int, Pack] = {}
+        found: dict[int, BatchRecord] = {}
         seen: set[int] = set()
         wanted = [slot for slot in last if slot >= lowest]
         while wanted:
@@ -224,19 +239,19 @@ class Walk:
             found.update(mine)
             links = {
                 slot
-                for pack in mine.values()
-                if pack.first > start
-                for slot in pack.links[self._name]
+                for batch in mine.values()
+                if batch.first > start
+                for slot in batch.links[self._name]
             }
             self.below.update(slot for slot in links if slot < lowest)
             wanted = sorted(slot for slot in links - seen if slot >= lowest)
-        return [pack for _, pack in sorted(found.items()) if pack.end > start]
+        return [batch for _, batch in sorted(found.items()) if batch.end > start]
 
-    def _mine(self, packs: dict[int, Pack | None]) -> dict[int, Pack]:
-        return {s: pack for s, pack in packs.items() if pack and self._name in pack.links}
+    def _mine(self, batches: dict[int, BatchRecord | None]) -> dict[int, BatchRecord]:
+        return {s: batch for s, batch in batches.items() if batch and self._name in batch.links}
 
-    async def _search(self, stop: int, lowest: int) -> dict[int, Pack]:
-        """The newest pack of the stream in a slot below `stop`."""
+    async def _search(self, stop: int, lowest: int) -> dict[int, BatchRecord]:
+        """The newest batch of the stream in a slot below `stop`."""
         while stop > lowest:
             start = max(lowest, stop - KNOBS.log_stream_page)
             mine = self._mine(await self._read(range(start, stop)))

@@ -3,7 +3,7 @@
 Two ways to learn what is new, and a subscription takes the one that is cheaper at the moment.  When
 it is behind it reads pages of registers: one message to one server brings hundreds, so a reader is
 several times as fast as any number of appenders.  When it has caught up it listens, and learns of
-an entry at the moment its appender does.  One head goes over the slots in order, whoever brings
+an entry at the moment its appender does.  One cursor goes over the slots in order, whoever brings
 what is in them, so changing over loses nothing and repeats nothing.
 
 Who stops waiting for an entry does not stop the work on it: a step that reads is a task, which the
@@ -18,11 +18,11 @@ from collections.abc import Awaitable, Callable
 
 from wormspace.errors import Closed, Trimmed, Unavailable
 from wormspace.knobs import KNOBS
-from wormspace.log.reading import Head, Reader
+from wormspace.log.reading import ReadCursor, Reader
 from wormspace.log.records import Entry
-from wormspace.log.tape import POLL_S, Tape
+from wormspace.log.segmented_log import POLL_S, SegmentedLog
 from wormspace.runtime.tasks import Tasks
-from wormspace.space import Address, Stream, TrimmedAway, Written
+from wormspace.space import Address, SegmentsTrimmed, Stream, Written
 
 RETRY_S = 0.1
 
@@ -94,22 +94,22 @@ class WholeLog(Source):
     def __init__(self, reader: Reader, start: int | None, gone: Callable[[int], Exception]) -> None:
         super().__init__()
         self._reader = reader
-        self._tape = reader.tape
+        self._segmented_log = reader.segmented_log
         self._start = start
-        self._head: Head | None = None
+        self._cursor: ReadCursor | None = None
         self._ear: _Ear | None = None
         self._gone = gone
-        self._rng = self._tape.space.client.rng
+        self._rng = self._segmented_log.space.client.rng
         self._loop = asyncio.get_running_loop()
         self._stuck_at = -1
         self._stuck_until = 0.0
 
     async def more(self) -> list[Entry]:
         """What was heard costs no task."""
-        head, ear = self._head, self._ear
-        if self._working is not None or head is None or ear is None:
+        cursor, ear = self._cursor, self._ear
+        if self._working is not None or cursor is None or ear is None:
             return await super().more()
-        entries = self._heard(head, ear)
+        entries = self._heard(cursor, ear)
         if not entries and ear.is_quiet:
             await ear.news()
         elif not entries:
@@ -124,34 +124,34 @@ class WholeLog(Source):
             DamagedEntry: the next positions cannot be read.
         """
         try:
-            if self._head is None:
-                self._head = await self._begin()
+            if self._cursor is None:
+                self._cursor = await self._begin()
             if self._ear is None:
-                return await self._read_on(self._head)
-            await self._hear_on(self._head, self._ear)
+                return await self._read_on(self._cursor)
+            await self._hear_on(self._cursor, self._ear)
         except Trimmed as e:
-            await self._lose_head(e)
+            await self._lose_cursor(e)
         except Unavailable:
             self._stop_listening()
             await asyncio.sleep(RETRY_S)
         return []
 
-    async def _begin(self) -> Head:
-        first = (await self._reader.beginning.find()).position
+    async def _begin(self) -> ReadCursor:
+        first = (await self._reader.trim_point.find()).position
         if self._start is None:
             self._start = first
         elif self._start < first:
             raise self._gone(self._start)
-        return await self._reader.head(self._start)
+        return await self._reader.cursor(self._start)
 
-    async def _lose_head(self, error: Trimmed) -> None:
+    async def _lose_cursor(self, error: Trimmed) -> None:
         """Its slot was trimmed: begin anew, unless the position was trimmed with it."""
         self._stop_listening()
-        head, self._head = self._head, None
-        found = await self._reader.beginning.find()
-        if head is None or head.position < found.position or head.slot >= found.slot:
-            raise self._gone(head.position if head else self._start or 0) from error
-        self._start = head.position
+        cursor, self._cursor = self._cursor, None
+        found = await self._reader.trim_point.find()
+        if cursor is None or cursor.position < found.position or cursor.slot >= found.slot:
+            raise self._gone(cursor.position if cursor else self._start or 0) from error
+        self._start = cursor.position
 
     async def _wait(self, slot: int, stop: int, pause: Callable[[], Awaitable[object]]) -> None:
         """A slot is empty, and `stop` is written: wait, or fill what is between."""
@@ -168,49 +168,49 @@ class WholeLog(Source):
                 return
             except TimeoutError:
                 pass
-        await self._tape.fill(slot, stop)
+        await self._segmented_log.fill(slot, stop)
 
     # ------------------------------------------------------------ behind: read
 
-    async def _read_on(self, head: Head) -> list[Entry]:
+    async def _read_on(self, cursor: ReadCursor) -> list[Entry]:
         """A page of what is there; after one that is not full, listen."""
-        head.check()
-        start = head.slot
-        values = await self._reader.page(head)
-        entries = head.take(values)
+        cursor.check()
+        start = cursor.slot
+        values = await self._reader.page(cursor)
+        entries = cursor.take(values)
         if entries:
-            self._reader.delivered(head.position)
-        left = values[head.slot - start :]
-        if entries or not left or head.damage is not None:
+            self._reader.delivered(cursor.position)
+        left = values[cursor.slot - start :]
+        if entries or not left or cursor.damage is not None:
             return entries
         gap = next((k for k, value in enumerate(left) if value is not None), 0)
         if gap:
-            await self._wait(head.slot, head.slot + gap, lambda: asyncio.sleep(POLL_S))
+            await self._wait(cursor.slot, cursor.slot + gap, lambda: asyncio.sleep(POLL_S))
         else:
-            self._ear = _Ear(self._tape, head.slot)
+            self._ear = _Ear(self._segmented_log, cursor.slot)
         return []
 
     # ------------------------------------------------------------ caught up: listen
 
-    def _heard(self, head: Head, ear: _Ear) -> list[Entry]:
+    def _heard(self, cursor: ReadCursor, ear: _Ear) -> list[Entry]:
         """What is decided by now, as far as it is next."""
-        head.check()
+        cursor.check()
         values: list[bytes] = []
-        while (value := ear.arrived.pop(head.slot + len(values), None)) is not None:
+        while (value := ear.arrived.pop(cursor.slot + len(values), None)) is not None:
             values.append(value)
-        entries = head.take(values)
+        entries = cursor.take(values)
         if entries:
-            self._reader.delivered(head.position)
+            self._reader.delivered(cursor.position)
             return entries
-        head.check()
+        cursor.check()
         if ear.has_overflowed:
             self._stop_listening()
         return []
 
-    async def _hear_on(self, head: Head, ear: _Ear) -> None:
-        ear.check(head.slot)
-        if ear.arrived and head.slot not in ear.arrived:
-            await self._wait(head.slot, min(ear.arrived), ear.news)
+    async def _hear_on(self, cursor: ReadCursor, ear: _Ear) -> None:
+        ear.check(cursor.slot)
+        if ear.arrived and cursor.slot not in ear.arrived:
+            await self._wait(cursor.slot, min(ear.arrived), ear.news)
 
     def _stop_listening(self) -> None:
         ear, self._ear = self._ear, None
@@ -223,32 +223,32 @@ class WholeLog(Source):
 
 
 class _Ear:
-    """Listens to the tape, and keeps what was written until it is asked for.
+    """Listens to the segmented log, and keeps what was written until it is asked for.
 
     Attributes:
         arrived: values by slot.
         has_overflowed: whether so much arrived that it has stopped listening.
     """
 
-    def __init__(self, tape: Tape, start: int) -> None:
+    def __init__(self, segmented_log: SegmentedLog, start: int) -> None:
         self.arrived: dict[int, bytes] = {}
         self.has_overflowed = False
-        self._tape = tape
+        self._segmented_log = segmented_log
         self._dropped = 0
         self._news = asyncio.Event()
-        self._tasks = Tasks(f"{tape.space.name}: listening")
+        self._tasks = Tasks(f"{segmented_log.space.name}: listening")
         self._task = self._tasks.begin(self._listen(start))
 
     async def _listen(self, start: int) -> None:
-        size = self._tape.size
+        size = self._segmented_log.size
         try:
-            async with self._tape.space.listen(Address.of(start, size)) as events:
+            async with self._segmented_log.space.listen(Address.of(start, size)) as events:
                 async for event in events:
                     if isinstance(event, Written):
                         if event.address.offset < size:
                             self.arrived[event.address.position(size)] = event.value
                             self._news.set()
-                    elif isinstance(event, TrimmedAway):
+                    elif isinstance(event, SegmentsTrimmed):
                         self._dropped = max(self._dropped, event.stop * size)
                         self._news.set()
                     if len(self.arrived) > KNOBS.log_behind_slots:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from wormspace.log.beginning import Beginning, Place
 from wormspace.log.errors import NotWritten
 from wormspace.log.reading import Reader
+from wormspace.log.trim_point import Place, TrimPoint
 
 
 class Trimmer:
     """Moves the beginning of one log."""
 
-    def __init__(self, reader: Reader, beginning: Beginning) -> None:
+    def __init__(self, reader: Reader, trim_point: TrimPoint) -> None:
         self._reader = reader
-        self._beginning = beginning
+        self._trim_point = trim_point
 
     async def below(self, position: int) -> int:
         """Trim all below `position`; returns the trim point.
@@ -27,18 +27,18 @@ class Trimmer:
         Raises:
             NotWritten: it is above the tail.
         """
-        tape, beginning = self._reader.tape, self._beginning
+        segmented_log, trim_point = self._reader.segmented_log, self._trim_point
         if position > await self._reader.tail():
             raise NotWritten(f"position {position} is above the tail; nothing was trimmed")
-        if position > (await beginning.find()).position:
+        if position > (await trim_point.find()).position:
             slot, _ = await self._reader.find(position)
-            await beginning.move(Place(position, slot))
+            await trim_point.move(Place(position, slot))
         # Also what an earlier trimmer that died has left.  Never the open segment: its holder's
-        # successor has to find its seam empty.
-        whole = min(beginning.at.slot // tape.size, await tape.open_segment())
+        # successor has to find its seal empty.
+        whole = min(trim_point.at.slot // segmented_log.size, await segmented_log.open_segment())
         if whole > 0:
-            await tape.space.trim_prefix(whole)
-        return beginning.at.position
+            await segmented_log.space.trim_prefix(whole)
+        return trim_point.at.position
 
     async def search(self, holds: Callable[[int, int], bool]) -> int:
         """The first position whose entry, and all later ones, satisfy `holds`; else the tail.
@@ -46,17 +46,17 @@ class Trimmer:
         A binary search; `holds` is false, then true, of an entry's time in milliseconds and the
         bytes before it.
         """
-        low, high = (await self._beginning.find()).position, await self._reader.tail()
+        low, high = (await self._trim_point.find()).position, await self._reader.tail()
         while low < high:
             middle = (low + high) // 2
-            pack = await self._reader.first_pack(middle)
-            if pack is None:
+            batch = await self._reader.first_batch(middle)
+            if batch is None:
                 high = middle
                 continue
-            keeps = [at for at, before in pack.befores() if holds(pack.time_ms, before)]
+            keeps = [at for at, before in batch.befores() if holds(batch.time_ms, before)]
             if not keeps:
-                low = pack.end
-            elif keeps[0] > max(low, pack.first):
+                low = batch.end
+            elif keeps[0] > max(low, batch.first):
                 return keeps[0]
             else:
                 high = min(middle, keeps[0])
@@ -64,5 +64,5 @@ class Trimmer:
 
     async def total(self) -> int:
         """Bytes of all entries ever appended, trimmed or not."""
-        last = await self._reader.last_pack(await self._reader.tape.end())
+        last = await self._reader.last_batch(await self._reader.segmented_log.end())
         return last[1].before + last[1].size if last else 0

@@ -95,7 +95,8 @@ def on_decided(marks: tuple[Range, ...], lo: int, hi: int, ballot: bytes) -> tup
 
 
 def on_trim(tombstones: tuple[Range, ...], lo: int, hi: int) -> tuple[Range, ...]:
-    """Put a tombstone on the segments [lo, hi): from now on all access to them is answered `Gone`.
+    """Put a tombstone on the segments [lo, hi): from now on all access to them is answered
+    `SegmentTrimmed`.
 
     Args:
         tombstones: every tombstone that overlaps or touches [lo, hi); their ballot is `UNSAFE`.

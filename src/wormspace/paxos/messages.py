@@ -129,7 +129,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True, tag="report"):
     promises: list[Range] = []
 
 
-class Gone(msgspec.Struct, frozen=True, array_like=True, tag="gone"):
+class SegmentTrimmed(msgspec.Struct, frozen=True, array_like=True, tag="gone"):
     """The segment is trimmed; every access to it is answered so, for ever."""
 
 
@@ -138,4 +138,4 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
 
 
 Request: TypeAlias = Capture | Write | Read | Decided | Trim
-Reply: TypeAlias = Promise | Reject | Written | Report | Gone | Done
+Reply: TypeAlias = Promise | Reject | Written | Report | SegmentTrimmed | Done

@@ -1,7 +1,7 @@
 """Ballots over ranges of offsets: how promises and decisions are kept.
 
 A `Range` says "`ballot`, on every offset of [lo, hi)".  A tuple of ranges is a map from offsets
-to ballots; where none covers an offset, the map says nothing about it.  Capturing a segment of
+to ballots; where none covers an offset, the map says nothing about it.  Prepare a segment of
 any size is one range, and a later capture cuts away what it supersedes, so the map stays as
 small as the number of captures that still stand.
 

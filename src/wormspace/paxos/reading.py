@@ -4,7 +4,7 @@ A `Reading` asks one server first.  What that server knows to be decided is the 
 round trip to one server.  The rest is asked of everybody; of a majority's reports on a register,
 nothing accepted means *empty* (linearizably so: any write decided before the read began would have
 been met), the highest ballot accepted by a majority means *decided*, and anything else is
-*half-written*: the caller helps it (`writing`, the very same ballot and value), and takes a ballot
+*half-written*: the caller helps it (`accept`, the very same ballot and value), and takes a ballot
 of its own only if that is refused.
 """
 
@@ -13,9 +13,9 @@ from __future__ import annotations
 import msgspec
 
 from wormspace.addresses import Span
-from wormspace.paxos.capturing import ClashingReports, clash
 from wormspace.paxos.effects import Send, to_all
 from wormspace.paxos.messages import COMPLETE, Read, Report, Row
+from wormspace.paxos.prepare import ClashingReports, clash
 from wormspace.paxos.quorum import is_quorum
 
 ASKING_ONE, ASKING_ALL, ANSWERED = "asking one", "asking all", "answered"

@@ -7,12 +7,12 @@ what registers do, and `Implementation` is how another package adds its own (doc
 from wormspace.registers.event_queue import EventQueue
 from wormspace.registers.interface import (
     Captured,
-    Dropped,
     Event,
     EventStream,
     Gap,
     Registers,
     RegisterState,
+    RegistersTrimmed,
     ServerState,
     Wrote,
 )
@@ -22,7 +22,6 @@ from wormspace.registers.token import Token
 
 __all__ = [
     "Captured",
-    "Dropped",
     "Event",
     "EventQueue",
     "EventStream",
@@ -31,6 +30,7 @@ __all__ = [
     "Opener",
     "RegisterState",
     "Registers",
+    "RegistersTrimmed",
     "ServerState",
     "SpecRegisters",
     "Token",

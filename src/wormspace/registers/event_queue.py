@@ -21,7 +21,7 @@ class Source(Protocol):
         """The consumer has taken a `Gap` and reads; returns whether it reads this one's past."""
 
     def leave(self, first: int, stop: int) -> None:
-        """No event of arrays [first, stop) is of interest any more."""
+        """No event of segments [first, stop) is of interest any more."""
 
     def close(self) -> None:
         """No event is of interest any more."""
@@ -84,7 +84,7 @@ class EventQueue:
         )
 
     def leave(self, first: int, stop: int) -> None:
-        """The consumer has heard all that is of interest to it of arrays [first, stop)."""
+        """The consumer has heard all that is of interest to it of segments [first, stop)."""
         for subscription in self._subscriptions:
             subscription.leave(first, stop)
 

@@ -1,6 +1,6 @@
 """What a write-once register is, whatever stands behind it.
 
-Registers live in arrays named by a space and a number.  An implementation offers the calls of
+Registers live in segments named by a space and a number.  An implementation offers the calls of
 `Registers`; all of them are linearizable, take a deadline in seconds of the running loop's clock,
 and raise `Unavailable` when it passes.
 """
@@ -13,7 +13,7 @@ from typing import Protocol, Self, TypeAlias
 
 import msgspec
 
-from wormspace.addresses import ArrayName, Span
+from wormspace.addresses import SegmentName, Span
 from wormspace.registers.token import Token
 
 
@@ -33,8 +33,8 @@ class Wrote(msgspec.Struct, frozen=True):
     value: bytes
 
 
-class Dropped(msgspec.Struct, frozen=True):
-    """An event: arrays [number, stop) of the space were trimmed."""
+class RegistersTrimmed(msgspec.Struct, frozen=True):
+    """An event: segments [number, stop) of the space were trimmed."""
 
     space: str
     number: int
@@ -45,7 +45,7 @@ class Gap(msgspec.Struct, frozen=True):
     """An event: some events may have been missed; read what matters, then go on."""
 
 
-Event: TypeAlias = Wrote | Dropped | Gap
+Event: TypeAlias = Wrote | RegistersTrimmed | Gap
 
 
 class ServerState(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ class ServerState(msgspec.Struct, frozen=True):
     partition: int
     reachable: bool
     trouble: str
-    figures: dict[str, int]
+    metrics: dict[str, int]
 
 
 class RegisterState(msgspec.Struct, frozen=True):
@@ -89,7 +89,7 @@ class EventStream(Protocol):
         """
 
     def leave(self, first: int, stop: int) -> None:
-        """No event of arrays [first, stop) is of interest any more: need not be remembered."""
+        """No event of segments [first, stop) is of interest any more: need not be remembered."""
 
     def close(self) -> None:
         """Stop listening, which ends the iteration; harmless when repeated."""
@@ -102,16 +102,23 @@ class Registers(Protocol):
     def max_value(self) -> int:
         """The largest value a register takes, in bytes."""
 
-    async def capture(self, array: ArrayName, start: int, stop: int, deadline: float) -> Captured:
+    async def capture(
+        self, segment_name: SegmentName, start: int, stop: int, deadline: float
+    ) -> Captured:
         """Capture [start, stop), from whomever holds it, and decide what is half-written there.
 
         Raises:
-            Trimmed: the array is garbage.
+            Trimmed: the segment is garbage.
             Unavailable: no majority answered in time.
         """
 
     def write(
-        self, array: ArrayName, token: Token | None, offset: int, value: bytes, deadline: float
+        self,
+        segment_name: SegmentName,
+        token: Token | None,
+        offset: int,
+        value: bytes,
+        deadline: float,
     ) -> asyncio.Future[None]:
         """Write one register under a token, or unsafely (None).  Done when it is decided.
 
@@ -120,22 +127,22 @@ class Registers(Protocol):
         Raises (from the future):
             CaptureLost: somebody captured it meanwhile; the outcome is unknown.
             AlreadyWritten: the register holds another value.
-            Trimmed: the array is garbage.
+            Trimmed: the segment is garbage.
             Unavailable: the outcome is unknown.
         """
 
     def read_one(
-        self, array: ArrayName, offset: int, deadline: float
+        self, segment_name: SegmentName, offset: int, deadline: float
     ) -> asyncio.Future[bytes | None]:
         """The value of one register; None if it is empty, linearizably so."""
 
     async def read(
-        self, array: ArrayName, spans: list[Span], deadline: float
+        self, segment_name: SegmentName, spans: list[Span], deadline: float
     ) -> Mapping[int, bytes]:
         """The values of the written registers in `spans`; those not in the result are empty."""
 
     async def read_page(
-        self, array: ArrayName, spans: list[Span], deadline: float
+        self, segment_name: SegmentName, spans: list[Span], deadline: float
     ) -> tuple[Mapping[int, bytes], int]:
         """As `read`, of as many registers as travel in one message.
 
@@ -145,7 +152,7 @@ class Registers(Protocol):
         """
 
     async def holds(
-        self, array: ArrayName, token: Token | None, offset: int, deadline: float
+        self, segment_name: SegmentName, token: Token | None, offset: int, deadline: float
     ) -> bool:
         """Whether nobody captured the register since the token's capture; writes nothing.
 
@@ -155,20 +162,21 @@ class Registers(Protocol):
 
         Raises:
             BadToken: the token does not cover the register, or is of other registers than these.
-            Trimmed: the array is garbage.
+            Trimmed: the segment is garbage.
         """
 
     async def trim(
-        self, array: ArrayName, stop: int, deadline: float, *, told_from: int | None = None
+        self, segment_name: SegmentName, stop: int, deadline: float, *, told_from: int | None = None
     ) -> None:
-        """Make arrays [array's number, stop) garbage, for ever.  Their trim is decided first.
+        """Make segments [segment_name's number, stop) garbage, for ever.  Their trim is decided
+        first.
 
-        The trim of [told_from, array's number) was decided before, perhaps by somebody who could
+        The trim of [told_from, segment's number) was decided before, perhaps by somebody who could
         not tell a majority of the servers: they are told again.
         """
 
     def listen(self, space: str, first: int, stop: int) -> EventStream:
-        """Events of arrays [first, stop) of the space, from now on.
+        """Events of segments [first, stop) of the space, from now on.
 
         The first event is a `Gap`, sent when the subscription stands: whatever is decided after
         it is delivered, each register once.  A later `Gap` says that a connection was lost.
@@ -177,7 +185,7 @@ class Registers(Protocol):
     async def trims(
         self, space: str, first: int, stop: int, deadline: float
     ) -> tuple[list[Span], int]:
-        """Which arrays of [first, stop) are trimmed, as a majority was told; there may be more.
+        """Which segments of [first, stop) are trimmed, as a majority was told; there may be more.
 
         Returns:
             Ascending spans, which may reach beyond [first, stop), and a number: from there on
@@ -191,7 +199,7 @@ class Registers(Protocol):
         """Every server, and what it says of itself."""
 
     async def inspect(
-        self, array: ArrayName, start: int, stop: int, deadline: float
+        self, segment_name: SegmentName, start: int, stop: int, deadline: float
     ) -> dict[str, list[RegisterState] | None]:
         """What each server holds of [start, stop); None if it did not say all of it in time.
 

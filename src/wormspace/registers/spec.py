@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from wormspace.addresses import ArrayName, Span
+from wormspace.addresses import SegmentName, Span
 from wormspace.errors import (
     AlreadyWritten,
     CaptureLost,
@@ -31,11 +31,11 @@ from wormspace.errors import (
 from wormspace.registers.event_queue import EventQueue
 from wormspace.registers.interface import (
     Captured,
-    Dropped,
     EventStream,
     Gap,
     Registers,
     RegisterState,
+    RegistersTrimmed,
     ServerState,
     Wrote,
 )
@@ -96,12 +96,12 @@ class SpecRegisters:
     """The contract over a dictionary of cells: one client, no failures, nothing kept."""
 
     def __init__(self, max_value: int = MAX_VALUE_BYTES) -> None:
-        self._cells: dict[ArrayName, dict[int, Cell]] = {}
-        self._captures: dict[ArrayName, list[tuple[int, int, bytes]]] = {}
+        self._cells: dict[SegmentName, dict[int, Cell]] = {}
+        self._captures: dict[SegmentName, list[tuple[int, int, bytes]]] = {}
         self._trimmed: dict[str, SpanSet] = {}
         self._max_value = max_value
         self._granted = 0
-        self._issued: dict[tuple[ArrayName, bytes, int], bytes] = {}
+        self._issued: dict[tuple[SegmentName, bytes, int], bytes] = {}
         self._listeners: list[tuple[str, int, int, EventQueue]] = []
         self._loop = asyncio.get_running_loop()
         self._closed = False
@@ -110,25 +110,32 @@ class SpecRegisters:
     def max_value(self) -> int:
         return self._max_value
 
-    async def capture(self, array: ArrayName, start: int, stop: int, deadline: float) -> Captured:
-        cells = self._array(array)
+    async def capture(
+        self, segment_name: SegmentName, start: int, stop: int, deadline: float
+    ) -> Captured:
+        cells = self._segment_name(segment_name)
         self._granted += 1
         fence = self._granted.to_bytes(8, "big")
         written = {}
-        self._captures.setdefault(array, []).append((start, stop, fence))
+        self._captures.setdefault(segment_name, []).append((start, stop, fence))
         for offset, cell in sorted(cells.items()):
             if start <= offset < stop:
                 cells[offset], _ = capture(cell, fence)
                 if cell.written:
                     written[offset] = cell.value
-        token = Token(*array, start, stop, fence, as_spans(list(written)))
+        token = Token(*segment_name, start, stop, fence, as_spans(list(written)))
         return Captured(token, written)
 
     def write(
-        self, array: ArrayName, token: Token | None, offset: int, value: bytes, deadline: float
+        self,
+        segment_name: SegmentName,
+        token: Token | None,
+        offset: int,
+        value: bytes,
+        deadline: float,
     ) -> asyncio.Future[None]:
         if token is not None:
-            token.require(array, offset)
+            token.require(segment_name, offset)
         if type(value) is not bytes:
             raise UsageError(f"a value is bytes, not {type(value).__name__}")
         if len(value) > self._max_value:
@@ -136,22 +143,24 @@ class SpecRegisters:
         fence = token.fence if token else NOBODY
         future: asyncio.Future[None] = self._loop.create_future()
         try:
-            cells = self._array(array)
+            cells = self._segment_name(segment_name)
         except (Trimmed, Closed) as e:
             future.set_exception(e)
             return future
         free = token is None or token.is_free(offset)
-        if free and self._issued.setdefault((array, fence, offset), value) != value:
+        if free and self._issued.setdefault((segment_name, fence, offset), value) != value:
             held = cells.get(offset)
             if held is None or not held.written:
-                raise TokenReused(f"register {offset} of {array}: another value under this token")
-        where = f"{array[0]}/{array[1]}/{offset}"
-        before = cells.get(offset) or self._fresh(array, offset)
+                raise TokenReused(
+                    f"register {offset} of {segment_name}: another value under this token"
+                )
+        where = f"{segment_name[0]}/{segment_name[1]}/{offset}"
+        before = cells.get(offset) or self._fresh(segment_name, offset)
         cells[offset], outcome = write(before, fence, value)
         if outcome == WRITTEN:
             future.set_result(None)
             if not before.written:
-                self._emit(array, Wrote(*array, offset, value))
+                self._emit(segment_name, Wrote(*segment_name, offset, value))
         elif outcome == LOST:
             future.set_exception(CaptureLost(f"{where} was captured by another client"))
         else:
@@ -161,11 +170,11 @@ class SpecRegisters:
         return future
 
     def read_one(
-        self, array: ArrayName, offset: int, deadline: float
+        self, segment_name: SegmentName, offset: int, deadline: float
     ) -> asyncio.Future[bytes | None]:
         future: asyncio.Future[bytes | None] = self._loop.create_future()
         try:
-            written, value = read(self._array(array).get(offset, Cell()))
+            written, value = read(self._segment_name(segment_name).get(offset, Cell()))
         except (Trimmed, Closed) as e:
             future.set_exception(e)
         else:
@@ -173,9 +182,9 @@ class SpecRegisters:
         return future
 
     async def read(
-        self, array: ArrayName, spans: list[Span], deadline: float
+        self, segment_name: SegmentName, spans: list[Span], deadline: float
     ) -> Mapping[int, bytes]:
-        cells = self._array(array)
+        cells = self._segment_name(segment_name)
         return {
             offset: cell.value
             for offset, cell in sorted(cells.items())
@@ -183,30 +192,30 @@ class SpecRegisters:
         }
 
     async def read_page(
-        self, array: ArrayName, spans: list[Span], deadline: float
+        self, segment_name: SegmentName, spans: list[Span], deadline: float
     ) -> tuple[Mapping[int, bytes], int]:
-        return await self.read(array, spans, deadline), spans[-1][1]
+        return await self.read(segment_name, spans, deadline), spans[-1][1]
 
     async def holds(
-        self, array: ArrayName, token: Token | None, offset: int, deadline: float
+        self, segment_name: SegmentName, token: Token | None, offset: int, deadline: float
     ) -> bool:
         if token is not None:
-            token.require(array, offset)
-        cell = self._array(array).get(offset) or self._fresh(array, offset)
+            token.require(segment_name, offset)
+        cell = self._segment_name(segment_name).get(offset) or self._fresh(segment_name, offset)
         return cell.holder <= (token.fence if token else NOBODY)
 
     async def trim(
-        self, array: ArrayName, stop: int, deadline: float, *, told_from: int | None = None
+        self, segment_name: SegmentName, stop: int, deadline: float, *, told_from: int | None = None
     ) -> None:
         self._check_open()
-        space, first = array
+        space, first = segment_name
         for number in range(first, stop):
             self._cells.pop((space, number), None)
             self._captures.pop((space, number), None)
         self._trimmed.setdefault(space, SpanSet()).add(first, stop)
         for name, lo, hi, listening in self._listeners:
             if name == space and lo < stop and first < hi:
-                listening.emit(Dropped(space, first, stop))
+                listening.emit(RegistersTrimmed(space, first, stop))
 
     def listen(self, space: str, first: int, stop: int) -> EventStream:
         self._check_open()
@@ -224,14 +233,14 @@ class SpecRegisters:
 
     async def spaces(self, deadline: float) -> list[str]:
         self._check_open()
-        return sorted({array[0] for array in self._cells} | set(self._trimmed))
+        return sorted({segment_name[0] for segment_name in self._cells} | set(self._trimmed))
 
     async def servers(self, deadline: float) -> list[ServerState]:
         self._check_open()
-        return [ServerState("spec", 0, True, "", {"arrays": len(self._cells)})]
+        return [ServerState("spec", 0, True, "", {"segment_names": len(self._cells)})]
 
     async def inspect(
-        self, array: ArrayName, start: int, stop: int, deadline: float
+        self, segment_name: SegmentName, start: int, stop: int, deadline: float
     ) -> dict[str, list[RegisterState] | None]:
         states: list[RegisterState] = [
             RegisterState(
@@ -241,7 +250,7 @@ class SpecRegisters:
                 cell.written,
                 cell.value if cell.written else None,
             )
-            for offset, cell in sorted(self._array(array).items())
+            for offset, cell in sorted(self._segment_name(segment_name).items())
             if start <= offset < stop
         ]
         return {"spec": states}
@@ -257,23 +266,23 @@ class SpecRegisters:
         if self._closed:
             raise Closed("the client is closed")
 
-    def _array(self, array: ArrayName) -> dict[int, Cell]:
+    def _segment_name(self, segment_name: SegmentName) -> dict[int, Cell]:
         self._check_open()
-        if array[1] in self._trimmed.get(array[0], SpanSet()):
-            raise Trimmed(f"segment {array[1]} of space {array[0]!r} was trimmed")
-        return self._cells.setdefault(array, {})
+        if segment_name[1] in self._trimmed.get(segment_name[0], SpanSet()):
+            raise Trimmed(f"segment {segment_name[1]} of space {segment_name[0]!r} was trimmed")
+        return self._cells.setdefault(segment_name, {})
 
-    def _fresh(self, array: ArrayName, offset: int) -> Cell:
+    def _fresh(self, segment_name: SegmentName, offset: int) -> Cell:
         """A cell nobody wrote: it is held by the last capture that covers it."""
         cell = Cell()
-        for start, stop, fence in self._captures.get(array, ()):
+        for start, stop, fence in self._captures.get(segment_name, ()):
             if start <= offset < stop:
                 cell, _ = capture(cell, fence)
         return cell
 
-    def _emit(self, array: ArrayName, event: Wrote) -> None:
+    def _emit(self, segment_name: SegmentName, event: Wrote) -> None:
         for space, first, stop, listening in self._listeners:
-            if space == array[0] and first <= array[1] < stop:
+            if space == segment_name[0] and first <= segment_name[1] < stop:
                 listening.emit(event)
 
 

@@ -88,14 +88,14 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
         """Whether the register lies in the range."""
         return self.start <= offset < self.stop
 
-    def require(self, array: tuple[str, int], offset: int) -> None:
-        """Make sure that the token is for this register of this array.
+    def require(self, segment_name: tuple[str, int], offset: int) -> None:
+        """Make sure that the token is for this register of this segment.
 
         Raises:
             BadToken: it is not.
         """
-        if not self.start <= offset < self.stop or array != (self.space, self.segment):
-            raise BadToken(f"the token does not cover {array[0]}/{array[1]}/{offset}")
+        if not self.start <= offset < self.stop or segment_name != (self.space, self.segment):
+            raise BadToken(f"the token does not cover {segment_name[0]}/{segment_name[1]}/{offset}")
 
     def is_free(self, offset: int) -> bool:
         """Whether the register lies in the range and was not written when it was captured."""

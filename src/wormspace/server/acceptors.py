@@ -16,13 +16,13 @@ from wormspace.paxos.messages import (
     COMPLETE,
     Capture,
     Done,
-    Gone,
     Promise,
     Read,
     Refusal,
     Reject,
     Report,
     Row,
+    SegmentTrimmed,
     Trim,
     Write,
     Written,
@@ -57,7 +57,7 @@ def capture(
     m: Capture,
     room: int | None = None,
     at_once: AtOnce | None = None,
-) -> Promise | Reject | Gone:
+) -> Promise | Reject | SegmentTrimmed:
     """Handle a capture within a batch; costs a key for each promise that it supersedes, and a page.
 
     Args:
@@ -72,11 +72,11 @@ def capture(
 
 def capturing(
     batch: Batch, marks: Marks, m: Capture, divide: Divide, room: int | None = None
-) -> Turns[Promise | Reject | Gone]:
+) -> Turns[Promise | Reject | SegmentTrimmed]:
     """Handle a capture, in as many parts as `divide` makes of it; see `refusing`."""
     space = tables.intern_space(batch, m.space)
     if tables.is_trimmed(batch, space, m.segment):
-        return Gone()
+        return SegmentTrimmed()
     prefix = tables.segment_key(space, m.segment)
 
     def stored(lo: int) -> tuple[Range, ...]:
@@ -117,14 +117,14 @@ def refusing(batch: Batch, m: Capture) -> Turns[bytes | None]:
     return top if top >= m.ballot else None
 
 
-def write(batch: Batch, m: Write) -> tuple[Written | Gone, Write | None]:
+def write(batch: Batch, m: Write) -> tuple[Written | SegmentTrimmed, Write | None]:
     """Handle a write within a batch; also returns what of it was news, for listeners.
 
     Costs a constant number of keys for each register.
     """
     space = tables.intern_space(batch, m.space)
     if tables.is_trimmed(batch, space, m.segment):
-        return Gone(), None
+        return SegmentTrimmed(), None
     prefix = tables.segment_key(space, m.segment)
     keys = tables.row_keys(prefix, m.offsets)
     stored = batch.get_many(tables.ROWS, keys)
@@ -168,7 +168,7 @@ def _news(m: Write, fresh: int, stale: set[int]) -> Write | None:
     return Write(m.space, m.segment, m.ballot, [o for o, _ in kept], [v for _, v in kept])
 
 
-def read(view: View, marks: Marks, m: Read) -> Report | Gone:
+def read(view: View, marks: Marks, m: Read) -> Report | SegmentTrimmed:
     """Handle a read from a view of what is durable; costs a page.
 
     A report is cut off at the offset from which on there would be too much of anything: bytes,
@@ -178,7 +178,7 @@ def read(view: View, marks: Marks, m: Read) -> Report | Gone:
     if space is None:
         return Report([], COMPLETE)
     if tables.is_trimmed(view, space, m.segment):
-        return Gone()
+        return SegmentTrimmed()
     prefix = tables.segment_key(space, m.segment)
     spans, cut = m.spans, COMPLETE
     if len(spans) > KNOBS.server_page_spans:

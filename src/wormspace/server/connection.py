@@ -25,9 +25,9 @@ from wormspace.wire.messages import (
     ONE_WAY,
     PROTOCOL_VERSIONS,
     TOO_MANY,
-    Downward,
     Failed,
     Refusal,
+    ServerMessage,
     ToClient,
     Welcome,
 )
@@ -70,7 +70,7 @@ class Connection(AcceptedConnection):
 
     # ------------------------------------------------------------ node.Port
 
-    def answer(self, request_id: int, message: Downward) -> None:
+    def answer(self, request_id: int, message: ServerMessage) -> None:
         if request_id == ONE_WAY or self._transport is None or self._over:
             return
         try:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from wormspace.paxos.messages import Capture, Trim, Write, Written
-from wormspace.wire.messages import Downward
+from wormspace.wire.messages import ServerMessage
 
 
 class Counters(msgspec.Struct):
@@ -39,7 +39,7 @@ class Counters(msgspec.Struct):
 
     def count(
         self,
-        requests: Iterable[tuple[Capture | Write | Trim, Downward]],
+        requests: Iterable[tuple[Capture | Write | Trim, ServerMessage]],
         news: Iterable[Write | Trim],
         swept: int,
     ) -> None:

@@ -15,13 +15,13 @@ from wormspace.store.engine import View
 from wormspace.wire.messages import (
     BAD_REQUEST,
     TOO_LARGE,
+    ClientMessage,
     Failed,
     Listen,
     Spaces,
     Status,
     Trims,
     Unlisten,
-    Upward,
 )
 
 ROUNDS_JUMP = 1 << 40
@@ -36,7 +36,7 @@ _LOWEST = bytes(ROUND_BYTES - 1) + b"\1"
 """Round 1: below it there is the unsafe ballot, and none of a capture."""
 
 
-def makes_room(m: Upward) -> bool:
+def makes_room(m: ClientMessage) -> bool:
     """Whether a full store takes this: a trim, or the write that decides one."""
     return isinstance(m, Trim) or (isinstance(m, Write) and m.offsets == [TRIM])
 
@@ -62,7 +62,7 @@ class Door:
         """Whether the ballot's round is so high that it is to be remembered (`reach_round`)."""
         return ballot > self._reached
 
-    def problem(self, m: Upward) -> Failed | None:
+    def problem(self, m: ClientMessage) -> Failed | None:
         """Why the message cannot be carried out, if so; costs its length."""
         if isinstance(m, Write):
             if max(map(len, m.values), default=0) > self._max_value:
@@ -113,7 +113,7 @@ def _of_spans(spans: list[tuple[int, int]]) -> str:
     return "" if spans else "a read needs a span"
 
 
-def _of_name(m: Upward) -> str:
+def _of_name(m: ClientMessage) -> str:
     if isinstance(m, (Unlisten, Status)):
         return ""
     name = m.after if isinstance(m, Spaces) else m.space

@@ -40,7 +40,7 @@ class Server:
             max_listeners=limits.max_listeners,
             on_fatal=self._on_fatal,
         )
-        self.node.more_figures = self.figures
+        self.node.more_metrics = self.metrics
         self.guests = Guests(
             limits.max_connections,
             limits.max_backlog,
@@ -68,7 +68,7 @@ class Server:
         self.complaints.close()
         log.info("stopped", extra={"server": self.identity.server})
 
-    def figures(self) -> dict[str, int]:
+    def metrics(self) -> dict[str, int]:
         """What the socket side adds to the node's figures."""
         return {
             "connections": len(self.guests.served),

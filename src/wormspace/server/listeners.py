@@ -18,18 +18,18 @@ import msgspec
 from wormspace.knobs import KNOBS
 from wormspace.paxos.messages import Trim, Write
 from wormspace.server.counters import Counters
-from wormspace.wire.messages import Accepted, Discarded, Downward, Lagging, Listen
+from wormspace.wire.messages import Accepted, Lagging, Listen, ServerMessage, TrimNotice
 
 News: TypeAlias = Write | Trim
 """What listeners are to be told, once it is durable."""
 
-Event: TypeAlias = Accepted | Discarded
+Event: TypeAlias = Accepted | TrimNotice
 
 
 class Port(Protocol):
     """Where the answers to a client go."""
 
-    def answer(self, request_id: int, message: Downward) -> None:
+    def answer(self, request_id: int, message: ServerMessage) -> None:
         """Send an answer or push an event."""
 
     def congested(self) -> bool:
@@ -142,7 +142,7 @@ class Listeners:
             if m.space not in self._by_space:
                 continue
             if isinstance(m, Trim):
-                told += self.publish(Discarded(m.space, m.segment, m.stop))
+                told += self.publish(TrimNotice(m.space, m.segment, m.stop))
             else:
                 told += self.publish(Accepted(m.space, m.segment, m.ballot, m.offsets, m.values))
             if told >= KNOBS.server_turn_requests:

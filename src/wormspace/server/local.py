@@ -7,7 +7,7 @@ import asyncio
 from wormspace.errors import Refused
 from wormspace.server.node import Node
 from wormspace.wire.link import Outgoing, Receiver
-from wormspace.wire.messages import Downward
+from wormspace.wire.messages import ServerMessage
 
 
 class LocalLink:
@@ -59,12 +59,12 @@ class LocalLink:
         self._node.forget(self)
         await self._node.stop()
 
-    def answer(self, request_id: int, message: Downward) -> None:
+    def answer(self, request_id: int, message: ServerMessage) -> None:
         self._loop.call_soon(self._deliver, request_id, message)
 
     def congested(self) -> bool:
         return False
 
-    def _deliver(self, request_id: int, message: Downward) -> None:
+    def _deliver(self, request_id: int, message: ServerMessage) -> None:
         if self._receiver is not None:
             self._receiver.on_message(self._server, request_id, message)

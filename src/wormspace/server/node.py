@@ -49,16 +49,16 @@ from wormspace.wire.messages import (
     INTERNAL,
     STOPPING,
     TOO_MANY,
-    Downward,
+    ClientMessage,
     Failed,
-    Figures,
     Listen,
+    Metrics,
+    ServerMessage,
     SpaceNames,
     Spaces,
     Status,
     Trims,
     Unlisten,
-    Upward,
 )
 
 log = logging.getLogger("wormspace.node")
@@ -111,7 +111,7 @@ class Node:
         self._failed: StoreError | None = None
         self.counters = Counters()
         self._listeners = Listeners(self.counters)
-        self.more_figures: Callable[[], dict[str, int]] = dict
+        self.more_metrics: Callable[[], dict[str, int]] = dict
         self.on_drained: list[Callable[[], None]] = []
         self._garbage = acceptors.has_garbage(engine.view)
         if self._garbage:
@@ -119,7 +119,7 @@ class Node:
 
     # ------------------------------------------------------------ requests
 
-    def submit(self, port: Port, request_id: int, message: Upward, size: int = 0) -> None:
+    def submit(self, port: Port, request_id: int, message: ClientMessage, size: int = 0) -> None:
         """Take in a request of `size` bytes; the answer goes to `port`, now or later."""
         problem = self._refusal(message)
         if problem is not None:
@@ -136,7 +136,7 @@ class Node:
             if answer is not None:
                 port.answer(request_id, answer)
 
-    def _refusal(self, m: Upward) -> Failed | None:
+    def _refusal(self, m: ClientMessage) -> Failed | None:
         """Why a request cannot be taken in at all, if so."""
         if self._failed:
             return _has_failed(self._failed)
@@ -147,7 +147,7 @@ class Node:
             self.counters.bad_requests += 1
         return problem
 
-    def _ask(self, port: Port, request_id: int, m: Upward) -> Downward | None:
+    def _ask(self, port: Port, request_id: int, m: ClientMessage) -> ServerMessage | None:
         """Carry out what needs no batch; returns the answer, if there is one."""
         if isinstance(m, Read):
             return self._read(m)
@@ -159,7 +159,7 @@ class Node:
         elif isinstance(m, Unlisten):
             self._listeners.remove(port, m.listener)
         elif isinstance(m, Status):
-            return Figures(self.figures())
+            return Metrics(self.metrics())
         elif isinstance(m, Spaces):
             return SpaceNames(tables.space_names(view, m.after, KNOBS.server_page_names))
         elif isinstance(m, Trims):
@@ -179,7 +179,7 @@ class Node:
         log.error("a request could not be handled", exc_info=e)
         return Failed(INTERNAL, f"{type(e).__name__}: {e}")
 
-    def _read(self, m: Read) -> Downward:
+    def _read(self, m: Read) -> ServerMessage:
         report = acceptors.read(self._engine.view, self._marks, m)
         self.counters.reads += 1
         if isinstance(report, Report):
@@ -197,7 +197,7 @@ class Node:
         """The client behind `port` is gone: drop its subscriptions."""
         self._listeners.forget(port)
 
-    def figures(self) -> dict[str, int | str]:
+    def metrics(self) -> dict[str, int | str]:
         """Counters and sizes, for the status message; and `trouble`, in words, if there is any."""
         counts: dict[str, int] = msgspec.structs.asdict(self.counters)
         trouble = str(self._failed or "") or self._engine.health()
@@ -205,8 +205,8 @@ class Node:
             **counts,
             "troubled": int(bool(trouble)),
             **({"trouble": trouble} if trouble else {}),
-            **self._engine.figures(),
-            **self.more_figures(),
+            **self._engine.metrics(),
+            **self.more_metrics(),
             "backlog_bytes": self.backlog_bytes,
             "listeners": len(self._listeners),
             "marks_unsaved": len(self._marks),
@@ -372,9 +372,9 @@ class Node:
             self._sweep_keys = max(1, self._sweep_keys // 4)
             self._settle(trims, [Failed(FULL, str(e))] * len(trims))
 
-    def _handle(self, batch: Batch, queued: list[Queued]) -> tuple[list[Downward], list[News]]:
+    def _handle(self, batch: Batch, queued: list[Queued]) -> tuple[list[ServerMessage], list[News]]:
         """The answers, and what listeners are to be told.  Changes nothing but the batch."""
-        answers: list[Downward] = []
+        answers: list[ServerMessage] = []
         news: list[News] = []
         at_once = AtOnce()
         room = KNOBS.server_batch_rows_bytes
@@ -408,7 +408,7 @@ class Node:
 
     async def _handle_in_parts(
         self, batch: Batch, item: Queued
-    ) -> tuple[list[Downward], list[News], Batch]:
+    ) -> tuple[list[ServerMessage], list[News], Batch]:
         """As `_handle`, of one request that is too much for a turn; returns the last batch too."""
         port, _, m, _ = item
         if isinstance(m, Trim):
@@ -471,7 +471,7 @@ class Node:
             self._mishap(e)
         return 0
 
-    def _settle(self, queued: list[Queued], answers: list[Downward]) -> None:
+    def _settle(self, queued: list[Queued], answers: list[ServerMessage]) -> None:
         for (port, request_id, _, size), answer in zip(queued, answers, strict=True):
             self.backlog_bytes -= size
             port.answer(request_id, answer)

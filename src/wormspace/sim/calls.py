@@ -115,10 +115,10 @@ class Calls:
         except Trimmed:
             self._gone(segment.space.name, segment.number)
             raise
-        array = (segment.space.name, segment.number)
+        segment_name = (segment.space.name, segment.number)
         token = captured.token
         self.records.captured(
-            array, (start, stop), self.name, called, token.fence, captured.written
+            segment_name, (start, stop), self.name, called, token.fence, captured.written
         )
         return captured
 

@@ -17,7 +17,7 @@ from wormspace.registers import spec
 from wormspace.sim.linearizability import UNKNOWN, Operation, Outcome, check
 from wormspace.sim.records import Feed, Records, Register, Violation
 from wormspace.space.address import Address
-from wormspace.space.events import Allocated, TrimmedAway, Written
+from wormspace.space.events import Allocated, SegmentsTrimmed, Written
 
 __all__ = ["SpecifiedRegister", "check_records", "values_of"]
 
@@ -358,7 +358,7 @@ def trims_missing(feed: Feed, gone: set[tuple[str, int]], size: int) -> list[int
     told: set[int] = set()
     writes: dict[int, int] = {}
     for event in feed.events:
-        if isinstance(event, TrimmedAway):
+        if isinstance(event, SegmentsTrimmed):
             told.update(range(event.segment, event.stop))
         elif isinstance(event, Written):
             number = event.address.segment

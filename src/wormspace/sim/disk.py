@@ -348,7 +348,7 @@ class SimEngine:
         error = self._disk.error()
         return "" if error is None else str(error)
 
-    def figures(self) -> dict[str, int]:
+    def metrics(self) -> dict[str, int]:
         """Sizes and counts for the status message."""
         size = sum(len(k) + len(v) for table in self._tables.values() for k, v in table.items())
         return {"store_bytes": size, "store_commits": self._disk.commits}

@@ -29,12 +29,12 @@ from wormspace.paxos.messages import (
     COMPLETE,
     Capture,
     Done,
-    Gone,
     Promise,
     Read,
     Reject,
     Report,
     Row,
+    SegmentTrimmed,
     Trim,
     Write,
     Written,
@@ -43,7 +43,7 @@ from wormspace.paxos.quorum import majority
 from wormspace.paxos.ranges import Range, overlaps, overlay
 from wormspace.sim.records import Violation
 from wormspace.sim.wiretap import Connection
-from wormspace.wire.messages import Downward, Upward
+from wormspace.wire.messages import ClientMessage, ServerMessage
 
 __all__ = ["ProtocolCheck"]
 
@@ -102,7 +102,7 @@ class _Asked:
 
     __slots__ = ("is_gone", "message", "moment", "promises")
 
-    def __init__(self, message: Upward, moment: int, ledger: _Ledger) -> None:
+    def __init__(self, message: ClientMessage, moment: int, ledger: _Ledger) -> None:
         self.message = message
         self.moment = moment
         self.promises = ledger.promises
@@ -176,7 +176,7 @@ class ProtocolCheck:
 
     # ------------------------------------------------------------ what clients send
 
-    def on_request_sent(self, c: Connection, request_id: int, m: Upward) -> None:
+    def on_request_sent(self, c: Connection, request_id: int, m: ClientMessage) -> None:
         if isinstance(m, Capture):
             known = self._captures.get(m.ballot)
             if known is None:
@@ -188,14 +188,14 @@ class ProtocolCheck:
             self._on_write_sent(c, m)
 
     def _on_write_sent(self, c: Connection, m: Write) -> None:
-        array = (m.space, m.segment)
+        segment_name = (m.space, m.segment)
         capture = None if m.ballot == UNSAFE else self._captures.get(m.ballot)
         if capture is not None and capture.reports is None:
             self._count_reports(capture, c.replicas, m)
         elif capture is None and m.ballot != UNSAFE:
             self._blame("ballots: a write under one that nobody captured with", f"{c.client}: {m}")
         for offset, value in zip(m.offsets, m.values, strict=True):
-            key = (array, offset, m.ballot)
+            key = (segment_name, offset, m.ballot)
             known = self._values.get(key)
             if known is None:
                 self._values[key] = value
@@ -205,7 +205,7 @@ class ProtocolCheck:
                 rule = "one issuer" if m.ballot == UNSAFE else "one value"
                 self._blame(
                     f"{rule}: two values under {show(m.ballot)}",
-                    f"{array}/{offset}: {known!r}, and {value!r} from {c.client}",
+                    f"{segment_name}/{offset}: {known!r}, and {value!r} from {c.client}",
                 )
 
     def _count_reports(self, capture: _CaptureWatch, replicas: int, m: Write) -> None:
@@ -237,7 +237,9 @@ class ProtocolCheck:
                 f"{capture.message}: {value!r} at {offset}, reported {told}",
             )
 
-    def on_answer_received(self, c: Connection, request_id: int, m: Downward, raw: bytes) -> None:
+    def on_answer_received(
+        self, c: Connection, request_id: int, m: ServerMessage, raw: bytes
+    ) -> None:
         if isinstance(m, Promise):
             for ballot, asked in self._promised.get((c, raw), ()):
                 capture = self._captures.get(ballot)
@@ -249,8 +251,8 @@ class ProtocolCheck:
                     self._note(capture, heard, [(asked.start, end)], m.rows)
         elif isinstance(m, Report):
             # A page may be asked for under another id than the capture was, on any connection.
-            for moment, array, pages in self._spans.get((c, raw), ()):
-                for capture in self._open.get((c.client, array), {}).values():
+            for moment, segment_name, pages in self._spans.get((c, raw), ()):
+                for capture in self._open.get((c.client, segment_name), {}).values():
                     known = capture.heard.get(c.server)
                     if known is not None and moment >= known.granted_at:
                         self._note(capture, known, pages, m.rows)
@@ -269,10 +271,10 @@ class ProtocolCheck:
 
     # ------------------------------------------------------------ what servers answer
 
-    def _ledger(self, c: Connection, array: Array) -> _Ledger:
-        return self._ledgers.setdefault((c.server, array), _Ledger())
+    def _ledger(self, c: Connection, segment_name: Array) -> _Ledger:
+        return self._ledgers.setdefault((c.server, segment_name), _Ledger())
 
-    def on_request(self, c: Connection, request_id: int, m: Upward) -> None:
+    def on_request(self, c: Connection, request_id: int, m: ClientMessage) -> None:
         self.messages += 1
         if not isinstance(m, Capture | Write | Read | Trim):
             return
@@ -289,8 +291,8 @@ class ProtocolCheck:
         waiting = self._under_way.setdefault((c, request_id), deque())
         waiting.append(_Asked(m, self.messages, ledger))
 
-    def on_answer(self, c: Connection, request_id: int, m: Downward, raw: bytes) -> None:
-        if not isinstance(m, Promise | Reject | Written | Report | Gone | Done):
+    def on_answer(self, c: Connection, request_id: int, m: ServerMessage, raw: bytes) -> None:
+        if not isinstance(m, Promise | Reject | Written | Report | SegmentTrimmed | Done):
             self._take(c, request_id, None)
             return
         asked = self._take(c, request_id, m)
@@ -306,7 +308,7 @@ class ProtocolCheck:
         if not isinstance(q, Capture | Write | Read):
             return
         ledger = self._ledger(c, (q.space, q.segment))
-        if isinstance(m, Gone):
+        if isinstance(m, SegmentTrimmed):
             if not ledger.may_be_gone:
                 self._blame("store: a segment that nobody trimmed is gone", where)
         elif asked.is_gone and not (isinstance(m, Report) and not m.rows):
@@ -325,7 +327,7 @@ class ProtocolCheck:
             self._spans.setdefault((c, raw), []).append(found)
             self._check_rows(ledger, asked, q.spans, m.rows, m.next, where)
 
-    def _take(self, c: Connection, request_id: int, m: Downward | None) -> _Asked | None:
+    def _take(self, c: Connection, request_id: int, m: ServerMessage | None) -> _Asked | None:
         """The request that this answers: of several with one id, the first that it can be for."""
         waiting = self._under_way.get((c, request_id))
         if not waiting:
@@ -337,7 +339,7 @@ class ProtocolCheck:
         return None
 
     def _on_capture_answered(
-        self, ledger: _Ledger, asked: _Asked, q: Capture, m: Downward, where: str
+        self, ledger: _Ledger, asked: _Asked, q: Capture, m: ServerMessage, where: str
     ) -> None:
         if isinstance(m, Reject):
             if m.promised not in ledger.ballots:
@@ -414,7 +416,7 @@ def _allows(counted: tuple[Row | None, ...], beside: list[Row], value: bytes) ->
     return value in {row.value for row in (*rows, *beside) if row.ballot >= top}
 
 
-def _fits(request: Upward, answer: Downward) -> bool:
+def _fits(request: ClientMessage, answer: ServerMessage) -> bool:
     """Whether the one can be an answer to the other."""
     if isinstance(answer, Promise | Reject):
         return isinstance(request, Capture)

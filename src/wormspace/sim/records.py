@@ -163,7 +163,7 @@ class Records:
 
     def captured(
         self,
-        array: tuple[str, int],
+        segment_name: tuple[str, int],
         span: tuple[int, int],
         client: str,
         called: int,
@@ -174,7 +174,7 @@ class Records:
         for offset in range(*span):
             asked = ("capture", fence)
             answer = Operation(client, asked, written.get(offset), called, self.tick())
-            self._see((*array, offset), answer)
+            self._see((*segment_name, offset), answer)
 
     def _see(self, where: Register, operation: Operation) -> None:
         self.seen.setdefault(where, []).append(operation)

@@ -12,7 +12,7 @@ from wormspace.sim._transport import SimTransport
 from wormspace.sim.network import Network
 from wormspace.wire import codec
 from wormspace.wire.frames import FrameDecoder
-from wormspace.wire.messages import Downward, Hello, Upward, Welcome
+from wormspace.wire.messages import ClientMessage, Hello, ServerMessage, Welcome
 
 __all__ = ["Connection", "Listener", "Wiretap"]
 
@@ -37,16 +37,18 @@ class Connection:
 class Listener(Protocol):
     """Whom a wiretap tells what it heard."""
 
-    def on_request_sent(self, c: Connection, request_id: int, m: Upward) -> None:
+    def on_request_sent(self, c: Connection, request_id: int, m: ClientMessage) -> None:
         """A client sends a request."""
 
-    def on_request(self, c: Connection, request_id: int, m: Upward) -> None:
+    def on_request(self, c: Connection, request_id: int, m: ClientMessage) -> None:
         """A server receives a request."""
 
-    def on_answer(self, c: Connection, request_id: int, m: Downward, raw: bytes) -> None:
+    def on_answer(self, c: Connection, request_id: int, m: ServerMessage, raw: bytes) -> None:
         """A server sends an answer, or an event; `raw` is its frame."""
 
-    def on_answer_received(self, c: Connection, request_id: int, m: Downward, raw: bytes) -> None:
+    def on_answer_received(
+        self, c: Connection, request_id: int, m: ServerMessage, raw: bytes
+    ) -> None:
         """A client receives an answer."""
 
 

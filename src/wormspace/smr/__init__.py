@@ -51,8 +51,8 @@ from wormspace.smr.leadership import Fixed, Sticky
 from wormspace.smr.methods import command, query
 from wormspace.smr.remote import Remote, addresses_of, attach
 from wormspace.smr.replica import Replica
+from wormspace.smr.replica_context import Leadership, Tuning
 from wormspace.smr.rotating import Rotating
-from wormspace.smr.seat import Leadership, Tuning
 from wormspace.smr.stores import LocalSnapshots, MemorySnapshots, SnapshotStore
 from wormspace.smr.table import Table
 from wormspace.smr.types import Counter, Dict, Election, Grant, Job, Lock, Queue, Set

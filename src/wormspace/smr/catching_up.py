@@ -18,8 +18,8 @@ from wormspace.smr.errors import (
     UpdateNeeded,
     VersionForgotten,
 )
-from wormspace.smr.records import Fetch, Fetched, Member, decode_charter, decoder, encode
-from wormspace.smr.seat import Seat
+from wormspace.smr.records import Fetch, Fetched, Member, decode_segment_metadata, decoder, encode
+from wormspace.smr.replica_context import ReplicaContext
 from wormspace.smr.snapshots import require_same, restore
 from wormspace.smr.stores import SnapshotStore
 from wormspace.space import Address
@@ -33,7 +33,7 @@ CATCH_UP_PAUSE_S = 0.25
 _decode_fetched = decoder(Fetched)
 
 
-async def restore_from(seat: Seat, store: SnapshotStore) -> Exception | None:
+async def restore_from(context: ReplicaContext, store: SnapshotStore) -> Exception | None:
     """Begin with the snapshot that the store has, if it has one that leads further.
 
     One that is damaged is passed over, as if there were none: whatever it led to is in the space,
@@ -46,13 +46,13 @@ async def restore_from(seat: Seat, store: SnapshotStore) -> Exception | None:
         WrongIdentity: it is of another space, or leads further than this one does.
     """
     try:
-        return await _restore_from(seat, store)
+        return await _restore_from(context, store)
     except WrongIdentity as e:
-        raise WrongIdentity(f"{seat.space.name}: {e}") from None
+        raise WrongIdentity(f"{context.space.name}: {e}") from None
 
 
-async def _restore_from(seat: Seat, store: SnapshotStore) -> Exception | None:
-    learner, name = seat.learner, seat.space.name
+async def _restore_from(context: ReplicaContext, store: SnapshotStore) -> Exception | None:
+    learner, name = context.learner, context.space.name
     identity = await learner.identify()
     try:
         engine = await restore(learner.engine.lineage.newest, store.load(name), identity)
@@ -69,7 +69,7 @@ async def _restore_from(seat: Seat, store: SnapshotStore) -> Exception | None:
         )
         return e
     if engine.position > learner.position:
-        tail = await seat.space.tail()
+        tail = await context.space.tail()
         if engine.position > Address(tail, 0):
             raise WrongIdentity(
                 f"the snapshot that is kept leads to {engine.position}, and this space has {tail} "
@@ -79,33 +79,33 @@ async def _restore_from(seat: Seat, store: SnapshotStore) -> Exception | None:
         if identity := await learner.identify():  # the space may have begun meanwhile
             require_same(engine.identity, identity)
         learner.install(engine)
-        seat.kept = engine.position
+        context.kept = engine.position
         log.info("%s: restored a snapshot at %s", name, engine.position)
     return None
 
 
-async def catch_up(seat: Seat, store: SnapshotStore | None) -> None:
+async def catch_up(context: ReplicaContext, store: SnapshotStore | None) -> None:
     """The space was trimmed beyond this replica: get a later state from a store or another replica.
 
     Raises:
         NoSnapshot: nobody who can be reached has one.
     """
-    learner, space = seat.learner, seat.space
-    deadline = seat.loop.time() + CATCH_UP_S
+    learner, space = context.learner, context.space
+    deadline = context.loop.time() + CATCH_UP_S
     trouble: dict[str, Exception] = {}
     while True:
         head = await space.head()
         if head <= learner.position.segment:
             return
-        if store is not None and (error := await restore_from(seat, store)):
+        if store is not None and (error := await restore_from(context, store)):
             trouble["the snapshot that is kept"] = error
-        for member in await _known(seat):
+        for member in await _known(context):
             if learner.position.segment >= head:
                 return
             try:
                 identity = await learner.identify()
                 newest = learner.engine.lineage.newest
-                engine = await restore(newest, _fetch(seat, member), identity)
+                engine = await restore(newest, _fetch(context, member), identity)
             except (UpdateNeeded, ShapeChanged) as e:
                 if not isinstance(e, VersionForgotten):
                     raise
@@ -119,7 +119,7 @@ async def catch_up(seat: Seat, store: SnapshotStore | None) -> None:
                 log.info("%s: got a snapshot at %s from %s", space.name, engine.position, member)
         if learner.position.segment >= await space.head():
             return
-        if seat.loop.time() > deadline:
+        if context.loop.time() > deadline:
             found = "; ".join(f"{who}: {error}" for who, error in trouble.items())
             raise NoSnapshot(
                 f"{space.name}: the segments below {head} are trimmed, and no replica that runs "
@@ -128,34 +128,38 @@ async def catch_up(seat: Seat, store: SnapshotStore | None) -> None:
         await asyncio.sleep(CATCH_UP_PAUSE_S)
 
 
-async def _known(seat: Seat) -> list[Member]:
+async def _known(context: ReplicaContext) -> list[Member]:
     """The replicas that the newest segment names, and those that were heard of."""
-    space = seat.space
-    found = {member.id: member for member in seat.peers.members()}
+    space = context.space
+    found = {member.id: member for member in context.peers.members()}
     tail = await space.tail()
     if tail:
         try:
-            charter = decode_charter(await space.check(tail - 1), space.name)
+            segment_metadata = decode_segment_metadata(await space.check(tail - 1), space.name)
         except WormError as e:
             log.info("%s: the newest segment cannot be read: %s", space.name, e)
         else:
-            for member in (charter.leader, *charter.members, *charter.owners):
+            for member in (
+                segment_metadata.leader,
+                *segment_metadata.members,
+                *segment_metadata.owners,
+            ):
                 found.setdefault(member.id, member)
             # Since then they may have started again, under other ids.
-            top = (tail - 1, charter.leader.id)
-            knocks = [seat.knock(member, FETCH_TIMEOUT_S) for member in found.values()]
+            top = (tail - 1, segment_metadata.leader.id)
+            knocks = [context.knock(member, FETCH_TIMEOUT_S) for member in found.values()]
             for pong in await asyncio.gather(*knocks):
                 if pong is not None and pong.top == top:
                     found.setdefault(pong.member.id, pong.member)
-    return [member for member in found.values() if member.id != seat.member.id]
+    return [member for member in found.values() if member.id != context.member.id]
 
 
-async def _fetch(seat: Seat, member: Member) -> AsyncIterator[bytes]:
+async def _fetch(context: ReplicaContext, member: Member) -> AsyncIterator[bytes]:
     """The pieces of a snapshot that another replica takes."""
     ticket = 0
     for index in itertools.count():
         body = encode(Fetch(ticket, index))
-        answer = _decode_fetched(await seat.call(member, "fetch", body, FETCH_TIMEOUT_S))
+        answer = _decode_fetched(await context.call(member, "fetch", body, FETCH_TIMEOUT_S))
         ticket = answer.ticket
         if not answer.piece:
             return

@@ -28,8 +28,8 @@ from wormspace.smr.events import Bells
 from wormspace.smr.learner import Learner
 from wormspace.smr.methods import Method
 from wormspace.smr.records import Batch, Member, Packet, Reply
+from wormspace.smr.replica_context import Leadership, NotLeading, ReplicaContext, Tuning
 from wormspace.smr.routing import Router
-from wormspace.smr.seat import Leadership, NotLeading, Seat, Tuning
 from wormspace.smr.snapshots import Audit
 from wormspace.smr.submit import Asker, Submitter
 from wormspace.smr.upgrading import Upgrades
@@ -78,7 +78,7 @@ class Core:
         self._tasks = Tasks(f"smr/{space.name}")
         self._catching_up: asyncio.Task[None] | None = None
         self._closed = False
-        self._submitter = Submitter(declaration, timeout_s, rng, self._carry)
+        self._submitter = Submitter(declaration, timeout_s, rng, self._dispatch)
         self._asker = Asker(declaration, timeout_s, self._ask)
         self.learner = Learner(
             space,
@@ -91,17 +91,17 @@ class Core:
         identity = rng.getrandbits(64).to_bytes(8, "big")
         called = settings.replica or str(Endpoint(host, port))
         member = Member(called, identity, host, port)
-        self.seat = Seat(
+        self.context = ReplicaContext(
             f"smr/{space.name}", space, member, self.learner, settings.clock, rng, settings.tuning
         )
-        self._submitter.largest, self._submitter.is_sure = self.seat.largest_packet, True
-        self.proposer = settings.leadership.take_seat(self.seat)
-        self.router = Router(self.seat, self.proposer, self.require_sound, timeout_s)
-        self.upgrades = Upgrades(self.seat, self.proposer, self.router.carry, timeout_s)
+        self._submitter.largest, self._submitter.is_sure = self.context.largest_packet, True
+        self.proposer = settings.leadership.make_proposer(self.context)
+        self.router = Router(self.context, self.proposer, self.require_sound, timeout_s)
+        self.upgrades = Upgrades(self.context, self.proposer, self.router.carry, timeout_s)
         self.learner.on_leader = self.router.on_leader
         service.handlers.update(serving.handlers(self.router, self))
 
-    def _carry(self, packet: Packet, deadline: float) -> Awaitable[Reply]:
+    def _dispatch(self, packet: Packet, deadline: float) -> Awaitable[Reply]:
         return self.router.carry(packet, deadline)
 
     def _ask(self, queries: bytes, session: Session, deadline: float) -> Awaitable[Reply]:
@@ -112,17 +112,17 @@ class Core:
         await self.learner.require_strategy()
         store = self._durability.store
         if store is not None:
-            await catching_up.restore_from(self.seat, store)
+            await catching_up.restore_from(self.context, store)
         if await self.learner.space.head() > self.learner.position.segment:
-            await catching_up.catch_up(self.seat, store)
+            await catching_up.catch_up(self.context, store)
         self._tasks.spawn(self._guard(self.proposer.run))
-        upgrade_s = self.seat.tuning.upgrade_s
+        upgrade_s = self.context.tuning.upgrade_s
         if upgrade_s > 0:
             self._tasks.spawn(self._guard(lambda: self.upgrades.run(upgrade_s)))
-        self._tasks.spawn(self._guard(self.seat.watch_leases))
+        self._tasks.spawn(self._guard(self.context.watch_leases))
         all_lead = self.proposer.leads  # before anybody was elected: then none asks another
-        self._tasks.spawn(self._guard(lambda: self.seat.keep_in_touch(greet_all=all_lead)))
-        self._tasks.spawn(self._guard(lambda: self._durability.run(self.seat, self.proposer)))
+        self._tasks.spawn(self._guard(lambda: self.context.keep_in_touch(greet_all=all_lead)))
+        self._tasks.spawn(self._guard(lambda: self._durability.run(self.context, self.proposer)))
 
     async def close(self) -> None:
         """Stop everything; who was cancelled here may call it again."""
@@ -132,13 +132,13 @@ class Core:
         await self._asker.close()
         self.learner.stop_listening()
         await self._tasks.close()
-        await self.seat.close()
+        await self.context.close()
         self.bells.ring()
 
     def status(self) -> Status:
         """See `Replica.status`."""
         return Status(
-            self.seat.member,
+            self.context.member,
             self.learner.position,
             self.proposer.leader,
             self.proposer.leads,
@@ -169,14 +169,14 @@ class Core:
     async def _audit(self, audit: Audit) -> None:
         mark = await self._audits.take(audit)
         if self.proposer.leads:
-            self.seat.audited = mark
+            self.context.audited = mark
 
     def _on_differing(self, position: Address) -> None:
-        name = self.seat.space.name
+        name = self.context.space.name
         self._on_failed(
             Diverged(
-                f"{name}: the state of {self.seat.member} at position {position} differs from "
-                "the proposer's: a command is not the same everywhere"
+                f"{name}: the state of {self.context.member} at position {position} differs "
+                "from the proposer's: a command is not the same everywhere"
             )
         )
 
@@ -186,7 +186,7 @@ class Core:
 
     async def _catch_up(self) -> None:
         try:
-            await catching_up.catch_up(self.seat, self._durability.store)
+            await catching_up.catch_up(self.context, self._durability.store)
         except Exception as e:  # noqa: BLE001 - reported by every call from now on
             self._on_failed(e)
         finally:
@@ -199,10 +199,10 @@ class Core:
             cause, error = error, Stopped(self._why(error))
             error.__cause__ = cause
         self.failed = error
-        name, member = self.seat.space.name, self.seat.member
+        name, member = self.context.space.name, self.context.member
         log.critical("%s: replica %s has stopped: %s", name, member, error)
         self.learner.stop_listening()
-        self.seat.fail_waiting(NotLeading(f"the replica has stopped: {error}"))
+        self.context.fail_waiting(NotLeading(f"the replica has stopped: {error}"))
         self._tasks.cancel()
 
     def _why(self, error: Exception) -> str:

@@ -19,7 +19,7 @@ from wormspace.errors import WormError
 from wormspace.smr.arguments import as_choice, as_count, as_directory
 from wormspace.smr.engine import Engine
 from wormspace.smr.fetching import NEEDED_S
-from wormspace.smr.seat import Proposer, Seat
+from wormspace.smr.replica_context import Proposer, ReplicaContext
 from wormspace.smr.snapshots import Snapshot, identity_kept, require_same
 from wormspace.smr.stores import LocalSnapshots, SnapshotStore
 from wormspace.space import Address
@@ -38,7 +38,7 @@ class Durability(Protocol):
     def store(self) -> SnapshotStore | None:
         """Where this replica looks for a snapshot when it starts."""
 
-    async def run(self, seat: Seat, proposer: Proposer) -> None:
+    async def run(self, context: ReplicaContext, proposer: Proposer) -> None:
         """Work until cancelled."""
 
 
@@ -49,7 +49,7 @@ class NeverTrim(msgspec.Struct, frozen=True):
     def store(self) -> SnapshotStore | None:
         return None
 
-    async def run(self, seat: Seat, proposer: Proposer) -> None:
+    async def run(self, context: ReplicaContext, proposer: Proposer) -> None:
         """Nothing to do."""
 
 
@@ -71,11 +71,13 @@ class TrimWhenApplied(msgspec.Struct, frozen=True):
     def store(self) -> SnapshotStore | None:
         return None
 
-    async def run(self, seat: Seat, proposer: Proposer) -> None:
+    async def run(self, context: ReplicaContext, proposer: Proposer) -> None:
         while True:
             await asyncio.sleep(self.every_s)
-            applied = [one.applied for one in seat.peers.heard()]
-            await trim_behind(seat, proposer, self.replicas, [seat.learner.position, *applied])
+            applied = [one.applied for one in context.peers.heard()]
+            await trim_behind(
+                context, proposer, self.replicas, [context.learner.position, *applied]
+            )
 
 
 class TrimBehindSnapshots(msgspec.Struct, frozen=True):
@@ -109,50 +111,50 @@ class TrimBehindSnapshots(msgspec.Struct, frozen=True):
             return LocalSnapshots(self.place)
         return self.place
 
-    async def run(self, seat: Seat, proposer: Proposer) -> None:
+    async def run(self, context: ReplicaContext, proposer: Proposer) -> None:
         store = self.store
         assert store is not None
         is_local = isinstance(store, LocalSnapshots)
         copies = self.copies or (2 if is_local else 1)
-        taken_at = seat.kept
+        taken_at = context.kept
         with ExitStack() as claims:
-            owns = _claim(store, seat, claims)
+            owns = _claim(store, context, claims)
             if not owns:
                 log.warning(
                     "%s keeps no snapshots: another replica of %r keeps its own in this directory; "
                     "give each a directory of its own",
-                    seat.member,
-                    seat.space.name,
+                    context.member,
+                    context.space.name,
                 )
             while True:
                 if not owns:
-                    seat.kept = Address(0, 0)  # what is there is another replica's copy
+                    context.kept = Address(0, 0)  # what is there is another replica's copy
                 await asyncio.sleep(self.every_s)
-                owns = owns or _claim(store, seat, claims)
-                position = seat.learner.position
-                is_due = self._distance(seat, taken_at) >= self.registers
+                owns = owns or _claim(store, context, claims)
+                position = context.learner.position
+                is_due = self._distance(context, taken_at) >= self.registers
                 if owns and is_due and (is_local or proposer.leads):
                     try:
-                        seat.kept = await save(store, seat.space.name, seat.learner.engine)
+                        context.kept = await save(store, context.space.name, context.learner.engine)
                         taken_at = position
                     except Exception as e:  # noqa: BLE001 - a user's place may raise anything
-                        log.warning("%s: no snapshot was kept: %r", seat.member, e)
-                kept = [seat.kept, *(one.kept for one in seat.peers.heard())]
-                await trim_behind(seat, proposer, copies, kept)
+                        log.warning("%s: no snapshot was kept: %r", context.member, e)
+                kept = [context.kept, *(one.kept for one in context.peers.heard())]
+                await trim_behind(context, proposer, copies, kept)
 
-    def _distance(self, seat: Seat, since: Address) -> int:
-        size = seat.tuning.segment_size
-        return seat.learner.position.position(size) - since.position(size)
+    def _distance(self, context: ReplicaContext, since: Address) -> int:
+        size = context.tuning.segment_size
+        return context.learner.position.position(size) - since.position(size)
 
 
-def _claim(store: SnapshotStore, seat: Seat, claims: ExitStack) -> bool:
+def _claim(store: SnapshotStore, context: ReplicaContext, claims: ExitStack) -> bool:
     """Whether this replica may keep its snapshots there, from now until `claims` are closed."""
     if not isinstance(store, LocalSnapshots):
         return True  # a place that all share
     try:
-        claim = store.claim(seat.space.name)
+        claim = store.claim(context.space.name)
     except OSError as e:
-        log.warning("%s: snapshots cannot be kept: %s", seat.member, e)
+        log.warning("%s: snapshots cannot be kept: %s", context.member, e)
         return False
     if claim is not None:
         claims.callback(claim.close)
@@ -184,23 +186,25 @@ async def gently(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
         await asyncio.sleep(PACE_S)
 
 
-async def trim_behind(seat: Seat, proposer: Proposer, count: int, reached: list[Address]) -> None:
+async def trim_behind(
+    context: ReplicaContext, proposer: Proposer, count: int, reached: list[Address]
+) -> None:
     """Trim the segments that `count` of the positions are beyond, and that nobody needs."""
     if not proposer.leads or len(reached) < count:
         return
     stop = sorted(reached, reverse=True)[count - 1].segment
-    stop = min(stop, seat.learner.position.segment)
-    heard = seat.announced.since(seat.loop.time() - NEEDED_S)
-    for needed in (seat.fetches.needed, *(ping.needed for ping in heard)):
+    stop = min(stop, context.learner.position.segment)
+    heard = context.announced.since(context.loop.time() - NEEDED_S)
+    for needed in (context.fetches.needed, *(ping.needed for ping in heard)):
         if needed is not None:
             stop = min(stop, needed.segment)
-    if seat.learner.told is not None:  # a segment that tells the space's identity stays
-        stop = min(stop, seat.learner.told)
+    if context.learner.told is not None:  # a segment that tells the space's identity stays
+        stop = min(stop, context.learner.told)
     if stop <= 0:
         return
     try:
-        if await seat.space.head() < stop:
-            await seat.space.trim_prefix(stop)
-            log.info("%s: trimmed the segments below %d", seat.space.name, stop)
+        if await context.space.head() < stop:
+            await context.space.trim_prefix(stop)
+            log.info("%s: trimmed the segments below %d", context.space.name, stop)
     except WormError as e:
-        log.info("%s: trimming has to wait: %s", seat.space.name, e)
+        log.info("%s: trimming has to wait: %s", context.space.name, e)

@@ -28,8 +28,8 @@ from wormspace.smr.records import (
     Mark,
     Outcome,
     Packet,
-    Rest,
     Seal,
+    Skip,
     decode_outcome,
     decode_record,
     encode,
@@ -109,7 +109,7 @@ class Engine:
             if record.chain is not None:
                 self._compare(record.chain)
             applied, batch = self._apply_batch(record, address), record
-        elif isinstance(record, Rest):
+        elif isinstance(record, Skip):
             self.rests.add(address.offset % turns)
         self._move(size if isinstance(record, Seal) else address.offset + 1, size, turns)
         if batch is not None:

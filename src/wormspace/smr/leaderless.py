@@ -17,7 +17,7 @@ import msgspec
 from wormspace.errors import Closed, NotAllocated, RaceLost, Trimmed, Unavailable
 from wormspace.knobs import KNOBS
 from wormspace.smr.records import Member, Packet
-from wormspace.smr.seat import Proposer, Seat
+from wormspace.smr.replica_context import Proposer, ReplicaContext
 from wormspace.smr.shared import Shared
 from wormspace.space import Address, Segment
 
@@ -36,16 +36,16 @@ class Leaderless(msgspec.Struct, frozen=True):
     def strategy(self) -> str:
         return "leaderless"
 
-    def take_seat(self, seat: Seat) -> Proposer:
-        return LeaderlessProposer(seat)
+    def make_proposer(self, context: ReplicaContext) -> Proposer:
+        return LeaderlessProposer(context)
 
 
 class Equal:
     """What proposers without a leader have in common: a queue, and reading by emptiness."""
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, context: ReplicaContext) -> None:
         self.leads = True
-        self._seat = seat
+        self._context = context
         self._queue: list[Packet] = []
         self._wake = asyncio.Event()
         self._confirmation = Shared(self._see_emptiness)
@@ -70,11 +70,11 @@ class Equal:
 
     async def _see_emptiness(self) -> Address:
         """The next register to apply, when it was empty at some moment after the call."""
-        learner = self._seat.learner
+        learner = self._context.learner
         while True:
             place = learner.position
             try:
-                segment = await self._seat.space.segment(place.segment)
+                segment = await self._context.space.segment(place.segment)
                 stop = min(segment.size, place.offset + KNOBS.smr_read_ahead)
                 values = await segment.read_range(place.offset, stop)
             except NotAllocated:
@@ -91,12 +91,12 @@ class Equal:
 
     async def _segment(self, number: int, metadata: bytes) -> Segment:
         """A segment that is wanted; allocated now if it is not there."""
-        space, learner = self._seat.space, self._seat.learner
+        space, learner = self._context.space, self._context.learner
         while True:
             try:
                 segment = await space.segment(number)
             except NotAllocated:
-                await space.alloc(metadata, self._seat.tuning.segment_size)
+                await space.alloc(metadata, self._context.tuning.segment_size)
                 continue
             learner.allocated(segment.number, segment.size, segment.metadata)
             return segment
@@ -106,8 +106,8 @@ class LeaderlessProposer(Equal):
     """One replica among equals."""
 
     async def run(self) -> None:
-        seat = self._seat
-        seat.learner.listen()
+        context = self._context
+        context.learner.listen()
         try:
             while True:
                 try:
@@ -116,8 +116,8 @@ class LeaderlessProposer(Equal):
                 except TimeoutError:
                     pass
                 self._wake.clear()
-                while self._queue or seat.is_due():
-                    await self._write(seat.batch(seat.take(self._queue)))
+                while self._queue or context.is_due():
+                    await self._write(context.batch(context.take(self._queue)))
         finally:
             self.end()
 
@@ -129,22 +129,22 @@ class LeaderlessProposer(Equal):
                 if await self._attempt(raw):
                     return
             except (Unavailable, Trimmed) as e:
-                log.info("%s: trying again: %s", self._seat.member, e)
+                log.info("%s: trying again: %s", self._context.member, e)
                 await asyncio.sleep(RETRY_S)
             except Closed:
                 return
             except RaceLost:
                 # Half-written perhaps; the next attempt meets it, for it looks at this place again.
-                await asyncio.sleep(self._seat.rng.uniform(0, pause))
+                await asyncio.sleep(self._context.rng.uniform(0, pause))
                 pause = min(pause * 2, RACE_PAUSE_MAX_S)
 
     async def _attempt(self, raw: bytes) -> bool:
         """Try the next register; false if it held something else."""
-        learner = self._seat.learner
+        learner = self._context.learner
         place = learner.position
         while learner.holds(place):
             place = Address(place.segment, place.offset + 1)
-        segment = await self._segment(place.segment, self._seat.charter())
+        segment = await self._segment(place.segment, self._context.segment_metadata())
         if place.offset >= segment.size:
             await learner.reached(Address(place.segment + 1, 0))
             return False

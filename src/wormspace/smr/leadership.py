@@ -2,7 +2,7 @@
 
 A follower asks its leader for a sign of life; a leader that has not had a majority's word for some
 time has none to give.  A follower that sees none for a randomised time-out allocates a segment in
-its own name and takes over (`writing`).  Two that do so at once are no danger: the higher segment
+its own name and takes over (`term`).  Two that do so at once are no danger: the higher segment
 wins. The time-out and its randomisation are Raft's (section 5.2); the vote is the capture.  The
 time-out doubles with every takeover that is seen, until a leader gives a sign of life: else those
 who wait less than a takeover takes would cut off one another's for ever.
@@ -19,8 +19,8 @@ from wormspace.errors import Closed, Trimmed, UsageError, ValueTooLarge, WormErr
 from wormspace.rpc import Patience
 from wormspace.smr.arguments import as_text
 from wormspace.smr.records import Member, Packet
-from wormspace.smr.seat import GREET_S, NotLeading, Proposer, Seat
-from wormspace.smr.writing import Reign
+from wormspace.smr.replica_context import GREET_S, NotLeading, Proposer, ReplicaContext
+from wormspace.smr.term import Term
 from wormspace.space import Address
 from wormspace.space.arguments import as_timeout
 
@@ -47,8 +47,8 @@ class Sticky(msgspec.Struct, frozen=True):
     def strategy(self) -> str:
         return "sticky"
 
-    def take_seat(self, seat: Seat) -> Proposer:
-        return StickyProposer(seat, self.timeout_s, may_lead=True)
+    def make_proposer(self, context: ReplicaContext) -> Proposer:
+        return StickyProposer(context, self.timeout_s, may_lead=True)
 
 
 class Fixed(msgspec.Struct, frozen=True):
@@ -71,45 +71,45 @@ class Fixed(msgspec.Struct, frozen=True):
     def strategy(self) -> str:
         return f"fixed: {self.leader}"
 
-    def take_seat(self, seat: Seat) -> Proposer:
-        return StickyProposer(seat, self.timeout_s, may_lead=seat.member.name == self.leader)
+    def make_proposer(self, context: ReplicaContext) -> Proposer:
+        return StickyProposer(context, self.timeout_s, may_lead=context.member.name == self.leader)
 
 
 class StickyProposer:
     """One replica that follows, and leads when it must."""
 
-    def __init__(self, seat: Seat, timeout_s: float, *, may_lead: bool) -> None:
+    def __init__(self, context: ReplicaContext, timeout_s: float, *, may_lead: bool) -> None:
         self.leads = False
-        self._seat = seat
+        self._context = context
         self._timeout_s = timeout_s
         self._may_lead = may_lead
-        self._reign: Reign | None = None
+        self._term: Term | None = None
         self._patience = Patience(timeout_s, PINGS_PER_TIMEOUT)
         self._followed: Member | None = None
         self._began_at = 0.0  # the last takeover
 
     @property
     def leader(self) -> Member | None:
-        return self._seat.learner.leader
+        return self._context.learner.leader
 
     def age(self) -> float | None:
-        if self._reign is None or not self.leads:
+        if self._term is None or not self.leads:
             return None
-        return self._seat.loop.time() - self._reign.confirmed_at
+        return self._context.loop.time() - self._term.confirmed_at
 
     def offer(self, packet: Packet) -> None:
-        if self._reign is None or not self.leads:
+        if self._term is None or not self.leads:
             raise NotLeading("this replica does not lead")
-        self._reign.offer(packet)
+        self._term.offer(packet)
 
     async def confirm(self) -> Address:
-        if self._reign is None or not self.leads:
+        if self._term is None or not self.leads:
             raise NotLeading("this replica does not lead")
-        return await self._reign.confirm()
+        return await self._term.confirm()
 
     async def run(self) -> None:
-        seat = self._seat
-        seat.learner.listen()
+        context = self._context
+        context.learner.listen()
         while True:
             await self._follow()
             try:
@@ -119,43 +119,43 @@ class StickyProposer:
             except ValueTooLarge:
                 raise  # the servers' limits leave no room: trying again does not help
             except WormError as e:
-                log.info("%s does not lead any more: %s", seat.member, e)
+                log.info("%s does not lead any more: %s", context.member, e)
             finally:
                 self._step_down()
-            seat.learner.listen()
+            context.learner.listen()
 
     # ------------------------------------------------------------ leading
 
     async def _lead(self) -> None:
-        seat = self._seat
-        self._began_at = seat.loop.time()
-        segment = await seat.space.alloc(seat.charter(), seat.tuning.segment_size)
-        self._followed = seat.member
+        context = self._context
+        self._began_at = context.loop.time()
+        segment = await context.space.alloc(context.segment_metadata(), context.tuning.segment_size)
+        self._followed = context.member
         self._patience.ran_out()
-        log.info("%s takes over with segment %d", seat.member, segment.number)
-        self._reign = Reign(seat, segment)
-        await self._reign.rule(self._on_ready, self._timeout_s / PINGS_PER_TIMEOUT)
+        log.info("%s takes over with segment %d", context.member, segment.number)
+        self._term = Term(context, segment)
+        await self._term.rule(self._on_ready, self._timeout_s / PINGS_PER_TIMEOUT)
 
     def _on_ready(self) -> None:
-        self._seat.learner.stop_listening()
+        self._context.learner.stop_listening()
         self.leads = True
-        took = self._seat.loop.time() - self._began_at
+        took = self._context.loop.time() - self._began_at
         self._patience.answered(took / PINGS_PER_TIMEOUT)
-        log.info("%s leads from %s on", self._seat.member, self._seat.learner.position)
+        log.info("%s leads from %s on", self._context.member, self._context.learner.position)
 
     def _step_down(self) -> None:
         self.leads = False
-        reign, self._reign = self._reign, None
-        if reign is not None:
-            reign.end()
-        self._seat.fail_waiting(NotLeading("the leader has lost its place"))
+        term, self._term = self._term, None
+        if term is not None:
+            term.end()
+        self._context.fail_waiting(NotLeading("the leader has lost its place"))
 
     # ------------------------------------------------------------ following
 
     async def _follow(self) -> None:
         """Return when this replica should lead."""
-        seat, patience = self._seat, self._patience
-        loop, rng = seat.loop, seat.rng
+        context, patience = self._context, self._patience
+        loop, rng = context.loop, context.rng
         spread = rng.uniform(1 - SPREAD, 1 + SPREAD)
         # When the leader was confirmed last: not before the one, and not after the other.
         confirmed_at = confirmed_by = loop.time()
@@ -173,7 +173,7 @@ class StickyProposer:
                 self._followed = leader
                 confirmed_at = confirmed_by = loop.time()
             waits_s = patience.seconds
-            if leader.id == seat.member.id:
+            if leader.id == context.member.id:
                 if await self._is_highest() and self.leader == leader:
                     # Nobody leads, and nobody takes over.
                     waits_s = self._timeout_s
@@ -186,7 +186,7 @@ class StickyProposer:
                     silence = now - confirmed_at
                     patience.answered(max(now - asked, silence / PINGS_PER_TIMEOUT))
                     confirmed_at, confirmed_by = asked - age, now - age
-            seen_at = max(confirmed_at, seat.learner.heard_at)
+            seen_at = max(confirmed_at, context.learner.heard_at)
             if self._may_lead and loop.time() - seen_at > waits_s * spread:
                 return
             pause = min(patience.question_s, GREET_S)
@@ -195,13 +195,13 @@ class StickyProposer:
     async def _is_highest(self) -> bool:
         """Whether there is no segment above those that were heard of."""
         try:
-            return await self._seat.space.tail() == self._seat.learner.highest + 1
+            return await self._context.space.tail() == self._context.learner.highest + 1
         except WormError:
             return False
 
     async def _is_vacant(self) -> bool:
         """Whether there is nobody who could lead, as far as anybody knows."""
-        learner = self._seat.learner
+        learner = self._context.learner
         if self.leader is not None or not await self._is_highest():
             return False
         if learner.highest < 0:
@@ -216,8 +216,8 @@ class StickyProposer:
 
     async def _ping(self, leader: Member, timeout: float) -> float | None:
         """How long ago the leader was confirmed; None if it does not lead or does not answer."""
-        seat = self._seat
-        pong = await seat.greet(leader, timeout)
+        context = self._context
+        pong = await context.greet(leader, timeout)
         if pong is None:
             return None
         age: float | None = pong.age_s

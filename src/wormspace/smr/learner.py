@@ -17,8 +17,14 @@ from wormspace.errors import Closed, NotAllocated, Trimmed, WormError, WrongIden
 from wormspace.runtime.tasks import Tasks
 from wormspace.smr.engine import Applied, Engine
 from wormspace.smr.errors import OtherStrategy
-from wormspace.smr.records import Batch, Charter, Member, decode_charter, identity_told
-from wormspace.space import Address, Allocated, Space, TrimmedAway, Written
+from wormspace.smr.records import (
+    Batch,
+    Member,
+    SegmentMetadata,
+    decode_segment_metadata,
+    identity_told,
+)
+from wormspace.space import Address, Allocated, SegmentsTrimmed, Space, Written
 
 log = logging.getLogger("wormspace.smr")
 
@@ -65,7 +71,7 @@ class Learner:
         self._on_failed = on_failed
         self._loop = asyncio.get_running_loop()
         self._sizes: dict[int, int] = {}
-        self._charters: dict[int, Charter] = {}
+        self._segments_metadata: dict[int, SegmentMetadata] = {}
         self._pending: dict[int, dict[int, bytes]] = {}
         self._waiting: list[tuple[Address, int, asyncio.Future[None]]] = []
         self._given_up = 0  # of those who wait, at most
@@ -82,12 +88,12 @@ class Learner:
     @property
     def leader(self) -> Member | None:
         """Whom the highest segment names."""
-        charter = self._charters.get(self.highest)
-        return None if charter is None else charter.leader
+        segment_metadata = self._segments_metadata.get(self.highest)
+        return None if segment_metadata is None else segment_metadata.leader
 
-    def charter(self, number: int) -> Charter | None:
+    def segment_metadata(self, number: int) -> SegmentMetadata | None:
         """A segment's metadata, if the segment is known and not yet behind."""
-        return self._charters.get(number)
+        return self._segments_metadata.get(number)
 
     async def require_strategy(self) -> None:
         """Refuse to take part in a space of another kind, strategy, version or shape.
@@ -105,7 +111,7 @@ class Learner:
                 return  # the first segment tells, once it is there
             except Trimmed:
                 continue
-            self._check_strategy(decode_charter(raw, self.space.name))
+            self._check_strategy(decode_segment_metadata(raw, self.space.name))
             break
         await self._require_version()
 
@@ -117,21 +123,21 @@ class Learner:
         """
         tail = await self.space.tail()
         if tail > await self.space.head():
-            newest = decode_charter(await self.space.check(tail - 1), self.space.name)
+            newest = decode_segment_metadata(await self.space.check(tail - 1), self.space.name)
             self._check_class(newest)
 
-    def _check_class(self, charter: Charter) -> None:
-        what = f"{self.space.name!r} (a {charter.machine})"
-        self.engine.lineage.at(charter.version, charter.shape, what)
+    def _check_class(self, segment_metadata: SegmentMetadata) -> None:
+        what = f"{self.space.name!r} (a {segment_metadata.machine})"
+        self.engine.lineage.at(segment_metadata.version, segment_metadata.shape, what)
 
-    def require_ours(self, metadata: bytes) -> Charter:
+    def require_ours(self, metadata: bytes) -> SegmentMetadata:
         """A segment's metadata; nothing is written into a segment before this was asked.
 
         Raises:
             WrongKind: the segment belongs to something else.
             NewerFormat, ProtocolViolation.
         """
-        return decode_charter(metadata, self.space.name)
+        return decode_segment_metadata(metadata, self.space.name)
 
     async def identify(self) -> bytes:
         """The space's identity; b"" if nothing that is left there tells it.
@@ -143,18 +149,20 @@ class Learner:
             return self.engine.identity
         for number in range(await self.space.head(), await self.space.tail()):
             with contextlib.suppress(Trimmed):
-                charter = decode_charter(await self.space.check(number), self.space.name)
-                self._recognise(number, charter)
+                segment_metadata = decode_segment_metadata(
+                    await self.space.check(number), self.space.name
+                )
+                self._recognise(number, segment_metadata)
                 if self.engine.identity:
                     break
         return self.engine.identity
 
-    def _recognise(self, number: int, charter: Charter) -> None:
+    def _recognise(self, number: int, segment_metadata: SegmentMetadata) -> None:
         """
         Raises:
             WrongIdentity: the segment is in another space than those before.
         """
-        identity, known = identity_told(number, charter), self.engine.identity
+        identity, known = identity_told(number, segment_metadata), self.engine.identity
         if not identity:
             return
         if known and identity != known:
@@ -166,18 +174,18 @@ class Learner:
         self.engine.identity = identity
         self.told = number if self.told is None else max(self.told, number)
 
-    def _begin(self, charter: Charter) -> None:
+    def _begin(self, segment_metadata: SegmentMetadata) -> None:
         """The object is what its first segment says, up to the first upgrade."""
         if self.engine.position == Address(0, 0):
-            what = f"{self.space.name!r} (a {charter.machine})"
-            self.engine.begin(charter.version, charter.shape, what)
+            what = f"{self.space.name!r} (a {segment_metadata.machine})"
+            self.engine.begin(segment_metadata.version, segment_metadata.shape, what)
 
-    def _check_strategy(self, charter: Charter) -> None:
-        if charter.strategy != self.strategy:
+    def _check_strategy(self, segment_metadata: SegmentMetadata) -> None:
+        if segment_metadata.strategy != self.strategy:
             raise OtherStrategy(
-                f"{self.space.name!r} was begun by {charter.leader} with the leadership "
-                f"{charter.strategy!r}, and this replica was told {self.strategy!r}: pass the same "
-                "to all replicas, or use another name"
+                f"{self.space.name!r} was begun by {segment_metadata.leader} with the leadership "
+                f"{segment_metadata.strategy!r}, and this replica was told {self.strategy!r}: "
+                "pass the same to all replicas, or use another name"
             )
 
     # ------------------------------------------------------------ what comes in
@@ -187,15 +195,15 @@ class Learner:
         if number in self._sizes:
             return
         try:
-            charter = self.require_ours(metadata)
+            segment_metadata = self.require_ours(metadata)
             if number == 0:
-                self._check_strategy(charter)
-                self._begin(charter)
-            self._recognise(number, charter)
+                self._check_strategy(segment_metadata)
+                self._begin(segment_metadata)
+            self._recognise(number, segment_metadata)
         except WormError as e:
             self._fail(e)
             return
-        self._charters[number] = charter
+        self._segments_metadata[number] = segment_metadata
         self._sizes[number] = size
         if number >= self.highest:
             self._rise(number)
@@ -257,7 +265,7 @@ class Learner:
                 raw = self._pending.get(number, {}).pop(offset, None)
                 if raw is None:
                     break
-                turns = len(self._charters[number].owners) or 1
+                turns = len(self._segments_metadata[number].owners) or 1
                 applied, batch = engine.apply(raw, size, turns)
                 if engine.position.segment > number:
                     self._forget(number)
@@ -274,7 +282,7 @@ class Learner:
         self._pending.pop(number, None)
         if number != self.highest:
             self._sizes.pop(number, None)
-            self._charters.pop(number, None)
+            self._segments_metadata.pop(number, None)
 
     # ------------------------------------------------------------ waiting
 
@@ -338,7 +346,7 @@ class Learner:
                         self.learn(event.address, event.value)
                     elif isinstance(event, Allocated):
                         self.allocated(event.segment, event.size, event.metadata)
-                    elif isinstance(event, TrimmedAway) and event.stop > self.position.segment:
+                    elif isinstance(event, SegmentsTrimmed) and event.stop > self.position.segment:
                         self._on_missing()
             except Closed:
                 return

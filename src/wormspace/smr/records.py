@@ -75,18 +75,18 @@ class Seal(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """Nothing more comes in this segment; go on with the next one."""
 
 
-class Rest(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Skip(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """The owner of this register passes on all its later turns in this segment."""
 
 
-Record: TypeAlias = Batch | Noop | Seal | Rest
+Record: TypeAlias = Batch | Noop | Seal | Skip
 
 encode = msgspec.msgpack.Encoder().encode
 _decode_record: Callable[[bytes], Record] = msgspec.msgpack.Decoder(Record).decode
 
 NOOP = encode(Noop())
 SEAL = encode(Seal())
-REST = encode(Rest())
+SKIP = encode(Skip())
 
 
 def decode_record(raw: bytes, address: Address) -> Record:
@@ -113,7 +113,7 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
         return f"{self.name} ({Endpoint(self.host, self.port)})"
 
 
-class Charter(msgspec.Struct, frozen=True, array_like=True):
+class SegmentMetadata(msgspec.Struct, frozen=True, array_like=True):
     """A segment's metadata: who allocated it, and so leads; and whom it knows.
 
     Attributes:
@@ -134,20 +134,20 @@ class Charter(msgspec.Struct, frozen=True, array_like=True):
     space: bytes = b""
 
 
-_decode_charter = msgspec.msgpack.Decoder(Charter).decode
+_decode_segment_metadata = msgspec.msgpack.Decoder(SegmentMetadata).decode
 
 
 KIND = "smr"
 FORMAT = 2
-"""Of charters and registers; raised when either changes.  Charters of format 1 tell no identity."""
+"""Of metadata and registers; raised when either changes.  Metadata of format 1 tell no identity."""
 
 
-def encode_charter(charter: Charter) -> bytes:
+def encode_segment_metadata(segment_metadata: SegmentMetadata) -> bytes:
     """A segment's metadata, stamped with what its space is."""
-    return stamp(KIND, FORMAT, encode(charter))
+    return stamp(KIND, FORMAT, encode(segment_metadata))
 
 
-def decode_charter(raw: bytes, space: str) -> Charter:
+def decode_segment_metadata(raw: bytes, space: str) -> SegmentMetadata:
     """A segment's metadata.
 
     Raises:
@@ -157,19 +157,23 @@ def decode_charter(raw: bytes, space: str) -> Charter:
     """
     _, payload = require_stamp(raw, KIND, FORMAT, space)
     try:
-        return _decode_charter(payload)
+        return _decode_segment_metadata(payload)
     except MALFORMED as e:
         raise ProtocolViolation(f"the metadata of a segment of {space!r} is damaged: {e}") from e
 
 
-def identity_told(number: int, charter: Charter) -> bytes:
-    """The identity of the space that a segment is in; b"" if its charter does not tell it.
+def identity_told(number: int, segment_metadata: SegmentMetadata) -> bytes:
+    """The identity of the space that a segment is in; b"" if its metadata does not tell it.
 
     It is the random id of who allocated segment 0, which decides it once.  Who did so and knew a
     space already has seen that one lose everything: this is another.  Whoever learns it writes it
     into the segments that it allocates, for segment 0 is trimmed some day.
     """
-    return charter.space + charter.leader.id if number == 0 else charter.space
+    return (
+        segment_metadata.space + segment_metadata.leader.id
+        if number == 0
+        else segment_metadata.space
+    )
 
 
 # ------------------------------------------------------------------ outcomes

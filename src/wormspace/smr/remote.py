@@ -34,7 +34,7 @@ from wormspace.smr.records import (
     Reply,
     Watch,
     Watched,
-    decode_charter,
+    decode_segment_metadata,
     decoder,
     encode,
 )
@@ -58,12 +58,12 @@ _decode_watched = decoder(Watched)
 class Remote(Closing, View[M], Generic[M]):
     """A replicated object elsewhere; get it from `attach`."""
 
-    def __init__(self, line: Line, level: Consistency) -> None:
-        super().__init__(line.declaration, line, level, Session())
-        self._line = line
+    def __init__(self, client: RemoteClient, level: Consistency) -> None:
+        super().__init__(client.declaration, client, level, Session())
+        self._client = client
 
     def __repr__(self) -> str:
-        return f"<Remote {self._declaration.owner.__name__} {self._line.name!r}>"
+        return f"<Remote {self._declaration.owner.__name__} {self._client.name!r}>"
 
     def listen(self, start: int | None = None) -> Stream[tuple[int, Any]]:
         """The events that commands emit; goes on at another replica when one is lost.
@@ -71,14 +71,14 @@ class Remote(Closing, View[M], Generic[M]):
         Commands that are called here from now on wait until a replica has said where that is, so
         nothing that they emit is missed.  Otherwise as `Replica.listen`.
         """
-        return self._line.listen(start)
+        return self._client.listen(start)
 
     async def close(self) -> None:
         """Hang up."""
-        await self._line.close()
+        await self._client.close()
 
 
-class Line:
+class RemoteClient:
     """The way of a call to whichever replica can answer it."""
 
     def __init__(
@@ -102,11 +102,11 @@ class Line:
         self._closed = False
         self._beginning = Tasks(f"{self._service}: where events begin")
         self._closing = Tasks(f"{self._service}: hanging up")
-        self._submitter = Submitter(declaration, timeout_s, rng, self._carry)
-        self._asker = Asker(declaration, timeout_s, self._carry_question)
+        self._submitter = Submitter(declaration, timeout_s, rng, self._dispatch)
+        self._asker = Asker(declaration, timeout_s, self._dispatch_query)
         self._near = {
-            True: Asker(declaration, timeout_s, self._carry_anywhere),
-            False: Asker(declaration, timeout_s, self._carry_unseen),
+            True: Asker(declaration, timeout_s, self._dispatch_anywhere),
+            False: Asker(declaration, timeout_s, self._dispatch_unseen),
         }
 
     def command(
@@ -142,19 +142,19 @@ class Line:
 
     # ------------------------------------------------------------ the ways
 
-    async def _carry(self, packet: Packet, deadline: float) -> Reply:
+    async def _dispatch(self, packet: Packet, deadline: float) -> Reply:
         if self._beginning:
             await asyncio.wait(self._beginning, timeout=deadline - self._loop.time())
         return await self._until(deadline, "submit", encode(packet))
 
-    async def _carry_question(self, queries: bytes, session: Session, deadline: float) -> Reply:
+    async def _dispatch_query(self, queries: bytes, session: Session, deadline: float) -> Reply:
         return await self._until(deadline, "ask", encode(question(queries, session.seen)))
 
-    async def _carry_anywhere(self, queries: bytes, session: Session, deadline: float) -> Reply:
+    async def _dispatch_anywhere(self, queries: bytes, session: Session, deadline: float) -> Reply:
         body = encode(question(queries, session.seen, HERE))
         return await self._until(deadline, "ask", body)
 
-    async def _carry_unseen(self, queries: bytes, session: Session, deadline: float) -> Reply:
+    async def _dispatch_unseen(self, queries: bytes, session: Session, deadline: float) -> Reply:
         body = encode(question(queries, Address(0, 0), HERE))
         return await self._until(deadline, "ask", body)
 
@@ -287,8 +287,8 @@ class Line:
 class Watcher:
     """Asks one replica after the other for events, until one answers."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, client: RemoteClient) -> None:
+        self._client = client
         self._place = 0
 
     async def ask(self, after: int) -> Watched:
@@ -303,16 +303,16 @@ class Watcher:
         absent: dict[tuple[str, int], None] = {}
         tried = 0
         while True:
-            addresses = self._line.addresses
+            addresses = self._client.addresses
             address = addresses[self._place % len(addresses)]
             try:
-                watched = await self._line.watch(address, after)
+                watched = await self._client.watch(address, after)
             except Closed:
                 raise
             except (WormError, *MALFORMED) as e:
                 if isinstance(e, NoService):
                     absent[address] = None
-                    self._line.require_present(absent)
+                    self._client.require_present(absent)
                 else:
                     absent.pop(address, None)
                 log.info("watching at %s:%d: %s", *address, e)
@@ -354,8 +354,8 @@ async def attach(
     level = Linearizable() if consistency is None else as_level(consistency)
     declaration = as_machine(machine_type).declaration
     places = as_addresses(addresses)
-    line = Line(declaration, as_name(name), places, as_timeout(timeout), as_rng(rng))
-    return Remote(line, level)
+    client = RemoteClient(declaration, as_name(name), places, as_timeout(timeout), as_rng(rng))
+    return Remote(client, level)
 
 
 async def addresses_of(
@@ -377,6 +377,6 @@ async def addresses_of(
     if tail == 0:
         raise NoLeader(f"there is no replicated object {name!r}: start a replica of it")
     left = max(0.001, deadline - asyncio.get_running_loop().time())
-    charter = decode_charter(await space.check(tail - 1, timeout=left), name)
-    members = [charter.leader, *charter.members, *charter.owners]
+    segment_metadata = decode_segment_metadata(await space.check(tail - 1, timeout=left), name)
+    members = [segment_metadata.leader, *segment_metadata.members, *segment_metadata.owners]
     return list(dict.fromkeys((member.host, member.port) for member in members))

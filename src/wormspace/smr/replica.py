@@ -31,7 +31,7 @@ from wormspace.smr.declare import StateMachine
 from wormspace.smr.durability import Durability, NeverTrim
 from wormspace.smr.events import Events
 from wormspace.smr.leadership import Sticky
-from wormspace.smr.seat import Leadership, Tuning
+from wormspace.smr.replica_context import Leadership, Tuning
 from wormspace.smr.upgrading import Versions
 from wormspace.smr.views import Status, View
 from wormspace.space import Client, Stream
@@ -55,7 +55,7 @@ class Replica(Closing, View[M], Generic[M]):
     ) -> None:
         super().__init__(machine_type.declaration, core, level, Session())
         self._core = core
-        self._name = core.seat.space.name
+        self._name = core.context.space.name
         self._on_close = on_close
         self._closed = False
 
@@ -96,7 +96,7 @@ class Replica(Closing, View[M], Generic[M]):
             as_timeout(timeout),
             as_clock(clock),
             as_rng(rng),
-            as_choice(leadership, "a leadership", "take_seat"),
+            as_choice(leadership, "a leadership", "make_proposer"),
             as_choice(durability, "a durability", "run"),
             tuning or Tuning(),
         )

@@ -27,8 +27,8 @@ from wormspace.rpc import Patience
 from wormspace.runtime.tasks import Tasks
 from wormspace.smr.leaderless import RETRY_S, Equal
 from wormspace.smr.peers import MOST
-from wormspace.smr.records import NOOP, REST, Member, Packet
-from wormspace.smr.seat import Proposer, Seat
+from wormspace.smr.records import NOOP, SKIP, Member, Packet
+from wormspace.smr.replica_context import Proposer, ReplicaContext
 from wormspace.space import Address, Segment
 from wormspace.space.arguments import as_timeout
 
@@ -53,8 +53,8 @@ class Rotating(msgspec.Struct, frozen=True):
     def strategy(self) -> str:
         return "rotating"
 
-    def take_seat(self, seat: Seat) -> Proposer:
-        return RotatingProposer(seat, self.timeout_s)
+    def make_proposer(self, context: ReplicaContext) -> Proposer:
+        return RotatingProposer(context, self.timeout_s)
 
 
 class _Turns:
@@ -86,23 +86,23 @@ class _Other:
 class RotatingProposer(Equal):
     """One replica among those whose turns rotate."""
 
-    def __init__(self, seat: Seat, timeout_s: float) -> None:
-        super().__init__(seat)
+    def __init__(self, context: ReplicaContext, timeout_s: float) -> None:
+        super().__init__(context)
         self._timeout_s = timeout_s
         self._others_seen: dict[str, _Other] = {}  # by name: they come back with another identity
         self._turns: dict[int, _Turns] = {}
         self._examined = -1
         self._written: dict[Address, list[Packet]] = {}
-        self._writes = Tasks(f"{seat.member}: a write")
+        self._writes = Tasks(f"{context.member}: a write")
         self._alive: dict[bytes, float] = {}  # when each owner that was greeted answered last
         self._stuck_at = Address(0, 0)
-        self._stuck_since = seat.loop.time()
+        self._stuck_since = context.loop.time()
 
     async def run(self) -> None:
-        seat = self._seat
-        seat.learner.on_change = self._wake.set
-        seat.learner.listen()
-        pinging = Tasks(f"{seat.member}: pinging")
+        context = self._context
+        context.learner.on_change = self._wake.set
+        context.learner.listen()
+        pinging = Tasks(f"{context.member}: pinging")
         pinging.spawn(self._ping_all())
         try:
             while True:
@@ -115,7 +115,7 @@ class RotatingProposer(Equal):
                 try:
                     await self._turn()
                 except (Unavailable, Trimmed, RaceLost) as e:
-                    log.info("%s: trying again: %s", seat.member, e)
+                    log.info("%s: trying again: %s", context.member, e)
                     await asyncio.sleep(RETRY_S)
         finally:
             self.end()
@@ -126,10 +126,10 @@ class RotatingProposer(Equal):
         """Look at what has changed, and do what is this replica's to do."""
         self._collect()
         await self._examine()
-        mine = self._turns.get(self._seat.learner.highest)
+        mine = self._turns.get(self._context.learner.highest)
         if mine is None or mine.resting or mine.next >= mine.segment.size:
             await self._allocate()
-            mine = self._turns.get(self._seat.learner.highest)
+            mine = self._turns.get(self._context.learner.highest)
         for number, turns in list(self._turns.items()):
             if turns is not mine:
                 self._rest(number, turns)
@@ -142,30 +142,30 @@ class RotatingProposer(Equal):
 
     async def _examine(self) -> None:
         """Find this replica's turns in segments that are new."""
-        seat, learner = self._seat, self._seat.learner
+        context, learner = self._context, self._context.learner
         first = max(self._examined + 1, learner.position.segment)
         for number in range(first, learner.highest + 1):
-            charter = learner.charter(number)
-            if charter is None:
+            segment_metadata = learner.segment_metadata(number)
+            if segment_metadata is None:
                 continue
             self._examined = number
-            allocator = self._other(charter.leader.name)
+            allocator = self._other(segment_metadata.leader.name)
             if allocator.is_left_out:
                 # It is alive, and answers later than it was waited for.
                 allocator.is_left_out = False
                 allocator.patience.ran_out()
-            ids = [owner.id for owner in charter.owners]
-            if seat.member.id in ids:
-                segment = await seat.space.segment(number)
-                self._turns[number] = _Turns(segment, ids.index(seat.member.id), len(ids))
+            ids = [owner.id for owner in segment_metadata.owners]
+            if context.member.id in ids:
+                segment = await context.space.segment(number)
+                self._turns[number] = _Turns(segment, ids.index(context.member.id), len(ids))
         for number in [n for n in self._turns if n < learner.position.segment]:
             del self._turns[number]
 
     async def _allocate(self) -> None:
         """A segment in which this replica has turns, with all owners who are alive."""
-        seat, learner = self._seat, self._seat.learner
+        context, learner = self._context, self._context.learner
         highest = learner.highest
-        if await seat.space.tail() > highest + 1:
+        if await context.space.tail() > highest + 1:
             await asyncio.sleep(RETRY_S)
             return  # there are segments that this replica has not learned of yet
         others = self._others(highest)
@@ -175,8 +175,10 @@ class RotatingProposer(Equal):
         alive = [owner for owner in others if self._is_alive(owner)]
         for owner in others:
             self._other(owner.name).is_left_out = owner not in alive
-        owners = sorted([seat.member, *alive], key=lambda owner: owner.id)
-        segment = await seat.space.alloc(seat.charter(owners), seat.tuning.segment_size)
+        owners = sorted([context.member, *alive], key=lambda owner: owner.id)
+        segment = await context.space.alloc(
+            context.segment_metadata(owners), context.tuning.segment_size
+        )
         learner.allocated(segment.number, segment.size, segment.metadata)
         await self._examine()
 
@@ -184,35 +186,35 @@ class RotatingProposer(Equal):
 
     def _speak(self, turns: _Turns) -> None:
         """Write what is queued, in this replica's next turns."""
-        seat = self._seat
-        while self._queue and len(self._writes) < seat.tuning.pipeline:
+        context = self._context
+        while self._queue and len(self._writes) < context.tuning.pipeline:
             if turns.next >= turns.segment.size:
                 self._wake.set()
                 return
-            packets = seat.take(self._queue)
-            place = self._write(turns, seat.batch(packets))
+            packets = context.take(self._queue)
+            place = self._write(turns, context.batch(packets))
             self._written[place] = packets
         idle = not self._queue and not self._writes
-        if idle and turns.next < turns.segment.size and seat.is_due():
-            self._write(turns, seat.batch([]))
+        if idle and turns.next < turns.segment.size and context.is_due():
+            self._write(turns, context.batch([]))
 
     def _pass_on(self, turns: _Turns) -> None:
         """Fill this replica's turns before what others have said (Mencius: skip)."""
-        ahead = self._seat.learner.ahead(turns.segment.number)
+        ahead = self._context.learner.ahead(turns.segment.number)
         furthest = max(ahead, default=-1)
         while turns.next < min(furthest, turns.segment.size):
             if len(self._writes) >= KNOBS.smr_registers_in_flight:
                 return  # goes on when one is written
             if self._queue:
-                packets = self._seat.take(self._queue)
-                self._written[self._write(turns, self._seat.batch(packets))] = packets
+                packets = self._context.take(self._queue)
+                self._written[self._write(turns, self._context.batch(packets))] = packets
             else:
                 self._write(turns, NOOP)
 
     def _rest(self, number: int, turns: _Turns) -> None:
         """Say nothing more in a segment that others have left."""
         if not turns.resting and turns.next < turns.segment.size:
-            self._write(turns, REST)
+            self._write(turns, SKIP)
         turns.resting = True
 
     def _write(self, turns: _Turns, raw: bytes) -> Address:
@@ -224,7 +226,7 @@ class RotatingProposer(Equal):
     def _on_written(self, task: asyncio.Task[None]) -> None:
         self._wake.set()
         if not task.cancelled() and task.exception() is not None:
-            log.warning("%s: a write failed: %s", self._seat.member, task.exception())
+            log.warning("%s: a write failed: %s", self._context.member, task.exception())
 
     async def _insist(self, turns: _Turns, place: Address, raw: bytes) -> None:
         """Write one of this replica's registers; if it was taken away, find out what it holds."""
@@ -240,7 +242,7 @@ class RotatingProposer(Equal):
             except (Trimmed, Closed):
                 return
             else:
-                self._seat.learner.learn(place, raw)
+                self._context.learner.learn(place, raw)
                 return
 
     async def _settle(self, segment: Segment, place: Address) -> None:
@@ -250,29 +252,29 @@ class RotatingProposer(Equal):
                 captured = await segment.capture(place.offset)
                 value = captured.written.get(place.offset)
                 if value is None:
-                    await segment.write(place.offset, REST, captured.token)
-                    value = REST
+                    await segment.write(place.offset, SKIP, captured.token)
+                    value = SKIP
             except (RaceLost, Unavailable):
-                await asyncio.sleep(self._seat.rng.uniform(0, RETRY_S))
+                await asyncio.sleep(self._context.rng.uniform(0, RETRY_S))
             except (Trimmed, Closed):
                 return
             else:
-                self._seat.learner.learn(place, value)
+                self._context.learner.learn(place, value)
                 return
 
     def _collect(self) -> None:
         """What was written and is behind: packets that were not applied are said again."""
-        position = self._seat.learner.position
+        position = self._context.learner.position
         for place in [p for p in self._written if p < position]:
             for packet in self._written.pop(place):
-                if (packet.client, packet.number) in self._seat.waiting:
+                if (packet.client, packet.number) in self._context.waiting:
                     self._queue.append(packet)
 
     # ------------------------------------------------------------ others
 
     async def _unblock(self) -> None:
         """Make an owner rest that has held everybody up for too long."""
-        learner, loop = self._seat.learner, self._seat.loop
+        learner, loop = self._context.learner, self._context.loop
         position = learner.position
         now = loop.time()
         waited_for = (
@@ -283,18 +285,22 @@ class RotatingProposer(Equal):
         if position != self._stuck_at or not waited_for:
             self._stuck_at, self._stuck_since = position, now
             return
-        charter = learner.charter(position.segment)
-        if charter is None:
+        segment_metadata = learner.segment_metadata(position.segment)
+        if segment_metadata is None:
             return
-        owner = charter.owners[position.offset % len(charter.owners)] if charter.owners else None
-        if owner is not None and owner.id == self._seat.member.id:
+        owner = (
+            segment_metadata.owners[position.offset % len(segment_metadata.owners)]
+            if segment_metadata.owners
+            else None
+        )
+        if owner is not None and owner.id == self._context.member.id:
             return  # this replica's own write is under way
         patience = self._other("" if owner is None else owner.name).patience
-        if now - self._stuck_since < patience.seconds * self._seat.rng.uniform(1, 1.25):
+        if now - self._stuck_since < patience.seconds * self._context.rng.uniform(1, 1.25):
             return
-        segment = await self._seat.space.segment(position.segment)
+        segment = await self._context.space.segment(position.segment)
         if position.offset < segment.size:
-            log.info("%s: %s is made to rest at %s", self._seat.member, owner, position)
+            log.info("%s: %s is made to rest at %s", self._context.member, owner, position)
             patience.ran_out()
             if owner is not None:
                 self._alive[owner.id] = -math.inf  # until it answers again
@@ -302,9 +308,9 @@ class RotatingProposer(Equal):
 
     def _others(self, number: int) -> list[Member]:
         """The other owners of turns in a segment."""
-        charter = self._seat.learner.charter(number)
-        owners = [] if charter is None else charter.owners
-        return [owner for owner in owners if owner.id != self._seat.member.id]
+        segment_metadata = self._context.learner.segment_metadata(number)
+        owners = [] if segment_metadata is None else segment_metadata.owners
+        return [owner for owner in owners if owner.id != self._context.member.id]
 
     def _other(self, name: str) -> _Other:
         """What is known of how quick a replica is."""
@@ -317,14 +323,14 @@ class RotatingProposer(Equal):
 
     def _is_alive(self, owner: Member) -> bool:
         """Whether it has answered of late."""
-        since = self._seat.loop.time() - self._other(owner.name).patience.seconds
+        since = self._context.loop.time() - self._other(owner.name).patience.seconds
         return self._alive.get(owner.id, -math.inf) > since
 
     async def _ping_all(self) -> None:
         """See which owners are alive, for the next segment."""
-        seat = self._seat
+        context = self._context
         while True:
-            others = self._others(seat.learner.highest)
+            others = self._others(context.learner.highest)
             ids = {owner.id for owner in others}
             self._alive = {who: at for who, at in self._alive.items() if who in ids}
             await self._greet_all(others)
@@ -335,9 +341,9 @@ class RotatingProposer(Equal):
         await asyncio.gather(*(self._greet(owner) for owner in owners))
 
     async def _greet(self, owner: Member) -> None:
-        loop, other = self._seat.loop, self._other(owner.name)
+        loop, other = self._context.loop, self._other(owner.name)
         asked = loop.time()
-        if await self._seat.greet(owner, other.patience.question_s) is not None:
+        if await self._context.greet(owner, other.patience.question_s) is not None:
             self._alive[owner.id] = loop.time()
             other.is_left_out = False
             other.patience.answered(loop.time() - asked)

@@ -18,7 +18,7 @@ from wormspace.smr.engine import Applied
 from wormspace.smr.errors import Behind
 from wormspace.smr.questions import question, run_queries
 from wormspace.smr.records import Member, Packet, Reply, decoder, encode
-from wormspace.smr.seat import Proposer, Seat
+from wormspace.smr.replica_context import Proposer, ReplicaContext
 from wormspace.smr.submit import PacketTooLarge
 from wormspace.smr.trying import Trying
 from wormspace.space import Address
@@ -38,10 +38,14 @@ class Router:
     """
 
     def __init__(
-        self, seat: Seat, proposer: Proposer, require_sound: Callable[[], None], timeout_s: float
+        self,
+        context: ReplicaContext,
+        proposer: Proposer,
+        require_sound: Callable[[], None],
+        timeout_s: float,
     ) -> None:
-        self.seat = seat
-        self.learner = seat.learner
+        self.context = context
+        self.learner = context.learner
         self.proposer = proposer
         self.require_sound = require_sound
         self.timeout_s = timeout_s
@@ -54,7 +58,7 @@ class Router:
         return await self._until(
             deadline,
             lambda: self.propose(packet),
-            lambda leader, timeout: self.seat.call(leader, "submit", encode(packet), timeout),
+            lambda leader, timeout: self.context.call(leader, "submit", encode(packet), timeout),
         )
 
     async def ask(self, queries: bytes, session: Session, deadline: float) -> Reply:
@@ -63,12 +67,12 @@ class Router:
         return await self._until(
             deadline,
             lambda: self.answer(queries, session.seen),
-            lambda leader, timeout: self.seat.call(leader, "ask", ask, timeout),
+            lambda leader, timeout: self.context.call(leader, "ask", ask, timeout),
         )
 
     async def _until(self, deadline: float, here: _Here, there: _There) -> Reply:
         """Do it here if this replica leads, else at the leader; again until it is done."""
-        trying = Trying(self.seat.space.name, deadline, self.seat.rng)
+        trying = Trying(self.context.space.name, deadline, self.context.rng)
         while True:
             self.require_sound()
             remaining = trying.remaining()
@@ -79,7 +83,7 @@ class Router:
                         return await here()
                 if leader is None:
                     trying.failed("", "nobody is known to lead")
-                elif leader.id == self.seat.member.id:
+                elif leader.id == self.context.member.id:
                     trying.failed(leader, "this replica does not lead yet")
                 else:
                     answer: Reply = _decode_reply(await self._forward(leader, there, trying))
@@ -91,7 +95,7 @@ class Router:
             except (Trimmed, UsageError):
                 raise
             except (WormError, TimeoutError, *MALFORMED) as e:
-                trying.failed(leader or self.seat.member, e)
+                trying.failed(leader or self.context.member, e)
             await trying.pause()
 
     async def _forward(self, leader: Member, there: _There, trying: Trying) -> bytes:
@@ -106,7 +110,7 @@ class Router:
     def on_leader(self) -> None:
         """Somebody else leads: what was sent to the one before is sent again."""
         for timeout in self._forwarded:
-            timeout.reschedule(self.seat.loop.time())
+            timeout.reschedule(self.context.loop.time())
 
     # ------------------------------------------------------------ here
 
@@ -117,17 +121,17 @@ class Router:
             NotLeading.
             PacketTooLarge: nothing was done.
         """
-        largest = self.seat.largest_packet
+        largest = self.context.largest_packet
         if len(packet.commands) > largest:
             raise PacketTooLarge(largest)
         known = self.learner.engine.sessions.find(packet)
         if known is None:
             key = (packet.client, packet.number)
-            waiting = self.seat.waiting
+            waiting = self.context.waiting
             future = waiting.get(key)
             if future is None:
                 self.proposer.offer(packet)
-                future = waiting[key] = self.seat.loop.create_future()
+                future = waiting[key] = self.context.loop.create_future()
                 # Whoever sent the packet may have hung up: then its failure is no news.
                 future.add_done_callback(lambda f: f.cancelled() or f.exception())
             known = await asyncio.shield(future)
@@ -159,7 +163,7 @@ class Router:
 
     def on_applied(self, applied: Sequence[Applied]) -> None:
         """Packets were applied: whoever waits for them here has their outcomes."""
-        waiting = self.seat.waiting
+        waiting = self.context.waiting
         if waiting:
             for one in applied:
                 future = waiting.pop((one.client, one.number), None)

@@ -31,8 +31,8 @@ from wormspace.smr.records import (
     decoder,
     encode,
 )
+from wormspace.smr.replica_context import NotLeading
 from wormspace.smr.routing import Router
-from wormspace.smr.seat import NotLeading
 from wormspace.smr.submit import PacketTooLarge
 from wormspace.smr.versions import UPGRADE, decode_upgrade
 
@@ -52,8 +52,8 @@ _decode_watch = decoder(Watch)
 def handlers(router: Router, followed: Followed) -> dict[str, Handler]:
     """What one replica does for others, by the name of each service."""
     desk = _Desk(router, followed)
-    prefix = router.seat.service + "/"
-    own = f"{prefix}{router.seat.member.id.hex()}/"
+    prefix = router.context.service + "/"
+    own = f"{prefix}{router.context.member.id.hex()}/"
     return {
         prefix + "submit": desk.submit,
         prefix + "ask": desk.ask,
@@ -71,7 +71,7 @@ class _Desk:
 
     def __init__(self, router: Router, followed: Followed) -> None:
         self._router = router
-        self._seat = router.seat
+        self._context = router.context
         self._learner = router.learner
         self._proposer = router.proposer
         self._followed = followed
@@ -104,9 +104,13 @@ class _Desk:
             upgrade = decode_upgrade(packet.commands)
         except Malformed as e:
             raise UsageError(f"a malformed upgrade: {e}") from e
-        seat, name, lineage = self._seat, self._seat.space.name, self._learner.engine.lineage
+        context, name, lineage = (
+            self._context,
+            self._context.space.name,
+            self._learner.engine.lineage,
+        )
         own = lineage.newest.declaration.version
-        heard = seat.announced.since(seat.loop.time() - FORGET_S)
+        heard = context.announced.since(context.loop.time() - FORGET_S)
         if upgrade.version > max([own, *(ping.newest for ping in heard)]):
             raise UpdateNeeded(
                 f"{name!r} cannot become version {upgrade.version}: no replica has that class"
@@ -131,22 +135,22 @@ class _Desk:
 
     async def ping(self, body: bytes) -> bytes:
         ping = self._decode(_decode_ping, body)
-        seat = self._seat
-        ours = seat.is_ours(ping.top)
+        context = self._context
+        ours = context.is_ours(ping.top)
         if ours is False:
-            raise UsageError(f"{seat.member} is a replica of another {seat.space.name!r}")
+            raise UsageError(f"{context.member} is a replica of another {context.space.name!r}")
         if ours:
-            seat.announced.note(ping, seat.loop.time())
-            seat.peers.hear(ping.member, ping.applied, ping.kept)
-        others = [one.member for one in seat.peers.heard()]
+            context.announced.note(ping, context.loop.time())
+            context.peers.hear(ping.member, ping.applied, ping.kept)
+        others = [one.member for one in context.peers.heard()]
         if len(others) > MEMBERS_TOLD:
-            others = seat.rng.sample(others, MEMBERS_TOLD)
+            others = context.rng.sample(others, MEMBERS_TOLD)
         position = self._learner.position
-        return encode(Pong(seat.member, self._proposer.age(), position, others, seat.top()))
+        return encode(Pong(context.member, self._proposer.age(), position, others, context.top()))
 
     async def fetch(self, body: bytes) -> bytes:
         fetch = self._decode(_decode_fetch, body)
-        return encode(self._seat.fetches.next(self._learner.engine, fetch))
+        return encode(self._context.fetches.next(self._learner.engine, fetch))
 
     async def watch(self, body: bytes) -> bytes:
         after = self._decode(_decode_watch, body).after

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from wormspace.runtime.tasks import Tasks
-from wormspace.smr.seat import NotLeading
+from wormspace.smr.replica_context import NotLeading
 
 T = TypeVar("T")
 

@@ -183,7 +183,7 @@ class Gatherer:
     async def _travel(self, calls: Calls, raw: bytes) -> None:
         """Bring the calls to where they are answered, and the answers back."""
         try:
-            reply = await self._carry(calls, raw, calls.since[0] + self._timeout_s)
+            reply = await self._dispatch(calls, raw, calls.since[0] + self._timeout_s)
         except PacketTooLarge as e:
             self.largest, self.is_sure = e.largest, True
             error = ValueTooLarge(str(e))
@@ -206,7 +206,7 @@ class Gatherer:
             except (ValueError, IndexError, *MALFORMED) as e:
                 calls.fail(ProtocolViolation(f"the answer to a packet is none: {e}"))
 
-    async def _carry(self, calls: Calls, raw: bytes, deadline: float) -> Reply:
+    async def _dispatch(self, calls: Calls, raw: bytes, deadline: float) -> Reply:
         raise NotImplementedError
 
     def _settle(self, calls: Calls, body: bytes) -> None:
@@ -266,7 +266,7 @@ class Submitter(Gatherer):
         self._open: dict[int, None] = {}
         self._settled_at: float | None = None
 
-    async def _carry(self, calls: Calls, raw: bytes, deadline: float) -> Reply:
+    async def _dispatch(self, calls: Calls, raw: bytes, deadline: float) -> Reply:
         idle_since = self._settled_at
         if (
             not self._open
@@ -299,7 +299,7 @@ class Asker(Gatherer):
         super().__init__(declaration, timeout_s)
         self._deliver = carry
 
-    async def _carry(self, calls: Calls, raw: bytes, deadline: float) -> Reply:
+    async def _dispatch(self, calls: Calls, raw: bytes, deadline: float) -> Reply:
         latest = max(dict.fromkeys(calls.sessions), key=lambda session: session.seen)
         return await self._deliver(raw, latest, deadline)
 

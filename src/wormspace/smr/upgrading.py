@@ -18,8 +18,14 @@ import msgspec
 from wormspace.errors import NotAllocated, Trimmed, WormError
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.errors import SessionExpired
-from wormspace.smr.records import Outcome, Packet, Reply, decode_charter, decode_plain_outcome
-from wormspace.smr.seat import GREET_S, Proposer, Seat
+from wormspace.smr.records import (
+    Outcome,
+    Packet,
+    Reply,
+    decode_plain_outcome,
+    decode_segment_metadata,
+)
+from wormspace.smr.replica_context import GREET_S, Proposer, ReplicaContext
 from wormspace.smr.submit import as_exception
 from wormspace.smr.versions import encode_upgrade
 
@@ -56,34 +62,36 @@ class Upgrades:
 
     def __init__(
         self,
-        seat: Seat,
+        context: ReplicaContext,
         proposer: Proposer,
         carry: Callable[[Packet, float], Awaitable[Reply]],
         timeout_s: float,
     ) -> None:
-        self._seat = seat
+        self._context = context
         self._proposer = proposer
-        self._carry = carry
+        self._dispatch = carry
         self._timeout_s = timeout_s
 
     async def versions(self) -> Versions:
         """See `Replica.versions`."""
         oldest = await self._oldest()
-        engine = self._seat.learner.engine
+        engine = self._context.learner.engine
         current = engine.machine.declaration.version
         newest = engine.lineage.newest.declaration.version
         return Versions(current if oldest is None else oldest, current, newest)
 
     async def _oldest(self) -> int | None:
         """The version that the log begins with; None before it has begun."""
-        space, loop = self._seat.space, self._seat.loop
+        space, loop = self._context.space, self._context.loop
         deadline = loop.time() + self._timeout_s
         left = self._timeout_s
         while True:
             try:
                 head = await space.head(timeout=left)
                 left = max(0.001, deadline - loop.time())
-                return decode_charter(await space.check(head, timeout=left), space.name).version
+                return decode_segment_metadata(
+                    await space.check(head, timeout=left), space.name
+                ).version
             except NotAllocated:
                 return None
             except Trimmed:
@@ -99,13 +107,13 @@ class Upgrades:
 
     @property
     def _newest(self) -> type[StateMachine]:
-        return self._seat.learner.engine.lineage.newest
+        return self._context.learner.engine.lineage.newest
 
     async def _proposed(self) -> Outcome:
-        seat = self._seat
-        client = seat.rng.getrandbits(64).to_bytes(8, "big")
+        context = self._context
+        client = context.rng.getrandbits(64).to_bytes(8, "big")
         packet = Packet(client, 1, 1, encode_upgrade(self._newest))
-        reply = await self._carry(packet, seat.loop.time() + self._timeout_s)
+        reply = await self._dispatch(packet, context.loop.time() + self._timeout_s)
         outcome = decode_plain_outcome(reply.body or b"")
         if outcome.refused:
             raise SessionExpired(f"nobody knows whether it was upgraded: {outcome.refused}")
@@ -119,19 +127,19 @@ class Upgrades:
                 a leader sure before.
         """
         patience_s = max(patience_s, GREETINGS * GREET_S)
-        seat, own = self._seat, self._newest.declaration.version
-        name = seat.space.name
+        context, own = self._context, self._newest.declaration.version
+        name = context.space.name
         began = None
         while True:
             await asyncio.sleep(patience_s / LOOKS)
-            now = seat.loop.time()
-            current = seat.learner.engine.machine.declaration.version
+            now = context.loop.time()
+            current = context.learner.engine.machine.declaration.version
             if current >= own or not self._proposer.leads:
                 began = None
                 continue
             if began is None:
                 began = now
-            heard = seat.announced.since(now - patience_s)
+            heard = context.announced.since(now - patience_s)
             if now - began < patience_s or any(ping.newest < own for ping in heard):
                 continue
             try:

@@ -7,7 +7,7 @@ from wormspace.registers.interface import Captured, RegisterState, ServerState
 from wormspace.registers.token import Token
 from wormspace.space.address import Address
 from wormspace.space.client import Client
-from wormspace.space.events import Allocated, Event, TrimmedAway, Written
+from wormspace.space.events import Allocated, Event, SegmentsTrimmed, Written
 from wormspace.space.kind import read_stamp, require_stamp, stamp
 from wormspace.space.segment import Segment
 from wormspace.space.space import Space
@@ -21,11 +21,11 @@ __all__ = [
     "Event",
     "RegisterState",
     "Segment",
+    "SegmentsTrimmed",
     "ServerState",
     "Space",
     "Stream",
     "Token",
-    "TrimmedAway",
     "Written",
     "read_stamp",
     "require_stamp",

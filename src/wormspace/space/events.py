@@ -24,11 +24,11 @@ class Allocated(msgspec.Struct, frozen=True):
     metadata: bytes
 
 
-class TrimmedAway(msgspec.Struct, frozen=True):
+class SegmentsTrimmed(msgspec.Struct, frozen=True):
     """Segments [segment, stop) were trimmed; nothing more comes of them."""
 
     segment: int
     stop: int
 
 
-Event: TypeAlias = Written | Allocated | TrimmedAway
+Event: TypeAlias = Written | Allocated | SegmentsTrimmed

@@ -18,12 +18,12 @@ from typing import Protocol, TypeAlias
 from wormspace.addresses import METADATA, TRIM
 from wormspace.errors import NotAllocated, Trimmed, Unavailable, WormError
 from wormspace.knobs import KNOBS
-from wormspace.registers.interface import Dropped, Gap, Wrote
 from wormspace.registers.interface import Event as RegisterEvent
+from wormspace.registers.interface import Gap, RegistersTrimmed, Wrote
 from wormspace.registers.spans import OffsetSet, SpanSet
 from wormspace.space.address import Address
 from wormspace.space.connection import Connection
-from wormspace.space.events import Allocated, Event, TrimmedAway, Written
+from wormspace.space.events import Allocated, Event, SegmentsTrimmed, Written
 from wormspace.space.metadata import Metadata
 from wormspace.space.segment import Segment
 from wormspace.space.stream import Stream
@@ -80,7 +80,9 @@ class Follower(Stream[Event]):
         self._progress: dict[int, _Progress] = {}
         self._done = SpanSet(start.segment)  # of them all writes were delivered
         self._gone = SpanSet(start.segment)  # of them the trim was
-        self._trims: deque[TrimmedAway] = deque()  # read, and delivered in the order of addresses
+        self._trims: deque[SegmentsTrimmed] = (
+            deque()
+        )  # read, and delivered in the order of addresses
         self._tail = start.segment
         self._behind: int | None = None
         self._from = 0  # what is below it in that segment was read
@@ -106,7 +108,7 @@ class Follower(Stream[Event]):
 
     def _take(self, event: RegisterEvent) -> list[Event]:
         """What of an event is news."""
-        if isinstance(event, Dropped):
+        if isinstance(event, RegistersTrimmed):
             return list(self._drop(event.number, event.stop))
         if not isinstance(event, Wrote) or event.number in self._done or event.offset == TRIM:
             return []
@@ -136,14 +138,14 @@ class Follower(Stream[Event]):
         self._finish(number, progress)
         return [Written(address, value)]
 
-    def _drop(self, first: int, stop: int) -> list[TrimmedAway]:
+    def _drop(self, first: int, stop: int) -> list[SegmentsTrimmed]:
         """A trim, of which every server tells; costs no more however many segments it is of."""
         stop = min(stop, self._stop)
         news = self._gone.missing(first, stop)
         self._gone.add(first, stop)
         self._mark_done(first, stop)
         self._tail = max(self._tail, stop)
-        return [TrimmedAway(*span) for span in news]
+        return [SegmentsTrimmed(*span) for span in news]
 
     def _finish(self, number: int, progress: _Progress) -> None:
         """A segment of which everything was delivered needs no memory."""
@@ -273,10 +275,12 @@ class Follower(Stream[Event]):
         lo = max(self._from if number == self._behind else 0, self._first_of(number))
         known = progress.offsets if progress else OffsetSet()
         spans = known.missing(lo, size, KNOBS.registers_spans)
-        array, deadline = (self._space.name, number), client.deadline(None)
-        values, end = await client.registers.read_page(array, [*spans, (TRIM, TRIM + 1)], deadline)
+        segment_name, deadline = (self._space.name, number), client.deadline(None)
+        values, end = await client.registers.read_page(
+            segment_name, [*spans, (TRIM, TRIM + 1)], deadline
+        )
         if TRIM in values:
-            await client.registers.trim(array, number + 1, deadline)
+            await client.registers.trim(segment_name, number + 1, deadline)
             raise Trimmed(f"segment {number} was trimmed")
         return _Look(metadata, values, end)
 

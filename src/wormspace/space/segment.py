@@ -1,4 +1,4 @@
-"""A segment: an allocated array of write-once registers."""
+"""A segment: an allocated segment of write-once registers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Segment:
         self.number = number
         self.size = size
         self.metadata = metadata
-        self._array = (space.name, number)
+        self._segment_name = (space.name, number)
         self._registers = space.client.registers
         self._deadline = space.client.deadline
 
@@ -70,7 +70,9 @@ class Segment:
         self._check(start, stop)
         if start == stop:
             raise BadAddress(f"[{start}:{stop}] is no register to capture")
-        return await self._registers.capture(self._array, start, stop, self._deadline(timeout))
+        return await self._registers.capture(
+            self._segment_name, start, stop, self._deadline(timeout)
+        )
 
     async def write(
         self, offset: int, value: bytes, token: Token, *, timeout: float | None = None
@@ -90,7 +92,9 @@ class Segment:
             self._check_one(offset)
         if type(value) is not bytes or type(token) is not Token:
             value, token = as_bytes(value, "a value"), as_token(token)
-        await self._registers.write(self._array, token, offset, value, self._deadline(timeout))
+        await self._registers.write(
+            self._segment_name, token, offset, value, self._deadline(timeout)
+        )
 
     async def write_range(
         self, start: int, values: Sequence[bytes], token: Token, *, timeout: float | None = None
@@ -114,7 +118,9 @@ class Segment:
         results: list[BaseException | None] = [None] * len(values)
         for i, value in enumerate(values):
             try:
-                issued[i] = self._registers.write(self._array, token, start + i, value, deadline)
+                issued[i] = self._registers.write(
+                    self._segment_name, token, start + i, value, deadline
+                )
             except WormError as e:
                 results[i] = e
         outcomes = await asyncio.gather(*issued.values(), return_exceptions=True)
@@ -138,7 +144,9 @@ class Segment:
             self._check_one(offset)
         if type(value) is not bytes:
             value = as_bytes(value, "a value")
-        await self._registers.write(self._array, None, offset, value, self._deadline(timeout))
+        await self._registers.write(
+            self._segment_name, None, offset, value, self._deadline(timeout)
+        )
 
     async def read(self, offset: int, *, timeout: float | None = None) -> bytes | None:
         """The register's value, or None if it is empty.
@@ -148,7 +156,7 @@ class Segment:
         """
         if type(offset) is not int or not 0 <= offset < self.size:
             self._check_one(offset)
-        return await self._registers.read_one(self._array, offset, self._deadline(timeout))
+        return await self._registers.read_one(self._segment_name, offset, self._deadline(timeout))
 
     async def read_range(
         self, start: int = 0, stop: int | None = None, *, timeout: float | None = None
@@ -158,7 +166,9 @@ class Segment:
         self._check(start, stop)
         if start == stop:
             return []
-        found = await self._registers.read(self._array, [(start, stop)], self._deadline(timeout))
+        found = await self._registers.read(
+            self._segment_name, [(start, stop)], self._deadline(timeout)
+        )
         return [found.get(offset) for offset in range(start, stop)]
 
     async def settle(
@@ -180,12 +190,14 @@ class Segment:
             self.space.client.rng, f"settling {self.space.name}/{self.number}/{offset}", deadline
         )
         while True:
-            captured = await self._registers.capture(self._array, offset, offset + 1, deadline)
+            captured = await self._registers.capture(
+                self._segment_name, offset, offset + 1, deadline
+            )
             if captured.written:
                 return captured.written[offset]
             try:
                 await self._registers.write(
-                    self._array, captured.token, offset, otherwise, deadline
+                    self._segment_name, captured.token, offset, otherwise, deadline
                 )
             except CaptureLost:
                 await race.pause()
@@ -206,7 +218,9 @@ class Segment:
         """
         self._check_one(offset)
         token = None if token is None else as_token(token)
-        return await self._registers.holds(self._array, token, offset, self._deadline(timeout))
+        return await self._registers.holds(
+            self._segment_name, token, offset, self._deadline(timeout)
+        )
 
     async def trim(self, *, timeout: float | None = None) -> None:
         """Make the segment garbage, by consensus and for ever."""
@@ -230,7 +244,9 @@ class Segment:
         """
         stop = self.size if stop is None else stop
         self._check(start, stop)
-        return await self._registers.inspect(self._array, start, stop, self._deadline(timeout))
+        return await self._registers.inspect(
+            self._segment_name, start, stop, self._deadline(timeout)
+        )
 
     def _check_one(self, offset: int) -> None:
         self._check(offset, as_int(offset, "an offset") + 1)

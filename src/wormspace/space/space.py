@@ -77,15 +77,15 @@ class Space:
 
     async def _try_alloc(self, number: int, raw: bytes, deadline: float) -> bool:
         """Allocate this very number; false if somebody else has it."""
-        array = (self.name, number)
+        segment_name = (self.name, number)
         registers = self.client.registers
         race = Race(self.client.rng, f"allocating {self.name}/{number}", deadline)
         while True:
             try:
-                captured = await registers.capture(array, METADATA, METADATA + 1, deadline)
+                captured = await registers.capture(segment_name, METADATA, METADATA + 1, deadline)
                 if captured.written:
                     return captured.written[METADATA] == raw
-                await registers.write(array, captured.token, METADATA, raw, deadline)
+                await registers.write(segment_name, captured.token, METADATA, raw, deadline)
             except CaptureLost:
                 await race.pause()  # another allocator stole the capture; one of us gets through
             except (AlreadyWritten, Trimmed):
@@ -101,12 +101,12 @@ class Space:
         """
         _check_number(number)
         deadline = self.client.deadline(timeout)
-        array = (self.name, number)
+        segment_name = (self.name, number)
         special = [(METADATA, TRIM + 1)]
-        held = await self.client.registers.read(array, special, deadline)
+        held = await self.client.registers.read(segment_name, special, deadline)
         if TRIM in held:
             # Its trim is decided, but a trimmer died before it told the servers: finish it.
-            await self.client.registers.trim(array, number + 1, deadline)
+            await self.client.registers.trim(segment_name, number + 1, deadline)
             raise Trimmed(f"segment {number} of space {self.name!r} was trimmed")
         if METADATA not in held:
             raise NotAllocated(f"segment {number} of space {self.name!r} is not allocated")
@@ -194,10 +194,10 @@ class Space:
             return
         # Whoever trimmed what lies below the head may have died before a majority was told.
         head = min(stop, await self._find_head(deadline))
-        array, told = (self.name, head), self._told_below
+        segment_name, told = (self.name, head), self._told_below
         if stop <= told:
             return  # another call has told them meanwhile
-        await self.client.registers.trim(array, stop, deadline, told_from=told)
+        await self.client.registers.trim(segment_name, stop, deadline, told_from=told)
         self._told_below = max(self._told_below, stop)
 
     async def _trim(self, first: int, stop: int, deadline: float) -> None:

@@ -81,7 +81,7 @@ class Engine(Protocol):
     def health(self) -> str:
         """What is wrong with the store, and what to do; empty if all is well."""
 
-    def figures(self) -> dict[str, int]:
+    def metrics(self) -> dict[str, int]:
         """Sizes and counts for the status message."""
 
     def close(self) -> None:

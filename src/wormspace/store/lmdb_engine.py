@@ -454,7 +454,7 @@ class LmdbEngine:
             self._scrub_later()
 
     def scrub(self) -> None:
-        """Verify some more rows; `health` and `figures` tell what was found."""
+        """Verify some more rows; `health` and `metrics` tell what was found."""
         if self._trust.failed:
             return
         try:
@@ -480,7 +480,7 @@ class LmdbEngine:
             )
         return str(self._crowded) if self._crowded is not None else ""
 
-    def figures(self) -> dict[str, int]:
+    def metrics(self) -> dict[str, int]:
         used = self._used_bytes()
         return {
             "store_bytes": max(used, self._file_bytes()),

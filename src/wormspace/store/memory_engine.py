@@ -33,7 +33,7 @@ class MemoryEngine:
     def health(self) -> str:
         return ""
 
-    def figures(self) -> dict[str, int]:
+    def metrics(self) -> dict[str, int]:
         return {"store_bytes": self._view.size}
 
     def close(self) -> None:

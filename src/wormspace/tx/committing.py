@@ -13,17 +13,17 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
 from wormspace.errors import Unavailable, WormError
-from wormspace.tx.box import Box
 from wormspace.tx.cancelling import cancel_later
 from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import Decision
 from wormspace.tx.errors import OutcomeUnknown
+from wormspace.tx.in_flight import InFlight, InFlightTable
 from wormspace.tx.keeping import KeptBranches
 from wormspace.tx.managers import Branch
-from wormspace.tx.matters import Matter, Matters
 from wormspace.tx.messages import Ask, Begin, Plan, Tell, ToSite, decode_decision, decode_votes
 from wormspace.tx.resolver import Resolver
 from wormspace.tx.variants import LISTENS, find
+from wormspace.tx.vote_store import VoteStore
 
 ACT_S = 5.0
 """How long after its time limit a transaction waits for the managers here to act on it."""
@@ -34,8 +34,8 @@ class CommittingSite(Protocol):
 
     initiator: str
     address: str
-    matters: Matters
-    box: Box
+    in_flights: InFlightTable
+    vote_store: VoteStore
     resolver: Resolver
     kept: KeptBranches
 
@@ -71,7 +71,7 @@ def listen(site: CommittingSite, plan: Plan) -> None:
 def _follow(site: CommittingSite, plan: Plan) -> None:
     for manager, address in zip(plan.participants, plan.addresses, strict=True):
         if not is_here(site, plan, address):
-            site.box.follow(manager, plan.id)
+            site.vote_store.follow(manager, plan.id)
 
 
 async def run(
@@ -89,28 +89,28 @@ async def run(
     Raises:
         OutcomeUnknown: the registers cannot be reached.
     """
-    matter = site.matters.join(plan.id, plan.participants)
-    matter.deadline = site.now() + plan.timeout
-    limit = matter.deadline + plan.timeout + ACT_S
+    in_flight = site.in_flights.join(plan.id, plan.participants)
+    in_flight.deadline = site.now() + plan.timeout
+    limit = in_flight.deadline + plan.timeout + ACT_S
     if any(plan.addresses):
         for name, branch in branches.items():
             site.kept.keep(plan.id, name, branch)
-        _set_off(site, plan, matter, asked)
+        _set_off(site, plan, in_flight, asked)
     else:
         site.take_part(plan, branches)
     try:
-        decision = await matter.ended()
+        decision = await in_flight.ended()
     except asyncio.CancelledError:
-        decision = await _end_cancelled(site, plan, matter, limit)
+        decision = await _end_cancelled(site, plan, in_flight, limit)
     except WormError as e:
         raise unknown(plan, e) from e
     finally:
-        site.matters.leave(matter)
-    return decision, matter.pending
+        site.in_flights.leave(in_flight)
+    return decision, in_flight.pending
 
 
 async def _end_cancelled(
-    site: CommittingSite, plan: Plan, matter: Matter, limit: float
+    site: CommittingSite, plan: Plan, in_flight: InFlight, limit: float
 ) -> Decision:
     """Whoever waits is cancelled: the commit ends all the same, and says what is true.
 
@@ -120,7 +120,7 @@ async def _end_cancelled(
     while site.is_alive:
         try:
             async with asyncio.timeout_at(limit):
-                decision = await matter.ended()
+                decision = await in_flight.ended()
         except asyncio.CancelledError:
             continue
         except (TimeoutError, WormError) as e:
@@ -131,7 +131,7 @@ async def _end_cancelled(
     raise unknown(plan, Unavailable("this process is ending"))
 
 
-def _set_off(site: CommittingSite, plan: Plan, matter: Matter, asked: frozenset[str]) -> None:
+def _set_off(site: CommittingSite, plan: Plan, in_flight: InFlight, asked: frozenset[str]) -> None:
     """Let everybody vote, some of them elsewhere, as the variant has it."""
     variant = find(plan.variant)
     sites = sites_of(plan)
@@ -139,14 +139,14 @@ def _set_off(site: CommittingSite, plan: Plan, matter: Matter, asked: frozenset[
     if not driven or variant.listening:
         _follow(site, plan)
     if driven:
-        site.spawn(_start(site, plan, matter))
+        site.spawn(_start(site, plan, in_flight))
         return
     for address, managers in sites.items():
         left = tuple(m for m in managers if m not in asked)
         if is_here(site, plan, address):
             site.take_part(plan, dict.fromkeys(left))
         elif left:
-            site.spawn(_ask(site, plan, matter, address, left))
+            site.spawn(_ask(site, plan, in_flight, address, left))
 
 
 def unknown(plan: Plan, e: Exception) -> OutcomeUnknown:
@@ -161,7 +161,11 @@ def unknown(plan: Plan, e: Exception) -> OutcomeUnknown:
 
 
 async def _ask(
-    site: CommittingSite, plan: Plan, matter: Matter | None, address: str, managers: tuple[str, ...]
+    site: CommittingSite,
+    plan: Plan,
+    in_flight: InFlight | None,
+    address: str,
+    managers: tuple[str, ...],
 ) -> None:
     """Ask for votes; who does not answer is not waited for."""
     try:
@@ -174,11 +178,11 @@ async def _ask(
             for manager in managers
         ]
     for manager, vote in zip(managers, votes, strict=True):
-        if matter is not None and vote is not None:
-            matter.learn(manager, vote)
+        if in_flight is not None and vote is not None:
+            in_flight.learn(manager, vote)
 
 
-async def _start(site: CommittingSite, plan: Plan, matter: Matter) -> None:
+async def _start(site: CommittingSite, plan: Plan, in_flight: InFlight) -> None:
     """Start the TM; if it does not answer, the transaction's own time limit settles it."""
     if is_here(site, plan, plan.tm):
         decision = await drive(site, plan)
@@ -186,7 +190,7 @@ async def _start(site: CommittingSite, plan: Plan, matter: Matter) -> None:
         raw = await site.call(plan.tm, Begin(plan), plan.timeout)
         decision = decode_decision(raw) if raw else None
     if decision is not None:
-        matter.decide(decision)
+        in_flight.decide(decision)
 
 
 async def drive(site: CommittingSite, plan: Plan) -> Decision | None:
@@ -196,7 +200,7 @@ async def drive(site: CommittingSite, plan: Plan) -> Decision | None:
         The decision; None in a variant in which resource managers hear the votes themselves.
     """
     variant = find(plan.variant)
-    matter = site.matters.join(plan.id, plan.participants) if variant.tm else None
+    in_flight = site.in_flights.join(plan.id, plan.participants) if variant.tm else None
     sites = sites_of(plan)
     if variant.tm == LISTENS:
         _follow(site, plan)
@@ -205,16 +209,16 @@ async def drive(site: CommittingSite, plan: Plan) -> Decision | None:
             listen(site, plan)
             site.take_part(plan, dict.fromkeys(managers))
         else:
-            site.spawn(_ask(site, plan, matter, address, managers))
-    if matter is None:
+            site.spawn(_ask(site, plan, in_flight, address, managers))
+    if in_flight is None:
         return None
-    matter.deadline = site.now() + plan.timeout
+    in_flight.deadline = site.now() + plan.timeout
     try:
-        decision = await matter.decided()
+        decision = await in_flight.decided()
     except WormError as e:
         raise unknown(plan, e) from e
     finally:
-        site.matters.leave(matter)
+        site.in_flights.leave(in_flight)
     for address in sites:
         if not is_here(site, plan, address):
             site.spawn(site.call(address, Tell(plan.id, decision), plan.timeout))

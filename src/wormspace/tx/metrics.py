@@ -1,7 +1,7 @@
 """A site's figures for Prometheus.
 
     from prometheus_client import REGISTRY
-    REGISTRY.register(SiteFigures(worm.site()))
+    REGISTRY.register(SiteMetrics(worm.site()))
 
 This needs prometheus-client, which `wormspace[cli]` brings.
 """
@@ -21,19 +21,19 @@ COUNTERS = {
     "committed": "Transactions of this process that were committed.",
     "aborted": "Transactions of this process that were aborted.",
     "resolved": "Branches that somebody else left prepared, and that this site finished.",
-    "left_to_sweep": "Branches here that could not vote or act at once.",
+    "left_to_recover": "Branches here that could not vote or act at once.",
     "sessions_expired": "Work begun here from elsewhere, and abandoned.",
     "segments_trimmed": "Vote segments that this site trimmed.",
 }
 GAUGES = {
     "under_way": "Transactions that this site deals with.",
-    "prepared": "Branches that the resource managers here held prepared at the last sweep.",
+    "prepared": "Branches that the resource managers here held prepared at the last recovery.",
     "prepared_left_alone": "Branches here of other transaction spaces, for longer than patience.",
     "prepared_longest_seconds": "How long the oldest of them has been seen so.",
 }
 
 
-class SiteFigures(Collector):
+class SiteMetrics(Collector):
     """See the module; every metric is labelled with the transaction space."""
 
     def __init__(self, site: Site) -> None:
@@ -48,7 +48,7 @@ class SiteFigures(Collector):
         site, space = self._site, [self._site.space]
         for name, about in COUNTERS.items():
             counter = CounterMetricFamily(f"wormspace_tx_{name}", about, labels=["space"])
-            counter.add_metric(space, site.figures[name])
+            counter.add_metric(space, site.metrics[name])
             yield counter
         for name, about in GAUGES.items():
             gauge = GaugeMetricFamily(f"wormspace_tx_{name}", about, labels=["space"])

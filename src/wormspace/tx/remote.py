@@ -9,7 +9,6 @@ from wormspace.errors import UsageError, WormError
 from wormspace.rpc import Caller, NoAnswer
 from wormspace.runtime.closing import Closing
 from wormspace.runtime.endpoints import Endpoint
-from wormspace.tx.box import Box
 from wormspace.tx.checking import check_key, check_value
 from wormspace.tx.errors import Conflict, ManagerDown
 from wormspace.tx.managers import Branch
@@ -30,6 +29,7 @@ from wormspace.tx.messages import (
 from wormspace.tx.names import Gid, TxId, branches_of, check_name
 from wormspace.tx.operations import DELETE, GET, PUT, Operation, decode_found
 from wormspace.tx.space import TransactionSpace
+from wormspace.tx.vote_store import VoteStore
 
 TIMEOUT_S = 5.0
 
@@ -37,7 +37,7 @@ TIMEOUT_S = 5.0
 class CallingSite(Protocol):
     """A site, as sessions elsewhere see it; see `site.Site`."""
 
-    box: Box
+    vote_store: VoteStore
 
     async def call(self, address: str, message: ToSite, timeout: float) -> bytes: ...
     def spawn(self, work: Coroutine[Any, Any, object]) -> None: ...
@@ -82,7 +82,7 @@ class RemoteStore(Closing):
 
     def session(self, site: CallingSite, txid: TxId, planner: Planner) -> RemoteSession:
         """A transaction's session there; it begins with its first operation."""
-        self.belong_to(site.box.home)
+        self.belong_to(site.vote_store.home)
         return RemoteSession(self, site, txid, planner)
 
     async def commit(self, gid: Gid) -> None:

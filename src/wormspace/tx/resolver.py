@@ -19,11 +19,11 @@ import msgspec
 
 from wormspace.errors import Trimmed, UsageError, WormError
 from wormspace.knobs import KNOBS
-from wormspace.tx.box import Box
 from wormspace.tx.deadlines import left, within
 from wormspace.tx.deciding import ABORTED, Decision, Vote, judge, refusal
 from wormspace.tx.managers import ResourceManager
 from wormspace.tx.names import Gid, TxId
+from wormspace.tx.vote_store import VoteStore
 
 log = logging.getLogger("wormspace.tx")
 
@@ -52,8 +52,10 @@ class Resolver:
         timeout: seconds that deciding one transaction may take, and then telling one manager.
     """
 
-    def __init__(self, box: Box, by: str, clock: Callable[[], float], timeout: float) -> None:
-        self._box = box
+    def __init__(
+        self, vote_store: VoteStore, by: str, clock: Callable[[], float], timeout: float
+    ) -> None:
+        self._vote_store = vote_store
         self.by = by
         self._clock = clock
         self._timeout = timeout
@@ -83,7 +85,9 @@ class Resolver:
             deadline = within(self._timeout)
         votes = dict(known or {})
         missing = [p for p in participants if p not in votes]
-        read = await asyncio.gather(*(self._box.read(p, txid, deadline=deadline) for p in missing))
+        read = await asyncio.gather(
+            *(self._vote_store.read(p, txid, deadline=deadline) for p in missing)
+        )
         votes.update({p: v for p, v in zip(missing, read, strict=True) if v is not None})
         while (decision := judge(participants, votes)) is None:
             manager = next(p for p in participants if p not in votes)
@@ -102,14 +106,14 @@ class Resolver:
         """
         if deadline is None:
             deadline = within(self._timeout)
-        home = await self._box.find(deadline)
+        home = await self._vote_store.find(deadline)
         if home is None or not home.owns(gid):
             raise UsageError(
-                f"{gid} belongs to no transaction of space {self._box.space!r} here: its votes are "
-                "in another address space, or it is of an older format; it is left alone"
+                f"{gid} belongs to no transaction of space {self._vote_store.space!r} here: its "
+                "votes are in another address space, or it is of an older format; it is left alone"
             )
         try:
-            own = await self._box.read(gid.manager, gid.id, deadline=deadline)
+            own = await self._vote_store.read(gid.manager, gid.id, deadline=deadline)
             if own is None:
                 own = await self.refuse(gid.manager, gid.id, (), deadline)
             if not own.yes:
@@ -127,10 +131,10 @@ class Resolver:
         Raises:
             Trimmed, Unavailable.
         """
-        home = await self._box.open(deadline)
+        home = await self._vote_store.open(deadline)
         gid = str(home.gid(manager, txid))
         vote = Vote(False, participants, gid, self._clock(), self.by, GAVE_UP)
-        return await self._box.refuse(manager, txid, vote, deadline=deadline)
+        return await self._vote_store.refuse(manager, txid, vote, deadline=deadline)
 
     async def finish(
         self, manager: ResourceManager, gid: Gid, deadline: float = math.inf

@@ -76,9 +76,9 @@ class Handlers:
                 decision = await committing.drive(self._site, m.plan)
                 return encode(decision) if decision is not None else b""
             case Tell():
-                matter = self._site.matters.open.get(m.id)
-                if matter is not None:
-                    matter.decide(m.decision)
+                in_flight = self._site.in_flights.open.get(m.id)
+                if in_flight is not None:
+                    in_flight.decide(m.decision)
             case Finish():
                 await self._on_finish(m)
             case ListPrepared():
@@ -121,13 +121,13 @@ class Handlers:
         self._site.take_part(plan, dict.fromkeys(managers))
 
     async def _on_ask(self, m: Ask) -> list[Vote | None]:
-        matters = self._site.matters
-        matter = matters.join(m.plan.id, m.plan.participants)
+        in_flights = self._site.in_flights
+        in_flight = in_flights.join(m.plan.id, m.plan.participants)
         try:
             self._vote(m.plan, m.managers)
-            return [await matter.vote_of(manager) for manager in m.managers]
+            return [await in_flight.vote_of(manager) for manager in m.managers]
         finally:
-            matters.leave(matter)
+            in_flights.leave(in_flight)
 
     async def _on_finish(self, m: Finish) -> None:
         gid = Gid.parse(m.gid)

@@ -1,8 +1,8 @@
 """A site: one process's part in transactions, with the resource managers it hosts.
 
 Every process that runs transactions or hosts resource managers has one per transaction space.  Each
-resource manager here goes through four steps (see `parts`): prepare, vote, learn the decision, act
-on it.  `committing` says who sets that off, in six variants.  Beside them, the sweep looks for
+resource manager here goes through four steps (see `local`): prepare, vote, learn the decision, act
+on it.  `committing` says who sets that off, in six variants.  Beside them, the recovery looks for
 whatever is stuck, here or left behind by others, and resolves it.
 """
 
@@ -22,7 +22,6 @@ from wormspace.runtime.endpoints import Endpoint, as_listening
 from wormspace.runtime.tasks import Tasks
 from wormspace.space import Client
 from wormspace.tx import committing
-from wormspace.tx.box import Box
 from wormspace.tx.checking import (
     check_call,
     check_client,
@@ -33,17 +32,18 @@ from wormspace.tx.checking import (
 from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import Decision
 from wormspace.tx.identity import Identities
+from wormspace.tx.in_flight import InFlight, InFlightTable
 from wormspace.tx.keeping import KeptBranches
 from wormspace.tx.managers import Branch, ResourceManager
-from wormspace.tx.matters import Matter, Matters
 from wormspace.tx.messages import SERVICE, Plan, ToSite, ToSpace, encode
 from wormspace.tx.names import Gid, TxId, check_id, check_name
-from wormspace.tx.parts import Part
+from wormspace.tx.participant import Participant
+from wormspace.tx.recovery import Recovery
 from wormspace.tx.resolver import Resolution, Resolver
 from wormspace.tx.serving import Handlers
 from wormspace.tx.space import TransactionSpace
-from wormspace.tx.sweeping import Sweeper
 from wormspace.tx.trimming import Finished
+from wormspace.tx.vote_store import VoteStore
 
 log = logging.getLogger("wormspace.tx")
 
@@ -77,7 +77,7 @@ class Site(Closing):
     Attributes:
         initiator: the name under which this process starts transactions.
         closed: whether `close` was called.
-        figures: counts since the start; see `metrics`.
+        metrics: counts since the start; see `metrics`.
     """
 
     def __init__(
@@ -103,15 +103,17 @@ class Site(Closing):
         for manager in (managers := list(managers)):
             check_manager(manager)
         self.initiator = f"{client.rng.getrandbits(64):016x}"
-        self.matters = Matters()
-        self.box = Box(client, space, self.matters.learn)
+        self.in_flights = InFlightTable()
+        self.vote_store = VoteStore(client, space, self.in_flights.learn)
         self.clock = clock
         self.patience = patience_s
         self.idle = idle_s
         self.address = ""
         self.managers: dict[str, ResourceManager] = {}
-        self.figures: Counter[str] = Counter()
-        self.resolver = Resolver(self.box, f"resolver {self.initiator}", clock, CALL_TIMEOUT_S)
+        self.metrics: Counter[str] = Counter()
+        self.resolver = Resolver(
+            self.vote_store, f"resolver {self.initiator}", clock, CALL_TIMEOUT_S
+        )
         self.identities = Identities(client, space)
         self.finished = Finished(self)
         self.on_decision = on_decision
@@ -122,13 +124,13 @@ class Site(Closing):
         self._callers: dict[str, Caller] = {}
         self._service: Service | None = None
         self.tasks = Tasks(f"tx/{space}")
-        self.sweeper = Sweeper(self)
+        self.recovery = Recovery(self)
         for manager in managers:
             self.attach(manager)
         self._clockwork = self.tasks.spawn(self._tick_for_ever())
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{len(self.matters.open)} under way"
+        state = "closed" if self.closed else f"{len(self.in_flights.open)} under way"
         return f"<Site of {self.space!r} as {self.initiator}, {state}>"
 
     async def open(self, timeout: float = CALL_TIMEOUT_S) -> TransactionSpace:
@@ -141,7 +143,7 @@ class Site(Closing):
             Unavailable.
         """
         self.check_open()
-        return await self.box.open(within(check_seconds("a timeout", timeout)))
+        return await self.vote_store.open(within(check_seconds("a timeout", timeout)))
 
     def check_open(self) -> None:
         """
@@ -157,7 +159,7 @@ class Site(Closing):
     @property
     def is_open(self) -> bool:
         """Whether this process has dealt with the transaction space yet."""
-        return self.box.is_open
+        return self.vote_store.is_open
 
     @property
     def is_alive(self) -> bool:
@@ -166,7 +168,7 @@ class Site(Closing):
 
     def gid(self, manager: str, txid: TxId) -> Gid:
         """The name of a manager's branch; the transaction space is open."""
-        return self.box.home.gid(manager, txid)
+        return self.vote_store.home.gid(manager, txid)
 
     async def start(self, host: str, port: int = 0, *, address: str = "") -> str:
         """Serve the managers here to other processes; returns the address, HOST:PORT.
@@ -198,7 +200,7 @@ class Site(Closing):
         for caller in self._callers.values():
             await caller.close()
         await self.tasks.close()
-        await self.box.close()
+        await self.vote_store.close()
 
     def attach(self, manager: ResourceManager) -> None:
         """Host a resource manager.
@@ -216,14 +218,14 @@ class Site(Closing):
                 f"two resource managers are called {name!r}: make one, and use it for every "
                 "transaction; or detach the first"
             )
-        self.sweeper.watch(manager)
+        self.recovery.watch(manager)
 
     def detach(self, manager: ResourceManager) -> None:
         """Look after a resource manager no longer; nothing to do if it is not here."""
         check_manager(manager)
         if self.managers.get(manager.name) is manager:
             del self.managers[manager.name]
-            self.sweeper.unwatch(manager.name)
+            self.recovery.unwatch(manager.name)
 
     def manager(self, name: str) -> ResourceManager:
         """The resource manager of that name here.
@@ -264,7 +266,7 @@ class Site(Closing):
 
     def leave_segment(self, txid: TxId) -> None:
         """Somebody took this initiator for gone, and retired its votes: go on behind them."""
-        number, size = txid.number, self.box.home.segment_size
+        number, size = txid.number, self.vote_store.home.segment_size
         self._next = max(self._next, (number // size + 1) * size)
 
     def take_part(self, plan: Plan, branches: Mapping[str, Branch | None]) -> None:
@@ -273,18 +275,18 @@ class Site(Closing):
         Args:
             branches: their work, by name; None where it is kept here, or is not here at all.
         """
-        matter = self.matters.join(plan.id, plan.participants)
-        parts = [
-            Part(self, matter, plan, name, branch or self.kept.take(plan.id, name))
+        in_flight = self.in_flights.join(plan.id, plan.participants)
+        local = [
+            Participant(self, in_flight, plan, name, branch or self.kept.take(plan.id, name))
             for name, branch in branches.items()
-            if name not in matter.parts
+            if name not in in_flight.local
         ]
-        for part in parts:
-            matter.add(part)
-            matter.users += 1
-        for part in parts:
-            part.prepare()
-        self.matters.leave(matter)
+        for participant in local:
+            in_flight.add(participant)
+            in_flight.users += 1
+        for participant in local:
+            participant.prepare()
+        self.in_flights.leave(in_flight)
 
     # ------------------------------------------------------------ other sites
 
@@ -297,7 +299,7 @@ class Site(Closing):
         caller = self._callers.get(address)
         if caller is None:
             caller = self._callers[address] = Caller(*Endpoint.parse(address))
-        request = ToSpace(self.box.home.identity, message)
+        request = ToSpace(self.vote_store.home.identity, message)
         return await caller.call(SERVICE, encode(request), timeout)
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
@@ -318,22 +320,24 @@ class Site(Closing):
         while True:
             await asyncio.sleep(TICK_S)
             now = self.loop.time()
-            for matter in list(self.matters.open.values()):
-                if now >= matter.deadline:
-                    if matter.decision is None:
-                        matter.deadline = float("inf")
-                        self.spawn(self._settle_overdue(matter))
-                    elif now >= matter.deadline + committing.ACT_S:
-                        matter.stop_waiting()
+            for in_flight in list(self.in_flights.open.values()):
+                if now >= in_flight.deadline:
+                    if in_flight.decision is None:
+                        in_flight.deadline = float("inf")
+                        self.spawn(self._settle_overdue(in_flight))
+                    elif now >= in_flight.deadline + committing.ACT_S:
+                        in_flight.stop_waiting()
 
-    async def _settle_overdue(self, matter: Matter) -> None:
+    async def _settle_overdue(self, in_flight: InFlight) -> None:
         try:
-            decision = await self.resolver.settle(matter.id, matter.participants, matter.votes)
+            decision = await self.resolver.settle(
+                in_flight.id, in_flight.participants, in_flight.votes
+            )
         except WormError as e:
-            matter.give_up(e)
+            in_flight.give_up(e)
         else:
-            matter.decide(decision)
-            matter.deadline = self.loop.time()
+            in_flight.decide(decision)
+            in_flight.deadline = self.loop.time()
 
     # ------------------------------------------------------------ resolving
 
@@ -355,16 +359,16 @@ class Site(Closing):
         names = check_names("participants", participants)
         return await self.resolver.settle(check_id(txid), names, deadline=deadline)
 
-    async def sweep(self, patience_s: float | None = None) -> list[Resolution]:
+    async def recover(self, patience_s: float | None = None) -> list[Resolution]:
         """Resolve whatever has been undecided, here or in a manager here, for `patience_s` seconds.
 
-        A branch counts from when a sweep of this site first saw it; so one sweep without any
+        A branch counts from when a recovery of this site first saw it; so one recovery without any
         patience resolves all that is prepared.  Branches of other spaces are left alone.
         """
         self.check_open()
         if patience_s is not None and patience_s != float("inf"):
             check_seconds("patience_s", patience_s, zero=True)
-        return await self.sweeper.sweep(self.patience if patience_s is None else patience_s)
+        return await self.recovery.recover(self.patience if patience_s is None else patience_s)
 
     def left_alone(self, patience_s: float | None = None) -> list[Gid]:
         """Branches here that have been prepared for longer than the patience by others.
@@ -374,8 +378,8 @@ class Site(Closing):
         """
         if patience_s is not None:
             check_seconds("patience_s", patience_s, zero=True)
-        return self.sweeper.left_alone(self.patience if patience_s is None else patience_s)
+        return self.recovery.left_alone(self.patience if patience_s is None else patience_s)
 
     def gauges(self) -> dict[str, float]:
-        """Figures that rise and fall; see `metrics`."""
-        return {"under_way": len(self.matters.open), **self.sweeper.gauges()}
+        """Metrics that rise and fall; see `metrics`."""
+        return {"under_way": len(self.in_flights.open), **self.recovery.gauges()}

@@ -118,7 +118,7 @@ class Transaction:
     async def _begin(self, deadline: float) -> None:
         site = self._site
         site.check_open()
-        home = site.box.home if site.is_open else await site.open(left(deadline))
+        home = site.vote_store.home if site.is_open else await site.open(left(deadline))
         self._check_votes_fit()
         local: list[str] = []
         for name, manager in self._participants.items():
@@ -266,7 +266,7 @@ class Transaction:
         site.finished.add(plan.id, plan)
         if decision.reason in (OVER.reason, UNUSED):
             site.leave_segment(plan.id)
-        site.figures[decision.outcome] += 1
+        site.metrics[decision.outcome] += 1
         if pending:
             decision = Decision(
                 decision.outcome, decision.culprit, decision.by, decision.reason,

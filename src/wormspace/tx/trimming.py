@@ -31,7 +31,6 @@ from wormspace.errors import (
     WormError,
 )
 from wormspace.space import Client, Segment
-from wormspace.tx.box import Box
 from wormspace.tx.checking import check_client, check_manager, check_moment, check_seconds
 from wormspace.tx.deadlines import LEAST_S, left, within
 from wormspace.tx.deciding import Vote, decode, encode
@@ -43,6 +42,7 @@ from wormspace.tx.names import Gid, TxId, branches_of, check_name, split_vote_sp
 from wormspace.tx.remote import RemoteStore
 from wormspace.tx.resolver import Resolver
 from wormspace.tx.space import TransactionSpace, find_space
+from wormspace.tx.vote_store import VoteStore
 
 log = logging.getLogger("wormspace.tx")
 
@@ -57,9 +57,9 @@ class InitiatingSite(Protocol):
     initiator: str
     address: str
     patience: float
-    box: Box
+    vote_store: VoteStore
     resolver: Resolver
-    figures: Counter[str]
+    metrics: Counter[str]
 
     @property
     def is_open(self) -> bool: ...
@@ -100,7 +100,7 @@ class Finished:
         if not self._site.is_open:
             self._unopened.append(txid)
             return
-        number = txid.number // self._site.box.home.segment_size
+        number = txid.number // self._site.vote_store.home.segment_size
         segment = self._segments.get(number)
         if segment is None:
             segment = self._segments[number] = _Segment()
@@ -134,7 +134,7 @@ class Finished:
         except WormError as e:
             log.info("tx: the outcome of a transaction of this process is still unknown: %s", e)
         for number, segment in list(self._segments.items()):
-            if segment.decided < self._site.box.home.segment_size:
+            if segment.decided < self._site.vote_store.home.segment_size:
                 continue
             try:
                 if not await self._is_prepared_anywhere(number, segment):
@@ -151,20 +151,20 @@ class Finished:
             else:
                 raw = await site.call(address, ListPrepared(name), site.patience)
                 gids = branches_of(name, decode_gids(raw))
-            if _any_of(gids, site.box.home, site.initiator, number):
+            if _any_of(gids, site.vote_store.home, site.initiator, number):
                 return True
         return False
 
     async def _trim(self, number: int, segment: _Segment) -> None:
         site = self._site
         for name in segment.managers:
-            space = site.client.space(site.box.home.vote_space(name, site.initiator))
+            space = site.client.space(site.vote_store.home.vote_space(name, site.initiator))
             try:
                 await space.trim(number)
             except NotAllocated:
                 continue  # it has never voted there
-            site.box.forget(name, site.initiator, number)
-            site.figures["segments_trimmed"] += 1
+            site.vote_store.forget(name, site.initiator, number)
+            site.metrics["segments_trimmed"] += 1
 
 
 def _any_of(gids: list[Gid], home: TransactionSpace, initiator: str, number: int) -> bool:

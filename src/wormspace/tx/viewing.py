@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from wormspace.errors import NotAllocated, Trimmed
 from wormspace.space import Client
-from wormspace.tx.box import Box
 from wormspace.tx.checking import check_client
 from wormspace.tx.deadlines import left
 from wormspace.tx.deciding import MISSING, NO, YES, Vote, decode, outcome
 from wormspace.tx.names import TxId, check_id, check_name, split_vote_space
 from wormspace.tx.space import find_space
+from wormspace.tx.vote_store import VoteStore
 
 
 class Seen:
@@ -104,10 +104,10 @@ async def look_at(
     """
     deadline = check_client(client).deadline(timeout)
     seen = Seen(check_id(txid))
-    box = Box(client, check_name(space), lambda *_: None)
+    vote_store = VoteStore(client, check_name(space), lambda *_: None)
     for manager, initiator in await _vote_spaces(client, space, deadline):
         if initiator == txid.initiator:
-            vote = await box.read(manager, txid, deadline=deadline)
+            vote = await vote_store.read(manager, txid, deadline=deadline)
             if vote is not None:
                 seen.votes[manager] = vote
     return seen if seen.votes else None

@@ -28,11 +28,11 @@ from wormspace.wire.membership import Membership, Movable
 from wormspace.wire.messages import (
     ONE_WAY,
     PROTOCOL_VERSIONS,
-    Downward,
+    ClientMessage,
     Hello,
     Refusal,
+    ServerMessage,
     ToServer,
-    Upward,
     Welcome,
 )
 
@@ -56,7 +56,7 @@ class Outgoing:
 
     __slots__ = ("_frame", "id", "message")
 
-    def __init__(self, request_id: int, message: Upward) -> None:
+    def __init__(self, request_id: int, message: ClientMessage) -> None:
         self.id = request_id
         self.message = message
         self._frame: bytes | None = None
@@ -78,7 +78,7 @@ class Receiver(Protocol):
     def on_down(self, server: int) -> None:
         """The connection is gone; answers under way are lost."""
 
-    def on_message(self, server: int, request_id: int, message: Downward) -> None:
+    def on_message(self, server: int, request_id: int, message: ServerMessage) -> None:
         """An answer, or a pushed event."""
 
 

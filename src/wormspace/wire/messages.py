@@ -95,7 +95,7 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="accepted"):
     values: list[bytes]
 
 
-class Discarded(msgspec.Struct, frozen=True, array_like=True, tag="discarded"):
+class TrimNotice(msgspec.Struct, frozen=True, array_like=True, tag="discarded"):
     """Pushed: segments [segment, stop) of the space were trimmed on this server."""
 
     space: str
@@ -111,10 +111,10 @@ class Status(msgspec.Struct, frozen=True, array_like=True, tag="status"):
     """Ask for the server's figures."""
 
 
-class Figures(msgspec.Struct, frozen=True, array_like=True, tag="figures"):
+class Metrics(msgspec.Struct, frozen=True, array_like=True, tag="metrics"):
     """A server's figures, by name; see docs/operations.md."""
 
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
 
 
 class Spaces(msgspec.Struct, frozen=True, array_like=True, tag="spaces"):
@@ -174,9 +174,9 @@ FULL, TOO_LARGE, TOO_MANY, BAD_REQUEST, STOPPING, DAMAGED, INTERNAL = (
 ONE_WAY = 0
 """The request id of messages that get no answer."""
 
-Upward: TypeAlias = Request | Listen | Unlisten | Status | Spaces | Trims
-Downward: TypeAlias = (
-    Reply | Failed | Accepted | Discarded | Lagging | Figures | SpaceNames | Tombstones
+ClientMessage: TypeAlias = Request | Listen | Unlisten | Status | Spaces | Trims
+ServerMessage: TypeAlias = (
+    Reply | Failed | Accepted | TrimNotice | Lagging | Metrics | SpaceNames | Tombstones
 )
 
 
@@ -187,11 +187,11 @@ class ToServer(msgspec.Struct, frozen=True, array_like=True):
     """A request: the answer will carry the same id, unique among the client's open requests."""
 
     id: RequestId
-    message: Upward
+    message: ClientMessage
 
 
 class ToClient(msgspec.Struct, frozen=True, array_like=True):
     """An answer, or a push of the subscription that request `id` began."""
 
     id: int
-    message: Downward
+    message: ServerMessage

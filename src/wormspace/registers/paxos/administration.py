@@ -7,10 +7,10 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 
-from wormspace.addresses import ArrayName, Span
+from wormspace.addresses import SegmentName, Span
 from wormspace.errors import BadAddress, Unavailable
 from wormspace.paxos.ballot import UNSAFE, show
-from wormspace.paxos.messages import COMPLETE, Gone, Read, Report, Row
+from wormspace.paxos.messages import COMPLETE, Read, Report, Row, SegmentTrimmed
 from wormspace.paxos.quorum import majority
 from wormspace.paxos.ranges import Range
 from wormspace.registers.interface import RegisterState, ServerState
@@ -18,15 +18,15 @@ from wormspace.registers.paxos.partition import Partition
 from wormspace.registers.spans import SpanSet
 from wormspace.runtime.tasks import Tasks
 from wormspace.wire.messages import (
-    Downward,
+    ClientMessage,
     Failed,
-    Figures,
+    Metrics,
+    ServerMessage,
     SpaceNames,
     Spaces,
     Status,
     Tombstones,
     Trims,
-    Upward,
 )
 
 log = logging.getLogger("wormspace.administration")
@@ -45,15 +45,15 @@ INSPECT_MOST = 1 << 22
 class _Question:
     """One request to one server, as an operation of its partition."""
 
-    def __init__(self, partition: Partition, server: int, message: Upward) -> None:
+    def __init__(self, partition: Partition, server: int, message: ClientMessage) -> None:
         self._partition = partition
         self._server = server
         self._message = message
         self._id = partition.enter(self)
-        self.answer: asyncio.Future[Downward] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[ServerMessage] = asyncio.get_running_loop().create_future()
         partition.tell(server, self._id, message)
 
-    def on_message(self, server: int, message: Downward) -> None:
+    def on_message(self, server: int, message: ServerMessage) -> None:
         if not self.answer.done():
             self.answer.set_result(message)
 
@@ -73,8 +73,8 @@ class _Question:
 
 
 async def ask(
-    partition: Partition, server: int, message: Upward, deadline: float
-) -> Downward | None:
+    partition: Partition, server: int, message: ClientMessage, deadline: float
+) -> ServerMessage | None:
     """One server's answer; None if there is none in time, or the server is down."""
     if not partition.links[server].up:
         deadline = min(deadline, asyncio.get_running_loop().time() + DOWN_S)
@@ -88,7 +88,9 @@ async def ask(
         question.leave()
 
 
-async def ask_all(partition: Partition, message: Upward, deadline: float) -> list[Downward | None]:
+async def ask_all(
+    partition: Partition, message: ClientMessage, deadline: float
+) -> list[ServerMessage | None]:
     """Every server's answer, in the partition's order."""
     return await asyncio.gather(
         *(ask(partition, server, message, deadline) for server in range(partition.size))
@@ -96,8 +98,8 @@ async def ask_all(partition: Partition, message: Upward, deadline: float) -> lis
 
 
 async def ask_majority(
-    partition: Partition, message: Upward, deadline: float
-) -> list[Downward | None]:
+    partition: Partition, message: ClientMessage, deadline: float
+) -> list[ServerMessage | None]:
     """The answers in the partition's order, a majority of them if there is one in time, else None.
 
     Those of servers that were not waited for are None as well.
@@ -115,7 +117,9 @@ async def ask_majority(
         return [task.result() if task.done() else None for task in asking]
 
 
-def _too_few(partition: Partition, what: str, answers: Sequence[Downward | None]) -> Unavailable:
+def _too_few(
+    partition: Partition, what: str, answers: Sequence[ServerMessage | None]
+) -> Unavailable:
     """The error for a question that no majority answered."""
     failures = {i: a for i, a in enumerate(answers) if isinstance(a, Failed)}
     heard = sum(1 << i for i, a in enumerate(answers) if a is not None and i not in failures)
@@ -172,22 +176,22 @@ async def servers(partitions: list[Partition], deadline: float) -> list[ServerSt
     for partition in partitions:
         answers = await ask_all(partition, Status(), deadline)
         for link, answer in zip(partition.links, answers, strict=True):
-            figures = dict(answer.figures) if isinstance(answer, Figures) else {}
-            trouble = figures.pop("trouble", "") if figures else link.trouble
+            metrics = dict(answer.metrics) if isinstance(answer, Metrics) else {}
+            trouble = metrics.pop("trouble", "") if metrics else link.trouble
             states.append(
                 ServerState(
                     link.name,
                     partition.index,
-                    bool(figures),
-                    trouble or ("" if figures else "no answer in time"),
-                    figures,
+                    bool(metrics),
+                    trouble or ("" if metrics else "no answer in time"),
+                    metrics,
                 )
             )
     return states
 
 
 async def inspect(
-    partition: Partition, array: ArrayName, start: int, stop: int, deadline: float
+    partition: Partition, segment_name: SegmentName, start: int, stop: int, deadline: float
 ) -> dict[str, list[RegisterState] | None]:
     """What each server holds of [start, stop): None if it is silent, empty if it is trimmed.
 
@@ -201,7 +205,7 @@ async def inspect(
         )
     held = await asyncio.gather(
         *(
-            _held(partition, server, array, start, stop, deadline)
+            _held(partition, server, segment_name, start, stop, deadline)
             for server in range(partition.size)
         )
     )
@@ -209,14 +213,19 @@ async def inspect(
 
 
 async def _held(
-    partition: Partition, server: int, array: ArrayName, start: int, stop: int, deadline: float
+    partition: Partition,
+    server: int,
+    segment_name: SegmentName,
+    start: int,
+    stop: int,
+    deadline: float,
 ) -> list[RegisterState] | None:
     """What one server holds, page after page; None if it did not say all of it in time."""
     states: list[RegisterState] = []
     while True:
-        message = Read(*array, spans=[(start, stop)], detail=True)
+        message = Read(*segment_name, spans=[(start, stop)], detail=True)
         answer = await ask(partition, server, message, deadline)
-        if isinstance(answer, Gone):
+        if isinstance(answer, SegmentTrimmed):
             return []
         if not isinstance(answer, Report):
             return None

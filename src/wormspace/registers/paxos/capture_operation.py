@@ -1,4 +1,4 @@
-"""Runs a `Capturing` under asyncio: the capture, and reports that come in many pages.
+"""Runs a `Prepare` under asyncio: the capture, and reports that come in many pages.
 
 A long report is asked of one server after the other.  What one of them knows to be decided is not
 asked of the next (a decided row outweighs any other), so that of a segment that is written and
@@ -13,14 +13,14 @@ from collections.abc import Iterable
 
 from wormspace.addresses import Span
 from wormspace.knobs import KNOBS
-from wormspace.paxos import capturing
-from wormspace.paxos.capturing import Capturing
+from wormspace.paxos import prepare
 from wormspace.paxos.effects import Send
-from wormspace.paxos.messages import COMPLETE, Gone, Promise, Read, Reject, Report
+from wormspace.paxos.messages import COMPLETE, Promise, Read, Reject, Report, SegmentTrimmed
+from wormspace.paxos.prepare import Prepare
 from wormspace.registers.paxos.operations import Base, gone
 from wormspace.registers.paxos.partition import Partition
 from wormspace.registers.spans import as_spans
-from wormspace.wire.messages import Downward, Failed
+from wormspace.wire.messages import Failed, ServerMessage
 
 
 class _Page:
@@ -43,7 +43,7 @@ class _Page:
         """It is answered, or of no interest any more."""
         self._owner.partition.leave(self._id)
 
-    def on_message(self, server: int, message: Downward) -> None:
+    def on_message(self, server: int, message: ServerMessage) -> None:
         if server == self.send.server:
             if not isinstance(message, Failed):
                 self._owner.leave_page(server)
@@ -60,7 +60,7 @@ class _Page:
 
 
 class CaptureOperation(Base):
-    """Runs a `Capturing` until it is promised, preempted or gone.
+    """Runs a `Prepare` until it is promised, preempted or gone.
 
     Attributes:
         reporting: the server that is sending the rest of its report; None if none is.
@@ -69,7 +69,7 @@ class CaptureOperation(Base):
         wanted: by server, the registers that are of interest: the others are known as decided.
     """
 
-    def __init__(self, partition: Partition, machine: Capturing, deadline: float) -> None:
+    def __init__(self, partition: Partition, machine: Prepare, deadline: float) -> None:
         what = f"capture of {machine.space}/{machine.segment}[{machine.start}:{machine.stop}]"
         super().__init__(partition, what, deadline)
         self.machine = machine
@@ -77,13 +77,13 @@ class CaptureOperation(Base):
         self.pages: dict[int, _Page] = {}
         self.waiting: dict[int, Send] = {}
         self.wanted: dict[int, tuple[Span, ...]] = {}
-        self.done: asyncio.Future[Capturing] = self.loop.create_future()
+        self.done: asyncio.Future[Prepare] = self.loop.create_future()
 
     # ------------------------------------------------------------ the pages of reports
 
     def unanswered(self) -> Iterable[Send]:
         """The capture; of the report that is coming, the page that was asked for last."""
-        for send in capturing.begin(self.machine):
+        for send in prepare.begin(self.machine):
             if not isinstance(send.message, Read):
                 yield send
             elif send.server in self.pages:
@@ -112,7 +112,7 @@ class CaptureOperation(Base):
         heard = self.machine.promised | self.machine.rejected
         if self.reporting is not None and heard >> self.reporting & 1:
             self.reporting = None
-        while self.waiting and self.machine.phase == capturing.PROMISING:
+        while self.waiting and self.machine.phase == prepare.PROMISING:
             server = next(iter(self.waiting)) if self.reporting is None else self.reporting
             following = self.waiting.pop(server, None)
             if following is None:
@@ -123,7 +123,7 @@ class CaptureOperation(Base):
                 self._ask(narrow)
                 return
             nothing = Report([], COMPLETE)
-            self.machine, _ = capturing.on_report(self.machine, server, nothing)
+            self.machine, _ = prepare.on_report(self.machine, server, nothing)
             self.reporting = None
 
     def _narrow(self, send: Send) -> Send | None:
@@ -137,7 +137,7 @@ class CaptureOperation(Base):
 
     def _undecided(self, start: int, stop: int) -> tuple[Span, ...]:
         """What of [start, stop) nobody reported as decided; not in more spans than a read has."""
-        decided = [row.offset for row in capturing.reported(self.machine) if row.decided]
+        decided = [row.offset for row in prepare.reported(self.machine) if row.decided]
         first = bisect_left(decided, start)
         spans: list[Span] = []
         for lo, hi in as_spans(decided[first:]):
@@ -186,16 +186,16 @@ class CaptureOperation(Base):
     def heard(self) -> int:
         return self.machine.promised | self.machine.rejected
 
-    def on_reply(self, server: int, message: Downward) -> None:
+    def on_reply(self, server: int, message: ServerMessage) -> None:
         sends: tuple[Send, ...] = ()
         if isinstance(message, Promise):
-            self.machine, sends = capturing.on_promise(self.machine, server, message)
+            self.machine, sends = prepare.on_promise(self.machine, server, message)
         elif isinstance(message, Reject):
-            self.machine = capturing.on_reject(self.machine, server, message.promised)
+            self.machine = prepare.on_reject(self.machine, server, message.promised)
         elif isinstance(message, Report):
             self._on_page(server, message)
             return
-        elif isinstance(message, Gone):
+        elif isinstance(message, SegmentTrimmed):
             self.cancel(gone((self.machine.space, self.machine.segment)))
             return
         self._after(sends)
@@ -219,8 +219,8 @@ class CaptureOperation(Base):
         if self.over:
             return
         try:
-            self.machine, sends = capturing.on_report(self.machine, server, report)
-        except capturing.ClashingReports as e:
+            self.machine, sends = prepare.on_report(self.machine, server, report)
+        except prepare.ClashingReports as e:
             self.cancel(self.clashing(e))
             return
         self._after(() if is_asked else sends)
@@ -232,11 +232,11 @@ class CaptureOperation(Base):
         self._check_done()
 
     def give_up(self) -> None:
-        self.machine = capturing.give_up(self.machine)
+        self.machine = prepare.give_up(self.machine)
         self._check_done()
 
     def _check_done(self) -> None:
-        if self.machine.phase in (capturing.PROMISED, capturing.PREEMPTED):
+        if self.machine.phase in (prepare.PROMISED, prepare.PREEMPTED):
             self.leave()
             if not self.done.done():
                 self.done.set_result(self.machine)

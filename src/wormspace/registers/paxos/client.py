@@ -1,6 +1,6 @@
 """Registers over Paxos: the contract's calls as proposer operations on partitions.
 
-Arrays are spread over the partitions by space and number, so that consecutive arrays of a space
+Segments are spread over the partitions by space and number, so that consecutive segments of a space
 use all of them.  See `wormspace.paxos` for the protocol and docs/safety.md for why it is safe.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from wormspace.addresses import TRIM, ArrayName, Span
+from wormspace.addresses import TRIM, SegmentName, Span
 from wormspace.errors import (
     AlreadyWritten,
     CaptureLost,
@@ -26,23 +26,23 @@ from wormspace.errors import (
     WormError,
 )
 from wormspace.knobs import KNOBS
-from wormspace.paxos import capturing, reading
+from wormspace.paxos import prepare, reading
 from wormspace.paxos.ballot import MAX_ROUND, UNSAFE, above, round_of
-from wormspace.paxos.capturing import Capturing
+from wormspace.paxos.broadcast import Broadcast
 from wormspace.paxos.messages import Trim
+from wormspace.paxos.prepare import Prepare
 from wormspace.paxos.reading import Reading
-from wormspace.paxos.telling import Telling
 from wormspace.registers.event_queue import EventQueue
 from wormspace.registers.interface import Captured, EventStream, RegisterState, ServerState
 from wormspace.registers.paxos import administration, listening
+from wormspace.registers.paxos.capture_check import CaptureCheckOperation
 from wormspace.registers.paxos.capture_operation import CaptureOperation
 from wormspace.registers.paxos.contention import Contention
-from wormspace.registers.paxos.gathering import Gathering
 from wormspace.registers.paxos.issued import Issued
 from wormspace.registers.paxos.memory import BallotWrites, Memory, ballot_of
 from wormspace.registers.paxos.operations import ReadOperation, TellOperation, WriteOperation
 from wormspace.registers.paxos.partition import Partition
-from wormspace.registers.paxos.standing import StandingOperation
+from wormspace.registers.paxos.read_batching import ReadBatcher
 from wormspace.registers.spans import SpanSet, after, as_spans, shares
 from wormspace.registers.token import Token
 from wormspace.runtime.tasks import Tasks
@@ -73,7 +73,7 @@ class PaxosRegisters:
         self._loop = asyncio.get_running_loop()
         self._memory = Memory()
         self._tasks = Tasks("a register's operation")
-        self._gathering = Gathering(self.read, self._tasks.spawn)
+        self._gathering = ReadBatcher(self.read, self._tasks.spawn)
         self._listenings: dict[EventQueue, None] = {}
         self._trimmed_told: dict[str, SpanSet] = {}
         self._closed = False
@@ -86,9 +86,9 @@ class PaxosRegisters:
     def max_value(self) -> int:
         return min(partition.max_value for partition in self._partitions)
 
-    def _at(self, array: ArrayName) -> Partition:
+    def _at(self, segment_name: SegmentName) -> Partition:
         self._check_open()
-        space, number = array
+        space, number = segment_name
         return self._partitions[(zlib.crc32(space.encode()) + number) % len(self._partitions)]
 
     def _check_open(self) -> None:
@@ -97,26 +97,28 @@ class PaxosRegisters:
 
     # ------------------------------------------------------------ capture
 
-    async def capture(self, array: ArrayName, start: int, stop: int, deadline: float) -> Captured:
-        space, number = array
+    async def capture(
+        self, segment_name: SegmentName, start: int, stop: int, deadline: float
+    ) -> Captured:
+        space, number = segment_name
         floor = self._seen
         for attempt in itertools.count():
             await self._contention.pause(attempt, deadline)
-            partition = self._at(array)
-            ballot = self._next_ballot(floor, array)
-            machine = Capturing(
+            partition = self._at(segment_name)
+            ballot = self._next_ballot(floor, segment_name)
+            machine = Prepare(
                 partition.size, space, number, start, stop, ballot, part=KNOBS.registers_part
             )
             operation = CaptureOperation(partition, machine, deadline)
             operation.begin()
             try:
-                machine = await self._finish(operation.done, operation, array)
+                machine = await self._finish(operation.done, operation, segment_name)
             except Trimmed:
-                self.on_gone(array)
+                self.on_gone(segment_name)
                 raise
             except Unavailable as e:
                 raise Unavailable.contended(operation.what, attempt) if attempt > 1 else e from None
-            if machine.phase == capturing.PROMISED and await self._complete(machine, deadline):
+            if machine.phase == prepare.PROMISED and await self._complete(machine, deadline):
                 self._contention.on_won()
                 break
             self._contention.on_lost(attempt)
@@ -124,15 +126,15 @@ class PaxosRegisters:
             self.on_refused(floor)
             if self._loop.time() >= deadline:
                 raise Unavailable.contended(operation.what, attempt)
-        written = {row.offset: row.value for row in capturing.reported(machine)}
+        written = {row.offset: row.value for row in prepare.reported(machine)}
         token = Token(space, number, start, stop, ballot, as_spans(list(written)))
         return Captured(token, written)
 
-    async def _complete(self, promised: Capturing, deadline: float) -> bool:
+    async def _complete(self, promised: Prepare, deadline: float) -> bool:
         """Decide what the capture met half-written; false if somebody else captured meanwhile."""
-        array = (promised.space, promised.segment)
-        rows = {row.offset: row.value for row in capturing.half(promised)}
-        results = await self._write_rows(array, promised.ballot, rows, deadline)
+        segment_name = (promised.space, promised.segment)
+        rows = {row.offset: row.value for row in prepare.half(promised)}
+        results = await self._write_rows(segment_name, promised.ballot, rows, deadline)
         lost = False
         for result in results.values():
             if isinstance(result, CaptureLost):
@@ -144,20 +146,25 @@ class PaxosRegisters:
     # ------------------------------------------------------------ write
 
     def write(
-        self, array: ArrayName, token: Token | None, offset: int, value: bytes, deadline: float
+        self,
+        segment_name: SegmentName,
+        token: Token | None,
+        offset: int,
+        value: bytes,
+        deadline: float,
     ) -> asyncio.Future[None]:
         ballot, taken = UNSAFE, False
         if token is not None:
-            token.require(array, offset)
+            token.require(segment_name, offset)
             ballot = token.fence
             taken = bool(token.taken) and not token.is_free(offset)
         if self._closed:
             self._check_open()
-        writes = self._memory.writes.get((array, ballot))
+        writes = self._memory.writes.get((segment_name, ballot))
         if writes is None or ballot == UNSAFE:
             if token is not None:
                 ballot_of(token)
-            writes = writes or self._memory.open(self._at(array), array, ballot)
+            writes = writes or self._memory.open(self._at(segment_name), segment_name, ballot)
         writes.partition.check(value)
         issued = writes.issued
         if (
@@ -186,12 +193,12 @@ class PaxosRegisters:
         self, writes: BallotWrites, offset: int, value: bytes, taken: bool, deadline: float
     ) -> None:
         """A write to a register that is, or may be, written: right if it says the same."""
-        array = writes.array
-        where = f"{array[0]}/{array[1]}/{offset}"
+        segment_name = writes.segment_name
+        where = f"{segment_name[0]}/{segment_name[1]}/{offset}"
         known = taken or offset in writes.issued.settled
         writes.comparing += 1  # so that it is not forgotten meanwhile
         try:
-            held = (await self.read(array, [(offset, offset + 1)], deadline)).get(offset)
+            held = (await self.read(segment_name, [(offset, offset + 1)], deadline)).get(offset)
         finally:
             writes.comparing -= 1
         if held is None:
@@ -207,59 +214,59 @@ class PaxosRegisters:
     # ------------------------------------------------------------ read
 
     def read_one(
-        self, array: ArrayName, offset: int, deadline: float
+        self, segment_name: SegmentName, offset: int, deadline: float
     ) -> asyncio.Future[bytes | None]:
-        return self._gathering.add(array, offset, deadline)
+        return self._gathering.add(segment_name, offset, deadline)
 
     async def read(
-        self, array: ArrayName, spans: list[Span], deadline: float
+        self, segment_name: SegmentName, spans: list[Span], deadline: float
     ) -> Mapping[int, bytes]:
-        values, end = await self.read_page(array, spans, deadline)
+        values, end = await self.read_page(segment_name, spans, deadline)
         rest = after(spans, end)
         if not rest:
             return values
         every = dict(values)
         parts = shares(rest, KNOBS.registers_pages_at_once)
         async with Tasks("a share of a read") as tasks:
-            reading = [tasks.begin(self._read_on(array, s, deadline)) for s in parts]
+            reading = [tasks.begin(self._read_on(segment_name, s, deadline)) for s in parts]
             for values in await asyncio.gather(*reading):
                 every.update(values)
         return every
 
     async def _read_on(
-        self, array: ArrayName, spans: list[Span], deadline: float
+        self, segment_name: SegmentName, spans: list[Span], deadline: float
     ) -> dict[int, bytes]:
         """Page after page."""
         every: dict[int, bytes] = {}
         while spans:
-            values, end = await self.read_page(array, spans, deadline)
+            values, end = await self.read_page(segment_name, spans, deadline)
             every.update(values)
             spans = after(spans, end)
         return every
 
     async def read_page(
-        self, array: ArrayName, spans: list[Span], deadline: float
+        self, segment_name: SegmentName, spans: list[Span], deadline: float
     ) -> tuple[Mapping[int, bytes], int]:
-        partition = self._at(array)
+        partition = self._at(segment_name)
         asked = tuple(spans[: KNOBS.registers_read_spans])
-        machine = Reading(partition.size, *array, spans=asked, first=partition.pick())
+        machine = Reading(partition.size, *segment_name, spans=asked, first=partition.pick())
         operation = ReadOperation(partition, machine, deadline)
         operation.begin()
         try:
-            machine = await self._finish(operation.done, operation, array)
+            machine = await self._finish(operation.done, operation, segment_name)
         except Trimmed:
-            self.on_gone(array)
+            self.on_gone(segment_name)
             raise
         values = {f.row.offset: f.row.value for f in machine.found if f.row.decided}
         if len(values) < len(machine.found):
-            values.update(await self._conclude(array, machine, deadline))
+            values.update(await self._conclude(segment_name, machine, deadline))
         return values, operation.end
 
     async def _conclude(
-        self, array: ArrayName, machine: Reading, deadline: float
+        self, segment_name: SegmentName, machine: Reading, deadline: float
     ) -> dict[int, bytes]:
         """The values that no server knows to be decided: a majority's, or half-written ones."""
-        partition = self._at(array)
+        partition = self._at(segment_name)
         values: dict[int, bytes] = {}
         half: dict[bytes, dict[int, bytes]] = {}
         learned: dict[bytes, list[int]] = {}
@@ -273,79 +280,81 @@ class PaxosRegisters:
             else:
                 half.setdefault(row.ballot, {})[row.offset] = row.value
         for ballot, offsets in learned.items():
-            partition.mark(*array, ballot, as_spans(offsets))
+            partition.mark(*segment_name, ballot, as_spans(offsets))
         for ballot, rows in half.items():
-            values.update(await self._help(array, ballot, rows, deadline))
+            values.update(await self._help(segment_name, ballot, rows, deadline))
         return values
 
     async def _help(
-        self, array: ArrayName, ballot: bytes, rows: dict[int, bytes], deadline: float
+        self, segment_name: SegmentName, ballot: bytes, rows: dict[int, bytes], deadline: float
     ) -> dict[int, bytes]:
         """Complete half-written registers: the very same ballot and value, which steals nothing.
 
         Only where that is refused, because somebody captured the register since, is it captured.
         """
         values: dict[int, bytes] = {}
-        results = await self._write_rows(array, ballot, rows, deadline)
+        results = await self._write_rows(segment_name, ballot, rows, deadline)
         for offset, result in results.items():
             if result is None:
                 values[offset] = rows[offset]
             elif isinstance(result, CaptureLost):
-                captured = await self.capture(array, offset, offset + 1, deadline)
+                captured = await self.capture(segment_name, offset, offset + 1, deadline)
                 values.update(captured.written)
             else:
                 raise result
         return values
 
     async def _write_rows(
-        self, array: ArrayName, ballot: bytes, rows: dict[int, bytes], deadline: float
+        self, segment_name: SegmentName, ballot: bytes, rows: dict[int, bytes], deadline: float
     ) -> dict[int, BaseException | None]:
         """Write values that were met in the registers, under this very ballot."""
-        partition = self._at(array)
+        partition = self._at(segment_name)
         futures: dict[int, asyncio.Future[None]] = {}
         operation: WriteOperation | None = None
         for offset, value in rows.items():
             if operation is None or operation.is_full:
-                operation = WriteOperation(partition, array, ballot, Issued(), self)
+                operation = WriteOperation(partition, segment_name, ballot, Issued(), self)
                 self._loop.call_soon(operation.begin)
             futures[offset] = operation.add(offset, value, deadline)
         results = await asyncio.gather(*futures.values(), return_exceptions=True)
         return dict(zip(futures, results, strict=True))
 
     async def holds(
-        self, array: ArrayName, token: Token | None, offset: int, deadline: float
+        self, segment_name: SegmentName, token: Token | None, offset: int, deadline: float
     ) -> bool:
         if token is not None:
-            token.require(array, offset)
+            token.require(segment_name, offset)
         ballot = UNSAFE if token is None else ballot_of(token)
-        operation = StandingOperation(self._at(array), array, offset, ballot, deadline)
+        operation = CaptureCheckOperation(
+            self._at(segment_name), segment_name, offset, ballot, deadline
+        )
         operation.begin()
-        return bool(await self._finish(operation.done, operation, array))
+        return bool(await self._finish(operation.done, operation, segment_name))
 
     # ------------------------------------------------------------ operations.Owner
 
-    def on_gone(self, array: ArrayName) -> None:
-        """A server says that the array is trimmed; help the others to know."""
-        told = self._trimmed_told.setdefault(array[0], SpanSet())
-        if array[1] not in told and not self._closed:
-            told.add(array[1], array[1] + 1)
+    def on_gone(self, segment_name: SegmentName) -> None:
+        """A server says that the segment is trimmed; help the others to know."""
+        told = self._trimmed_told.setdefault(segment_name[0], SpanSet())
+        if segment_name[1] not in told and not self._closed:
+            told.add(segment_name[1], segment_name[1] + 1)
             deadline = self._loop.time() + HELP_S
-            self._tasks.spawn(self._discard_quietly(*array, array[1] + 1, deadline))
+            self._tasks.spawn(self._discard_quietly(*segment_name, segment_name[1] + 1, deadline))
 
     def on_refused(self, promised: bytes) -> None:
         """Somebody captured what was written to: the next capture begins above."""
         if round_of(promised) < ABSURD_ROUND:
             self._seen = max(self._seen, promised)
 
-    def _next_ballot(self, floor: bytes, array: ArrayName) -> bytes:
+    def _next_ballot(self, floor: bytes, segment_name: SegmentName) -> bytes:
         """A ballot of ours above `floor` and all others seen, which no other capture has."""
         low = max(floor, self._seen)
         if round_of(low) + 1 >= ABSURD_ROUND:  # which is not seen elsewhere, nor taken twice
             low = max(low, self._taken)
         if round_of(low) >= MAX_ROUND:
             raise ProtocolViolation(
-                f"{array[0]}/{array[1]}: somebody captured registers with the highest ballot, so "
-                "that nobody can capture them any more"
+                f"{segment_name[0]}/{segment_name[1]}: somebody captured registers with the "
+                "highest ballot, so that nobody can capture them any more"
             )
         ballot = above(low, self._proposer)
         self._taken = max(self._taken, ballot)
@@ -355,9 +364,9 @@ class PaxosRegisters:
     # ------------------------------------------------------------ trim
 
     async def trim(
-        self, array: ArrayName, stop: int, deadline: float, *, told_from: int | None = None
+        self, segment_name: SegmentName, stop: int, deadline: float, *, told_from: int | None = None
     ) -> None:
-        space, first = array
+        space, first = segment_name
         at_once = KNOBS.registers_trims_at_once
         for lo in range(first, stop, at_once):
             hi = min(stop, lo + at_once)
@@ -379,7 +388,7 @@ class PaxosRegisters:
         async def tell(partition: Partition) -> None:
             if self._closed:
                 raise Closed("the client is closed")
-            machine = Telling(partition.size, Trim(space, first, stop))
+            machine = Broadcast(partition.size, Trim(space, first, stop))
             what = f"trim of {space}/{first}..{stop - 1}"
             operation = TellOperation(partition, machine, what, deadline)
             operation.begin()
@@ -392,8 +401,8 @@ class PaxosRegisters:
     def listen(self, space: str, first: int, stop: int) -> EventStream:
         self._check_open()
 
-        async def read_one(array: ArrayName, offset: int) -> bytes | None:
-            return await self.read_one(array, offset, self._loop.time() + HELP_S)
+        async def read_one(segment_name: SegmentName, offset: int) -> bytes | None:
+            return await self.read_one(segment_name, offset, self._loop.time() + HELP_S)
 
         events = EventQueue(on_close=lambda ended: self._listenings.pop(ended, None))
         for source, partition in enumerate(self._partitions):
@@ -419,9 +428,11 @@ class PaxosRegisters:
         return await administration.servers(self._partitions, deadline)
 
     async def inspect(
-        self, array: ArrayName, start: int, stop: int, deadline: float
+        self, segment_name: SegmentName, start: int, stop: int, deadline: float
     ) -> dict[str, list[RegisterState] | None]:
-        return await administration.inspect(self._at(array), array, start, stop, deadline)
+        return await administration.inspect(
+            self._at(segment_name), segment_name, start, stop, deadline
+        )
 
     # ------------------------------------------------------------ life
 
@@ -451,7 +462,9 @@ class PaxosRegisters:
         except WormError:
             pass
 
-    async def _finish(self, future: asyncio.Future[Any], operation: Any, array: ArrayName) -> Any:
+    async def _finish(
+        self, future: asyncio.Future[Any], operation: Any, segment_name: SegmentName
+    ) -> Any:
         """Wait for an operation; if the caller gives up, so does the operation."""
         try:
             return await future
@@ -466,7 +479,7 @@ def _reused(writes: BallotWrites, offset: int) -> TokenReused | CaptureLost:
     Where it only may be, the capture is as good as lost: it is of no use here any more, and what
     was written under it has an unknown outcome.
     """
-    space, number = writes.array
+    space, number = writes.segment_name
     where = f"{space}/{number}/{offset}"
     what, way_on = "token", "capture the register again"
     if writes.ballot == UNSAFE:

@@ -15,7 +15,7 @@ from wormspace.registers.spans import OffsetSet
 
 
 class Issued:
-    """What this client has written under one ballot in one array.
+    """What this client has written under one ballot in one segment.
 
     `open` are the writes that somebody waits for, with their values, and `doubt` those whose
     outcome is not known, with digests: only those very values may be sent again.  `settled` are the

@@ -36,12 +36,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import takewhile
 from typing import TypeAlias
 
-from wormspace.addresses import ArrayName
+from wormspace.addresses import SegmentName
 from wormspace.errors import Refused, Trimmed, WormError
 from wormspace.knobs import KNOBS
 from wormspace.paxos.messages import Done
 from wormspace.paxos.quorum import is_quorum, out_of_reach
-from wormspace.registers.interface import Dropped, Event, Gap, Wrote
+from wormspace.registers.interface import Event, Gap, RegistersTrimmed, Wrote
 from wormspace.registers.paxos.partition import Partition
 from wormspace.registers.paxos.votes import (
     PROPOSAL_BYTES,
@@ -55,11 +55,11 @@ from wormspace.runtime.tasks import Tasks
 from wormspace.wire.messages import (
     ONE_WAY,
     Accepted,
-    Discarded,
-    Downward,
     Failed,
     Lagging,
     Listen,
+    ServerMessage,
+    TrimNotice,
     Unlisten,
 )
 
@@ -73,7 +73,7 @@ GAP_S = 2.0
 """How long after a `Gap` a listener that loses a stream says another, so that a connection that
 comes and goes does not make it read all the time."""
 
-ReadOne: TypeAlias = Callable[[ArrayName, int], Awaitable[bytes | None]]
+ReadOne: TypeAlias = Callable[[SegmentName, int], Awaitable[bytes | None]]
 
 
 class Subscription:
@@ -180,7 +180,7 @@ class Subscription:
     def cancel(self, error: Exception) -> None:
         self.close()
 
-    def on_message(self, server: int, message: Downward) -> None:
+    def on_message(self, server: int, message: ServerMessage) -> None:
         if isinstance(message, Accepted):
             self._on_accepted(server, message)
         elif isinstance(message, Done):
@@ -191,7 +191,7 @@ class Subscription:
                 self._say_gap()
             elif not self._partition.up & ~self._streams:
                 self._become_whole()
-        elif isinstance(message, Discarded):
+        elif isinstance(message, TrimNotice):
             self._on_discarded(message)
         elif isinstance(message, Lagging):
             self.on_down(server)
@@ -315,19 +315,19 @@ class Subscription:
         if number not in self._left:
             self._delivered.setdefault(number, OffsetSet()).add(offset)
 
-    def _on_discarded(self, m: Discarded) -> None:
+    def _on_discarded(self, m: TrimNotice) -> None:
         self._forget(m.segment, m.stop)
-        self._votes.drop_arrays(m.segment, m.stop)
-        self._emit(Dropped(m.space, m.segment, m.stop))
+        self._votes.drop_segment_names(m.segment, m.stop)
+        self._emit(RegistersTrimmed(m.space, m.segment, m.stop))
         self._release()
 
     def leave(self, first: int, stop: int) -> None:
-        """The consumer has heard all that is of interest to it of arrays [first, stop)."""
+        """The consumer has heard all that is of interest to it of segments [first, stop)."""
         self._left.add(first, stop)
         self._forget(first, stop)
 
     def _forget(self, first: int, stop: int) -> None:
-        """What was delivered of arrays [first, stop), of which nothing more is to be told."""
+        """What was delivered of segments [first, stop), of which nothing more is to be told."""
         for number in numbers_within(self._delivered, first, stop):
             del self._delivered[number]
 

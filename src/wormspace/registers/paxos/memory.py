@@ -1,4 +1,4 @@
-"""What a client has written, by array and ballot: bounded, and it knows what it has forgotten.
+"""What a client has written, by segment and ballot: bounded, and it knows what it has forgotten.
 
 Under one ballot a register gets one value (docs/safety.md, rule 4).  So a client remembers what it
 issued.  It cannot do so for ever, and what it may forget follows from what it does afterwards:
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from wormspace.addresses import ArrayName
+from wormspace.addresses import SegmentName
 from wormspace.errors import BadToken
 from wormspace.knobs import KNOBS
 from wormspace.paxos.ballot import BALLOT_BYTES, UNSAFE, proposer_of
@@ -48,7 +48,7 @@ def ballot_of(token: Token) -> bytes:
 
 
 class BallotWrites:
-    """The writes of one array under one ballot: what was issued, and what is being gathered.
+    """The writes of one segment under one ballot: what was issued, and what is being gathered.
 
     Attributes:
         is_forgotten: whether this client may have written under the ballot before, and does not
@@ -58,7 +58,6 @@ class BallotWrites:
     """
 
     __slots__ = (
-        "array",
         "ballot",
         "comparing",
         "end_of_turn",
@@ -67,11 +66,12 @@ class BallotWrites:
         "is_refused",
         "issued",
         "partition",
+        "segment_name",
     )
 
-    def __init__(self, partition: Partition, array: ArrayName, ballot: bytes) -> None:
+    def __init__(self, partition: Partition, segment_name: SegmentName, ballot: bytes) -> None:
         self.partition = partition
-        self.array = array
+        self.segment_name = segment_name
         self.ballot = ballot
         self.is_forgotten = False
         self.is_refused = False
@@ -88,7 +88,9 @@ class BallotWrites:
     def gather(self, owner: Owner) -> WriteOperation:
         """A fresh operation for the writes to come, which begins when the turn is over."""
         self.end_of_turn.request()
-        self.gathering = WriteOperation(self.partition, self.array, self.ballot, self.issued, owner)
+        self.gathering = WriteOperation(
+            self.partition, self.segment_name, self.ballot, self.issued, owner
+        )
         return self.gathering
 
     def flush(self) -> None:
@@ -130,42 +132,42 @@ class _Forgotten(Generic[Group, Rank]):
 
 
 class _Past:
-    """Which writes of arrays under ballots were forgotten."""
+    """Which writes of segments under ballots were forgotten."""
 
     def __init__(self) -> None:
         self._tokens: _Forgotten[bytes, bytes] = _Forgotten()
         self._unsafe: _Forgotten[str, int] = _Forgotten()
 
-    def add(self, array: ArrayName, ballot: bytes) -> None:
+    def add(self, segment_name: SegmentName, ballot: bytes) -> None:
         """They were."""
         if ballot == UNSAFE:
-            self._unsafe.add(*array)
+            self._unsafe.add(*segment_name)
         else:
             self._tokens.add(proposer_of(ballot), ballot)
 
-    def has(self, array: ArrayName, ballot: bytes) -> bool:
+    def has(self, segment_name: SegmentName, ballot: bytes) -> bool:
         """Whether they may have been."""
         if ballot == UNSAFE:
-            return self._unsafe.has(*array)
+            return self._unsafe.has(*segment_name)
         return self._tokens.has(proposer_of(ballot), ballot)
 
 
 class Memory:
-    """All that a client has written and remembers; `writes` is by array and ballot."""
+    """All that a client has written and remembers; `writes` is by segment and ballot."""
 
     def __init__(self) -> None:
-        self.writes: dict[tuple[ArrayName, bytes], BallotWrites] = {}
+        self.writes: dict[tuple[SegmentName, bytes], BallotWrites] = {}
         self._decided = _Past()
         self._in_doubt = _Past()
 
-    def open(self, partition: Partition, array: ArrayName, ballot: bytes) -> BallotWrites:
-        """Room for writes of the array under the ballot, which are not in `writes`."""
+    def open(self, partition: Partition, segment_name: SegmentName, ballot: bytes) -> BallotWrites:
+        """Room for writes of the segment under the ballot, which are not in `writes`."""
         while len(self.writes) >= KNOBS.registers_memory and self._forget_one():
             pass
-        fresh = BallotWrites(partition, array, ballot)
-        fresh.is_forgotten = self._decided.has(array, ballot)
-        fresh.is_refused = self._in_doubt.has(array, ballot)
-        self.writes[array, ballot] = fresh
+        fresh = BallotWrites(partition, segment_name, ballot)
+        fresh.is_forgotten = self._decided.has(segment_name, ballot)
+        fresh.is_refused = self._in_doubt.has(segment_name, ballot)
+        self.writes[segment_name, ballot] = fresh
         return fresh
 
     def _forget_one(self) -> bool:

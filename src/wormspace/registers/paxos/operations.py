@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Protocol
 
-from wormspace.addresses import ArrayName
+from wormspace.addresses import SegmentName
 from wormspace.errors import (
     CaptureLost,
     ProtocolViolation,
@@ -23,19 +23,19 @@ from wormspace.errors import (
     WormError,
 )
 from wormspace.knobs import KNOBS
-from wormspace.paxos import reading, telling, writing
+from wormspace.paxos import accept, broadcast, reading
+from wormspace.paxos.accept import Accept
 from wormspace.paxos.ballot import UNSAFE
-from wormspace.paxos.capturing import ClashingReports
+from wormspace.paxos.broadcast import Broadcast
 from wormspace.paxos.effects import Send
-from wormspace.paxos.messages import COMPLETE, Done, Gone, Report, Written
+from wormspace.paxos.messages import COMPLETE, Done, Report, SegmentTrimmed, Written
+from wormspace.paxos.prepare import ClashingReports
 from wormspace.paxos.quorum import is_quorum, out_of_reach
 from wormspace.paxos.reading import Reading
-from wormspace.paxos.telling import Telling
-from wormspace.paxos.writing import Writing
 from wormspace.registers.paxos.issued import Issued
 from wormspace.registers.paxos.partition import Partition
 from wormspace.registers.spans import as_spans
-from wormspace.wire.messages import BAD_REQUEST, FULL, TOO_LARGE, Downward, Failed
+from wormspace.wire.messages import BAD_REQUEST, FULL, TOO_LARGE, Failed, ServerMessage
 
 RETRY_S = 0.5
 RETRY_MAX_S = 4.0
@@ -46,9 +46,9 @@ SAME_TIME_S = 0.001
 """Deadlines that differ by less are one."""
 
 
-def gone(array: ArrayName) -> Trimmed:
-    """The error for an access to a trimmed array."""
-    return Trimmed(f"segment {array[1]} of space {array[0]!r} was trimmed")
+def gone(segment_name: SegmentName) -> Trimmed:
+    """The error for an access to a trimmed segment."""
+    return Trimmed(f"segment {segment_name[1]} of space {segment_name[0]!r} was trimmed")
 
 
 class Base:
@@ -72,7 +72,7 @@ class Base:
         """What has not been answered."""
         raise NotImplementedError
 
-    def on_reply(self, server: int, message: Downward) -> None:
+    def on_reply(self, server: int, message: ServerMessage) -> None:
         """Feed the machine."""
         raise NotImplementedError
 
@@ -150,7 +150,7 @@ class Base:
         if self.is_everyone_heard:
             self.give_up()
 
-    def on_message(self, server: int, message: Downward) -> None:
+    def on_message(self, server: int, message: ServerMessage) -> None:
         if self.over:
             return
         if isinstance(message, Failed):
@@ -230,8 +230,8 @@ class ReadOperation(Base):
     def heard(self) -> int:
         return self.machine.heard
 
-    def on_reply(self, server: int, message: Downward) -> None:
-        if isinstance(message, Gone):
+    def on_reply(self, server: int, message: ServerMessage) -> None:
+        if isinstance(message, SegmentTrimmed):
             self.cancel(gone((self.machine.space, self.machine.segment)))
             return
         if isinstance(message, Report):
@@ -262,23 +262,25 @@ class ReadOperation(Base):
 
 
 class TellOperation(Base):
-    """Runs a `Telling` until a majority has it."""
+    """Runs a `Broadcast` until a majority has it."""
 
-    def __init__(self, partition: Partition, machine: Telling, what: str, deadline: float) -> None:
+    def __init__(
+        self, partition: Partition, machine: Broadcast, what: str, deadline: float
+    ) -> None:
         super().__init__(partition, what, deadline)
         self.machine = machine
         self.done: asyncio.Future[None] = self.loop.create_future()
 
     def unanswered(self) -> Iterable[Send]:
-        return telling.begin(self.machine)
+        return broadcast.begin(self.machine)
 
     def heard(self) -> int:
         return self.machine.heard
 
-    def on_reply(self, server: int, message: Downward) -> None:
-        if isinstance(message, Done | Gone):
-            self.machine = telling.on_done(self.machine, server)
-            if telling.finished(self.machine):
+    def on_reply(self, server: int, message: ServerMessage) -> None:
+        if isinstance(message, Done | SegmentTrimmed):
+            self.machine = broadcast.on_done(self.machine, server)
+            if broadcast.finished(self.machine):
                 self.leave()
                 if not self.done.done():
                     self.done.set_result(None)
@@ -292,30 +294,30 @@ class TellOperation(Base):
 class Owner(Protocol):
     """What a write tells whoever issued it, beside each register's fate."""
 
-    def on_gone(self, array: ArrayName) -> None:
-        """The array is trimmed."""
+    def on_gone(self, segment_name: SegmentName) -> None:
+        """The segment is trimmed."""
 
     def on_refused(self, promised: bytes) -> None:
         """A server has promised this ballot to somebody."""
 
 
 class WriteOperation(Base):
-    """Runs a `Writing` for many callers at once, each waiting for a register of its own.
+    """Runs a `Accept` for many callers at once, each waiting for a register of its own.
 
-    Writes of one array under one ballot that are issued in one turn of the event loop leave as one
-    message; each still has a fate of its own.
+    Writes of one segment under one ballot that are issued in one turn of the event loop leave as
+    one message; each still has a fate of its own.
     """
 
     def __init__(
         self,
         partition: Partition,
-        array: ArrayName,
+        segment_name: SegmentName,
         ballot: bytes,
         issued: Issued,
         owner: Owner,
     ) -> None:
-        super().__init__(partition, f"write to {array[0]}/{array[1]}", 0.0)
-        self.array = array
+        super().__init__(partition, f"write to {segment_name[0]}/{segment_name[1]}", 0.0)
+        self.segment_name = segment_name
         self.ballot = ballot
         self.issued = issued
         self.owner = owner
@@ -325,7 +327,7 @@ class WriteOperation(Base):
         self.waiting: dict[int, asyncio.Future[None]] = {}
         self.joined: dict[int, list[asyncio.Future[None]]] = {}
         self.deadlines: dict[int, float] = {}
-        self.machine: Writing | None = None
+        self.machine: Accept | None = None
 
     def add(self, offset: int, value: bytes, deadline: float) -> asyncio.Future[None]:
         """One more register, before it begins (or one more caller for the same value)."""
@@ -364,10 +366,10 @@ class WriteOperation(Base):
     def begin(self) -> None:
         if self.over:
             return
-        self.machine = Writing(
+        self.machine = Accept(
             self.partition.size,
-            self.array[0],
-            self.array[1],
+            self.segment_name[0],
+            self.segment_name[1],
             self.ballot,
             tuple(self.values),
             tuple(self.values.values()),
@@ -377,37 +379,37 @@ class WriteOperation(Base):
         super().begin()
 
     def unanswered(self) -> Iterable[Send]:
-        return writing.begin(self.machine) if self.machine is not None else ()
+        return accept.begin(self.machine) if self.machine is not None else ()
 
     def heard(self) -> int:
         return self.machine.answered if self.machine else 0
 
-    def on_reply(self, server: int, message: Downward) -> None:
-        if isinstance(message, Gone):
-            self.owner.on_gone(self.array)
-            self.cancel(gone(self.array))
+    def on_reply(self, server: int, message: ServerMessage) -> None:
+        if isinstance(message, SegmentTrimmed):
+            self.owner.on_gone(self.segment_name)
+            self.cancel(gone(self.segment_name))
             return
         if not isinstance(message, Written) or self.machine is None:
             return
-        machine = self.machine = writing.on_written(self.machine, server, message.refused)
+        machine = self.machine = accept.on_written(self.machine, server, message.refused)
         if not is_quorum(machine.answered, machine.servers):
             return
-        lost, still_open = writing.lost(machine), writing.contested(machine)
+        lost, still_open = accept.lost(machine), accept.contested(machine)
         if machine.refusals:
-            self.owner.on_refused(writing.obstacle(machine))
+            self.owner.on_refused(accept.obstacle(machine))
         for tally in lost:
             self._lose(tally)
         self._decide({tally.offset for tally in (*lost, *still_open)})
         if still_open and self.is_everyone_heard:
             self.give_up()
-        if writing.finished(machine):
+        if accept.finished(machine):
             self.leave()
 
     def give_up(self) -> None:
         machine = self.machine
         if machine is None or not is_quorum(machine.answered, machine.servers):
             return
-        for tally in writing.contested(machine):
+        for tally in accept.contested(machine):
             self._lose(tally)
         self.leave()  # what nobody of a majority refused is decided
 
@@ -428,12 +430,12 @@ class WriteOperation(Base):
                     future.set_result(None)
         spans = as_spans(sorted(decided))
         self.issued.settle(spans)
-        self.partition.mark(*self.array, self.ballot, spans)
+        self.partition.mark(*self.segment_name, self.ballot, spans)
 
-    def _lose(self, tally: writing.Tally) -> None:
+    def _lose(self, tally: accept.Tally) -> None:
         if tally.offset not in self.waiting:
             return
-        where = f"{self.array[0]}/{self.array[1]}/{tally.offset}"
+        where = f"{self.segment_name[0]}/{self.segment_name[1]}/{tally.offset}"
         if tally.promised == self.ballot and self.ballot != UNSAFE:
             error: WormError = TokenReused(
                 f"{where}: another value was written under the same capture token: a token stands "

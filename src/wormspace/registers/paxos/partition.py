@@ -18,7 +18,7 @@ from wormspace.paxos.effects import Send
 from wormspace.paxos.messages import MAX_ITEMS, Decided, Request
 from wormspace.paxos.quorum import is_quorum, majority, out_of_reach
 from wormspace.wire.link import Link, Outgoing
-from wormspace.wire.messages import ONE_WAY, Downward, Failed, Upward
+from wormspace.wire.messages import ONE_WAY, ClientMessage, Failed, ServerMessage
 
 MARKS_DELAY_S = 0.005
 
@@ -26,7 +26,7 @@ MARKS_DELAY_S = 0.005
 class Operation(Protocol):
     """What a partition asks of an operation under way."""
 
-    def on_message(self, server: int, message: Downward) -> None:
+    def on_message(self, server: int, message: ServerMessage) -> None:
         """An answer from a server."""
 
     def on_up(self, server: int) -> None:
@@ -92,7 +92,7 @@ class Partition:
                 outgoing = Outgoing(request_id, send.message)
             self.links[send.server].post(outgoing)
 
-    def tell(self, server: int, request_id: int, message: Upward) -> None:
+    def tell(self, server: int, request_id: int, message: ClientMessage) -> None:
         """Send one message to one server."""
         self.links[server].post(Outgoing(request_id, message))
 
@@ -146,7 +146,7 @@ class Partition:
         for operation in list(self._operations.values()):
             operation.on_down(server)
 
-    def on_message(self, server: int, request_id: int, message: Downward) -> None:
+    def on_message(self, server: int, request_id: int, message: ServerMessage) -> None:
         operation = self._operations.get(request_id)
         if operation is not None:
             operation.on_message(server, message)

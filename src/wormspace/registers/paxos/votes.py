@@ -59,7 +59,7 @@ class Votes(msgspec.Struct):
 class Undecided(dict[tuple[int, int], Votes]):
     """The registers on their way, in the order in which they were reported first.
 
-    Each operation costs the same however many there are, and to drop arrays what is dropped.
+    Each operation costs the same however many there are, and to drop segments what is dropped.
 
     Attributes:
         bytes: what all of them take in memory.
@@ -98,8 +98,8 @@ class Undecided(dict[tuple[int, int], Votes]):
             if not offsets:
                 del self._offsets[number]
 
-    def drop_arrays(self, first: int, stop: int) -> None:
-        """All registers of arrays [first, stop) are of no interest any more."""
+    def drop_segment_names(self, first: int, stop: int) -> None:
+        """All registers of segments [first, stop) are of no interest any more."""
         for number in numbers_within(self._offsets, first, stop):
             for offset in list(self._offsets[number]):
                 self.drop((number, offset))

@@ -1,6 +1,6 @@
 """Phase 2: write values under a ballot, one verdict per register.
 
-A `Writing` is sent to every server and ends, register by register, when a majority accepted it
+A `Accept` is sent to every server and ends, register by register, when a majority accepted it
 (`DECIDED`) or no majority can any more (`LOST`).  LOST is *not* "did not happen": the servers that
 did accept may be met by a later captor, which then completes the write.
 
@@ -28,7 +28,7 @@ class Tally(msgspec.Struct, frozen=True):
     promised: bytes
 
 
-class Writing(msgspec.Struct, frozen=True):
+class Accept(msgspec.Struct, frozen=True):
     """`values[i]` for `offsets[i]` under one ballot; offsets are distinct.
 
     `answered` is the mask of servers heard of.  Refusals are rare, so only they are kept register
@@ -45,12 +45,12 @@ class Writing(msgspec.Struct, frozen=True):
     refusals: tuple[Tally, ...] = ()
 
 
-def message(w: Writing) -> Write:
+def message(w: Accept) -> Write:
     """The write as it goes to a server."""
     return Write(w.space, w.segment, w.ballot, list(w.offsets), list(w.values))
 
 
-def begin(w: Writing) -> tuple[Send, ...]:
+def begin(w: Accept) -> tuple[Send, ...]:
     """Send it, or send it again, to every server that has not answered."""
     return to_all(w.servers, message(w), but=w.answered)
 
@@ -71,7 +71,7 @@ def refuse_step(
     return (*out, new)
 
 
-def on_written(w: Writing, server: int, refused: list[Refusal]) -> Writing:
+def on_written(w: Accept, server: int, refused: list[Refusal]) -> Accept:
     """A server's answer; a second one from the same server changes nothing."""
     bit = 1 << server
     if w.answered & bit:
@@ -91,19 +91,19 @@ def verdict(servers: int, answered: int, refused_by: int) -> int:
     return OPEN
 
 
-def finished(w: Writing) -> bool:
+def finished(w: Accept) -> bool:
     """Whether every register has its verdict."""
     if not is_quorum(w.answered, w.servers):
         return False
     return all(verdict(w.servers, w.answered, t.by) != OPEN for t in w.refusals)
 
 
-def lost(w: Writing) -> tuple[Tally, ...]:
+def lost(w: Accept) -> tuple[Tally, ...]:
     """The registers that are LOST, with the ballot that stands in the way."""
     return tuple(t for t in w.refusals if verdict(w.servers, w.answered, t.by) == LOST)
 
 
-def contested(w: Writing) -> tuple[Tally, ...]:
+def contested(w: Accept) -> tuple[Tally, ...]:
     """The registers that some server refused and that are still OPEN.
 
     While the servers that could tip the balance are silent, their writer may as well take them for
@@ -112,7 +112,7 @@ def contested(w: Writing) -> tuple[Tally, ...]:
     return tuple(t for t in w.refusals if verdict(w.servers, w.answered, t.by) == OPEN)
 
 
-def obstacle(w: Writing) -> bytes:
+def obstacle(w: Accept) -> bytes:
     """The highest ballot that any server gave as its reason to refuse."""
     top = NOTHING
     for t in w.refusals:

@@ -12,7 +12,7 @@ from wormspace.paxos.messages import Request
 from wormspace.paxos.quorum import is_quorum
 
 
-class Telling(msgspec.Struct, frozen=True):
+class Broadcast(msgspec.Struct, frozen=True):
     """`message` for everybody; `heard` is the mask of servers that carried it out."""
 
     servers: int
@@ -20,16 +20,16 @@ class Telling(msgspec.Struct, frozen=True):
     heard: int = 0
 
 
-def begin(t: Telling) -> tuple[Send, ...]:
+def begin(t: Broadcast) -> tuple[Send, ...]:
     """Send it, or send it again, to every server that has not answered."""
     return to_all(t.servers, t.message, but=t.heard)
 
 
-def on_done(t: Telling, server: int) -> Telling:
+def on_done(t: Broadcast, server: int) -> Broadcast:
     """A server carried it out; a second answer of the same server changes nothing."""
     return msgspec.structs.replace(t, heard=t.heard | 1 << server)
 
 
-def finished(t: Telling) -> bool:
+def finished(t: Broadcast) -> bool:
     """Whether a majority has it."""
     return is_quorum(t.heard, t.servers)

@@ -22,10 +22,10 @@ from wormspace.errors import (
 from wormspace.knobs import turned
 from wormspace.space.segment import Segment
 from wormspace.space.space import Space
-from wormspace.tx import box as module
-from wormspace.tx.box import RETRY_MAX_S, RETRY_MIN_S, Box
+from wormspace.tx import vote_store as module
 from wormspace.tx.deciding import Vote, encode
 from wormspace.tx.names import TxId
+from wormspace.tx.vote_store import RETRY_MAX_S, RETRY_MIN_S, VoteStore
 
 SIZE = 8
 YES = Vote(True, ("a", "b"), "", 1.0, "a")
@@ -33,11 +33,11 @@ NO = Vote(False, ("a", "b"), "", 2.0, "somebody")
 
 
 class Booth:
-    """A box, the calls it makes, and what it heard."""
+    """A vote store, the calls it makes, and what it heard."""
 
     def __init__(self, worm) -> None:
         self.worm, self.watch, self.heard = worm, Watch(worm), []
-        self.box = Box(worm, "tx", lambda *what: self.heard.append(what))
+        self.vote_store = VoteStore(worm, "tx", lambda *what: self.heard.append(what))
         self.now = asyncio.get_running_loop().time
 
     def cast(self, number: int, vote=YES, *, manager="a", ahead=True, seconds=5.0, by="j"):
@@ -49,19 +49,27 @@ class Booth:
             end.set_result(standing or error)
 
         deadline = self.now() + seconds
-        self.box.cast(manager, TxId(by, number), vote, on_stands, ahead=ahead, deadline=deadline)
+        self.vote_store.cast(
+            manager, TxId(by, number), vote, on_stands, ahead=ahead, deadline=deadline
+        )
         return end
 
     async def read(self, number: int, manager: str = "a") -> Vote | None:
-        return await self.box.read(manager, TxId("j", number), deadline=self.now() + 5)
+        return await self.vote_store.read(manager, TxId("j", number), deadline=self.now() + 5)
 
     async def refuse(self, number: int, vote: Vote = NO, seconds: float = 5.0) -> Vote:
-        return await self.box.refuse("a", TxId("j", number), vote, deadline=self.now() + seconds)
+        return await self.vote_store.refuse(
+            "a", TxId("j", number), vote, deadline=self.now() + seconds
+        )
 
     def captures(self, since: int = 0) -> list[tuple]:
         """The (space, segment, first, stop) of each capture of votes."""
         calls = [given for name, given in self.watch.calls[since:] if name == "capture"]
-        return [(*array, lo, hi) for array, lo, hi, _ in calls if array[0] != "tx" and hi <= SIZE]
+        return [
+            (*segment_name, lo, hi)
+            for segment_name, lo, hi, _ in calls
+            if segment_name[0] != "tx" and hi <= SIZE
+        ]
 
 
 def voting(work, **knobs) -> None:
@@ -69,13 +77,13 @@ def voting(work, **knobs) -> None:
 
     async def run(worm) -> None:
         booth = Booth(worm)
-        await booth.box.open(booth.now() + 5)
+        await booth.vote_store.open(booth.now() + 5)
         booth.watch.clear()
         before = asyncio.all_tasks()
         await work(booth)
-        await booth.box.close()
+        await booth.vote_store.close()
         assert asyncio.all_tasks() == before
-        assert not booth.box._tasks
+        assert not booth.vote_store._tasks
 
     with turned(tx_segment_size=SIZE, **knobs):
         virtually(run)
@@ -103,19 +111,21 @@ def test_a_space_is_opened_once_for_all_and_not_before_it_is_needed() -> None:
     async def open_so_often(worm, times: int) -> None:
         booth = Booth(worm)
         for _ in range(2):
-            assert await booth.box.find(booth.now() + 5) is None
-        assert (await booth.read(0), booth.box.is_open) == (None, False)
+            assert await booth.vote_store.find(booth.now() + 5) is None
+        assert (await booth.read(0), booth.vote_store.is_open) == (None, False)
         with pytest.raises(UsageError, match="'tx' is not open yet"):
-            _ = booth.box.home
+            _ = booth.vote_store.home
         booth.watch.clear()
-        homes = await asyncio.gather(*(booth.box.open(booth.now() + 5) for _ in range(times)))
+        homes = await asyncio.gather(
+            *(booth.vote_store.open(booth.now() + 5) for _ in range(times))
+        )
         costs.append(booth.watch.clear())
-        assert homes == [booth.box.home] * times
-        assert await booth.box.open(booth.now() + 5) is booth.box.home
-        assert await booth.box.find(booth.now() + 5) is booth.box.home
-        other = Box(worm, "tx", lambda *_: None)
+        assert homes == [booth.vote_store.home] * times
+        assert await booth.vote_store.open(booth.now() + 5) is booth.vote_store.home
+        assert await booth.vote_store.find(booth.now() + 5) is booth.vote_store.home
+        other = VoteStore(worm, "tx", lambda *_: None)
         assert booth.watch.calls == []
-        assert await other.find(booth.now() + 5) == booth.box.home
+        assert await other.find(booth.now() + 5) == booth.vote_store.home
         booth.watch.clear()
         assert await other.find(booth.now() + 5) is other.home
         assert booth.watch.calls == []
@@ -141,7 +151,7 @@ def test_who_waits_for_a_space_waits_no_longer_than_it_may(monkeypatch) -> None:
         booth = Booth(worm)
         began = booth.now()
         hasty, first, second = (
-            asyncio.ensure_future(booth.box.open(began + s)) for s in (1, 10, 20)
+            asyncio.ensure_future(booth.vote_store.open(began + s)) for s in (1, 10, 20)
         )
         with pytest.raises(Unavailable, match="'tx' could not be opened in time"):
             await hasty
@@ -150,9 +160,9 @@ def test_who_waits_for_a_space_waits_no_longer_than_it_may(monkeypatch) -> None:
             with pytest.raises(Unavailable, match="no servers"):
                 await one
         assert (len(begun), booth.now()) == (1, began + 3)
-        assert await booth.box.open(began + 20) is booth.box.home
+        assert await booth.vote_store.open(began + 20) is booth.vote_store.home
         assert begun == [began + module.OPEN_S, began + 3 + module.OPEN_S]
-        late = Box(worm, "tx", lambda *_: None)
+        late = VoteStore(worm, "tx", lambda *_: None)
         waiting = asyncio.ensure_future(late.open(booth.now() + 9))
         await asyncio.sleep(1)
         await late.close()
@@ -170,8 +180,8 @@ def test_votes_of_one_turn_that_stand_side_by_side_are_written_together(runs) ->
         await booth.cast(4)
         runs.clear()
         votes = {n: Vote(True, ("a",), "", float(n), "a") for n in (5, 1, 0, 3, 7)}
-        spawn, tasks = booth.box._tasks.spawn, []
-        booth.box._tasks.spawn = lambda work: tasks.append(spawn(work))
+        spawn, tasks = booth.vote_store._tasks.spawn, []
+        booth.vote_store._tasks.spawn = lambda work: tasks.append(spawn(work))
         ends = [booth.cast(n, vote, seconds=1.0 + n) for n, vote in votes.items()]
         assert await asyncio.gather(*ends) == list(votes.values())
         assert runs == [(0, 2, 2.0), (3, 1, 4.0), (5, 1, 6.0), (7, 1, 8.0)]
@@ -266,7 +276,7 @@ def test_why_nobody_knows_which_vote_stands_is_told() -> None:
             raise Unavailable("none at all")
 
         assert await booth.cast(SIZE) == YES
-        held = booth.box._held["a", "j", 1]
+        held = booth.vote_store._held["a", "j", 1]
         held.segment.write_range = whole
         ends = await asyncio.gather(*(booth.cast(SIZE + n) for n in (1, 2)))
         assert [str(end) for end in ends] == ["none at all"] * 2
@@ -290,7 +300,7 @@ def test_who_writes_for_another_tries_until_the_deadline_with_growing_pauses() -
             if name == "write" and left:
                 raise left.pop()
 
-        await booth.box.refuse("a", TxId("j", 1), NO, deadline=booth.now() + 5)
+        await booth.vote_store.refuse("a", TxId("j", 1), NO, deadline=booth.now() + 5)
         booth.watch.before, dice.pauses = lose, []
         began = booth.now()
         assert await booth.refuse(0) == NO
@@ -331,21 +341,29 @@ def test_few_segments_are_kept_and_what_was_taken_first_goes_first() -> None:
         managers = ("a", "b", "c")
         for manager in managers:
             await booth.cast(0, manager=manager)
-        assert list(booth.box._held) == list(booth.box._known) == [("b", "j", 0), ("c", "j", 0)]
+        assert (
+            list(booth.vote_store._held)
+            == list(booth.vote_store._known)
+            == [("b", "j", 0), ("c", "j", 0)]
+        )
         booth.watch.clear()
         for manager in ("b", "c"):
             await booth.cast(1, manager=manager)
         assert booth.watch.clear() == {"write": 2}
         await booth.cast(1)
         assert booth.captures() == [("tx/a/j", 0, 0, SIZE)]
-        assert list(booth.box._held) == list(booth.box._known) == [("c", "j", 0), ("a", "j", 0)]
-        booth.box.forget("c", "k", 0)
-        booth.box.forget("a", "j", 1)
+        assert (
+            list(booth.vote_store._held)
+            == list(booth.vote_store._known)
+            == [("c", "j", 0), ("a", "j", 0)]
+        )
+        booth.vote_store.forget("c", "k", 0)
+        booth.vote_store.forget("a", "j", 1)
         booth.watch.clear()
         await booth.cast(2)
         assert booth.watch.clear() == {"write": 1}
-        booth.box.forget("a", "j", 0)
-        assert list(booth.box._held) == list(booth.box._known) == [("c", "j", 0)]
+        booth.vote_store.forget("a", "j", 0)
+        assert list(booth.vote_store._held) == list(booth.vote_store._known) == [("c", "j", 0)]
         await booth.cast(3)
         assert booth.captures() == [("tx/a/j", 0, 0, SIZE)]
 
@@ -355,13 +373,13 @@ def test_few_segments_are_kept_and_what_was_taken_first_goes_first() -> None:
 def test_a_segment_is_captured_once_however_often_it_is_prepared() -> None:
     async def work(booth: Booth) -> None:
         for _ in range(3):
-            booth.box.prepare_segment("a", "j", 0)
+            booth.vote_store.prepare_segment("a", "j", 0)
         await asyncio.sleep(1)
         for number in (0, 1, 1):
-            booth.box.prepare_segment("a", "j", number)
+            booth.vote_store.prepare_segment("a", "j", number)
         await asyncio.sleep(1)
         assert booth.captures() == [("tx/a/j", n, 0, SIZE) for n in (0, 1)]
-        assert booth.box._capturing == {}
+        assert booth.vote_store._capturing == {}
 
     voting(work)
 
@@ -382,14 +400,14 @@ def test_a_capture_that_takes_too_long_is_waited_for_no_longer_than_may_be(monke
         assert booth.now() == began + 1
         assert str(await other) == "too slow"
         assert (asked, booth.now()) == ([((), 10.0)], began + 10)
-        assert booth.box._capturing == {}
+        assert booth.vote_store._capturing == {}
 
     voting(work)
 
 
 def test_a_vote_space_that_is_something_else_takes_no_votes() -> None:
     async def work(booth: Booth) -> None:
-        await booth.worm.space("tx/a/j").alloc(booth.box.home.stamp, SIZE + 1)
+        await booth.worm.space("tx/a/j").alloc(booth.vote_store.home.stamp, SIZE + 1)
         for ahead in (True, False):
             assert isinstance(await booth.cast(0, ahead=ahead), ProtocolViolation)
         with pytest.raises(ProtocolViolation, match="no vote segment"):
@@ -404,12 +422,12 @@ def test_a_capture_ahead_that_fails_is_done_again_when_it_is_needed(trimmed, cap
         await booth.cast(0)
         if trimmed:
             await booth.worm.space("tx/a/j").trim_prefix(1)
-            booth.box.forget("a", "j", 0)
+            booth.vote_store.forget("a", "j", 0)
         else:
             await booth.worm.space("tx/a/k").alloc(b"else", SIZE)
-        booth.box.prepare_segment("a", "j" if trimmed else "k", 0)
+        booth.vote_store.prepare_segment("a", "j" if trimmed else "k", 0)
         await asyncio.sleep(1)
-        assert booth.box._capturing == {}
+        assert booth.vote_store._capturing == {}
         assert (await booth.cast(SIZE)) == YES
 
     with caplog.at_level(logging.INFO):
@@ -424,7 +442,7 @@ def test_a_capture_ahead_that_fails_is_done_again_when_it_is_needed(trimmed, cap
 def test_votes_are_heard_from_a_transactions_segment_on() -> None:
     async def work(booth: Booth) -> None:
         await booth.cast(0)
-        booth.box.follow("a", TxId("j", SIZE + 1))
+        booth.vote_store.follow("a", TxId("j", SIZE + 1))
         await asyncio.sleep(1)
         for number in (1, SIZE, SIZE + 2, 2 * SIZE):
             await booth.cast(number)
@@ -432,7 +450,7 @@ def test_votes_are_heard_from_a_transactions_segment_on() -> None:
         await asyncio.sleep(1)
         heard = [(TxId("j", n), "a", YES) for n in (SIZE, SIZE + 2, 2 * SIZE)]
         assert booth.heard == heard
-        booth.box.follow("a", TxId("j", 0))  # it is heard already
+        booth.vote_store.follow("a", TxId("j", 0))  # it is heard already
         await booth.cast(2 * SIZE + 1)
         await asyncio.sleep(1)
         assert booth.heard == [*heard, (TxId("j", 2 * SIZE + 1), "a", YES)]
@@ -444,7 +462,7 @@ def test_few_are_heard_and_who_was_needed_longest_ago_is_let_go() -> None:
     async def work(booth: Booth) -> None:
         before = len(asyncio.all_tasks())
         for manager in "abac":
-            booth.box.follow(manager, TxId("j", 0))
+            booth.vote_store.follow(manager, TxId("j", 0))
             await asyncio.sleep(1)
         assert len(asyncio.all_tasks()) == before + 2
         for manager in "abc":
@@ -452,7 +470,7 @@ def test_few_are_heard_and_who_was_needed_longest_ago_is_let_go() -> None:
         await asyncio.sleep(1)
         assert Counter(manager for _, manager, _ in booth.heard) == {"a": 1, "c": 1}
         for manager in "de":
-            booth.box.follow(manager, TxId("j", 0))
+            booth.vote_store.follow(manager, TxId("j", 0))
             await asyncio.sleep(1)
         assert len(asyncio.all_tasks()) == before + 2
 
@@ -471,7 +489,7 @@ def test_who_hears_no_longer_says_so_and_begins_again(monkeypatch, caplog) -> No
 
     async def work(booth: Booth) -> None:
         for _ in range(2):
-            booth.box.follow("a", TxId("j", 0))
+            booth.vote_store.follow("a", TxId("j", 0))
             await asyncio.sleep(1)
         await booth.cast(0)
         await asyncio.sleep(1)
@@ -482,13 +500,13 @@ def test_who_hears_no_longer_says_so_and_begins_again(monkeypatch, caplog) -> No
     assert "no longer hears a's votes: no servers" in caplog.text
 
 
-def test_a_box_that_is_closed_votes_and_captures_no_more() -> None:
+def test_a_vote_store_that_is_closed_votes_and_captures_no_more() -> None:
     async def work(booth: Booth) -> None:
-        booth.box.follow("a", TxId("j", 0))
-        booth.box.prepare_segment("b", "j", 0)
+        booth.vote_store.follow("a", TxId("j", 0))
+        booth.vote_store.prepare_segment("b", "j", 0)
         ends = [booth.cast(0), booth.cast(0, ahead=False, manager="c")]
         await asyncio.sleep(0)
-        await booth.box.close()
+        await booth.vote_store.close()
         booth.watch.clear()
         await asyncio.sleep(10)
         assert (booth.watch.calls, [end.done() for end in ends]) == ([], [False, False])

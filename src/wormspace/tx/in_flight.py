@@ -17,8 +17,8 @@ from wormspace.tx.deciding import Decision, Vote, judge
 from wormspace.tx.names import TxId
 
 
-class Part(Protocol):
-    """The part of a resource manager here; see `parts`."""
+class Participant(Protocol):
+    """The part of a resource manager here; see `local`."""
 
     manager: str
     acted: bool
@@ -27,7 +27,7 @@ class Part(Protocol):
     def act(self) -> None: ...
 
 
-class Matter:
+class InFlight:
     """A transaction under way.
 
     Futures are made per waiter, and time limits are looked after by the site's clock work: a
@@ -38,8 +38,8 @@ class Matter:
         decision: None until that is enough.
         since: when this process first dealt with it, on its loop's clock.
         deadline: when its initiator, if that is here, stops waiting for votes.
-        parts: those of the resource managers here, by name.
-        users: how many pieces of work need it; see `Matters.join`.
+        local: those of the resource managers here, by name.
+        users: how many pieces of work need it; see `InFlightTable.join`.
     """
 
     __slots__ = (
@@ -53,8 +53,8 @@ class Matter:
         "deadline",
         "decision",
         "id",
+        "local",
         "participants",
-        "parts",
         "since",
         "users",
         "votes",
@@ -67,12 +67,12 @@ class Matter:
         self.decision: Decision | None = None
         self.since = now
         self.deadline = float("inf")
-        self.parts: dict[str, Part] = {}
+        self.local: dict[str, Participant] = {}
         self.users = 0
         self._unknown: WormError | None = None
         self._unpromised = 0
         self._acting = 0
-        self._promised: list[tuple[Part, Vote]] = []
+        self._promised: list[tuple[Participant, Vote]] = []
         self._voting: dict[str, list[asyncio.Future[Vote | None]]] | None = None
         self._deciding: tuple[asyncio.Future[None], ...] = ()
         self._ending: tuple[asyncio.Future[None], ...] = ()
@@ -110,8 +110,8 @@ class Matter:
         """Somebody who has read the votes says so."""
         if self.decision is None:
             self.decision = decision
-            for part in self.parts.values():
-                part.act()
+            for participant in self.local.values():
+                participant.act()
             _let_go(self._deciding)
             if not self._acting:
                 _let_go(self._ending)
@@ -157,23 +157,23 @@ class Matter:
 
     # ------------------------------------------------------------ the managers here
 
-    def add(self, part: Part) -> None:
+    def add(self, participant: Participant) -> None:
         """A manager here takes part."""
-        self.parts[part.manager] = part
+        self.local[participant.manager] = participant
         self._unpromised += 1
         self._acting += 1
 
-    def promised(self, part: Part, vote: Vote) -> None:
+    def promised(self, participant: Participant, vote: Vote) -> None:
         """A manager here knows how it votes; a yes waits for the other managers here."""
         self._unpromised -= 1
-        self._promised.append((part, vote))
+        self._promised.append((participant, vote))
         if not self._unpromised or not vote.yes:
             promised, self._promised = self._promised, []
             for each, its in promised:
                 each.cast(its)
 
-    def on_part_over(self, manager: str) -> None:
-        """A manager here has acted, or leaves that to the sweep."""
+    def on_participant_over(self, manager: str) -> None:
+        """A manager here has acted, or leaves that to the recovery."""
         self._acting -= 1
         if self._voting is not None:
             self._answer(manager, None)
@@ -183,7 +183,9 @@ class Matter:
     @property
     def pending(self) -> tuple[str, ...]:
         """The managers here that have not acted on the decision."""
-        return tuple(sorted([name for name, part in self.parts.items() if not part.acted]))
+        return tuple(
+            sorted([name for name, participant in self.local.items() if not participant.acted])
+        )
 
 
 def _let_go(waiting: Iterable[asyncio.Future[None]]) -> None:
@@ -192,36 +194,38 @@ def _let_go(waiting: Iterable[asyncio.Future[None]]) -> None:
             future.set_result(None)
 
 
-class Matters:
+class InFlightTable:
     """All transactions that this process deals with."""
 
     def __init__(self) -> None:
-        self.open: dict[TxId, Matter] = {}
+        self.open: dict[TxId, InFlight] = {}
         self._early: OrderedDict[TxId, dict[str, Vote]] = OrderedDict()
         self._loop = asyncio.get_running_loop()
 
-    def join(self, txid: TxId, participants: tuple[str, ...]) -> Matter:
-        """The matter, new or not, with whatever was heard of it before; to be left again."""
-        matter = self.open.get(txid)
-        if matter is None:
-            matter = self.open[txid] = Matter(txid, participants, self._loop.time())
+    def join(self, txid: TxId, participants: tuple[str, ...]) -> InFlight:
+        """The in-flight transaction, new or not, with whatever was heard of it before; to be left
+        again.
+        """
+        in_flight = self.open.get(txid)
+        if in_flight is None:
+            in_flight = self.open[txid] = InFlight(txid, participants, self._loop.time())
             for manager, vote in self._early.pop(txid, {}).items():
-                matter.learn(manager, vote)
-        matter.users += 1
-        return matter
+                in_flight.learn(manager, vote)
+        in_flight.users += 1
+        return in_flight
 
     def learn(self, txid: TxId, manager: str, vote: Vote) -> None:
         """A vote that stands, of whichever transaction."""
-        matter = self.open.get(txid)
-        if matter is not None:
-            matter.learn(manager, vote)
+        in_flight = self.open.get(txid)
+        if in_flight is not None:
+            in_flight.learn(manager, vote)
             return
         self._early.setdefault(txid, {})[manager] = vote
         if len(self._early) > KNOBS.tx_early_votes:
             self._early.popitem(last=False)
 
-    def leave(self, matter: Matter) -> None:
+    def leave(self, in_flight: InFlight) -> None:
         """One piece of work less; the last one forgets it."""
-        matter.users -= 1
-        if matter.users == 0:
-            self.open.pop(matter.id, None)
+        in_flight.users -= 1
+        if in_flight.users == 0:
+            self.open.pop(in_flight.id, None)

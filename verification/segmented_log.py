@@ -1,8 +1,8 @@
 """Layer 4: segments and the log, by the code that allocates, fills and settles.
 
 The models take any number of allocators, sequencers, appenders and fillers.  What allocators and
-appenders conclude from their calls (`Space.alloc`, `Tape.settle`, `Tape._fill_piece`) is executed
-as it ships: what it returns true of stands.
+appenders conclude from their calls (`Space.alloc`, `SegmentedLog.settle`,
+`SegmentedLog._fill_piece`) is executed as it ships: what it returns true of stands.
 """
 
 from __future__ import annotations
@@ -202,12 +202,12 @@ def allocating(e: Engine) -> None:
         raw = _word("raw")
         its: list[bool] = []
 
-        def capture(array: Any, start: Any, stop: Any, deadline: Any) -> Any:
-            its.append(array == ("s", 7))
+        def capture(segment_name: Any, start: Any, stop: Any, deadline: Any) -> Any:
+            its.append(segment_name == ("s", 7))
             return register.capture(start, stop)
 
-        def write(array: Any, token: Any, offset: Any, value: Any, deadline: Any) -> Any:
-            its.append(array == ("s", 7) and token is register.token)
+        def write(segment_name: Any, token: Any, offset: Any, value: Any, deadline: Any) -> Any:
+            its.append(segment_name == ("s", 7) and token is register.token)
             return register.write(offset, value)
 
         registers = Thing(capture=capture, write=write)
@@ -402,9 +402,9 @@ def finding(e: Engine) -> None:
         number, met = SymInt(th.fresh("number", I)), Thing(segments=segments, known=known.z)
         met.number = number.z
 
-        def reads(array: Any, offset: Any, deadline: float) -> Any:
+        def reads(segment_name: Any, offset: Any, deadline: float) -> Any:
             segments.later()
-            met.right = array[0] == "s" and array[1] is number and offset == METADATA
+            met.right = segment_name[0] == "s" and segment_name[1] is number and offset == METADATA
             if not bool(SymBool(number.z < segments.now)):
                 return None
             fails(Trimmed("trimmed"))
@@ -450,14 +450,14 @@ def finding(e: Engine) -> None:
 
 def filling(e: Engine) -> None:
     """Holes, and whether an entry stands."""
-    tape = e.core.modules["log.tape"]
-    tape.__dict__["asyncio"] = clock()
-    hole = word_term(tape.HOLE)
+    segmented_log = e.core.modules["log.segmented_log"]
+    segmented_log.__dict__["asyncio"] = clock()
+    hole = word_term(segmented_log.HOLE)
 
     def fills() -> Any:
         register = Register(SymInt(th.fresh("at", I)))
         me = Thing(space=Thing(client=paced()))
-        return tape.Tape._fill_piece(me, register, 2, 8), register
+        return segmented_log.SegmentedLog._fill_piece(me, register, 2, 8), register
 
     def filled(done: Done) -> Claims:
         register = done.met
@@ -471,16 +471,18 @@ def filling(e: Engine) -> None:
             )
         return claims
 
-    procedure(e, "log.Tape._fill_piece: decides every register, by holes only", fills, filled)
+    procedure(
+        e, "log.SegmentedLog._fill_piece: decides every register, by holes only", fills, filled
+    )
 
     def settles() -> Any:
         register, mine = Register(0), _word("mine")
         current().facts.append(mine.z != hole)
         me = Thing(size=8, segment=lambda number: register, space=Thing(client=paced()))
         me.pieces = lambda start, stop: [(0, start, stop)] if start < stop else []
-        me._fill_piece = lambda *args: tape.Tape._fill_piece(me, *args)
-        me.fill = lambda *args: tape.Tape.fill(me, *args)
-        return tape.Tape.settle(me, 0, mine), Thing(register=register, mine=mine)
+        me._fill_piece = lambda *args: segmented_log.SegmentedLog._fill_piece(me, *args)
+        me.fill = lambda *args: segmented_log.SegmentedLog.fill(me, *args)
+        return segmented_log.SegmentedLog.settle(me, 0, mine), Thing(register=register, mine=mine)
 
     def settled(done: Done) -> Claims:
         register, mine = done.met.register, done.met.mine
@@ -491,7 +493,9 @@ def filling(e: Engine) -> None:
             claims["true iff it holds mine"] = bool_term(done.result) == register.stands(mine)
         return claims
 
-    procedure(e, "log.Tape.settle: true iff the slot holds one's own for ever", settles, settled)
+    procedure(
+        e, "log.SegmentedLog.settle: true iff the slot holds one's own for ever", settles, settled
+    )
 
 
 def prove(e: Engine) -> None:

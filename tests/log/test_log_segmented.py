@@ -1,4 +1,6 @@
-"""The tape, against what is known to be in its registers: its end, what it reads and fills."""
+"""The segmented log, against what is known to be in its registers: its end, what it reads and
+fills.
+"""
 
 import asyncio
 import itertools
@@ -10,20 +12,20 @@ from virtual import Watch, virtually
 from wormspace.errors import NotAllocated, Trimmed, Unavailable, WrongKind
 from wormspace.knobs import turned
 from wormspace.log.records import HOLE
+from wormspace.log.segmented_log import STEAL_PAUSE_S, SegmentedLog
 from wormspace.log.spaces import CONFIG, ENTRIES, metadata
-from wormspace.log.tape import STEAL_PAUSE_S, Tape
 
 SIZE = 6
 
 
 class Laid:
-    """A tape whose registers were written at random: some segments closed, some trimmed.
+    """A segmented log whose registers were written at random: some segments closed, some trimmed.
 
     Attributes:
         values: of the slots that are written; `closed`, `trimmed`: so many segments.
     """
 
-    def __init__(self, worm, rng, name="tape", size=SIZE):
+    def __init__(self, worm, rng, name="segmented_log", size=SIZE):
         self.space, self.size, self.rng = worm.space(name), size, rng
         self.closed = rng.randrange(4)
         self.trimmed = rng.randrange(self.closed + 1)
@@ -35,7 +37,7 @@ class Laid:
             segment = await self.space.alloc(metadata(ENTRIES), self.size + 1)
             token = (await segment.capture()).token
             if number < self.closed:
-                await segment.write(self.size, b"seam", token)
+                await segment.write(self.size, b"seal", token)
             if number > self.closed:
                 continue
             for offset in range(self.size):
@@ -47,7 +49,7 @@ class Laid:
         return self
 
     def fresh(self):
-        return Tape(self.space, self.size, ENTRIES)
+        return SegmentedLog(self.space, self.size, ENTRIES)
 
     @property
     def first(self):
@@ -70,11 +72,11 @@ class Laid:
 def test_the_end_is_one_past_the_last_slot_written_whatever_is_written(knobs):
     async def work(worm):
         for seed in range(12):
-            laid = await Laid(worm, random.Random(seed), f"tape {seed}").lay()
-            tape = laid.fresh()
-            assert await tape.end() == laid.end, seed
-            assert await tape.open_segment() == laid.closed
-            assert await tape.end() == laid.end, "what was seen misleads nobody"
+            laid = await Laid(worm, random.Random(seed), f"segmented log {seed}").lay()
+            segmented_log = laid.fresh()
+            assert await segmented_log.end() == laid.end, seed
+            assert await segmented_log.open_segment() == laid.closed
+            assert await segmented_log.end() == laid.end, "what was seen misleads nobody"
             old = laid.fresh()
             old._open, old._end = max(0, laid.closed - 1), 0
             assert await old.end() == laid.end
@@ -87,18 +89,20 @@ def test_reading_and_filling_go_over_the_ends_of_segments():
     async def work(worm):
         for seed in range(12):
             rng = random.Random(seed)
-            laid = await Laid(worm, rng, f"tape {seed}").lay()
-            tape = laid.fresh()
+            laid = await Laid(worm, rng, f"segmented log {seed}").lay()
+            segmented_log = laid.fresh()
             for _ in range(8):
                 start, stop = sorted(rng.choices(range(laid.first, laid.stop + 1), k=2))
-                assert await tape.read(start, stop) == laid.held(start, stop)
-            await tape.fill(start, stop)
+                assert await segmented_log.read(start, stop) == laid.held(start, stop)
+            await segmented_log.fill(start, stop)
             for slot in range(start, stop):
                 laid.values.setdefault(slot, HOLE)
-            assert await tape.read(laid.first, laid.stop) == laid.held(laid.first, laid.stop)
-            assert await tape.decided(start, stop) == laid.held(start, stop)
+            assert await segmented_log.read(laid.first, laid.stop) == laid.held(
+                laid.first, laid.stop
+            )
+            assert await segmented_log.decided(start, stop) == laid.held(start, stop)
             if laid.trimmed:
-                for call in (tape.read, tape.decided, tape.fill):
+                for call in (segmented_log.read, segmented_log.decided, segmented_log.fill):
                     with pytest.raises(Trimmed):
                         await call(laid.first - 1, laid.stop)
 
@@ -114,22 +118,22 @@ def test_the_end_of_a_long_segment_is_found_with_few_reads(size):
 
     async def work(worm):
         watch = Watch(worm)
-        segment = await worm.space("tape").alloc(metadata(ENTRIES), size + 1)
+        segment = await worm.space("segmented_log").alloc(metadata(ENTRIES), size + 1)
         token = (await segment.capture()).token
         for written in range(size + 1):
-            tape = Tape(worm.space("tape"), size, ENTRIES)
+            segmented_log = SegmentedLog(worm.space("segmented_log"), size, ENTRIES)
             watch.clear()
-            low = await tape.written_offset(0)
+            low = await segmented_log.written_offset(0)
             assert watch.counts().get("read_one", 0) <= (probes + 1) * steps
             assert max(0, written - near) <= low <= written
             watch.clear()
-            assert await tape.written_offset(0) == low
+            assert await segmented_log.written_offset(0) == low
             if low:
                 assert not watch.clear(), "it is remembered"
-            assert await tape.end() == written
+            assert await segmented_log.end() == written
             watch.clear()
-            assert await tape.end() == written
-            assert not written or watch.clear() == {"read": 1, "read_one": 1}, "one for the seam"
+            assert await segmented_log.end() == written
+            assert not written or watch.clear() == {"read": 1, "read_one": 1}, "one for the seal"
             if written < size:
                 await segment.write(written, b"x", token)
 
@@ -139,64 +143,64 @@ def test_the_end_of_a_long_segment_is_found_with_few_reads(size):
 
 def test_a_newcomer_finds_the_open_segment_from_the_other_end():
     async def work(worm):
-        space, watch = worm.space("tape"), Watch(worm)
+        space, watch = worm.space("segmented_log"), Watch(worm)
         for number in range(40):
             segment = await space.alloc(metadata(ENTRIES), SIZE + 1)
-            await (await space.segment(number)).unsafe_write(SIZE, b"seam")
+            await (await space.segment(number)).unsafe_write(SIZE, b"seal")
         for _ in range(3):  # ahead
             segment = await space.alloc(metadata(ENTRIES), SIZE + 1)
-        tape = Tape(space, SIZE, ENTRIES)
+        segmented_log = SegmentedLog(space, SIZE, ENTRIES)
         await space.tail()
         watch.clear()
-        assert await tape.open_segment() == 40
+        assert await segmented_log.open_segment() == 40
         assert watch.clear()["read_one"] == 6, "the first, four at the other end, and the tail"
-        assert await tape.open_segment() == 40
+        assert await segmented_log.open_segment() == 40
         assert watch.clear()["read_one"] == 1
-        await (await space.segment(40)).unsafe_write(SIZE, b"seam")
-        assert await tape.end() == 0
+        await (await space.segment(40)).unsafe_write(SIZE, b"seal")
+        assert await segmented_log.end() == 0
         await segment.unsafe_write(3, b"in one that is not open yet")
-        assert await tape.end() == 0
-        assert await tape.is_closed(40)
-        assert not await tape.is_closed(41)
-        assert (await tape.seam(40), await tape.seam(41)) == (b"seam", None)
+        assert await segmented_log.end() == 0
+        assert await segmented_log.is_closed(40)
+        assert not await segmented_log.is_closed(41)
+        assert (await segmented_log.seal(40), await segmented_log.seal(41)) == (b"seal", None)
         await space.trim_prefix(30)
-        assert await tape.seam(29) == HOLE
+        assert await segmented_log.seal(29) == HOLE
 
     virtually(work)
 
 
 def test_only_so_many_handles_on_segments_are_kept():
     async def work(worm):
-        tape = Tape(worm.space("tape"), SIZE, ENTRIES)
+        segmented_log = SegmentedLog(worm.space("segmented_log"), SIZE, ENTRIES)
         with turned(log_segment_handles=3):
-            handles = [tape.segment(number) for number in (0, 1, 2)]
-            assert [tape.segment(number) for number in (0, 1, 2)] == handles
-            tape.segment(3)
-            assert tape.segment(2) is handles[2]
-            assert tape.segment(0) is not handles[0]
+            handles = [segmented_log.segment(number) for number in (0, 1, 2)]
+            assert [segmented_log.segment(number) for number in (0, 1, 2)] == handles
+            segmented_log.segment(3)
+            assert segmented_log.segment(2) is handles[2]
+            assert segmented_log.segment(0) is not handles[0]
         assert (handles[1].number, handles[1].size) == (1, SIZE + 1)
 
     virtually(work)
 
 
-def test_a_segment_is_allocated_once_and_only_for_this_tape():
+def test_a_segment_is_allocated_once_and_only_for_this_segmented_log():
     async def work(worm):
-        one, two = (Tape(worm.space("tape"), SIZE, ENTRIES) for _ in range(2))
+        one, two = (SegmentedLog(worm.space("segmented_log"), SIZE, ENTRIES) for _ in range(2))
         assert await one.allocated(0)
         assert not await two.allocated(0)
-        assert await worm.space("tape").tail() == 1
+        assert await worm.space("segmented_log").tail() == 1
         found = one.space.segment
 
         async def before_another(number):
             one.space.segment = found
-            await worm.space("tape").alloc(metadata(ENTRIES), SIZE + 1)
+            await worm.space("segmented_log").alloc(metadata(ENTRIES), SIZE + 1)
             return await found(number + 1)  # raises: it is not there yet
 
         one.space.segment = before_another
         assert not await one.allocated(1), "another was first"
         with pytest.raises(NotAllocated):
             await one.allocated(7)
-        await worm.space("tape").trim_prefix(1)
+        await worm.space("segmented_log").trim_prefix(1)
         assert not await one.allocated(0)
         for name, part, size in (
             ("a", CONFIG, SIZE + 1),
@@ -205,7 +209,7 @@ def test_a_segment_is_allocated_once_and_only_for_this_tape():
         ):
             await worm.space(name).alloc(metadata(part), size)
             with pytest.raises(WrongKind, match=r"of a log|has . registers"):
-                await Tape(worm.space(name), SIZE, ENTRIES).allocated(0)
+                await SegmentedLog(worm.space(name), SIZE, ENTRIES).allocated(0)
 
     virtually(work)
 
@@ -213,32 +217,32 @@ def test_a_segment_is_allocated_once_and_only_for_this_tape():
 @pytest.mark.parametrize(("patience_s", "value"), [(0, HOLE), (0.055, HOLE), (0.5, b"late")])
 def test_what_is_not_written_for_so_long_becomes_a_hole(patience_s, value):
     async def work(worm):
-        tape = Tape(worm.space("tape"), SIZE, ENTRIES)
-        await tape.allocated(0)
-        token = (await tape.segment(0).capture()).token
-        await tape.segment(0).write(0, b"first", token)
+        segmented_log = SegmentedLog(worm.space("segmented_log"), SIZE, ENTRIES)
+        await segmented_log.allocated(0)
+        token = (await segmented_log.segment(0).capture()).token
+        await segmented_log.segment(0).write(0, b"first", token)
 
         async def late():
             await asyncio.sleep(0.1)
-            with_others = tape.segment(0).write(1, b"late", token)
+            with_others = segmented_log.segment(0).write(1, b"late", token)
             await asyncio.gather(with_others, return_exceptions=True)
 
         task, loop = asyncio.ensure_future(late()), asyncio.get_running_loop()
         watch, began = Watch(worm), loop.time()
-        assert await tape.decided(0, 2, patience_s) == [b"first", value]
+        assert await segmented_log.decided(0, 2, patience_s) == [b"first", value]
         assert loop.time() - began <= (patience_s and min(patience_s, 0.1) + 0.03)
         assert watch.counts()["read"] <= 3 + 2 * patience_s / 0.01
         await task
-        assert await tape.read(0, 3) == [b"first", value, None]
+        assert await segmented_log.read(0, 3) == [b"first", value, None]
 
     virtually(work)
 
 
 def test_who_fills_goes_on_against_others_until_all_is_decided():
     async def work(worm):
-        tape = Tape(worm.space("tape"), SIZE, ENTRIES)
-        await tape.allocated(0)
-        segment, captured = tape.segment(0), []
+        segmented_log = SegmentedLog(worm.space("segmented_log"), SIZE, ENTRIES)
+        await segmented_log.allocated(0)
+        segment, captured = segmented_log.segment(0), []
         capture = segment.capture
 
         async def and_then_another(start, stop):
@@ -248,9 +252,9 @@ def test_who_fills_goes_on_against_others_until_all_is_decided():
             return captured[-1]
 
         segment.capture = and_then_another
-        await tape.fill(1, 4)
+        await segmented_log.fill(1, 4)
         assert len(captured) == 4
-        assert await tape.read(0, SIZE) == [None, HOLE, HOLE, HOLE, None, None]
+        assert await segmented_log.read(0, SIZE) == [None, HOLE, HOLE, HOLE, None, None]
 
     virtually(work)
 
@@ -258,8 +262,8 @@ def test_who_fills_goes_on_against_others_until_all_is_decided():
 @pytest.mark.parametrize("error", [Unavailable("none"), Trimmed("gone")])
 def test_what_a_fill_cannot_do_it_says(error):
     async def work(worm):
-        tape, watch = Tape(worm.space("tape"), SIZE, ENTRIES), Watch(worm)
-        await tape.allocated(0)
+        segmented_log, watch = SegmentedLog(worm.space("segmented_log"), SIZE, ENTRIES), Watch(worm)
+        await segmented_log.allocated(0)
 
         def refuse(name, given):
             if name == "write" and given[2] == 1:
@@ -267,23 +271,23 @@ def test_what_a_fill_cannot_do_it_says(error):
 
         watch.before = refuse
         with pytest.raises(type(error)):
-            await tape.fill(0, 3)
+            await segmented_log.fill(0, 3)
 
     virtually(work)
 
 
 def test_who_lost_a_race_to_fill_pauses_for_a_moment_and_tries_again():
     async def work(worm):
-        tape = Tape(worm.space("tape"), SIZE, ENTRIES)
-        await tape.allocated(0)
-        fill_piece, tries = tape._fill_piece, []
+        segmented_log = SegmentedLog(worm.space("segmented_log"), SIZE, ENTRIES)
+        await segmented_log.allocated(0)
+        fill_piece, tries = segmented_log._fill_piece, []
 
         async def lost(*piece):
             tries.append((asyncio.get_running_loop().time(), piece[1:]))
             return len(tries) in (4, 5) and await fill_piece(*piece)
 
-        tape._fill_piece = lost
-        await tape.fill(4, 8)
+        segmented_log._fill_piece = lost
+        await segmented_log.fill(4, 8)
         assert [piece for _, piece in tries] == [(4, 6)] * 4 + [(0, 2)]
         pauses = [b - a for (a, _), (b, _) in itertools.pairwise(tries[:4])]
         assert all(0 < pause <= STEAL_PAUSE_S for pause in pauses)
@@ -294,32 +298,32 @@ def test_who_lost_a_race_to_fill_pauses_for_a_moment_and_tries_again():
 
 def test_a_write_of_unknown_outcome_is_settled_for_ever():
     async def work(worm):
-        tape, watch = Tape(worm.space("tape"), SIZE, ENTRIES), Watch(worm)
-        await tape.allocated(0)
-        token = (await tape.segment(0).capture()).token
-        await tape.segment(0).write(4, b"mine", token)
+        segmented_log, watch = SegmentedLog(worm.space("segmented_log"), SIZE, ENTRIES), Watch(worm)
+        await segmented_log.allocated(0)
+        token = (await segmented_log.segment(0).capture()).token
+        await segmented_log.segment(0).write(4, b"mine", token)
         watch.clear()
-        assert await tape.settle(4, b"mine")
-        assert not await tape.settle(4, b"other")
-        assert not await tape.settle(4, b"another")
+        assert await segmented_log.settle(4, b"mine")
+        assert not await segmented_log.settle(4, b"other")
+        assert not await segmented_log.settle(4, b"another")
         assert watch.clear() == {"read_one": 3}, "what is decided is only read"
-        assert not await tape.settle(5, b"mine")
-        assert not await tape.settle(SIZE + 1, b"mine"), "in the next segment"
-        assert await tape.read(4, SIZE) == [b"mine", HOLE]
+        assert not await segmented_log.settle(5, b"mine")
+        assert not await segmented_log.settle(SIZE + 1, b"mine"), "in the next segment"
+        assert await segmented_log.read(4, SIZE) == [b"mine", HOLE]
 
     virtually(work)
 
 
 def test_segments_that_are_closed_while_the_end_is_looked_for_are_passed():
     async def work(worm):
-        space = worm.space("tape")
+        space = worm.space("segmented_log")
         segments = [await space.alloc(metadata(ENTRIES), SIZE + 1) for _ in range(9)]
-        tape = Tape(space, SIZE, ENTRIES)
-        rest, tail, closed = tape._rest, space.tail, iter(segments)
+        segmented_log = SegmentedLog(space, SIZE, ENTRIES)
+        rest, tail, closed = segmented_log._rest, space.tail, iter(segments)
 
         async def close(count):
             for _ in range(count):
-                await next(closed).unsafe_write(SIZE, b"seam")
+                await next(closed).unsafe_write(SIZE, b"seal")
 
         async def rest_later(number):
             if number in (0, 1, 2):
@@ -331,40 +335,40 @@ def test_segments_that_are_closed_while_the_end_is_looked_for_are_passed():
             await close(2)
             return found - 4  # an old answer, of before most were allocated
 
-        tape._rest = rest_later
+        segmented_log._rest = rest_later
         await segments[3].unsafe_write(1, b"x")
-        assert await tape.end() == 3 * SIZE + 2
+        assert await segmented_log.end() == 3 * SIZE + 2
         watch = Watch(worm)
-        assert await tape.open_segment() == 3
+        assert await segmented_log.open_segment() == 3
         assert watch.counts() == {"read_one": 1}, "it is remembered"
-        tape._rest, space.tail = rest, tail_later
+        segmented_log._rest, space.tail = rest, tail_later
         await close(1)
-        assert await tape.open_segment() == 6
+        assert await segmented_log.open_segment() == 6
         space.tail = tail
-        await segments[6].unsafe_write(SIZE, b"seam")
+        await segments[6].unsafe_write(SIZE, b"seal")
         await space.trim_prefix(7)
-        assert await tape.end() == 7 * SIZE, "what was trimmed was written"
+        assert await segmented_log.end() == 7 * SIZE, "what was trimmed was written"
 
     virtually(work)
 
 
 def test_an_end_that_was_seen_is_believed_where_nothing_newer_is_written():
     async def work(worm):
-        space = worm.space("tape")
+        space = worm.space("segmented_log")
         for number in range(3):
             segment = await space.alloc(metadata(ENTRIES), SIZE + 1)
             if number < 2:
-                await segment.unsafe_write(SIZE, b"seam")
-        tape = Tape(space, SIZE, ENTRIES)
-        first = tape.segment(0)
+                await segment.unsafe_write(SIZE, b"seal")
+        segmented_log = SegmentedLog(space, SIZE, ENTRIES)
+        first = segmented_log.segment(0)
         await first.unsafe_write(3, b"x")
         for _ in range(2):
-            assert await tape.end() == 4
+            assert await segmented_log.end() == 4
         await first.unsafe_write(SIZE - 1, b"x")
         for _ in range(2):
-            assert await tape.end() == SIZE
-        await tape.segment(2).unsafe_write(2, b"x")
+            assert await segmented_log.end() == SIZE
+        await segmented_log.segment(2).unsafe_write(2, b"x")
         for _ in range(2):
-            assert await tape.end() == 2 * SIZE + 3
+            assert await segmented_log.end() == 2 * SIZE + 3
 
     virtually(work)

@@ -1,11 +1,11 @@
-"""A tape: slots 0, 1, 2, ... laid over the segments of a space.
+"""A segmented log: slots 0, 1, 2, ... laid over the segments of a space.
 
-A segment of the tape has `size` slots and one register more, the seam.  Segments are used in
-order, and the seam of one is written when the next is ready to be used, so the closed segments are
-a prefix and the first without a seam is the open one.
+A segment of the segmented log has `size` slots and one register more, the seal.  Segments are used
+in order, and the seal of one is written when the next is ready to be used, so the closed segments
+are a prefix and the first without a seal is the open one.
 
-The end of the tape, one past the last slot that is written, is found by reading registers and
-nothing else: it is the truth, whatever a sequencer believes.
+The end of the segmented log, one past the last slot that is written, is found by reading registers
+and nothing else: it is the truth, whatever a sequencer believes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ POLL_S = 0.01
 """How often one looks again at a slot that is still empty."""
 
 
-class Tape:
+class SegmentedLog:
     """Slots over a space.
 
     Attributes:
@@ -45,7 +45,7 @@ class Tape:
     def segment(self, number: int) -> Segment:
         """A segment's handle, without asking whether there is such a segment.
 
-        In one that is not allocated all registers are empty; only `Tenure` writes, and it makes
+        In one that is not allocated all registers are empty; only `Term` writes, and it makes
         sure first.
         """
         segment = self._segments.get(number)
@@ -118,11 +118,11 @@ class Tape:
                 await self.fill(start, stop)
 
     async def is_closed(self, number: int) -> bool:
-        """Whether the tape goes on in the next segment."""
-        return await self.seam(number) is not None
+        """Whether the segmented log goes on in the next segment."""
+        return await self.seal(number) is not None
 
-    async def seam(self, number: int) -> bytes | None:
-        """What the seam of a segment holds; the empty value if the segment was trimmed."""
+    async def seal(self, number: int) -> bytes | None:
+        """What the seal of a segment holds; the empty value if the segment was trimmed."""
         try:
             return await self.segment(number).read(self.size)
         except Trimmed:

@@ -1,6 +1,6 @@
 """Where a log begins: the trim point, which only rises.
 
-It is a mark, `<log>/trim`, and is set before anything below it is trimmed: what is gone is never
+It is a cell, `<log>/trim`, and is set before anything below it is trimmed: what is gone is never
 above it.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from wormspace.log.marks import ABSENT, Mark
+from wormspace.log.durable_cell import ABSENT, DurableCell
 from wormspace.log.ongoing import Ongoing
 from wormspace.log.records import Natural
 
@@ -20,15 +20,15 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
     slot: Natural
 
 
-class Beginning:
+class TrimPoint:
     """The trim point of one log.
 
     Attributes:
         at: the trim point, as far as it is known here.
     """
 
-    def __init__(self, mark: Mark[Place]) -> None:
-        self._mark = mark
+    def __init__(self, cell: DurableCell[Place]) -> None:
+        self._cell = cell
         self.at = Place(0, 0)
         self._moving: Ongoing[None] = Ongoing("moving the trim point")
 
@@ -38,8 +38,8 @@ class Beginning:
         return self.at
 
     async def _look(self) -> int:
-        """Find the trim point; returns the number of its mark."""
-        found = await self._mark.get()
+        """Find the trim point; returns the number of its cell."""
+        found = await self._cell.get()
         if found is None:
             return ABSENT
         self._saw(found[1])
@@ -59,11 +59,11 @@ class Beginning:
             number = await self._look()
             if self.at.position >= place.position:
                 return
-            if await self._mark.replace(number, place) is not None:
+            if await self._cell.replace(number, place) is not None:
                 self._saw(place)
                 return
 
     async def close(self) -> None:
         """Stop what is under way in the background."""
         await self._moving.close()
-        await self._mark.close()
+        await self._cell.close()

@@ -1,8 +1,8 @@
-"""Layer 4: how the right to hand out the slots of a log passes on, by the code: `log.tenure`.
+"""Layer 4: how the right to hand out the slots of a log passes on, by the code: `log.term`.
 
 Each step of a holder is executed: it hands out no register twice, takes over above all that is
-written, and uses the next segment only when the seam of this one stands.  That is each step by
-itself, not the history of all sequencers: the log's theorems do without (`tape`).
+written, and uses the next segment only when the seal of this one stands.  That is each step by
+itself, not the history of all sequencers: the log's theorems do without (`segmented_log`).
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from verification.system import I
 from wormspace.errors import CaptureLost, Trimmed, Unavailable
 
 
-def _any_stretch(tenure: Any, number: int) -> tuple[Any, z3.ExprRef, z3.ExprRef]:
+def _any_stretch(term: Any, number: int) -> tuple[Any, z3.ExprRef, z3.ExprRef]:
     at, stop = SymCount(th.fresh("at", I)), SymCount(th.fresh("stop", I))
     current().facts.append(at.z <= stop.z)
-    return tenure._Stretch(number, at, stop, b"fence"), at.z, stop.z
+    return term._Unreserved(number, at, stop, b"fence"), at.z, stop.z
 
 
 def handing_out(e: Engine) -> None:
     """The right to hand out slots: taken, used, passed on."""
-    tenure = e.core.modules["log.tenure"]
+    term = e.core.modules["log.term"]
 
     def takes() -> Any:
-        me = tenure.Tenure.__new__(tenure.Tenure)
-        me._now, *now = _any_stretch(tenure, 0)
-        me._next, *following = _any_stretch(tenure, 1) if choose("next") else (None, None, None)
+        me = term.Term.__new__(term.Term)
+        me._now, *now = _any_stretch(term, 0)
+        me._next, *following = _any_stretch(term, 1) if choose("next") else (None, None, None)
         count = SymCount(th.fresh("count", I))
         current().facts.append(count.z > 0)
 
@@ -53,11 +53,11 @@ def handing_out(e: Engine) -> None:
         return take(), Thing(me=me, count=count.z, bounds=(now, following))
 
     def taken(done: Done) -> Claims:
-        runs, me = done.result, done.met.me
+        ranges, me = done.result, done.met.me
         bounds = done.met.bounds
         claims = {}
-        given = z3.Sum(z3.IntVal(0), *[r.stop.z - r.start.z for r in runs])
-        for k, r in enumerate(runs):
+        given = z3.Sum(z3.IntVal(0), *[r.stop.z - r.start.z for r in ranges])
+        for k, r in enumerate(ranges):
             at, stop = bounds[r.segment]
             claims[f"run {k} is of what was left"] = z3.And(
                 at <= r.start.z, r.start.z < r.stop.z, r.stop.z <= stop
@@ -67,7 +67,7 @@ def handing_out(e: Engine) -> None:
                 *[r.stop.z <= s.at.z for s in later],
                 z3.BoolVal(bool(later) or me._now.number > r.segment),
             )
-        numbers = [r.segment for r in runs]
+        numbers = [r.segment for r in ranges]
         claims["a run per segment, ascending"] = z3.BoolVal(numbers == sorted(set(numbers)))
         left = z3.Sum(
             z3.IntVal(0), *[s.stop.z - s.at.z for s in (me._now, me._next) if s is not None]
@@ -77,9 +77,9 @@ def handing_out(e: Engine) -> None:
         )
         return claims
 
-    procedure(e, "log.Tenure.take: no register is handed out twice", takes, taken)
-    _taking_over(e, tenure)
-    _moving_on(e, tenure)
+    procedure(e, "log.Term.take: no register is handed out twice", takes, taken)
+    _taking_over(e, term)
+    _moving_on(e, term)
 
 
 class Size(SymInt):
@@ -91,8 +91,8 @@ class Size(SymInt):
         return SymInt(number * self.z)
 
 
-def _taking_over(e: Engine, tenure: Any) -> None:
-    tenure.__dict__["asyncio"] = clock()
+def _taking_over(e: Engine, term: Any) -> None:
+    term.__dict__["asyncio"] = clock()
     fresh: dict[str, SymInt] = {}
 
     def takes_over() -> Any:
@@ -118,7 +118,7 @@ def _taking_over(e: Engine, tenure: Any) -> None:
             met.captured = z3.And(start.z == low.z, stop.z == size.z + 1)
             return Thing(written=Pairs([(o, b"entry") for o in offsets]), token=token)
 
-        tape = Thing(
+        segmented_log = Thing(
             size=size,
             allocated=replying(allocate),
             written_offset=replying(lambda number: low),
@@ -126,14 +126,14 @@ def _taking_over(e: Engine, tenure: Any) -> None:
             saw=lambda slot: met.saw.append(slot.z),
         )
         me = Thing(
-            _tape=tape,
+            _segmented_log=segmented_log,
             _mixed=met.mixed,
             _fill=replying(lambda segment, empty, token: filled.extend(empty)),
         )
         met.__dict__.update(low=low.z, size=size.z, at=at.z, offsets=offsets, filled=filled)
-        return tenure.Tenure._take_over(me, met.number), met
+        return term.Term._take_over(me, met.number), met
 
-    tenure.__dict__["range"] = lambda start, stop: focus_range(fresh["at"])(start, stop)
+    term.__dict__["range"] = lambda start, stop: focus_range(fresh["at"])(start, stop)
 
     def took(done: Done) -> Claims:
         m = done.met
@@ -146,10 +146,10 @@ def _taking_over(e: Engine, tenure: Any) -> None:
             "the first segment is there": z3.BoolVal(m.allocated == [0][m.number :]),
         }
         if m.captured is None:
-            return claims | {"trimmed: the tape goes on": z3.BoolVal(done.result is None)}
+            return claims | {"trimmed: the segmented log goes on": z3.BoolVal(done.result is None)}
         below = m.size if done.result is None else done.result.at.z
         claims |= {
-            "it captures all that is left, with the seam": m.captured,
+            "it captures all that is left, with the seal": m.captured,
             "nothing above is filled": z3.Implies(filled, m.at < below),
             "it notes the last written slot": z3.And(
                 *[z3.Or(*[s == base + o.z for o in m.offsets]) for s in m.saw],
@@ -161,7 +161,7 @@ def _taking_over(e: Engine, tenure: Any) -> None:
             z3.And(m.low <= m.at, m.at < below, z3.Not(here)), filled
         )
         if done.result is None:
-            return claims | {"the tape goes on where it was closed": closed}
+            return claims | {"the segmented log goes on where it was closed": closed}
         s = done.result
         last = z3.Or(s.at.z == m.low, *[s.at.z == o.z + 1 for o in m.offsets])
         slots = [o.z < m.size for o in m.offsets]
@@ -177,69 +177,74 @@ def _taking_over(e: Engine, tenure: Any) -> None:
             "right above, or in the next segment if others have handed out slots of this": z3.If(
                 goes_on, last, s.at.z == m.size
             ),
-            "and up to the seam": s.stop.z == m.size,
+            "and up to the seal": s.stop.z == m.size,
         }
 
-    title = "log.Tenure._take_over: goes on above what is written (up to two written registers)"
+    title = "log.Term._take_over: goes on above what is written (up to two written registers)"
     procedure(e, title, takes_over, took)
 
 
-def _moving_on(e: Engine, tenure: Any) -> None:
-    """The next segment is used only when the seam of this one was written."""
+def _moving_on(e: Engine, term: Any) -> None:
+    """The next segment is used only when the seal of this one was written."""
 
     def moves() -> Any:
-        seam = Register(8, (CaptureLost("taken"), Trimmed("trimmed")))
-        met = Thing(seam=seam, mine=choose("mine"), empty=choose("empty"), unsafe=choose("unsafe"))
+        seal = Register(8, (CaptureLost("taken"), Trimmed("trimmed")))
+        met = Thing(seal=seal, mine=choose("mine"), empty=choose("empty"), unsafe=choose("unsafe"))
 
         def capture() -> Thing:
             written = {} if met.empty else {0: b"entry"}
             return Thing(written=written, token=Thing(fence=b"captured"))
 
         segment = Thing(capture=replying(capture))
-        me = tenure.Tenure.__new__(tenure.Tenure)
+        me = term.Term.__new__(term.Term)
         allocated = replying(lambda number: met.mine)
-        me._tape = Thing(
+        me._segmented_log = Thing(
             size=8, segment=lambda number: segment, space=Thing(name="s"), allocated=allocated
         )
-        me._now, me._next = tenure._Stretch(0, 8, 8, b"fence"), None
+        me._now, me._next = term._Unreserved(0, 8, 8, b"fence"), None
         me._unsafe = met.unsafe
-        me._seal = replying(lambda: b"seam")
+        me._seal = replying(lambda: b"seal")
         if choose("tried before"):
-            me._now.seam = b"earlier"
-        met.me, met.seal = me, me._now.seam or b"seam"
-        met.runs = []
+            me._now.seal = b"earlier"
+        met.me, met.content = me, me._now.seal or b"seal"
+        met.ranges = []
 
-        def hold(tape: Any, run: Any) -> Register:
-            right = (run.segment, run.start, run.stop, run.fence) == (0, 8, 9, b"fence")
-            met.runs.append(right and tape is me._tape)
-            return seam
+        def hold(segmented_log: Any, reserved: Any) -> Register:
+            right = (reserved.segment, reserved.start, reserved.stop, reserved.fence) == (
+                0,
+                8,
+                9,
+                b"fence",
+            )
+            met.ranges.append(right and segmented_log is me._segmented_log)
+            return seal
 
-        tenure.__dict__["Held"] = hold
-        return tenure.Tenure._make_next(me), met
+        term.__dict__["ReservedWriter"] = hold
+        return term.Term._make_next(me), met
 
     def moved(done: Done) -> Claims:
         m = done.met
         moved_on = m.me._next is not None
         claims = {
-            "writes nothing but the seam": z3.And(
-                *[a == word_term(m.seal) for a in m.seam.attempts]
+            "writes nothing but the seal": z3.And(
+                *[a == word_term(m.content) for a in m.seal.attempts]
             ),
-            "under the token of this segment": z3.BoolVal(all(m.runs)),
+            "under the token of this segment": z3.BoolVal(all(m.ranges)),
             "moves on iff it ends well": z3.BoolVal(moved_on == (done.error is None)),
         }
         if not moved_on:
             again = isinstance(done.error, Unavailable)
-            deposed = isinstance(done.error, tenure.Deposed)
-            taken = bool(m.seam.attempts) or not m.empty
+            deposed = isinstance(done.error, term.Deposed)
+            taken = bool(m.seal.attempts) or not m.empty
             return claims | {
                 "else it may try again, or somebody else has taken over": z3.BoolVal(
                     again or (deposed and taken)
                 )
             }
         following = m.me._next
-        unsafe = following.fence == tenure.UNSAFE
+        unsafe = following.fence == term.UNSAFE
         return claims | {
-            "its seam stands": m.seam.stands(m.seal),
+            "its seal stands": m.seal.stands(m.content),
             "unsafe only in a segment of its own": z3.BoolVal(not unsafe or (m.mine and m.unsafe)),
             "else captured, and nothing was written there": z3.BoolVal(unsafe or m.empty),
             "from the next segment's first register on": z3.BoolVal(
@@ -247,7 +252,7 @@ def _moving_on(e: Engine, tenure: Any) -> None:
             ),
         }
 
-    title = "log.Tenure._make_next: uses the next segment only when its seam stands"
+    title = "log.Term._make_next: uses the next segment only when its seal stands"
     procedure(e, title, moves, moved)
 
 

@@ -1,14 +1,14 @@
 """Registers as a single leader writes them: held segments, several registers in flight.
 
-A *reign* begins with a segment that the leader allocated, and by whose metadata the others find it.
+A *term* begins with a segment that the leader allocated, and by whose metadata the others find it.
 Everything below that segment is *closed* first: its rest is captured, which decides what was
 half-written and locks out whoever led before; gaps are filled with no-ops, and a seal says that the
-segment ends there.  Only then does the reign propose.  When the segment is half full, the next one
+segment ends there.  Only then does the term propose.  When the segment is half full, the next one
 is allocated and captured, so that the turn of a segment costs nothing.
 
-Losing a register does not end a reign: a reader may have had to capture one to complete it.  Then
+Losing a register does not end a term: a reader may have had to capture one to complete it.  Then
 the rest is captured again, and what was lost is proposed again; sessions make that harmless.  A
-reign ends when somebody else has allocated a segment above.
+term ends when somebody else has allocated a segment above.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from wormspace.runtime.batching import EndOfTurn
 from wormspace.runtime.tasks import Tasks
 from wormspace.smr.learner import Learner
 from wormspace.smr.records import NOOP, SEAL, Packet
-from wormspace.smr.seat import NotLeading, Seat
+from wormspace.smr.replica_context import NotLeading, ReplicaContext
 from wormspace.smr.shared import Shared
 from wormspace.space import Address, Segment, Space, Token
 
@@ -99,21 +99,21 @@ async def close_below(space: Space, learner: Learner, stop: int) -> None:
         await close(learner, segment)
 
 
-class Reign:
+class Term:
     """One leader's time: from its capture to its loss.
 
     Attributes:
         confirmed_at: the loop's time when what a majority last granted was asked for.
     """
 
-    def __init__(self, seat: Seat, first: Segment) -> None:
-        self._seat = seat
-        self._loop = seat.loop
+    def __init__(self, context: ReplicaContext, first: Segment) -> None:
+        self._context = context
+        self._loop = context.loop
         self._segments = [Held(first, _NO_TOKEN, 0)]
         self._queue: list[Packet] = []
         self._lost: list[tuple[Address, list[Packet]]] = []
-        self._writes = Tasks(f"{seat.member}: a write")
-        self._extending = Tasks(f"{seat.member}: the next segment")
+        self._writes = Tasks(f"{context.member}: a write")
+        self._extending = Tasks(f"{context.member}: the next segment")
         self._end_of_turn = EndOfTurn(self.flush)
         self._open = False
         self._ended = False
@@ -130,9 +130,9 @@ class Reign:
         Raises:
             Deposed, Trimmed, Unavailable.
         """
-        seat = self._seat
+        context = self._context
         first = self._segments[0].segment
-        await close_below(seat.space, seat.learner, first.number)
+        await close_below(context.space, context.learner, first.number)
         await self._hold(self._segments[0])
         self._open = True
         on_ready()
@@ -153,24 +153,24 @@ class Reign:
         self._confirmation.end()
 
     async def _hold(self, held: Held) -> None:
-        held.token, held.next, sealed = await complete(self._seat.learner, held.segment)
+        held.token, held.next, sealed = await complete(self._context.learner, held.segment)
         if sealed:
             raise Deposed(f"segment {held.segment.number} was closed by another replica")
 
     async def _recover(self) -> None:
-        """Registers were lost: find out whether the reign is, and if not, go on."""
+        """Registers were lost: find out whether the term is, and if not, go on."""
         self._open = False
         while self._error is None and (under_way := [*self._writes, *self._extending]):
             await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         if self._error is not None:
             raise self._error
-        seat = self._seat
+        context = self._context
         top = self._segments[-1].segment.number
-        if await seat.space.tail() > top + 1:
+        if await context.space.tail() > top + 1:
             raise Deposed(f"another replica has allocated a segment above {top}")
         lost, self._lost = sorted(self._lost, key=lambda one: one[0]), []
         # What was lost may be in a segment that was used up, and left, meanwhile.
-        await close_below(seat.space, seat.learner, self._segments[0].segment.number)
+        await close_below(context.space, context.learner, self._segments[0].segment.number)
         for held in self._segments:
             await self._hold(held)
         self._segments = [h for h in self._segments[:-1] if not h.is_full] + self._segments[-1:]
@@ -182,13 +182,13 @@ class Reign:
 
     async def _keep(self) -> None:
         """Now and then: let happen what is due, and see that the capture stands."""
-        if not self._writes and self._seat.is_due():
+        if not self._writes and self._context.is_due():
             self._write([])
         else:
             try:
                 await self._stands()
             except (Unavailable, NotLeading) as e:  # the next time tells more
-                log.info("%s: leading, but out of touch: %s", self._seat.member, e)
+                log.info("%s: leading, but out of touch: %s", self._context.member, e)
 
     # ------------------------------------------------------------ proposing
 
@@ -199,10 +199,10 @@ class Reign:
 
     def flush(self) -> None:
         """Write what is queued, as far as the pipeline has room."""
-        while self._queue and self._open and len(self._writes) < self._seat.tuning.pipeline:
+        while self._queue and self._open and len(self._writes) < self._context.tuning.pipeline:
             if self._segments[0].is_full and len(self._segments) < 2:
                 return  # the next segment is on its way
-            self._write(self._seat.take(self._queue))
+            self._write(self._context.take(self._queue))
 
     def _write(self, packets: list[Packet]) -> None:
         held = self._segments[0]
@@ -214,7 +214,7 @@ class Reign:
         offset = held.next
         held.next += 1
         self._extend()
-        work = self._insist(held, offset, packets, self._seat.batch(packets))
+        work = self._insist(held, offset, packets, self._context.batch(packets))
         self._writes.spawn(work, self._on_written)
 
     async def _insist(self, held: Held, offset: int, packets: list[Packet], raw: bytes) -> None:
@@ -232,7 +232,7 @@ class Reign:
                 return
             else:
                 self.confirmed_at = max(self.confirmed_at, asked)
-                self._seat.learner.learn(address, raw)
+                self._context.learner.learn(address, raw)
                 return
 
     def _on_written(self, task: asyncio.Task[None]) -> None:
@@ -241,7 +241,7 @@ class Reign:
             self.flush()
 
     def _look_at(self, task: asyncio.Task[None]) -> None:
-        """A task that has not done its work ends the reign, whatever became of it.
+        """A task that has not done its work ends the term, whatever became of it.
 
         Else a register would stay empty that those behind it wait for, or the next segment absent.
         """
@@ -264,13 +264,15 @@ class Reign:
                 self._extending.spawn(self._allocate(), self._on_extended)
 
     async def _allocate(self) -> None:
-        seat = self._seat
+        context = self._context
         mine = self._segments[-1].segment.number
         segment: Segment | None = None
         while True:
             try:
                 if segment is None:
-                    segment = await seat.space.alloc(seat.charter(), seat.tuning.segment_size)
+                    segment = await context.space.alloc(
+                        context.segment_metadata(), context.tuning.segment_size
+                    )
                 if segment.number != mine + 1:
                     raise Deposed(f"another replica has allocated segment {mine + 1}")
                 held = Held(segment, _NO_TOKEN, 0)
@@ -297,7 +299,7 @@ class Reign:
 
     async def _confirm(self) -> Address:
         """What this leader has applied, if nobody else led at some moment after the call."""
-        position = self._seat.learner.position
+        position = self._context.learner.position
         if not await self._stands():
             raise NotLeading("another replica has taken over")
         return position

@@ -16,18 +16,18 @@ from wormspace.errors import (
     WrongKind,
 )
 from wormspace.knobs import turned
-from wormspace.log.beginning import Beginning, Place
+from wormspace.log.durable_cell import ABSENT, DurableCell
 from wormspace.log.errors import Deposed
-from wormspace.log.marks import ABSENT, Mark
 from wormspace.log.records import FORMAT
+from wormspace.log.segmented_log import SegmentedLog
 from wormspace.log.spaces import CURSOR, TRIM, metadata
-from wormspace.log.tape import Tape
+from wormspace.log.trim_point import Place, TrimPoint
 
 SIZE = 3
 
 
 def mark_of(worm, name="mark", kind=int, size=SIZE):
-    return Mark(Tape(worm.space(name), size, CURSOR), kind)
+    return DurableCell(SegmentedLog(worm.space(name), size, CURSOR), kind)
 
 
 @pytest.mark.parametrize("page", [1, 2, 64])
@@ -56,7 +56,7 @@ def test_it_holds_what_was_set_last_whoever_sets_it(page):
         for mark in marks:
             await mark.close()
 
-    with turned(log_mark_page=page):
+    with turned(log_cell_page=page):
         virtually(work)
 
 
@@ -140,10 +140,10 @@ def test_a_set_of_unknown_outcome_is_settled(wrote, error):
         await mark.put(1)
         write = worm.registers.write
 
-        async def unknown(array, token, offset, value, deadline):
+        async def unknown(segment_name, token, offset, value, deadline):
             worm.registers.write = write
             if wrote:
-                await write(array, token, offset, value, deadline)
+                await write(segment_name, token, offset, value, deadline)
             raise error
 
         worm.registers.write = unknown
@@ -180,7 +180,7 @@ def test_who_looks_while_old_values_go_finds_the_new_one():
     async def work(worm):
         mark, other, watch = mark_of(worm), mark_of(worm), Watch(worm)
         await mark.put(0)
-        read, puts = other._tape.read, []
+        read, puts = other._segmented_log.read, []
 
         async def meanwhile(start, stop):
             if not puts:
@@ -189,13 +189,13 @@ def test_who_looks_while_old_values_go_finds_the_new_one():
                     await mark.put(value)
             return await read(start, stop)
 
-        other._tape.read = meanwhile
+        other._segmented_log.read = meanwhile
         assert (await other.get())[1] == puts[-1]
         puts.clear()
         number = (await mark.get())[0]
         assert await other.replace(number, 99) is None, "others were faster"
         assert (await mark.get())[1] == puts[-1]
-        end = await mark._tape.end()
+        end = await mark._segmented_log.end()
         await worm.space("mark").trim_prefix(end // SIZE + 1)
         with pytest.raises(Trimmed):
             await mark_of(worm).get()  # somebody trims what is not his
@@ -281,14 +281,14 @@ def test_what_goes_on_in_the_background_ends_with_the_mark(call, how):
         mark, space = mark_of(worm), worm.space("mark")
         for value in range(SIZE):
             await mark.put(value)
-        alloc, begun = mark._tape.space.alloc, []
+        alloc, begun = mark._segmented_log.space.alloc, []
 
         async def never(*given):
             begun.append(asyncio.current_task())
-            mark._tape.space.alloc = alloc
+            mark._segmented_log.space.alloc = alloc
             await asyncio.Event().wait()
 
-        mark._tape.space.alloc = never
+        mark._segmented_log.space.alloc = never
         given = [SIZE] if call == "put" else [SIZE - 1, SIZE]
         calling = asyncio.ensure_future(getattr(mark, call)(*given))
         await asyncio.sleep(1)
@@ -337,36 +337,36 @@ class Asked:
 def test_an_old_answer_that_comes_late_moves_no_trim_point_back():
     async def work(worm):
         mark = Asked()
-        beginning = Beginning(mark)
-        early, late = (asyncio.ensure_future(beginning.find()) for _ in range(2))
+        trim_point = TrimPoint(mark)
+        early, late = (asyncio.ensure_future(trim_point.find()) for _ in range(2))
         await asyncio.sleep(0)
         mark.answers[1].set_result((1, Place(20, 2)))
         assert await late == Place(20, 2)
         mark.answers[0].set_result((0, Place(10, 1)))
-        assert await early == beginning.at == Place(20, 2)
+        assert await early == trim_point.at == Place(20, 2)
 
     virtually(work)
 
 
 def test_a_trim_point_that_was_moved_is_not_looked_for_again():
     async def work(worm):
-        beginning = Beginning(Mark(Tape(worm.space("trim"), SIZE, TRIM), Place))
-        await beginning.find()
+        trim_point = TrimPoint(DurableCell(SegmentedLog(worm.space("trim"), SIZE, TRIM), Place))
+        await trim_point.find()
         watch = Watch(worm)
-        await beginning.move(Place(5, 1))
+        await trim_point.move(Place(5, 1))
         assert watch.counts()["write"] == 2, "an allocation, and the value"
         assert watch.counts()["read"] <= 2, "before it is moved"
-        assert beginning.at == Place(5, 1)
+        assert trim_point.at == Place(5, 1)
 
     virtually(work)
 
 
 def test_a_trim_point_only_rises():
     async def work(worm):
-        def beginning():
-            return Beginning(Mark(Tape(worm.space("trim"), SIZE, TRIM), Place))
+        def trim_point():
+            return TrimPoint(DurableCell(SegmentedLog(worm.space("trim"), SIZE, TRIM), Place))
 
-        rng, mine, other, highest = random.Random(1), beginning(), beginning(), Place(0, 0)
+        rng, mine, other, highest = random.Random(1), trim_point(), trim_point(), Place(0, 0)
         assert await mine.find() == highest
         for _ in range(25):
             place = Place(rng.randrange(50), rng.randrange(50))
@@ -375,7 +375,7 @@ def test_a_trim_point_only_rises():
             highest = place if place.position > highest.position else highest
             assert one.at == highest
             if rng.random() < 0.5:
-                assert await beginning().find() == highest
+                assert await trim_point().find() == highest
         await asyncio.gather(mine.move(Place(70, 1)), other.move(Place(80, 2)))
         assert await mine.find() == await other.find() == Place(80, 2)
         await mine.close()

@@ -20,15 +20,15 @@ from typing import Any, Protocol
 
 from wormspace.errors import Trimmed, WormError
 from wormspace.runtime.tasks import Tasks
-from wormspace.tx.box import Box
 from wormspace.tx.deciding import Decision, Vote, shortened
 from wormspace.tx.errors import CannotPrepare, Conflict
+from wormspace.tx.in_flight import InFlight, InFlightTable
 from wormspace.tx.managers import Branch, ResourceManager
-from wormspace.tx.matters import Matter, Matters
 from wormspace.tx.messages import Plan
 from wormspace.tx.names import Gid, TxId
 from wormspace.tx.resolver import OVER
 from wormspace.tx.variants import VARIANTS
+from wormspace.tx.vote_store import VoteStore
 
 log = logging.getLogger("wormspace.tx")
 
@@ -38,9 +38,9 @@ class HostingSite(Protocol):
 
     closed: bool
     tasks: Tasks
-    matters: Matters
-    box: Box
-    figures: Counter[str]
+    in_flights: InFlightTable
+    vote_store: VoteStore
+    metrics: Counter[str]
     clock: Callable[[], float]
     on_decision: Callable[[TxId, str, Decision], None] | None
 
@@ -49,7 +49,7 @@ class HostingSite(Protocol):
     def manager(self, name: str) -> ResourceManager: ...
 
 
-class Part:
+class Participant:
     """See the module.
 
     Attributes:
@@ -60,7 +60,7 @@ class Part:
     __slots__ = (
         "_branch",
         "_gid",
-        "_matter",
+        "_in_flight",
         "_plan",
         "_site",
         "_stands",
@@ -69,10 +69,15 @@ class Part:
     )
 
     def __init__(
-        self, site: HostingSite, matter: Matter, plan: Plan, manager: str, branch: Branch | None
+        self,
+        site: HostingSite,
+        in_flight: InFlight,
+        plan: Plan,
+        manager: str,
+        branch: Branch | None,
     ) -> None:
         self._site = site
-        self._matter = matter
+        self._in_flight = in_flight
         self._plan = plan
         self._branch = branch
         self._gid = site.gid(manager, plan.id)
@@ -98,10 +103,10 @@ class Part:
             self._promise(done.exception())
 
     def _promise(self, error: BaseException | None) -> None:
-        """It is prepared, or not; after an error, the sweep looks whether it is all the same."""
+        """It is prepared, or not; after an error, the recovery looks whether it is all the same."""
         site, plan = self._site, self._plan
         yes = error is None
-        site.figures["votes_yes" if yes else "votes_no"] += 1
+        site.metrics["votes_yes" if yes else "votes_no"] += 1
         vote = Vote(
             yes,
             plan.participants,
@@ -111,12 +116,12 @@ class Part:
             "" if error is None else shortened(str(error) or type(error).__name__),
             isinstance(error, Conflict),
         )
-        self._matter.promised(self, vote)
+        self._in_flight.promised(self, vote)
 
     def cast(self, vote: Vote) -> None:
         """The second step."""
         site, plan = self._site, self._plan
-        site.box.cast(
+        site.vote_store.cast(
             self.manager,
             plan.id,
             vote,
@@ -134,12 +139,12 @@ class Part:
             self._fail(error)
             return
         self._stands = True
-        self._matter.learn(self.manager, vote)
+        self._in_flight.learn(self.manager, vote)
         self.act()
 
     def act(self) -> None:
         """The last two steps: once its vote stands and the decision is known."""
-        decision = self._matter.decision
+        decision = self._in_flight.decision
         if decision is None or not self._stands:
             return
         self._stands = False
@@ -166,13 +171,13 @@ class Part:
             work.add_done_callback(then)
 
     def _fail(self, error: BaseException | None) -> None:
-        log.warning("tx: %s at %s is left to the sweep: %s", self._plan.id, self.manager, error)
-        self._site.figures["left_to_sweep"] += 1
+        log.warning("tx: %s at %s is left to the recovery: %s", self._plan.id, self.manager, error)
+        self._site.metrics["left_to_recover"] += 1
         self._end()
 
     def _end(self) -> None:
-        self._matter.on_part_over(self.manager)
-        self._site.matters.leave(self._matter)
+        self._in_flight.on_participant_over(self.manager)
+        self._site.in_flights.leave(self._in_flight)
 
 
 def _coroutine(work: Awaitable[None]) -> Coroutine[Any, Any, None]:

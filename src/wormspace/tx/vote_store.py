@@ -1,4 +1,5 @@
-"""The ballot box: votes cast, read, refused and followed, in the registers of the address space.
+"""The ballot box: votes cast, read, refused and followed, in the registers of the address
+space.
 
 A resource manager's process captures its vote segments ahead, whole, so that casting a vote is one
 round trip.  Whoever gives up waiting for a vote captures its one register, which takes it from the
@@ -76,7 +77,7 @@ class _Held:
         self.token = token
 
 
-class Box:
+class VoteStore:
     """The votes of one transaction space, through one client.
 
     Args:

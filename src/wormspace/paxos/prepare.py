@@ -1,9 +1,9 @@
 """Phase 1: capture a range of registers, and learn what it meets.
 
-A `Capturing` asks every server for a promise.  It is promised once a majority has promised and
+A `Prepare` asks every server for a promise.  It is promised once a majority has promised and
 reported all that it had accepted.  Then the captor must *complete*: for every register that
 somebody had accepted and nobody knows to be decided, the value with the highest ballot (`half`) is
-written under the new ballot (`writing`).  Only after that is the capture done, and its holder may
+written under the new ballot (`accept`).  Only after that is the capture done, and its holder may
 write any value to a register that was free, in one round trip.
 
 It is preempted when no majority can promise any more; the way on is a new capture with a ballot
@@ -27,7 +27,7 @@ Parts: TypeAlias = tuple[tuple[int, tuple[Row, ...]], ...]
 PROMISING, PROMISED, PREEMPTED = "promising", "promised", "preempted"
 
 
-class Capturing(msgspec.Struct, frozen=True):
+class Prepare(msgspec.Struct, frozen=True):
     """A capture of [start, stop) under `ballot`.
 
     Attributes:
@@ -121,7 +121,7 @@ class ClashingReports(Exception):
         return f"two values at offset {self.offset} under ballot {self.ballot.hex()}"
 
 
-def begin(c: Capturing) -> tuple[Send, ...]:
+def begin(c: Prepare) -> tuple[Send, ...]:
     """Send it, or send again what has not been answered.
 
     A server that granted the capture but whose promise was lost refuses it the second time; if
@@ -139,7 +139,7 @@ def begin(c: Capturing) -> tuple[Send, ...]:
     )
 
 
-def on_promise(c: Capturing, server: int, p: Promise) -> tuple[Capturing, tuple[Send, ...]]:
+def on_promise(c: Prepare, server: int, p: Promise) -> tuple[Prepare, tuple[Send, ...]]:
     """A server promised, with the first page of its report (or all of it)."""
     bit = 1 << server
     if c.phase != PROMISING or c.granted & bit:
@@ -150,7 +150,7 @@ def on_promise(c: Capturing, server: int, p: Promise) -> tuple[Capturing, tuple[
     return _reported(c, bit), ()
 
 
-def on_report(c: Capturing, server: int, r: Report) -> tuple[Capturing, tuple[Send, ...]]:
+def on_report(c: Prepare, server: int, r: Report) -> tuple[Prepare, tuple[Send, ...]]:
     """A further page of the report of a server that promised.
 
     A row above the capture's own ballot means that the server has promised somebody else
@@ -168,7 +168,7 @@ def on_report(c: Capturing, server: int, r: Report) -> tuple[Capturing, tuple[Se
     return _reported(c, bit), ()
 
 
-def on_reject(c: Capturing, server: int, promised: bytes) -> Capturing:
+def on_reject(c: Prepare, server: int, promised: bytes) -> Prepare:
     """A server refused."""
     bit = 1 << server
     if c.phase != PROMISING or c.granted & bit:
@@ -176,7 +176,7 @@ def on_reject(c: Capturing, server: int, promised: bytes) -> Capturing:
     return _rejected(c, bit, promised)
 
 
-def give_up(c: Capturing) -> Capturing:
+def give_up(c: Prepare) -> Prepare:
     """Wait no longer for servers that are silent: one has refused, so a capture above it is needed
     unless all the others promise.  Giving up is always safe; it only takes another ballot."""
     if c.phase == PROMISING and c.rejected:
@@ -184,7 +184,7 @@ def give_up(c: Capturing) -> Capturing:
     return c
 
 
-def _rejected(c: Capturing, bit: int, promised: bytes) -> Capturing:
+def _rejected(c: Prepare, bit: int, promised: bytes) -> Prepare:
     rejected = c.rejected | bit
     return msgspec.structs.replace(
         c,
@@ -195,7 +195,7 @@ def _rejected(c: Capturing, bit: int, promised: bytes) -> Capturing:
     )
 
 
-def _reported(c: Capturing, bit: int) -> Capturing:
+def _reported(c: Prepare, bit: int) -> Prepare:
     promised = c.promised | bit
     return msgspec.structs.replace(
         c,
@@ -204,11 +204,11 @@ def _reported(c: Capturing, bit: int) -> Capturing:
     )
 
 
-def half(c: Capturing) -> tuple[Row, ...]:
+def half(c: Prepare) -> tuple[Row, ...]:
     """What the captor must write under its own ballot before the capture is done."""
     return tuple(row for _, part in c.best for row in part if not row.decided)
 
 
-def reported(c: Capturing) -> Iterator[Row]:
+def reported(c: Prepare) -> Iterator[Row]:
     """All that was met, by offset."""
     return (row for _, part in c.best for row in part)

@@ -1,4 +1,4 @@
-"""One replica's seat without its service: a state machine, a learner and a space."""
+"""One replica's context without its service: a state machine, a learner and a space."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wormspace.smr.calls import encode_calls
 from wormspace.smr.engine import Engine
 from wormspace.smr.learner import Learner
 from wormspace.smr.records import Member, Packet
-from wormspace.smr.seat import Seat
+from wormspace.smr.replica_context import ReplicaContext
 
 SIZE = 8
 PIPELINE = 3
@@ -38,7 +38,7 @@ def packet(number, client=b"c"):
 
 
 class Place:
-    """A seat, and what its learner says.
+    """A context, and what its learner says.
 
     Attributes:
         registers: of each that was applied, the numbers of the packets in it.
@@ -51,7 +51,7 @@ class Place:
             self.space, Engine(Notes()), strategy, self._note, lambda: None, self.failed.append
         )
         options = {"segment_size": SIZE, "pipeline": PIPELINE, "audit_s": 0.0, **tuning}
-        self.seat = Seat(
+        self.context = ReplicaContext(
             "smr/thing",
             self.space,
             Member(name, name.encode(), "host", 1),
@@ -64,7 +64,7 @@ class Place:
     def _note(self, applied, batch):
         self.registers.append([one.number for one in applied])
         for one in applied:
-            self.seat.waiting.pop((one.client, one.number), None)
+            self.context.waiting.pop((one.client, one.number), None)
 
     @property
     def seen(self):

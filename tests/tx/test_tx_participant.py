@@ -42,11 +42,11 @@ async def test_a_part_votes_as_it_could_prepare(problem, reason, conflict, varia
     await turn()
     yes = problem is None
     expected = Vote(yes, ("a", "b"), str(gid()), AT, "a", reason, conflict)
-    assert site.box.casts == [("a", TxId("j", 1), expected, ahead, 103.0)]
-    assert site.figures == {"votes_yes" if yes else "votes_no": 1}
+    assert site.vote_store.casts == [("a", TxId("j", 1), expected, ahead, 103.0)]
+    assert site.metrics == {"votes_yes" if yes else "votes_no": 1}
     part.prepare()  # its work is not here any more
     await turn()
-    assert site.box.casts[1][2].reason.startswith("its work is not here")
+    assert site.vote_store.casts[1][2].reason.startswith("its work is not here")
 
 
 async def test_a_part_acts_once_its_vote_and_the_decision_are_known() -> None:
@@ -54,85 +54,85 @@ async def test_a_part_acts_once_its_vote_and_the_decision_are_known() -> None:
     manager = Manager()
     site = Site(manager)
     site.on_decision = lambda *what: heard.append((*what, list(manager.told)))
-    part, matter = part_of(site, Branch(), plan())
+    part, in_flight = part_of(site, Branch(), plan())
     part.prepare()
     await turn()
-    matter.learn("b", vote("b"))
+    in_flight.learn("b", vote("b"))
     part.act()
     assert manager.told == []
-    site.box.on_stands(vote("a"), None)
+    site.vote_store.on_stands(vote("a"), None)
     part.act()
     await turn()
     assert manager.told == [("commit", gid())]
     assert heard == [(TxId("j", 1), "a", ALL_YES, [])]
     assert part.acted
-    assert matter.id not in site.matters.open
-    assert await matter.ended() == ALL_YES
-    assert site.figures["left_to_sweep"] == 0
+    assert in_flight.id not in site.in_flights.open
+    assert await in_flight.ended() == ALL_YES
+    assert site.metrics["left_to_recover"] == 0
 
 
 async def test_a_part_obeys_the_vote_that_stands_and_not_its_own() -> None:
     manager = Manager()
     site = Site(manager)
-    part, matter = part_of(site, Branch(), plan())
+    part, in_flight = part_of(site, Branch(), plan())
     part.prepare()
     await turn()
     stands = vote("a", yes=False)
-    site.box.on_stands(stands, None)
+    site.vote_store.on_stands(stands, None)
     await turn()
     assert manager.told == [("abort", gid())]
-    assert matter.votes == {"a": stands}
+    assert in_flight.votes == {"a": stands}
 
 
 async def test_a_part_whose_register_is_trimmed_was_not_committed() -> None:
     manager = Manager()
     site = Site(manager)
-    part, matter = part_of(site, Branch(), plan())
+    part, in_flight = part_of(site, Branch(), plan())
     part.prepare()
     await turn()
-    site.box.on_stands(None, Trimmed("trimmed"))
+    site.vote_store.on_stands(None, Trimmed("trimmed"))
     await turn()
     assert manager.told == [("abort", gid())]
-    assert matter.votes["a"] == Vote(False, ("a", "b"), "", 0.0, "", OVER.reason)
+    assert in_flight.votes["a"] == Vote(False, ("a", "b"), "", 0.0, "", OVER.reason)
 
 
 @pytest.mark.parametrize("at", ["vote", "act"])
-async def test_a_part_that_cannot_go_on_is_left_to_the_sweep(at: str, caplog) -> None:
+async def test_a_part_that_cannot_go_on_is_left_to_the_recover(at: str, caplog) -> None:
     site = Site(Manager(problem=ManagerDown("gone")))
-    part, matter = part_of(site, Branch(), plan(participants=("a",)))
+    part, in_flight = part_of(site, Branch(), plan(participants=("a",)))
     part.prepare()
     await turn()
-    site.box.on_stands(*((None, Unavailable("gone")) if at == "vote" else (vote("a"), None)))
+    site.vote_store.on_stands(*((None, Unavailable("gone")) if at == "vote" else (vote("a"), None)))
     await turn()
-    assert (part.acted, matter._acting) == (False, 0)
-    assert site.figures["left_to_sweep"] == 1
-    assert site.matters.open == {}
-    assert "a is left to the sweep: gone" in caplog.text
+    assert (part.acted, in_flight._acting) == (False, 0)
+    assert site.metrics["left_to_recover"] == 1
+    assert site.in_flights.open == {}
+    assert "a is left to the recovery: gone" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["cancelled", "closed"])
 async def test_a_part_that_ends_with_its_site_does_not_vote(how: str) -> None:
     site = Site(Manager())
-    part, matter = part_of(site, Branch(), plan())
+    part, in_flight = part_of(site, Branch(), plan())
     part.prepare()
     if how == "closed":
         site.closed = True
     else:
         site.tasks.cancel()
     await turn()
-    assert site.box.casts == []
-    assert matter._acting == 0
+    assert site.vote_store.casts == []
+    assert in_flight._acting == 0
 
 
 async def test_a_part_whose_act_is_cancelled_has_not_acted() -> None:
     site = Site(Manager())
-    part, matter = part_of(site, Branch(), plan(participants=("a",)))
+    part, in_flight = part_of(site, Branch(), plan(participants=("a",)))
     part.prepare()
     await turn()
-    site.box.on_stands(vote("a"), None)
+    site.vote_store.on_stands(vote("a"), None)
     site.tasks.cancel()
     await turn()
-    assert (part.acted, matter._acting, site.figures["left_to_sweep"]) == (False, 0, 0)
+    assert (part.acted, in_flight._acting, site.metrics["left_to_recover"]) == (False, 0, 0)
 
 
 async def test_what_is_done_at_once_needs_no_task() -> None:
@@ -145,5 +145,5 @@ async def test_what_is_done_at_once_needs_no_task() -> None:
     site = Site(Manager())
     part, _ = part_of(site, Quick(), plan())
     part.prepare()
-    assert len(site.box.casts) == 1
+    assert len(site.vote_store.casts) == 1
     assert not site.tasks

@@ -11,26 +11,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from wormspace.addresses import ArrayName
+from wormspace.addresses import SegmentName
 from wormspace.paxos.effects import Send, to_all
-from wormspace.paxos.messages import Gone, Read, Report
+from wormspace.paxos.messages import Read, Report, SegmentTrimmed
 from wormspace.paxos.quorum import is_quorum, out_of_reach
 from wormspace.paxos.ranges import ballot_at
 from wormspace.registers.paxos.operations import Base, gone
 from wormspace.registers.paxos.partition import Partition
-from wormspace.wire.messages import Downward
+from wormspace.wire.messages import ServerMessage
 
 
-class StandingOperation(Base):
+class CaptureCheckOperation(Base):
     """Asks every server what it has promised for one register, until a majority decides it."""
 
     def __init__(
-        self, partition: Partition, array: ArrayName, offset: int, ballot: bytes, deadline: float
+        self,
+        partition: Partition,
+        segment_name: SegmentName,
+        offset: int,
+        ballot: bytes,
+        deadline: float,
     ) -> None:
         super().__init__(
-            partition, f"check of a capture of {array[0]}/{array[1]}/{offset}", deadline
+            partition,
+            f"check of a capture of {segment_name[0]}/{segment_name[1]}/{offset}",
+            deadline,
         )
-        self.array = array
+        self.segment_name = segment_name
         self.offset = offset
         self.ballot = ballot
         self.standing = 0
@@ -38,15 +45,15 @@ class StandingOperation(Base):
         self.done: asyncio.Future[bool] = self.loop.create_future()
 
     def unanswered(self) -> Iterable[Send]:
-        question = Read(*self.array, [(self.offset, self.offset + 1)], detail=True)
+        question = Read(*self.segment_name, [(self.offset, self.offset + 1)], detail=True)
         return to_all(self.partition.size, question, but=self.heard())
 
     def heard(self) -> int:
         return self.standing | self.lost
 
-    def on_reply(self, server: int, message: Downward) -> None:
-        if isinstance(message, Gone):
-            self.cancel(gone(self.array))
+    def on_reply(self, server: int, message: ServerMessage) -> None:
+        if isinstance(message, SegmentTrimmed):
+            self.cancel(gone(self.segment_name))
             return
         if not isinstance(message, Report) or self.heard() >> server & 1:
             return

@@ -8,12 +8,12 @@ from test_log_suite import collect, leave_a_hole
 
 from wormspace.knobs import KNOBS
 from wormspace.log import LogTrimmed
-from wormspace.log.records import read_pack
+from wormspace.log.records import read_batch
 
 
 async def slots(log):
     """How many registers the log takes."""
-    return await log._tape.end()
+    return await log._segmented_log.end()
 
 
 async def mixed(log, seed=0):
@@ -49,18 +49,22 @@ async def test_what_is_appended_in_one_turn_shares_a_register(make):
     ]
 
 
-async def test_a_pack_is_no_larger_than_it_may_be(make):
+async def test_a_batch_is_no_larger_than_it_may_be(make):
     log = await make()
     bodies = [
         bytes(size)
-        for size in (10, KNOBS.log_pack_bytes - 100, 1000, 3 * KNOBS.log_pack_bytes, 5, 5, 70_000)
+        for size in (10, KNOBS.log_batch_bytes - 100, 1000, 3 * KNOBS.log_batch_bytes, 5, 5, 70_000)
     ]
     await log.append_many(bodies)
     entries = await log.read_range(0)
     assert [len(e.body) for e in entries] == [len(body) for body in bodies]
-    packs = [read_pack(raw, 0) for raw in await log._tape.read(0, await slots(log)) if raw]
-    assert all(len(p.bodies) == 1 or sum(map(len, p.bodies)) <= KNOBS.log_pack_bytes for p in packs)
-    assert len(packs) == 5
+    batches = [
+        read_batch(raw, 0) for raw in await log._segmented_log.read(0, await slots(log)) if raw
+    ]
+    assert all(
+        len(p.bodies) == 1 or sum(map(len, p.bodies)) <= KNOBS.log_batch_bytes for p in batches
+    )
+    assert len(batches) == 5
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -89,7 +93,7 @@ async def test_every_range_is_what_lies_in_it(make):
         assert {e.position: e.body for e in entries} == held
 
 
-async def test_a_subscriber_begins_in_the_middle_of_a_pack(make):
+async def test_a_subscriber_begins_in_the_middle_of_a_batch(make):
     log = await make()
     await log.append_many([str(i).encode() for i in range(30)])
     await log.append_many([str(i).encode() for i in range(30, 60)])
@@ -108,7 +112,7 @@ async def test_a_subscriber_passes_over_what_was_lost_and_waits_for_what_is_ahea
     assert after[0] == lost + 10
 
 
-async def test_a_log_is_trimmed_in_the_middle_of_a_pack(make):
+async def test_a_log_is_trimmed_in_the_middle_of_a_batch(make):
     log = await make()
     for i in range(40):
         await log.append_many([bytes(10)] * 10, streams=[f"s{i % 2}"])
@@ -135,7 +139,7 @@ async def test_positions_go_on_after_all_was_trimmed_and_the_sequencer_left(make
     assert await again.tail() == 251
 
 
-async def test_a_stream_is_the_entries_that_name_it_and_no_others_of_the_pack(make):
+async def test_a_stream_is_the_entries_that_name_it_and_no_others_of_the_batch(make):
     log = await make()
     for n in range(20):
         await asyncio.gather(

@@ -1,7 +1,7 @@
-"""The sweep: what is stuck is looked for, and resolved.
+"""Recovery: what is stuck is looked for, and resolved.
 
-Each resource manager is swept by a task of its own: a database that is silent or slow delays the
-sweep of no other, nor the time limits of the transactions here.
+Each resource manager is recovered by a task of its own: a database that is silent or slow delays
+the recovery of no other, nor the time limits of the transactions here.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Protocol
 
 from wormspace.errors import Trimmed, UsageError, WormError
 from wormspace.runtime.tasks import Tasks
-from wormspace.tx.box import Box
 from wormspace.tx.deadlines import within
 from wormspace.tx.identity import Identities
+from wormspace.tx.in_flight import InFlight, InFlightTable
 from wormspace.tx.keeping import KeptBranches
 from wormspace.tx.managers import ResourceManager
-from wormspace.tx.matters import Matter, Matters
 from wormspace.tx.names import Gid
 from wormspace.tx.remote import RemoteStore
 from wormspace.tx.resolver import OVER, Resolution, Resolver
 from wormspace.tx.trimming import Finished
+from wormspace.tx.vote_store import VoteStore
 
 log = logging.getLogger("wormspace.tx")
 
@@ -33,34 +33,34 @@ ASK_S = 15.0
 FIND_S = 5.0
 
 
-class SweptSite(Protocol):
-    """A site, as its sweep sees it; see `site.Site`."""
+class RecoveringSite(Protocol):
+    """A site, as its recovery sees it; see `site.Site`."""
 
     initiator: str
     patience: float
     idle: float
     tasks: Tasks
-    matters: Matters
-    box: Box
+    in_flights: InFlightTable
+    vote_store: VoteStore
     resolver: Resolver
     kept: KeptBranches
     identities: Identities
     finished: Finished
-    figures: Counter[str]
+    metrics: Counter[str]
 
     @property
     def managers(self) -> Mapping[str, ResourceManager]: ...
     def now(self) -> float: ...
 
 
-class _Swept:
+class _Recovered:
     """What is known of one manager.
 
     Attributes:
-        seen: what of ours it held prepared at the last sweep, and since when that was seen.
+        seen: what of ours it held prepared at the last recovery, and since when that was seen.
         others: the same of what is not ours.
         told: those of the others that were logged.
-        task: sweeps it again and again.
+        task: recovers it again and again.
     """
 
     def __init__(self, task: asyncio.Task[None]) -> None:
@@ -70,43 +70,43 @@ class _Swept:
         self.task = task
 
 
-class Sweeper:
-    """The sweep of one site."""
+class Recovery:
+    """The recovery of one site."""
 
-    def __init__(self, site: SweptSite) -> None:
+    def __init__(self, site: RecoveringSite) -> None:
         self._site = site
-        self._swept: dict[str, _Swept] = {}
-        site.tasks.spawn(self._for_ever(self._sweep_here))
+        self._swept: dict[str, _Recovered] = {}
+        site.tasks.spawn(self._for_ever(self._recover_here))
 
     def watch(self, manager: ResourceManager) -> None:
         """Sweep this manager too, from now on."""
 
-        async def sweep(patience: float) -> None:
-            await self._sweep_manager(manager, patience)
+        async def recover(patience: float) -> None:
+            await self._recover_manager(manager, patience)
 
-        self._swept[manager.name] = _Swept(self._site.tasks.spawn(self._for_ever(sweep)))
+        self._swept[manager.name] = _Recovered(self._site.tasks.spawn(self._for_ever(recover)))
 
     def unwatch(self, manager: str) -> None:
         """Sweep it no longer."""
         self._swept.pop(manager).task.cancel()
 
-    async def _for_ever(self, sweep: Callable[[float], Awaitable[None]]) -> None:
+    async def _for_ever(self, recover: Callable[[float], Awaitable[None]]) -> None:
         patience = self._site.patience
         while True:
             await asyncio.sleep(patience / 2)
             try:
-                await sweep(patience)
+                await recover(patience)
             except WormError as e:
-                log.warning("tx: the sweep goes on later: %s", e)
+                log.warning("tx: the recovery goes on later: %s", e)
             except Exception:
-                log.exception("tx: the sweep goes on later")
+                log.exception("tx: the recovery goes on later")
 
-    async def sweep(self, patience: float) -> list[Resolution]:
+    async def recover(self, patience: float) -> list[Resolution]:
         """Sweep all, now."""
-        await self._sweep_here(patience, trim=False)
+        await self._recover_here(patience, trim=False)
         managers = list(self._site.managers.values())
         results = await asyncio.gather(
-            *(self._sweep_manager(m, patience) for m in managers), return_exceptions=True
+            *(self._recover_manager(m, patience) for m in managers), return_exceptions=True
         )
         await self._site.finished.trim()
         found: list[Resolution] = []
@@ -118,26 +118,28 @@ class Sweeper:
 
     # ------------------------------------------------------------ transactions here
 
-    async def _sweep_here(self, patience: float, *, trim: bool = True) -> None:
+    async def _recover_here(self, patience: float, *, trim: bool = True) -> None:
         site, now = self._site, self._site.now()
-        for matter in list(site.matters.open.values()):
+        for in_flight in list(site.in_flights.open.values()):
             # Until its time limit, a transaction that is run here is its initiator's own.
-            is_own = now < matter.deadline < float("inf")
-            if matter.decision is None and not is_own and now - matter.since >= patience:
-                await self._resolve_matter(matter)
+            is_own = now < in_flight.deadline < float("inf")
+            if in_flight.decision is None and not is_own and now - in_flight.since >= patience:
+                await self._resolve_in_flight(in_flight)
         await self._roll_back_idle(now)
         if trim:
             await site.finished.trim()
 
-    async def _resolve_matter(self, matter: Matter) -> None:
+    async def _resolve_in_flight(self, in_flight: InFlight) -> None:
         resolver = self._site.resolver
         try:
-            matter.decide(await resolver.settle(matter.id, matter.participants, matter.votes))
+            in_flight.decide(
+                await resolver.settle(in_flight.id, in_flight.participants, in_flight.votes)
+            )
         except Trimmed:
-            if matter.parts:
-                matter.decide(OVER)
+            if in_flight.local:
+                in_flight.decide(OVER)
         except WormError as e:
-            log.warning("tx: %s cannot be resolved now: %s", matter.id, e)
+            log.warning("tx: %s cannot be resolved now: %s", in_flight.id, e)
 
     async def _roll_back_idle(self, now: float) -> None:
         """Free what a client that died left behind before it was asked to vote."""
@@ -146,14 +148,14 @@ class Sweeper:
             if now - used >= site.idle and txid.initiator != site.initiator:
                 branch = site.kept.take(txid, manager)
                 if branch is not None:
-                    site.figures["sessions_expired"] += 1
+                    site.metrics["sessions_expired"] += 1
                     await branch.rollback()
 
     # ------------------------------------------------------------ managers
 
-    async def _sweep_manager(self, manager: ResourceManager, patience: float) -> list[Resolution]:
+    async def _recover_manager(self, manager: ResourceManager, patience: float) -> list[Resolution]:
         site = self._site
-        home = await site.box.find(within(FIND_S))
+        home = await site.vote_store.find(within(FIND_S))
         swept = self._swept.get(manager.name)
         if isinstance(manager, RemoteStore):
             if home is None:
@@ -171,9 +173,9 @@ class Sweeper:
         self._tell_of_others(manager.name, swept, now)
         old = [gid for gid in ours if now - swept.seen[gid] >= patience]
         results = await site.resolver.finish_all(
-            (manager, gid) for gid in old if gid.id not in site.matters.open
+            (manager, gid) for gid in old if gid.id not in site.in_flights.open
         )
-        site.figures["resolved"] += sum(not r.problem for r in results)
+        site.metrics["resolved"] += sum(not r.problem for r in results)
         return results
 
     async def _ask(self, manager: ResourceManager, is_used: bool) -> list[Gid] | None:
@@ -197,7 +199,7 @@ class Sweeper:
             log.warning("tx: %s cannot be asked what it holds prepared: %s", manager.name, why)
             return None
 
-    def _tell_of_others(self, manager: str, swept: _Swept, now: float) -> None:
+    def _tell_of_others(self, manager: str, swept: _Recovered, now: float) -> None:
         swept.told &= swept.others.keys()
         for gid, since in swept.others.items():
             if gid not in swept.told and now - since >= self._site.patience:

@@ -1,8 +1,8 @@
 """What a leadership strategy has to work with, and what it must offer.
 
-A *seat* is one replica's place at the table: the space, who the replica is, its learner, its clock
-and dice, and the packets whose outcome somebody here waits for.  A *proposer* is a leadership
-strategy at work in one seat: it takes packets to registers.
+A *context* is one replica's place at the table: the space, who the replica is, its learner, its
+clock and dice, and the packets whose outcome somebody here waits for.  A *proposer* is a leadership
+strategy at work in one context: it takes packets to registers.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from wormspace.smr.leases import IDLE_LOOK_S, LOOK_S, Stopwatches
 from wormspace.smr.peers import Peers
 from wormspace.smr.records import (
     Batch,
-    Charter,
     Mark,
     Member,
     Packet,
     Ping,
     Pong,
+    SegmentMetadata,
     Top,
     decoder,
     encode,
-    encode_charter,
+    encode_segment_metadata,
 )
 from wormspace.space import Address, Space
 from wormspace.space.arguments import MAX_SEGMENT_SIZE
@@ -98,7 +98,7 @@ class Tuning(msgspec.Struct, frozen=True):
         as_number(self.upgrade_s, "Tuning.upgrade_s", 0)
 
 
-class Seat:
+class ReplicaContext:
     """One replica, as its proposer sees it.
 
     Attributes:
@@ -143,12 +143,12 @@ class Seat:
         self._audit_at = 0.0
         self._callers: dict[tuple[str, int], Caller] = {}
 
-    def charter(self, owners: list[Member] | None = None) -> bytes:
+    def segment_metadata(self, owners: list[Member] | None = None) -> bytes:
         """What to allocate a segment with, in this replica's name."""
         others = self.peers.members()[:MEMBERS_NAMED]
         declared = self.learner.engine.machine.declaration
-        return encode_charter(
-            Charter(
+        return encode_segment_metadata(
+            SegmentMetadata(
                 self.member,
                 others,
                 owners or [],
@@ -168,8 +168,12 @@ class Seat:
 
     def top(self) -> Top:
         """The newest segment that is known here, and who allocated it."""
-        charter = self.learner.charter(self.learner.highest)
-        return (-1, b"") if charter is None else (self.learner.highest, charter.leader.id)
+        segment_metadata = self.learner.segment_metadata(self.learner.highest)
+        return (
+            (-1, b"")
+            if segment_metadata is None
+            else (self.learner.highest, segment_metadata.leader.id)
+        )
 
     def is_ours(self, top: Top) -> bool | None:
         """Whether a replica that tells of such a segment takes part in this object.
@@ -178,9 +182,9 @@ class Seat:
         that cannot be told yet; one that is so far behind that its segment is forgotten is ours.
         """
         number, allocator = top
-        charter = self.learner.charter(number)
-        if charter is not None:
-            return charter.leader.id == allocator
+        segment_metadata = self.learner.segment_metadata(number)
+        if segment_metadata is not None:
+            return segment_metadata.leader.id == allocator
         return True if 0 <= number < self.learner.highest else None
 
     def batch(self, packets: list[Packet]) -> bytes:
@@ -336,8 +340,12 @@ class Seat:
         seen = -1
         while True:
             await asyncio.sleep(GREET_S)
-            charter = self.learner.charter(self.learner.highest)
-            named = [] if charter is None else [charter.leader, *charter.owners]
+            segment_metadata = self.learner.segment_metadata(self.learner.highest)
+            named = (
+                []
+                if segment_metadata is None
+                else [segment_metadata.leader, *segment_metadata.owners]
+            )
             if self.learner.highest != seen:
                 seen = self.learner.highest
                 self.peers.introduce(named)
@@ -410,5 +418,5 @@ class Leadership(Protocol):
     def strategy(self) -> str:
         """What all replicas must have been told alike, in a word or two; it is in the metadata."""
 
-    def take_seat(self, seat: Seat) -> Proposer:
-        """Begin at this seat; `run` is awaited afterwards."""
+    def make_proposer(self, context: ReplicaContext) -> Proposer:
+        """Begin at this context; `run` is awaited afterwards."""

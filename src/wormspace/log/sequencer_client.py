@@ -1,9 +1,10 @@
-"""The desk: how an appender reaches whoever hands out positions, and replaces it when it is gone.
+"""The position source: how an appender reaches whoever hands out positions, and replaces it when it
+is gone.
 
-Sequencers announce themselves in a mark, `<log>/sequencer`: where they are, or that they left.  An
+Sequencers announce themselves in a cell, `<log>/sequencer`: where they are, or that they left.  An
 announcement replaces exactly one other, so of all who find that a sequencer is gone only one
-succeeds it.  The mark is a way to find each other, no more: what makes positions unique and ordered
-is the tenure.
+succeeds it.  The cell is a way to find each other, no more: what makes positions unique and ordered
+is the term.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Annotated, Any, Protocol
 import msgspec
 
 from wormspace.errors import Closed, RaceLost, Unavailable, WormError
+from wormspace.log.durable_cell import ABSENT, DurableCell
 from wormspace.log.errors import Deposed, NoSequencer
-from wormspace.log.marks import ABSENT, Mark
 from wormspace.log.messages import (
     Answer,
     Ask,
@@ -69,7 +70,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
         return f"{SERVICE}{log_name}/{self.id.hex()}"
 
 
-class Desk(Protocol):
+class PositionSource(Protocol):
     """A way to positions."""
 
     def give_now(self, ask: Ask) -> Given | None:
@@ -86,10 +87,10 @@ class Desk(Protocol):
         """Hand out and ask for nothing more."""
 
 
-class PrivateDesk:
+class OwnPositions:
     """Each appender hands out positions to itself: there is no sequencer.
 
-    Where several append to one log, each takes the tenure from the other, append by append.  In an
+    Where several append to one log, each takes the term from the other, append by append.  In an
     embedded address space all handles of a log share one.
 
     Attributes:
@@ -191,13 +192,13 @@ class _There:
         await self._caller.close()
 
 
-class SharedDesk:
+class SequencerClient:
     """Asks the announced sequencer; where there is none, becomes it.
 
     Args:
         name: the log's.
-        mark: where sequencers announce themselves.
-        make: makes a sequencer for this process, given what it asks when it lost its tenure.
+        cell: where sequencers announce themselves.
+        make: makes a sequencer for this process, given what it asks when it lost its term.
         host: where a sequencer in this process listens, and is announced.
         port: the same.
         may_become: whether one may be started here; if not, wait for another process to do it.
@@ -206,7 +207,7 @@ class SharedDesk:
     def __init__(
         self,
         name: str,
-        mark: Mark[Announcement],
+        cell: DurableCell[Announcement],
         make: MakeSequencer,
         *,
         host: str = "127.0.0.1",
@@ -214,7 +215,7 @@ class SharedDesk:
         may_become: bool = True,
     ) -> None:
         self._name = name
-        self._mark = mark
+        self._cell = cell
         self._make = make
         self._host = host
         self._port = port
@@ -272,7 +273,7 @@ class SharedDesk:
                     continue
                 if isinstance(at, _Here):
                     await at.sequencer.start()
-                    found = await self._mark.get()
+                    found = await self._cell.get()
                     replaced = found is not None and found[0] > at.number
                 else:
                     replaced = not await at.is_there()
@@ -290,12 +291,12 @@ class SharedDesk:
             await at.close()
             if isinstance(at, _Here):
                 await self._say_goodbye(at)
-        await self._mark.close()
+        await self._cell.close()
 
     async def _say_goodbye(self, at: _Here) -> None:
         try:
-            async with asyncio.timeout_at(self._mark.deadline()):
-                await self._mark.replace(at.number, Announcement("", 0))
+            async with asyncio.timeout_at(self._cell.deadline()):
+                await self._cell.replace(at.number, Announcement("", 0))
         except (WormError, TimeoutError) as e:
             log.info("log %s: left without a word: %s", self._name, e)
 
@@ -328,7 +329,7 @@ class SharedDesk:
     async def _find_next(self, gone: _Here | _There | None, is_sure: bool) -> None:
         if not is_sure and isinstance(gone, _There) and await gone.is_there():
             return
-        found = await self._mark.get()
+        found = await self._cell.get()
         number = found[0] if found else ABSENT
         there = found[1] if found and found[1].port else None
         if there is not None and (gone is None or number > gone.number):
@@ -336,7 +337,7 @@ class SharedDesk:
             service = there.service(self._name)
             await self._turn_to(_There(number, caller, service, self._patience))
         elif isinstance(gone, _Here) and number == gone.number:
-            pass  # it lost the tenure to one that is not announced, and takes it back
+            pass  # it lost the term to one that is not announced, and takes it back
         elif self._may_become:
             if await self._become(number) and there is not None:
                 self._patience.ran_out()
@@ -357,7 +358,7 @@ class SharedDesk:
 
         async def may_renew() -> bool:
             number = await asyncio.shield(mine)  # the first question may be quicker than we are
-            found = await self._mark.get()
+            found = await self._cell.get()
             return found is not None and found[0] == number
 
         sequencer = self._make(may_renew)
@@ -365,7 +366,7 @@ class SharedDesk:
         async def serve(body: bytes) -> bytes:
             return encode(await sequencer.answer(read_question(body)))
 
-        announced = Announcement(self._host, 0, self._mark.nonce())
+        announced = Announcement(self._host, 0, self._cell.nonce())
         service = Service({announced.service(self._name): serve})
         try:
             port = await service.start(self._host, self._port)
@@ -375,7 +376,7 @@ class SharedDesk:
         number = None
         try:
             announced = msgspec.structs.replace(announced, port=port)
-            number = await self._mark.replace(expected, announced)
+            number = await self._cell.replace(expected, announced)
         finally:
             if number is None:
                 mine.cancel()

@@ -6,14 +6,14 @@ import itertools
 import random
 
 import pytest
-from seats import PIPELINE, SIZE, Place, packet
+from contexts import PIPELINE, SIZE, Place, packet
 
 from virtual import Watch, virtually
 from wormspace.addresses import METADATA
 from wormspace.errors import CaptureLost, Trimmed, Unavailable, WrongKind
 from wormspace.smr.records import NOOP, SEAL, Batch, decode_record, encode
-from wormspace.smr.seat import NotLeading
-from wormspace.smr.writing import RETRY_S, Deposed, Reign, close, close_below, complete
+from wormspace.smr.replica_context import NotLeading
+from wormspace.smr.term import RETRY_S, Deposed, Term, close, close_below, complete
 from wormspace.space import Address, stamp
 
 
@@ -22,24 +22,26 @@ class Ruler(Place):
 
     def __init__(self, worm, name="r1", **tuning):
         super().__init__(worm, name, **tuning)
-        self.reign, self.task, self.ready = None, None, asyncio.Event()
+        self.term, self.task, self.ready = None, None, asyncio.Event()
 
     async def crown(self, period=1000.0):
-        """Begin a reign, and wait until it may propose."""
-        first = await self.space.alloc(self.seat.charter(), self.seat.tuning.segment_size)
+        """Begin a term, and wait until it may propose."""
+        first = await self.space.alloc(
+            self.context.segment_metadata(), self.context.tuning.segment_size
+        )
         self.learner.allocated(first.number, first.size, first.metadata)
-        self.reign = Reign(self.seat, first)
-        self.task = asyncio.ensure_future(self.reign.rule(self.ready.set, period))
+        self.term = Term(self.context, first)
+        self.task = asyncio.ensure_future(self.term.rule(self.ready.set, period))
         ready = asyncio.ensure_future(self.ready.wait())
         await asyncio.wait([ready, self.task], return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         return self
 
     async def stop(self):
-        self.reign.end()
+        self.term.end()
         self.task.cancel()
         await asyncio.wait([self.task])
-        await self.seat.close()
+        await self.context.close()
 
 
 # ---------------------------------------------------------------- completing
@@ -51,7 +53,7 @@ def test_what_a_leader_left_is_completed_and_closed():
             rng = random.Random(seed)
             place = Ruler(worm)
             place.space = place.learner.space = worm.space(f"thing {seed}")
-            segment = await place.space.alloc(place.seat.charter(), SIZE)
+            segment = await place.space.alloc(place.context.segment_metadata(), SIZE)
             known = rng.choice((0, 0, 2))
             written = {o: NOOP for o in range(SIZE) if o < known or rng.random() < 0.4}
             sealed = seed % 3 == 0
@@ -89,11 +91,11 @@ def test_what_a_leader_left_is_completed_and_closed():
 def test_a_segment_that_was_applied_is_looked_at_from_its_beginning():
     async def work(worm):
         place = Ruler(worm)
-        first = await place.space.alloc(place.seat.charter(), SIZE)
+        first = await place.space.alloc(place.context.segment_metadata(), SIZE)
         await first.unsafe_write(0, SEAL)
         place.learner.allocated(0, SIZE, first.metadata)
         place.learner.learn(Address(0, 0), SEAL)
-        second = await place.space.alloc(place.seat.charter(), SIZE)
+        second = await place.space.alloc(place.context.segment_metadata(), SIZE)
         place.learner.allocated(1, SIZE, second.metadata)
         for offset in range(3):
             place.learner.learn(Address(1, offset), NOOP)
@@ -112,11 +114,11 @@ class Usurped:
         self.capture, self.left, self.start = worm.registers.capture, times, start
         worm.registers.capture = self
 
-    async def __call__(self, array, start, stop, deadline):
-        captured = await self.capture(array, start, stop, deadline)
+    async def __call__(self, segment_name, start, stop, deadline):
+        captured = await self.capture(segment_name, start, stop, deadline)
         if self.left:
             self.left -= 1
-            await self.capture(array, self.start, stop, deadline)
+            await self.capture(segment_name, self.start, stop, deadline)
         return captured
 
 
@@ -124,7 +126,7 @@ class Usurped:
 def test_whoever_captures_it_meanwhile_only_takes_time(written):
     async def work(worm):
         place = Ruler(worm)
-        segment = await place.space.alloc(place.seat.charter(), SIZE)
+        segment = await place.space.alloc(place.context.segment_metadata(), SIZE)
         for offset in written:
             await segment.unsafe_write(offset, NOOP)
         usurped = Usurped(worm, 3)
@@ -141,7 +143,7 @@ def test_whoever_captures_it_meanwhile_only_takes_time(written):
 def test_a_segment_that_is_full_needs_no_seal():
     async def work(worm):
         place = Ruler(worm)
-        segment = await place.space.alloc(place.seat.charter(), 2)
+        segment = await place.space.alloc(place.context.segment_metadata(), 2)
         for offset in range(2):
             await segment.unsafe_write(offset, NOOP)
         await close(place.learner, segment)
@@ -155,7 +157,7 @@ def test_all_segments_below_are_closed_and_nothing_of_others_is_touched():
     async def work(worm):
         place = Ruler(worm)
         for _ in range(4):
-            await place.space.alloc(place.seat.charter(), SIZE)
+            await place.space.alloc(place.context.segment_metadata(), SIZE)
         await close_below(place.space, place.learner, 3)
         assert place.learner.position == Address(3, 0)
         assert place.registers == [[]] * 3
@@ -164,7 +166,7 @@ def test_all_segments_below_are_closed_and_nothing_of_others_is_touched():
             None
         ]
         foreign = await place.space.alloc(stamp("log", 1), SIZE)
-        await place.space.alloc(place.seat.charter(), SIZE)
+        await place.space.alloc(place.context.segment_metadata(), SIZE)
         with pytest.raises(WrongKind):
             await close_below(place.space, place.learner, 5)
         assert await foreign.read(0) is None
@@ -183,15 +185,15 @@ class Slow:
         self.offsets = []
         worm.registers.write = self
 
-    async def __call__(self, array, token, offset, value, deadline):
+    async def __call__(self, segment_name, token, offset, value, deadline):
         if offset >= SIZE:  # an allocation
-            return await self.write(array, token, offset, value, deadline)
+            return await self.write(segment_name, token, offset, value, deadline)
         self.now += 1
         self.most = max(self.most, self.now)
-        self.offsets.append((array[1], offset))
+        self.offsets.append((segment_name[1], offset))
         try:
             await asyncio.sleep(self.time_s)
-            return await self.write(array, token, offset, value, deadline)
+            return await self.write(segment_name, token, offset, value, deadline)
         finally:
             self.now -= 1
 
@@ -204,7 +206,7 @@ def test_packets_are_applied_once_and_in_the_order_in_which_they_were_offered():
         for _ in range(30):
             for _ in range(rng.randrange(4)):
                 number += 1
-                place.reign.offer(packet(number))
+                place.term.offer(packet(number))
             await asyncio.sleep(rng.choice((0, 0, 0.4, 2)))
         await asyncio.sleep(20)
         assert place.seen == list(range(1, number + 1))
@@ -223,12 +225,12 @@ def test_the_packets_of_a_turn_share_a_register_as_far_as_they_fit():
         place = await Ruler(worm, batch_bytes=3 * size).crown()
         before = len(place.registers)
         for number in range(1, 8):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
         await place.rest()
         assert place.registers[before:] == [[1, 2, 3], [4, 5, 6], [7]]
         Slow(worm)
         for number in range(8, 30):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await asyncio.sleep(0)
         await asyncio.sleep(1.1)
         assert place.registers[-PIPELINE:] == [[8], [9], [10]], "the pipeline was full"
@@ -244,13 +246,13 @@ def test_the_next_segment_is_there_before_it_is_needed():
         place = await Ruler(worm).crown()
         tails = []
         for number in range(1, 3 * SIZE):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await place.rest()
             tails.append(await place.space.tail())
         assert tails == [1 + (n + SIZE // 2) // SIZE for n in range(1, 3 * SIZE)]
         watch = Watch(worm)
-        place.reign.offer(packet(3 * SIZE))
-        place.reign.offer(packet(3 * SIZE + 1))
+        place.term.offer(packet(3 * SIZE))
+        place.term.offer(packet(3 * SIZE + 1))
         await place.rest()
         assert watch.counts() == {"write": 1}, "the turn of a segment costs nothing"
         await place.stop()
@@ -262,7 +264,7 @@ def test_segments_of_an_odd_size_are_followed_too():
     async def work(worm):
         place = await Ruler(worm, segment_size=7).crown()
         for number in range(1, 20):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await place.rest()
         assert place.seen == list(range(1, 20))
         await place.stop()
@@ -274,17 +276,17 @@ def test_it_leads_for_as_long_as_the_register_that_it_writes_next_is_its_own():
     async def work(worm):
         place = await Ruler(worm).crown()
         for number in range(1, SIZE - 1):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await place.rest()
-        assert await place.reign.confirm() == Address(0, SIZE - 2)
+        assert await place.term.confirm() == Address(0, SIZE - 2)
         await (await place.space.segment(0)).capture(SIZE - 2)
         with pytest.raises(NotLeading):
-            await place.reign.confirm()
+            await place.term.confirm()
         await place.rest()
         for number in range(SIZE - 1, SIZE + 1):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await place.rest()
-        assert await place.reign.confirm() == Address(1, 0)
+        assert await place.term.confirm() == Address(1, 0)
         await place.stop()
 
     virtually(work)
@@ -293,15 +295,15 @@ def test_it_leads_for_as_long_as_the_register_that_it_writes_next_is_its_own():
 def test_what_is_offered_before_a_leader_is_ready_waits():
     async def work(worm):
         place = Ruler(worm)
-        first = await place.space.alloc(place.seat.charter(), SIZE)
-        place.reign = Reign(place.seat, first)
-        place.reign.offer(packet(1))
+        first = await place.space.alloc(place.context.segment_metadata(), SIZE)
+        place.term = Term(place.context, first)
+        place.term.offer(packet(1))
         await place.rest()
         with pytest.raises(NotLeading):
-            await place.reign.confirm()
-        place.task = asyncio.ensure_future(place.reign.rule(place.ready.set, 1.0))
+            await place.term.confirm()
+        place.task = asyncio.ensure_future(place.term.rule(place.ready.set, 1.0))
         await place.ready.wait()
-        place.reign.offer(packet(2))
+        place.term.offer(packet(2))
         await place.rest()
         assert place.registers == [[1, 2]]
         await place.stop()
@@ -320,11 +322,11 @@ def test_a_segment_that_is_slow_to_come_holds_up_what_is_offered_and_loses_nothi
 
         place.space.alloc = slowly
         for number in range(1, 15):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await place.rest()
         assert place.seen == list(range(1, SIZE + 1))
         with pytest.raises(NotLeading, match="between"):
-            await place.reign.confirm()
+            await place.term.confirm()
         await asyncio.sleep(3)
         assert not place.task.done(), "now and then it looks whether it leads; that can wait"
         place.learner.engine.machine.until = 0.0
@@ -334,7 +336,7 @@ def test_a_segment_that_is_slow_to_come_holds_up_what_is_offered_and_loses_nothi
         may_go_on.set()
         await place.rest()
         assert place.seen == list(range(1, 15))
-        assert await place.reign.confirm() == place.learner.position
+        assert await place.term.confirm() == place.learner.position
         await place.stop()
 
     virtually(work)
@@ -353,11 +355,11 @@ def test_a_write_that_finds_no_majority_is_tried_until_it_does():
 
         watch.before = refuse
         for number in (1, 2):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await asyncio.sleep(0)
         await asyncio.sleep(3.5 * RETRY_S)
         assert place.seen == []
-        assert place.reign.confirmed_at < asyncio.get_running_loop().time()
+        assert place.term.confirmed_at < asyncio.get_running_loop().time()
         await asyncio.sleep(2 * RETRY_S)
         assert place.seen == [1, 2]
         assert len(set(tries)) == 2, "the same values"
@@ -379,7 +381,7 @@ def test_a_segment_that_finds_no_majority_is_tried_again_and_allocated_once():
 
         watch.before = refuse
         for number in range(1, SIZE + 3):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await place.rest()
         await asyncio.sleep(4 * RETRY_S)
         assert place.seen == list(range(1, SIZE + 3))
@@ -399,21 +401,21 @@ def test_registers_that_readers_took_are_proposed_again(seed):
         for _ in range(12):
             for _ in range(rng.randrange(5)):
                 number += 1
-                place.reign.offer(packet(number))
+                place.term.offer(packet(number))
                 await asyncio.sleep(0)
             if rng.random() < 0.5:
                 segment = await place.space.segment(await place.space.tail() - 1)
                 first = rng.randrange(SIZE)
                 await segment.capture(first, rng.randrange(first, SIZE) + 1)
             await asyncio.sleep(rng.choice((0, 0.01)))
-        place.reign.offer(packet(number + 1))
+        place.term.offer(packet(number + 1))
         await asyncio.sleep(1)
         assert sorted(place.seen) == list(range(1, number + 2)), "each once"
-        assert not place.task.done(), "the reign goes on"
+        assert not place.task.done(), "the term goes on"
         with contextlib.suppress(NotLeading):
-            await place.reign.confirm()  # a reader has the next register
+            await place.term.confirm()  # a reader has the next register
         await place.rest()
-        assert await place.reign.confirm() == place.learner.position
+        assert await place.term.confirm() == place.learner.position
         await place.stop()
 
     virtually(work)
@@ -423,17 +425,17 @@ def test_a_register_that_was_lost_in_a_segment_that_was_left_holds_nobody_up():
     async def work(worm):
         place = await Ruler(worm).crown()
         for number in range(1, SIZE):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await place.rest()
         Slow(worm)
         for number in range(SIZE, SIZE + 3):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await asyncio.sleep(0)
         await (await place.space.segment(0)).capture(SIZE - 1)  # while two of the next are written
         await asyncio.sleep(5)
         assert place.seen == [*range(1, SIZE), SIZE + 1, SIZE + 2, SIZE]
         assert not place.task.done()
-        assert await place.reign.confirm() == place.learner.position
+        assert await place.term.confirm() == place.learner.position
         await place.stop()
 
     virtually(work)
@@ -444,7 +446,7 @@ def test_what_was_lost_is_proposed_again_in_its_order_and_before_what_waits():
         place = await Ruler(worm).crown()
         Slow(worm)
         for number in range(1, 8):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await asyncio.sleep(0)
         segment = await place.space.segment(0)
         await segment.capture(1)
@@ -460,18 +462,18 @@ def test_a_lost_register_of_a_full_segment_is_completed_and_the_segment_left():
     async def work(worm):
         place = await Ruler(worm).crown()
         for number in range(1, SIZE):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await place.rest()
         assert await place.space.tail() == 2
         await (await place.space.segment(0)).capture(SIZE - 1)
         for number in range(SIZE, SIZE + 5):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await place.rest()
         assert place.seen == list(range(1, SIZE + 5))
         watch, at = Watch(worm), place.learner.position
         await (await place.space.segment(at.segment)).capture(at.offset)
         watch.clear()
-        place.reign.offer(packet(SIZE + 5))
+        place.term.offer(packet(SIZE + 5))
         await place.rest()
         assert watch.clear()["capture"] <= 2, "the segment that was left is not captured again"
         assert place.seen == list(range(1, SIZE + 6))
@@ -492,17 +494,17 @@ async def usurp(worm, name="r2"):
 def test_whoever_allocates_above_deposes_at_the_next_register():
     async def work(worm):
         place = await Ruler(worm).crown()
-        place.reign.offer(packet(1))
+        place.term.offer(packet(1))
         await place.rest()
         other = await usurp(worm)
         assert other.seen == [1]
         with pytest.raises(NotLeading, match="taken over"):
-            await place.reign.confirm()
-        place.reign.offer(packet(2))
+            await place.term.confirm()
+        place.term.offer(packet(2))
         await place.rest()
         with pytest.raises(Deposed, match="above 0"):
             await place.task
-        other.reign.offer(packet(2))
+        other.term.offer(packet(2))
         await place.rest()
         assert other.seen == [1, 2]
         await other.stop()
@@ -515,11 +517,13 @@ def test_who_is_deposed_hears_of_it_when_it_extends():
     async def work(worm):
         place = await Ruler(worm).crown()
         for number in range(1, SIZE // 2):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await place.rest()
-        await place.space.alloc(place.seat.charter(), SIZE)  # by one who captures nothing yet
+        await place.space.alloc(
+            place.context.segment_metadata(), SIZE
+        )  # by one who captures nothing yet
         for number in range(SIZE // 2, SIZE + 1):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await place.rest()
         with pytest.raises(Deposed, match="allocated segment 1"):
             await place.task
@@ -532,12 +536,12 @@ def test_who_is_deposed_hears_of_it_when_it_extends():
 def test_one_who_comes_late_to_its_own_first_segment_is_deposed():
     async def work(worm):
         place, other = Ruler(worm), Ruler(worm, "r2")
-        first = await place.space.alloc(place.seat.charter(), SIZE)
+        first = await place.space.alloc(place.context.segment_metadata(), SIZE)
         await other.crown()
         place.learner.allocated(0, SIZE, first.metadata)
-        reign = Reign(place.seat, first)
+        term = Term(place.context, first)
         with pytest.raises(Deposed, match="segment 0 was closed"):
-            await reign.rule(place.ready.set, 1.0)
+            await term.rule(place.ready.set, 1.0)
         assert not place.ready.is_set()
         await other.stop()
 
@@ -546,7 +550,7 @@ def test_one_who_comes_late_to_its_own_first_segment_is_deposed():
 
 @pytest.mark.parametrize("kind", ["write", "extending"])
 @pytest.mark.parametrize("how", ["cancelled", Trimmed("gone"), ZeroDivisionError()])
-def test_work_that_ends_without_success_ends_the_reign(kind, how):
+def test_work_that_ends_without_success_ends_the_term(kind, how):
     async def work(worm):
         place = await Ruler(worm).crown()
         watch = Watch(worm)
@@ -561,14 +565,14 @@ def test_work_that_ends_without_success_ends_the_reign(kind, how):
 
         watch.before = fail
         for number in range(1, SIZE):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await place.rest()
         error = NotLeading if how == "cancelled" else type(how)
         with pytest.raises(error):
             await place.task
         with pytest.raises(NotLeading):
-            await place.reign.confirm()
-        place.reign.offer(packet(SIZE))
+            await place.term.confirm()
+        place.term.offer(packet(SIZE))
         await place.rest()
         assert SIZE not in place.seen, "nothing is proposed any more"
         await place.stop()
@@ -581,16 +585,16 @@ def test_an_end_ends_what_is_under_way_and_is_no_error():
         place = await Ruler(worm).crown()
         slow = Slow(worm)
         for number in range(1, 6):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await asyncio.sleep(0)
         assert slow.now == PIPELINE
-        place.reign.end()
+        place.term.end()
         await asyncio.sleep(3)
         assert slow.now == 0
         assert place.seen == []
         assert not place.task.done(), "whoever ends it is not told again"
         with pytest.raises(NotLeading, match="lost its place"):
-            await place.reign.confirm()
+            await place.term.confirm()
         await place.stop()
 
     virtually(work)
@@ -607,10 +611,10 @@ def test_the_next_segments_allocation_is_ended_too():
 
         place.space.alloc = never
         for number in range(1, SIZE // 2 + 1):
-            place.reign.offer(packet(number))
+            place.term.offer(packet(number))
             await place.rest()
         assert len(began) == 1
-        place.reign.end()
+        place.term.end()
         await place.rest()
         assert began[0].cancelled()
         await place.stop()
@@ -628,16 +632,16 @@ def test_it_looks_now_and_then_whether_it_still_leads():
         began = loop.time()
         await asyncio.sleep(3.5)
         assert watch.clear() == {"holds": 3}, "and writes nothing"
-        assert place.reign.confirmed_at == began + 3
+        assert place.term.confirmed_at == began + 3
         place.learner.engine.machine.until = loop.time()
         await asyncio.sleep(1)
         assert watch.clear() == {"write": 1}, "what is due happens"
         assert place.seen == [-1]
         watch.before = lambda name, given: (_ for _ in ()).throw(Unavailable("none"))
-        confirmed_at = place.reign.confirmed_at
+        confirmed_at = place.term.confirmed_at
         await asyncio.sleep(2)
         assert not place.task.done(), "who is out of touch is not deposed"
-        assert place.reign.confirmed_at == confirmed_at
+        assert place.term.confirmed_at == confirmed_at
         watch.before = None
         await usurp(worm)
         await asyncio.sleep(1.5)
@@ -652,7 +656,7 @@ def test_what_is_due_waits_for_what_is_being_written():
         place = await Ruler(worm).crown(period=1.0)
         place.learner.engine.machine.until = 0.0
         slow = Slow(worm, 5.0)
-        place.reign.offer(packet(1))
+        place.term.offer(packet(1))
         await asyncio.sleep(4.5)
         assert len(slow.offsets) == 1
         await place.stop()
@@ -674,16 +678,16 @@ def test_a_confirmation_is_as_old_as_its_question():
         worm.registers.holds = slowly
         asked = loop.time()
         position = place.learner.position
-        confirming = asyncio.ensure_future(place.reign.confirm())
+        confirming = asyncio.ensure_future(place.term.confirm())
         await asyncio.sleep(0.5)
-        place.reign.offer(packet(1))
+        place.term.offer(packet(1))
         assert await confirming == position
-        assert place.reign.confirmed_at == max(asked, asked + 0.5)
+        assert place.term.confirmed_at == max(asked, asked + 0.5)
         Slow(worm, 2.0)
         asked = loop.time()
-        place.reign.offer(packet(2))
+        place.term.offer(packet(2))
         await asyncio.sleep(3)
-        assert place.reign.confirmed_at == asked
+        assert place.term.confirmed_at == asked
         await place.stop()
 
     virtually(work)
@@ -692,7 +696,7 @@ def test_a_confirmation_is_as_old_as_its_question():
 def test_a_batch_is_what_was_offered():
     async def work(worm):
         place = await Ruler(worm).crown()
-        place.reign.offer(packet(1))
+        place.term.offer(packet(1))
         await place.rest()
         record = decode_record(await (await place.space.segment(0)).read(0), Address(0, 0))
         assert isinstance(record, Batch)
