@@ -19,10 +19,10 @@ from wormspace.errors import (
     WormError,
     WrongKind,
 )
+from wormspace.runtime.deadlines import within
 from wormspace.space import stamp
 from wormspace.store.memory_engine import MemoryEngine
 from wormspace.tx import trimming
-from wormspace.tx.deadlines import within
 from wormspace.tx.identity import Identities
 from wormspace.tx.trimming import retire
 

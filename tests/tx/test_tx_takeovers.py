@@ -4,11 +4,11 @@ import pytest
 from world import URL
 
 import wormspace
+from wormspace.runtime.deadlines import within
 from wormspace.server.limits import ServerIdentity
 from wormspace.sim import NetworkOptions, World
 from wormspace.sim.latency import constant
 from wormspace.sim.serving import serving
-from wormspace.tx.deadlines import within
 from wormspace.tx.identity import Identities
 from wormspace.tx.vote_store import VoteStore
 

@@ -19,6 +19,7 @@ from wormspace.errors import Closed, UsageError, WormError
 from wormspace.malformed import MALFORMED
 from wormspace.rpc import Caller, NoService
 from wormspace.runtime.closing import Closing
+from wormspace.runtime.deadlines import left
 from wormspace.runtime.endpoints import Endpoint
 from wormspace.runtime.tasks import Tasks
 from wormspace.smr.arguments import as_addresses, as_client, as_level, as_machine
@@ -376,7 +377,7 @@ async def addresses_of(
     tail = await space.tail(timeout=timeout)
     if tail == 0:
         raise NoLeader(f"there is no replicated object {name!r}: start a replica of it")
-    left = max(0.001, deadline - asyncio.get_running_loop().time())
-    segment_metadata = decode_segment_metadata(await space.check(tail - 1, timeout=left), name)
+    raw = await space.check(tail - 1, timeout=left(deadline))
+    segment_metadata = decode_segment_metadata(raw, name)
     members = [segment_metadata.leader, *segment_metadata.members, *segment_metadata.owners]
     return list(dict.fromkeys((member.host, member.port) for member in members))

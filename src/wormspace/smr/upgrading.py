@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from wormspace.errors import NotAllocated, Trimmed, WormError
+from wormspace.runtime.deadlines import left, within
 from wormspace.smr.declare import StateMachine
 from wormspace.smr.errors import SessionExpired
 from wormspace.smr.records import (
@@ -82,16 +83,12 @@ class Upgrades:
 
     async def _oldest(self) -> int | None:
         """The version that the log begins with; None before it has begun."""
-        space, loop = self._context.space, self._context.loop
-        deadline = loop.time() + self._timeout_s
-        left = self._timeout_s
+        space, deadline = self._context.space, within(self._timeout_s)
         while True:
             try:
-                head = await space.head(timeout=left)
-                left = max(0.001, deadline - loop.time())
-                return decode_segment_metadata(
-                    await space.check(head, timeout=left), space.name
-                ).version
+                head = await space.head(timeout=left(deadline))
+                raw = await space.check(head, timeout=left(deadline))
+                return decode_segment_metadata(raw, space.name).version
             except NotAllocated:
                 return None
             except Trimmed:

@@ -13,8 +13,8 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
 from wormspace.errors import Unavailable, WormError
+from wormspace.runtime.deadlines import within
 from wormspace.tx.cancelling import cancel_later
-from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import Decision
 from wormspace.tx.errors import OutcomeUnknown
 from wormspace.tx.in_flight import InFlight, InFlightTable

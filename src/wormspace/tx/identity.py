@@ -13,8 +13,8 @@ import asyncio
 import re
 
 from wormspace.errors import NotAllocated, ProtocolViolation, Trimmed, Unavailable, UsageError
+from wormspace.runtime.deadlines import LEAST_S, left
 from wormspace.space import Client, require_stamp, stamp
-from wormspace.tx.deadlines import LEAST_S, left
 from wormspace.tx.errors import WrongManager
 from wormspace.tx.managers import ResourceManager
 

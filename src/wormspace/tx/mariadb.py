@@ -21,9 +21,9 @@ import pymysql
 from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
 from wormspace.runtime.closing import Closing
+from wormspace.runtime.deadlines import within
 from wormspace.tx.checking import check_count, check_seconds
 from wormspace.tx.database_identity import DatabaseIdentity, nameless
-from wormspace.tx.deadlines import within
 from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
 from wormspace.tx.mariadb_identity import find, make, statements
 from wormspace.tx.mariadb_lane import Lane, Rows, line, query

@@ -17,8 +17,8 @@ import msgspec
 import pymysql
 
 from wormspace.errors import UsageError
+from wormspace.runtime.deadlines import left, within
 from wormspace.runtime.tasks import Tasks
-from wormspace.tx.deadlines import left, within
 from wormspace.tx.errors import ManagerDown
 from wormspace.tx.places import Places
 

@@ -21,10 +21,10 @@ from psycopg import pq
 from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
 from wormspace.runtime.closing import Closing
+from wormspace.runtime.deadlines import left, within
 from wormspace.runtime.tasks import Tasks
 from wormspace.tx.checking import check_count, check_seconds
 from wormspace.tx.database_identity import DatabaseIdentity, nameless
-from wormspace.tx.deadlines import left, within
 from wormspace.tx.errors import CannotPrepare, Conflict, ManagerDown
 from wormspace.tx.names import Gid, branches_of, check_name
 from wormspace.tx.places import Places

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from wormspace.errors import Trimmed, UsageError, WormError
+from wormspace.runtime.deadlines import within
 from wormspace.runtime.tasks import Tasks
-from wormspace.tx.deadlines import within
 from wormspace.tx.identity import Identities
 from wormspace.tx.in_flight import InFlight, InFlightTable
 from wormspace.tx.keeping import KeptBranches

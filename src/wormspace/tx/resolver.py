@@ -19,7 +19,7 @@ import msgspec
 
 from wormspace.errors import Trimmed, UsageError, WormError
 from wormspace.knobs import KNOBS
-from wormspace.tx.deadlines import left, within
+from wormspace.runtime.deadlines import left, within
 from wormspace.tx.deciding import ABORTED, Decision, Vote, judge, refusal
 from wormspace.tx.managers import ResourceManager
 from wormspace.tx.names import Gid, TxId

@@ -18,6 +18,7 @@ from typing import Any
 from wormspace.errors import Closed, UsageError, WormError
 from wormspace.rpc import Caller, Service
 from wormspace.runtime.closing import Closing
+from wormspace.runtime.deadlines import within
 from wormspace.runtime.endpoints import Endpoint, as_listening
 from wormspace.runtime.tasks import Tasks
 from wormspace.space import Client
@@ -29,7 +30,6 @@ from wormspace.tx.checking import (
     check_names,
     check_seconds,
 )
-from wormspace.tx.deadlines import within
 from wormspace.tx.deciding import Decision
 from wormspace.tx.identity import Identities
 from wormspace.tx.in_flight import InFlight, InFlightTable

@@ -15,8 +15,8 @@ import msgspec
 from wormspace.errors import NotAllocated, ProtocolViolation, Trimmed, Unavailable
 from wormspace.knobs import KNOBS
 from wormspace.malformed import MALFORMED
+from wormspace.runtime.deadlines import LEAST_S, left
 from wormspace.space import Client, Segment, require_stamp, stamp
-from wormspace.tx.deadlines import LEAST_S, left
 from wormspace.tx.names import Gid, TxId, vote_space
 
 KIND = "tx"

@@ -25,11 +25,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from wormspace.errors import Trimmed, UsageError, WormError
+from wormspace.runtime.deadlines import left, within
 from wormspace.space.arguments import as_rng
 from wormspace.tx import committing
 from wormspace.tx.cancelling import to_the_end
 from wormspace.tx.checking import check_call, check_manager, check_seconds
-from wormspace.tx.deadlines import left, within
 from wormspace.tx.deciding import ABORTED, ALL_YES, REASON_MAX, Decision, Vote, encode
 from wormspace.tx.errors import (
     Aborted,

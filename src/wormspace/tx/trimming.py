@@ -30,9 +30,9 @@ from wormspace.errors import (
     UsageError,
     WormError,
 )
+from wormspace.runtime.deadlines import LEAST_S, left, within
 from wormspace.space import Client, Segment
 from wormspace.tx.checking import check_client, check_manager, check_moment, check_seconds
-from wormspace.tx.deadlines import LEAST_S, left, within
 from wormspace.tx.deciding import Vote, decode, encode
 from wormspace.tx.errors import ManagerDown
 from wormspace.tx.identity import Identities

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from wormspace.errors import NotAllocated, Trimmed
+from wormspace.runtime.deadlines import left
 from wormspace.space import Client
 from wormspace.tx.checking import check_client
-from wormspace.tx.deadlines import left
 from wormspace.tx.deciding import MISSING, NO, YES, Vote, decode, outcome
 from wormspace.tx.names import TxId, check_id, check_name, split_vote_space
 from wormspace.tx.space import find_space

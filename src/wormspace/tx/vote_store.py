@@ -29,9 +29,9 @@ from wormspace.errors import (
 )
 from wormspace.knobs import KNOBS
 from wormspace.runtime.batching import Batcher
+from wormspace.runtime.deadlines import left, within
 from wormspace.runtime.tasks import Tasks
 from wormspace.space import Address, Client, Segment, Token, Written
-from wormspace.tx.deadlines import left, within
 from wormspace.tx.deciding import Vote, decode, encode
 from wormspace.tx.names import TxId
 from wormspace.tx.space import TransactionSpace, find_space, open_space
