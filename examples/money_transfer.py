@@ -189,7 +189,7 @@ class Bank:
                     if time.monotonic() - began > BOUND_S:
                         raise NotAsTold(f"still prepared: {await here.prepared()}")
                     await asyncio.sleep(0.1)
-                    await site.sweep()
+                    await site.recover()
             finally:
                 await site.close()
                 await here.close()
