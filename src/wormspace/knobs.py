@@ -187,16 +187,16 @@ class Knobs:
     """Entries of different appends for which positions are asked together."""
 
     log_batch_bytes: int = knob(32 * 1024, least=1)
-    """A pack has no more bytes, unless it has one entry only: readers of one entry get all."""
+    """A batch has no more bytes, unless it has one entry only: readers of one entry get all."""
 
     log_batch_entries: int = knob(1024, least=1)
-    """A pack has no more entries."""
+    """A batch has no more entries."""
 
     log_links: int = knob(4, least=1)
-    """Earlier packs of each of its streams that a pack names (Tango's entries have four too)."""
+    """Earlier batches of each of its streams that a batch names (Tango's entries have four too)."""
 
     log_table_bytes: int = knob(256 * 1024, least=64)
-    """The largest table of streams in a seam."""
+    """The largest table of streams in a seal."""
 
     log_streams: int = knob(32_768, least=8)
     """Streams that a sequencer remembers; those appended to longest ago are read anew."""
@@ -208,10 +208,10 @@ class Knobs:
     """Slots read at a time in search of a stream's entries."""
 
     log_remembered_batches: int = knob(4096, least=1)
-    """Packs whose place a reader remembers; when there are more, it forgets every second one."""
+    """Batches whose place a reader remembers; when there are more, it forgets every second one."""
 
     log_look_back: int = knob(64, least=1)
-    """Slots read at a time, at most, in search of the last pack below a slot."""
+    """Slots read at a time, at most, in search of the last batch below a slot."""
 
     log_page_slots: int = knob(512, least=1)
     """Slots read at a time by one who reads on, at most."""
@@ -289,7 +289,7 @@ class Knobs:
     """Transactions of which votes are remembered although nobody here has asked about them yet."""
 
     tx_resolved_at_once: int = knob(32, least=1)
-    """Prepared branches that one sweep finishes at a time."""
+    """Prepared branches that one recovery finishes at a time."""
 
     tx_pool: int = knob(32, least=1)
     """Connections to one database in which transactions work, unless its manager says otherwise."""

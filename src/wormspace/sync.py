@@ -160,7 +160,7 @@ class Worm:
         return self._background.call(lambda: self._twin.spaces(timeout=timeout))
 
     def servers(self, *, timeout: float | None = None) -> list[ServerState]:
-        """Every server: whether it can be reached, and its figures."""
+        """Every server: whether it can be reached, and its metrics."""
         return self._background.call(lambda: self._twin.servers(timeout=timeout))
 
     def log(
@@ -1041,7 +1041,7 @@ class Transaction:
     def commit(self) -> Decision:
         """Vote, decide, and wait until the resource managers here have acted.
 
-        It is not cancelled, see `cancelling`: it ends within its time limit.
+        It is not cancelled: it ends within its time limit, and the cancellation strikes then.
 
         Raises:
             Aborted, OutcomeUnknown.

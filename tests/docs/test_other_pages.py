@@ -1,4 +1,4 @@
-"""docs/operations.md and docs/concepts.md name all figures, limits and errors there are."""
+"""docs/operations.md and docs/concepts.md name all metrics, limits and errors there are."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ OPERATIONS = (DOCS / "operations.md").read_text()
 CONCEPTS = (DOCS / "concepts.md").read_text()
 
 
-async def test_every_figure_is_on_the_page_and_none_that_is_not_told(tmp_path):
+async def test_every_metric_is_on_the_page_and_none_that_is_not_told(tmp_path):
     server = Server(ServerIdentity("cluster", "s1"), AcceptorStore(tmp_path / "s1"), Limits())
     told = set(server.node.metrics())
     await server.stop()
-    table = OPERATIONS.partition("| figure | |")[2].partition("\n\n")[0]
+    table = OPERATIONS.partition("| metric | |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| (`.*?`) \|", table, flags=re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert named == told

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -54,6 +55,16 @@ def test_every_message_is_there_with_its_fields_in_order(message: type) -> None:
     fields = [f'"{tag}"'] if tag else []
     fields += message.__struct_fields__
     assert f"`[{', '.join(fields)}]`" in PAGE.read_text()
+
+
+def test_every_answer_that_a_request_may_have_is_one() -> None:
+    table = PAGE.read_text().partition("| request | fields | answers |")[2].partition("\n\n")[0]
+    answers = {
+        name for row in table.splitlines() for name in re.findall("`([^`]*)`", row.split(" | ")[-1])
+    }
+    tags = {message.__struct_config__.tag for message in get_args(wire.ServerMessage)}
+    assert len(answers) > 8
+    assert answers <= tags
 
 
 def test_every_code_and_limit_is_there() -> None:

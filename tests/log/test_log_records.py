@@ -1,4 +1,4 @@
-"""Packs and seals: what they say of their entries, and what is no batch and no seal."""
+"""Batches and seals: what they say of their entries, and what is no batch and no seal."""
 
 import itertools
 import random

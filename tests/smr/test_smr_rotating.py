@@ -1,4 +1,4 @@
-"""Turns that rotate: who writes what, who passes on, who is made to rest and when."""
+"""Turns that rotate: who writes what, who skips its turns, whose turns are skipped and when."""
 
 import asyncio
 

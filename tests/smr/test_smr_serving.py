@@ -211,7 +211,7 @@ def test_a_sign_of_life_is_answered_and_heard_if_it_is_of_ours():
         assert context.announced.since(0) == []
         core.learner.allocated(0, 8, context.segment_metadata())
         top = (0, context.member.id)
-        with pytest.raises(UsageError, match=r"r1 .* is a replica of another 'thing'"):
+        with pytest.raises(UsageError, match=r"r1 .* is a replica of another object named .thing."):
             await core.call("ping", Ping(CY, START, START, 1, None, (0, b"another")), Pong)
         assert context.peers.heard() == []
         ping = Ping(CY, Address(1, 1), Address(1, 0), 1, None, top)

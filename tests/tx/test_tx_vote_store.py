@@ -1,4 +1,4 @@
-"""The ballot box, in virtual time: what a vote costs, and which one stands."""
+"""The vote store, in virtual time: what a vote costs, and which one stands."""
 
 from __future__ import annotations
 

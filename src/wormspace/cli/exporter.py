@@ -1,4 +1,4 @@
-"""`wormspace exporter`: the servers' figures for Prometheus.
+"""`wormspace exporter`: the servers' metrics for Prometheus.
 
 One exporter serves a whole cluster.  It asks the servers when it is asked, so there is nothing to
 tune, and a server that does not answer is shown as down.
@@ -34,13 +34,13 @@ COUNTERS = frozenset(
     | {"connections_refused", "malformed", "store_commits"}
     | {"store_damaged_reads", "store_scrub_rows", "store_scrub_rounds", "store_slow_writes"}
 )
-"""The figures that only rise while a server runs; the others are gauges."""
+"""The metrics that only rise while a server runs; the others are gauges."""
 
 LABELS = ("server", "partition")
 
 
 def families(servers: list[ServerState]) -> Iterator[Metric]:
-    """The figures of some servers as Prometheus sees them, and whether each server answers."""
+    """The metrics of some servers as Prometheus sees them, and whether each server answers."""
     up = GaugeMetricFamily("wormspace_server_up", "Whether the server answers.", labels=LABELS)
     found: dict[str, Metric] = {}
     for state in servers:
@@ -83,7 +83,7 @@ class Metrics(Collector):
 @click.option("--port", type=PORT, default=9464, show_default=True, help="0: any free port.")
 @common
 def exporter(settings: Settings, host: str, port: int) -> None:
-    """Serve the figures of all servers to Prometheus, until interrupted.
+    """Serve the metrics of all servers to Prometheus, until interrupted.
 
     Needs no majority: a server that does not answer is `wormspace_server_up 0`.
     """

@@ -274,7 +274,7 @@ def _tell_of_others(settings: Settings, others: list[Gid], told: set[Gid]) -> se
 
 @asynccontextmanager
 async def _metrics(site: Site, at: Endpoint | None) -> AsyncIterator[None]:
-    """Let Prometheus ask for the site's figures meanwhile, if it is said where.
+    """Let Prometheus ask for the site's metrics meanwhile, if it is said where.
 
     Raises:
         WormError: nobody can listen there.

@@ -38,7 +38,7 @@ GRACE_S = 0.05
 OVERHEAD_BYTES = 96
 ENTRY_BYTES = 9
 STREAM_BYTES = 64
-"""What a batch takes at most beside bodies, headers and names; and for each entry, and stream."""
+"""What a batch takes at most, beside bodies, headers and names: once, per entry, per stream."""
 
 NO_LINKS: dict[str, tuple[int, ...]] = {}
 
@@ -226,7 +226,7 @@ class Appender:
         """Bytes of entries that fit into a register, by the servers' limit as it is now."""
         return self._segmented_log.space.client.registers.max_value - OVERHEAD_BYTES
 
-    # ------------------------------------------------------------ what is wished for
+    # ------------------------------------------------------------ requests
 
     def append(
         self,

@@ -1,7 +1,7 @@
 """From positions to slots and back: finding entries, the tail, and reading in order.
 
 A slot is a register of the segmented log; it holds a batch, which is one entry or more, or is a
-hole.  Packs say which positions they hold, and of two batches the one in the higher slot has the
+hole.  Batches say which positions they hold, and of two batches the one in the higher slot has the
 higher positions (the sequencers see to that).  So a position is found by a search among the slots,
 which goes by what was seen of other batches.  Where each batch has one entry, slots and positions
 run in step and the first look finds it.  Between two batches with nothing but holes between them,
@@ -71,7 +71,7 @@ class _Bounds:
 
 
 class ReadCursor:
-    """A place in a log, as of the cursor that reads a segmented log.
+    """Reads the slots of a log in order; its place is a slot, and the position wanted there.
 
     Args:
         batch: how many entries the batches ahead have, as far as can be guessed.

@@ -49,13 +49,13 @@ class BatchRecord(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=FO
         first: the position of the first of them; the others follow.
         before: bytes of all entries handed out before this batch since the log began, as far as the
             sequencer knew; differences are what trimming by size goes by.
-        writer, serial: who appended it, and its how many-eth; no two batches have both in common,
-            so an appender that lost touch recognises its own.
+        writer, serial: who appended it, and a number that the writer counts up; no two batches have
+            both in common, so an appender that lost touch recognises its own.
         time_ms: the appender's clock, milliseconds since 1970.
         bodies: of the entries; at least one.
         groups: their headers and streams; none at all if no entry has any.
         links: for each stream of the batch, the slots of its last batches before this one,
-        descending.
+            descending.
     """
 
     first: Natural

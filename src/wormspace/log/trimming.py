@@ -15,7 +15,7 @@ from wormspace.log.trim_point import Place, TrimPoint
 
 
 class Trimmer:
-    """Moves the beginning of one log."""
+    """Moves the trim point of one log."""
 
     def __init__(self, reader: Reader, trim_point: TrimPoint) -> None:
         self._reader = reader

@@ -1,6 +1,6 @@
 """Phase 2: write values under a ballot, one verdict per register.
 
-A `Accept` is sent to every server and ends, register by register, when a majority accepted it
+An `Accept` is sent to every server and ends, register by register, when a majority accepted it
 (`DECIDED`) or no majority can any more (`LOST`).  LOST is *not* "did not happen": the servers that
 did accept may be met by a later captor, which then completes the write.
 

@@ -1,9 +1,9 @@
 """Ballots over ranges of offsets: how promises and decisions are kept.
 
 A `Range` says "`ballot`, on every offset of [lo, hi)".  A tuple of ranges is a map from offsets
-to ballots; where none covers an offset, the map says nothing about it.  Prepare a segment of
-any size is one range, and a later capture cuts away what it supersedes, so the map stays as
-small as the number of captures that still stand.
+to ballots; where none covers an offset, the map says nothing about it.  A capture of a whole
+segment, of any size, is one range, and a later capture cuts away what it supersedes, so the map
+stays as small as the number of captures that still stand.
 
 The functions take the *slice* of a map that the store found for a message: every range that
 overlaps or touches what the message speaks of.  They are right for any tuple of ranges that are

@@ -68,7 +68,7 @@ class Connection(AcceptedConnection):
         self._pausing = False
         self.client = ""
 
-    # ------------------------------------------------------------ node.Port
+    # ------------------------------------------------------------ listeners.Port
 
     def answer(self, request_id: int, message: ServerMessage) -> None:
         if request_id == ONE_WAY or self._transport is None or self._over:

@@ -69,7 +69,7 @@ class Server:
         log.info("stopped", extra={"server": self.identity.server})
 
     def metrics(self) -> dict[str, int]:
-        """What the socket side adds to the node's figures."""
+        """What the socket side adds to the node's metrics."""
         return {
             "connections": len(self.guests.served),
             "connections_refused": self.refused,

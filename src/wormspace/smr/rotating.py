@@ -7,10 +7,10 @@ has nothing to say fills its turns as soon as it sees others go ahead.
 
 The segment's metadata names the owners, by incarnation: one that was restarted owns nothing in
 older segments, and so cannot write a register twice.  Whoever is not among the owners allocates a
-segment that has it among them; the others *rest* in the older one (pass on their later turns
-there) and follow.  An owner that holds the others up for too long is made to rest by whoever
-captures its next register first, and is left out of later segments; if it was alive after all, its
-write fails, and it comes back with a segment of its own.
+segment that has it among them; the others *skip* all their later turns in the older one, and
+follow.  For an owner that holds the others up for too long, whoever captures its next register
+first writes the skip, and it is left out of later segments; if it was alive after all, its write
+fails, and it comes back with a segment of its own.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ class RotatingProposer(Equal):
                 return
 
     async def _settle(self, segment: Segment, place: Address) -> None:
-        """Decide a register by capturing it; an empty one makes its owner rest."""
+        """Decide a register by capturing it; in an empty one, its owner skips."""
         while True:
             try:
                 captured = await segment.capture(place.offset)
@@ -273,7 +273,7 @@ class RotatingProposer(Equal):
     # ------------------------------------------------------------ others
 
     async def _unblock(self) -> None:
-        """Make an owner rest that has held everybody up for too long."""
+        """Skip the turns of an owner that has held everybody up for too long."""
         learner, loop = self._context.learner, self._context.loop
         position = learner.position
         now = loop.time()
@@ -300,7 +300,9 @@ class RotatingProposer(Equal):
             return
         segment = await self._context.space.segment(position.segment)
         if position.offset < segment.size:
-            log.info("%s: %s is made to rest at %s", self._context.member, owner, position)
+            log.info(
+                "%s: the turns of %s are skipped from %s on", self._context.member, owner, position
+            )
             patience.ran_out()
             if owner is not None:
                 self._alive[owner.id] = -math.inf  # until it answers again

@@ -138,7 +138,9 @@ class _Desk:
         context = self._context
         ours = context.is_ours(ping.top)
         if ours is False:
-            raise UsageError(f"{context.member} is a replica of another {context.space.name!r}")
+            raise UsageError(
+                f"{context.member} is a replica of another object named {context.space.name!r}"
+            )
         if ours:
             context.announced.note(ping, context.loop.time())
             context.peers.hear(ping.member, ping.applied, ping.kept)

@@ -158,7 +158,7 @@ class Term:
             raise Deposed(f"segment {held.segment.number} was closed by another replica")
 
     async def _recover(self) -> None:
-        """Registers were lost: find out whether the term is, and if not, go on."""
+        """Registers were lost: find out whether the term is over, and if not, go on."""
         self._open = False
         while self._error is None and (under_way := [*self._writes, *self._extending]):
             await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)

@@ -52,7 +52,7 @@ class Client(Closing):
         return await self.registers.spaces(self.deadline(timeout))
 
     async def servers(self, *, timeout: float | None = None) -> list[ServerState]:
-        """Every server: whether it can be reached, and its figures."""
+        """Every server: whether it can be reached, and its metrics."""
         return await self.registers.servers(self.deadline(timeout))
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A segment: an allocated segment of write-once registers."""
+"""Segments: write-once registers that were allocated together."""
 
 from __future__ import annotations
 

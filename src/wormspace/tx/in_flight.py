@@ -18,7 +18,7 @@ from wormspace.tx.names import TxId
 
 
 class Participant(Protocol):
-    """The part of a resource manager here; see `local`."""
+    """One resource manager's part, here; see `participant`."""
 
     manager: str
     acted: bool
@@ -38,7 +38,7 @@ class InFlight:
         decision: None until that is enough.
         since: when this process first dealt with it, on its loop's clock.
         deadline: when its initiator, if that is here, stops waiting for votes.
-        local: those of the resource managers here, by name.
+        local: the participants here, by their resource manager's name.
         users: how many pieces of work need it; see `InFlightTable.join`.
     """
 

@@ -1,4 +1,4 @@
-"""A site's figures for Prometheus.
+"""A site's metrics for Prometheus.
 
     from prometheus_client import REGISTRY
     REGISTRY.register(SiteMetrics(worm.site()))
@@ -44,7 +44,7 @@ class SiteMetrics(Collector):
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:
-        """The figures as they are now; from any thread."""
+        """The metrics as they are now; from any thread."""
         site, space = self._site, [self._site.space]
         for name, about in COUNTERS.items():
             counter = CounterMetricFamily(f"wormspace_tx_{name}", about, labels=["space"])

@@ -6,8 +6,8 @@
 3. *learn*: its vote stands, its own or what somebody else wrote there, and so does the decision;
 4. *act*: commit or abort.
 
-What comes in drives them, and only the vote is a task: thousands of parts are under way at a time,
-and a task that sleeps through all four steps would cost more than the steps do.
+What comes in drives them, and only the vote is a task: thousands of participants are under way at
+a time, and a task that sleeps through all four steps would cost more than the steps do.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger("wormspace.tx")
 
 
 class HostingSite(Protocol):
-    """A site, as the parts of its resource managers see it; see `site.Site`."""
+    """A site, as its participants see it; see `site.Site`."""
 
     closed: bool
     tasks: Tasks

@@ -1,9 +1,9 @@
 """A site: one process's part in transactions, with the resource managers it hosts.
 
 Every process that runs transactions or hosts resource managers has one per transaction space.  Each
-resource manager here goes through four steps (see `local`): prepare, vote, learn the decision, act
-on it.  `committing` says who sets that off, in six variants.  Beside them, the recovery looks for
-whatever is stuck, here or left behind by others, and resolves it.
+resource manager here goes through four steps (see `participant`): prepare, vote, learn the
+decision, act on it.  `committing` says who sets that off, in six variants.  Beside them, the
+recovery looks for whatever is stuck, here or left behind by others, and resolves it.
 """
 
 from __future__ import annotations

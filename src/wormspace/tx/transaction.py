@@ -13,7 +13,7 @@ the block, a cancellation too, rolls everything back.  What the block raises is 
 * nothing: it is committed.
 
 A commit that has begun is not cancelled, for nobody could say what became of it: it ends within its
-time limit, and the cancellation strikes after the block (see `cancelling`).
+time limit, and the cancellation strikes after the block.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class Transaction:
     async def commit(self) -> Decision:
         """Vote, decide, and wait until the resource managers here have acted.
 
-        It is not cancelled, see `cancelling`: it ends within its time limit.
+        It is not cancelled: it ends within its time limit, and the cancellation strikes then.
 
         Raises:
             Aborted, OutcomeUnknown.

@@ -1,5 +1,4 @@
-"""The ballot box: votes cast, read, refused and followed, in the registers of the address
-space.
+"""The vote store: votes cast, read, refused and followed, in the registers of a space.
 
 A resource manager's process captures its vote segments ahead, whole, so that casting a vote is one
 round trip.  Whoever gives up waiting for a vote captures its one register, which takes it from the

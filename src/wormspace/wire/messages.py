@@ -108,11 +108,11 @@ class Lagging(msgspec.Struct, frozen=True, array_like=True, tag="lagging"):
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag="status"):
-    """Ask for the server's figures."""
+    """Ask for the server's metrics."""
 
 
 class Metrics(msgspec.Struct, frozen=True, array_like=True, tag="metrics"):
-    """A server's figures, by name; see docs/operations.md."""
+    """A server's metrics, by name; see docs/operations.md."""
 
     metrics: dict[str, Any]
 

@@ -302,7 +302,7 @@ class Owner(Protocol):
 
 
 class WriteOperation(Base):
-    """Runs a `Accept` for many callers at once, each waiting for a register of its own.
+    """Runs an `Accept` for many callers at once, each waiting for a register of its own.
 
     Writes of one segment under one ballot that are issued in one turn of the event loop leave as
     one message; each still has a fate of its own.

@@ -59,7 +59,7 @@ class Votes(msgspec.Struct):
 class Undecided(dict[tuple[int, int], Votes]):
     """The registers on their way, in the order in which they were reported first.
 
-    Each operation costs the same however many there are, and to drop segments what is dropped.
+    Each operation costs the same however many there are; dropping segments costs what is dropped.
 
     Attributes:
         bytes: what all of them take in memory.
