@@ -57,9 +57,10 @@ def capturing_first(e: Engine) -> None:
 
         def operation(partition: Any, machine: Prepare, deadline: Any) -> Thing:
             met.captures.append(machine)
-            return Thing(begin=lambda: met.order.append("capture"), done=machine, what="capture")
+            return Thing(run=lambda: run(machine), what="capture")
 
-        async def finish(machine: Prepare, operation: Any, segment_name: Any) -> Prepare:
+        async def run(machine: Prepare) -> Prepare:
+            met.order.append("capture")
             if choose("unavailable"):
                 raise Unavailable("no majority")
             promised = choose("promised")
@@ -86,7 +87,6 @@ def capturing_first(e: Engine) -> None:
             ),
             _at=lambda segment_name: Thing(size=3),
             _next_ballot=met.ballots.take,
-            _finish=finish,
             _write_rows=write_rows,
             _loop=Thing(time=lambda: number("time")),
             on_refused=lambda ballot: None,

@@ -72,6 +72,14 @@ class WrongKind(UsageError):
 class NewerFormat(UsageError):
     """What is stored was written by a newer wormspace, in a format that this one cannot read."""
 
+    @classmethod
+    def of(cls, what: object, found: int, newest: int) -> Self:
+        """The error for `what`, whose format is above the newest that is known here."""
+        return cls(
+            f"{what} has format {found}, made by a newer wormspace; this one reads up to "
+            f"{newest}: update it"
+        )
+
 
 class TokenReused(UsageError):
     """A second, different value for one register under one capture token.

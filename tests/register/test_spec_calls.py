@@ -226,5 +226,5 @@ async def test_it_shows_what_it_holds() -> None:
     assert type(error_of(registers.write(ARRAY, None, 5, b"5", 0.0))) is CaptureLost
     shown = await registers.inspect(ARRAY, 5, 6, 0.0)
     assert shown == {"spec": [RegisterState(5, mine, "-", False, None)]}
-    assert await registers.servers(0.0) == [ServerState("spec", 0, True, "", {"segment_names": 1})]
+    assert await registers.servers(0.0) == [ServerState("spec", 0, True, "", {"segments": 1})]
     assert asyncio.get_running_loop() is registers._loop

@@ -236,6 +236,4 @@ def refuse_newer(raw: bytes) -> None:
         return
     version = record[0] if isinstance(record, list) and record else None
     if isinstance(version, int) and FORMAT < version < FORMAT + 100:
-        raise NewerFormat(
-            f"the log has records of format {version}, this wormspace reads {FORMAT}: update it"
-        )
+        raise NewerFormat.of("a record of the log", version, FORMAT)

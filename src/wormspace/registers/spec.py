@@ -99,21 +99,17 @@ class SpecRegisters:
         self._cells: dict[SegmentName, dict[int, Cell]] = {}
         self._captures: dict[SegmentName, list[tuple[int, int, bytes]]] = {}
         self._trimmed: dict[str, SpanSet] = {}
-        self._max_value = max_value
+        self.max_value = max_value
         self._granted = 0
         self._issued: dict[tuple[SegmentName, bytes, int], bytes] = {}
         self._listeners: list[tuple[str, int, int, EventQueue]] = []
         self._loop = asyncio.get_running_loop()
         self._closed = False
 
-    @property
-    def max_value(self) -> int:
-        return self._max_value
-
     async def capture(
         self, segment_name: SegmentName, start: int, stop: int, deadline: float
     ) -> Captured:
-        cells = self._segment_name(segment_name)
+        cells = self._cells_of(segment_name)
         self._granted += 1
         fence = self._granted.to_bytes(8, "big")
         written = {}
@@ -138,12 +134,12 @@ class SpecRegisters:
             token.require(segment_name, offset)
         if type(value) is not bytes:
             raise UsageError(f"a value is bytes, not {type(value).__name__}")
-        if len(value) > self._max_value:
-            raise ValueTooLarge(f"a value of {len(value)} bytes; {self._max_value} at most")
+        if len(value) > self.max_value:
+            raise ValueTooLarge(f"a value of {len(value)} bytes; {self.max_value} at most")
         fence = token.fence if token else NOBODY
         future: asyncio.Future[None] = self._loop.create_future()
         try:
-            cells = self._segment_name(segment_name)
+            cells = self._cells_of(segment_name)
         except (Trimmed, Closed) as e:
             future.set_exception(e)
             return future
@@ -174,7 +170,7 @@ class SpecRegisters:
     ) -> asyncio.Future[bytes | None]:
         future: asyncio.Future[bytes | None] = self._loop.create_future()
         try:
-            written, value = read(self._segment_name(segment_name).get(offset, Cell()))
+            written, value = read(self._cells_of(segment_name).get(offset, Cell()))
         except (Trimmed, Closed) as e:
             future.set_exception(e)
         else:
@@ -184,7 +180,7 @@ class SpecRegisters:
     async def read(
         self, segment_name: SegmentName, spans: list[Span], deadline: float
     ) -> Mapping[int, bytes]:
-        cells = self._segment_name(segment_name)
+        cells = self._cells_of(segment_name)
         return {
             offset: cell.value
             for offset, cell in sorted(cells.items())
@@ -201,7 +197,7 @@ class SpecRegisters:
     ) -> bool:
         if token is not None:
             token.require(segment_name, offset)
-        cell = self._segment_name(segment_name).get(offset) or self._fresh(segment_name, offset)
+        cell = self._cells_of(segment_name).get(offset) or self._fresh(segment_name, offset)
         return cell.holder <= (token.fence if token else NOBODY)
 
     async def trim(
@@ -237,7 +233,7 @@ class SpecRegisters:
 
     async def servers(self, deadline: float) -> list[ServerState]:
         self._check_open()
-        return [ServerState("spec", 0, True, "", {"segment_names": len(self._cells)})]
+        return [ServerState("spec", 0, True, "", {"segments": len(self._cells)})]
 
     async def inspect(
         self, segment_name: SegmentName, start: int, stop: int, deadline: float
@@ -250,7 +246,7 @@ class SpecRegisters:
                 cell.written,
                 cell.value if cell.written else None,
             )
-            for offset, cell in sorted(self._segment_name(segment_name).items())
+            for offset, cell in sorted(self._cells_of(segment_name).items())
             if start <= offset < stop
         ]
         return {"spec": states}
@@ -266,7 +262,7 @@ class SpecRegisters:
         if self._closed:
             raise Closed("the client is closed")
 
-    def _segment_name(self, segment_name: SegmentName) -> dict[int, Cell]:
+    def _cells_of(self, segment_name: SegmentName) -> dict[int, Cell]:
         self._check_open()
         if segment_name[1] in self._trimmed.get(segment_name[0], SpanSet()):
             raise Trimmed(f"segment {segment_name[1]} of space {segment_name[0]!r} was trimmed")

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
+
+from wormspace.runtime.closing import Closing
 
 T = TypeVar("T")
 
 
-class Tasks:
+class Tasks(Closing):
     """What one owner has under way, in the order in which it was begun.
 
     As a context manager it ends with its block.
@@ -80,17 +81,6 @@ class Tasks:
 
     def __iter__(self) -> Iterator[asyncio.Task[Any]]:
         return iter(list(self._running))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
 
 def _report(task: asyncio.Task[Any]) -> None:

@@ -115,10 +115,7 @@ def read(engine: Engine, where: Path) -> Identity | None:
     try:
         found = _decode_format(raw).format
         if found > FORMAT:
-            raise NewerFormat(
-                f"{where} has format {found}, prepared by a newer wormspace; this one reads up to "
-                f"{FORMAT}: update it"
-            )
+            raise NewerFormat.of(where, found, FORMAT)
         return _decode(raw)
     except MALFORMED as e:
         raise WrongIdentity(

@@ -18,14 +18,12 @@ class LocalLink:
 
     def __init__(self, node: Node, name: str) -> None:
         self._node = node
-        self._name = name
+        self.name = name
+        self.quiet = False
+        self.refused: Refused | None = None
         self._loop = asyncio.get_running_loop()
         self._receiver: Receiver | None = None
         self._server = -1
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     @property
     def up(self) -> bool:
@@ -34,14 +32,6 @@ class LocalLink:
     @property
     def trouble(self) -> str:
         return "" if self.up else "closed"
-
-    @property
-    def quiet(self) -> bool:
-        return False
-
-    @property
-    def refused(self) -> Refused | None:
-        return None
 
     @property
     def max_value(self) -> int:

@@ -21,7 +21,6 @@ import hashlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from random import Random
-from types import TracebackType
 from typing import Any, TypeVar
 
 from wormspace.knobs import differing, drawn, turned
@@ -387,12 +386,7 @@ class World:
     def __enter__(self) -> World:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

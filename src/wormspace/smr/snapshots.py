@@ -447,7 +447,4 @@ def _require_format(raw: bytes) -> None:
         raise BadSnapshot("this is no snapshot, or its beginning is missing")
     made = head[1] if head[0] == "head" and len(head) > 1 else None
     if isinstance(made, int) and made > FORMAT:
-        raise NewerFormat(
-            f"a snapshot in format {made}, made by a newer wormspace; this one reads up to "
-            f"{FORMAT}: update it"
-        )
+        raise NewerFormat.of("a snapshot", made, FORMAT)

@@ -56,8 +56,5 @@ def require_stamp(metadata: bytes, kind: str, newest: int, space: str) -> tuple[
     if found[0] != kind:
         raise WrongKind(f"space {space!r} is no {kind}, it is a {found[0]}; choose another name")
     if found[1] > newest:
-        raise NewerFormat(
-            f"{kind} {space!r} has format {found[1]}, made by a newer wormspace; this one reads "
-            f"up to {newest}: update it"
-        )
+        raise NewerFormat.of(f"{kind} {space!r}", found[1], newest)
     return found[1], found[2]

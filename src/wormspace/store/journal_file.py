@@ -96,10 +96,7 @@ class JournalFile:
         if magic != MAGIC or held != checksum(header[:-_SUM]):
             return
         if version > VERSION:
-            raise NewerFormat(
-                f"{self.path} has format {version}, and this wormspace knows those up to "
-                f"{VERSION}: update it"
-            )
+            raise NewerFormat.of(self.path, version, VERSION)
         self.salt, self._promised = salt, promised
 
     def check_size(self) -> None:

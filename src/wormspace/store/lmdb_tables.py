@@ -163,10 +163,7 @@ class Tables:
         if state is None:
             raise StoreDamaged(f"{self._path}: the tables' own state is damaged. {ADVICE}")
         if state.version > VERSION:
-            raise NewerFormat(
-                f"the tables in {self._path} have format {state.version}, and this wormspace knows "
-                f"those up to {VERSION}: update it"
-            )
+            raise NewerFormat.of(f"{self._path}/data.mdb", state.version, VERSION)
         return state
 
     def abort(self) -> None:

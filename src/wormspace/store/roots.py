@@ -246,8 +246,5 @@ def _read(slot: bytes, path: Path) -> Checkpoint | None:
     if magic != MAGIC or held != checksum(pages, checksum(slot[: _HEAD.size - _SUM])):
         return None
     if version > VERSION:
-        raise NewerFormat(
-            f"{path} has format {version}, and this wormspace knows those up to {VERSION}: "
-            "update it"
-        )
+        raise NewerFormat.of(path, version, VERSION)
     return Checkpoint(number, salt, first, data_bytes, pages)

@@ -78,10 +78,8 @@ class DatabaseIdentity:
         """
         made_by, found = row or (FORMAT, "")
         if made_by > FORMAT:
-            raise NewerFormat(
-                f"{self._manager}: the table wormspace.identity has format {made_by}, made by a "
-                f"newer wormspace; this one reads up to {FORMAT}: update it"
-            )
+            what = f"{self._manager}: the table wormspace.identity"
+            raise NewerFormat.of(what, made_by, FORMAT)
         with self._lock:  # two threads may have connected at the same moment
             self.known = known = self.known or found
         if found != known:

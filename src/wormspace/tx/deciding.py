@@ -91,10 +91,7 @@ def decode(raw: bytes) -> Vote:
     if raw[:1] != _MARK or len(raw) < 2:
         raise ProtocolViolation("a vote register holds something else")
     if raw[1] > VOTE_FORMAT:
-        raise NewerFormat(
-            f"a vote has format {raw[1]}, written by a newer wormspace; this one reads up to "
-            f"{VOTE_FORMAT}: update it"
-        )
+        raise NewerFormat.of("a vote", raw[1], VOTE_FORMAT)
     try:
         return _decode(raw[2:])
     except MALFORMED as e:

@@ -268,10 +268,7 @@ class KeyValueStore(Closing):
             raise WrongIdentity(f"this is the store of {held.decode()!r}, not of {name!r}")
         made = engine.view.get("identity", _FORMAT)
         if made is not None and made > bytes([STORE_FORMAT]):
-            raise NewerFormat(
-                f"store {name!r} has format {made[0]}, made by a newer wormspace; this one reads "
-                f"up to {STORE_FORMAT}: update it"
-            )
+            raise NewerFormat.of(f"store {name!r}", made[0], STORE_FORMAT)
         identity = engine.view.get("identity", _IDENTITY)
         if identity is not None:
             return cls(name, engine, identity.decode(errors="replace"))

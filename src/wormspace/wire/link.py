@@ -141,7 +141,7 @@ class TcpLink(FramedConnection):
         self._server = -1
         self._welcome: Welcome | None = None
         self._greeted = False
-        self._refused: Refused | None = None
+        self.refused: Refused | None = None
         self._trouble = "not connected yet"
         self._asked_at: float | None = None
         self._lost: asyncio.Event = asyncio.Event()
@@ -164,17 +164,8 @@ class TcpLink(FramedConnection):
         return self._asked_at is not None and self._loop.time() - self._asked_at > QUIET_S
 
     @property
-    def refused(self) -> Refused | None:
-        return self._refused
-
-    @property
     def max_value(self) -> int:
         return self._welcome.max_value if self._welcome else MAX_FRAME_BYTES
-
-    @property
-    def welcome(self) -> Welcome | None:
-        """The server's greeting, while the link is up."""
-        return self._welcome
 
     def start(self, receiver: Receiver, server: int) -> None:
         self._receiver, self._server = receiver, server
@@ -210,7 +201,7 @@ class TcpLink(FramedConnection):
                 await self._lost.wait()
                 if self._greeted:
                     pause = RETRY_MIN_S
-                elif self._refused:
+                elif self.refused:
                     pause = REFUSED_RETRY_S
             await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
             pause = min(RETRY_MAX_S, pause * 2)
@@ -263,7 +254,7 @@ class TcpLink(FramedConnection):
             if problem:
                 self._refuse(f"server {self.name} cannot be used: {problem}", "membership")
             return False
-        self._refused = None
+        self.refused = None
         self._trouble = ""
         self._welcome = greeting
         self._greeted = True
@@ -272,7 +263,7 @@ class TcpLink(FramedConnection):
         return True
 
     def _refuse(self, text: str, code: str) -> None:
-        self._refused = Refused(text, code)
+        self.refused = Refused(text, code)
         self._trouble = text
         self.hang_up()
 

@@ -8,7 +8,6 @@ before it answers a read from its own state (cf. ReadIndex in Raft, section 6.4 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 
 from wormspace.addresses import SegmentName
@@ -16,12 +15,12 @@ from wormspace.paxos.effects import Send, to_all
 from wormspace.paxos.messages import Read, Report, SegmentTrimmed
 from wormspace.paxos.quorum import is_quorum, out_of_reach
 from wormspace.paxos.ranges import ballot_at
-from wormspace.registers.paxos.operations import Base, gone
+from wormspace.registers.paxos.operations import Awaited, gone
 from wormspace.registers.paxos.partition import Partition
 from wormspace.wire.messages import ServerMessage
 
 
-class CaptureCheckOperation(Base):
+class CaptureCheckOperation(Awaited[bool]):
     """Asks every server what it has promised for one register, until a majority decides it."""
 
     def __init__(
@@ -42,7 +41,6 @@ class CaptureCheckOperation(Base):
         self.ballot = ballot
         self.standing = 0
         self.lost = 0
-        self.done: asyncio.Future[bool] = self.loop.create_future()
 
     def unanswered(self) -> Iterable[Send]:
         question = Read(*self.segment_name, [(self.offset, self.offset + 1)], detail=True)
@@ -62,16 +60,6 @@ class CaptureCheckOperation(Base):
         else:
             self.standing |= 1 << server
         if is_quorum(self.standing, self.partition.size):
-            self._end(True)
+            self.finish(True)
         elif out_of_reach(self.lost, self.partition.size):
-            self._end(False)
-
-    def _end(self, stands: bool) -> None:
-        self.leave()
-        if not self.done.done():
-            self.done.set_result(stands)
-
-    def cancel(self, error: Exception) -> None:
-        self.leave()
-        if not self.done.done():
-            self.done.set_exception(error)
+            self.finish(False)

@@ -7,7 +7,6 @@ decided one report travels, and not one from each server.
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_left
 from collections.abc import Iterable
 
@@ -17,7 +16,7 @@ from wormspace.paxos import prepare
 from wormspace.paxos.effects import Send
 from wormspace.paxos.messages import COMPLETE, Promise, Read, Reject, Report, SegmentTrimmed
 from wormspace.paxos.prepare import Prepare
-from wormspace.registers.paxos.operations import Base, gone
+from wormspace.registers.paxos.operations import Awaited, gone
 from wormspace.registers.paxos.partition import Partition
 from wormspace.registers.spans import as_spans
 from wormspace.wire.messages import Failed, ServerMessage
@@ -59,7 +58,7 @@ class _Page:
         """Its owner is told as well."""
 
 
-class CaptureOperation(Base):
+class CaptureOperation(Awaited[Prepare]):
     """Runs a `Prepare` until it is promised, preempted or gone.
 
     Attributes:
@@ -77,7 +76,6 @@ class CaptureOperation(Base):
         self.pages: dict[int, _Page] = {}
         self.waiting: dict[int, Send] = {}
         self.wanted: dict[int, tuple[Span, ...]] = {}
-        self.done: asyncio.Future[Prepare] = self.loop.create_future()
 
     # ------------------------------------------------------------ the pages of reports
 
@@ -237,11 +235,4 @@ class CaptureOperation(Base):
 
     def _check_done(self) -> None:
         if self.machine.phase in (prepare.PROMISED, prepare.PREEMPTED):
-            self.leave()
-            if not self.done.done():
-                self.done.set_result(self.machine)
-
-    def cancel(self, error: Exception) -> None:
-        self.leave()
-        if not self.done.done():
-            self.done.set_exception(error)
+            self.finish(self.machine)

@@ -12,7 +12,6 @@ import random
 import zlib
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from wormspace.addresses import TRIM, SegmentName, Span
 from wormspace.errors import (
@@ -110,9 +109,8 @@ class PaxosRegisters:
                 partition.size, space, number, start, stop, ballot, part=KNOBS.registers_part
             )
             operation = CaptureOperation(partition, machine, deadline)
-            operation.begin()
             try:
-                machine = await self._finish(operation.done, operation, segment_name)
+                machine = await operation.run()
             except Trimmed:
                 self.on_gone(segment_name)
                 raise
@@ -251,9 +249,8 @@ class PaxosRegisters:
         asked = tuple(spans[: KNOBS.registers_read_spans])
         machine = Reading(partition.size, *segment_name, spans=asked, first=partition.pick())
         operation = ReadOperation(partition, machine, deadline)
-        operation.begin()
         try:
-            machine = await self._finish(operation.done, operation, segment_name)
+            machine = await operation.run()
         except Trimmed:
             self.on_gone(segment_name)
             raise
@@ -328,8 +325,7 @@ class PaxosRegisters:
         operation = CaptureCheckOperation(
             self._at(segment_name), segment_name, offset, ballot, deadline
         )
-        operation.begin()
-        return bool(await self._finish(operation.done, operation, segment_name))
+        return await operation.run()
 
     # ------------------------------------------------------------ operations.Owner
 
@@ -386,13 +382,10 @@ class PaxosRegisters:
         """The trim is decided: let the servers delete."""
 
         async def tell(partition: Partition) -> None:
-            if self._closed:
-                raise Closed("the client is closed")
+            self._check_open()
             machine = Broadcast(partition.size, Trim(space, first, stop))
             what = f"trim of {space}/{first}..{stop - 1}"
-            operation = TellOperation(partition, machine, what, deadline)
-            operation.begin()
-            await self._finish(operation.done, operation, (space, first))
+            await TellOperation(partition, machine, what, deadline).run()
 
         await asyncio.gather(*(tell(partition) for partition in self._partitions))
 
@@ -461,16 +454,6 @@ class PaxosRegisters:
             await self._discard(space, first, stop, deadline)
         except WormError:
             pass
-
-    async def _finish(
-        self, future: asyncio.Future[Any], operation: Any, segment_name: SegmentName
-    ) -> Any:
-        """Wait for an operation; if the caller gives up, so does the operation."""
-        try:
-            return await future
-        except asyncio.CancelledError:
-            operation.cancel(Closed(f"{operation.what} was cancelled"))
-            raise
 
 
 def _reused(writes: BallotWrites, offset: int) -> TokenReused | CaptureLost:

@@ -317,7 +317,7 @@ class Subscription:
 
     def _on_discarded(self, m: TrimNotice) -> None:
         self._forget(m.segment, m.stop)
-        self._votes.drop_segment_names(m.segment, m.stop)
+        self._votes.drop_segments(m.segment, m.stop)
         self._emit(RegistersTrimmed(m.space, m.segment, m.stop))
         self._release()
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from wormspace.addresses import SegmentName
 from wormspace.errors import (
     CaptureLost,
+    Closed,
     ProtocolViolation,
     Refused,
     ServerFull,
@@ -36,6 +37,8 @@ from wormspace.registers.paxos.issued import Issued
 from wormspace.registers.paxos.partition import Partition
 from wormspace.registers.spans import as_spans
 from wormspace.wire.messages import BAD_REQUEST, FULL, TOO_LARGE, Failed, ServerMessage
+
+T = TypeVar("T")
 
 RETRY_S = 0.5
 RETRY_MAX_S = 4.0
@@ -189,7 +192,35 @@ class Base:
             )
 
 
-class ReadOperation(Base):
+class Awaited(Base, Generic[T]):
+    """An operation that one caller waits for, by `run` or by its future `done`."""
+
+    def __init__(self, partition: Partition, what: str, deadline: float) -> None:
+        super().__init__(partition, what, deadline)
+        self.done: asyncio.Future[T] = self.loop.create_future()
+
+    async def run(self) -> T:
+        """Begin, and wait for the result; if the caller gives up, so does the operation."""
+        self.begin()
+        try:
+            return await self.done
+        except asyncio.CancelledError:
+            self.cancel(Closed(f"{self.what} was cancelled"))
+            raise
+
+    def finish(self, result: T) -> None:
+        """It is over, with this result."""
+        self.leave()
+        if not self.done.done():
+            self.done.set_result(result)
+
+    def cancel(self, error: Exception) -> None:
+        self.leave()
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class ReadOperation(Awaited[Reading]):
     """Runs a `Reading` until it is answered, for as many registers as one report has.
 
     A server cuts a long report off.  What comes after the cut is not read here, so that each page
@@ -200,14 +231,11 @@ class ReadOperation(Base):
         super().__init__(partition, f"read of {machine.space}/{machine.segment}", deadline)
         self.machine = machine
         self.end = machine.spans[-1][1]
-        self.done: asyncio.Future[Reading] = self.loop.create_future()
 
     def begin(self) -> None:
         self.machine, sends = reading.begin(self.machine)
-        if self.partition.links[self.machine.first].up:
-            self.post(sends)
-        else:
-            self.post(self.unanswered())
+        is_up = self.partition.links[self.machine.first].up
+        self.post(sends if is_up else self.unanswered())
         self.arm()
 
     def unanswered(self) -> Iterable[Send]:
@@ -233,8 +261,7 @@ class ReadOperation(Base):
     def on_reply(self, server: int, message: ServerMessage) -> None:
         if isinstance(message, SegmentTrimmed):
             self.cancel(gone((self.machine.space, self.machine.segment)))
-            return
-        if isinstance(message, Report):
+        elif isinstance(message, Report):
             self._on_report(server, message)
 
     def _on_report(self, server: int, report: Report) -> None:
@@ -251,17 +278,10 @@ class ReadOperation(Base):
         self.machine, sends = reading.on_report(self.machine, server, whole)
         self.partition.post(self.id, sends)
         if self.machine.phase == reading.ANSWERED:
-            self.leave()
-            if not self.done.done():
-                self.done.set_result(self.machine)
-
-    def cancel(self, error: Exception) -> None:
-        self.leave()
-        if not self.done.done():
-            self.done.set_exception(error)
+            self.finish(self.machine)
 
 
-class TellOperation(Base):
+class TellOperation(Awaited[None]):
     """Runs a `Broadcast` until a majority has it."""
 
     def __init__(
@@ -269,7 +289,6 @@ class TellOperation(Base):
     ) -> None:
         super().__init__(partition, what, deadline)
         self.machine = machine
-        self.done: asyncio.Future[None] = self.loop.create_future()
 
     def unanswered(self) -> Iterable[Send]:
         return broadcast.begin(self.machine)
@@ -281,14 +300,7 @@ class TellOperation(Base):
         if isinstance(message, Done | SegmentTrimmed):
             self.machine = broadcast.on_done(self.machine, server)
             if broadcast.finished(self.machine):
-                self.leave()
-                if not self.done.done():
-                    self.done.set_result(None)
-
-    def cancel(self, error: Exception) -> None:
-        self.leave()
-        if not self.done.done():
-            self.done.set_exception(error)
+                self.finish(None)
 
 
 class Owner(Protocol):

@@ -98,7 +98,7 @@ class Undecided(dict[tuple[int, int], Votes]):
             if not offsets:
                 del self._offsets[number]
 
-    def drop_segment_names(self, first: int, stop: int) -> None:
+    def drop_segments(self, first: int, stop: int) -> None:
         """All registers of segments [first, stop) are of no interest any more."""
         for number in numbers_within(self._offsets, first, stop):
             for offset in list(self._offsets[number]):
