@@ -302,7 +302,7 @@ def test_who_only_asks_takes_the_right_from_nobody():
     virtually(work)
 
 
-def test_who_was_replaced_says_nothing_of_streams_that_may_not_be_so():
+def test_who_was_asked_and_is_replaced_says_what_is_so_and_hands_out_nothing_more():
     async def work(worm):
         async def may_not():
             return bool(first)
@@ -316,11 +316,13 @@ def test_who_was_replaced_says_nothing_of_streams_that_may_not_be_so():
         for question in (LastOf("a"), NamesOf()):
             with pytest.raises(Deposed):
                 await strict.answer(question)
+        assert strict.give_now(Ask((1,), 1)) is None
         new = sequencer_of(worm)
         await new.start()
         for _ in range(3):
             await book.ask(new, rng, write=1)
         assert await old.answer(LastOf("a")) == Last(book.latest("a"), book.next)
+        assert old.give_now(Ask((1,), 1)) is None, "it knows now"
         assert await new._term.stands()
 
     virtually(work)

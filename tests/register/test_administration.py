@@ -62,6 +62,12 @@ def test_all_are_asked_at_once_and_answer_in_their_order():
         assert answers == [None, None, Metrics({})]
         assert now() - began == pytest.approx(3)
         assert of.is_idle
+        of = Answering(*[lambda m: Metrics({})] * 4, silent)
+        began = now()
+        answers = await administration.ask_majority(of, Status(), began + 3)
+        assert answers == [*[Metrics({})] * 4, None]
+        assert now() == began, "more than a majority at once is a majority"
+        assert of.is_idle
 
     simulated(work)
 

@@ -143,6 +143,11 @@ def test_a_failed_call_says_whose_fault_it_was(monkeypatch) -> None:
             (Failure, "not \ufffd text"),
             (NoAnswer, "refused: another version"),
         ]
+        last = asking(caller)
+        await turns()
+        net.connections[1].data_received(frame(encode(Answer(-1, b"to nobody", failed=True))))
+        net.connections[1].connection_lost(None)
+        assert await word(last) == (NoAnswer, "the connection was lost: closed")
 
     simulated(work)
 

@@ -6,6 +6,7 @@ In virtual time, on stores that commit when the test says so, or have no room.
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 from nodes import B1, B2, Held, Port, codes, settled, turns, write
@@ -134,6 +135,27 @@ def test_without_room_a_node_sweeps_less_at_a_time_and_looks_again_now_and_then(
         done = node.counters  # and not what was tried
         assert (done.swept, done.trims, done.writes, done.captures) == (count + 2, 1, 1, 0)
         assert done.registers_written == count
+        await node.stop()
+
+    simulated(work)
+
+
+def test_that_there_is_no_room_is_logged_once_until_there_is_some_again(caplog) -> None:
+    async def work():
+        engine, port = Held(is_open=True), Port()
+        node, offsets = Node(engine), itertools.count(1)
+
+        async def said(error: Exception | None) -> list[str]:
+            engine.error = error
+            caplog.clear()
+            for _ in range(3):
+                node.submit(port, 1, write(next(offsets)))
+                await turns()
+            return [record.getMessage() for record in caplog.records]
+
+        for _ in range(2):
+            assert await said(StoreFull("no room")) == ["store full: no room"]
+            assert await said(None) == []
         await node.stop()
 
     simulated(work)

@@ -58,6 +58,8 @@ def report(batch, spans):
         end = REGISTERS if page.next == COMPLETE else page.next
         assert end > start, "a page that says nothing"
         rows += page.rows
+        first, last = left[0][0], left[-1][1]
+        assert all(p.lo < last and first < p.hi for p in page.promises), "of others it says nothing"
         for promise in page.promises:
             for offset in range(promise.lo, min(promise.hi, end)):
                 if any(lo <= offset < hi for lo, hi in left):

@@ -21,7 +21,8 @@ def many(request, monkeypatch):
     monkeypatch.setattr(changes_module, "MANY", request.param)
 
 
-KEYS = [bytes([i]) for i in range(8)]
+KEYS = [bytes([i]) for i in range(7)] + [b"\3\0", b"\5\0"]
+"""Of two pairs nothing lies between the one key and the other."""
 ROUNDS = 40
 
 

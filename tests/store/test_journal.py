@@ -205,13 +205,17 @@ def test_a_journal_that_is_gone_is_refused(tmp_path):
 
 
 def switched(path, saved):
-    """Four records, a switch, and one more; `saved`: the checkpoint between them is durable."""
+    """Four records, a switch, and one more, which is marked as durable in the file before it.
+
+    `saved`: the checkpoint between them is durable.
+    """
     j, checkpoint = made(path, RECORDS)
     j.switch()
     if saved:
         checkpoint = (j.last, *j.place)
         j.release()
     j.append(b"later")
+    j.mark()
     j.close()
     return checkpoint
 
@@ -289,6 +293,8 @@ def test_files_are_used_again_and_again(tmp_path_factory, steps, data):
         elif j.is_prepared:
             j.switch()
             pending = (len(held), *j.place)
+        if data.draw(st.booleans()):
+            j.mark()
         if pending and data.draw(st.booleans()):
             checkpoint, durable, pending = pending, pending[0], None
             j.release()

@@ -119,6 +119,32 @@ def with_rows(depth=2, branches=1, leaves=2, rows=4, start=4) -> dict[int, bytes
     return {2: page(2, LEAF, node(b"rows", tree(depth, branches, leaves, rows, start), SUB))}
 
 
+def deep() -> dict[int, bytes]:
+    """A tree of rows of four levels: a branch, two, four, and eight leaves with a row each."""
+    first, made = 14, {}
+    for count in (1, 2, 4):
+        for i in range(count):
+            below, middle = first + count + 2 * i, (2 * i + 1) * 4 // count
+            made[first + i] = page(
+                first + i, BRANCH, child(b"", below), child(b"%d" % middle, below + 1)
+            )
+        first += count
+    for i in range(8):
+        made[first + i] = page(first + i, LEAF, node(b"%d" % i, b"v"))
+    return made | with_rows(4, 7, 8, 8, 14) | {0: root(0, 5, last=28)}
+
+
+@pytest.mark.parametrize("leaves", range(10))
+def test_all_branches_are_looked_at_however_few_leaves_are(leaves: int) -> None:
+    assert all(check(deep(), leaves=leaves)._met[14:])
+    twice = deep() | {20: page(20, BRANCH, child(b"", 26), child(b"9", 28))}
+    with pytest.raises(PageDamaged):
+        check(twice, leaves=leaves)
+    for branch in range(14, 21):
+        with pytest.raises(PageDamaged, match=f"page {branch} "):
+            check(deep() | {branch: page(branch, LEAF, A)}, leaves=leaves)
+
+
 FINE = {
     "an empty tree": with_rows(0, 0, 0, 0, NONE),
     "a value with room to spare": {6: page(6, LEAF, node(b"mm", number(7), BIG, 5), N)},

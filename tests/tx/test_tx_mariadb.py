@@ -184,9 +184,17 @@ async def test_a_branch_that_is_unknown_is_over_unless_it_is_listed() -> None:
     ends.answers = [unknown, recovered(gid())]
     with pytest.raises(ManagerDown, match=r"the connection that prepared .* still has it"):
         await made.commit(gid())
-    ends.answers = [pymysql.OperationalError(1205, "a lock")]
-    with pytest.raises(ManagerDown, match=r"^a: 1205 a lock$"):
-        await made.commit(gid())
+
+
+@pytest.mark.parametrize("code", [1, 1205, 1396, 1398, 1399, 1402, 2013])
+async def test_no_other_refusal_says_that_a_branch_is_over(code: int) -> None:
+    made, _, ends = participant()
+    for end in (made.commit, made.abort):
+        ends.asked.clear()
+        ends.answers = [pymysql.OperationalError(code, "no"), recovered()]
+        with pytest.raises(ManagerDown, match=f"^a: {code} no$"):
+            await end(gid())
+        assert len(ends.asked) == 1, "what is prepared says nothing of it"
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -84,6 +84,19 @@ async def test_a_turn_is_one_write_and_much_does_not_wait(make: Make) -> None:
 
 
 @pytest.mark.parametrize("make", KINDS)
+async def test_what_is_said_to_a_peer_that_is_gone_is_lost_without_an_error(make: Make) -> None:
+    connection, pipe = made(make)
+    connection.connection_lost(None)
+    connection.send(b"x")
+    connection.hang_up()
+    connection.abort()
+    if isinstance(connection, AcceptedConnection):
+        connection.evict()
+    await asyncio.sleep(0)
+    assert (pipe.writes, pipe.done, connection.unsent) == ([], [], 0)
+
+
+@pytest.mark.parametrize("make", KINDS)
 def test_a_peer_that_takes_in_nothing_is_hung_up_on(make: Make) -> None:
     async def work() -> None:
         connection, pipe = made(make)
@@ -148,6 +161,22 @@ def test_who_is_told_to_go_is_read_until_it_goes_and_cut_off_at_last(make: Make)
         assert len(pipe.writes) == 1
         await asyncio.sleep(1.1 * LINGER_S)
         assert pipe.done == ["eof", "abort"]
+
+    simulated(work)
+
+
+@pytest.mark.parametrize("make", ACCEPTED)
+def test_who_is_told_to_go_has_what_was_ready_first_and_may_be_encrypted(make: Make) -> None:
+    """TLS cannot end one direction alone."""
+
+    async def work() -> None:
+        connection, pipe = made(make)
+        pipe.has_eof = False
+        connection.send(b"ready")
+        connection.evict()
+        assert (pipe.writes[0], len(pipe.writes), pipe.done) == (b"ready", 2, [])
+        await asyncio.sleep(1.1 * LINGER_S)
+        assert pipe.done == ["abort"]
 
     simulated(work)
 
