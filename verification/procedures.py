@@ -227,6 +227,16 @@ class Register:
         if not bool(SymBool(word_term(value) == self.held.z)):
             raise AlreadyWritten("another value", self.held)  # type: ignore[arg-type]
 
+    async def settle(self, offset: Any, otherwise: Any, *, timeout: Any = None) -> Any:
+        """What is proved of `Segment.settle`."""
+        fails(*(e for e in self.errors if isinstance(e, Unavailable | Trimmed)))
+        if not self._is(offset):
+            return SymWord(th.fresh("another's", z3.IntSort()))
+        self.attempts.append(word_term(otherwise))
+        self.after_capture.append(True)
+        current().facts.append(self.later())
+        return self.held
+
     async def read(self, offset: Any, *, timeout: Any = None) -> Any:
         """What it held at some moment of the call."""
         fails(Unavailable("no majority"))

@@ -1,8 +1,8 @@
 """Layer 4: segments and the log, by the code that allocates, fills and settles.
 
 The models take any number of allocators, sequencers, appenders and fillers.  What allocators and
-appenders conclude from their calls (`Space.alloc`, `SegmentedLog.settle`,
-`SegmentedLog._fill_piece`) is executed as it ships: what it returns true of stands.
+appenders conclude from their calls (`Space.alloc`, `Segment.settle`, `SegmentedLog.settle`,
+`settle_range`) is executed as it ships: what it returns true of stands.
 """
 
 from __future__ import annotations
@@ -194,8 +194,7 @@ def _ends(done: Done, *errors: type[Exception]) -> Claims:
 def allocating(e: Engine) -> None:
     """Segments: one winner."""
     space = e.core.modules["space.space"]
-    lost = replying(lambda: fails(Unavailable("no time is left")))
-    space.__dict__["Race"] = lambda *_: Thing(pause=lost)
+    _race(space)
 
     def tries() -> Any:
         register = Register(METADATA, (CaptureLost("taken"), Trimmed("trimmed")))
@@ -448,40 +447,116 @@ def finding(e: Engine) -> None:
     space.__dict__.update(_climb=real[0], _narrow=real[1])
 
 
-def filling(e: Engine) -> None:
-    """Holes, and whether an entry stands."""
-    segmented_log = e.core.modules["log.segmented_log"]
-    segmented_log.__dict__["asyncio"] = clock()
-    hole = word_term(segmented_log.HOLE)
+def _race(module: Any) -> None:
+    """Who loses a race waits, until there is no time left."""
+    lost = replying(lambda: fails(Unavailable("no time is left")))
+    module.__dict__["Race"] = lambda *_: Thing(pause=lost)
 
-    def fills() -> Any:
-        register = Register(SymInt(th.fresh("at", I)))
-        me = Thing(space=Thing(client=paced()))
-        return segmented_log.SegmentedLog._fill_piece(me, register, 2, 8), register
 
-    def filled(done: Done) -> Claims:
-        register = done.met
+def deciding(e: Engine) -> None:
+    """Registers are decided, one or many."""
+    segment, settling = e.core.modules["space.segment"], e.core.modules["writer.settling"]
+    segment.__dict__["as_bytes"] = lambda value, what: value  # a symbol has no type
+    settling.__dict__.update(asyncio=clock(), left=lambda deadline: deadline)
+    for module in (segment, settling):
+        _race(module)
+
+    def decides() -> Any:
+        register, mine = Register(5, (CaptureLost("taken"), Trimmed("trimmed"))), _word("mine")
+        its: list[bool] = []
+
+        def capture(segment_name: Any, start: Any, stop: Any, deadline: Any) -> Any:
+            its.append(segment_name == ("s", 7) and deadline == 1.0)
+            return register.capture(start, stop)
+
+        def write(segment_name: Any, token: Any, offset: Any, value: Any, deadline: Any) -> Any:
+            its.append(segment_name == ("s", 7) and token is register.token and deadline == 1.0)
+            return register.write(offset, value)
+
+        me = Thing(space=Thing(name="s", client=paced()), number=7, _segment_name=("s", 7))
+        me._check_one = lambda offset: its.append(offset == 5)
+        me._deadline = lambda timeout: 1.0
+        me._registers = Thing(capture=capture, write=write)
+        met = Thing(register=register, mine=mine, its=its)
+        return segment.Segment.settle(me, 5, mine), met
+
+    def decided(done: Done) -> Claims:
+        m = done.met
+        claims = _ends(done, Unavailable, Trimmed)
+        claims["writes only what it was given"] = z3.And(
+            *[a == m.mine.z for a in m.register.attempts]
+        )
+        claims["and only where nothing is"] = z3.BoolVal(all(m.register.after_capture))
+        claims["in that register, under its own capture"] = z3.BoolVal(all(m.its))
+        if done.error is None:
+            claims["what it returns stands"] = m.register.stands(done.result)
+        return claims
+
+    title = "space.Segment.settle: what it returns stands; it writes only where nothing is"
+    procedure(e, title, decides, decided)
+
+    def settles() -> Any:
+        register, mine = Register(SymInt(th.fresh("at", I))), _word("mine")
+        asked: list[z3.BoolRef] = []
+
+        def otherwise(offset: Any) -> Any:
+            asked.append(int_term(offset) == int_term(register.at))
+            return mine
+
+        client = Thing(rng=paced().rng, deadline=lambda timeout: 1.0)
+        register.__dict__.update(space=Thing(name="s", client=client), number=7)
+        met = Thing(register=register, mine=mine, asked=asked)
+        return settling.settle_range(register, 2, 8, otherwise), met
+
+    def settled(done: Done) -> Claims:
+        register = done.met.register
         claims = _ends(done, Unavailable)
-        claims["writes only holes"] = z3.And(*[a == hole for a in register.attempts])
+        claims["writes only what it was given"] = z3.And(
+            *[a == done.met.mine.z for a in register.attempts]
+        )
+        claims["for that register"] = z3.And(*done.met.asked)
         claims["and only where nothing is"] = z3.BoolVal(all(register.after_capture))
         if done.error is None:
             asked = z3.And(int_term(register.at) >= 2, int_term(register.at) < 8)
-            claims["true: every register of the piece is decided"] = z3.Implies(
-                z3.And(bool_term(done.result), asked), register.written
-            )
+            claims["every register of the range is decided"] = z3.Implies(asked, register.written)
         return claims
 
-    procedure(
-        e, "log.SegmentedLog._fill_piece: decides every register, by holes only", fills, filled
-    )
+    title = "writer.settle_range: every register of it is decided; it writes only where nothing is"
+    procedure(e, title, settles, settled)
+
+
+def filling(e: Engine) -> None:
+    """Holes, and whether an entry stands."""
+    segmented_log = e.core.modules["log.segmented_log"]
+    hole = word_term(segmented_log.HOLE)
+
+    def fills() -> Any:
+        pieces = [(3, 5, 8), (4, 0, 2)]
+        filled: list[Any] = []
+        me = Thing(segment=lambda number: ("segment", number))
+        me.pieces = lambda start, stop: pieces if (start, stop) == (29, 34) else []
+
+        def settle_range(segment: Any, start: Any, stop: Any, otherwise: Any) -> None:
+            fails(Unavailable("no majority"))
+            filled.append((segment[1], start, stop, otherwise(start)))
+
+        segmented_log.__dict__["settle_range"] = replying(settle_range)
+        return segmented_log.SegmentedLog.fill(me, 29, 34), Thing(pieces=pieces, filled=filled)
+
+    def filled(done: Done) -> Claims:
+        m, claims = done.met, _ends(done, Unavailable)
+        junk = [(*piece, segmented_log.HOLE) for piece in m.pieces]
+        claims["fills its pieces, with holes"] = z3.BoolVal(m.filled == junk[: len(m.filled)])
+        if done.error is None:
+            claims["all of them"] = z3.BoolVal(len(m.filled) == len(junk))
+        return claims
+
+    procedure(e, "log.SegmentedLog.fill: decides all of its pieces, by holes only", fills, filled)
 
     def settles() -> Any:
         register, mine = Register(0), _word("mine")
         current().facts.append(mine.z != hole)
-        me = Thing(size=8, segment=lambda number: register, space=Thing(client=paced()))
-        me.pieces = lambda start, stop: [(0, start, stop)] if start < stop else []
-        me._fill_piece = lambda *args: segmented_log.SegmentedLog._fill_piece(me, *args)
-        me.fill = lambda *args: segmented_log.SegmentedLog.fill(me, *args)
+        me = Thing(size=8, segment=lambda number: register)
         return segmented_log.SegmentedLog.settle(me, 0, mine), Thing(register=register, mine=mine)
 
     def settled(done: Done) -> Claims:
@@ -499,9 +574,10 @@ def filling(e: Engine) -> None:
 
 
 def prove(e: Engine) -> None:
-    """Allocating, filling, settling."""
+    """Allocating, settling, filling."""
     allocating(e)
     finding(e)
+    deciding(e)
     filling(e)
 
 

@@ -3,7 +3,6 @@ fills.
 """
 
 import asyncio
-import itertools
 import random
 
 import pytest
@@ -12,7 +11,7 @@ from virtual import Watch, virtually
 from wormspace.errors import NotAllocated, Trimmed, Unavailable, WrongKind
 from wormspace.knobs import turned
 from wormspace.log.records import HOLE
-from wormspace.log.segmented_log import STEAL_PAUSE_S, SegmentedLog
+from wormspace.log.segmented_log import SegmentedLog
 from wormspace.log.spaces import CONFIG, ENTRIES, metadata
 
 SIZE = 6
@@ -245,7 +244,7 @@ def test_who_fills_goes_on_against_others_until_all_is_decided():
         segment, captured = segmented_log.segment(0), []
         capture = segment.capture
 
-        async def and_then_another(start, stop):
+        async def and_then_another(start, stop, *, timeout):
             captured.append(await capture(start, stop))
             if len(captured) < 4:
                 await capture(start + 1, start + 2)
@@ -272,26 +271,6 @@ def test_what_a_fill_cannot_do_it_says(error):
         watch.before = refuse
         with pytest.raises(type(error)):
             await segmented_log.fill(0, 3)
-
-    virtually(work)
-
-
-def test_who_lost_a_race_to_fill_pauses_for_a_moment_and_tries_again():
-    async def work(worm):
-        segmented_log = SegmentedLog(worm.space("segmented_log"), SIZE, ENTRIES)
-        await segmented_log.allocated(0)
-        fill_piece, tries = segmented_log._fill_piece, []
-
-        async def lost(*piece):
-            tries.append((asyncio.get_running_loop().time(), piece[1:]))
-            return len(tries) in (4, 5) and await fill_piece(*piece)
-
-        segmented_log._fill_piece = lost
-        await segmented_log.fill(4, 8)
-        assert [piece for _, piece in tries] == [(4, 6)] * 4 + [(0, 2)]
-        pauses = [b - a for (a, _), (b, _) in itertools.pairwise(tries[:4])]
-        assert all(0 < pause <= STEAL_PAUSE_S for pause in pauses)
-        assert len(set(pauses)) == 3, "two who race do not go on racing"
 
     virtually(work)
 

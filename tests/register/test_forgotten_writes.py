@@ -77,3 +77,22 @@ async def test_who_may_not_send_a_second_value_is_told_under_what():
             _, refused = await asyncio.gather(first, second, return_exceptions=True)
             assert isinstance(refused, TokenReused)
             assert f"another value was issued under this {of};" in str(refused)
+
+
+async def test_a_register_is_settled_though_its_capture_was_forgotten_meanwhile(monkeypatch):
+    """Another client decides it between the capture and the write: its value is the answer."""
+    with turned(registers_memory=2):
+        async with wormspace.connect("memory:") as client:
+            segment, _ = await forgotten(client)
+            capture = client.registers.capture
+
+            async def then_another(name, start, stop, deadline):
+                captured = await capture(name, start, stop, deadline)
+                monkeypatch.setattr(client.registers, "capture", capture)
+                other = (await segment.capture(1)).token
+                await segment.write(1, b"another's", other)
+                await forgotten(client)
+                return captured
+
+            monkeypatch.setattr(client.registers, "capture", then_another)
+            assert await segment.settle(1, b"mine") == b"another's"

@@ -19,7 +19,10 @@ from verification.mutating import Function, _change, _paced, _Replace, _sites
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "wormspace"
-PACKAGES = ("log", "smr", "tx", "registers", "server", "store", "space", "wire", "rpc", "runtime")
+PACKAGES = (
+    *("log", "smr", "tx", "writer", "space", "registers"),
+    *("server", "store", "wire", "rpc", "runtime"),
+)
 
 
 @dataclass(frozen=True)

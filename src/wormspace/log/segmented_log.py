@@ -13,13 +13,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from wormspace.errors import AlreadyWritten, CaptureLost, NotAllocated, Trimmed, WrongKind
+from wormspace.errors import NotAllocated, Trimmed, WrongKind
 from wormspace.knobs import KNOBS
 from wormspace.log.records import HOLE
 from wormspace.log.spaces import metadata, require_part
 from wormspace.space import Segment, Space
-
-STEAL_PAUSE_S = 0.005
+from wormspace.writer.settling import settle_range
 
 POLL_S = 0.01
 """How often one looks again at a slot that is still empty."""
@@ -232,21 +231,7 @@ class SegmentedLog:
             Trimmed, Unavailable.
         """
         for number, offset, until in self.pieces(start, stop):
-            while not await self._fill_piece(self.segment(number), offset, until):
-                # Somebody captured meanwhile: another filler, or a new sequencer.
-                pause = self.space.client.rng.uniform(0, STEAL_PAUSE_S)
-                await asyncio.sleep(pause)
-
-    async def _fill_piece(self, segment: Segment, start: int, stop: int) -> bool:
-        token = (await segment.capture(start, stop)).token
-        junk = (segment.write(offset, HOLE, token) for offset in token.free())
-        results = await asyncio.gather(*junk, return_exceptions=True)
-        for result in results:
-            if isinstance(result, CaptureLost | AlreadyWritten):
-                return False
-            if isinstance(result, BaseException):
-                raise result
-        return True
+            await settle_range(self.segment(number), offset, until, lambda _: HOLE)
 
     async def settle(self, slot: int, mine: bytes) -> bool:
         """Whether `mine`, whose write had an unknown outcome, is what the slot holds for ever.
@@ -257,6 +242,5 @@ class SegmentedLog:
         number, offset = divmod(slot, self.size)
         value = await self.segment(number).read(offset)
         if value is None:
-            await self.fill(slot, slot + 1)
-            value = await self.segment(number).read(offset)
+            value = await self.segment(number).settle(offset, HOLE)
         return value == mine

@@ -246,15 +246,11 @@ class RotatingProposer(Equal):
                 return
 
     async def _settle(self, segment: Segment, place: Address) -> None:
-        """Decide a register by capturing it; in an empty one, its owner skips."""
+        """Decide a register; in an empty one, its owner skips."""
         while True:
             try:
-                captured = await segment.capture(place.offset)
-                value = captured.written.get(place.offset)
-                if value is None:
-                    await segment.write(place.offset, SKIP, captured.token)
-                    value = SKIP
-            except (RaceLost, Unavailable):
+                value = await segment.settle(place.offset, SKIP)
+            except Unavailable:
                 await asyncio.sleep(self._context.rng.uniform(0, RETRY_S))
             except (Trimmed, Closed):
                 return

@@ -6,7 +6,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from wormspace.errors import BadAddress, CaptureLost, PartialWrite, UsageError, WormError
+from wormspace.errors import (
+    AlreadyWritten,
+    BadAddress,
+    CaptureLost,
+    PartialWrite,
+    UsageError,
+    WormError,
+)
 from wormspace.registers.interface import Captured, RegisterState
 from wormspace.registers.token import Token
 from wormspace.space.address import Address
@@ -201,6 +208,8 @@ class Segment:
                 )
             except CaptureLost:
                 await race.pause()
+            except AlreadyWritten as e:
+                return e.value
             else:
                 return otherwise
 

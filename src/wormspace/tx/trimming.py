@@ -22,11 +22,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from wormspace.errors import (
-    CaptureLost,
     NotAllocated,
-    PartialWrite,
     Trimmed,
-    Unavailable,
     UsageError,
     WormError,
 )
@@ -43,6 +40,7 @@ from wormspace.tx.remote import RemoteStore
 from wormspace.tx.resolver import Resolver
 from wormspace.tx.space import TransactionSpace, find_space
 from wormspace.tx.vote_store import VoteStore
+from wormspace.writer.settling import settle_range
 
 log = logging.getLogger("wormspace.tx")
 
@@ -327,33 +325,9 @@ async def _seal(
     Raises:
         Unavailable: not in time.
     """
-    while True:
-        token = (await segment.capture(timeout=left(deadline))).token
-        try:
-            for first, stop in _runs(list(token.free())):
-                votes = [
-                    encode(Vote(False, (), str(home.gid(manager, txid)), 0.0, "", UNUSED))
-                    for txid in (
-                        TxId(initiator, segment.number * segment.size + offset)
-                        for offset in range(first, stop)
-                    )
-                ]
-                await segment.write_range(first, votes, token, timeout=left(deadline))
-        except PartialWrite as e:
-            if all(r is None or isinstance(r, CaptureLost) for r in e.results):
-                if left(deadline) <= LEAST_S:
-                    raise Unavailable(f"others vote in {segment} again and again") from e
-                continue  # somebody votes or refuses at this very moment: take it all again
-            raise
-        return
 
+    def no(offset: int) -> bytes:
+        txid = TxId(initiator, segment.number * segment.size + offset)
+        return encode(Vote(False, (), str(home.gid(manager, txid)), 0.0, "", UNUSED))
 
-def _runs(offsets: list[int]) -> list[tuple[int, int]]:
-    """Ascending offsets as [first, stop) ranges."""
-    runs: list[tuple[int, int]] = []
-    for offset in offsets:
-        if runs and runs[-1][1] == offset:
-            runs[-1] = (runs[-1][0], offset + 1)
-        else:
-            runs.append((offset, offset + 1))
-    return runs
+    await settle_range(segment, 0, segment.size, no, left(deadline))

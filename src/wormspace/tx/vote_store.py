@@ -39,8 +39,6 @@ log = logging.getLogger("wormspace.tx")
 
 OnVote = Callable[[TxId, str, Vote], None]
 
-RETRY_MIN_S = 0.002
-RETRY_MAX_S = 0.25
 CAPTURE_S = 10.0
 """How long a segment's capture may take, which many votes may wait for."""
 
@@ -229,32 +227,14 @@ class VoteStore:
                 ballot.on_stands(None, failure)
 
     async def refuse(self, manager: str, txid: TxId, vote: Vote, *, deadline: float) -> Vote:
-        """Capture the register and write `vote` if it is empty; returns the vote that stands.
+        """Write `vote` if the register is empty; returns the vote that stands.
 
         Raises:
             Trimmed, Unavailable.
         """
         number, offset = txid.address((await self.open(deadline)).segment_size)
         segment = await self._segment(manager, txid.initiator, number, deadline)
-        pause = RETRY_MIN_S
-        while True:
-            captured = await segment.capture(offset, timeout=left(deadline))
-            if offset in captured.written:
-                return decode(captured.written[offset])
-            try:
-                await segment.write(offset, encode(vote), captured.token, timeout=left(deadline))
-            except CaptureLost:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise Unavailable(
-                        f"{manager}'s vote on {txid}: others captured its register again and "
-                        "again, until the time was over"
-                    ) from None
-                await asyncio.sleep(self.client.rng.uniform(0, pause))
-                pause = min(RETRY_MAX_S, 2 * pause)
-            except AlreadyWritten as e:
-                return decode(e.value)
-            else:
-                return vote
+        return decode(await segment.settle(offset, encode(vote), timeout=left(deadline)))
 
     async def read(self, manager: str, txid: TxId, *, deadline: float) -> Vote | None:
         """The vote that stands in a register, or None.
