@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from wormspace.cli.show import (
     print_table,
     printable,
     say,
+    show_value,
     table,
 )
 from wormspace.connecting import connect
@@ -183,10 +183,11 @@ def serve(
             ) as store,
         ):
             member = store.status().member
-            if settings.json:
-                emit({"replica": member.name, "host": member.host, "port": member.port})
-            else:
-                note(f"replica of {printable(name)} at {Endpoint(member.host, member.port)}")
+            settings.answer(
+                {"replica": member.name, "host": member.host, "port": member.port},
+                f"replica of {printable(name)} at {Endpoint(member.host, member.port)}",
+                note,
+            )
             while not stop.is_set():
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), 1.0)
@@ -211,13 +212,8 @@ def get(target: Target, key: str) -> None:
                 "expires": entry.expires_ns / 1e9 if entry and entry.expires_ns else None,
             }
         )
-    elif entry is None:
-        note("no such key")
-    elif sys.stdout.isatty():
-        say(escaped(entry.value))
     else:
-        sys.stdout.buffer.write(entry.value)
-        sys.stdout.buffer.flush()
+        show_value(None if entry is None else entry.value, "no such key")
     if entry is None:
         click.get_current_context().exit(1)
 
@@ -231,10 +227,8 @@ def put(target: Target, key: str, value: str, ttl: float | None) -> None:
     """Set KEY to VALUE; `-` reads the value from standard input."""
     raw = value_bytes(value)
     revision = target.run(lambda store: store.call(KeyValue.put, key, raw, ttl))
-    if target.settings.json:
-        emit({"key": key, "revision": revision})
-    else:
-        note(f"revision {revision}")
+    answer = {"key": key, "revision": revision}
+    target.settings.answer(answer, f"revision {revision}", note)
 
 
 @kv.command()

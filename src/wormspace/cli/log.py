@@ -313,10 +313,8 @@ def trim(
         return await opened.trim(cast(int, position))
 
     first = _run(settings, name, work)
-    if settings.json:
-        emit({"log": name, "first": first})
-    else:
-        note(f"the first position of {printable(name)} is now {first}")
+    line = f"the first position of {printable(name)} is now {first}"
+    settings.answer({"log": name, "first": first}, line, note)
 
 
 @log.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 
 import click
@@ -20,17 +19,16 @@ from wormspace.cli.show import (
     as_json_value,
     cell,
     emit,
-    escaped,
     note,
     preview,
     print_table,
     printable,
     say,
+    show_value,
     table,
 )
-from wormspace.registers.interface import Captured
 from wormspace.registers.token import Token
-from wormspace.space.client import Client
+from wormspace.space.segment import Segment
 
 
 @click.command()
@@ -48,13 +46,10 @@ def capture(
     the same register.  With --json, also says what is already written there.
     """
     space, number = segment
-
-    async def work(worm: Client) -> Captured:
-        found = await worm.space(space).segment(number)
-        start, stop = registers
-        return await found.capture(start, found.size if stop is None else stop)
-
-    captured = settings.run(work)
+    start, stop = registers
+    captured = settings.on_segment(
+        segment, lambda found: found.capture(start, found.size if stop is None else stop)
+    )
     token = captured.token
     if settings.json:
         emit(
@@ -87,16 +82,9 @@ def holds(settings: Settings, segment: tuple[str, int], offset: int, token: Toke
     somebody did.
     """
     space, number = segment
-
-    async def work(worm: Client) -> bool:
-        found = await worm.space(space).segment(number)
-        return await found.holds(token, offset)
-
-    stands = settings.run(work)
-    if settings.json:
-        emit({"space": space, "segment": number, "offset": offset, "holds": stands})
-    else:
-        say("yes" if stands else "no")
+    stands = settings.on_segment(segment, lambda found: found.holds(token, offset))
+    answer = {"space": space, "segment": number, "offset": offset, "holds": stands}
+    settings.answer(answer, "yes" if stands else "no")
     if not stands:
         raise SystemExit(RACE_LOST)
 
@@ -133,8 +121,7 @@ def write(
     space, number = segment
     payloads = [value_bytes(value) for value in values]
 
-    async def work(worm: Client) -> None:
-        found = await worm.space(space).segment(number)
+    async def work(found: Segment) -> None:
         if token is None:
             await found.unsafe_write(offset, payloads[0])
         elif len(payloads) == 1:
@@ -142,13 +129,14 @@ def write(
         else:
             await found.write_range(offset, payloads, token)
 
-    settings.run(work)
+    settings.on_segment(segment, work)
     stop = offset + len(payloads)
-    if settings.json:
-        emit({"space": space, "segment": number, "written": list(range(offset, stop))})
-    else:
-        what = f"{offset}" if stop == offset + 1 else f"{offset}:{stop}"
-        note(f"{printable(space)}/{number} {what} is decided")
+    what = f"{offset}" if stop == offset + 1 else f"{offset}:{stop}"
+    settings.answer(
+        {"space": space, "segment": number, "written": list(range(offset, stop))},
+        f"{printable(space)}/{number} {what} is decided",
+        note,
+    )
 
 
 @click.command()
@@ -163,12 +151,7 @@ def read(settings: Settings, segment: tuple[str, int], registers: tuple[int, int
     """
     space, number = segment
     start, stop = registers
-
-    async def work(worm: Client) -> list[bytes | None]:
-        found = await worm.space(space).segment(number)
-        return await found.read_range(start, stop)
-
-    values = settings.run(work)
+    values = settings.on_segment(segment, lambda found: found.read_range(start, stop))
     held = {start + i: value for i, value in enumerate(values) if value is not None}
     if settings.json:
         emit(
@@ -181,7 +164,7 @@ def read(settings: Settings, segment: tuple[str, int], registers: tuple[int, int
             }
         )
     elif stop == start + 1:
-        _show_one(values[0])
+        show_value(values[0])
     else:
         rows = table(">register", "value")
         for offset, value in held.items():
@@ -203,26 +186,11 @@ def settle(settings: Settings, segment: tuple[str, int], offset: int, otherwise:
     written if nothing is met.
     """
     space, number = segment
-
-    async def work(worm: Client) -> bytes:
-        found = await worm.space(space).segment(number)
-        return await found.settle(offset, otherwise.encode())
-
-    value = settings.run(work)
+    value = settings.on_segment(segment, lambda found: found.settle(offset, otherwise.encode()))
     if settings.json:
         emit({"space": space, "segment": number, "offset": offset, "value": as_json_value(value)})
     else:
-        _show_one(value)
-
-
-def _show_one(value: bytes | None) -> None:
-    if value is None:
-        note("empty")
-    elif sys.stdout.isatty():
-        say(escaped(value))
-    else:
-        sys.stdout.buffer.write(value)
-        sys.stdout.buffer.flush()
+        show_value(value)
 
 
 def _registers_json(held: Mapping[int, bytes]) -> list[dict[str, object]]:

@@ -7,7 +7,6 @@ import click
 from wormspace.cli.arguments import segment_argument, value_bytes
 from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import as_json_value, emit, escaped, note, printable, say
-from wormspace.space.client import Client
 from wormspace.space.segment import Segment
 from wormspace.space.space import DEFAULT_SIZE
 
@@ -38,15 +37,8 @@ def alloc(settings: Settings, space: str, metadata: str, size: int) -> None:
     METADATA says what it is for (`-` reads it from standard input).
     """
     payload = value_bytes(metadata)
-
-    async def work(worm: Client) -> Segment:
-        return await worm.space(space).alloc(payload, size)
-
-    segment = settings.run(work)
-    if settings.json:
-        emit(_segment_json(segment))
-    else:
-        say(f"{printable(space)}/{segment.number}")
+    segment = settings.run(lambda worm: worm.space(space).alloc(payload, size))
+    settings.answer(_segment_json(segment), f"{printable(space)}/{segment.number}")
 
 
 @click.command()
@@ -55,15 +47,9 @@ def alloc(settings: Settings, space: str, metadata: str, size: int) -> None:
 def check(settings: Settings, segment: tuple[str, int]) -> None:
     """Show what SPACE/SEGMENT was allocated for."""
     space, number = segment
-
-    async def work(worm: Client) -> Segment:
-        return await worm.space(space).segment(number)
-
-    found = settings.run(work)
-    if settings.json:
-        emit(_segment_json(found))
-    else:
-        say(escaped(found.metadata))
+    found = settings.run(lambda worm: worm.space(space).segment(number))
+    settings.answer(_segment_json(found), escaped(found.metadata))
+    if not settings.json:
         note(f"{found.size} registers")
 
 
@@ -72,11 +58,8 @@ def check(settings: Settings, segment: tuple[str, int]) -> None:
 @common
 def tail(settings: Settings, space: str) -> None:
     """Show how many segments SPACE ever had."""
-
-    async def work(worm: Client) -> int:
-        return await worm.space(space).tail()
-
-    _number(settings, space, "tail", settings.run(work))
+    found = settings.run(lambda worm: worm.space(space).tail())
+    settings.answer({"space": space, "tail": found}, str(found))
 
 
 @click.command()
@@ -88,29 +71,15 @@ def head(settings: Settings, space: str) -> None:
     Where single segments beyond a trimmed prefix were trimmed as well, it is one that follows a
     trimmed one.
     """
-
-    async def work(worm: Client) -> int:
-        return await worm.space(space).head()
-
-    _number(settings, space, "head", settings.run(work))
-
-
-def _number(settings: Settings, space: str, what: str, number: int) -> None:
-    if settings.json:
-        emit({"space": space, what: number})
-    else:
-        say(str(number))
+    found = settings.run(lambda worm: worm.space(space).head())
+    settings.answer({"space": space, "head": found}, str(found))
 
 
 @click.command()
 @common
 def spaces(settings: Settings) -> None:
     """List the spaces that hold something."""
-
-    async def work(worm: Client) -> list[str]:
-        return await worm.spaces()
-
-    names = settings.run(work)
+    names = settings.run(lambda worm: worm.spaces())
     if settings.json:
         emit({"spaces": names})
         return
@@ -124,15 +93,9 @@ def spaces(settings: Settings) -> None:
 def trim(settings: Settings, segment: tuple[str, int]) -> None:
     """Make SPACE/SEGMENT garbage, for ever."""
     space, number = segment
-
-    async def work(worm: Client) -> None:
-        await worm.space(space).trim(number)
-
-    settings.run(work)
-    if settings.json:
-        emit({"space": space, "trimmed": [number, number + 1]})
-    else:
-        note(f"{printable(space)}/{number} is trimmed")
+    settings.run(lambda worm: worm.space(space).trim(number))
+    answer = {"space": space, "trimmed": [number, number + 1]}
+    settings.answer(answer, f"{printable(space)}/{number} is trimmed", note)
 
 
 @click.command("trim-prefix")
@@ -141,12 +104,6 @@ def trim(settings: Settings, segment: tuple[str, int]) -> None:
 @common
 def trim_prefix(settings: Settings, space: str, stop: int) -> None:
     """Make all segments of SPACE below STOP garbage, for ever."""
-
-    async def work(worm: Client) -> None:
-        await worm.space(space).trim_prefix(stop)
-
-    settings.run(work)
-    if settings.json:
-        emit({"space": space, "trimmed": [0, stop]})
-    else:
-        note(f"the segments of {printable(space)} below {stop} are trimmed")
+    settings.run(lambda worm: worm.space(space).trim_prefix(stop))
+    answer = {"space": space, "trimmed": [0, stop]}
+    settings.answer(answer, f"the segments of {printable(space)} below {stop} are trimmed", note)

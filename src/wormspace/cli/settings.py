@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,10 +11,12 @@ import click
 import msgspec
 
 from wormspace.cli.arguments import Amount
+from wormspace.cli.show import emit, say
 from wormspace.connecting import connect
 from wormspace.errors import UsageError
 from wormspace.server.config import load
 from wormspace.space.client import DEFAULT_TIMEOUT_S
+from wormspace.space.segment import Segment
 from wormspace.worm import Worm
 
 T = TypeVar("T")
@@ -60,6 +62,24 @@ class Settings(msgspec.Struct):
                 return await work(worm)
 
         return asyncio.run(main())
+
+    def on_segment(self, name: tuple[str, int], work: Callable[[Segment], Awaitable[T]]) -> T:
+        """Connect, do the work on a segment, disconnect."""
+        space, number = name
+
+        async def found(worm: Worm) -> T:
+            return await work(await worm.space(space).segment(number))
+
+        return self.run(found)
+
+    def answer(
+        self, found: Mapping[str, object], line: str, tell: Callable[[str], None] = say
+    ) -> None:
+        """Show a result: to scripts as an object of JSON, to people as a line."""
+        if self.json:
+            emit(found)
+        else:
+            tell(line)
 
 
 def _keep(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:

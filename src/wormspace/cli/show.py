@@ -93,6 +93,17 @@ def note(text: str, style: str = "dim") -> None:
     notes.print(Text(text, style=style))
 
 
+def show_value(value: bytes | None, missing: str = "empty") -> None:
+    """A value: to a person as one line, to a file or pipe byte by byte; `missing` if it is None."""
+    if value is None:
+        note(missing)
+    elif sys.stdout.isatty():
+        say(escaped(value))
+    else:
+        sys.stdout.buffer.write(value)
+        sys.stdout.buffer.flush()
+
+
 def table(*columns: str) -> Table:
     """An empty table in the command's style; columns that begin with `>` are right-aligned."""
     t = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

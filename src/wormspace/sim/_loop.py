@@ -35,9 +35,6 @@ from wormspace.sim._handles import (
     rate_in,
     true_time,
 )
-from wormspace.sim._unsupported import UnsupportedMethods
-
-__all__ = ["Connector", "SimLoop"]
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -64,8 +61,11 @@ class Connector(Protocol):
     ) -> asyncio.AbstractServer: ...
 
 
-class SimLoop(UnsupportedMethods):
+class SimLoop(asyncio.AbstractEventLoop):
     """The deterministic event loop.
+
+    What has no meaning here (file descriptors, signals, child processes, pipes) is left out, and
+    raises asyncio's own NotImplementedError.
 
     max_steps: handles that may run in all, and max_steps_per_instant: without time moving
     on, before StepLimit is raised. executor_delay_s: how much later `run_in_executor` runs its

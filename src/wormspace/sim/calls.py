@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections import defaultdict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from random import Random
+from typing import Any
 
 import wormspace
 from wormspace.errors import (
@@ -31,13 +33,17 @@ from wormspace.sim.records import Records, WriteCall
 from wormspace.space.client import Client
 from wormspace.space.segment import Segment
 
-__all__ = ["Calls"]
-
-
 PUSHES = 4
 """Registers that a client tries to write before it gives up."""
 USED_TOKENS = 3
 """Tokens that a client keeps after it has written under them."""
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Make the calls at once; when all have ended, raise the first error among them."""
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 class Calls:
@@ -95,6 +101,15 @@ class Calls:
             known.append(segment)
             del known[: -2 * self.mix.segments]
 
+    @contextmanager
+    def _noticing_trims(self, space: str, number: int) -> Iterator[None]:
+        """Around a call: it may be told that the segment is trimmed."""
+        try:
+            yield
+        except Trimmed:
+            self._gone(space, number)
+            raise
+
     def _gone(self, space: str, number: int) -> None:
         self.records.was_trimmed(space, number)
         known = self._segments[space]
@@ -110,11 +125,8 @@ class Calls:
 
     async def _capture(self, segment: Segment, start: int, stop: int) -> wormspace.Captured:
         called = self.records.call()
-        try:
+        with self._noticing_trims(segment.space.name, segment.number):
             captured = await segment.capture(start, stop)
-        except Trimmed:
-            self._gone(segment.space.name, segment.number)
-            raise
         segment_name = (segment.space.name, segment.number)
         token = captured.token
         self.records.captured(
@@ -175,10 +187,7 @@ class Calls:
         self, segment: Segment, offset: int, value: bytes, token: wormspace.Token
     ) -> None:
         """The same write from two callers at once: both have an answer."""
-        calls = [self._write(segment, offset, value, token) for _ in range(2)]
-        for result in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+        await _all(self._write(segment, offset, value, token) for _ in range(2))
 
     async def on_write_range(self, space: str) -> None:
         """Capture a range and write what is free, in one call or in several at once."""
@@ -190,11 +199,7 @@ class Calls:
             return
         if self.rng.random() < 0.5:
             chosen = [offset for offset in free if self.rng.random() < 0.7]
-            calls = [self._write(segment, offset, self.fresh(), token) for offset in chosen]
-            results = await asyncio.gather(*calls, return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
+            await _all(self._write(segment, offset, self.fresh(), token) for offset in chosen)
             return
         await self._write_run(segment, free, token)
 
@@ -318,16 +323,9 @@ class Calls:
             return
         gift = gifts.pop(self.rng.randrange(len(gifts)))
         token = wormspace.Token.parse(gift.token)
-        try:
+        with self._noticing_trims(gift.space, gift.segment):
             segment = await self.worm.space(gift.space).segment(gift.segment)
-        except Trimmed:
-            self._gone(gift.space, gift.segment)
-            raise
-        calls = [self._write(segment, offset, self.fresh(), token) for offset in gift.offsets]
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        await _all(self._write(segment, offset, self.fresh(), token) for offset in gift.offsets)
 
     # ------------------------------------------------------------ without a capture
 
@@ -351,11 +349,8 @@ class Calls:
     async def _settle(self, segment: Segment, offset: int) -> None:
         where = (segment.space.name, segment.number, offset)
         entry = self.records.settle(where, self.name)
-        try:
+        with self._noticing_trims(segment.space.name, segment.number):
             value = await segment.settle(offset, entry.input[1])
-        except Trimmed:
-            self._gone(segment.space.name, segment.number)
-            raise
         self.records.settled(entry, value)
 
     # ------------------------------------------------------------ reads
@@ -365,11 +360,8 @@ class Calls:
         segment = await self._segment(space)
         offset = self.rng.randrange(segment.size)
         called = self.records.call()
-        try:
+        with self._noticing_trims(space, segment.number):
             value = await segment.read(offset)
-        except Trimmed:
-            self._gone(space, segment.number)
-            raise
         self.records.read((space, segment.number, offset), self.name, called, value)
 
     async def on_read_range(self, space: str) -> None:
@@ -380,11 +372,8 @@ class Calls:
     async def read_range(self, segment: Segment, start: int, stop: int) -> None:
         """Read [start, stop), recorded."""
         called = self.records.call()
-        try:
+        with self._noticing_trims(segment.space.name, segment.number):
             values = await segment.read_range(start, stop)
-        except Trimmed:
-            self._gone(segment.space.name, segment.number)
-            raise
         at = (segment.space.name, segment.number)
         self.records.read_range(*at, start, self.name, called, values)
 

@@ -37,8 +37,6 @@ from wormspace.sim.wiretap import Wiretap
 from wormspace.sim.workload import Person, Workload
 from wormspace.sim.world import LEASE_DRIFT, State, World
 
-__all__ = ["Report", "Result", "Shape", "run"]
-
 _E = TypeVar("_E", bound=Exception)
 
 RECOVERY_S = 30.0

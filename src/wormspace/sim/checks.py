@@ -19,9 +19,6 @@ from wormspace.sim.records import Feed, Records, Register, Violation
 from wormspace.space.address import Address
 from wormspace.space.events import Allocated, SegmentsTrimmed, Written
 
-__all__ = ["SpecifiedRegister", "check_records", "values_of"]
-
-
 WRITES = ("write", "settle")
 """The calls whose last argument may end up in the register."""
 

@@ -28,8 +28,6 @@ from wormspace.store.changes import Changes
 from wormspace.store.engine import Batch, Item, View
 from wormspace.store.memory_engine import MemoryView
 
-__all__ = ["Disk", "DiskOptions", "SimEngine"]
-
 Tables = dict[str, "SortedDict[bytes, bytes]"]
 Change = tuple[str, bytes, bytes | None]  # table, key, new value (None: deleted)
 
@@ -50,7 +48,7 @@ class DiskOptions:
 
 
 class Disk:
-    """One store of one host. `full`, `failing`, `slowness` and `stall` are its faults.
+    """One store of one host. `full`, `failing`, `slowness` and `stalled` are its faults.
 
     files: what the real store has on it, once that was opened; deaths: of processes that opened it;
     rotten: whether something on it was damaged.
@@ -75,7 +73,7 @@ class Disk:
         self.deaths = 0
         self.rotten = False
         self.at_work: Callable[[], None] | None = None
-        self._stalled = False
+        self.stalled = False
         self._waiting: list[SimEngine] = []
         self._user: SimEngine | _Store | None = None
         # What the operating system still holds: when it was committed, and how to undo it.
@@ -147,7 +145,7 @@ class Disk:
         """Wait as long as a commit takes."""
         self.begins()
         await asyncio.sleep(self.draw_commit_delay())
-        while self._stalled:  # noqa: ASYNC110 - a stall ends at any time
+        while self.stalled:  # noqa: ASYNC110 - a stall ends at any time
             await asyncio.sleep(0.01)
 
     def err(self, calls: int | None) -> None:
@@ -169,14 +167,9 @@ class Disk:
             self.rotten = True
             self._note(f"disk rots: {what}")
 
-    @property
-    def stalled(self) -> bool:
-        """Whether commits hang."""
-        return self._stalled
-
     def stall(self, on: bool) -> None:
         """Let commits hang, or go on."""
-        self._stalled = on
+        self.stalled = on
         self._note("disk stalls" if on else "disk goes on")
         if not on:
             waiting, self._waiting = self._waiting, []

@@ -15,8 +15,6 @@ from functools import partial
 
 from wormspace.sim.world import Host, Process, World
 
-__all__ = ["KINDS", "FaultPlan", "FaultSchedule"]
-
 End = Callable[[], object]
 
 
@@ -244,14 +242,17 @@ class FaultSchedule:
 
     def slow_disk(self, host: str) -> End:
         """Make commits take much longer."""
+        return self._hurt_disks(host, "slowness", self._random.uniform(10.0, 200.0), 1.0)
+
+    def _hurt_disks(self, host: str, what: str, hurt: float, well: float) -> End:
+        """Set an attribute of a server's disks while the fault lasts."""
         disks = self._world.host(host).disks
-        factor = self._random.uniform(10.0, 200.0)
         for disk in disks:
-            disk.slowness = factor
+            setattr(disk, what, hurt)
 
         def end() -> None:
             for disk in disks:
-                disk.slowness = 1.0
+                setattr(disk, what, well)
 
         return end
 
@@ -269,15 +270,7 @@ class FaultSchedule:
 
     def fill_disk(self, host: str) -> End:
         """Leave no room on the disk."""
-        disks = self._world.host(host).disks
-        for disk in disks:
-            disk.full = True
-
-        def end() -> None:
-            for disk in disks:
-                disk.full = False
-
-        return end
+        return self._hurt_disks(host, "full", True, False)
 
 
 KINDS: dict[str, tuple[Callable[[FaultSchedule, str], End | None], bool]] = {

@@ -31,8 +31,6 @@ from wormspace.sim.rot import SECTOR, JournalReader, rotten
 from wormspace.store.files import SYSTEM
 from wormspace.store.journal import NAMES
 
-__all__ = ["Died", "SimFiles"]
-
 TABLES = "data.mdb"
 MEMORY = Path("/dev/shm")
 HISTORY = 64

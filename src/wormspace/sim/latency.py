@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-__all__ = ["Latency", "constant", "skewed", "uniform"]
-
 Latency = Callable[[Random], float]
 """Draws how long one message travels, or a commit takes, in seconds."""
 

@@ -20,8 +20,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["UNKNOWN", "History", "Model", "Operation", "Outcome", "Verdict", "check"]
-
 DEFAULT_BUDGET = 2_000_000
 """Model steps after which a check gives up."""
 

@@ -30,8 +30,6 @@ from wormspace.sim.latency import Latency
 from wormspace.sim.network_options import Loss, NetworkOptions
 from wormspace.sim.trace import Plain, Trace
 
-__all__ = ["Cut", "Network"]
-
 _ProtocolT = TypeVar("_ProtocolT", bound=asyncio.BaseProtocol)
 
 _OWN_NAMES = frozenset(("", "localhost", "127.0.0.1", "0.0.0.0", "::", "::1"))

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 from wormspace.sim.latency import Latency, constant, uniform
 
-__all__ = ["Loss", "NetworkOptions"]
-
 
 @dataclass(frozen=True)
 class Loss:

@@ -16,8 +16,6 @@ from wormspace.sim.records import Feed
 from wormspace.sim.workload import Person, Workload
 from wormspace.sim.world import World
 
-__all__ = ["Newcomers"]
-
 SPACES = 6
 SLOWNESS = (10.0, 40.0)
 """So many times as long do commits take."""

@@ -45,8 +45,6 @@ from wormspace.sim.records import Violation
 from wormspace.sim.wiretap import Connection
 from wormspace.wire.messages import ClientMessage, ServerMessage
 
-__all__ = ["ProtocolCheck"]
-
 Array = tuple[str, int]
 Pages = list[tuple[int, int]]
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from wormspace.errors import Trimmed
 from wormspace.registers.interface import RegisterState
 from wormspace.sim.calls import Calls
 from wormspace.sim.records import Violation
-
-__all__ = ["Questions"]
 
 
 class Questions(Calls):
@@ -27,11 +24,8 @@ class Questions(Calls):
             await asyncio.sleep(self.rng.random() * 0.2)
         offset = self.rng.randrange(token.start, token.stop)
         called = self.records.call()
-        try:
+        with self._noticing_trims(space, segment.number):
             stands = await segment.holds(token, offset)
-        except Trimmed:
-            self._gone(space, segment.number)
-            raise
         if stands:
             self.records.stands((space, segment.number, offset), token.fence, called)
 

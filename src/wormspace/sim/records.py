@@ -13,8 +13,6 @@ from typing import Any
 
 from wormspace.sim.linearizability import UNKNOWN, Operation
 
-__all__ = ["Allocation", "Feed", "Records", "Register", "Violation", "WriteCall"]
-
 Register = tuple[str, int, int]
 """(space, segment, offset)."""
 

@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 from wormspace.store.checksum import checksum
 
-__all__ = ["SECTOR", "End", "JournalReader", "rotten"]
-
 SECTOR = 512
 _BLOCK = 4096
 _RECORD = 29

@@ -10,8 +10,6 @@ from wormspace.server.limits import Limits, ServerIdentity
 from wormspace.server.listener import Server
 from wormspace.sim.world import current
 
-__all__ = ["PORT", "serving"]
-
 PORT = 7000
 RESTART_S = 0.1
 

@@ -22,8 +22,6 @@ from wormspace.server import tables
 from wormspace.sim.disk import Change, Disk
 from wormspace.sim.records import Violation
 
-__all__ = ["StorageWatch"]
-
 Place = tuple[str, int, int]
 """(space, segment, offset)."""
 

@@ -13,8 +13,6 @@ import marshal
 from collections import deque
 from collections.abc import Iterator
 
-__all__ = ["Trace"]
-
 Plain = None | bool | int | float | str | bytes
 Event = tuple[float, str, str, tuple[Plain, ...]]
 

@@ -14,8 +14,6 @@ from wormspace.wire import codec
 from wormspace.wire.frames import FrameDecoder
 from wormspace.wire.messages import ClientMessage, Hello, ServerMessage, Welcome
 
-__all__ = ["Connection", "Listener", "Wiretap"]
-
 
 class Connection:
     """One connection of a client to a server.

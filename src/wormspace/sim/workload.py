@@ -17,8 +17,6 @@ from wormspace.sim.questions import Questions
 from wormspace.sim.records import Records, Violation
 from wormspace.sim.world import World
 
-__all__ = ["Person", "Workload"]
-
 OPERATION_TIMEOUT_S = 2.0
 MAX_EARS = 4
 """Listeners of one life of a client."""
