@@ -229,7 +229,7 @@ class Knobs:
     """For so many registers back a leader's claim can be compared; its pipeline is far shorter."""
 
     smr_events_kept: int = knob(10_000, least=4)
-    """So far back can a watcher of a replicated object resume, on any replica."""
+    """So far back can a listener of a replicated object go on, on any replica."""
 
     smr_audits_kept: int = knob(64, least=2)
     """Hashes of the state that wait for the proposer's, and the other way round."""
@@ -249,10 +249,10 @@ class Knobs:
     smr_packet_bytes: int = knob(256 * 1024, least=1)
     """A packet of several calls is no larger: while one is being decided, the next is made."""
 
-    smr_watch_events: int = knob(1000, least=1)
+    smr_listen_events: int = knob(1000, least=1)
     """Events in one page for who follows a replicated object, at most."""
 
-    smr_watch_bytes: int = knob(1 << 20, least=1)
+    smr_listen_bytes: int = knob(1 << 20, least=1)
     """Bytes in one page of events that travels, about: one event at least."""
 
     smr_piece_bytes: int = knob(64 * 1024, least=64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wormspace.log import Log, SequencerChoice
@@ -12,11 +12,21 @@ from wormspace.registers.interface import Registers
 from wormspace.space import Client
 from wormspace.tx import ResourceManager, Site, Transaction
 from wormspace.tx.names import check_name
+from wormspace.tx.transaction import RUN_S, TIMEOUT_S, run_transaction
 
 if TYPE_CHECKING:
-    from wormspace.smr import Consistency, Durability, Leadership, Replica, StateMachine, Tuning
+    from wormspace.smr import (
+        Consistency,
+        Durability,
+        Leadership,
+        Remote,
+        Replica,
+        StateMachine,
+        Tuning,
+    )
 
 M = TypeVar("M", bound="StateMachine")
+T = TypeVar("T")
 
 
 class Worm(Client):
@@ -39,7 +49,7 @@ class Worm(Client):
         self.embedded = embedded
         self._url = url
         self._logs: dict[Log, None] = {}
-        self._replicas: dict[Replica[Any], None] = {}
+        self._objects: dict[Replica[Any] | Remote[Any], None] = {}
         self._sites: dict[str, Site] = {}
 
     def __repr__(self) -> str:
@@ -148,9 +158,43 @@ class Worm(Client):
             timeout=timeout,
             clock=clock,
             rng=rng,
-            on_close=lambda replica: self._replicas.pop(replica, None),
+            on_close=lambda replica: self._objects.pop(replica, None),
         )
-        self._replicas[made] = None
+        self._objects[made] = None
+        return made
+
+    async def attach(
+        self,
+        machine_type: type[M],
+        name: str,
+        *,
+        consistency: Consistency | None = None,
+        timeout: float = 10.0,
+        rng: random.Random | None = None,
+    ) -> Remote[M]:
+        """Use the replicated object `name` without being a replica of it.
+
+        The address space tells where its replicas are.  A process that reaches them and no servers
+        uses `smr.attach`.
+
+        Args:
+            consistency: of queries, unless a call says otherwise; `Linearizable()` by default.
+            timeout: how long finding the replicas, and then each call, may take, in seconds.
+            rng: where ids and pauses come from; by default the system.
+
+        Raises:
+            UsageError: an argument is not what is said here.
+            NoLeader: nobody has ever replicated an object of that name.
+            WrongKind: something else has this name.
+            Unavailable: too few servers answered in time.
+        """
+        from wormspace.smr.remote import attach_in  # as above
+
+        def on_close(remote: Remote[M]) -> None:
+            self._objects.pop(remote, None)
+
+        made = await attach_in(self, machine_type, name, consistency, timeout, rng, on_close)
+        self._objects[made] = None
         return made
 
     def transaction(
@@ -158,7 +202,7 @@ class Worm(Client):
         participants: Sequence[ResourceManager],
         *,
         variant: str = "E3",
-        timeout: float = 5.0,
+        timeout: float = TIMEOUT_S,
         space: str = "tx",
     ) -> Transaction:
         """A transaction over several resource managers: all of it takes effect, or nothing.
@@ -175,6 +219,39 @@ class Worm(Client):
             space: the transaction space; all who share a resource manager share it.
         """
         return Transaction(self.site(space), participants, variant=variant, timeout=timeout)
+
+    async def run_transaction(
+        self,
+        participants: Sequence[ResourceManager],
+        work: Callable[[Transaction], Awaitable[T]],
+        *,
+        variant: str = "E3",
+        timeout: float = RUN_S,
+        space: str = "tx",
+        rng: random.Random | None = None,
+    ) -> T:
+        """Run `work` in a transaction, and again from the start when another is in the way.
+
+        That is: a lock of the built-in store, a deadlock, a failed serialization, or a lock of a
+        database that was not to be had in time; when a statement says so, and when a vote does.
+
+        Args:
+            participants: as for `transaction`, and so are `variant` and `space`.
+            work: what to do in it; it may run several times, of which at most one takes effect.
+            timeout: seconds for all of it together.
+            rng: where the pauses between attempts come from; by default the system.
+
+        Raises:
+            Aborted, Conflict, the database's own error: the last attempt's, when the time is over;
+                or of another kind, which is not tried again.
+            TimedOut: the time was over in the middle of `work`, which was rolled back.
+            OutcomeUnknown: it may have taken effect, so it is not run again.
+        """
+
+        def begin() -> Transaction:
+            return self.transaction(participants, variant=variant, space=space)
+
+        return await run_transaction(begin, work, timeout=timeout, rng=rng)
 
     def site(self, space: str = "tx") -> Site:
         """This connection's part in the transactions of a transaction space.
@@ -194,6 +271,6 @@ class Worm(Client):
             await site.close()
         for log in list(self._logs):
             await log.close()
-        for replica in list(self._replicas):
-            await replica.close()
+        for held in list(self._objects):
+            await held.close()
         await super().close()

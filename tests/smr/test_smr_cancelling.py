@@ -19,9 +19,9 @@ from wormspace.smr import (
     Rotating,
     Sequential,
     Sticky,
-    addresses_of,
     attach,
 )
+from wormspace.smr.remote import addresses_of
 
 STRATEGIES = {"sticky": Sticky(0.3), "rotating": Rotating(0.3), "leaderless": Leaderless()}
 

@@ -21,9 +21,9 @@ from wormspace.smr import (
     Rotating,
     Sequential,
     Sticky,
-    addresses_of,
     attach,
 )
+from wormspace.smr.remote import addresses_of
 
 PATIENCE_S = 2.0
 TIMEOUT_S = 2 * PATIENCE_S

@@ -30,7 +30,6 @@ from wormspace.smr import (
     TrimBehindSnapshots,
     TrimWhenApplied,
     Tuning,
-    addresses_of,
     attach,
     command,
     holding,
@@ -57,7 +56,6 @@ COUNT = [None, -1, 1.5, "1", True]
 TEXT = [None, 5, b"a", SURROGATE, "a" * 256]
 LEVEL = [5, "linearizable", Linearizable, object()]
 RNG = [5, "dice", random.Random]
-CLIENT = [None, 5, "memory:", wormspace.Worm]
 ADDRESSES = [None, 5, "h:1", b"h", [], ["h:1"], [("h",)], [("h", "1")], [("h", 0)], [(5, 1)], [1]]
 DIRECTORY = [None, 5, "", b"here", "a\0b", ["here"]]
 METHOD = [None, 5, "add", len, Lock.acquire, Counter, StateMachine.emit]
@@ -89,10 +87,12 @@ CASES = {
         "timeout": (lambda o, x: attach(Counter, "hits", o.places, timeout=x), SECONDS),
         "rng": (lambda o, x: attach(Counter, "hits", o.places, rng=x), RNG),
     },
-    "addresses_of": {
-        "worm": (lambda o, x: addresses_of(x, "hits"), CLIENT),
-        "name": (lambda o, x: addresses_of(o.worm, x), NAME),
-        "timeout": (lambda o, x: addresses_of(o.worm, "hits", timeout=x), SECONDS[1:]),
+    "Worm.attach": {
+        "machine_type": (lambda o, x: o.worm.attach(x, "Counter"), MACHINE),
+        "name": (lambda o, x: o.worm.attach(Counter, x), NAME),
+        "consistency": (lambda o, x: o.worm.attach(Counter, "Counter", consistency=x), LEVEL),
+        "timeout": (lambda o, x: o.worm.attach(Counter, "Counter", timeout=x), SECONDS),
+        "rng": (lambda o, x: o.worm.attach(Counter, "Counter", rng=x), RNG),
     },
     "holding": {
         "lock": (lambda o, x: holding(x, "me"), [None, 5, Lock, Lock(), "queue"]),
@@ -167,6 +167,7 @@ def parameters(function):
 def calls():
     """Every call for users, and its parameters."""
     yield "replicate", parameters(wormspace.Worm.replicate)
+    yield "Worm.attach", parameters(wormspace.Worm.attach)
     for name in smr.__all__:
         thing = getattr(smr, name)
         if inspect.isfunction(thing):

@@ -15,7 +15,7 @@ from wormspace.knobs import turned
 from wormspace.rpc.caller import NoAnswer
 from wormspace.smr import EventsLost, KeyValue, Sticky, attach, remote
 from wormspace.smr.events import RemoteEvents
-from wormspace.smr.records import Watched
+from wormspace.smr.records import Listened
 
 
 @contextlib.asynccontextmanager
@@ -72,7 +72,7 @@ async def _change(store, key):
 
 @pytest.mark.parametrize("side", SIDES)
 async def test_who_is_far_behind_reads_on_page_by_page(side):
-    with turned(smr_watch_events=3, smr_watch_bytes=1):
+    with turned(smr_listen_events=3, smr_listen_bytes=1):
         async with stores() as sides:
             for i in range(20):
                 await sides["replica"].put(f"{i:02}", b"")
@@ -126,10 +126,10 @@ async def test_streams_that_are_closed_or_dropped_leave_nothing(side):
 
 
 async def test_a_stream_that_ends_before_anybody_reads_it_alarms_nobody(caplog, monkeypatch):
-    async def never(watcher, after):
+    async def never(listener, after):
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(remote.Watcher, "ask", never)
+    monkeypatch.setattr(remote.Listener, "ask", never)
     async with stores() as sides:
         stream = sides["remote"].listen()
         await asyncio.sleep(0)
@@ -204,7 +204,7 @@ class Answering:
     def __init__(self, *answers):
         self._answers = list(answers)
 
-    async def watch(self, address, after):
+    async def events_at(self, address, after):
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -216,13 +216,13 @@ async def test_events_that_are_lost_are_said_to_be_however_long_nobody_answered(
     silent, monkeypatch
 ):
     monkeypatch.setattr(remote, "PAUSE_MAX_S", 0.0)
-    lost = [Watched(first, [], lost=True) for first in (9, 7)]
-    watcher = remote.Watcher(Answering(*[NoAnswer("nobody")] * silent, *lost))
+    lost = [Listened(first, [], lost=True) for first in (9, 7)]
+    listener = remote.Listener(Answering(*[NoAnswer("nobody")] * silent, *lost))
     with pytest.raises(EventsLost, match="event 4 is held by no replica") as raised:
-        await watcher.ask(3)
+        await listener.ask(3)
     assert raised.value.first == (7 if silent == 0 else 9)
-    watcher = remote.Watcher(Answering(*[NoAnswer("nobody")] * silent, Watched(4, [])))
-    assert await watcher.ask(3) == Watched(4, [])
+    listener = remote.Listener(Answering(*[NoAnswer("nobody")] * silent, Listened(4, [])))
+    assert await listener.ask(3) == Listened(4, [])
 
 
 async def test_an_event_of_another_version_is_told_and_can_be_passed_over():
@@ -232,7 +232,7 @@ async def test_an_event_of_another_version_is_told_and_can_be_passed_over():
     kept = [msgspec.Raw(msgspec.msgpack.encode(one)) for one in (1, 2, "three", 4)]
 
     async def ask(after):
-        return Watched(after + 1, kept[after:])
+        return Listened(after + 1, kept[after:])
 
     def events(after):
         begun = asyncio.get_running_loop().create_future()

@@ -12,16 +12,16 @@ from wormspace.knobs import turned
 from wormspace.sim import World
 from wormspace.smr.errors import EventsLost
 from wormspace.smr.events import (
-    WATCH_S,
+    LISTEN_S,
     Bell,
     Bells,
     Events,
     RemoteEvents,
     before,
+    next_events,
     page,
-    watched,
 )
-from wormspace.smr.records import Watched
+from wormspace.smr.records import Listened
 
 ENCODE = msgspec.msgpack.encode
 
@@ -101,7 +101,7 @@ async def test_all_bells_are_rung_and_those_taken_down_wake_who_waits():
 
 @timely
 async def test_a_page_has_what_comes_after_a_number_or_says_that_it_is_lost():
-    with turned(smr_watch_events=3):
+    with turned(smr_listen_events=3):
         for emitted in range(9):
             engine = Core(emitted, held=5).learner.engine
             oldest = max(1, emitted - 4)
@@ -124,16 +124,16 @@ async def test_a_page_has_what_comes_after_a_number_or_says_that_it_is_lost():
 async def test_somebody_elsewhere_has_a_page_at_once_or_when_there_is_one_or_none_after_a_while():
     core = Core(4)
     loop = asyncio.get_running_loop()
-    assert await watched(core, -1) == Watched(5, [])
+    assert await next_events(core, -1) == Listened(5, [])
     for after in (0, 2):
-        answer = await watched(core, after)
+        answer = await next_events(core, after)
         assert (answer.first, answer.lost) == (after + 1, False)
         assert [msgspec.msgpack.decode(one) for one in answer.events] == list(range(after + 1, 5))
     assert loop.time() == 0
-    waiting = asyncio.ensure_future(watched(core, 5))
-    await asyncio.sleep(WATCH_S / 4)
+    waiting = asyncio.ensure_future(next_events(core, 5))
+    await asyncio.sleep(LISTEN_S / 4)
     core.emit()
-    await asyncio.sleep(WATCH_S / 4)
+    await asyncio.sleep(LISTEN_S / 4)
     assert not waiting.done(), "that was the fifth"
     assert len(core.bells) == 1
     core.emit(2)
@@ -142,11 +142,11 @@ async def test_somebody_elsewhere_has_a_page_at_once_or_when_there_is_one_or_non
     assert (answer.first, [bytes(one) for one in answer.events]) == (6, [b"\x06", b"\x07"])
     began = loop.time()
     for after in (7, 9):
-        assert await watched(core, after) == Watched(after + 1, [])
-    assert loop.time() - began == pytest.approx(2 * WATCH_S)
+        assert await next_events(core, after) == Listened(after + 1, [])
+    assert loop.time() - began == pytest.approx(2 * LISTEN_S)
     assert len(core.bells) == 0
     with pytest.raises(EventsLost):
-        await watched(core, 1)
+        await next_events(core, 1)
     assert len(core.bells) == 0
 
 
@@ -161,8 +161,8 @@ async def test_a_page_has_so_many_bytes_and_one_event_at_least():
         *((33, 0, 3), (32, 0, 2), (22, 0, 2), (21, 0, 1), (1, 0, 1), (11, 1, 1), (134, 0, 3)),
         *((135, 0, 4), (137, 0, 5), (1, 3, 1), (104, 3, 2), (103, 3, 1)),
     ]:
-        with turned(smr_watch_bytes=most):
-            answer = await watched(core, after)
+        with turned(smr_listen_bytes=most):
+            answer = await next_events(core, after)
         assert [bytes(one) for one in answer.events] == raws[after : after + count], (most, after)
 
 
@@ -171,7 +171,7 @@ async def test_a_page_has_so_many_bytes_and_one_event_at_least():
 
 @timely
 async def test_a_stream_goes_on_from_its_place_page_by_page():
-    with turned(smr_watch_events=2):
+    with turned(smr_listen_events=2):
         core = Core(3)
         all_, later = Events(core, 1), Events(core, None)
         core.emit(2)
@@ -258,7 +258,7 @@ def stream_of(ask, at=0):
 
 
 def numbers(first, *found):
-    return Watched(first, [msgspec.Raw(ENCODE(one)) for one in found])
+    return Listened(first, [msgspec.Raw(ENCODE(one)) for one in found])
 
 
 @timely

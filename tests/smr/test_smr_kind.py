@@ -10,10 +10,10 @@ from wormspace.smr import (
     Leaderless,
     Rotating,
     Sticky,
-    addresses_of,
 )
 from wormspace.smr.learner import Learner
 from wormspace.smr.records import FORMAT, KIND
+from wormspace.smr.remote import addresses_of
 from wormspace.space import read_stamp, stamp
 
 STRATEGIES = [Sticky(0.1), Fixed("one", 0.1), Rotating(0.1), Leaderless()]

@@ -19,10 +19,10 @@ from wormspace.smr import (
     Sequential,
     Sticky,
     Tuning,
-    addresses_of,
     attach,
 )
 from wormspace.smr.kv import prefix_stop
+from wormspace.smr.remote import addresses_of
 
 
 class Clock:

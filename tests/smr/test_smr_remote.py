@@ -15,31 +15,30 @@ from wormspace.smr import (
     Eventual,
     NoLeader,
     Sequential,
-    addresses_of,
     attach,
     remote,
 )
-from wormspace.smr.events import WATCH_S
+from wormspace.smr.events import LISTEN_S
 from wormspace.smr.questions import HERE, LINEARIZABLE
 from wormspace.smr.records import (
     Ask,
+    Listen,
+    Listened,
     Member,
     Outcome,
     Packet,
     Reply,
     SegmentMetadata,
-    Watch,
-    Watched,
     decoder,
     encode,
     encode_segment_metadata,
 )
-from wormspace.smr.remote import LEARNED
+from wormspace.smr.remote import LEARNED, addresses_of
 from wormspace.smr.trying import ATTEMPT_S, PAUSE_MAX_S
 from wormspace.space import Address
 
 A, B, C, D = ("a", 1), ("b", 2), ("c", 3), ("d", 4)
-KINDS = {"submit": decoder(Packet), "ask": decoder(Ask), "watch": decoder(Watch)}
+KINDS = {"submit": decoder(Packet), "ask": decoder(Ask), "listen": decoder(Listen)}
 AT = Address(2, 3)
 
 
@@ -332,23 +331,23 @@ def test_who_hangs_up_tells_all_who_wait_and_takes_no_more(others):
 def test_a_stream_begins_after_what_there_was_and_commands_wait_for_that(others):
     known = asyncio.Event()
     others.answers[A] = [known]
-    others.answers[B] = [Watched(6, []), Watched(6, [], True), sum_of(1)]
+    others.answers[B] = [Listened(6, []), Listened(6, [], True), sum_of(1)]
 
     async def work(hits):
         stream = hits.listen()
         call = asyncio.ensure_future(hits.add())
         await asyncio.sleep(1)
-        assert [one for _, _, one in others.asked] == [Watch(-1)]
-        assert others.timeouts == [2 * WATCH_S]
+        assert [one for _, _, one in others.asked] == [Listen(-1)]
+        assert others.timeouts == [2 * LISTEN_S]
         known.set()
         await asyncio.sleep(2 * PAUSE_MAX_S)
-        assert [one for _, _, one in others.asked[1:2]] == [Watch(-1)]
+        assert [one for _, _, one in others.asked[1:2]] == [Listen(-1)]
         assert not hits._client._beginning
         others.answers[A] = [sum_of(1)]
         assert await call == 1
         more = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0.5)
-        assert Watch(5) in [one for _, _, one in others.asked]
+        assert Listen(5) in [one for _, _, one in others.asked]
         more.cancel()
         await stream.close()
 
@@ -375,21 +374,21 @@ def test_a_stream_that_is_closed_at_once_asks_nobody_any_more(others):
 
 
 def test_events_are_asked_for_at_the_next_one_when_one_has_them_not(others):
-    others.answers[A] = [Watched(9, [], True)]
-    others.answers[C] = [Watched(4, [])]
+    others.answers[A] = [Listened(9, [], True)]
+    others.answers[C] = [Listened(4, [])]
 
     async def work(hits):
-        watcher = remote.Watcher(hits._client)
+        listener = remote.Listener(hits._client)
         loop = hits._client._loop
-        assert await watcher.ask(3) == Watched(4, [])
+        assert await listener.ask(3) == Listened(4, [])
         assert others.places == [A, B, C]
-        assert others.services == ["watch"] * 3
+        assert others.services == ["listen"] * 3
         assert loop.time() == pytest.approx(PAUSE_MAX_S)
-        assert await watcher.ask(3) == Watched(4, []), "and then where they were"
+        assert await listener.ask(3) == Listened(4, []), "and then where they were"
         assert others.places[3:] == [C]
-        others.answers[C] = [Watched(7, [], True)]
+        others.answers[C] = [Listened(7, [], True)]
         with pytest.raises(EventsLost, match=r"event 4 is .* oldest is 7.*listen\(7\)") as error:
-            await watcher.ask(3)
+            await listener.ask(3)
         assert error.value.first == 7
         assert others.places[4:] == [C, A, B]
 
@@ -402,17 +401,17 @@ def test_events_of_what_is_nowhere_are_said_to_be_and_of_what_may_be_are_waited_
 
     async def work(hits):
         with pytest.raises(UsageError, match="no replica of 'hits'"):
-            await remote.Watcher(hits._client).ask(3)
+            await remote.Listener(hits._client).ask(3)
         assert others.places == [A, B, C]
         with pytest.raises(UsageError, match="no replica of 'hits'"):
             await anext(hits.listen())
-        others.answers[B] = [NoService("none"), NoAnswer("x"), Watched(4, [])]
-        watcher = remote.Watcher(hits._client)
+        others.answers[B] = [NoService("none"), NoAnswer("x"), Listened(4, [])]
+        listener = remote.Listener(hits._client)
         with pytest.raises(UsageError):
-            await watcher.ask(3)
-        others.answers[B] = [NoAnswer("x"), Watched(4, [])]
+            await listener.ask(3)
+        others.answers[B] = [NoAnswer("x"), Listened(4, [])]
         others.asked.clear()
-        assert await watcher.ask(3) == Watched(4, [])
+        assert await listener.ask(3) == Listened(4, [])
         assert others.places.count(B) == 2
 
     calling(work)

@@ -20,14 +20,14 @@ from wormspace.smr.records import (
     Ask,
     Fetch,
     Fetched,
+    Listen,
+    Listened,
     Member,
     Outcome,
     Packet,
     Ping,
     Pong,
     Reply,
-    Watch,
-    Watched,
     decode_plain_outcome,
     decoder,
     encode,
@@ -113,9 +113,9 @@ def serving(work, **options):
 def test_each_replica_has_its_own_services_and_those_of_the_object():
     async def work(core):
         own = f"{ID.hex()}/"
-        names = {"submit", "ask", "watch", "ping", own + "submit", own + "ask", own + "watch"}
+        names = {"submit", "ask", "listen", "ping", own + "submit", own + "ask", own + "listen"}
         assert set(core.handlers) == {f"smr/thing/{name}" for name in {*names, own + "fetch"}}
-        for name in ("submit", "ask", "watch"):
+        for name in ("submit", "ask", "listen"):
             both = (core.handlers[f"smr/thing/{one}{name}"] for one in ("", own))
             assert len(set(both)) == 1
 
@@ -136,7 +136,7 @@ def test_a_packet_is_answered_or_said_to_be_too_large_or_sent_to_the_leader():
     serving(work)
 
 
-@pytest.mark.parametrize("what", ["submit", "ask", "watch", "ping", f"{ID.hex()}/fetch"])
+@pytest.mark.parametrize("what", ["submit", "ask", "listen", "ping", f"{ID.hex()}/fetch"])
 def test_what_is_no_request_is_refused_and_what_has_stopped_answers_nothing(what):
     async def work(core):
         with pytest.raises(UsageError, match="malformed request"):
@@ -269,9 +269,9 @@ def test_events_are_told_and_what_is_held_no_more_is_said_to_be_lost():
         engine = core.learner.engine
         engine.emitted = 5
         engine.recent.extend(["d", "e"])
-        told = await core.call("watch", Watch(3), Watched)
+        told = await core.call("listen", Listen(3), Listened)
         assert (told.first, [bytes(one) for one in told.events]) == (4, [encode("d"), encode("e")])
         assert not told.lost
-        assert await core.call("watch", Watch(2), Watched) == Watched(4, [], True)
+        assert await core.call("listen", Listen(2), Listened) == Listened(4, [], True)
 
     serving(work)

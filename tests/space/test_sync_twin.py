@@ -1,6 +1,7 @@
 """The synchronous twin: complete, up to date, safe from threads, interruptible, no hang at exit."""
 
 import inspect
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import wormspace
 import wormspace.sync
 from wormspace import Allocated, BadUrl, Closed, NotAllocated, UsageError, Written, tx
-from wormspace.smr import Counter, Eventual, LeaseLost, Lock, Queue
+from wormspace.smr import Counter, Eventual, LeaseLost, Lock, NoLeader, Queue
 from wormspace.sync import attach, holding, taking
 from wormspace.sync.background import Foreign
 
@@ -61,7 +62,10 @@ def test_every_public_method_has_a_twin_with_the_same_parameters(asynchronous, t
     for name, method in methods.items():
         theirs = inspect.signature(getattr(twin, name))
         ours = inspect.signature(method)
-        assert theirs.parameters == ours.parameters, name
+        if name == "run_transaction":  # whose `work` is a plain function
+            assert [*theirs.parameters] == [*ours.parameters]
+        else:
+            assert theirs.parameters == ours.parameters, name
         assert not inspect.iscoroutinefunction(getattr(twin, name)), name
         assert getattr(twin, name).__doc__, name
 
@@ -73,6 +77,15 @@ def test_every_function_has_a_twin_with_the_same_parameters(asynchronous, twin):
     for name, parameter in ours.parameters.items():
         assert parameter.default == theirs.parameters[name].default
     assert twin.__doc__
+
+
+@pytest.mark.parametrize(("asynchronous", "twin"), PAIRS, ids=lambda c: c.__name__)
+def test_every_public_attribute_has_a_twin_too(asynchronous, twin):
+    about = (inspect.getdoc(asynchronous) or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+    named = set(re.findall(r"^    (\w+):", about, re.MULTILINE))
+    named |= {name for name, _ in inspect.getmembers(asynchronous, lambda m: type(m) is property)}
+    for name in named - {"closed", "metrics", "embedded"}:
+        assert getattr(twin, name).__doc__, name
 
 
 def test_whatever_a_connection_gives_its_twin_gives_too():
@@ -115,6 +128,55 @@ def test_a_replicated_object_without_asyncio():
                 remote.add(1)
         with pytest.raises(Closed):
             hits.add(1)
+
+
+def test_an_attached_object_is_closed_with_the_connection():
+    with wormspace.sync.connect("memory:") as worm:
+        with pytest.raises(NoLeader):
+            worm.attach(Counter, "hits")
+        assert worm.replicate(Counter, "hits").add(1) == 1
+        with worm.attach(Counter, "hits") as remote:
+            assert remote.add(1) == 2
+        with pytest.raises(Closed):
+            remote.add(1)
+        remote = worm.attach(Counter, "hits")
+        assert (remote.read(), worm.spaces()) == (2, ["hits"])
+    with pytest.raises(Closed):
+        remote.read()
+
+
+def test_work_is_run_again_in_this_thread_when_another_is_in_the_way(tmp_path):
+    here, values = threading.current_thread(), []
+    with wormspace.sync.connect("memory:") as worm:
+        bank = worm.run(lambda: tx.KeyValueStore.open("bank", tx.LmdbStore(tmp_path)))
+
+        def work(t):
+            assert threading.current_thread() is here
+            values.append(t[bank].get(b"n"))
+            t[bank].put(b"n", b"%d" % len(values))
+            if len(values) == 1:
+                raise tx.Conflict("of the test")
+            return t
+
+        t = worm.run_transaction([bank], work)
+        assert t.decision.committed
+        assert values == [None, None], "the first was rolled back"
+        for error in (ZeroDivisionError(), KeyboardInterrupt()):
+
+            def fail(t, error=error):
+                t[bank].put(b"n", b"lost")
+                raise error
+
+            with pytest.raises(type(error)) as raised:
+                worm.run_transaction([bank], fail)
+            assert raised.value is error
+        with pytest.raises(tx.TimedOut):
+            worm.run_transaction([bank], lambda t: time.sleep(0.3), timeout=0.2)
+        with pytest.raises(UsageError, match="`work` is a function"):
+            worm.run_transaction([bank], None)
+        assert worm.run_transaction([bank], lambda t: t[bank].get(b"n")) == b"2"
+        with pytest.raises(Closed):
+            worm.run_transaction([bank], lambda t: worm.close())
 
 
 def test_a_block_of_a_lease_ends_as_its_body_does():

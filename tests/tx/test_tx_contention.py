@@ -13,6 +13,7 @@ import wormspace
 from wormspace import tx
 from wormspace.tx.mariadb import MariaDb
 from wormspace.tx.postgres import Postgres
+from wormspace.tx.transaction import run_transaction
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("databases")]
 
@@ -57,7 +58,7 @@ async def test_a_recover_finishes_what_blocks_all_of_a_pool(accounts, pool) -> N
                 async def work(t) -> None:
                     await move(t, a, b, 1)
 
-                await tx.run_transaction(
+                await run_transaction(
                     lambda: tx.Transaction(site, [a, b], timeout=20), work, timeout=40
                 )
 
@@ -82,7 +83,7 @@ async def crossing(worm, first, second, barrier: asyncio.Barrier, manager) -> li
                 "UPDATE account SET money = money + 1 WHERE id = %s", (rows[1],)
             )
 
-        await tx.run_transaction(lambda: worm.transaction([manager]), work)
+        await worm.run_transaction([manager], work)
 
     await asyncio.gather(run(0, first), run(1, second))
     return tries
@@ -138,7 +139,7 @@ async def test_a_failed_serialization_is_tried_again_also_where_prepare_says_it(
                 t.is_conflict = note
                 return t
 
-            await tx.run_transaction(begin, work)
+            await run_transaction(begin, work)
 
         await asyncio.gather(run(0), run(1))
         # The other fails again as long as the winner is prepared and not committed.
@@ -169,7 +170,7 @@ async def test_a_lock_that_is_not_to_be_had_in_time_is_tried_again(accounts) -> 
                 tried[manager.name] += 1
                 await t[manager].execute("UPDATE account SET money = money + 1 WHERE id = 1")
 
-            await tx.run_transaction(lambda: worm.transaction([manager]), work)
+            await worm.run_transaction([manager], work)
 
         await asyncio.gather(one(a), one(b), holding)
         assert min(tried.values()) > 1
@@ -191,7 +192,7 @@ async def test_an_error_of_another_kind_is_not_tried_again(accounts, database) -
             await t[manager].execute("INSERT INTO account VALUES (1, 1)")
 
         with pytest.raises(kind):
-            await tx.run_transaction(lambda: worm.transaction([manager]), work)
+            await worm.run_transaction([manager], work)
         assert len(tries) == 1
         await worm.site().close()
 
@@ -204,7 +205,7 @@ async def test_running_it_has_one_deadline(accounts) -> None:
             await asyncio.sleep(60)
 
         with pytest.raises(tx.TimedOut, match="rolled back"):
-            await tx.run_transaction(lambda: worm.transaction([a, b]), work, timeout=0.5)
+            await worm.run_transaction([a, b], work, timeout=0.5)
         assert money(*accounts) == (100, 100)
         await worm.site().close()
 

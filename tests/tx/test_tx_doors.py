@@ -138,13 +138,11 @@ class Doors:
                 lambda x: type(x) in (int, float) and x == x,
             ),
             "retire timeout": (lambda x: self.retire(timeout=x), is_seconds),
-            "run": (lambda x: tx.run_transaction(lambda: x, self.nothing), lambda x: False),
-            "run begin": (lambda x: tx.run_transaction(x, self.nothing), lambda x: False),
-            "run work": (lambda x: tx.run_transaction(self.fresh, x), lambda x: False),
-            "run rng": (
-                lambda x: tx.run_transaction(self.fresh, self.nothing, rng=x),
-                lambda x: x is None,
-            ),
+            "run": (lambda x: worm.run_transaction(x, self.nothing), lambda x: False),
+            "run work": (lambda x: self.run(work=x), lambda x: False),
+            "run variant": (lambda x: self.run(variant=x), lambda x: False),
+            "run space": (lambda x: self.run(space=x), is_name),
+            "run rng": (lambda x: self.run(rng=x), lambda x: x is None),
             "site client": (lambda x: self.soon(tx.Site, x), lambda x: False),
             "site managers": (lambda x: self.make_site("tx", managers=x), is_empty),
             "idle": (lambda x: self.make_site("tx", idle_s=x), is_seconds),
@@ -176,7 +174,7 @@ class Doors:
                 lambda x: self.connect(rng=x),
                 lambda x: x is None,
             ),
-            "run timeout": (self.run_for, is_seconds),
+            "run timeout": (lambda x: self.run(timeout=x), is_seconds),
         }
 
     def is_number(self, x: object) -> bool:
@@ -233,11 +231,8 @@ class Doors:
         finally:
             await site.close()
 
-    def fresh(self) -> tx.Transaction:
-        return tx.Transaction(self.site, [self.store])
-
-    async def run_for(self, timeout) -> None:
-        await tx.run_transaction(self.fresh, self.nothing, timeout=timeout)
+    async def run(self, **options) -> None:
+        await self.worm.run_transaction([self.store], **{"work": self.nothing} | options)
 
     async def connect(self, **options) -> None:
         async with wormspace.connect("memory:", **options):
@@ -298,9 +293,11 @@ CALLED_BY_USERS = {
     tx.KvBranch: {"get": ("get",), "put": ("key", "value"), "delete": ("delete",)},
     Postgres: {"__init__": ("postgres", "conninfo", "pool", "postgres timeout")},
     MariaDb: {"__init__": ("mariadb name", "mariadb", "mariadb pool", "mariadb timeout")},
-    tx: {"run_transaction": ("run begin", "run work", "run timeout", "run rng")},
     wormspace.Worm: {
         "transaction": ("worm participants", "worm variant", "worm timeout", "space"),
+        "run_transaction": (
+            *("run", "run work", "run variant", "run timeout", "run space", "run rng"),
+        ),
         "site": ("worm site",),
     },
     viewing: {
@@ -325,7 +322,7 @@ BETWEEN_PARTS = {
     tx.RemoteStore: {"belong_to", "session"},
     tx.KvBranch: {"operate"},
     MariaDb: {"hold"},
-    wormspace.Worm: {"log", "replicate"},  # see test_log_door and test_smr_doors
+    wormspace.Worm: {"log", "replicate", "attach"},  # see test_log_door and test_smr_doors
 }
 """Methods with arguments that the parts of the package call on each other."""
 

@@ -319,7 +319,7 @@ async def test_a_conflict_restarts_at_once_and_says_whose_fault_it_was(tmp_path)
             await t[a].put(b"n", b"%d" % (int(await t[a].get(b"n") or 0) + 1))
             await t[b].put(b"n", await t[a].get(b"n"))
 
-        runs = (tx.run_transaction(lambda: worm.transaction([a, b]), add) for _ in range(5))
+        runs = (worm.run_transaction([a, b], add) for _ in range(5))
         await asyncio.gather(*runs)
         assert a.value(b"n") == b.value(b"n") == b"5"
         await worm.site().close()

@@ -41,7 +41,6 @@ from wormspace.smr import (
     Sticky,
     TrimBehindSnapshots,
     View,
-    addresses_of,
     attach,
 )
 from wormspace.smr.kv import SCAN_LIMIT, prefix_stop
@@ -80,8 +79,7 @@ class Target:
                         timeout=timeout,
                     ) as own:
                         return await work(own)
-                addresses = await addresses_of(worm, self.name)
-                async with await attach(KeyValue, self.name, addresses, timeout=timeout) as store:
+                async with await worm.attach(KeyValue, self.name, timeout=timeout) as store:
                     return await work(store)
 
         return asyncio.run(main())

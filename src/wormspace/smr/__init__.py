@@ -49,7 +49,7 @@ from wormspace.smr.kv import Change, Entry, KeyValue
 from wormspace.smr.leaderless import Leaderless
 from wormspace.smr.leadership import Fixed, Sticky
 from wormspace.smr.methods import command, query
-from wormspace.smr.remote import Remote, addresses_of, attach
+from wormspace.smr.remote import Remote, attach
 from wormspace.smr.replica import Replica
 from wormspace.smr.replica_context import Leadership, Tuning
 from wormspace.smr.rotating import Rotating
@@ -112,7 +112,6 @@ __all__ = [
     "VersionForgotten",
     "Versions",
     "View",
-    "addresses_of",
     "attach",
     "command",
     "holding",

@@ -21,10 +21,10 @@ from wormspace.runtime.tasks import Tasks
 from wormspace.smr.engine import Engine
 from wormspace.smr.errors import EventsLost
 from wormspace.smr.learner import Learner
-from wormspace.smr.records import Watched, encode
+from wormspace.smr.records import Listened, encode
 from wormspace.space import Stream
 
-WATCH_S = 1.0
+LISTEN_S = 1.0
 """So long a replica waits for an event before it says that there was none."""
 
 
@@ -92,7 +92,7 @@ def page(engine: Engine, after: int) -> list[Any]:
             first,
         )
     newest_first = itertools.islice(reversed(engine.recent), newer)
-    return list(newest_first)[::-1][: KNOBS.smr_watch_events]
+    return list(newest_first)[::-1][: KNOBS.smr_listen_events]
 
 
 class Followed(Protocol):
@@ -105,7 +105,7 @@ class Followed(Protocol):
         """Raise what stopped it, if something did."""
 
 
-async def watched(replica: Followed, after: int) -> Watched:
+async def next_events(replica: Followed, after: int) -> Listened:
     """A page for somebody elsewhere, once there is an event, or an empty one after a while.
 
     Raises:
@@ -113,10 +113,10 @@ async def watched(replica: Followed, after: int) -> Watched:
     """
     engine = replica.learner.engine
     if after < 0:
-        return Watched(engine.emitted + 1, [])
+        return Listened(engine.emitted + 1, [])
     bell = replica.bells.hang()
     try:
-        async with asyncio.timeout(WATCH_S):
+        async with asyncio.timeout(LISTEN_S):
             while replica.learner.engine.emitted <= after:
                 await bell.heard()
     except TimeoutError:
@@ -128,10 +128,10 @@ async def watched(replica: Followed, after: int) -> Watched:
     for event in page(replica.learner.engine, after):
         raw = encode(event)
         size += len(raw)
-        if found and size > KNOBS.smr_watch_bytes:
+        if found and size > KNOBS.smr_listen_bytes:
             break
         found.append(msgspec.Raw(raw))
-    return Watched(after + 1, found)
+    return Listened(after + 1, found)
 
 
 class Events(Stream[tuple[int, Any]]):
@@ -166,7 +166,7 @@ class RemoteEvents(Stream[tuple[int, Any]]):
 
     def __init__(
         self,
-        ask: Callable[[int], Coroutine[Any, Any, Watched]],
+        ask: Callable[[int], Coroutine[Any, Any, Listened]],
         begun: asyncio.Future[int],
         decode: Callable[[Any], Any],
     ) -> None:

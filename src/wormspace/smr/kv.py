@@ -1,4 +1,4 @@
-"""A replicated key-value store: ordered, with times to live, compare-and-set, and watching.
+"""A replicated key-value store: ordered, with times to live, compare-and-set, and listening.
 
     kv = await worm.replicate(KeyValue, "kv")
     await kv.put("colour", b"green")
@@ -35,7 +35,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a watcher is told: the key's new value and its end, or None when it is gone.
+    """What a listener is told: the key's new value and its end, or None when it is gone.
 
     A key's last change is also its row: one object for both is less to make, and less to free.
     """

@@ -291,13 +291,13 @@ class Fetched(msgspec.Struct, frozen=True, array_like=True):
     piece: bytes
 
 
-class Watch(msgspec.Struct, frozen=True, array_like=True):
+class Listen(msgspec.Struct, frozen=True, array_like=True):
     """Ask for the events after number `after`; waits for some, but not for ever."""
 
     after: int
 
 
-class Watched(msgspec.Struct, frozen=True, array_like=True):
+class Listened(msgspec.Struct, frozen=True, array_like=True):
     """Encoded events, the first of which has number `first`.
 
     `lost`: what was asked for is not held here any more, and `first` is the oldest that is.

@@ -1,10 +1,11 @@
 """A client of a replicated object that is no replica of it: it calls the replicas of others.
 
-    kv = await attach(KeyValue, "kv", [("10.0.0.1", 7100), ("10.0.0.2", 7100)])
+    kv = await worm.attach(KeyValue, "kv")
     await kv.put("colour", b"green")
 
-It needs no connection to the address space, only the address of one replica that runs: the others,
-and the leader, it learns from them.
+`worm.attach` finds the replicas in the address space.  `smr.attach` is for a process that reaches
+no servers: the address of one replica that runs is enough, and the others, and the leader, it
+learns from that one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from wormspace.errors import Closed, UsageError, WormError
@@ -26,15 +27,15 @@ from wormspace.smr.arguments import as_addresses, as_client, as_level, as_machin
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
 from wormspace.smr.declare import Declaration, StateMachine
 from wormspace.smr.errors import EventsLost, NoLeader
-from wormspace.smr.events import WATCH_S, RemoteEvents, before
+from wormspace.smr.events import LISTEN_S, RemoteEvents, before
 from wormspace.smr.methods import Method
 from wormspace.smr.questions import HERE, question
 from wormspace.smr.records import (
+    Listen,
+    Listened,
     Member,
     Packet,
     Reply,
-    Watch,
-    Watched,
     decode_segment_metadata,
     decoder,
     encode,
@@ -53,15 +54,18 @@ LEARNED = 16
 """Addresses of replicas that are remembered besides those that were given."""
 
 _decode_reply = decoder(Reply)
-_decode_watched = decoder(Watched)
+_decode_listened = decoder(Listened)
 
 
 class Remote(Closing, View[M], Generic[M]):
-    """A replicated object elsewhere; get it from `attach`."""
+    """A replicated object elsewhere; get it from `Worm.attach`, or from `smr.attach`."""
 
-    def __init__(self, client: RemoteClient, level: Consistency) -> None:
+    def __init__(
+        self, client: RemoteClient, level: Consistency, on_close: Callable[[Remote[M]], object]
+    ) -> None:
         super().__init__(client.declaration, client, level, Session())
         self._client = client
+        self._on_close = on_close
 
     def __repr__(self) -> str:
         return f"<Remote {self._declaration.owner.__name__} {self._client.name!r}>"
@@ -76,6 +80,7 @@ class Remote(Closing, View[M], Generic[M]):
 
     async def close(self) -> None:
         """Hang up."""
+        self._on_close(self)
         await self._client.close()
 
 
@@ -202,7 +207,7 @@ class RemoteClient:
             places = ", ".join(str(Endpoint(*address)) for address in self._addresses)
             raise UsageError(
                 f"there is no replica of {self.name!r} at {places}, but something else: check the "
-                "name and the addresses (addresses_of finds them). Nothing was done"
+                "name and the addresses (`worm.attach` finds them). Nothing was done"
             )
 
     async def _call(
@@ -264,19 +269,19 @@ class RemoteClient:
 
             beginning = self._beginning.spawn(self._find_beginning(), on_found)
             begun.add_done_callback(lambda done: done.cancelled() and beginning.cancel())
-        return RemoteEvents(Watcher(self).ask, begun, self.declaration.decode_event)
+        return RemoteEvents(Listener(self).ask, begun, self.declaration.decode_event)
 
     async def _find_beginning(self) -> int:
-        return (await Watcher(self).ask(-1)).first - 1
+        return (await Listener(self).ask(-1)).first - 1
 
-    async def watch(self, address: tuple[str, int], after: int) -> Watched:
+    async def events_at(self, address: tuple[str, int], after: int) -> Listened:
         """Ask one replica for events.
 
         Raises:
             Closed, NoAnswer, Failure, MsgspecError.
         """
-        raw = await self._call(address, "watch", encode(Watch(after)), 2 * WATCH_S)
-        found: Watched = _decode_watched(raw)
+        raw = await self._call(address, "listen", encode(Listen(after)), 2 * LISTEN_S)
+        found: Listened = _decode_listened(raw)
         return found
 
     @property
@@ -285,14 +290,14 @@ class RemoteClient:
         return self._addresses
 
 
-class Watcher:
+class Listener:
     """Asks one replica after the other for events, until one answers."""
 
     def __init__(self, client: RemoteClient) -> None:
         self._client = client
         self._place = 0
 
-    async def ask(self, after: int) -> Watched:
+    async def ask(self, after: int) -> Listened:
         """The events after a number; -1 asks which number is the last.
 
         Raises:
@@ -307,7 +312,7 @@ class Watcher:
             addresses = self._client.addresses
             address = addresses[self._place % len(addresses)]
             try:
-                watched = await self._client.watch(address, after)
+                page = await self._client.events_at(address, after)
             except Closed:
                 raise
             except (WormError, *MALFORMED) as e:
@@ -316,12 +321,12 @@ class Watcher:
                     self._client.require_present(absent)
                 else:
                     absent.pop(address, None)
-                log.info("watching at %s:%d: %s", *address, e)
+                log.info("listening at %s:%d: %s", *address, e)
                 await asyncio.sleep(PAUSE_MAX_S)
             else:
-                if not watched.lost:
-                    return watched
-                oldest.append(watched.first)
+                if not page.lost:
+                    return page
+                oldest.append(page.first)
             self._place += 1
             tried += 1
             if oldest and tried >= len(addresses):
@@ -342,7 +347,7 @@ async def attach(
     timeout: float = 10.0,
     rng: random.Random | None = None,
 ) -> Remote[M]:
-    """Use the replicated object `name` without being a replica of it.
+    """Use the replicated object `name` by a replica's address, without the address space.
 
     Args:
         addresses: host and port of some of its replicas.
@@ -356,7 +361,24 @@ async def attach(
     declaration = as_machine(machine_type).declaration
     places = as_addresses(addresses)
     client = RemoteClient(declaration, as_name(name), places, as_timeout(timeout), as_rng(rng))
-    return Remote(client, level)
+    return Remote(client, level, lambda remote: None)
+
+
+async def attach_in(
+    worm: Client,
+    machine_type: type[M],
+    name: str,
+    consistency: Consistency | None,
+    timeout: float,
+    rng: random.Random | None,
+    on_close: Callable[[Remote[M]], object],
+) -> Remote[M]:
+    """See `Worm.attach`; `on_close` is called when it is closed."""
+    level = Linearizable() if consistency is None else as_level(consistency)
+    declaration = as_machine(machine_type).declaration
+    timeout, rng = as_timeout(timeout), as_rng(rng)
+    places = await addresses_of(worm, as_name(name), timeout=timeout)
+    return Remote(RemoteClient(declaration, name, places, timeout, rng), level, on_close)
 
 
 async def addresses_of(

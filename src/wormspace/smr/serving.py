@@ -1,10 +1,10 @@
 """What a replica does for others: the leader for its followers, all of them for clients.
 
-Services, by the name that follows `smr/NAME/`: `submit` a packet, `ask` a question, `watch` events,
-`ping` whoever is there.  Replicas ask one another by `smr/NAME/ID/`, for what one replica was asked
-must not be answered by another that has its address now: the same, and `fetch` a snapshot piece by
-piece.  Everything that must not be lost is in
-registers: an answer that does not come means only that one must ask again, or ask somebody else.
+Services, by the name that follows `smr/NAME/`: `submit` a packet, `ask` a question, `listen` for
+events, `ping` whoever is there.  Replicas ask one another by `smr/NAME/ID/`, for what one replica
+was asked must not be answered by another that has its address now: the same, and `fetch` a snapshot
+piece by piece.  Everything that must not be lost is in registers: an answer that does not come
+means only that one must ask again, or ask somebody else.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from wormspace.errors import UsageError
 from wormspace.malformed import MALFORMED
 from wormspace.smr.calls import Malformed
 from wormspace.smr.errors import EventsLost, UpdateNeeded
-from wormspace.smr.events import Followed, watched
+from wormspace.smr.events import Followed, next_events
 from wormspace.smr.peers import FORGET_S
 from wormspace.smr.questions import HERE, run_queries
 from wormspace.smr.records import (
     Ask,
     Fetch,
+    Listen,
+    Listened,
     Packet,
     Ping,
     Pong,
     Reply,
-    Watch,
-    Watched,
     decoder,
     encode,
 )
@@ -46,7 +46,7 @@ _decode_packet = decoder(Packet)
 _decode_ask = decoder(Ask)
 _decode_ping = decoder(Ping)
 _decode_fetch = decoder(Fetch)
-_decode_watch = decoder(Watch)
+_decode_listen = decoder(Listen)
 
 
 def handlers(router: Router, followed: Followed) -> dict[str, Handler]:
@@ -57,11 +57,11 @@ def handlers(router: Router, followed: Followed) -> dict[str, Handler]:
     return {
         prefix + "submit": desk.submit,
         prefix + "ask": desk.ask,
-        prefix + "watch": desk.watch,
+        prefix + "listen": desk.listen,
         prefix + "ping": desk.ping,
         own + "submit": desk.submit,
         own + "ask": desk.ask,
-        own + "watch": desk.watch,
+        own + "listen": desk.listen,
         own + "fetch": desk.fetch,
     }
 
@@ -154,12 +154,12 @@ class _Desk:
         fetch = self._decode(_decode_fetch, body)
         return encode(self._context.fetches.next(self._learner.engine, fetch))
 
-    async def watch(self, body: bytes) -> bytes:
-        after = self._decode(_decode_watch, body).after
+    async def listen(self, body: bytes) -> bytes:
+        after = self._decode(_decode_listen, body).after
         try:
-            return encode(await watched(self._followed, after))
+            return encode(await next_events(self._followed, after))
         except EventsLost as e:
-            return encode(Watched(e.first, [], lost=True))
+            return encode(Listened(e.first, [], lost=True))
 
     def _decode(self, decode: Any, body: bytes) -> Any:
         self._followed.require_sound()

@@ -14,10 +14,12 @@ import asyncio
 import concurrent.futures
 import inspect
 import os
+import queue
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -25,6 +27,7 @@ from wormspace import space
 from wormspace.errors import Closed
 from wormspace.runtime.closing import Closing
 
+A = TypeVar("A")
 T = TypeVar("T")
 C = TypeVar("C", bound=Closing)
 
@@ -112,6 +115,37 @@ class Background(Generic[C]):
 
         return self.call(waiting)
 
+    def call_with(
+        self,
+        run: Callable[[Callable[[A], Awaitable[T]]], Coroutine[Any, Any, T]],
+        work: Callable[[A], T],
+    ) -> T:
+        """Run what `run` makes; what it awaits of its argument is `work`, done in this thread."""
+        turns: queue.SimpleQueue[tuple[A, asyncio.Future[Callable[[], T]]] | None]
+        turns = queue.SimpleQueue()
+
+        async def handing(what: A) -> T:
+            done: asyncio.Future[Callable[[], T]] = asyncio.get_running_loop().create_future()
+            turns.put((what, done))
+            return (await done)()
+
+        future = self.submit(lambda: run(handing))
+        future.add_done_callback(lambda _: turns.put(None))
+        try:
+            while (turn := turns.get()) is not None:
+                outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+                try:
+                    outcome.set_result(work(turn[0]))
+                except Exception as e:  # noqa: BLE001 - whatever it is, the caller gets it
+                    outcome.set_exception(e)
+                self.do(partial(_answer, turn[1], outcome.result))
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise Closed("the client was closed") from None
+        except BaseException:
+            future.cancel()
+            raise
+
     def abandon(self) -> None:
         """This process is a child, without the thread: nothing may wait for it any more."""
         self._gate = threading.Lock()  # the parent's other threads may have held the old one
@@ -150,6 +184,11 @@ class Background(Generic[C]):
             if late:
                 await asyncio.wait(late, timeout=1.0)
         await self._loop.shutdown_asyncgens()
+
+
+def _answer(done: asyncio.Future[T], result: T) -> None:
+    if not done.done():
+        done.set_result(result)
 
 
 class Block(Generic[T]):

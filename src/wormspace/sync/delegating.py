@@ -40,7 +40,10 @@ class Closing(Handle):
 
     def close(self) -> None:
         """Let go of all that it holds; harmless when repeated."""
-        self._background.call(self._twin.close)
+        if self._background.client is self._twin:
+            self._background.close()  # it came first, and the thread is its own
+        else:
+            self._background.call(self._twin.close)
 
     def __enter__(self) -> Self:
         return self

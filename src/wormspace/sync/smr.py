@@ -19,7 +19,6 @@ from wormspace.sync.delegating import (
     Closing,
     Handle,
     making,
-    plain,
     running,
     streaming,
     waiting,
@@ -95,13 +94,16 @@ def replicating(
 
 
 class Remote(Closing, View[M]):
-    """A replicated object elsewhere; get it from `attach`."""
+    """A replicated object elsewhere; get it from `Worm.attach`, or from `attach`."""
 
     listen = streaming(remotes.Remote.listen)
 
-    def close(self) -> None:
-        """Hang up."""
-        self._background.close()
+
+def attaching(
+    method: Callable[Concatenate[Any, P], Awaitable[remotes.Remote[M]]],
+) -> Callable[Concatenate[Any, P], Remote[M]]:
+    """The same for a replicated object elsewhere."""
+    return making(method, Remote)
 
 
 def attach(
@@ -113,18 +115,24 @@ def attach(
     timeout: float = 10.0,
     rng: random.Random | None = None,
 ) -> Remote[M]:
-    """See below."""
+    """Use the replicated object `name` by a replica's address, without the address space.
 
-    async def attaching() -> remotes.Remote[M]:
+    Args:
+        addresses: host and port of some of its replicas.
+        consistency: of queries, unless a call says otherwise; `Linearizable()` by default.
+        timeout: how long a call may take, in seconds, before it is `NoLeader`.
+
+    Raises:
+        UsageError: an argument is not what is said here.
+    """
+
+    async def opening() -> remotes.Remote[M]:
         return await remotes.attach(
             machine_type, name, addresses, consistency=consistency, timeout=timeout, rng=rng
         )
 
-    background = Background.connect(attaching)
+    background = Background.connect(opening)
     return Remote(background, background.client)
-
-
-attach.__doc__ = plain(remotes.attach.__doc__ or "")
 
 
 def holding(

@@ -80,7 +80,3 @@ class Client(Closing):
         What lives on that loop, such as a resource manager, is opened and closed in this way.
         """
         return self._background.wait(make)
-
-    def close(self) -> None:
-        """Close what was opened here, give up what is under way (`Closed`), and disconnect."""
-        self._background.close()

@@ -25,7 +25,7 @@ from wormspace.tx.resolver import Resolution, Resolver
 from wormspace.tx.site import Site
 from wormspace.tx.space import TransactionSpace
 from wormspace.tx.storage import LmdbStore
-from wormspace.tx.transaction import Transaction, run_transaction
+from wormspace.tx.transaction import Transaction
 from wormspace.tx.variants import VARIANTS, Variant
 
 __all__ = [
@@ -59,5 +59,4 @@ __all__ = [
     "Vote",
     "WrongManager",
     "outcome",
-    "run_transaction",
 ]

@@ -333,31 +333,13 @@ async def run_transaction(
     timeout: float = RUN_S,
     rng: random.Random | None = None,
 ) -> T:
-    """Run `work` in a transaction, and again from the start when another transaction is in the way.
-
-    That is: a lock of the built-in store, a deadlock, a failed serialization, or a lock of a
-    database that was not to be had in time; when a statement says so, and when a vote does.
-
-    Args:
-        begin: makes a fresh transaction.
-        work: what to do in it; it may run several times, of which at most one takes effect.
-        timeout: seconds for all of it together.
-
-    Raises:
-        Aborted, Conflict, the database's own error: the last attempt's, when the time is over; or
-            of another kind, which is not tried again.
-        TimedOut: the time was over in the middle of `work`, which was rolled back.
-        OutcomeUnknown: it may have taken effect, so it is not run again.
-    """
+    """See `Worm.run_transaction`; `begin` makes a fresh transaction for each attempt."""
     deadline = within(check_seconds("a timeout", timeout))
-    check_call("`begin`", begin)
     check_call("`work`", work)
     rng = as_rng(rng)
     pause = RESTART_MIN_S
     while True:
         tx = begin()
-        if not isinstance(tx, Transaction):
-            raise UsageError(f"`begin` makes a Transaction, not {type(tx).__name__}")
         try:
             return await _attempt(tx, work, deadline, timeout)
         except Exception as e:
