@@ -282,6 +282,22 @@ def test_what_is_too_large_is_refused_by_the_limit_as_it_is_now(monkeypatch):
     appending(work)
 
 
+def test_registers_that_raise_when_a_turn_is_over_leave_no_append_waiting(monkeypatch):
+    def raising(registers):
+        raise OSError("whatever stands behind these registers")
+
+    async def work(appender, sequencing, watch, loop):
+        registers = appender._segmented_log.space.client.registers
+        monkeypatch.setattr(type(registers), "max_value", property(raising))
+        waiting = [appender.append([b"x"], {}, (), timeout) for timeout in (None, 1, 2, 1)]
+        for told in await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 1):
+            assert isinstance(told, OSError)
+        monkeypatch.undo()
+        assert await appender.append([b"y"], {}, (), None) == [100]
+
+    appending(work)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -45,6 +45,7 @@ class Network:
         self.connections: list = []
         self.open = asyncio.Event()
         self.error: OSError | None = None
+        self.on_made = lambda connection: None
         monkeypatch.setattr(caller_module, "dial", self._dial)
 
     async def _dial(self, factory, host, port):
@@ -56,6 +57,7 @@ class Network:
         self.pipes.append(Pipe())
         self.connections.append(connection)
         connection.connection_made(self.pipes[-1])
+        self.on_made(connection)
         return self.pipes[-1], connection
 
     def requests(self, number: int = -1) -> list[Request]:
@@ -210,7 +212,46 @@ def test_a_caller_hangs_up_on_who_answers_nonsense(nonsense, monkeypatch) -> Non
         await turns()
         assert [r.id for r in net.requests()] == [1]
         net.connections[0].connection_lost(None)
-        assert (await word(task))[0] is (await word(late))[0] is NoAnswer
+        said = await word(task)
+        assert said == await word(late)
+        assert (said[0], said[1].partition(": ")[0]) == (NoAnswer, "what came is no answer")
+
+    simulated(work)
+
+
+def test_a_connection_that_is_lost_at_once_does_not_cost_the_time_of_a_call(monkeypatch) -> None:
+    """uvloop tells of a loss before whoever dialled goes on."""
+
+    async def work():
+        net, caller = Network(monkeypatch), Caller("h", 5)
+        net.open.set()
+        for why, said in (
+            (Answer(REFUSED, b"no room", failed=True), "refused: no room"),
+            (None, "the connection was lost: closed"),
+        ):
+            net.on_made = lambda connection, why=why: (
+                connection.data_received(frame(encode(why))) if why else None,
+                connection.connection_lost(None),
+            )
+            assert await word(asking(caller)) == (NoAnswer, said)
+        assert asyncio.get_running_loop().time() == 0
+
+    simulated(work)
+
+
+def test_a_caller_that_closes_does_not_wait_for_a_peer_that_takes_in_nothing(monkeypatch) -> None:
+    async def work():
+        net, caller = Network(monkeypatch), Caller("h", 5)
+        net.open.set()
+        tasks = [asking(caller), asking(caller)]
+        await turns()
+        net.pipes[0].unsent = 1000
+        await caller.close()
+        for task in tasks:
+            assert await word(task) == (NoAnswer, "this caller was closed")
+        assert net.pipes[0].done == ["close"]
+        await asyncio.sleep(1.1 * LINGER_S)
+        assert net.pipes[0].done == ["close", "abort"]
 
     simulated(work)
 
@@ -260,9 +301,12 @@ def test_a_handler_answers_or_fails_in_words(monkeypatch, caplog) -> None:
     async def broken(body: bytes) -> bytes:
         raise KeyError("a bug")
 
+    async def dropped(body: bytes) -> bytes:
+        raise asyncio.CancelledError  # of what it waited for
+
     async def work():
         monkeypatch.setattr(service_module, "MAX_FRAME_BYTES", 2 * MOST)
-        service = Service({"sized": sized, "fail": fail, "broken": broken})
+        service = Service({"sized": sized, "fail": fail, "broken": broken, "dropped": dropped})
         connection, pipe = opened(service)
         asked = [
             ("sized", b"100"),
@@ -270,6 +314,7 @@ def test_a_handler_answers_or_fails_in_words(monkeypatch, caplog) -> None:
             ("fail", b""),
             ("broken", b""),
             ("gone", b""),
+            ("dropped", b""),
         ]
         for number, (name, body) in enumerate(asked, 1):
             connection.data_received(frame(encode(Request(number, name, body))))
@@ -280,6 +325,7 @@ def test_a_handler_answers_or_fails_in_words(monkeypatch, caplog) -> None:
             Answer(3, b"cannot ?", True),
             Answer(4, b"the service failed: KeyError: 'a bug'", True),
             Answer(5, b"no service 'gone' here", True, True),
+            Answer(6, b"the service gave up what it waited for", True),
         ]
         assert [r.getMessage() for r in caplog.records] == ["service broken failed"]
         assert (service.guests.inflow.bytes, connection._tasks) == (0, {})
@@ -380,8 +426,8 @@ def test_a_service_that_stops_says_what_is_ready_and_drops_the_rest() -> None:
         return body
 
     async def work():
+        await Service({}).stop()  # it never began
         service = Service({"hang": hang})
-        await service.stop()  # it never began
         connection, pipe = opened(service)
         connection.data_received(
             frame(encode(Request(1, "hang", b""))) + frame(encode(Request(2, "none", b"")))
@@ -400,6 +446,8 @@ def test_a_service_that_stops_says_what_is_ready_and_drops_the_rest() -> None:
         connection.read_or_pause()
         await asyncio.sleep(10)
         assert (pipe.writes, pipe.done) == ([], ["close"])
+        _, late = opened(service)  # accepted when it stopped
+        assert (late.writes, late.done) == ([], ["abort"])
 
     simulated(work)
 

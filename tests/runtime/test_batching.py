@@ -101,6 +101,28 @@ def test_what_is_added_while_others_are_handed_on_is_for_the_next_turn() -> None
     asyncio.run(work())
 
 
+def test_what_goes_wrong_with_one_key_costs_the_others_nothing() -> None:
+    async def work() -> None:
+        sent: list[str] = []
+        told: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: told.append(what))
+
+        def send(key: str, items: list[int]) -> None:
+            if key == "b":
+                raise KeyError(key)
+            sent.append(key)
+
+        batcher: Batcher[str, int] = Batcher(send)
+        for _ in range(2):
+            for key in ("a", "b", "c"):
+                batcher.add(key, 1)
+            await turn()
+        assert sent == ["a", "c", "a", "c"]
+        assert [repr(what["exception"]) for what in told] == ["KeyError('b')"] * 2
+
+    asyncio.run(work())
+
+
 def test_what_is_withdrawn_is_not_sent() -> None:
     async def work() -> None:
         sent: list[tuple[str, list[int]]] = []

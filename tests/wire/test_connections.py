@@ -113,6 +113,20 @@ def test_a_peer_that_takes_in_nothing_is_hung_up_on(make: Make) -> None:
 
 
 @pytest.mark.parametrize("make", KINDS)
+def test_who_takes_in_nothing_does_not_keep_a_connection_that_is_closed(make: Make) -> None:
+    async def work() -> None:
+        for unsent, ends in ((0, ["close"]), (1, ["close", "abort"])):
+            connection, pipe = made(make)
+            pipe.unsent = unsent
+            connection.hang_up()
+            assert pipe.done == ["close"]
+            await asyncio.sleep(1.1 * LINGER_S)
+            assert pipe.done == ends
+
+    simulated(work)
+
+
+@pytest.mark.parametrize("make", KINDS)
 async def test_what_is_announced_too_large_is_not_waited_for(make: Make) -> None:
     connection, pipe = made(make)
     connection.data_received((MAX_FRAME_BYTES + 1).to_bytes(4, "big") + bytes(100))
@@ -144,6 +158,8 @@ async def test_few_linger_of_those_that_are_told_to_go(make: Make, monkeypatch) 
         pipes.append(pipe)
     assert [pipe.done for pipe in pipes] == [["eof"], ["eof"], ["close"], ["close"]]
     assert all(len(pipe.writes) == 1 for pipe in pipes)
+    await asyncio.sleep(0.01)  # else each has a descriptor for as long as its peer reads nothing
+    assert [pipe.done[1:] for pipe in pipes] == [[], [], ["abort"], ["abort"]]
 
 
 @pytest.mark.parametrize("make", ACCEPTED)

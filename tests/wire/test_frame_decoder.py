@@ -1,5 +1,7 @@
 """Frames: whatever way the bytes come in, the same bodies come out."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,8 +58,22 @@ def test_the_largest_frame_passes():
     assert FrameDecoder(limit=100).feed(frame(bytes(100))) == [bytes(100)]
 
 
+def test_a_frame_in_the_smallest_pieces_takes_no_more_memory_than_it_has_bytes():
+    decoder, size = FrameDecoder(), 1 << 16
+    decoder.feed((1 << 20).to_bytes(HEADER_BYTES, "big"))
+    tracemalloc.start()
+    try:
+        for at in range(0, size, 2):
+            decoder.feed(bytes((at & 255, 1)))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert decoder.held == HEADER_BYTES + size
+    assert taken < 2 * size
+
+
 def test_a_large_frame_in_small_pieces_is_joined_once():
-    """Pieces are kept as they come, not joined at each one: a hostile trickle costs little."""
+    """Pieces are not joined at each one: a hostile trickle costs little."""
     body = bytes(range(256)) * 4096
     raw = frame(body)
     decoder, out = FrameDecoder(), []

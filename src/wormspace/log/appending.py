@@ -172,6 +172,13 @@ def _drafts(parts: Sequence[_Part], largest: int) -> list[_BatchDraft]:
     return drafts
 
 
+def _fail(requests: Sequence[_AppendRequest], error: BaseException) -> None:
+    """Those that are not done yet end with this error."""
+    for request in requests:
+        if not request.future.done():
+            request.future.set_exception(error)
+
+
 def _too_large(size: int, extra: int, largest: int) -> str:
     """Why an entry of so many bytes does not go in.
 
@@ -261,8 +268,12 @@ class Appender:
 
     def _begin(self, timeout: float | None, requests: list[_AppendRequest]) -> None:
         """The turn of the loop is over: append what was wished for in it."""
-        self._largest = self._ask_largest()
-        deadline = self._segmented_log.space.client.deadline(timeout)
+        try:
+            self._largest = self._ask_largest()
+            deadline = self._segmented_log.space.client.deadline(timeout)
+        except Exception as e:  # noqa: BLE001 - whatever it is, it is the callers' to handle
+            _fail(requests, e)
+            return
         some: list[_AppendRequest] = []
         count = 0
         for request in requests:
@@ -282,18 +293,15 @@ class Appender:
                 if not task.cancelled()
                 else Closed("the log was closed; the entries may be in it all the same")
             )
-            for request in requests:
-                if error is not None and not request.future.done():
-                    request.future.set_exception(error)
+            if error is not None:
+                _fail(requests, error)
 
         self._working.spawn(self._fulfil(requests, deadline), on_done)
 
     async def close(self) -> None:
         """Give up what is under way."""
         self._closed = True
-        for request in self._batcher.withdraw():
-            if not request.future.done():
-                request.future.set_exception(Closed("the log was closed; nothing was appended"))
+        _fail(self._batcher.withdraw(), Closed("the log was closed; nothing was appended"))
         await self._working.close()
 
     # ------------------------------------------------------------ places, and writing there

@@ -82,6 +82,7 @@ class Caller:
             self._connecting.cancel()
         if self._connection:
             self._connection.hang_up()
+            self._connection.end("this caller was closed")
 
     def __str__(self) -> str:
         return str(Endpoint(*self._address))
@@ -120,6 +121,8 @@ class _Connection(FramedConnection):
         self._reason = ""
 
     async def ask(self, service: str, body: bytes) -> bytes:
+        if self.lost:
+            raise NoAnswer(self._reason)
         self._last += 1
         number = self._last
         future: asyncio.Future[bytes] = self._loop.create_future()
@@ -151,10 +154,18 @@ class _Connection(FramedConnection):
             else:
                 future.set_result(answer.body)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
+    def on_malformed(self, problem: str) -> None:
+        self._reason = f"what came is no answer: {problem}"
+        self.abort()
+
+    def end(self, why: str) -> None:
+        """No answer comes any more; the first reason stands."""
         self.lost = True
+        self._reason = self._reason or why
         for future in self._waiting.values():
             if not future.done():
-                why = self._reason or f"the connection was lost: {exc or 'closed'}"
-                future.set_exception(NoAnswer(why))
+                future.set_exception(NoAnswer(self._reason))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.end(f"the connection was lost: {exc or 'closed'}")

@@ -154,6 +154,11 @@ class _Connection(AcceptedConnection):
         except WormError as e:
             why, absent = str(e).encode(errors="replace"), isinstance(e, _NoHandler)
             answer = Answer(request.id, why, failed=True, absent=absent)
+        except asyncio.CancelledError:
+            if self._over:
+                raise
+            why = b"the service gave up what it waited for"
+            answer = Answer(request.id, why, failed=True)
         except Exception as e:  # who asked must not wait for an answer that never comes
             log.exception("service %s failed", request.service)
             text = f"the service failed: {type(e).__name__}: {e}"

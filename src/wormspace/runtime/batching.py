@@ -48,7 +48,8 @@ class Batcher(Generic[Key, Item]):
     """Collects the items of a turn, and hands on those of each key when it is over.
 
     Args:
-        send: is given a key and its items, in the order in which they were added.
+        send: is given a key and its items, in the order in which they were added.  What it raises
+            is told to the event loop's exception handler, and costs other keys nothing.
     """
 
     __slots__ = ("_by_key", "_end_of_turn", "_send")
@@ -74,4 +75,8 @@ class Batcher(Generic[Key, Item]):
     def _flush(self) -> None:
         by_key, self._by_key = self._by_key, {}
         for key, items in by_key.items():
-            self._send(key, items)
+            try:
+                self._send(key, items)
+            except Exception as e:  # noqa: BLE001 - others wait behind it
+                told = {"message": f"what was to be sent to {key!r} is lost", "exception": e}
+                asyncio.get_running_loop().call_exception_handler(told)

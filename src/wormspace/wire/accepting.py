@@ -11,18 +11,16 @@ import asyncio
 from collections.abc import Callable
 
 from wormspace.wire.codec import BadMessage
-from wormspace.wire.connection import FramedConnection
+from wormspace.wire.connection import LINGER_S, FramedConnection
 from wormspace.wire.frames import HEADER_BYTES, MAX_FRAME_BYTES, FrameDecoder, FrameTooLarge
 from wormspace.wire.inflow import Inflow
 
 GREETING_BYTES = 4096
 """The longest greeting: two names of 255 characters, and room for credentials."""
 
-LINGER_S = 1.0
-"""How long a peer that was told to go away may take to hear it."""
-
 MAX_LEAVING = 64
-"""So many may take that long at a time; others are cut off: each has a descriptor."""
+"""So many that were told to go away may take `LINGER_S` to hear it at a time; others are cut off:
+each has a descriptor."""
 
 
 class Guests:
@@ -38,6 +36,7 @@ class Guests:
     Attributes:
         served: those that are, in the order in which they came.
         leaving: those that were told to go away, and have not gone yet.
+        is_open: whether anybody is let in.
     """
 
     def __init__(self, most: int, held_bytes: int, stall_s: float, greeting_s: float) -> None:
@@ -46,6 +45,7 @@ class Guests:
         self.served: dict[AcceptedConnection, None] = {}
         self.leaving: dict[AcceptedConnection, None] = {}
         self.inflow = Inflow(held_bytes, stall_s, self.served)
+        self.is_open = True
         self._listener: asyncio.Server | None = None
 
     async def listen(self, make: Callable[[], AcceptedConnection], host: str, port: int) -> int:
@@ -55,7 +55,8 @@ class Guests:
         return int(self._listener.sockets[0].getsockname()[1])
 
     def stop_listening(self) -> None:
-        """Let nobody in any more."""
+        """Let nobody in any more, nor those whom the system has accepted in this moment."""
+        self.is_open = False
         if self._listener is not None:
             self._listener.close()
 
@@ -140,6 +141,7 @@ class AcceptedConnection(FramedConnection):
         transport.write(last_word)
         if len(self._guests.leaving) >= MAX_LEAVING:
             transport.close()
+            self._loop.call_later(0, self.abort)  # what did not leave in this turn is lost
             return
         self._guests.leaving[self] = None
         if transport.can_write_eof():
@@ -166,6 +168,9 @@ class AcceptedConnection(FramedConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        if not self._guests.is_open:
+            self.abort()
+            return
         if len(self._guests.served) >= self._guests.most:
             self.refuse("busy", "the server has as many connections as it allows")
             return

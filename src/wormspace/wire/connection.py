@@ -17,6 +17,9 @@ from wormspace.wire.frames import MAX_FRAME_BYTES, FrameDecoder, FrameTooLarge
 from wormspace.wire.keepalive import keep_alive
 from wormspace.wire.progress import Progress
 
+LINGER_S = 1.0
+"""How long a peer may take to hear the last of what it was sent, when the connection is closed."""
+
 FLUSH_BYTES = 8 * 1024
 """So much is sent before the turn of the loop is over, unless a subclass sends more at once."""
 
@@ -76,10 +79,13 @@ class FramedConnection(asyncio.Protocol):
         return waiting + self._out_bytes
 
     def hang_up(self) -> None:
-        """Send what waits for the end of the turn, then close."""
-        if self._transport is not None:
+        """Send what waits for the end of the turn, then close, soon whether it is taken or not."""
+        transport = self._transport
+        if transport is not None:
             self._flush()
-            self._transport.close()
+            transport.close()
+            if transport.get_write_buffer_size():
+                self._loop.call_later(LINGER_S, transport.abort)
 
     def abort(self) -> None:
         """Close at once; what was not sent is lost."""

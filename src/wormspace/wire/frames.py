@@ -29,14 +29,13 @@ class FrameDecoder:
 
     def __init__(self, limit: int = MAX_FRAME_BYTES) -> None:
         self._limit = limit
-        self._held: list[bytes] = []  # the beginning of a frame, as it came in
-        self._have = 0  # bytes in `_held`
+        self._held = bytearray()  # the beginning of a frame
         self._need = HEADER_BYTES  # bytes that must be there before it is worth a look
 
     @property
     def held(self) -> int:
         """Bytes of a frame that is not whole yet."""
-        return self._have
+        return len(self._held)
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take in `data` and return the bodies it completes.
@@ -45,11 +44,10 @@ class FrameDecoder:
             FrameTooLarge: the stream is unusable from here on.
         """
         if self._held:
-            self._held.append(data)
-            self._have += len(data)
-            if self._have < self._need:
+            self._held += data
+            if len(self._held) < self._need:
                 return []
-            data = b"".join(self._held)
+            data = bytes(self._held)
         bodies = []
         at, end = 0, len(data)
         need = HEADER_BYTES
@@ -63,7 +61,7 @@ class FrameDecoder:
             at += HEADER_BYTES
             bodies.append(data[at : at + size])
             at += size
-        self._held = [data[at:]] if at < end else []
-        self._have = end - at
+        if at < end or self._held:
+            self._held = bytearray(data[at:])
         self._need = need
         return bodies
