@@ -192,7 +192,7 @@ def _casts(e: Engine, vote_store: Any) -> Any:
             raise PartialWrite("some failed", results)
 
     segment = Thing(write_range=write_range, size=SEGMENT_SIZE, number=0)
-    held = vote_store._Held(segment, Thing(is_free=is_free))
+    held = vote_store.CapturedSegment(segment, Thing(is_free=is_free))
     captured = choose("captured")
     me._held = Thing(get=lambda its: held if its == key and captured else None)
 

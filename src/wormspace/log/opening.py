@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from wormspace.errors import NotAllocated, UsageError, WrongKind
+from wormspace.errors import UsageError, WrongKind
 from wormspace.knobs import KNOBS
 from wormspace.log.spaces import (
     CONFIG,
@@ -21,6 +21,7 @@ from wormspace.log.spaces import (
 )
 from wormspace.malformed import MALFORMED
 from wormspace.space import Client, Space
+from wormspace.writer.segments import find_or_allocate
 
 MIN_SEGMENT_SIZE = 4
 MAX_SEGMENT_SIZE = 65_536
@@ -74,13 +75,9 @@ def _check_segment_size(size: int | None) -> None:
 
 
 async def _make_or_read(space: Space, segment_size: int | None) -> Config:
-    try:
-        segment = await space.segment(0)
-    except NotAllocated:
-        made = Config(segment_size or KNOBS.log_segment_size, KNOBS.log_cell_size)
-        segment = await space.alloc(metadata(CONFIG, msgspec.msgpack.encode(made)), 1)
-        if segment.number != 0:  # somebody else made it at the same time
-            segment = await space.segment(0)
+    made = Config(segment_size or KNOBS.log_segment_size, KNOBS.log_cell_size)
+    says = metadata(CONFIG, msgspec.msgpack.encode(made))
+    segment, _ = await find_or_allocate(space, 0, says, 1)
     try:
         return msgspec.msgpack.decode(require_part(segment, CONFIG), type=Config)
     except MALFORMED as e:

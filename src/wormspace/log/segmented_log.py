@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from wormspace.errors import NotAllocated, Trimmed, WrongKind
+from wormspace.errors import Trimmed, WrongKind
 from wormspace.knobs import KNOBS
 from wormspace.log.records import HOLE
 from wormspace.log.spaces import metadata, require_part
 from wormspace.space import Segment, Space
+from wormspace.writer.segments import find_or_allocate
 from wormspace.writer.settling import settle_range
 
 POLL_S = 0.01
@@ -62,22 +63,18 @@ class SegmentedLog:
             WrongKind: somebody uses the space for something else.
             NewerFormat: a newer wormspace allocated it.
         """
+        size = self.size + 1
         try:
-            segment = await self.space.segment(number)
-        except NotAllocated:
-            made = await self.space.alloc(metadata(self.part), self.size + 1)
-            if made.number == number:
-                return True
-            segment = await self.space.segment(number)
+            segment, is_new = await find_or_allocate(self.space, number, metadata(self.part), size)
         except Trimmed:
             return False
         require_part(segment, self.part)
-        if segment.size != self.size + 1:
+        if segment.size != size:
             raise WrongKind(
                 f"segment {self.space.name}/{number} has {segment.size} registers, those of this "
-                f"log have {self.size + 1}: somebody else allocated it"
+                f"log have {size}: somebody else allocated it"
             )
-        return False
+        return is_new
 
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(segment, offset, stop offset) of each segment that [start, stop) touches."""

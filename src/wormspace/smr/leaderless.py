@@ -20,6 +20,7 @@ from wormspace.smr.records import Member, Packet
 from wormspace.smr.replica_context import Proposer, ReplicaContext
 from wormspace.smr.shared import Shared
 from wormspace.space import Address, Segment
+from wormspace.writer.segments import find_or_allocate
 
 log = logging.getLogger("wormspace.smr")
 
@@ -91,15 +92,11 @@ class Equal:
 
     async def _segment(self, number: int, metadata: bytes) -> Segment:
         """A segment that is wanted; allocated now if it is not there."""
-        space, learner = self._context.space, self._context.learner
-        while True:
-            try:
-                segment = await space.segment(number)
-            except NotAllocated:
-                await space.alloc(metadata, self._context.tuning.segment_size)
-                continue
-            learner.allocated(segment.number, segment.size, segment.metadata)
-            return segment
+        context = self._context
+        size = context.tuning.segment_size
+        segment, _ = await find_or_allocate(context.space, number, metadata, size)
+        context.learner.allocated(segment.number, segment.size, segment.metadata)
+        return segment
 
 
 class LeaderlessProposer(Equal):

@@ -25,6 +25,7 @@ from wormspace.smr.records import NOOP, SEAL, Packet
 from wormspace.smr.replica_context import NotLeading, ReplicaContext
 from wormspace.smr.shared import Shared
 from wormspace.space import Address, Segment, Space, Token
+from wormspace.writer.segments import CapturedSegment
 
 log = logging.getLogger("wormspace.smr")
 
@@ -33,22 +34,6 @@ RETRY_S = 0.05
 
 class Deposed(NotLeading):
     """Somebody else has allocated a segment above this leader's."""
-
-
-class Held:
-    """A captured segment, and the next register to write in it."""
-
-    __slots__ = ("next", "segment", "token")
-
-    def __init__(self, segment: Segment, token: Token, following: int) -> None:
-        self.segment = segment
-        self.token = token
-        self.next = following
-
-    @property
-    def is_full(self) -> bool:
-        """Whether all its registers have been given out."""
-        return self.next >= self.segment.size
 
 
 async def complete(learner: Learner, segment: Segment) -> tuple[Token, int, bool]:
@@ -109,7 +94,7 @@ class Term:
     def __init__(self, context: ReplicaContext, first: Segment) -> None:
         self._context = context
         self._loop = context.loop
-        self._segments = [Held(first, _NO_TOKEN, 0)]
+        self._segments = [CapturedSegment(first, _NO_TOKEN)]
         self._queue: list[Packet] = []
         self._lost: list[tuple[Address, list[Packet]]] = []
         self._writes = Tasks(f"{context.member}: a write")
@@ -152,7 +137,7 @@ class Term:
         self._extending.cancel()
         self._confirmation.end()
 
-    async def _hold(self, held: Held) -> None:
+    async def _hold(self, held: CapturedSegment) -> None:
         held.token, held.next, sealed = await complete(self._context.learner, held.segment)
         if sealed:
             raise Deposed(f"segment {held.segment.number} was closed by another replica")
@@ -217,7 +202,9 @@ class Term:
         work = self._insist(held, offset, packets, self._context.batch(packets))
         self._writes.spawn(work, self._on_written)
 
-    async def _insist(self, held: Held, offset: int, packets: list[Packet], raw: bytes) -> None:
+    async def _insist(
+        self, held: CapturedSegment, offset: int, packets: list[Packet], raw: bytes
+    ) -> None:
         """Write one register, for as long as it takes."""
         address = Address(held.segment.number, offset)
         while True:
@@ -275,7 +262,7 @@ class Term:
                     )
                 if segment.number != mine + 1:
                     raise Deposed(f"another replica has allocated segment {mine + 1}")
-                held = Held(segment, _NO_TOKEN, 0)
+                held = CapturedSegment(segment, _NO_TOKEN)
                 await self._hold(held)
             except Unavailable:
                 await asyncio.sleep(RETRY_S)

@@ -30,10 +30,11 @@ from wormspace.knobs import KNOBS
 from wormspace.runtime.batching import Batcher
 from wormspace.runtime.deadlines import left, within
 from wormspace.runtime.tasks import Tasks
-from wormspace.space import Address, Client, Segment, Token, Written
+from wormspace.space import Address, Client, Segment, Written
 from wormspace.tx.deciding import Vote, decode, encode
 from wormspace.tx.names import TxId
 from wormspace.tx.space import TransactionSpace, find_space, open_space
+from wormspace.writer.segments import CapturedSegment, find_or_allocate
 
 log = logging.getLogger("wormspace.tx")
 
@@ -64,16 +65,6 @@ class _Ballot(NamedTuple):
 _offset = attrgetter("offset")
 
 
-class _Held:
-    """A vote segment that this process captured."""
-
-    __slots__ = ("segment", "token")
-
-    def __init__(self, segment: Segment, token: Token) -> None:
-        self.segment = segment
-        self.token = token
-
-
 class VoteStore:
     """The votes of one transaction space, through one client.
 
@@ -89,9 +80,9 @@ class VoteStore:
         self._home: TransactionSpace | None = None
         self._opening: asyncio.Task[None] | None = None
         self._on_vote = on_vote
-        self._held: OrderedDict[tuple[str, str, int], _Held] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str, int], CapturedSegment] = OrderedDict()
         self._known: OrderedDict[tuple[str, str, int], Segment] = OrderedDict()
-        self._capturing: dict[tuple[str, str, int], asyncio.Task[_Held]] = {}
+        self._capturing: dict[tuple[str, str, int], asyncio.Task[CapturedSegment]] = {}
         self._followed: OrderedDict[tuple[str, str], asyncio.Task[None]] = OrderedDict()
         self._tasks = Tasks(f"tx/{space}")
         self._loop = asyncio.get_running_loop()
@@ -172,7 +163,7 @@ class VoteStore:
         else:
             self._put(held, ballot)
 
-    def _put(self, held: _Held, ballot: _Ballot) -> None:
+    def _put(self, held: CapturedSegment, ballot: _Ballot) -> None:
         """A vote that leaves at the end of this turn, if nobody was quicker."""
         if not held.token.is_free(ballot.offset):
             self._tasks.spawn(self._cast_alone(ballot, False))
@@ -197,7 +188,7 @@ class VoteStore:
         else:
             on_stands(stands, None)
 
-    def _send(self, held: _Held, ballots: list[_Ballot]) -> None:
+    def _send(self, held: CapturedSegment, ballots: list[_Ballot]) -> None:
         """The turn of the loop is over: write what was cast, neighbours together."""
         run: list[_Ballot] = []
         for ballot in sorted(ballots, key=_offset):
@@ -207,7 +198,7 @@ class VoteStore:
             run.append(ballot)
         self._tasks.spawn(self._write(held, run))
 
-    async def _write(self, held: _Held, run: list[_Ballot]) -> None:
+    async def _write(self, held: CapturedSegment, run: list[_Ballot]) -> None:
         votes = [encode(ballot.vote) for ballot in run]
         deadline = max([ballot.deadline for ballot in run])
         failures: Sequence[WormError | None] = [None] * len(run)
@@ -247,7 +238,9 @@ class VoteStore:
             return None
         number, offset = txid.address(home.segment_size)
         try:
-            segment = await self._find(manager, txid.initiator, number, deadline)
+            segment = await self._segment(
+                manager, txid.initiator, number, deadline, is_needed=False
+            )
         except NotAllocated:
             return None
         raw = await segment.read(offset, timeout=left(deadline))
@@ -261,13 +254,13 @@ class VoteStore:
         if key not in self._held and key not in self._capturing:
             self._start_capture(key)
 
-    def _start_capture(self, key: tuple[str, str, int]) -> asyncio.Task[_Held]:
-        async def capture() -> _Held:
+    def _start_capture(self, key: tuple[str, str, int]) -> asyncio.Task[CapturedSegment]:
+        async def capture() -> CapturedSegment:
             try:
                 deadline = within(CAPTURE_S)
                 segment = await self._segment(*key, deadline)
                 captured = await segment.capture(timeout=left(deadline))
-                held = self._held[key] = _Held(segment, captured.token)
+                held = self._held[key] = CapturedSegment(segment, captured.token)
                 while len(self._held) > KNOBS.tx_segments_held:
                     self._held.popitem(last=False)
                 return held
@@ -277,39 +270,35 @@ class VoteStore:
         task = self._capturing[key] = self._tasks.spawn(capture(), _look_at)
         return task
 
-    async def _capture(self, key: tuple[str, str, int], deadline: float) -> _Held:
+    async def _capture(self, key: tuple[str, str, int], deadline: float) -> CapturedSegment:
         task = self._capturing.get(key) or self._start_capture(key)
         await asyncio.wait([task], timeout=left(deadline))
         if not task.done():
             raise Unavailable(f"{key[0]}'s vote segment could not be captured in time")
         return task.result()
 
-    async def _segment(self, manager: str, initiator: str, number: int, deadline: float) -> Segment:
-        """The vote segment of that number, allocated by whoever needs it first."""
-        while True:
-            try:
-                return await self._find(manager, initiator, number, deadline)
-            except NotAllocated:
-                home = await self.open(deadline)
-                space = self.client.space(home.vote_space(manager, initiator))
-                await space.alloc(home.stamp, home.segment_size, timeout=left(deadline))
-
-    async def _find(self, manager: str, initiator: str, number: int, deadline: float) -> Segment:
-        """The vote segment of that number.
+    async def _segment(
+        self, manager: str, initiator: str, number: int, deadline: float, *, is_needed: bool = True
+    ) -> Segment:
+        """The vote segment of that number, allocated by whoever needs it first.
 
         Raises:
-            NotAllocated: it is not there yet.
+            NotAllocated: it is not there yet, nor needed.
             WrongKind: the space is something else.
         """
-        key = (manager, initiator, number)
+        key, home = (manager, initiator, number), self.home
         segment = self._known.get(key)
-        if segment is not None:
-            return segment
-        space = self.client.space(self.home.vote_space(manager, initiator))
-        segment = self.home.check(await space.segment(number, timeout=left(deadline)))
-        self._known[key] = segment
-        if len(self._known) > KNOBS.tx_segments_held:
-            self._known.popitem(last=False)
+        if segment is None:
+            space, limit = self.client.space(home.vote_space(manager, initiator)), left(deadline)
+            if is_needed:
+                segment, _ = await find_or_allocate(
+                    space, number, home.stamp, home.segment_size, limit
+                )
+            else:
+                segment = await space.segment(number, timeout=limit)
+            self._known[key] = home.check(segment)
+            if len(self._known) > KNOBS.tx_segments_held:
+                self._known.popitem(last=False)
         return segment
 
     def forget(self, manager: str, initiator: str, number: int) -> None:
