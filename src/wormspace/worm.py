@@ -140,6 +140,7 @@ class Worm(Client):
             UsageError: an argument is not what is said here.
             OtherStrategy: the object was begun with another leadership.
             NoSnapshot: the space's beginning was trimmed, and nobody who answers has the state.
+            WormError: nobody can listen at the host and port.
             BadSnapshot, Unavailable.
         """
         from wormspace.smr import Replica  # when it is first used: registers need none of it

@@ -152,7 +152,7 @@ def test_6_a_store_that_is_open_elsewhere(tmp_path: Path) -> None:
         result = Command(f"file:{tmp_path}")("spaces")
         process.communicate(b"\n")
     assert result.exit_code == 6
-    assert "open in another process" in result.stderr
+    assert "open already, in another process" in result.stderr
 
 
 def test_the_codes_of_what_is_hard_to_provoke() -> None:

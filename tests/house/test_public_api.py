@@ -120,6 +120,9 @@ async def test_what_is_shown_tells_which_and_how_it_is_and_no_secret(tmp_path: P
         await hits.close()
         assert repr(hits) == "<Replica 'here' of Counter 'hits': closed>"
         assert repr(Counter()) == "<Counter, version 1, with value>"
+        assert repr(smr.holding(await worm.replicate(smr.Lock, "lock"), "ann")) == (
+            "<Holding: the lock of 'ann'>"
+        )
 
         async with await tx.KeyValueStore.open("bank", tx.LmdbStore(tmp_path)) as bank:
             assert repr(bank) == "<KeyValueStore 'bank', 0 prepared>"

@@ -6,7 +6,7 @@ import pytest
 from desks import House, Sequencer
 from slots import in_time
 
-from wormspace.errors import CaptureLost, Closed, StoreError, Unavailable
+from wormspace.errors import CaptureLost, Closed, StoreError, Unavailable, WormError
 from wormspace.log.errors import Deposed, NoSequencer
 from wormspace.log.messages import Ask
 from wormspace.log.sequencer_client import PATIENCE_S, RETRY_S, Announcement, OwnPositions, _There
@@ -394,9 +394,9 @@ def test_who_cannot_announce_itself_listens_no_more_and_tries_again(house):
         assert list(house.net.services) == [("a", 7)]
         assert now() == pytest.approx(3 * RETRY_S)
         other = house.sequencing(host="b", port=9)
-        house.net.refusal = OSError("in use")
+        house.net.refusal = WormError("in use")
         house.board.number, house.board.value = -1, None
-        with pytest.raises(NoSequencer, match="no sequencer can listen at b:9 here: in use"):
+        with pytest.raises(NoSequencer, match="no sequencer can be here: in use"):
             await asked(other, 5.0)
 
     in_time(work)

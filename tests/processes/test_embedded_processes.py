@@ -50,7 +50,7 @@ def test_two_processes_that_open_one_file_get_a_clear_error_and_the_first_goes_o
     first = start(HOLD, url)
     try:
         assert first.stdout.readline() == b"open\n"
-        with pytest.raises(StoreLocked, match="open in another process"):
+        with pytest.raises(StoreLocked, match="open already, in another process"):
             wormspace.sync.connect(url)
         assert first.poll() is None
     finally:

@@ -280,3 +280,13 @@ async def test_a_wrong_argument_of_a_command_or_query_is_its_callers_error(machi
                         tried += 1
         assert tried or not any(m.parameters for m in machine.declaration.methods.values())
         assert here.status().applied == wormspace.Address(0, 0), "nothing was sent"
+
+
+async def test_who_cannot_be_called_at_its_address_says_so() -> None:
+    async with wormspace.connect("memory:") as worm:
+        async with await worm.replicate(Counter, "hits", host="127.0.0.1") as first:
+            port = first.status().member.port
+            with pytest.raises(WormError, match=f"cannot listen on 127.0.0.1:{port}: .*; choose"):
+                await worm.replicate(Counter, "hits", host="127.0.0.1", port=port)
+        with pytest.raises(WormError, match=r"cannot listen on 192\.0\.2\.1:0"):
+            await worm.replicate(Counter, "hits", host="192.0.2.1")

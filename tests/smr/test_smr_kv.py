@@ -213,3 +213,11 @@ def test_the_keys_with_a_prefix_are_those_below_its_stop(prefix, key):
     stop = prefix_stop(prefix)
     inside = key >= prefix and (stop is None or key < stop)
     assert inside == key.startswith(prefix)
+
+
+@pytest.mark.parametrize("ttl_s", [float("inf"), 1e300, 2e10])
+async def test_a_time_to_live_without_an_end_is_refused_in_words(ttl_s):
+    async with stores(1) as (one,):
+        with pytest.raises(ValueError, match="within some five centuries"):
+            await one.put("a", b"1", ttl_s=ttl_s)
+        assert await one.put("a", b"1", ttl_s=1e9) == 1

@@ -33,6 +33,12 @@ def test_addresses_count_as_the_registers_do(size):
     assert Address(2, 3).position(7) == 17
 
 
+@pytest.mark.parametrize(("position", "size"), [(-1, 7), (3, 0), (3, -7), ("3", 7), (3, None)])
+def test_an_address_of_what_is_no_position_is_refused(position, size):
+    with pytest.raises(BadAddress, match=r"(a position|a segment's size) is "):
+        Address.of(position, size)
+
+
 @pytest.mark.parametrize(
     ("text", "address"),
     [

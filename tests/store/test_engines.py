@@ -134,7 +134,7 @@ async def test_a_view_does_not_see_a_commit_under_way(tmp_path):
 
 async def test_one_process_opens_a_store_once(tmp_path):
     engine = AcceptorStore(tmp_path / "store")
-    with pytest.raises(StoreLocked, match="open in another process"):
+    with pytest.raises(StoreLocked, match="open already, in another process or in this one"):
         AcceptorStore(tmp_path / "store")
     engine.close()
     AcceptorStore(tmp_path / "store").close()

@@ -425,3 +425,12 @@ def test_a_password_is_in_no_message(tmp_path: Path) -> None:
         with pytest.raises(UsageError) as caught:
             open_manager("a", url)
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", [None, 7, b"bank", ["bank"], object()])
+def test_a_store_takes_a_path_or_its_text(path: object, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a directory is a path, not"):
+        tx.LmdbStore(path)  # type: ignore[arg-type]
+    store = tx.LmdbStore(str(tmp_path / "bank"))
+    assert repr(store) == f"<LmdbStore in {tmp_path / 'bank'}>"
+    store.close()

@@ -32,7 +32,7 @@ from wormspace.log.messages import (
 from wormspace.log.ongoing import Ongoing
 from wormspace.log.sequencer import Sequencer
 from wormspace.rpc import Caller, Failure, NoAnswer, Patience, Service
-from wormspace.runtime.endpoints import PORT_MAX, Endpoint
+from wormspace.runtime.endpoints import PORT_MAX
 
 log = logging.getLogger("wormspace.log")
 
@@ -370,9 +370,8 @@ class SequencerClient:
         service = Service({announced.service(self._name): serve})
         try:
             port = await service.start(self._host, self._port)
-        except OSError as e:
-            where = Endpoint(self._host, self._port)
-            raise Unavailable(f"no sequencer can listen at {where} here: {e}") from e
+        except WormError as e:
+            raise Unavailable(f"no sequencer can be here: {e}") from e
         number = None
         try:
             announced = msgspec.structs.replace(announced, port=port)

@@ -23,6 +23,7 @@ from wormspace.rpc.messages import (
     decode_request,
     encode,
 )
+from wormspace.runtime.endpoints import Endpoint
 from wormspace.wire.accepting import AcceptedConnection, Guests
 from wormspace.wire.frames import MAX_FRAME_BYTES, frame
 
@@ -69,8 +70,15 @@ class Service:
         self.guests = Guests(CONNECTIONS, HELD_BYTES, STALL_S, GREETING_S)
 
     async def start(self, host: str, port: int) -> int:
-        """Begin to listen; returns the port, which the system chooses if it was 0."""
-        return await self.guests.listen(lambda: _Connection(self), host, port)
+        """Begin to listen; returns the port, which the system chooses if it was 0.
+
+        Raises:
+            WormError: nobody can listen there.
+        """
+        try:
+            return await self.guests.listen(lambda: _Connection(self), host, port)
+        except (OSError, ValueError, OverflowError) as e:  # of a name, too
+            raise WormError(f"cannot listen on {Endpoint(host, port)}: {e}; choose another") from e
 
     async def stop(self) -> None:
         """Stop listening and drop all connections, with whatever is under way on them."""

@@ -261,7 +261,7 @@ async def listening(
     """A replica that others can call, and that takes no part yet.
 
     Raises:
-        OSError: the port cannot be had.
+        WormError: nobody can listen there.
     """
     service = Service({})
     try:

@@ -53,6 +53,9 @@ class Leased(ABC, Generic[T]):
         self._lost = ""
         self._tasks = Tasks(what)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._what}>"
+
     @abstractmethod
     async def _acquire(self) -> T | None:
         """Get it under the token; None while it cannot be had."""

@@ -229,6 +229,7 @@ def run(machine{passing}):
         source = f"lambda {str(taking)[1:-1]}: __send__(__method__, ({arguments}){rest})"
         bound: Callable[..., Any] = eval(source, {"__send__": send, "__method__": self, **names})
         bound.__name__, bound.__doc__ = self.name, self.function.__doc__
+        bound.__qualname__ = self.function.__qualname__  # what Python says of arguments begins so
         return bound
 
     def decode_arguments(self, arguments: Sequence[msgspec.Raw | None]) -> list[Any]:

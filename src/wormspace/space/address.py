@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from wormspace.errors import BadAddress
+from wormspace.space.arguments import as_int
 
 MOST_DIGITS = 19
 """Of a number below 2^62; Python refuses to read some thousands of them."""
@@ -34,7 +35,14 @@ class Address(NamedTuple):
 
     @classmethod
     def of(cls, position: int, size: int) -> Address:
-        """The address at a global position, in a space whose segments all have `size`."""
+        """The address at a global position, in a space whose segments all have `size`.
+
+        Raises:
+            BadAddress: the position is no number from 0, or the size none from 1.
+        """
+        for number, what, least in ((position, "a position", 0), (size, "a segment's size", 1)):
+            if as_int(number, what) < least:
+                raise BadAddress(f"{what} is {least} or more, not {number}")
         return cls(*divmod(position, size))
 
     def position(self, size: int) -> int:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -84,13 +85,15 @@ class LmdbEngine:
 
     def __init__(
         self,
-        path: Path,
+        path: str | os.PathLike[str],
         *,
         durability: str = SYNC,
         max_bytes: int = DEFAULT_MAX_BYTES,
         files: Files = SYSTEM,
     ) -> None:
-        self._path = path
+        if not isinstance(path, str | os.PathLike):
+            raise UsageError(f"a directory is a path, not {path!r}")
+        self._path = path = Path(path)
         self._max_bytes = max_bytes
         self._files = files
         self._sync = durability == SYNC

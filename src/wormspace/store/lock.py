@@ -23,7 +23,7 @@ class DirectoryLock:
         fd: the file, which is empty.
 
     Raises:
-        StoreLocked: another process has it.
+        StoreLocked: another process has it, or this one has it already.
         UsageError: the system has no such locks.
         OSError: the directory cannot be used.
     """
@@ -39,8 +39,8 @@ class DirectoryLock:
                 _lock_if_possible(files, directory)
             except BlockingIOError as e:
                 raise StoreLocked(
-                    f"{path} is open in another process; close that one first, or run a server "
-                    "(`wormspace server`) to share it"
+                    f"{path} is open already, in another process or in this one; close it there "
+                    "first, or run a server (`wormspace server`) to share it"
                 ) from e
             self._held = undo.pop_all()
 

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from wormspace import space
-from wormspace.errors import Closed
+from wormspace.errors import Closed, UsageError
 from wormspace.runtime.closing import Closing
 
 A = TypeVar("A")
@@ -79,11 +79,20 @@ class Background(Generic[C]):
 
         Raises:
             Closed: the client was closed before.
+            UsageError: it would wait for itself, on the loop.
         """
         with self._gate:
             if self._closed:
                 raise Closed(self._why)
+            self._require_another_thread()
             return asyncio.run_coroutine_threadsafe(make(), self._loop)
+
+    def _require_another_thread(self) -> None:
+        if threading.current_thread() is self._thread:
+            raise UsageError(
+                "this is the connection's own event loop, and would stop for ever in a call that "
+                "waits for it; use another thread, or another connection"
+            )
 
     def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run what `make` makes to its end, and return what it returns.
@@ -108,10 +117,21 @@ class Background(Generic[C]):
         return self.call(doing)
 
     def wait(self, make: Callable[[], Awaitable[T]]) -> T:
-        """Run what `make` makes on the loop, a coroutine or any other awaitable, to its end."""
+        """Run what `make` makes on the loop, a coroutine or any other awaitable, to its end.
+
+        Raises:
+            UsageError: it is no function, or makes nothing that can be awaited.
+        """
+        if not callable(make):
+            if inspect.iscoroutine(make):
+                make.close()
+            raise UsageError(f"`run` takes a function, as in run(lambda: ...), not {make!r}")
 
         async def waiting() -> T:
-            return await make()
+            made = make()
+            if not inspect.isawaitable(made):
+                raise UsageError(f"`run` waits for what can be awaited, not for {made!r}")
+            return await made
 
         return self.call(waiting)
 
@@ -159,6 +179,7 @@ class Background(Generic[C]):
         with self._gate:
             if self._closed:
                 return
+            self._require_another_thread()
             self._closed = True
             closing = asyncio.run_coroutine_threadsafe(self.client.close(), self._loop)
         try:
@@ -203,6 +224,9 @@ class Block(Generic[T]):
     ) -> None:
         self._background = background
         self._make = make
+
+    def __repr__(self) -> str:
+        return f"<Block on {self._background.client!r}>"
 
     def __enter__(self) -> T:
         entered: concurrent.futures.Future[T] = concurrent.futures.Future()
@@ -315,6 +339,9 @@ class Stream(Iterator[T], Generic[T]):
         self._turn = threading.Lock()
         self._pending: concurrent.futures.Future[T] | None = None
         self._over = False
+
+    def __repr__(self) -> str:
+        return repr(self._source)
 
     def __enter__(self) -> Self:
         return self

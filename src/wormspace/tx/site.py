@@ -185,10 +185,7 @@ class Site(Closing):
         if address != "":
             Endpoint.parse(address)
         self._service = Service({SERVICE: Handlers(self).on_request})
-        try:
-            chosen = await self._service.start(host, port)
-        except (OSError, ValueError, OverflowError) as e:  # of a name, too
-            raise WormError(f"cannot listen on {Endpoint(host, port)}: {e}; choose another") from e
+        chosen = await self._service.start(host, port)
         self.address = address or str(Endpoint(host, chosen))
         return self.address
 
