@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -71,17 +72,43 @@ async def test_of_an_unknown_scheme_it_is_said_which_are_known(installed: object
     ("at", "says"),
     [
         (["a.b:C", "d.e:F"], "the scheme of a.b:C and d.e:F; uninstall all but one"),
-        (["no_such_module:X"], "which cannot be loaded: No module named 'no_such_module'"),
-        ([f"{__name__}:NOTHING"], "which cannot be loaded: module .* has no attribute 'NOTHING'"),
+        (["no_such_module:X"], "loaded: ModuleNotFoundError: No module named 'no_such_module'"),
+        ([f"{__name__}:NOTHING"], "loaded: AttributeError: module .* has no attribute 'NOTHING'"),
+        (["raises:X"], "raises:X, which cannot be loaded: RuntimeError: not today"),
+        (["is_not_python:X"], r"loaded: SyntaxError: .*\(is_not_python.py, line 1\)"),
+        (["what is this"], "what is this, which cannot be loaded: AttributeError: .*"),
         ([f"{__name__}:NOT_ONE"], "which is no Implementation: 'a module may have anything'"),
     ],
 )
 def test_what_is_wrong_with_a_package_is_said(
-    installed: dict[str, list[str]], at: list[str], says: str
+    installed: dict[str, list[str]],
+    at: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    (tmp_path / "raises.py").write_text("raise RuntimeError('not today')")
+    (tmp_path / "is_not_python.py").write_text("def (")
+    monkeypatch.syspath_prepend(tmp_path)
     installed["mine"] = at
     with pytest.raises(BadUrl, match=f"^mine: is .*{says}$"):
         find("mine")
+
+
+def test_of_two_packages_for_one_scheme_both_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("one-of-them", "the-other"):
+        info = tmp_path / f"{package.replace('-', '_')}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[wormspace.registers]\nmine = a.b:C\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadUrl) as told:
+        find("mine")
+    assert str(told.value) == (
+        "mine: is the scheme of a.b:C of one-of-them and a.b:C of the-other; uninstall all but one"
+    )
 
 
 def test_no_package_takes_the_place_of_ours(installed: dict[str, list[str]]) -> None:

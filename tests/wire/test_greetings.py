@@ -267,6 +267,13 @@ def test_only_a_server_of_this_very_set_is_counted():
             assert cluster.name == (name if is_same else told[3])
 
 
+def test_a_server_that_speaks_what_was_not_offered_is_not_counted():
+    for version in (0, 2, 7):
+        welcome = Welcome(version, "c", "s1", 0, 1, 1, 1, 1)
+        reason = Membership(0, 1, 1).check(welcome)
+        assert reason == f"it chose protocol version {version}; this client speaks 1"
+
+
 def test_a_server_that_comes_back_is_counted_as_before():
     membership = Membership(0, 1, 3)
     membership.links = {place: Somewhere(f"h:{place}") for place in range(3)}
@@ -306,7 +313,7 @@ async def test_a_client_goes_on_when_two_servers_have_changed_addresses(stack):
         await segment.unsafe_write(1, b"after", timeout=10)
         (partition,) = worm.registers._partitions
         await until(lambda: partition.up == 0b111)
-        assert [link.welcome.server for link in partition.links] == ["s0", "s1", "s2"]
+        assert [link._welcome.server for link in partition.links] == ["s0", "s1", "s2"]
         assert partition.links[0].name == f"127.0.0.1:{two.port}"
         assert partition.links[1].name == f"127.0.0.1:{one.port}"
 

@@ -119,9 +119,9 @@ def test_pauses_grow_until_a_server_greets(monkeypatch) -> None:
         link.connection_lost(None)  # without a greeting: as busy as before
         await asyncio.sleep(RETRY_MAX_S + 0.001)
         link.data_received(WELCOME)
-        assert (link.up, link.trouble, link.welcome.server) == (True, "", "s1")
+        assert (link.up, link.trouble, link._welcome.server) == (True, "", "s1")
         link.connection_lost(ConnectionResetError("reset"))
-        assert (link.up, link.trouble, link.welcome) == (False, "reset", None)
+        assert (link.up, link.trouble, link._welcome) == (False, "reset", None)
         began = asyncio.get_running_loop().time()
         await asyncio.sleep(1)
         assert net.tried[-1][0] - began == pytest.approx(RETRY_MIN_S)

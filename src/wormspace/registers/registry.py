@@ -119,12 +119,17 @@ def find(scheme: str) -> Implementation:
         known = ", ".join(f"{name}:" for name in schemes())
         raise BadUrl(f"no register implementation {scheme!r}; there are {known}")
     if len(entries) > 1:
-        where = " and ".join(sorted(entry.value for entry in entries))
+        where = " and ".join(sorted(map(_where, entries)))
         raise BadUrl(f"{scheme}: is the scheme of {where}; uninstall all but one")
     try:
         found = entries[0].load()
-    except (ImportError, AttributeError) as e:
-        raise BadUrl(f"{scheme}: is at {entries[0].value}, which cannot be loaded: {e}") from e
+    except Exception as e:  # whatever a package does when it is imported
+        why = f"{type(e).__name__}: {e}"
+        raise BadUrl(f"{scheme}: is at {entries[0].value}, which cannot be loaded: {why}") from e
     if not isinstance(found, Implementation):
         raise BadUrl(f"{scheme}: is at {entries[0].value}, which is no Implementation: {found!r}")
     return found
+
+
+def _where(entry: EntryPoint) -> str:
+    return f"{entry.value} of {entry.dist.name}" if entry.dist else entry.value

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from wormspace.wire.messages import Welcome
+from wormspace.wire.messages import PROTOCOL_VERSIONS, Welcome
 
 
 class OneCluster:
@@ -57,6 +57,9 @@ class Membership:
 
     def check(self, welcome: Welcome) -> str:
         """Why the server that greeted so must not be counted; empty if it may be."""
+        if welcome.version not in PROTOCOL_VERSIONS:
+            ours = ", ".join(map(str, PROTOCOL_VERSIONS))
+            return f"it chose protocol version {welcome.version}; this client speaks {ours}"
         if welcome.partition != self._partition or welcome.partitions != self._partitions:
             return (
                 f"it belongs to partition {welcome.partition + 1} of {welcome.partitions}, but was "
