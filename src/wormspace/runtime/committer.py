@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 
 
@@ -40,7 +41,8 @@ class Committer:
                 work()
             except BaseException as e:  # noqa: BLE001 - it is the waiting task's to handle
                 error = e
-            done.get_loop().call_soon_threadsafe(_finish, done, error)
+            with suppress(RuntimeError):  # that loop has ended, and nobody waits there
+                done.get_loop().call_soon_threadsafe(_finish, done, error)
 
 
 def _finish(done: asyncio.Future[None], error: BaseException | None) -> None:
