@@ -122,7 +122,7 @@ async def test_a_port_that_is_taken_is_said_to_be_and_nothing_is_left():
     async with scene() as it:
         taken = it.replica.status().member.port
         before = asyncio.all_tasks()
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(wormspace.WormError, match="in use"):
             await it.worm.replicate(Counter, "hits", leadership=it.leadership, port=taken)
         assert asyncio.all_tasks() == before
 

@@ -248,6 +248,23 @@ async def test_what_was_sent_to_one_leader_is_sent_again_when_there_is_another(w
 
 
 @on
+async def test_two_leaders_in_one_moment_end_what_was_sent_to_the_one_before_once(worm, caplog):
+    """The second is heard of while the call is on its way out."""
+    core, puppet = await begun(worm)
+    puppet.leads, puppet.leader = False, OTHER
+    others = Elsewhere(core, asyncio.Event(), reply(5))
+    result = note(core, 1)
+    await asyncio.sleep(0.5)
+    puppet.leader = THIRD
+    for _ in range(8):
+        core.learner.on_leader()
+        await asyncio.sleep(0)
+    assert await result == 5
+    assert [member for member, *_ in others.asked] == [OTHER, THIRD]
+    await core.close()
+
+
+@on
 async def test_a_call_of_a_replica_that_has_stopped_ends_with_why(worm, caplog):
     core, puppet = await begun(worm)
     puppet.leads, puppet.leader = False, OTHER

@@ -541,6 +541,18 @@ def test_who_is_told_of_a_later_segment_meanwhile_keeps_to_that():
     virtually(work)
 
 
+def test_a_mistake_while_it_follows_stops_it_and_does_not_leave_it_deaf():
+    async def work(worm):
+        error = KeyError("whatever it is")
+        heard = Heard([Allocated(0, 4, segment_metadata()), error])
+        heard.learner.listen()
+        await asyncio.sleep(1)
+        assert heard.failed == [error]
+        assert len(heard.space.asked) == 1
+
+    virtually(work)
+
+
 def test_it_follows_the_space_until_it_is_deafened():
     first = [
         Allocated(0, 4, segment_metadata()),

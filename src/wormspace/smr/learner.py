@@ -353,3 +353,6 @@ class Learner:
             except WormError as e:
                 log.warning("following %s: %s", self.space.name, e)
                 await asyncio.sleep(RETRY_S)
+            except Exception as e:  # noqa: BLE001 - whatever it is, nothing more would be heard
+                self._fail(e)
+                return

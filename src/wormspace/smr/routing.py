@@ -110,7 +110,8 @@ class Router:
     def on_leader(self) -> None:
         """Somebody else leads: what was sent to the one before is sent again."""
         for timeout in self._forwarded:
-            timeout.reschedule(self.context.loop.time())
+            if not timeout.expired():  # else it is on its way back already
+                timeout.reschedule(self.context.loop.time())
 
     # ------------------------------------------------------------ here
 
