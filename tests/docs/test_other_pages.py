@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from wormspace import errors
+from wormspace.cli.app import LATER, SECTIONS, cli
 from wormspace.server.limits import Limits, ServerIdentity
 from wormspace.server.listener import Server
 from wormspace.server.storage import AcceptorStore
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 OPERATIONS = (DOCS / "operations.md").read_text()
 CONCEPTS = (DOCS / "concepts.md").read_text()
 
@@ -42,3 +44,11 @@ def test_the_cluster_file_on_the_page_has_the_limits_and_their_defaults():
 def test_every_error_is_in_the_table(error):
     table = CONCEPTS.partition("| error | family |")[2].partition("\n\n")[0]
     assert error is errors.WormError or f"`{error.__name__}`" in table
+
+
+def test_every_command_is_shown_by_help_and_is_on_a_page():
+    commands = [*cli.commands, *LATER]
+    assert sorted(commands) == sorted(name for _, names in SECTIONS for name in names)
+    pages = "\n".join(page.read_text() for page in [ROOT / "README.md", *DOCS.glob("*.md")])
+    unsaid = [name for name in commands if not re.search(rf"wormspace {name}\b", pages)]
+    assert not unsaid

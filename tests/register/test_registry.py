@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from wormspace.errors import BadUrl, Unavailable
 from wormspace.registers import registry
 from wormspace.registers.registry import Implementation, Url, find
 from wormspace.registers.spec import SpecRegisters
+
+ROOT = Path(__file__).parents[2]
 
 asked: list[tuple[Url, float, bool]] = []
 
@@ -41,9 +44,18 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
 
 def test_all_of_ours_can_be_loaded_and_say_how_their_urls_look() -> None:
-    assert [find(scheme).usage.partition(":")[0] for scheme in registry.BUILT_IN] == [
-        *("memory", "file", "worm", "spec")
-    ]
+    assert {scheme: find(scheme).usage.partition(":")[0] for scheme in registry.BUILT_IN} == {
+        scheme: scheme for scheme in registry.BUILT_IN
+    }
+
+
+def test_all_of_ours_are_in_the_table_of_the_page_with_the_files_where_they_are() -> None:
+    table = (
+        (ROOT / "docs" / "registers.md").read_text().partition("| URL |")[2].partition("\n\n")[0]
+    )
+    rows = re.findall(r"^\| `(\w+):[^`]*` \|.*\| `([\w/]+)\.py` \|$", table, re.MULTILINE)
+    where = {scheme: at.partition(":")[0] for scheme, at in registry.BUILT_IN.items()}
+    assert {scheme: f"wormspace.{file.replace('/', '.')}" for scheme, file in rows} == where
 
 
 async def test_the_scheme_of_another_package_opens_its_registers(installed: object) -> None:

@@ -1,8 +1,10 @@
 """Messages to bytes and back; what is not a message is refused, and is nothing worse."""
 
+from typing import get_args
+
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 from wormspace.paxos.messages import (
@@ -79,6 +81,19 @@ replies = st.one_of(
 ids = st.integers(0, (1 << 63) - 1)
 to_server = st.builds(wire.ToServer, ids, requests)
 to_client = st.builds(wire.ToClient, ids, replies)
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [
+        *((requests, kind) for kind in get_args(wire.ClientMessage)),
+        *((replies, kind) for kind in get_args(wire.ServerMessage)),
+    ],
+    ids=lambda it: getattr(it, "__name__", ""),
+)
+def test_every_message_there_is_is_tried_here(made, kind):
+    at_once = settings(phases=[Phase.generate], database=None, derandomize=True, max_examples=5000)
+    assert find(made, lambda message: isinstance(message, kind), settings=at_once)
 
 
 def body(message):
