@@ -3,40 +3,54 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from typing import Any
 
 import click
 
 import wormspace
 from wormspace.cli.exits import complain_in_json, report
-from wormspace.cli.listen import listen
-from wormspace.cli.registers import capture, holds, read, settle, write
-from wormspace.cli.segments import alloc, check, head, spaces, tail, trim, trim_prefix
 from wormspace.cli.settings import Settings, global_options
-from wormspace.cli.status import status
 from wormspace.errors import WormError
 
-LATER = {
-    "up": ("wormspace.cli.up", "up"),
-    "cluster": ("wormspace.cli.cluster", "cluster"),
-    "server": ("wormspace.cli.server", "server"),
-    "kv": ("wormspace.cli.kv", "kv"),
-    "tx": ("wormspace.cli.tx", "tx"),
-    "log": ("wormspace.cli.log", "log"),
-    "bench": ("wormspace.cli.bench", "bench_command"),
-    "sim": ("wormspace.cli.sim", "sim_command"),
-    "exporter": ("wormspace.cli.exporter", "exporter"),
+SECTIONS: dict[str, dict[str, str]] = {
+    "Clusters": {
+        "up": "wormspace.cli.up:up",
+        "status": "wormspace.cli.status:status",
+        "cluster": "wormspace.cli.cluster:cluster",
+        "server": "wormspace.cli.server:server",
+        "exporter": "wormspace.cli.exporter:exporter",
+    },
+    "Segments": {
+        "alloc": "wormspace.cli.segments:alloc",
+        "check": "wormspace.cli.segments:check",
+        "tail": "wormspace.cli.segments:tail",
+        "head": "wormspace.cli.segments:head",
+        "spaces": "wormspace.cli.segments:spaces",
+        "trim": "wormspace.cli.segments:trim",
+        "trim-prefix": "wormspace.cli.segments:trim_prefix",
+    },
+    "Registers": {
+        "capture": "wormspace.cli.registers:capture",
+        "holds": "wormspace.cli.registers:holds",
+        "write": "wormspace.cli.registers:write",
+        "read": "wormspace.cli.registers:read",
+        "settle": "wormspace.cli.registers:settle",
+        "listen": "wormspace.cli.listen:listen",
+    },
+    "Applications": {
+        "log": "wormspace.cli.log:log",
+        "kv": "wormspace.cli.kv:kv",
+        "tx": "wormspace.cli.tx:tx",
+    },
+    "Tools": {
+        "bench": "wormspace.cli.bench:bench_command",
+        "sim": "wormspace.cli.sim:sim_command",
+    },
 }
-"""Commands that are heavy, or run on Linux and macOS only: imported when they are called for."""
+"""Where each command is: some are heavy, or run on Linux and macOS only, so each is imported when
+it is called for."""
 
-SECTIONS = (
-    ("Clusters", ("up", "status", "cluster", "server", "exporter")),
-    ("Segments", ("alloc", "check", "tail", "head", "spaces", "trim", "trim-prefix")),
-    ("Registers", ("capture", "holds", "write", "read", "settle", "listen")),
-    ("Applications", ("log", "kv", "tx")),
-    ("Tools", ("bench", "sim")),
-)
+COMMANDS = {name: where for commands in SECTIONS.values() for name, where in commands.items()}
 
 
 class Wormspace(click.Group):
@@ -57,24 +71,20 @@ class Wormspace(click.Group):
             ctx.exit(report(e, as_json=settings.json))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        later = [name for name, (module, _) in LATER.items() if importlib.util.find_spec(module)]
-        return [*super().list_commands(ctx), *later]
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in LATER and cmd_name in self.list_commands(ctx):
-            module, name = LATER[cmd_name]
-            command: click.Command = getattr(importlib.import_module(module), name)
-            return command
-        return super().get_command(ctx, cmd_name)
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        present = set(self.list_commands(ctx))
-        for title, names in SECTIONS:
-            commands = [(n, self.get_command(ctx, n)) for n in names if n in present]
-            rows = [(n, c.get_short_help_str(60)) for n, c in commands if c is not None]
-            if rows:
-                with formatter.section(title):
-                    formatter.write_dl(rows)
+        for title, names in SECTIONS.items():
+            commands = [(n, self.get_command(ctx, n)) for n in names]
+            with formatter.section(title):
+                formatter.write_dl([(n, c.get_short_help_str(60)) for n, c in commands if c])
 
 
 @click.group(cls=Wormspace, context_settings={"help_option_names": ["-h", "--help"]})
@@ -96,22 +106,3 @@ def cli() -> None:
     Exit codes: 0 done, 1 failed, 2 misuse, 3 somebody else was first, 4 unavailable
     (the outcome is unknown), 5 trimmed, 6 refused or the store cannot be used.
     """
-
-
-for _command in (
-    alloc,
-    capture,
-    check,
-    head,
-    holds,
-    listen,
-    read,
-    settle,
-    spaces,
-    status,
-    tail,
-    trim,
-    trim_prefix,
-    write,
-):
-    cli.add_command(_command)

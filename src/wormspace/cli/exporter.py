@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import click
 import msgspec
@@ -95,20 +96,32 @@ async def _serve(settings: Settings, host: str, port: int) -> None:
     over = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, over.set)
-    worm = await survey(settings.target(), timeout=settings.timeout)
+    async with (
+        await survey(settings.target(), timeout=settings.timeout) as worm,
+        serving_metrics(Metrics(worm, loop), Endpoint(host, port), "a --port"),
+    ):
+        await over.wait()
+
+
+@asynccontextmanager
+async def serving_metrics(collector: Collector, at: Endpoint, instead: str) -> AsyncIterator[None]:
+    """Let Prometheus ask for metrics meanwhile.
+
+    Args:
+        instead: what to choose where nobody can listen there.
+
+    Raises:
+        WormError: nobody can.
+    """
     registry = CollectorRegistry()
     try:
-        http, _ = start_http_server(port, host, registry)
+        http, _ = start_http_server(at.port, at.host, registry)
     except OSError as e:
-        await worm.close()
-        raise WormError(
-            f"cannot listen on {Endpoint(host, port)}: {e.strerror}; choose a --port"
-        ) from e
-    registry.register(Metrics(worm, loop))
-    note(f"metrics on http://{Endpoint(host, http.server_port)}/metrics")
+        raise WormError(f"cannot listen on {at}: {e.strerror}; choose {instead}") from e
+    registry.register(collector)
+    note(f"metrics on http://{Endpoint(at.host, http.server_port)}/metrics")
     try:
-        await over.wait()
+        yield
     finally:
         await asyncio.to_thread(http.shutdown)
         http.server_close()
-        await worm.close()

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from prometheus_client import CollectorRegistry, start_http_server
 
 from wormspace.cli.arguments import PORT, Amount, listening_at
+from wormspace.cli.exporter import serving_metrics
 from wormspace.cli.settings import Settings, common
 from wormspace.cli.show import cell, emit, note, print_table, say, table
-from wormspace.errors import Trimmed, WormError
+from wormspace.errors import Trimmed
 from wormspace.runtime.collector import collect_seldom
 from wormspace.runtime.endpoints import Endpoint
 from wormspace.space.client import Client
@@ -103,11 +102,7 @@ def list_command(settings: Settings, everything: bool, space: str) -> None:
 
     Votes of transactions on which everybody has acted are trimmed in time, and not listed.
     """
-
-    async def work(worm: Client) -> list[Seen]:
-        return await look(worm, space)
-
-    found = settings.run(work)
+    found = settings.run(lambda worm: look(worm, space))
     chosen = [seen for seen in found if everything or seen.outcome == UNDECIDED]
     if settings.json:
         for seen in chosen:
@@ -133,12 +128,8 @@ def list_command(settings: Settings, everything: bool, space: str) -> None:
 def show(settings: Settings, id: str, space: str) -> None:  # noqa: A002 - the argument's name
     """Show who voted what on transaction ID, when, why, and what is missing."""
     txid = TxId.parse(id)
-
-    async def work(worm: Client) -> Seen | None:
-        return await look_at(worm, space, txid)
-
     try:
-        seen = settings.run(work)
+        seen = settings.run(lambda worm: look_at(worm, space, txid))
     except Trimmed:
         raise Trimmed(
             f"{txid} is over: everybody has acted on it, and its votes are gone"
@@ -239,10 +230,7 @@ async def _retire(
     byname = {manager.name: manager for manager in opened}
     before = time.time() - after_s
     for name in await retire(worm, site.space, site.resolver, byname, before=before):
-        if settings.json:
-            emit({"trimmed": name})
-        else:
-            say(f"{name}  trimmed")
+        settings.answer({"trimmed": name}, f"{name}  trimmed")
 
 
 def _tell(settings: Settings, r: Resolution) -> None:
@@ -265,35 +253,15 @@ def _tell_of_others(settings: Settings, others: list[Gid], told: set[Gid]) -> se
     for gid in others:
         if gid in told:
             continue
-        if settings.json:
-            emit({"left_alone": str(gid), "manager": gid.manager})
-        else:
-            note(f"{gid}: left alone, of another transaction space or an older format")
+        answer = {"left_alone": str(gid), "manager": gid.manager}
+        line = f"{gid}: left alone, of another transaction space or an older format"
+        settings.answer(answer, line, note)
     return set(others)
 
 
-@asynccontextmanager
-async def _metrics(site: Site, at: Endpoint | None) -> AsyncIterator[None]:
-    """Let Prometheus ask for the site's metrics meanwhile, if it is said where.
-
-    Raises:
-        WormError: nobody can listen there.
-    """
-    if at is None:
-        yield
-        return
-    registry = CollectorRegistry()
-    registry.register(SiteMetrics(site))
-    try:
-        http, _ = start_http_server(at.port, at.host, registry)
-    except OSError as e:
-        raise WormError(f"cannot listen on {at}: {e.strerror}; choose --metrics") from e
-    note(f"metrics on http://{Endpoint(at.host, http.server_port)}/metrics")
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(http.shutdown)
-        http.server_close()
+def _metrics(site: Site, at: Endpoint | None) -> AbstractAsyncContextManager[None]:
+    """Let Prometheus ask for the site's metrics meanwhile, if it is said where."""
+    return serving_metrics(SiteMetrics(site), at, "--metrics") if at else nullcontext()
 
 
 @tx.command()
@@ -324,10 +292,7 @@ def serve(
             async with _metrics(site, metrics):
                 address = await site.start(host, port)
                 collect_seldom()
-                if settings.json:
-                    emit({"manager": name, "address": address})
-                else:
-                    say(f"{name}=kv://{address}")
+                settings.answer({"manager": name, "address": address}, f"{name}=kv://{address}")
                 await asyncio.Event().wait()
         finally:
             await site.close()

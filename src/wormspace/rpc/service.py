@@ -53,10 +53,6 @@ GREETING_S = 5.0
 """How long a caller may take to greet."""
 
 
-class _NoHandler(WormError):
-    """Nobody here has that name."""
-
-
 class Service:
     """Answers requests at one address.
 
@@ -152,16 +148,17 @@ class _Connection(AcceptedConnection):
 
     async def _serve(self, request: Request) -> None:
         handler = self._service.handlers.get(request.service)
+        if handler is None:
+            why = f"no service {request.service!r} here".encode(errors="replace")
+            self.send(frame(encode(Answer(request.id, why, failed=True, absent=True))))
+            return
         try:
-            if handler is None:
-                raise _NoHandler(f"no service {request.service!r} here")
             body = await handler(request.body)
             if len(body) > MAX_FRAME_BYTES // 2:
                 raise WormError(f"the answer has {len(body)} bytes, too large for one message")
             answer = Answer(request.id, body)
         except WormError as e:
-            why, absent = str(e).encode(errors="replace"), isinstance(e, _NoHandler)
-            answer = Answer(request.id, why, failed=True, absent=absent)
+            answer = Answer(request.id, str(e).encode(errors="replace"), failed=True)
         except asyncio.CancelledError:
             if self._over:
                 raise

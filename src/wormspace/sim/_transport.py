@@ -39,34 +39,6 @@ class TransportNetwork(WireNetwork, Protocol):
 class SimTransport(asyncio.Transport):
     """One end of a connection, with the interface of asyncio's stream transports."""
 
-    __slots__ = (
-        "_buffer",
-        "_buffered",
-        "_closing",
-        "_context",
-        "_drain_context",
-        "_draining",
-        "_end_sent",
-        "_error",
-        "_high",
-        "_in_flight",
-        "_loop",
-        "_low",
-        "_network",
-        "_owner",
-        "_partial",
-        "_protocol",
-        "_reading_paused",
-        "_received",
-        "_writing_paused",
-        "local",
-        "lost",
-        "peer",
-        "remote",
-        "waiter",
-        "wire",
-    )
-
     def __init__(
         self,
         network: TransportNetwork,

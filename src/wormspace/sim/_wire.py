@@ -40,8 +40,6 @@ class Mark(enum.Enum):
 class Link:
     """The way from one host to another, shared by all their connections."""
 
-    __slots__ = ("blocked", "factor", "latency", "random", "source", "stalled", "target")
-
     def __init__(self, source: str, target: str, latency: Latency, random: Random) -> None:
         self.source = source
         self.target = target
@@ -87,21 +85,6 @@ class WireNetwork(Protocol):
 
 class Wire:
     """What one end of a connection has sent and the other has not received."""
-
-    __slots__ = (
-        "_arrival",
-        "_end",
-        "_frames",
-        "_horizon",
-        "_items",
-        "_loop",
-        "_network",
-        "_sent_at",
-        "_silent",
-        "_stall",
-        "_stalled",
-        "link",
-    )
 
     def __init__(self, network: WireNetwork, link: Link, end: End) -> None:
         self.link = link

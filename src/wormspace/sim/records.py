@@ -29,18 +29,16 @@ class Violation(Exception):
         return f"{self.claim}\n{self.detail}"
 
 
+@dataclass
 class WriteCall:
     """A write or settle under way: until something closes it, its outcome is unknown."""
 
-    __slots__ = ("called", "client", "input", "output", "returned", "valid")
-
-    def __init__(self, client: str, asked: tuple[Any, ...], called: int) -> None:
-        self.client = client
-        self.input = asked
-        self.called = called
-        self.output: Any = UNKNOWN
-        self.returned: int | None = None
-        self.valid = True
+    client: str
+    input: tuple[Any, ...]
+    called: int
+    output: Any = UNKNOWN
+    returned: int | None = None
+    valid: bool = True
 
     def operation(self) -> Operation:
         """As the linearizability checker wants it."""
