@@ -19,7 +19,7 @@ from wormspace.paxos import accept, broadcast, prepare, reading
 from wormspace.paxos.accept import Accept
 from wormspace.paxos.ballot import NOTHING, UNSAFE, above, round_of, show
 from wormspace.paxos.broadcast import Broadcast
-from wormspace.paxos.messages import COMPLETE, Promise, Refusal, Report, Row, Trim
+from wormspace.paxos.messages import COMPLETE, Promise, RefusedWrite, Report, Row, Trim
 from wormspace.paxos.prepare import ClashingReports, Prepare
 from wormspace.paxos.quorum import is_quorum
 from wormspace.paxos.reading import Reading
@@ -54,7 +54,7 @@ class Answer(NamedTuple):
     kind: str
     ballot: bytes = NOTHING
     rows: tuple[Row, ...] = ()
-    refused: tuple[Refusal, ...] = ()
+    refused: tuple[RefusedWrite, ...] = ()
 
     def __str__(self) -> str:
         rows = ", ".join(show_row(row) for row in self.rows) or "nothing"
@@ -309,7 +309,7 @@ class Proposer(Base):
         ]
 
     def _on_promised(self, state: Begun, machine: Prepare) -> Move:
-        half = prepare.half(machine)
+        half = prepare.undecided(machine)
         claims = frozenset((r.offset, r.value) for r in prepare.reported(machine) if r.decided)
         taken = {row.offset for row in prepare.reported(machine)}
         free = tuple(offset for offset in range(*self.span) if offset not in taken)
@@ -479,7 +479,7 @@ class Reader(Base):
         return self.ask(after, "was refused and captures", wish)
 
     def _on_promised(self, state: Begun, machine: Prepare) -> Move:
-        half = prepare.half(machine)
+        half = prepare.undecided(machine)
         claims = frozenset((r.offset, r.value) for r in prepare.reported(machine) if r.decided)
         if not half:
             return self._help_next(state.rest, state.attempt, claims)

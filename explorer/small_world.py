@@ -29,7 +29,7 @@ from wormspace.paxos.messages import (
     Done,
     Promise,
     Read,
-    Refusal,
+    RefusedWrite,
     Reject,
     Report,
     Trim,
@@ -118,7 +118,7 @@ class Paxos:
         not matter here."""
         if answer.kind == "reject":
             return None
-        refused = tuple(Refusal(r.offset, b"") for r in answer.refused)
+        refused = tuple(RefusedWrite(r.offset, b"") for r in answer.refused)
         return answer._replace(refused=refused)
 
     def votes(self, wish: Wish, answer: Answer) -> list[tuple[int, bytes, bytes]]:

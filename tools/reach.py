@@ -45,7 +45,7 @@ SOMETIMES = {
     "a value is met half-written": (
         "registers",
         "registers/paxos/client.py",
-        "half.setdefault(",
+        "undecided.setdefault(",
         0,
     ),
     "a client has forgotten what it wrote": (

@@ -59,7 +59,7 @@ FUNCTIONS = ("tx.deciding.judge", "tx.deciding.outcome")
 """Pure functions, executed whole; what they call is looked at by the lint, too."""
 
 PROCEDURES = (
-    *(f"registers.paxos.issued.Issued.{name}" for name in ("issue", "give_up", "settle")),
+    *(f"registers.paxos.issued.Issued.{name}" for name in ("issue", "give_up", "decide")),
     *(f"registers.paxos.memory.{name}" for name in ("_Forgotten.add", "_Forgotten.has")),
     *(f"registers.paxos.memory.{name}" for name in ("_Past.add", "_Past.has", "Memory.open")),
     *(

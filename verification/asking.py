@@ -70,8 +70,8 @@ def one_by_one(make: Callable[[z3.ExprRef], Any]) -> tuple[OneByOne, Facts]:
 def _left_to_do(e: Engine) -> None:
     rows, facts = one_by_one(lambda at: any_row(e.core, at)[0])
     e.each(
-        "prepare.half: exactly the rows that are not decided",
-        e.paths("prepare.half", any_capturing(e.core, ((0, rows),))),
+        "prepare.undecided: exactly the rows that are not decided",
+        e.paths("prepare.undecided", any_capturing(e.core, ((0, rows),))),
         lambda out: (
             z3.BoolVal(any(row is rows.own for row in out))
             == z3.And(rows.present, z3.Not(bool_term(rows.own.decided)))

@@ -67,7 +67,7 @@ _PROCEDURES = {
 """Of layer 4, by how a theorem's name begins; the first that fits."""
 
 _ONE_BY_ONE = (
-    "prepare.half",
+    "prepare.undecided",
     "prepare.absorb",
     "accept.finished",
     "accept.lost",

@@ -120,7 +120,7 @@ class State:
             issued.open[self.at] = self.w
         elif choose("in doubt"):
             issued.doubt[self.at] = digest(self.w)
-        issued.settled = Offsets(self.at, truth("settled"))
+        issued.decided = Offsets(self.at, truth("settled"))
         current().facts.append(self.remembered(self.sent, self.w))
 
     def remembered(self, sent: z3.BoolRef, w: SymWord) -> z3.BoolRef:
@@ -128,7 +128,7 @@ class State:
         issued = self.writes.issued
         is_open = [w.z == word_term(v) for k, v in issued.open.items() if k is self.at]
         doubt = [_digest(w.z) == word_term(v) for k, v in issued.doubt.items() if k is self.at]
-        settled = issued.settled.has
+        settled = issued.decided.has
         known = z3.Or(z3.BoolVal(bool(is_open or doubt)), settled)
         past = z3.And(self.old, z3.Or(z3.And(self.forgotten, self.stands()), self.refused))
         held = z3.And(self.decided, w.z == self.held.z)
@@ -140,10 +140,10 @@ class State:
 
     def later(self) -> None:
         """Other calls have done what they do; the writes were not forgotten meanwhile."""
-        was = self.sent, self.decided, self.writes.issued.settled.has
+        was = self.sent, self.decided, self.writes.issued.decided.has
         self.sent, self.decided = truth("sent"), truth("decided")
         self._remember()
-        now = self.sent, self.decided, self.writes.issued.settled.has
+        now = self.sent, self.decided, self.writes.issued.decided.has
         current().facts += [z3.Implies(a, b) for a, b in zip(was, now, strict=True)]
         current().facts.append(z3.Implies(self.taken, z3.Not(self.sent)))
 
@@ -174,7 +174,7 @@ def remembering(e: Engine) -> None:
                 return it.give_up(offset)
             inside = z3.And(offset.z <= state.at.z, state.at.z < upto.z)
             current().facts.append(z3.Implies(inside, z3.And(state.sent, state.stands())))
-            return it.settle([(offset, upto)])
+            return it.decide([(offset, upto)])
 
         return work(), (state, here, value)
 
@@ -184,7 +184,7 @@ def remembering(e: Engine) -> None:
             kept = state.remembered(state.sent, state.w)
             return {"of another register: F is as before": kept}
         same = z3.Implies(state.sent, value.z == state.w.z)
-        known = z3.Or(state.writes.issued.settled.has, z3.And(state.sent, state.old))
+        known = z3.Or(state.writes.issued.decided.has, z3.And(state.sent, state.old))
         if not done.result:
             kept = state.remembered(state.sent, state.w)
             return {"refused: another value was sent": z3.Not(same), "nothing changes": kept}
@@ -201,7 +201,7 @@ def remembering(e: Engine) -> None:
 
     title = "one value: register.Issued"
     procedure(e, f"{title}.issue: passes nothing but what was sent", lambda: step("issue"), issue)
-    for act, what in (("give_up", "a doubt is kept as a doubt"), ("settle", "only what stands")):
+    for act, what in (("give_up", "a doubt is kept as a doubt"), ("decide", "only what stands")):
         procedure(e, f"{title}.{act}: {what}", partial(step, act), kept)
 
 

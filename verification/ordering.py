@@ -1,9 +1,9 @@
 """Layer 4: *pages first*: what a captor does, in which order, and which ballots it takes.
 
 `PaxosRegisters.capture` sends nothing under its ballot before its capture is promised: no report is
-counted after that (layer 1: a capture that is over does not change).  Then it writes what `half`
-selects, under that very ballot; and the token that it returns calls nothing free that anybody
-reported.
+counted after that (layer 1: a capture that is over does not change).  Then it writes what
+`undecided` selects, under that very ballot; and the token that it returns calls nothing free that
+anybody reported.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from wormspace.paxos.accept import Accept
 from wormspace.paxos.acceptor import ACCEPTED, on_write
 from wormspace.paxos.ballot import NOTHING, UNSAFE, ballot
 from wormspace.paxos.effects import Send
-from wormspace.paxos.messages import Capture, Refusal, Row, Write
+from wormspace.paxos.messages import Capture, RefusedWrite, Row, Write
 from wormspace.paxos.ranges import Range, overlay
 from wormspace.registers.paxos.client import PaxosRegisters
 from wormspace.registers.paxos.partition import Partition
@@ -102,7 +102,7 @@ _NAMES = ("begin", "on_written", "finished", "lost", "contested")
 _SHIPPED: dict[str, Any] = {name: getattr(accept, name) for name in _NAMES}
 
 
-def _on_written(w: Accept, server: int, refused: list[Refusal]) -> Accept:
+def _on_written(w: Accept, server: int, refused: list[RefusedWrite]) -> Accept:
     """`accept.on_written`, by hand, for the common case."""
     if refused or w.answered >> server & 1:
         done: Accept = _SHIPPED["on_written"](w, server, refused)

@@ -5,7 +5,7 @@ derived, for one register REG, from the captor's own state: `best` is the row th
 REG, and `told` all that servers have reported of it.  Each page that counts makes the next `best`
 out of the last one by the very formula that layer 1 proves of `on_promise` and `on_report`
 (`proposer.merged`); the capture is promised when a quorum's reports are complete; and what must be
-written is what `half` is proved to select.
+written is what `undecided` is proved to select.
 """
 
 from __future__ import annotations
@@ -120,18 +120,20 @@ def goals() -> list[Goal]:
         *heard(s, told, promised),
         z3.ForAll([n], z3.Implies(th.member(n, Q), z3.IsMember(n, promised))),
     ]
-    half = best(MB, VAL, z3.BoolVal(False))  # what `half` selects: the rows that are not decided
+    half = best(
+        MB, VAL, z3.BoolVal(False)
+    )  # what `undecided` selects: the rows that are not decided
     nothing = [empty(best), MB == th.NOTHING]
-    for name, case in (("a row of `half`", [half]), ("no row at all", nothing)):
+    for name, case in (("a row of `undecided`", [half]), ("no row at all", nothing)):
         for k, part in enumerate(chosen(s)):
             out.append(_goal(PROMOTION, f"{name}, part {k}", [*complete, *case], part))
     full = z3.Exists([n], told(n, MB, VAL, False))
-    out.append(_goal(PROMOTION, "a row of `half` was accepted", [*complete, half],
+    out.append(_goal(PROMOTION, "a row of `undecided` was accepted", [*complete, half],
                      z3.And(MB != th.NOTHING, full)))  # fmt: skip
     one = [*complete, half, best(b1, v1, d1)]
     same = z3.And(b1 == MB, v1 == VAL, z3.Not(d1))
-    out.append(_goal(PROMOTION, "a row of `half` is the only one", one, same))
+    out.append(_goal(PROMOTION, "a row of `undecided` is the only one", one, same))
     possible = [*complete, half, s.report(N, REG, BAL, MB, VAL)]
-    out.append(Goal("every action is possible", "a promised capture has a row of `half`",
+    out.append(Goal("every action is possible", "a promised capture has a row of `undecided`",
                     possible, z3.BoolVal(True), BOTH, possible=True))  # fmt: skip
     return out

@@ -3,7 +3,7 @@
 What acceptors do is derived from the shipped `on_capture`, `on_write` and `on_decided`: each of
 their paths is shown to be one of the actions below (`links`), on a node whose promises, row and
 marks are what the relations say; the very formula that a link concludes is the one that has to
-keep the invariant.  What proposers may do is what layer 1 proves of `merge`, `half` and the
+keep the invariant.  What proposers may do is what layer 1 proves of `merge`, `undecided` and the
 capture's state machine, and the rule that a ballot stands for one value.
 """
 

@@ -28,7 +28,7 @@ ROOTS = (
     *("quorum.majority", "quorum.is_quorum", "quorum.out_of_reach"),
     *("accept.verdict", "accept.on_written", "accept.finished", "accept.lost"),
     *("accept.refuse_step", "accept.obstacle", "accept.contested", "accept.begin"),
-    *("prepare.better", "prepare.clash", "prepare.merge", "prepare.half"),
+    *("prepare.better", "prepare.clash", "prepare.merge", "prepare.undecided"),
     *("prepare.on_promise", "prepare.on_report", "prepare.on_reject", "prepare.begin"),
     *("reading.count_step", "reading.is_known", "reading._merge"),
     *("reading.on_report", "reading.begin", "reading.widen"),

@@ -66,7 +66,7 @@ class Future:
 def _operation(module: Any, met: Thing) -> Any:
     it = module.WriteOperation.__new__(module.WriteOperation)
     issued = Thing(
-        settle=lambda spans: met.settled.extend(spans),
+        decide=lambda spans: met.settled.extend(spans),
         give_up=lambda offset: met.doubts.append(offset),
     )
     it.__dict__.update(

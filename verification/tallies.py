@@ -231,7 +231,7 @@ class Refusals(Symbolic):
 
 def _any_refusal(core: Core) -> tuple[Any, Facts]:
     offset, promised = th.fresh("r", th.Offset), th.fresh("promised", th.Ballot)
-    return core.messages.Refusal(SymInt(offset), SymBallot(promised)), []
+    return core.messages.RefusedWrite(SymInt(offset), SymBallot(promised)), []
 
 
 def _tallies_now(core: Core, carried: Sequence[Any], known: Mapping[str, Any]) -> Any:

@@ -102,7 +102,7 @@ class Knobs:
     registers_undecided_bytes: int = knob(64 << 20, least=4096)
     """What a listener keeps of registers that are short of a majority; then it begins anew."""
 
-    registers_settling: int = knob(1024, least=1)
+    registers_reading_late: int = knob(1024, least=1)
     """Such registers that are read at the same time."""
 
     registers_read_spans: int = knob(4096, least=1)

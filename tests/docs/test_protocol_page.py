@@ -33,7 +33,7 @@ MESSAGES = [
     wire.ToServer,
     wire.ToClient,
     paxos.Row,
-    paxos.Refusal,
+    paxos.RefusedWrite,
     Range,
 ]
 

@@ -33,7 +33,7 @@ from wormspace.paxos.messages import (
     Decided,
     Promise,
     Read,
-    Refusal,
+    RefusedWrite,
     Reject,
     Report,
     Row,
@@ -76,7 +76,7 @@ class Acceptor:
                 if verdict == ACCEPTED:
                     self.rows[o] = row
                 else:
-                    refused.append(Refusal(o, verdict))
+                    refused.append(RefusedWrite(o, verdict))
             return Written(refused)
         if isinstance(m, Read):
             return Report(self._report(m.spans), COMPLETE)
@@ -154,7 +154,7 @@ class Proposer:
         if isinstance(m, Prepare):
             text = m.phase
             if m.phase == prepare.PROMISED:
-                met, half = show_rows(prepare.reported(m)), show_rows(prepare.half(m))
+                met, half = show_rows(prepare.reported(m)), show_rows(prepare.undecided(m))
                 text += f"; met {met}; to complete {half}"
             return text
         if isinstance(m, Accept):
@@ -231,7 +231,7 @@ class Player:
 
     def do_complete(self, name: str) -> None:
         c = self.p(name).capture
-        self._write(name, c.ballot, {r.offset: r.value for r in prepare.half(c)})
+        self._write(name, c.ballot, {r.offset: r.value for r in prepare.undecided(c)})
 
     def do_read(self, name: str, lo: str, hi: str, first: str) -> None:
         p = self.p(name)

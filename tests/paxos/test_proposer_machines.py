@@ -16,7 +16,7 @@ from wormspace.paxos.messages import (
     Capture,
     Promise,
     Read,
-    Refusal,
+    RefusedWrite,
     Reject,
     Report,
     Row,
@@ -65,7 +65,7 @@ def test_a_promise_counts_only_when_its_last_page_is_there():
     assert [s.message for s in sends] == [Read("s", 0, [(20, 100)])]
     c, _ = prepare.on_report(c, 0, Report([row(21, B1)], COMPLETE))
     assert c.phase == PROMISED
-    assert [r.offset for r in prepare.half(c)] == [1, 11, 21]
+    assert [r.offset for r in prepare.undecided(c)] == [1, 11, 21]
 
 
 def test_a_page_of_a_server_that_did_not_promise_is_ignored():
@@ -107,7 +107,7 @@ def test_the_highest_ballot_is_completed_and_the_decided_is_not():
         captured(b=B3), 0, Promise([row(0, B1, b"old"), row(1, B1, b"a", True)], COMPLETE)
     )
     c, _ = prepare.on_promise(c, 1, Promise([row(0, B2, b"new"), row(1, B1, b"a")], COMPLETE))
-    assert prepare.half(c) == (row(0, B2, b"new"),)
+    assert prepare.undecided(c) == (row(0, B2, b"new"),)
     assert [r.value for r in prepare.reported(c)] == [b"new", b"a"]
 
 
@@ -123,9 +123,9 @@ def test_two_values_under_one_ballot_are_never_passed_over(decided):
 
 def test_each_register_of_a_write_has_a_verdict_of_its_own():
     w = Accept(3, "s", 0, B1, (0, 1, 2), (b"a", b"b", b"c"))
-    w = accept.on_written(w, 0, [Refusal(1, B2)])
+    w = accept.on_written(w, 0, [RefusedWrite(1, B2)])
     assert not accept.finished(w)
-    w = accept.on_written(w, 1, [Refusal(1, B3), Refusal(2, B2)])
+    w = accept.on_written(w, 1, [RefusedWrite(1, B3), RefusedWrite(2, B2)])
     assert not accept.finished(w)  # 2 was accepted once and refused once
     assert [t.offset for t in accept.lost(w)] == [1]
     assert [t.offset for t in accept.contested(w)] == [2]
@@ -277,7 +277,7 @@ class Client:
                 self.seen = max(self.seen, self.machine.top)
                 return self.step_capture()
             if self.machine.phase == PROMISED:
-                half = prepare.half(self.machine)
+                half = prepare.undecided(self.machine)
                 value = half[0].value if half else self.value
                 self.operation += 1
                 self.machine = Accept(self.servers, "s", 0, self.machine.ballot, (0,), (value,))
@@ -346,7 +346,7 @@ def test_schedules_do_decide():
 
 def test_the_check_of_schedules_can_fail(monkeypatch):
     """Were the highest ballot not completed, some schedule would decide two values."""
-    monkeypatch.setattr(prepare, "half", lambda c: ())
+    monkeypatch.setattr(prepare, "undecided", lambda c: ())
     assert any(len(run_schedule(seed, 3, 3, 400)) > 1 for seed in range(60))
 
 

@@ -38,7 +38,7 @@ def test_what_is_settled_is_no_longer_open_and_the_rest_is_as_it_was(steps, lo, 
         else:
             issued.issue(offset, value)
     before = dict(issued.open)
-    issued.settle([(lo, hi)] if lo < hi else [])
+    issued.decide([(lo, hi)] if lo < hi else [])
     settled = set(range(lo, hi))
     assert issued.open == {n: v for n, v in before.items() if n not in settled}
-    assert {n for n in range(5) if n in issued.settled} == settled
+    assert {n for n in range(5) if n in issued.decided} == settled

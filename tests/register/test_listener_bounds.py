@@ -104,7 +104,7 @@ async def test_what_is_delivered_is_forgotten_with_the_votes():
 async def test_no_more_registers_are_read_at_the_same_time_than_may_be(monkeypatch):
     from wormspace.registers.paxos import listening
 
-    monkeypatch.setattr(listening, "SETTLE_S", 0.01)
+    monkeypatch.setattr(listening, "LATE_S", 0.01)
     reading = most = 0
 
     async def slowly(segment_name, offset):
@@ -116,7 +116,7 @@ async def test_no_more_registers_are_read_at_the_same_time_than_may_be(monkeypat
         return b"v"
 
     events = []
-    with turned(registers_settling=4):
+    with turned(registers_reading_late=4):
         s = subscribe(events, read_one=slowly)
         s.on_message(0, report(0, range(10)))
         async with asyncio.timeout(10):

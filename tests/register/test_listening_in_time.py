@@ -12,7 +12,7 @@ from wormspace.errors import Refused, Trimmed, Unavailable
 from wormspace.knobs import turned
 from wormspace.paxos.messages import Done
 from wormspace.registers.interface import Gap, RegistersTrimmed, Wrote
-from wormspace.registers.paxos.listening import Subscription
+from wormspace.registers.paxos.listening import PartitionListener
 from wormspace.wire.messages import (
     ONE_WAY,
     Accepted,
@@ -44,7 +44,7 @@ class Listener:
         self.values: dict[int, object] = {}
         self.delay = 0.0
         self.failures: list[Exception] = []
-        self.one = Subscription(
+        self.one = PartitionListener(
             self.of, "s", 0, 10, self._read_one, self._hear, self.failures.append
         )
         for server in range(size) if streams is None else streams:
@@ -267,7 +267,7 @@ def test_a_register_is_read_by_one_reader_and_what_is_reported_meanwhile_counts(
 
 def test_so_many_are_read_at_a_time_and_the_others_in_their_turn():
     async def work():
-        with turned(registers_settling=2):
+        with turned(registers_reading_late=2):
             listener = Listener()
             listener.delay = 0.05
             listener.values.update({n: b"%d" % n for n in range(5)})

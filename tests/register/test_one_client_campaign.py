@@ -30,7 +30,7 @@ from wormspace.paxos.ballot import UNSAFE
 from wormspace.paxos.messages import COMPLETE, Write
 from wormspace.registers.paxos import memory
 from wormspace.registers.paxos.client import PaxosRegisters
-from wormspace.registers.paxos.listening import Subscription
+from wormspace.registers.paxos.listening import PartitionListener
 from wormspace.sim import World
 from wormspace.space.follow import Follower
 
@@ -261,14 +261,14 @@ def read_the_newest_segment(patch):
 
 def wait_for_what_nobody_decides(patch):
     """A register that one server accepted holds up all that come after it."""
-    shipped = Subscription._settle
+    shipped = PartitionListener._read_late
 
     async def settle(self, at, *rest):
         await shipped(self, at, *rest)
         if at in self._votes:
             self._votes[at].empty_at = 0.0
 
-    patch(Subscription, "_settle", settle)
+    patch(PartitionListener, "_read_late", settle)
 
 
 FAULTS = [

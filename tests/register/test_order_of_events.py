@@ -16,7 +16,7 @@ from wormspace.paxos.messages import Done, Read
 from wormspace.registers.event_queue import EventQueue
 from wormspace.registers.interface import Gap, Wrote
 from wormspace.registers.paxos import listening
-from wormspace.registers.paxos.listening import Subscription
+from wormspace.registers.paxos.listening import PartitionListener
 from wormspace.wire.messages import Accepted, Failed, Lagging, Listen
 
 
@@ -71,7 +71,7 @@ async def read_it(segment_name, offset):
 
 def subscribe(events, size=3, read_one=read_it, partition=None):
     partition = partition or Silent(size)
-    subscription = Subscription(partition, "s", 0, 10, read_one, events.append, pytest.fail)
+    subscription = PartitionListener(partition, "s", 0, 10, read_one, events.append, pytest.fail)
     for server in range(partition.size):
         subscription.on_message(server, Done())
     return subscription
@@ -107,7 +107,7 @@ async def test_a_write_is_told_when_a_majority_accepted_it():
 async def test_nothing_overtakes_the_gap_that_history_comes_with():
     """A majority of the streams stands and tells of a write; the third is still to open."""
     events = []
-    s = Subscription(Silent(3), "s", 0, 10, None, events.append, pytest.fail)
+    s = PartitionListener(Silent(3), "s", 0, 10, None, events.append, pytest.fail)
     for server in (0, 1):
         s.on_message(server, Done())
         s.on_message(server, accepted(5))
@@ -161,7 +161,7 @@ async def test_a_server_that_was_away_does_not_let_a_later_write_overtake():
 
 
 async def test_a_write_that_stays_short_of_a_majority_is_read_and_told_in_its_place(monkeypatch):
-    monkeypatch.setattr(listening, "SETTLE_S", 0.01)
+    monkeypatch.setattr(listening, "LATE_S", 0.01)
     events = []
     s = subscribe(events)
     s.on_message(1, accepted(0))
@@ -175,7 +175,7 @@ async def test_a_write_that_stays_short_of_a_majority_is_read_and_told_in_its_pl
 
 
 async def test_two_writes_at_once_that_servers_saw_in_different_orders_are_both_told(monkeypatch):
-    monkeypatch.setattr(listening, "SETTLE_S", 0.01)
+    monkeypatch.setattr(listening, "LATE_S", 0.01)
     events = []
     s = subscribe(events)
     s.on_message(0, accepted(0, 1))
@@ -336,7 +336,7 @@ async def test_another_server_sends_the_values_when_one_that_did_is_gone():
 async def test_values_come_from_whoever_comes_first_when_nobody_was_there():
     servers = Silent(3)
     servers.up = 0
-    s = Subscription(servers, "s", 0, 10, no_read, [].append, pytest.fail)
+    s = PartitionListener(servers, "s", 0, 10, no_read, [].append, pytest.fail)
     assert servers.told == [[], [], []]
     for server in (2, 0, 1):
         servers.up |= 1 << server
@@ -348,7 +348,7 @@ async def test_values_come_from_whoever_comes_first_when_nobody_was_there():
 async def test_a_server_that_refuses_is_not_asked_for_values_again():
     failures = []
     servers = Silent(3)
-    s = Subscription(servers, "s", 0, 10, no_read, [].append, failures.append)
+    s = PartitionListener(servers, "s", 0, 10, no_read, [].append, failures.append)
     s.on_message(0, Failed("too-many", "enough"))
     assert servers.told == [[True], [True], [False, True]]
     assert failures == []
@@ -360,7 +360,7 @@ async def test_a_server_that_refuses_is_not_asked_for_values_again():
 
 async def test_a_value_that_went_with_its_source_is_read(monkeypatch):
     """Accepted by 1 and 2 while nobody knew yet that 0 and its stream were gone."""
-    monkeypatch.setattr(listening, "SETTLE_S", 0.01)
+    monkeypatch.setattr(listening, "LATE_S", 0.01)
     events, servers = [], Silent(3)
     s = subscribe(events, partition=servers)
     s.on_message(2, servers.accepted(2, 4))

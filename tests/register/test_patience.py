@@ -298,7 +298,7 @@ def test_callers_that_write_the_same_are_told_of_the_decision_together():
             of.answer(server, Written([]))
         assert late.done()
         assert late.result() is None
-        assert 0 in issued.settled
+        assert 0 in issued.decided
         assert not issued.open
         assert of.is_idle
         await asyncio.sleep(20)

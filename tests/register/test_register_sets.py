@@ -189,9 +189,9 @@ def test_of_a_value_in_doubt_only_that_very_one_may_be_sent_again() -> None:
     assert held.issue(2, b"b")
     assert held.issue(1, b"a")
     assert (held.open, held.doubt) == ({1: b"a", 2: b"b"}, {})
-    held.settle(iter([(0, 2), (5, 6)]))
+    held.decide(iter([(0, 2), (5, 6)]))
     assert held.open == {2: b"b"}
-    assert [n for n in range(7) if n in held.settled] == [0, 1, 5]
+    assert [n for n in range(7) if n in held.decided] == [0, 1, 5]
 
 
 # ---------------------------------------------------------------- what a listener counts

@@ -29,7 +29,7 @@ from wormspace.paxos.messages import (
     Done,
     Promise,
     Read,
-    Refusal,
+    RefusedWrite,
     Reject,
     Report,
     Row,
@@ -171,7 +171,7 @@ def test_a_capture_whose_completion_is_refused_is_tried_again_above_it():
     async def work():
         def refuse_first(m):
             if round_of(m.ballot) < 20:
-                return Written([Refusal(2, ballot(20, b"somebody"))])
+                return Written([RefusedWrite(2, ballot(20, b"somebody"))])
             return Written([])
 
         promise = Promise([Row(2, OLD, b"two")], COMPLETE)
@@ -317,7 +317,7 @@ def test_where_that_is_refused_the_register_is_captured_and_no_other():
         rows = [Row(2, OLD, b"two"), Row(4, OLD, b"four")]
 
         def write(m):
-            return Written([Refusal(4, ballot(20, b"somebody"))] if m.ballot == OLD else [])
+            return Written([RefusedWrite(4, ballot(20, b"somebody"))] if m.ballot == OLD else [])
 
         def promise(m):
             return Promise([Row(4, ballot(20, b"somebody"), b"theirs")], COMPLETE)
@@ -391,7 +391,7 @@ def test_what_is_trimmed_already_is_as_good_and_what_is_not_decided_is_not_told(
         client = Client(*[saying(write=SegmentTrimmed())] * 3)
         await client.registers.trim(ARRAY, 4, until())
         assert Trim("s", 3, 4) in client.asked(Trim)
-        refused = Written([Refusal(TRIM, OLD)])
+        refused = Written([RefusedWrite(TRIM, OLD)])
         client = Client(*[saying(write=refused)] * 3)
         with pytest.raises(CaptureLost):
             await client.registers.trim(ARRAY, 4, until())

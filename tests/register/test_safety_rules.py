@@ -106,7 +106,7 @@ async def test_durable_before_answer_can_fail(monkeypatch):
     async def answer_first(self, queued):
         batch = self._engine.begin()
         answers, _ = self._handle(batch, queued)
-        self._settle(queued, answers)
+        self._answer(queued, answers)
         await self._engine.commit(batch)
 
     monkeypatch.setattr(Node, "_commit", answer_first)
@@ -402,7 +402,7 @@ async def test_a_capture_returns_only_when_what_it_met_is_decided():
 
 
 async def test_a_capture_returns_only_when_what_it_met_is_decided_can_fail(monkeypatch):
-    monkeypatch.setattr(prepare, "half", lambda c: ())
+    monkeypatch.setattr(prepare, "undecided", lambda c: ())
     async with world() as w:
         with pytest.raises(Violated):
             await check_a_capture_returns_only_when_what_it_met_is_decided(w)
@@ -723,7 +723,7 @@ async def test_a_server_is_counted_once():
 
 
 async def test_a_server_is_counted_once_can_fail(monkeypatch):
-    monkeypatch.setattr(Membership, "settle", lambda *a: None)
+    monkeypatch.setattr(Membership, "admit", lambda *a: None)
     with pytest.raises(Violated):
         await check_a_server_is_counted_once()
 

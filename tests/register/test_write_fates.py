@@ -12,7 +12,7 @@ from wires import simulated
 from wormspace.errors import CaptureLost, ProtocolViolation, TokenReused, Trimmed
 from wormspace.knobs import turned
 from wormspace.paxos.ballot import UNSAFE
-from wormspace.paxos.messages import Decided, Done, Refusal, SegmentTrimmed, Write, Written
+from wormspace.paxos.messages import Decided, Done, RefusedWrite, SegmentTrimmed, Write, Written
 from wormspace.registers.paxos.issued import Issued
 from wormspace.registers.paxos.operations import WriteOperation
 from wormspace.registers.spans import as_spans
@@ -95,7 +95,7 @@ def play(rng: random.Random) -> None:
             model.look()
         else:
             refused = {o: rng.choice([HIGH, TOP]) for o in OFFSETS if rng.random() < 0.4}
-            operation.on_message(server, Written([Refusal(*item) for item in refused.items()]))
+            operation.on_message(server, Written([RefusedWrite(*item) for item in refused.items()]))
             model.answer(server, refused)
         assert {o for o, future in futures.items() if future.done()} == model.fate.keys()
         assert operation.over == of.is_idle == model.is_over
@@ -109,7 +109,7 @@ def play(rng: random.Random) -> None:
             assert type(error_of(futures[offset])) is CaptureLost
         else:
             assert futures[offset].result() is None
-        assert (offset in operation.issued.settled) == (fate == "decided")
+        assert (offset in operation.issued.decided) == (fate == "decided")
         assert (offset in operation.issued.doubt) == (fate == "lost")
         assert offset not in operation.issued.open
     of.send_marks()
@@ -147,7 +147,7 @@ def test_who_lost_a_register_is_told_to_whom(ballot, promised, kind, text):
         operation, futures = write(of, ballot)
         joined = operation.add(5, b"5", now() + 60)
         for server in (0, 1):
-            of.answer(server, Written([Refusal(5, promised)]))
+            of.answer(server, Written([RefusedWrite(5, promised)]))
         for future in (futures[5], joined):
             assert type(error_of(future)) is kind
             assert text in str(error_of(future))
@@ -162,7 +162,7 @@ def test_what_only_a_silent_server_could_decide_is_given_up_at_the_first_silence
     async def work():
         of, began = Played(), now()
         _, futures = write(of)
-        of.answer(0, Written([Refusal(5, HIGH)]))
+        of.answer(0, Written([RefusedWrite(5, HIGH)]))
         of.answer(1, Written([]))
         assert [futures[offset].done() for offset in OFFSETS] == [True, False, True]
         with pytest.raises(CaptureLost):
@@ -178,7 +178,7 @@ def test_a_silence_without_a_majority_gives_up_nothing():
     async def work():
         of = Played()
         operation, futures = write(of)
-        of.answer(0, Written([Refusal(5, HIGH)]))
+        of.answer(0, Written([RefusedWrite(5, HIGH)]))
         await asyncio.sleep(3)
         assert not any(future.done() for future in futures.values())
         assert of.moments(1) == of.moments(2)

@@ -19,7 +19,7 @@ from wormspace.paxos.messages import (
     Done,
     Promise,
     Read,
-    Refusal,
+    RefusedWrite,
     Reject,
     Report,
     Row,
@@ -71,10 +71,10 @@ class Model:
             place = m.space, m.segment, offset
             promised, row = self.promised.get(place, UNSAFE), self.rows.get(place, (b"", b""))
             if m.ballot < promised:
-                refused.append(Refusal(offset, promised))
+                refused.append(RefusedWrite(offset, promised))
             elif m.ballot == row[0]:
                 if value != row[1]:
-                    refused.append(Refusal(offset, m.ballot))
+                    refused.append(RefusedWrite(offset, m.ballot))
             else:
                 self.promised[place], self.rows[place] = m.ballot, (m.ballot, value)
                 news.append(offset)

@@ -9,7 +9,7 @@ from tests.mutating import Mutant
 
 CAPTURING = "wormspace.paxos.prepare"
 OPERATIONS = "wormspace.registers.paxos.operations"
-LISTENING = "wormspace.registers.paxos.listening:Subscription"
+LISTENING = "wormspace.registers.paxos.listening:PartitionListener"
 REGISTERS = "wormspace.registers.paxos.client:PaxosRegisters"
 ACCEPTORS = "wormspace.server.acceptors"
 FOLLOWER = "wormspace.space.follow:Follower"
@@ -65,8 +65,8 @@ MUTANTS = {
         "pass",
     ),
     "what is settled is forgotten": Mutant(
-        "wormspace.registers.paxos.issued:Issued.settle",
-        "self.settled.add_span(lo, hi)",
+        "wormspace.registers.paxos.issued:Issued.decide",
+        "self.decided.add_span(lo, hi)",
         "pass",
         seed=1,
     ),
@@ -112,8 +112,8 @@ OF_THE_FORGETFUL = {
 OF_THE_SCATTERED = {
     "a read that meets values under two ballots helps one of them": Mutant(
         f"{REGISTERS}._conclude",
-        "for ballot, rows in half.items():",
-        "for ballot, rows in list(half.items())[:1]:",
+        "for ballot, rows in undecided.items():",
+        "for ballot, rows in list(undecided.items())[:1]:",
         seed=13,
     ),
 }

@@ -21,7 +21,7 @@ from wormspace.paxos.messages import Row
 from wormspace.paxos.ranges import Range, ballot_at, covers, overlay
 from wormspace.registers.paxos import capture_check, listening
 from wormspace.registers.paxos.client import PaxosRegisters
-from wormspace.registers.paxos.listening import Subscription
+from wormspace.registers.paxos.listening import PartitionListener
 from wormspace.registers.token import Token
 from wormspace.server import acceptors, tables
 from wormspace.server.node import Node
@@ -172,7 +172,7 @@ def answer_before_the_commit() -> list[Patch]:
 
         def settle(queued, answers):
             if not answered:
-                shipped_settle(self, queued, answers)
+                shipped_answer(self, queued, answers)
                 answered.append(True)
 
         handle = self._handle
@@ -182,15 +182,15 @@ def answer_before_the_commit() -> list[Patch]:
             settle(queued, answers)
             return answers, news
 
-        self._handle, self._settle = early, settle
+        self._handle, self._answer = early, settle
         try:
             await shipped(self, queued, **how)
         finally:
             # A commit that retries within itself has taken them off already.
             vars(self).pop("_handle", None)
-            vars(self).pop("_settle", None)
+            vars(self).pop("_answer", None)
 
-    shipped, shipped_settle = Node._commit, Node._settle
+    shipped, shipped_answer = Node._commit, Node._answer
     return [(Node, "_commit", commit)]
 
 
@@ -258,8 +258,8 @@ def drop_a_listeners_events_on_reconnect() -> list[Patch]:
         if not self._gap_at:
             shipped(self)
 
-    shipped = Subscription._say_gap
-    return [(Subscription, "_say_gap", say_gap)]
+    shipped = PartitionListener._say_gap
+    return [(PartitionListener, "_say_gap", say_gap)]
 
 
 def tell_a_listener_what_one_server_accepted() -> list[Patch]:

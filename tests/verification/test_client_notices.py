@@ -14,7 +14,7 @@ pytestmark = pytest.mark.xdist_group("layer 4")
 BROKEN = [
     ("client", "if writes.is_refused or not", "if not", "a forgotten doubt is written"),
     ("client", "            if known:\n", "            if taken or offset in "
-     "writes.issued.settled:\n", "what another call wrote meanwhile is told to be gone"),
+     "writes.issued.decided:\n", "what another call wrote meanwhile is told to be gone"),
     ("client", "self._taken = max(self._taken, ballot)", "pass", "a ballot twice"),
     ("client", "if machine.phase == prepare.PROMISED and await", "if await",
      "a capture writes before it is promised"),

@@ -279,8 +279,8 @@ def test_a_server_that_comes_back_is_counted_as_before():
     membership.links = {place: Somewhere(f"h:{place}") for place in range(3)}
     for _ in range(2):
         for place in range(3):
-            assert membership.settle(place, f"s{place}") is None
-    assert "were met" in membership.settle(1, "s9")
+            assert membership.admit(place, f"s{place}") is None
+    assert "were met" in membership.admit(1, "s9")
 
 
 def test_servers_that_changed_addresses_keep_their_places():
@@ -288,15 +288,15 @@ def test_servers_that_changed_addresses_keep_their_places():
     membership = Membership(0, 1, 3)
     links = membership.links = {place: Somewhere(f"h:{place}") for place in range(3)}
     for place in range(2):
-        assert membership.settle(place, f"s{place}") is None
-    assert membership.settle(0, "s1") == ""  # s1 is where s0 was; s0 may be where s1 was
+        assert membership.admit(place, f"s{place}") is None
+    assert membership.admit(0, "s1") == ""  # s1 is where s0 was; s0 may be where s1 was
     assert [links[place].name for place in range(3)] == ["h:1", "h:0", "h:2"]
-    assert membership.settle(1, "s1") is None
+    assert membership.admit(1, "s1") is None
     links[1].up = True
-    assert "name each server once" in membership.settle(2, "s1")
-    assert membership.settle(0, "s2") == ""  # the third place was free, so it is that one's
+    assert "name each server once" in membership.admit(2, "s1")
+    assert membership.admit(0, "s2") == ""  # the third place was free, so it is that one's
     assert [links[place].name for place in range(3)] == ["h:2", "h:0", "h:1"]
-    assert membership.settle(2, "s2") is None
+    assert membership.admit(2, "s2") is None
 
 
 async def test_a_client_goes_on_when_two_servers_have_changed_addresses(stack):

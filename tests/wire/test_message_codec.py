@@ -13,7 +13,7 @@ from wormspace.paxos.messages import (
     Done,
     Promise,
     Read,
-    Refusal,
+    RefusedWrite,
     Reject,
     Report,
     Row,
@@ -59,7 +59,7 @@ requests = st.one_of(
 replies = st.one_of(
     st.builds(Promise, rows, st.integers(-1, 1 << 32)),
     st.builds(Reject, ballots),
-    st.builds(Written, st.lists(st.builds(Refusal, offsets, ballots), max_size=3)),
+    st.builds(Written, st.lists(st.builds(RefusedWrite, offsets, ballots), max_size=3)),
     st.builds(
         Report,
         rows,

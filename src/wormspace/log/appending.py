@@ -120,7 +120,7 @@ class _BatchDraft:
         return found
 
     def bodies(self) -> list[bytes]:
-        """Those of its entries."""
+        """The bodies of the batch's entries, in order."""
         bodies: list[bytes] = []
         for request, start, stop in self.parts:
             bodies += request.bodies[start:stop]

@@ -38,7 +38,7 @@ class _Value(msgspec.Struct, frozen=True, array_like=True, tag=FORMAT):
 
 
 class DurableCell(Generic[T]):
-    """One such value.
+    """A small value that is durable, and changes.
 
     Args:
         segmented_log: a segmented log of its own.

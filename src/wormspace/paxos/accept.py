@@ -14,7 +14,7 @@ import msgspec
 
 from wormspace.paxos.ballot import NOTHING
 from wormspace.paxos.effects import Send, to_all
-from wormspace.paxos.messages import Refusal, Write
+from wormspace.paxos.messages import RefusedWrite, Write
 from wormspace.paxos.quorum import is_quorum, out_of_reach
 
 OPEN, DECIDED, LOST = 0, 1, 2
@@ -71,7 +71,7 @@ def refuse_step(
     return (*out, new)
 
 
-def on_written(w: Accept, server: int, refused: list[Refusal]) -> Accept:
+def on_written(w: Accept, server: int, refused: list[RefusedWrite]) -> Accept:
     """A server's answer; a second one from the same server changes nothing."""
     bit = 1 << server
     if w.answered & bit:

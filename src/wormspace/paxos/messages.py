@@ -36,7 +36,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     decided: bool = False
 
 
-class Refusal(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class RefusedWrite(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A write that was refused: the register has promised `promised`.
 
     When `promised` equals the write's own ballot, another value was accepted under it.
@@ -118,7 +118,7 @@ class Reject(msgspec.Struct, frozen=True, array_like=True, tag="reject"):
 class Written(msgspec.Struct, frozen=True, array_like=True, tag="written"):
     """Every offset of the write was accepted, durably, but for those in `refused`."""
 
-    refused: list[Refusal]
+    refused: list[RefusedWrite]
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True, tag="report"):

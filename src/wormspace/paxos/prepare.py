@@ -2,9 +2,9 @@
 
 A `Prepare` asks every server for a promise.  It is promised once a majority has promised and
 reported all that it had accepted.  Then the captor must *complete*: for every register that
-somebody had accepted and nobody knows to be decided, the value with the highest ballot (`half`) is
-written under the new ballot (`accept`).  Only after that is the capture done, and its holder may
-write any value to a register that was free, in one round trip.
+somebody had accepted and nobody knows to be decided, the value with the highest ballot
+(`undecided`) is written under the new ballot (`accept`).  Only after that is the capture done, and
+its holder may write any value to a register that was free, in one round trip.
 
 It is preempted when no majority can promise any more; the way on is a new capture with a ballot
 above `top`, after a random pause if somebody else keeps doing the same.
@@ -204,7 +204,7 @@ def _reported(c: Prepare, bit: int) -> Prepare:
     )
 
 
-def half(c: Prepare) -> tuple[Row, ...]:
+def undecided(c: Prepare) -> tuple[Row, ...]:
     """What the captor must write under its own ballot before the capture is done."""
     return tuple(row for _, part in c.best for row in part if not row.decided)
 

@@ -40,8 +40,7 @@ class Caller:
     """A way to call the services at one address.
 
     Args:
-        host: where a `Service` listens.
-        port: the same.
+        host, port: where a `Service` listens.
     """
 
     def __init__(self, host: str, port: int) -> None:

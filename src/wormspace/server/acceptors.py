@@ -18,7 +18,7 @@ from wormspace.paxos.messages import (
     Done,
     Promise,
     Read,
-    Refusal,
+    RefusedWrite,
     Reject,
     Report,
     Row,
@@ -134,7 +134,7 @@ def write(batch: Batch, m: Write) -> tuple[Written | SegmentTrimmed, Write | Non
     )
     narrow = len(held) > few
     ballot = m.ballot
-    refused: list[Refusal] = []
+    refused: list[RefusedWrite] = []
     replayed: list[int] = []
     items: list[Item] = []
     for offset, value, key, found in zip(m.offsets, m.values, keys, stored, strict=True):
@@ -143,7 +143,7 @@ def write(batch: Batch, m: Write) -> tuple[Written | SegmentTrimmed, Write | Non
             promises = held = tables.load_slice(batch, tables.PROMISES, prefix, offset, offset + 1)
         promises, new, verdict = on_write(promises, row, offset, ballot, value)
         if verdict != ACCEPTED:
-            refused.append(Refusal(offset, verdict))
+            refused.append(RefusedWrite(offset, verdict))
             continue
         if new is row:
             replayed.append(offset)

@@ -55,7 +55,7 @@ class Host(Protocol):
 
 
 class Connection(AcceptedConnection):
-    """One client: a `node.Port`."""
+    """One client: a `node.ReplyTo`."""
 
     def __init__(self, server: Host) -> None:
         super().__init__(server.guests, server.limits.max_frame)
@@ -68,7 +68,7 @@ class Connection(AcceptedConnection):
         self._pausing = False
         self.client = ""
 
-    # ------------------------------------------------------------ listeners.Port
+    # ------------------------------------------------------------ listeners.ReplyTo
 
     def answer(self, request_id: int, message: ServerMessage) -> None:
         if request_id == ONE_WAY or self._transport is None or self._over:

@@ -31,8 +31,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         cluster: the cluster's id.
         server: its name in the cluster.
-        partition: its place among the cluster's replica sets, from 0; says whose segments it has.
-        partitions: how many replica sets there are; the same.
+        partition: its place among the cluster's replica sets, from 0.
+        partitions: how many replica sets there are; together they say whose segments it has.
         members: the names of its replica set's servers, sorted: quorums are counted of these.
         durability: sync, os or memory: what an answer was worth.
         format: of what is stored.

@@ -26,7 +26,7 @@ News: TypeAlias = Write | Trim
 Event: TypeAlias = Accepted | TrimNotice
 
 
-class Port(Protocol):
+class ReplyTo(Protocol):
     """Where the answers to a client go."""
 
     def answer(self, request_id: int, message: ServerMessage) -> None:
@@ -37,7 +37,7 @@ class Port(Protocol):
 
 
 class _Listener(msgspec.Struct, frozen=True, eq=False):
-    port: Port
+    port: ReplyTo
     id: int
     space: str
     segment: int
@@ -92,18 +92,18 @@ class Listeners:
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._by_port: dict[Port, dict[int, _Listener]] = {}
+        self._by_port: dict[ReplyTo, dict[int, _Listener]] = {}
         self._by_space: dict[str, _Space] = {}
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def held_by(self, port: Port) -> int:
+    def held_by(self, port: ReplyTo) -> int:
         """How many subscriptions a client has."""
         return len(self._by_port.get(port, ()))
 
-    def add(self, port: Port, listener_id: int, m: Listen) -> None:
+    def add(self, port: ReplyTo, listener_id: int, m: Listen) -> None:
         """Begin a subscription; one of the same client and id is replaced."""
         self.remove(port, listener_id)
         x = _Listener(port, listener_id, m.space, m.segment, m.stop, m.values)
@@ -111,7 +111,7 @@ class Listeners:
         self._by_space.setdefault(m.space, _Space()).add(x)
         self._count += 1
 
-    def remove(self, port: Port, listener_id: int) -> bool:
+    def remove(self, port: ReplyTo, listener_id: int) -> bool:
         """End a subscription; returns whether there was one."""
         own = self._by_port.get(port, {})
         x = own.pop(listener_id, None)
@@ -126,7 +126,7 @@ class Listeners:
         self._count -= 1
         return True
 
-    def forget(self, port: Port) -> None:
+    def forget(self, port: ReplyTo) -> None:
         """A client is gone: end its subscriptions."""
         for listener_id in list(self._by_port.get(port, ())):
             self.remove(port, listener_id)

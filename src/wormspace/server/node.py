@@ -40,7 +40,7 @@ from wormspace.server import acceptors, tables
 from wormspace.server.counters import Counters
 from wormspace.server.dividing import AtOnce, TooMuch, in_batches, in_parts
 from wormspace.server.door import Door, makes_room
-from wormspace.server.listeners import Listeners, News, Port
+from wormspace.server.listeners import Listeners, News, ReplyTo
 from wormspace.server.marks import Marks
 from wormspace.store.engine import Batch, Engine
 from wormspace.wire.messages import (
@@ -68,7 +68,7 @@ MAX_LISTENERS = 16384
 MARKS_SAVE_S = 1.0
 SWEEP_RETRY_S = 1.0
 
-Queued: TypeAlias = tuple[Port, int, Capture | Write | Trim, int]
+Queued: TypeAlias = tuple[ReplyTo, int, Capture | Write | Trim, int]
 """(where the answer goes, request id, request, its size in bytes)"""
 
 
@@ -119,7 +119,7 @@ class Node:
 
     # ------------------------------------------------------------ requests
 
-    def submit(self, port: Port, request_id: int, message: ClientMessage, size: int = 0) -> None:
+    def submit(self, port: ReplyTo, request_id: int, message: ClientMessage, size: int = 0) -> None:
         """Take in a request of `size` bytes; the answer goes to `port`, now or later."""
         problem = self._refusal(message)
         if problem is not None:
@@ -147,7 +147,7 @@ class Node:
             self.counters.bad_requests += 1
         return problem
 
-    def _ask(self, port: Port, request_id: int, m: ClientMessage) -> ServerMessage | None:
+    def _ask(self, port: ReplyTo, request_id: int, m: ClientMessage) -> ServerMessage | None:
         """Carry out what needs no batch; returns the answer, if there is one."""
         if isinstance(m, Read):
             return self._read(m)
@@ -186,14 +186,14 @@ class Node:
             self.counters.registers_read += len(report.rows)
         return report
 
-    def _listen(self, port: Port, request_id: int, m: Listen) -> Done | Failed:
+    def _listen(self, port: ReplyTo, request_id: int, m: Listen) -> Done | Failed:
         self._listeners.remove(port, request_id)
         if self._listeners.held_by(port) >= self._max_listeners:
             return Failed(TOO_MANY, f"a connection has at most {self._max_listeners} subscriptions")
         self._listeners.add(port, request_id, m)
         return Done()
 
-    def forget(self, port: Port) -> None:
+    def forget(self, port: ReplyTo) -> None:
         """The client behind `port` is gone: drop its subscriptions."""
         self._listeners.forget(port)
 
@@ -289,7 +289,7 @@ class Node:
             slowly: it is one request that is to be handled in parts.
         """
         if self._failed:
-            self._settle(queued, [_has_failed(self._failed)] * len(queued))
+            self._answer(queued, [_has_failed(self._failed)] * len(queued))
             return
         mishap: Exception | None = None
         swept = 0
@@ -317,7 +317,7 @@ class Node:
         except BaseException as e:
             failure = e if isinstance(e, StoreError) else StoreError(f"{type(e).__name__}: {e}")
             self._fail(failure)
-            self._settle(queued, [_has_failed(failure)] * len(queued))
+            self._answer(queued, [_has_failed(failure)] * len(queued))
             if not isinstance(e, Exception):
                 raise
             return
@@ -328,7 +328,7 @@ class Node:
         self.counters.count(zip(requests, answers, strict=True), news, swept)
         self._no_room = False
         self._sweep_keys = min(KNOBS.server_sweep_keys, 2 * self._sweep_keys)
-        self._settle(queued, answers)
+        self._answer(queued, answers)
         if self._rounds_rose:
             self._rounds_rose = False
             self._look_up(lambda: self._door.learn_rounds(self._engine.view))
@@ -354,7 +354,7 @@ class Node:
         elif isinstance(e, TooMuch) and queued:
             await self._commit(queued, slowly=True)
         else:
-            self._settle(queued, [self._mishap(e)] * len(queued))
+            self._answer(queued, [self._mishap(e)] * len(queued))
 
     async def _on_full(self, queued: list[Queued], e: StoreFull) -> None:
         """There was no room for a batch: refuse what needs room, try again what makes some."""
@@ -364,13 +364,13 @@ class Node:
         self._no_room = True
         trims = [item for item in queued if makes_room(item[2])]
         others = [item for item in queued if not makes_room(item[2])]
-        self._settle(others, [Failed(FULL, str(e))] * len(others))
+        self._answer(others, [Failed(FULL, str(e))] * len(others))
         if trims and (others or self._sweep_keys > 1):
             self._sweep_keys = max(1, self._sweep_keys // 4)
             await self._commit(trims)
         else:
             self._sweep_keys = max(1, self._sweep_keys // 4)
-            self._settle(trims, [Failed(FULL, str(e))] * len(trims))
+            self._answer(trims, [Failed(FULL, str(e))] * len(trims))
 
     def _handle(self, batch: Batch, queued: list[Queued]) -> tuple[list[ServerMessage], list[News]]:
         """The answers, and what listeners are to be told.  Changes nothing but the batch."""
@@ -471,7 +471,7 @@ class Node:
             self._mishap(e)
         return 0
 
-    def _settle(self, queued: list[Queued], answers: list[ServerMessage]) -> None:
+    def _answer(self, queued: list[Queued], answers: list[ServerMessage]) -> None:
         for (port, request_id, _, size), answer in zip(queued, answers, strict=True):
             self.backlog_bytes -= size
             port.answer(request_id, answer)
@@ -486,7 +486,7 @@ class Node:
         self._failed = e
         left = list(self._queue)
         self._queue.clear()
-        self._settle(left, [_has_failed(e)] * len(left))
+        self._answer(left, [_has_failed(e)] * len(left))
         if self._on_fatal:
             self._on_fatal(e)
 

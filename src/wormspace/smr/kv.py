@@ -77,7 +77,7 @@ class KeyValue(StateMachine):
 
     @command
     def delete(self, key: str) -> bool:
-        """Remove a key; whether it was there."""
+        """Remove a key; returns whether it was there."""
         if key not in self.entries:
             return False
         self._remove(key)

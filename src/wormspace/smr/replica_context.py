@@ -408,7 +408,7 @@ class Proposer(Protocol):
         """
 
     def age(self) -> float | None:
-        """How long ago a majority of servers confirmed that this replica leads; None: not."""
+        """How long ago a majority confirmed that this replica leads; None if it does not lead."""
 
 
 class Leadership(Protocol):

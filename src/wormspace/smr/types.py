@@ -27,13 +27,13 @@ class Counter(StateMachine):
 
     @command
     def add(self, amount: int = 1) -> int:
-        """Add to it; the sum."""
+        """Add to the number; returns the sum."""
         self.value += amount
         return self.value
 
     @command
     def set_to(self, value: int) -> int:
-        """Set it; what it was."""
+        """Set the number; returns what it was before."""
         before, self.value = self.value, value
         return before
 
@@ -50,20 +50,20 @@ class Dict(StateMachine):
 
     @command
     def set(self, key: str, value: bytes) -> bytes | None:
-        """Set a value; what was there."""
+        """Set a value; returns what was there before."""
         before: bytes | None = self.items_.get(key)
         self.items_[key] = value
         return before
 
     @command
     def set_default(self, key: str, value: bytes) -> bytes:
-        """Set a value unless one is there; what is there then."""
+        """Set a value unless one is there; returns the one that is there now."""
         held: bytes = self.items_.setdefault(key, value)
         return held
 
     @command
     def pop(self, key: str) -> bytes | None:
-        """Remove a value; what it was."""
+        """Remove a value, and return it."""
         return self.items_.pop(key, None)
 
     @query
@@ -90,7 +90,7 @@ class Set(StateMachine):
 
     @command
     def add(self, member: str) -> bool:
-        """Add one; whether it is new."""
+        """Add a member; returns whether it is new."""
         if member in self.members_:
             return False
         self.members_[member] = None
@@ -98,7 +98,7 @@ class Set(StateMachine):
 
     @command
     def discard(self, member: str) -> bool:
-        """Remove one; whether it was there."""
+        """Remove a member; returns whether it was there."""
         if member not in self.members_:
             return False
         del self.members_[member]
@@ -145,7 +145,7 @@ class Queue(StateMachine):
 
     @command
     def put(self, item: bytes) -> int:
-        """Add at the end; the item's number, which never comes again."""
+        """Add at the end; returns the item's number, which never comes again."""
         number = self.following
         self.items_[number] = item
         self.following += 1
@@ -176,12 +176,12 @@ class Queue(StateMachine):
 
     @command
     def finish(self, token: str) -> bool:
-        """Remove an item for good; whether one still had it."""
+        """Remove an item for good; returns whether one still had it."""
         return self.taken_.pop(token, None) is not None
 
     @command
     def give_back(self, token: str) -> bool:
-        """Put an item back at its place; whether one still had it."""
+        """Put an item back at its place; returns whether one still had it."""
         job = self.taken_.pop(token, None)
         if job is None:
             return False
@@ -272,7 +272,7 @@ class Lock(StateMachine):
 
     @command
     def release(self, token: str) -> bool:
-        """Give it back; whether one had it."""
+        """Give the lock back; returns whether one had it."""
         if self.grant is None or self.grant.token != token:
             return False
         self._free()

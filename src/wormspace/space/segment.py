@@ -216,7 +216,9 @@ class Segment:
     async def holds(
         self, token: Token | None, offset: int, *, timeout: float | None = None
     ) -> bool:
-        """Whether nobody captured register `offset` since the token's capture; None: ever.
+        """Whether nobody captured register `offset` since the token's capture.
+
+        Without a token (None): whether nobody ever captured it.
 
         Asks a majority and writes nothing.  True is linearizable: at some moment of the call nobody
         else's capture had been granted, so nobody else had written there.  It says nothing of the

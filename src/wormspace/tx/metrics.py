@@ -34,7 +34,7 @@ GAUGES = {
 
 
 class SiteMetrics(Collector):
-    """See the module; every metric is labelled with the transaction space."""
+    """A site's metrics, each labelled with the transaction space."""
 
     def __init__(self, site: Site) -> None:
         self._site = site

@@ -50,7 +50,7 @@ class HostingSite(Protocol):
 
 
 class Participant:
-    """See the module.
+    """One resource manager's part in one transaction.
 
     Attributes:
         manager: the resource manager's name.

@@ -24,7 +24,7 @@ _RESET = b"DISCARD ALL"
 
 
 class Link:
-    """See the module.
+    """A connection to a server, for the manager's own statements.
 
     Attributes:
         given_up: whether a statement was given up, so that nobody knows what the server does.

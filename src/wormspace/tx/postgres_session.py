@@ -29,7 +29,7 @@ INTERVAL_S = 0.1
 
 
 class Session(psycopg.AsyncConnection[Any]):
-    """See the module.
+    """The user's connection in one transaction.
 
     Attributes:
         manager: the name of the participant.

@@ -249,7 +249,7 @@ class TcpLink(FramedConnection):
             return False
         problem: str | None = self._membership.check(greeting)
         if not problem:
-            problem = self._membership.settle(self._server, greeting.server)
+            problem = self._membership.admit(self._server, greeting.server)
         if problem is not None:
             if problem:
                 self._refuse(f"server {self.name} cannot be used: {problem}", "membership")

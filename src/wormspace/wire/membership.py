@@ -75,7 +75,7 @@ class Membership:
         self._cluster.name = welcome.cluster
         return ""
 
-    def settle(self, place: int, server: str) -> str | None:
+    def admit(self, place: int, server: str) -> str | None:
         """What to make of `server`, met at the address of the link at `place`.
 
         Returns:

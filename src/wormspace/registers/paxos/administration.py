@@ -102,7 +102,7 @@ async def ask_majority(
 ) -> list[ServerMessage | None]:
     """The answers in the partition's order, a majority of them if there is one in time, else None.
 
-    Those of servers that were not waited for are None as well.
+    The answers of servers that were not waited for are None as well.
     """
     async with Tasks("a question to a server") as tasks:
         asking = [

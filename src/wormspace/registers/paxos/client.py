@@ -131,7 +131,7 @@ class PaxosRegisters:
     async def _complete(self, promised: Prepare, deadline: float) -> bool:
         """Decide what the capture met half-written; false if somebody else captured meanwhile."""
         segment_name = (promised.space, promised.segment)
-        rows = {row.offset: row.value for row in prepare.half(promised)}
+        rows = {row.offset: row.value for row in prepare.undecided(promised)}
         results = await self._write_rows(segment_name, promised.ballot, rows, deadline)
         lost = False
         for result in results.values():
@@ -166,7 +166,7 @@ class PaxosRegisters:
         writes.partition.check(value)
         issued = writes.issued
         if (
-            (taken or writes.is_forgotten or offset in issued.settled)
+            (taken or writes.is_forgotten or offset in issued.decided)
             and offset not in issued.open
             and offset not in issued.doubt
         ):
@@ -193,7 +193,7 @@ class PaxosRegisters:
         """A write to a register that is, or may be, written: right if it says the same."""
         segment_name = writes.segment_name
         where = f"{segment_name[0]}/{segment_name[1]}/{offset}"
-        known = taken or offset in writes.issued.settled
+        known = taken or offset in writes.issued.decided
         writes.comparing += 1  # so that it is not forgotten meanwhile
         try:
             held = (await self.read(segment_name, [(offset, offset + 1)], deadline)).get(offset)
@@ -202,7 +202,7 @@ class PaxosRegisters:
         if held is None:
             if known:
                 raise ProtocolViolation(f"{where} was decided, and is empty now")
-            if offset in writes.issued.settled:  # by another call, after it was read here
+            if offset in writes.issued.decided:  # by another call, after it was read here
                 await self._compare_first(writes, offset, value, taken, deadline)
             else:
                 await self._issue(writes, offset, value, deadline)
@@ -265,7 +265,7 @@ class PaxosRegisters:
         """The values that no server knows to be decided: a majority's, or half-written ones."""
         partition = self._at(segment_name)
         values: dict[int, bytes] = {}
-        half: dict[bytes, dict[int, bytes]] = {}
+        undecided: dict[bytes, dict[int, bytes]] = {}
         learned: dict[bytes, list[int]] = {}
         for found in machine.found:
             row = found.row
@@ -275,10 +275,10 @@ class PaxosRegisters:
                 values[row.offset] = row.value
                 learned.setdefault(row.ballot, []).append(row.offset)
             else:
-                half.setdefault(row.ballot, {})[row.offset] = row.value
+                undecided.setdefault(row.ballot, {})[row.offset] = row.value
         for ballot, offsets in learned.items():
             partition.mark(*segment_name, ballot, as_spans(offsets))
-        for ballot, rows in half.items():
+        for ballot, rows in undecided.items():
             values.update(await self._help(segment_name, ballot, rows, deadline))
         return values
 
@@ -400,7 +400,9 @@ class PaxosRegisters:
         events = EventQueue(on_close=lambda ended: self._listenings.pop(ended, None))
         for source, partition in enumerate(self._partitions):
             emit = partial(events.emit, source=source)
-            one = listening.Subscription(partition, space, first, stop, read_one, emit, events.fail)
+            one = listening.PartitionListener(
+                partition, space, first, stop, read_one, emit, events.fail
+            )
             events.add(one)
         self._listenings[events] = None
         return events

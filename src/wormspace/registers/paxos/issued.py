@@ -18,16 +18,16 @@ class Issued:
     """What this client has written under one ballot in one segment.
 
     `open` are the writes that somebody waits for, with their values, and `doubt` those whose
-    outcome is not known, with digests: only those very values may be sent again.  `settled` are the
+    outcome is not known, with digests: only those very values may be sent again.  `decided` are the
     registers known to be decided: nothing more is sent.
     """
 
-    __slots__ = ("doubt", "open", "settled")
+    __slots__ = ("decided", "doubt", "open")
 
     def __init__(self) -> None:
         self.open: dict[int, bytes] = {}
         self.doubt: dict[int, bytes] = {}
-        self.settled = OffsetSet()
+        self.decided = OffsetSet()
 
     def issue(self, offset: int, value: bytes) -> bool:
         """The value is about to be sent; false if another one was."""
@@ -48,10 +48,10 @@ class Issued:
         if value is not None:
             self.doubt[offset] = _digest(value)
 
-    def settle(self, spans: Iterable[Span]) -> None:
+    def decide(self, spans: Iterable[Span]) -> None:
         """The registers are decided, with the values that were issued."""
         for lo, hi in spans:
-            self.settled.add_span(lo, hi)
+            self.decided.add_span(lo, hi)
             for offset in range(lo, hi):
                 self.open.pop(offset, None)
 

@@ -23,7 +23,7 @@ stood, its event has its place among the others, and is waited for.  If not, it 
 and must not wait: a server that was slow may report it long after what was written later was read.
 A server reports what it accepts before it answers a read that shows it.  So a register that was
 written after the streams stood was reported by a majority before a read shows it, and by nobody
-before the reading began (`Subscription.is_coming`).
+before the reading began (`PartitionListener.is_coming`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ from wormspace.wire.messages import (
 
 log = logging.getLogger("wormspace.listen")
 
-SETTLE_S = 0.1
+LATE_S = 0.1
 """How long a register may stay short of a majority before it is read, and how long the listener
 waits for a server that is slow to open its stream before it makes do with a majority."""
 
@@ -76,7 +76,7 @@ comes and goes does not make it read all the time."""
 ReadOne: TypeAlias = Callable[[SegmentName, int], Awaitable[bytes | None]]
 
 
-class Subscription:
+class PartitionListener:
     """One partition's share of a `listen`."""
 
     def __init__(
@@ -110,8 +110,8 @@ class Subscription:
         self._queues: list[deque[tuple[int, int]]] = [deque() for _ in range(partition.size)]
         self._delivered: dict[int, OffsetSet] = {}
         self._left = SpanSet()
-        self._readers = Tasks("settling what a listener meets")
-        self._timer = self._loop.call_later(SETTLE_S, self._look)
+        self._readers = Tasks("reading what a listener lacks")
+        self._timer = self._loop.call_later(LATE_S, self._look)
         self._over = False
         first = partition.pick()  # so that of many listeners each server has its share
         for n in range(partition.size):
@@ -338,13 +338,13 @@ class Subscription:
         others did, and behind what a server accepted and nobody decides.  It may go before whatever
         was empty still when it was itself reported.
         """
-        self._timer = self._loop.call_later(SETTLE_S, self._look)
+        self._timer = self._loop.call_later(LATE_S, self._look)
         self._become_whole()
         is_unheard = self._partition.up & ~self._streams  # it answers reads, and tells of nothing
         is_due = self._is_gap_due or is_unheard
         if self._whole and is_due and self._loop.time() >= self._gap_at + GAP_S:
             self._say_gap()
-        before = self._loop.time() - SETTLE_S
+        before = self._loop.time() - LATE_S
         # In the order of arrival, so that what came lately costs nothing.
         late = list(takewhile(lambda item: item[1].since <= before, self._votes.items()))
         newest = max((votes.since for _, votes in late if votes.value is not None), default=0.0)
@@ -355,18 +355,18 @@ class Subscription:
             if votes.value is None:
                 undecided_until = min(undecided_until, votes.empty_at)
                 is_news = not votes.empty_at or votes.empty_at <= newest
-                is_busy = len(self._readers) >= KNOBS.registers_settling
+                is_busy = len(self._readers) >= KNOBS.registers_reading_late
                 if is_news and not votes.reading and not is_busy:
-                    self._begin_to_settle(at, votes)
-            elif self._whole and votes.since < min(before - SETTLE_S, undecided_until):
+                    self._begin_to_read(at, votes)
+            elif self._whole and votes.since < min(before - LATE_S, undecided_until):
                 self._deliver(*at, votes.value)
                 self._release()
 
-    def _begin_to_settle(self, at: tuple[int, int], votes: Votes) -> None:
+    def _begin_to_read(self, at: tuple[int, int], votes: Votes) -> None:
         votes.reading = True
-        self._readers.spawn(self._settle(at, votes.voters))
+        self._readers.spawn(self._read_late(at, votes.voters))
 
-    async def _settle(self, at: tuple[int, int], voters: int) -> None:
+    async def _read_late(self, at: tuple[int, int], voters: int) -> None:
         number, offset = at
         began = self._loop.time()
         value: bytes | None = None

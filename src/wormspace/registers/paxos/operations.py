@@ -441,7 +441,7 @@ class WriteOperation(Base):
                 if not future.done():
                     future.set_result(None)
         spans = as_spans(sorted(decided))
-        self.issued.settle(spans)
+        self.issued.decide(spans)
         self.partition.mark(*self.segment_name, self.ballot, spans)
 
     def _lose(self, tally: accept.Tally) -> None:
