@@ -21,7 +21,15 @@ from wormspace.smr import Causal, Eventual, Linearizable, Sequential
 from wormspace.smr.calls import encode_calls, encode_outcome
 from wormspace.smr.consistency import Session
 from wormspace.smr.errors import Behind, NoLeader
-from wormspace.smr.records import Ask, Member, Packet, Reply, decode_plain_outcome, decoder, encode
+from wormspace.smr.records import (
+    Member,
+    Packet,
+    Question,
+    Reply,
+    decode_plain_outcome,
+    decoder,
+    encode,
+)
 from wormspace.smr.replica_context import NotLeading
 from wormspace.smr.submit import PacketTooLarge
 from wormspace.space import Address
@@ -311,7 +319,7 @@ async def test_a_question_goes_to_who_leads_with_what_its_session_has_seen(worm,
     assert await count(core, Linearizable(), session, 4) == 9
     assert session.seen == Address(0, 3)
     queries = encode_calls([METHODS["count"]], [(4,)])
-    ask = encode(Ask(queries, "linearizable", Address(0, 2)))
+    ask = encode(Question(queries, "linearizable", Address(0, 2)))
     assert others.asked == [(OTHER, "ask", ask, 1.0)] * 2
     await core.close()
 

@@ -21,12 +21,12 @@ from wormspace.smr import (
 from wormspace.smr.events import LISTEN_S
 from wormspace.smr.questions import HERE, LINEARIZABLE
 from wormspace.smr.records import (
-    Ask,
     Listen,
     Listened,
     Member,
     Outcome,
     Packet,
+    Question,
     Reply,
     SegmentMetadata,
     decoder,
@@ -38,7 +38,7 @@ from wormspace.smr.trying import ATTEMPT_S, PAUSE_MAX_S
 from wormspace.space import Address
 
 A, B, C, D = ("a", 1), ("b", 2), ("c", 3), ("d", 4)
-KINDS = {"submit": decoder(Packet), "ask": decoder(Ask), "listen": decoder(Listen)}
+KINDS = {"submit": decoder(Packet), "ask": decoder(Question), "listen": decoder(Listen)}
 AT = Address(2, 3)
 
 
@@ -294,7 +294,7 @@ def test_a_question_says_what_its_session_has_seen_as_far_as_its_level_asks(othe
             async with await attach(Counter, "hits", [A], **given) as again:
                 await again.add()
                 await again.read()
-        asked = [one for _, _, one in others.asked if isinstance(one, Ask)]
+        asked = [one for _, _, one in others.asked if isinstance(one, Question)]
         assert [(one.level, one.seen) for one in asked] == [
             (LINEARIZABLE, AT),
             (HERE, AT),

@@ -17,7 +17,6 @@ from wormspace.smr.events import Bells
 from wormspace.smr.peers import FORGET_S
 from wormspace.smr.questions import HERE, LINEARIZABLE, question, run_queries
 from wormspace.smr.records import (
-    Ask,
     Fetch,
     Fetched,
     Listen,
@@ -27,6 +26,7 @@ from wormspace.smr.records import (
     Packet,
     Ping,
     Pong,
+    Question,
     Reply,
     decode_plain_outcome,
     decoder,
@@ -183,7 +183,7 @@ def test_a_question_is_answered_here_or_as_the_leader_says():
     async def work(core):
         raw = encode_calls([Words.declaration.methods["get"]], [()])
         seen = Address(0, 2)
-        assert question(raw, seen) == Ask(raw, LINEARIZABLE, seen)
+        assert question(raw, seen) == Question(raw, LINEARIZABLE, seen)
         core.learner.engine.position = Address(0, 5)
         answered = await core.call("ask", question(raw, seen, HERE))
         assert decode_plain_outcome(answered.body) == Outcome(["one"])

@@ -39,10 +39,7 @@ def listen(settings: Settings, space: str, start: Address, stop: int | None) -> 
             else:
                 _print(space, event)
 
-    try:
-        settings.run(work)
-    except KeyboardInterrupt:
-        pass  # the way a follower ends
+    settings.run_until_interrupted(work)
 
 
 def _event_json(space: str, event: Event) -> dict[str, object]:

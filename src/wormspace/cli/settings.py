@@ -63,6 +63,13 @@ class Settings(msgspec.Struct):
 
         return asyncio.run(main())
 
+    def run_until_interrupted(self, work: Callable[[Worm], Awaitable[object]]) -> None:
+        """As `run`, of work that only Ctrl-C or SIGTERM ends."""
+        try:
+            self.run(work)
+        except KeyboardInterrupt:
+            pass
+
     def on_segment(self, name: tuple[str, int], work: Callable[[Segment], Awaitable[T]]) -> T:
         """Connect, do the work on a segment, disconnect."""
         space, number = name

@@ -298,7 +298,4 @@ def serve(
             await site.close()
             await store.close()
 
-    try:
-        settings.run(work)
-    except KeyboardInterrupt:
-        pass  # the way a server ends
+    settings.run_until_interrupted(work)

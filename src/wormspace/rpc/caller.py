@@ -40,7 +40,8 @@ class Caller:
     """A way to call the services at one address.
 
     Args:
-        host, port: where a `Service` listens.
+        host: where a `Service` listens.
+        port: its port there.
     """
 
     def __init__(self, host: str, port: int) -> None:

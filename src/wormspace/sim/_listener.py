@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from wormspace.sim._handles import Owner
 from wormspace.sim._transport import SimTransport, TransportNetwork
-from wormspace.sim._wire import Address, Link, Mark
+from wormspace.sim._wire import Address, Link, Signal
 
 
 class ListenerNetwork(TransportNetwork, Protocol):
@@ -62,7 +62,7 @@ class Listener(asyncio.AbstractServer):
         context = self._context.copy()
         end = SimTransport(self._network, self._owner, context, back, caller.remote, caller.local)
         end.peer, caller.peer = caller, end
-        end.wire.put_mark(Mark.ESTABLISHED)
+        end.wire.put_signal(Signal.ESTABLISHED)
         self._network.loop.call_soon(self._accept, end, context=context)
 
     def _accept(self, end: SimTransport) -> None:

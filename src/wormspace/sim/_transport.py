@@ -13,12 +13,12 @@ import contextvars
 import errno
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from random import Random
 from typing import Any, Protocol
 
 from wormspace.sim._handles import Owner
-from wormspace.sim._wire import Address, Link, Mark, Wire, WireNetwork
+from wormspace.sim._wire import Address, Link, Signal, Wire, WireNetwork
 from wormspace.sim.network_options import NetworkOptions
 
 # A length beyond this is taken for a stream that is not framed, and its bytes pass as they are.
@@ -74,7 +74,7 @@ class SimTransport(asyncio.Transport):
         self._in_flight = 0
         self._partial = b""
         # Receiving: what arrived and the protocol has not been given.
-        self._received: deque[bytes | Mark] = deque()
+        self._received: deque[bytes | Signal] = deque()
         self._reading_paused = False
         self._draining = False
         owner.resources[self] = None
@@ -105,10 +105,6 @@ class SimTransport(asyncio.Transport):
         else:
             self._send(data)
 
-    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        """Write all, as one."""
-        self.write(b"".join(list_of_data))
-
     def can_write_eof(self) -> bool:
         """Half-closing is supported."""
         return True
@@ -120,7 +116,7 @@ class SimTransport(asyncio.Transport):
         self._end_sent = True
         self._flush_partial()
         if not self._buffer:
-            self.wire.put_mark(Mark.END)
+            self.wire.put_signal(Signal.END)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """As asyncio's: the water marks, in bytes."""
@@ -191,13 +187,13 @@ class SimTransport(asyncio.Transport):
         # A reset may overtake what is still in flight.
         if self._network.random.random() < 0.5:
             self.wire.clear()
-        self.wire.put_mark(Mark.RESET)
+        self.wire.put_signal(Signal.RESET)
         self.lose(error)
 
     def _finish(self) -> None:
         if not self._end_sent:
             self._end_sent = True
-            self.wire.put_mark(Mark.END)
+            self.wire.put_signal(Signal.END)
         self.lose(None)
 
     # -- losing the connection ---------------------------------------------------------------------
@@ -230,13 +226,13 @@ class SimTransport(asyncio.Transport):
         """The process died: no callback; the peer sees an end, a reset, or silence and then one."""
         self._forget()
         if clean:
-            self.wire.put_mark(Mark.END)
+            self.wire.put_signal(Signal.END)
         elif silence_s > 0:
             self.wire.fall_silent(silence_s)
         else:
             if self._network.random.random() < 0.5:
                 self.wire.clear()
-            self.wire.put_mark(Mark.RESET)
+            self.wire.put_signal(Signal.RESET)
 
     def break_off(self) -> None:
         """The network resets this end; what it had in flight is lost."""
@@ -280,7 +276,7 @@ class SimTransport(asyncio.Transport):
             if self._closing:
                 self._finish()
             elif self._end_sent:
-                self.wire.put_mark(Mark.END)
+                self.wire.put_signal(Signal.END)
 
     def _cut_frames(self, data: bytes) -> list[bytes]:
         """The whole frames (4-byte big-endian length, body) at the head of the stream."""
@@ -314,7 +310,7 @@ class SimTransport(asyncio.Transport):
         if self._closing:
             # Bytes for a closed socket are answered with a reset.
             if self.lost and self.peer is not None and not self.peer.lost:
-                self.wire.put_mark(Mark.RESET)
+                self.wire.put_signal(Signal.RESET)
             return
         self._network.note(
             self.local[0],
@@ -334,19 +330,19 @@ class SimTransport(asyncio.Transport):
         else:
             self._feed(data)
 
-    def receive_mark(self, mark: Mark) -> None:
+    def receive_signal(self, signal: Signal) -> None:
         """The connection was established, ended by the peer, or reset."""
-        if mark is Mark.ESTABLISHED:
+        if signal is Signal.ESTABLISHED:
             if self.waiter is not None and not self.waiter.done():
                 self.waiter.set_result(None)
         elif self.lost:
             return
-        elif mark is Mark.RESET:
+        elif signal is Signal.RESET:
             self._network.note(self.local[0], "connection reset by %s:%d", *self.remote)
             self.wire.clear()
             self.lose(_reset_by_peer())
         elif not self._closing:
-            self._received.append(mark)
+            self._received.append(signal)
             self._drain_soon()
 
     def _drain_soon(self) -> None:

@@ -1,11 +1,11 @@
 """One direction of a simulated stream: what is under way, and the link it travels on.
 
-A wire is a queue of (arrival time, bytes or mark) with one timer, for its head. What is written at
-one instant travels together. A blocked link stalls the wire at the moment of arrival; when the link
-heals the wire goes on, or the sender gives up first. With losses, a frame may be dropped, sent
+A wire is a queue of (arrival time, bytes or signal) with one timer, for its head. What is written
+at one instant travels together. A blocked link stalls the wire at the moment of arrival; when the
+link heals the wire goes on, or the sender gives up first. With losses, a frame may be dropped, sent
 twice, or made to travel apart, so that later ones overtake it.
 
-Marks travel like data: the connection is established, the end of the stream, a reset.
+Signals travel like data: the connection is established, the end of the stream, a reset.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROOT = contextvars.Context()
 """The context of the network's own handles: they belong to no process."""
 
 
-class Mark(enum.Enum):
+class Signal(enum.Enum):
     """What travels on a wire besides data."""
 
     ESTABLISHED = "established"
@@ -64,7 +64,7 @@ class End(Protocol):
     @property
     def peer(self) -> End | None: ...
     def receive(self, data: bytes) -> None: ...
-    def receive_mark(self, mark: Mark) -> None: ...
+    def receive_signal(self, signal: Signal) -> None: ...
     def credit(self, size: int) -> None: ...
     def lose(self, error: Exception | None) -> None: ...
 
@@ -91,7 +91,7 @@ class Wire:
         self._network = network
         self._loop = network.loop
         self._end = end
-        self._items: deque[tuple[float, bytes | Mark]] = deque()
+        self._items: deque[tuple[float, bytes | Signal]] = deque()
         self._horizon = 0.0  # nothing sent from now on may arrive before
         self._sent_at = -1.0
         self._frames = 0
@@ -117,15 +117,15 @@ class Wire:
             self._sent_at = now
         self._append(data)
 
-    def put_mark(self, mark: Mark) -> None:
-        """Send a mark, after all that was sent before."""
+    def put_signal(self, signal: Signal) -> None:
+        """Send a signal, after all that was sent before."""
         if self._silent:
             return
         self._horizon = max(self._horizon, self._loop.now + self.link.delay())
         self._sent_at = -1.0
-        self._append(mark)
+        self._append(signal)
 
-    def _append(self, item: bytes | Mark) -> None:
+    def _append(self, item: bytes | Signal) -> None:
         self._items.append((self._horizon, item))
         if self._arrival is None and not self._stalled:
             self._arrival = self._loop.call_at(self._horizon, self._on_arrival, context=ROOT)
@@ -153,7 +153,7 @@ class Wire:
             return
         items = self._items
         now = self._loop.now
-        arrived: list[bytes | Mark] = []
+        arrived: list[bytes | Signal] = []
         while items and items[0][0] <= now:
             arrived.append(items.popleft()[1])
         if items:
@@ -176,9 +176,9 @@ class Wire:
         if chunks:
             self._deliver(peer, b"".join(chunks))
 
-    def _deliver(self, peer: End, item: bytes | Mark) -> None:
+    def _deliver(self, peer: End, item: bytes | Signal) -> None:
         if not isinstance(item, bytes):
-            peer.receive_mark(item)
+            peer.receive_signal(item)
             return
         cut = self._network.draw_split(len(item))
         if cut:
@@ -209,7 +209,7 @@ class Wire:
         # This end gives up. Its peer learns of it when the link heals: a reset stays on the wire.
         self._stall = None
         self._items.clear()
-        self._items.append((self._loop.now, Mark.RESET))
+        self._items.append((self._loop.now, Signal.RESET))
         self._network.note(self._end.local[0], "gave up waiting for %s:%d", *self._end.remote)
         self._end.lose(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
 
@@ -233,4 +233,4 @@ class Wire:
 
     def _break_silence(self) -> None:
         self._silent = False
-        self.put_mark(Mark.RESET)
+        self.put_signal(Signal.RESET)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from wormspace.errors import UsageError
 from wormspace.smr.calls import Malformed, encode_outcome
 from wormspace.smr.engine import Engine
-from wormspace.smr.records import Ask
+from wormspace.smr.records import Question
 from wormspace.space import Address
 
 LINEARIZABLE, HERE = "linearizable", "here"
 
 
-def question(queries: bytes, seen: Address, level: str = LINEARIZABLE) -> Ask:
+def question(queries: bytes, seen: Address, level: str = LINEARIZABLE) -> Question:
     """Queries as they are sent."""
-    return Ask(queries, level, seen)
+    return Question(queries, level, seen)
 
 
 def run_queries(engine: Engine, raw: bytes) -> bytes:

@@ -212,7 +212,7 @@ decode_plain_outcome = msgspec.msgpack.Decoder(Outcome).decode
 # ------------------------------------------------------------------ between replicas
 
 
-class Ask(msgspec.Struct, frozen=True, array_like=True):
+class Question(msgspec.Struct, frozen=True, array_like=True):
     """Encoded queries, to be answered once the leader's capture is known to stand.
 
     `level` names the consistency; `seen` is what the asker's session has seen.

@@ -20,13 +20,13 @@ from wormspace.smr.events import Followed, next_events
 from wormspace.smr.peers import FORGET_S
 from wormspace.smr.questions import HERE, run_queries
 from wormspace.smr.records import (
-    Ask,
     Fetch,
     Listen,
     Listened,
     Packet,
     Ping,
     Pong,
+    Question,
     Reply,
     decoder,
     encode,
@@ -43,7 +43,7 @@ MEMBERS_TOLD = 16
 """Other replicas that one answer to a sign of life names; the next one names others."""
 
 _decode_packet = decoder(Packet)
-_decode_ask = decoder(Ask)
+_decode_ask = decoder(Question)
 _decode_ping = decoder(Ping)
 _decode_fetch = decoder(Fetch)
 _decode_listen = decoder(Listen)
