@@ -61,7 +61,6 @@ class FrameDecoder:
             at += HEADER_BYTES
             bodies.append(data[at : at + size])
             at += size
-        if at < end or self._held:
-            self._held = bytearray(data[at:])
+        self._held = bytearray(data[at:])
         self._need = need
         return bodies
