@@ -25,6 +25,7 @@ from verification.procedures import (
     paced,
     procedure,
     replying,
+    retrying,
 )
 from verification.symex import SymBool, SymInt, SymWord, current, int_term
 from verification.system import I
@@ -45,7 +46,7 @@ def _word(name: str) -> SymWord:
 def writing(e: Engine) -> None:
     """A batch is acknowledged when it stands, and appended again when it never will."""
     appending = e.core.modules["log.appending"]
-    appending.__dict__["asyncio"] = clock()
+    appending.__dict__.update(asyncio=clock(), Backoff=retrying)
 
     def writes() -> Any:
         reserved = Thing(segment=3, start=2, stop=3 + choose("two"), fence=b"fence")

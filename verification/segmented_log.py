@@ -27,6 +27,7 @@ from verification.procedures import (
     paced,
     procedure,
     replying,
+    retrying,
 )
 from verification.symex import SymBool, SymInt, SymWord, bool_term, current, int_term, word_term
 from verification.system import (
@@ -194,7 +195,7 @@ def _ends(done: Done, *errors: type[Exception]) -> Claims:
 def allocating(e: Engine) -> None:
     """Segments: one winner."""
     space = e.core.modules["space.space"]
-    _race(space)
+    space.__dict__["Race"] = retrying
 
     def tries() -> Any:
         register = Register(METADATA, (CaptureLost("taken"), Trimmed("trimmed")))
@@ -447,19 +448,13 @@ def finding(e: Engine) -> None:
     space.__dict__.update(_climb=real[0], _narrow=real[1])
 
 
-def _race(module: Any) -> None:
-    """Who loses a race waits, until there is no time left."""
-    lost = replying(lambda: fails(Unavailable("no time is left")))
-    module.__dict__["Race"] = lambda *_: Thing(pause=lost)
-
-
 def deciding(e: Engine) -> None:
     """Registers are decided, one or many."""
     segment, settling = e.core.modules["space.segment"], e.core.modules["writer.settling"]
     segment.__dict__["as_bytes"] = lambda value, what: value  # a symbol has no type
     settling.__dict__.update(asyncio=clock(), left=lambda deadline: deadline)
     for module in (segment, settling):
-        _race(module)
+        module.__dict__["Race"] = retrying
 
     def decides() -> Any:
         register, mine = Register(5, (CaptureLost("taken"), Trimmed("trimmed"))), _word("mine")

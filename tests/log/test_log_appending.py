@@ -24,8 +24,6 @@ from wormspace.log.appending import (
     ENTRY_BYTES,
     GRACE_S,
     OVERHEAD_BYTES,
-    PAUSE_MAX_S,
-    PAUSE_MIN_S,
     STREAM_BYTES,
     Appender,
     _AppendRequest,
@@ -36,6 +34,7 @@ from wormspace.log.records import Group, encode, read_batch
 from wormspace.log.segmented_log import SegmentedLog
 from wormspace.log.spaces import ENTRIES
 from wormspace.log.term import Term
+from wormspace.runtime.retrying import PAUSE_S
 
 SIZE = 8
 WRITER = b"appender"
@@ -341,7 +340,7 @@ def test_batches_that_lost_their_slots_go_elsewhere_and_those_that_did_not_stay(
         assert sequencing.asked[1].size == 3
         assert sequencing.asked[1].doubt == sequencing.term._now.fence
         assert appender.lost == 2
-        assert loop.time() == PAUSE_MIN_S
+        assert loop.time() == PAUSE_S[0]
         again = (await batches(appender, 6, 7))[0]
         assert (again.first, again.serial, again.bodies) == (109, 6, [b"0", b"1"])
 
@@ -357,10 +356,10 @@ def test_who_loses_again_and_again_pauses_longer_up_to_a_limit():
         times, appender._segmented_log.settle = [], settle
         refuse(watch, CaptureLost("lost"), range(SIZE), times=1)
         assert await appender.append([b"x"], {}, (), None) == [100 + SIZE]
-        pauses = [PAUSE_MIN_S * 2**n for n in range(7)]
+        pauses = [PAUSE_S[0] * 2**n for n in range(7)]
         gaps = [b - a for a, b in itertools.pairwise(times)]
-        assert gaps == pytest.approx([min(PAUSE_MAX_S, pause) for pause in pauses])
-        assert loop.time() - times[-1] == pytest.approx(PAUSE_MAX_S)
+        assert gaps == pytest.approx([min(PAUSE_S[1], pause) for pause in pauses])
+        assert loop.time() - times[-1] == pytest.approx(PAUSE_S[1])
         assert appender.lost == SIZE
 
     appending(work)

@@ -9,8 +9,9 @@ from slots import in_time
 from wormspace.errors import CaptureLost, Closed, StoreError, Unavailable, WormError
 from wormspace.log.errors import Deposed, NoSequencer
 from wormspace.log.messages import Ask
-from wormspace.log.sequencer_client import PATIENCE_S, RETRY_S, Announcement, OwnPositions, _There
+from wormspace.log.sequencer_client import PATIENCE_S, Announcement, OwnPositions, _There
 from wormspace.rpc import Failure, NoAnswer, Patience
+from wormspace.runtime.retrying import RETRY_S
 
 ASK = Ask((1,), 1)
 

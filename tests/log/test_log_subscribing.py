@@ -14,8 +14,9 @@ from wormspace.knobs import turned
 from wormspace.log.errors import DamagedEntry, LogTrimmed
 from wormspace.log.reading import Reader
 from wormspace.log.records import HOLE
-from wormspace.log.subscribing import RETRY_S, Source, Subscription, WholeLog
+from wormspace.log.subscribing import Source, Subscription, WholeLog
 from wormspace.log.trim_point import Place
+from wormspace.runtime.retrying import FOLLOW_RETRY_S
 from wormspace.space import Address, Allocated, SegmentsTrimmed, Written
 
 PATIENCE_S = 3.0
@@ -333,7 +334,7 @@ def test_servers_that_are_away_are_asked_again():
         stream, _ = follow(live, 0)
         live.refusals = [Unavailable("away")] * 3
         assert await take(stream, 2) == [0, 1]
-        assert loop.time() == pytest.approx(3 * RETRY_S)
+        assert loop.time() == pytest.approx(3 * FOLLOW_RETRY_S)
         await nothing_comes(stream)
         live.listening[0][1].put_nowait(Unavailable("away"))
         await nothing_comes(stream)

@@ -185,7 +185,7 @@ def test_what_trying_again_does_not_help_is_told_at_once(says, error, words):
 @pytest.mark.parametrize(
     ("leads", "leader", "says", "words"),
     [
-        (False, None, b"", "(nobody is known to lead)"),
+        (False, None, b"", "(r1 (here:4242): nobody is known to lead)"),
         (False, "itself", b"", "(r1 (here:4242): this replica does not lead yet)"),
         (False, OTHER, Reply(None, Address(0, 0)), "(r2 (there:2): it does not lead)"),
         (False, FIRST, NotLeading("it is ill"), "(r0 (there:0): it is ill)"),

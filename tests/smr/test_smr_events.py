@@ -215,7 +215,7 @@ class Answering:
 async def test_events_that_are_lost_are_said_to_be_however_long_nobody_answered(
     silent, monkeypatch
 ):
-    monkeypatch.setattr(remote, "PAUSE_MAX_S", 0.0)
+    monkeypatch.setattr(remote, "FOLLOW_RETRY_S", 0.0)
     lost = [Listened(first, [], lost=True) for first in (9, 7)]
     listener = remote.Listener(Answering(*[NoAnswer("nobody")] * silent, *lost))
     with pytest.raises(EventsLost, match="event 4 is held by no replica") as raised:

@@ -8,7 +8,8 @@ from contexts import SIZE, Place, packet
 from virtual import Watch, virtually
 from wormspace.errors import Closed, RaceLost, Trimmed, Unavailable
 from wormspace.knobs import turned
-from wormspace.smr.leaderless import RACE_PAUSE_MAX_S, RACE_PAUSE_S, RETRY_S, TICK_S, Leaderless
+from wormspace.runtime.retrying import RETRY_S
+from wormspace.smr.leaderless import RACE_PAUSE_S, TICK_S, Leaderless
 from wormspace.smr.records import NOOP, SEAL, decode_segment_metadata
 from wormspace.smr.replica_context import NotLeading
 from wormspace.space import Address
@@ -149,7 +150,7 @@ def test_who_loses_a_race_waits_longer_each_time_and_who_finds_no_majority_as_lo
         failing = Failing(worm, *(RaceLost("x") for _ in range(8)))
         await place.proposer._write(place.context.batch([packet(1)]))
         gaps = [b - a for a, b in zip(failing.times, failing.times[1:], strict=False)]
-        expected = [min(RACE_PAUSE_S * 2**n, RACE_PAUSE_MAX_S) for n in range(8)]
+        expected = [min(RACE_PAUSE_S[0] * 2**n, RACE_PAUSE_S[1]) for n in range(8)]
         assert [round(gap, 6) for gap in gaps] == [round(one, 6) for one in expected]
         failing.errors, failing.times = [Unavailable("x"), Unavailable("x"), Trimmed("x")], []
         await place.proposer._write(place.context.batch([packet(2)]))

@@ -17,8 +17,9 @@ from wormspace.errors import (
     WrongIdentity,
     WrongKind,
 )
+from wormspace.runtime.retrying import FOLLOW_RETRY_S
 from wormspace.smr.errors import OtherStrategy
-from wormspace.smr.learner import RETRY_S, Learner
+from wormspace.smr.learner import Learner
 from wormspace.smr.records import Member, SegmentMetadata, encode_segment_metadata
 from wormspace.space import Address, Allocated, SegmentsTrimmed, Written, stamp
 
@@ -570,12 +571,15 @@ def test_it_follows_the_space_until_it_is_deafened():
         learner.stop_listening()
         learner.listen()
         learner.listen()
-        await asyncio.sleep(RETRY_S / 2)
+        await asyncio.sleep(FOLLOW_RETRY_S / 2)
         assert (heard.applied, heard.missing) == ([b"a", b"b"], [])
-        await asyncio.sleep(RETRY_S)
+        await asyncio.sleep(FOLLOW_RETRY_S)
         assert heard.applied == [b"a", b"b", b"c"]
         assert heard.missing == [Address(0, 2)], "registers that were not applied are gone"
-        assert heard.space.asked == [(Address(0, 0), began), (Address(0, 2), began + RETRY_S)]
+        assert heard.space.asked == [
+            (Address(0, 0), began),
+            (Address(0, 2), began + FOLLOW_RETRY_S),
+        ]
         listening = learner._listening
         learner.install(Engine(Address(5, 0)))
         await asyncio.sleep(0.1)

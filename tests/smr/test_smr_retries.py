@@ -65,11 +65,11 @@ def lossy(monkeypatch, world):
     rng = world.random_for("lossy")
     forward = Router._forward
 
-    async def loses(router, leader, there, remaining):
-        raw = await forward(router, leader, there, remaining)
+    async def loses(router, *given):
+        reply = await forward(router, *given)
         if rng.random() < 0.3:
             raise TimeoutError("lost on the way")
-        return raw
+        return reply
 
     monkeypatch.setattr(Router, "_forward", loses)
 

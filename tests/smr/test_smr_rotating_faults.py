@@ -9,9 +9,9 @@ from test_smr_rotating import TIMEOUT_S, Owner, held, rotating
 
 from virtual import Watch, virtually
 from wormspace.addresses import METADATA
-from wormspace.errors import CaptureLost, Unavailable, UsageError
+from wormspace.errors import Unavailable, UsageError
+from wormspace.runtime.retrying import RETRY_S
 from wormspace.smr import Rotating
-from wormspace.smr.leaderless import RETRY_S
 from wormspace.smr.records import NOOP, SKIP, Member, SegmentMetadata, encode_segment_metadata
 from wormspace.smr.replica_context import NotLeading
 from wormspace.smr.rotating import RotatingProposer
@@ -87,14 +87,13 @@ def test_a_write_that_is_not_known_to_have_failed_is_said_again_until_it_is():
     virtually(work)
 
 
-@pytest.mark.parametrize("error", [Unavailable("no majority"), CaptureLost("somebody else")])
-def test_a_register_that_was_taken_is_captured_until_it_is_known_what_it_holds(error):
+def test_a_register_that_was_taken_is_captured_until_it_is_known_what_it_holds():
     async def work(worm):
         a, b = await rotating(worm, "ab")
         at = a.learner.position
         segment = await worm.space("thing").segment(at.segment)
         await segment.capture(0)
-        failing = Failing(worm, "capture", error, error)
+        failing = Failing(worm, "capture", *[Unavailable("no majority")] * 2)
         paused = []
         a.context.rng.uniform = lambda low, high: paused.append((low, high)) or high
         a.offer(1)

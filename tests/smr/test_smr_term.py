@@ -11,9 +11,10 @@ from contexts import PIPELINE, SIZE, Place, packet
 from virtual import Watch, virtually
 from wormspace.addresses import METADATA
 from wormspace.errors import CaptureLost, Trimmed, Unavailable, WrongKind
+from wormspace.runtime.retrying import RETRY_S
 from wormspace.smr.records import NOOP, SEAL, Batch, decode_record, encode
 from wormspace.smr.replica_context import NotLeading
-from wormspace.smr.term import RETRY_S, Deposed, Term, close, close_below, complete
+from wormspace.smr.term import Deposed, Term, close, close_below, complete
 from wormspace.space import Address, stamp
 
 

@@ -12,8 +12,7 @@ from wires import simulated
 from wormspace import BadAddress, BadToken, Token, Unavailable, UsageError
 from wormspace.addresses import METADATA
 from wormspace.errors import AlreadyWritten, CaptureLost, PartialWrite, TokenReused
-from wormspace.space import racing
-from wormspace.space.racing import Race
+from wormspace.runtime.retrying import PAUSE_S, Race
 from wormspace.space.segment import Segment
 from wormspace.space.space import NO_STOP
 
@@ -276,7 +275,7 @@ def test_each_pause_of_a_race_may_be_twice_as_long_up_to_a_tenth_and_to_the_dead
             began = asyncio.get_running_loop().time()
             await race.pause()
             pauses.append(asyncio.get_running_loop().time() - began)
-        expected = [min(racing.PAUSE_MAX_S, racing.PAUSE_MIN_S * 2**n) for n in range(9)]
+        expected = [min(PAUSE_S[1], PAUSE_S[0] * 2**n) for n in range(9)]
         assert pauses[:-1] == pytest.approx(expected[: len(pauses) - 1])
         assert sum(pauses) == pytest.approx(0.5)
         times = len(pauses) + 1

@@ -9,11 +9,12 @@ import pytest
 
 import wormspace
 from wormspace.errors import UsageError
+from wormspace.runtime.retrying import PAUSE_S
 from wormspace.sim import World
 from wormspace.tx import TimedOut
 from wormspace.tx.deciding import ABORTED, Decision
 from wormspace.tx.errors import Aborted, Conflict
-from wormspace.tx.transaction import RESTART_MAX_S, RESTART_MIN_S, Transaction, run_transaction
+from wormspace.tx.transaction import Transaction, run_transaction
 
 
 class Attempt(Transaction):
@@ -75,7 +76,7 @@ def test_it_is_run_again_after_pauses_that_grow_to_a_bound(error) -> None:
         return "done"
 
     result, lasted, pauses, ends = run(work)
-    expected = [RESTART_MIN_S * 2**n for n in range(7)] + [RESTART_MAX_S] * 3
+    expected = [PAUSE_S[0] * 2**n for n in range(6)] + [PAUSE_S[1]] * 4
     assert (result, pauses) == ("done", expected)
     assert lasted == pytest.approx(sum(expected))
     assert ends == ["begun", type(error).__name__] * 10 + ["begun", "committed"]
@@ -102,12 +103,12 @@ def test_the_last_conflict_is_raised_when_no_time_is_left_for_another_run() -> N
         await asyncio.sleep(0.2)
         raise Conflict(f"at {asyncio.get_running_loop().time():.4f}")
 
-    result, lasted, pauses, _ = run(work, timeout=0.6035)
+    result, lasted, pauses, _ = run(work, timeout=0.6065)
     assert isinstance(result, Conflict)
-    assert (len(pauses), lasted) == (2, pytest.approx(0.603))
-    result, lasted, pauses, _ = run(work, timeout=0.6075)
+    assert (len(pauses), lasted) == (2, pytest.approx(0.606))
+    result, lasted, pauses, _ = run(work, timeout=0.6145)
     assert isinstance(result, TimedOut)
-    assert (len(pauses), lasted) == (3, pytest.approx(0.6075))
+    assert (len(pauses), lasted) == (3, pytest.approx(0.6145))
 
 
 def test_what_is_cut_short_says_so_and_after_how_long() -> None:

@@ -20,7 +20,7 @@ from wormspace.errors import (
     WormError,
 )
 from wormspace.knobs import turned
-from wormspace.space.racing import PAUSE_MAX_S, PAUSE_MIN_S
+from wormspace.runtime.retrying import PAUSE_S
 from wormspace.space.segment import Segment
 from wormspace.space.space import Space
 from wormspace.tx import vote_store as module
@@ -305,7 +305,7 @@ def test_who_writes_for_another_tries_until_the_deadline_with_growing_pauses() -
         booth.watch.before, dice.pauses = lose, []
         began = booth.now()
         assert await booth.refuse(0) == NO
-        assert dice.pauses == [min(PAUSE_MAX_S, PAUSE_MIN_S * 2**n) for n in range(10)]
+        assert dice.pauses == [min(PAUSE_S[1], PAUSE_S[0] * 2**n) for n in range(10)]
         assert booth.now() - began == pytest.approx(sum(dice.pauses))
         left += [CaptureLost("quicker")] * 1000
         began, dice.pauses = booth.now(), []

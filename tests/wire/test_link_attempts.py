@@ -14,12 +14,7 @@ from wormspace.wire import codec
 from wormspace.wire import link as link_module
 from wormspace.wire.dial import CONNECT_S
 from wormspace.wire.frames import frame
-from wormspace.wire.link import (
-    REFUSED_RETRY_S,
-    RETRY_MAX_S,
-    RETRY_MIN_S,
-    TcpLink,
-)
+from wormspace.wire.link import CONNECT_PAUSE_S, REFUSED_RETRY_S, TcpLink
 from wormspace.wire.membership import Membership
 from wormspace.wire.messages import Hello, Refusal, Status, Welcome
 
@@ -31,7 +26,7 @@ class Whole:
     """Draws the longest pause there may be."""
 
     def uniform(self, lo, hi):
-        assert (lo, hi) == (0.5, 1.0)
+        assert lo == 0.5 * hi
         return hi
 
 
@@ -102,29 +97,34 @@ def test_pauses_grow_until_a_server_greets(monkeypatch) -> None:
         assert (link.up, link.trouble, link.name) == (False, "not connected yet", "h:7")
         await asyncio.sleep(0.001)
         assert link.trouble == "Connection refused"
-        await asyncio.sleep(RETRY_MIN_S)
+        await asyncio.sleep(CONNECT_PAUSE_S[0])
         assert link.trouble == "no such name"
-        await asyncio.sleep(2 * RETRY_MIN_S)
+        await asyncio.sleep(2 * CONNECT_PAUSE_S[0])
         assert link.trouble == "[Errno -2] a name"
         net.ends += [refused] * 3 + ["connection"]
         await asyncio.sleep(CONNECT_S + 1)
-        expected = [RETRY_MIN_S * 2**n for n in range(4)]
+        expected = [CONNECT_PAUSE_S[0] * 2**n for n in range(4)]
         expected[3] += CONNECT_S
-        assert net.pauses() == [*expected, RETRY_MAX_S, RETRY_MAX_S, RETRY_MAX_S]
+        assert net.pauses() == [
+            *expected,
+            CONNECT_PAUSE_S[1],
+            CONNECT_PAUSE_S[1],
+            CONNECT_PAUSE_S[1],
+        ]
         assert net.tried[0][1:] == ("h", 7)
         assert link.trouble == "no greeting yet"
         [sent] = net.pipes[0].writes
         assert codec.decode_hello(sent[4:]) == Hello([1], "c", "me")
         net.ends += ["connection", "connection"]
         link.connection_lost(None)  # without a greeting: as busy as before
-        await asyncio.sleep(RETRY_MAX_S + 0.001)
+        await asyncio.sleep(CONNECT_PAUSE_S[1] + 0.001)
         link.data_received(WELCOME)
         assert (link.up, link.trouble, link._welcome.server) == (True, "", "s1")
         link.connection_lost(ConnectionResetError("reset"))
         assert (link.up, link.trouble, link._welcome) == (False, "reset", None)
         began = asyncio.get_running_loop().time()
         await asyncio.sleep(1)
-        assert net.tried[-1][0] - began == pytest.approx(RETRY_MIN_S)
+        assert net.tried[-1][0] - began == pytest.approx(CONNECT_PAUSE_S[0])
         assert len(net.tried) == 3
         await link.close()
 
@@ -141,7 +141,7 @@ def test_a_server_that_does_not_greet_is_hung_up_on(monkeypatch) -> None:
         assert net.pipes[0].done == ["abort"]
         link.connection_lost(None)
         assert link.trouble == "the server did not greet in time"
-        await asyncio.sleep(RETRY_MIN_S + 0.001)
+        await asyncio.sleep(CONNECT_PAUSE_S[0] + 0.001)
         link.data_received(WELCOME)
         await asyncio.sleep(2 * CONNECT_S)
         assert (net.pipes[1].done, link.trouble, owner.told) == ([], "", [("up", 0)])
@@ -164,7 +164,7 @@ def test_a_server_that_does_not_greet_is_hung_up_on(monkeypatch) -> None:
             "not ours",
             REFUSED_RETRY_S,
         ),
-        (Refusal("busy", "too many"), None, "too many", RETRY_MIN_S),
+        (Refusal("busy", "too many"), None, "too many", CONNECT_PAUSE_S[0]),
         (
             Welcome(1, "c", "s1", 0, 1, 3, 1 << 20, 1000),
             "membership",
@@ -197,7 +197,7 @@ def test_who_is_refused_asks_again_later_and_says_why(
         assert (link.refused, link.trouble, owner.told) == (None, "", [("up", 0)])
         link.connection_lost(None)
         assert (link.trouble, owner.told) == (CLOSED, [("up", 0), ("down", 0)])
-        await asyncio.sleep(RETRY_MIN_S + 0.001)
+        await asyncio.sleep(CONNECT_PAUSE_S[0] + 0.001)
         assert len(net.tried) == 3
         await link.close()
 
@@ -220,7 +220,7 @@ def test_links_whose_servers_moved_exchange_their_addresses(monkeypatch) -> None
         assert owner.told == [("up", 0), ("up", 1)]
         for link in links:
             link.connection_lost(None)
-        await asyncio.sleep(RETRY_MIN_S + 0.001)
+        await asyncio.sleep(CONNECT_PAUSE_S[0] + 0.001)
         links[0].data_received(codec.encode(Welcome(1, "c", "s2", 0, 1, 2, 99, 99)))
         assert [link.name for link in links] == ["h1:1", "h0:0"]
         assert {link.trouble for link in links} == {"its address is another server's now"}
@@ -250,7 +250,7 @@ def test_a_server_that_takes_in_nothing_or_says_nonsense_is_told_of(monkeypatch)
         assert (link.up, link.trouble) == (True, "")
         link.connection_lost(None)
         assert link.trouble == "it takes in nothing"
-        await asyncio.sleep(RETRY_MIN_S + 0.001)
+        await asyncio.sleep(CONNECT_PAUSE_S[0] + 0.001)
         for byte in WELCOME:  # as it comes
             link.data_received(bytes([byte]))
         link.data_received(frame(b"\xc1"))
@@ -270,7 +270,7 @@ def test_half_a_message_ends_with_its_connection(monkeypatch) -> None:
         await asyncio.sleep(0)
         link.data_received(WELCOME + WELCOME[:7])
         link.connection_lost(None)
-        await asyncio.sleep(RETRY_MIN_S + 0.001)
+        await asyncio.sleep(CONNECT_PAUSE_S[0] + 0.001)
         link.data_received(WELCOME)
         assert owner.told == [("up", 0), ("down", 0), ("up", 0)]
         await link.close()

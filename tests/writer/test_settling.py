@@ -7,7 +7,7 @@ import pytest
 from tests.virtual import Watch, virtually
 
 from wormspace.errors import AlreadyWritten, CaptureLost, Trimmed, Unavailable
-from wormspace.space.racing import PAUSE_MAX_S, PAUSE_MIN_S
+from wormspace.runtime.retrying import PAUSE_S
 from wormspace.writer.settling import settle_range
 
 SIZE = 8
@@ -58,7 +58,7 @@ def test_who_loses_a_race_pauses_and_takes_it_all_again_until_the_deadline():
         assert await segment.read_range(4, 7) == [junk(4), junk(5), junk(6)]
         pauses = [b - a for a, b in itertools.pairwise(captured)]
         assert len(pauses) == 3
-        assert all(0 < pause <= PAUSE_MIN_S * 2**k for k, pause in enumerate(pauses))
+        assert all(0 < pause <= PAUSE_S[0] * 2**k for k, pause in enumerate(pauses))
         assert len(set(pauses)) == 3, "two who race do not go on racing"
         losses += [CaptureLost("quicker")] * 1000
         began = loop.time()
@@ -66,7 +66,7 @@ def test_who_loses_a_race_pauses_and_takes_it_all_again_until_the_deadline():
         with pytest.raises(Unavailable, match=r"settling s/1: other clients captured it again"):
             await settle_range(segment, 0, SIZE, junk, 3)
         assert loop.time() - began == pytest.approx(3)
-        assert max(b - a for a, b in itertools.pairwise(captured)) <= PAUSE_MAX_S
+        assert max(b - a for a, b in itertools.pairwise(captured)) <= PAUSE_S[1]
 
     settling(work)
 

@@ -28,11 +28,10 @@ from wormspace.log.segmented_log import SegmentedLog
 from wormspace.log.sequencer_client import PositionSource
 from wormspace.log.term import ReservedRange, ReservedWriter
 from wormspace.runtime.batching import Batcher
+from wormspace.runtime.retrying import Backoff
 from wormspace.runtime.tasks import Tasks
 
 LOST = (CaptureLost, AlreadyWritten)
-PAUSE_MIN_S = 0.002
-PAUSE_MAX_S = 0.2
 GRACE_S = 0.05
 
 OVERHEAD_BYTES = 96
@@ -323,7 +322,7 @@ class Appender:
     async def _insist(self, parts: Sequence[_Part], deadline: float) -> None:
         """Write entries to new places, until each of them has one for good."""
         doubt = None
-        longest = PAUSE_MIN_S
+        backoff = Backoff(self._segmented_log.space.client.rng, deadline=deadline)
         while True:
             drafts = _drafts(parts, self._largest)
             given = await self._ask(drafts, doubt, deadline)
@@ -336,8 +335,7 @@ class Appender:
             self.lost += len(lost)
             parts = [part for draft in lost for part in draft.parts]
             doubt = given.ranges[0].fence
-            await asyncio.sleep(self._segmented_log.space.client.rng.uniform(0, longest))
-            longest = min(PAUSE_MAX_S, 2 * longest)
+            await backoff.pause()
 
     async def _ask(self, drafts: list[_BatchDraft], doubt: bytes | None, deadline: float) -> Given:
         """Places for batches, which are encoded accordingly."""

@@ -33,6 +33,7 @@ from wormspace.log.ongoing import Ongoing
 from wormspace.log.sequencer import Sequencer
 from wormspace.rpc import Caller, Failure, NoAnswer, Patience, Service
 from wormspace.runtime.endpoints import PORT_MAX
+from wormspace.runtime.retrying import RETRY_S
 
 log = logging.getLogger("wormspace.log")
 
@@ -44,8 +45,6 @@ PINGS = 2
 
 LOOK_S = 0.5
 """How often who stands by looks whether there is a sequencer."""
-
-RETRY_S = 0.05
 
 SERVICE = "wormlog/"
 """The service's name, before the log's and the sequencer's id."""

@@ -21,10 +21,9 @@ from wormspace.knobs import KNOBS
 from wormspace.log.reading import ReadCursor, Reader
 from wormspace.log.records import Entry
 from wormspace.log.segmented_log import POLL_S, SegmentedLog
+from wormspace.runtime.retrying import FOLLOW_RETRY_S
 from wormspace.runtime.tasks import Tasks
 from wormspace.space import Address, SegmentsTrimmed, Stream, Written
-
-RETRY_S = 0.1
 
 
 class Source(ABC):
@@ -133,7 +132,7 @@ class WholeLog(Source):
             await self._lose_cursor(e)
         except Unavailable:
             self._stop_listening()
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(FOLLOW_RETRY_S)
         return []
 
     async def _begin(self) -> ReadCursor:

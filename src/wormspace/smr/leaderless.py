@@ -16,6 +16,7 @@ import msgspec
 
 from wormspace.errors import Closed, NotAllocated, RaceLost, Trimmed, Unavailable
 from wormspace.knobs import KNOBS
+from wormspace.runtime.retrying import RETRY_S, Backoff
 from wormspace.smr.records import Member, Packet
 from wormspace.smr.replica_context import Proposer, ReplicaContext
 from wormspace.smr.shared import Shared
@@ -24,9 +25,7 @@ from wormspace.writer.segments import find_or_allocate
 
 log = logging.getLogger("wormspace.smr")
 
-RETRY_S = 0.05
-RACE_PAUSE_S = 0.01
-RACE_PAUSE_MAX_S = 0.32
+RACE_PAUSE_S = (0.01, 0.32)
 TICK_S = 0.1
 
 
@@ -120,7 +119,7 @@ class LeaderlessProposer(Equal):
 
     async def _write(self, raw: bytes) -> None:
         """Get a batch into some register."""
-        pause = RACE_PAUSE_S
+        backoff = Backoff(self._context.rng, RACE_PAUSE_S)
         while True:
             try:
                 if await self._attempt(raw):
@@ -132,8 +131,7 @@ class LeaderlessProposer(Equal):
                 return
             except RaceLost:
                 # Half-written perhaps; the next attempt meets it, for it looks at this place again.
-                await asyncio.sleep(self._context.rng.uniform(0, pause))
-                pause = min(pause * 2, RACE_PAUSE_MAX_S)
+                await backoff.pause()
 
     async def _attempt(self, raw: bytes) -> bool:
         """Try the next register; false if it held something else."""

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable
 
 from wormspace.errors import Closed, NotAllocated, Trimmed, WormError, WrongIdentity
+from wormspace.runtime.retrying import FOLLOW_RETRY_S
 from wormspace.runtime.tasks import Tasks
 from wormspace.smr.engine import Applied, Engine
 from wormspace.smr.errors import OtherStrategy
@@ -27,8 +28,6 @@ from wormspace.smr.records import (
 from wormspace.space import Address, Allocated, SegmentsTrimmed, Space, Written
 
 log = logging.getLogger("wormspace.smr")
-
-RETRY_S = 0.2
 
 
 class Learner:
@@ -352,7 +351,7 @@ class Learner:
                 return
             except WormError as e:
                 log.warning("following %s: %s", self.space.name, e)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(FOLLOW_RETRY_S)
             except Exception as e:  # noqa: BLE001 - whatever it is, nothing more would be heard
                 self._fail(e)
                 return

@@ -9,7 +9,7 @@ replicas' state machines does not grow with the number of hands it goes through.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -80,6 +80,8 @@ class Skip(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 Record: TypeAlias = Batch | Noop | Seal | Skip
+
+T = TypeVar("T")
 
 encode = msgspec.msgpack.Encoder().encode
 _decode_record: Callable[[bytes], Record] = msgspec.msgpack.Decoder(Record).decode
@@ -308,6 +310,6 @@ class Listened(msgspec.Struct, frozen=True, array_like=True):
     lost: bool = False
 
 
-def decoder(kind: Any) -> Any:
+def decoder(kind: type[T]) -> Callable[[bytes], T]:
     """The decoding function for one kind of message."""
     return msgspec.msgpack.Decoder(kind).decode

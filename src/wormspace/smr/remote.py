@@ -22,6 +22,7 @@ from wormspace.rpc import Caller, NoService
 from wormspace.runtime.closing import Closing
 from wormspace.runtime.deadlines import left
 from wormspace.runtime.endpoints import Endpoint
+from wormspace.runtime.retrying import FOLLOW_RETRY_S
 from wormspace.runtime.tasks import Tasks
 from wormspace.smr.arguments import as_addresses, as_client, as_level, as_machine
 from wormspace.smr.consistency import Consistency, Eventual, Linearizable, Session
@@ -35,13 +36,14 @@ from wormspace.smr.records import (
     Listened,
     Member,
     Packet,
+    Question,
     Reply,
     decode_segment_metadata,
     decoder,
     encode,
 )
-from wormspace.smr.submit import Asker, PacketTooLarge, Submitter
-from wormspace.smr.trying import PAUSE_MAX_S, Trying
+from wormspace.smr.submit import Asker, Submitter
+from wormspace.smr.trying import until_done
 from wormspace.smr.views import View
 from wormspace.space import Address, Client, Stream
 from wormspace.space.arguments import as_name, as_rng, as_timeout
@@ -151,51 +153,46 @@ class RemoteClient:
     async def _dispatch(self, packet: Packet, deadline: float) -> Reply:
         if self._beginning:
             await asyncio.wait(self._beginning, timeout=deadline - self._loop.time())
-        return await self._until(deadline, "submit", encode(packet))
+        return await self._until(deadline, "submit", packet)
 
     async def _dispatch_query(self, queries: bytes, session: Session, deadline: float) -> Reply:
-        return await self._until(deadline, "ask", encode(question(queries, session.seen)))
+        return await self._until(deadline, "ask", question(queries, session.seen))
 
     async def _dispatch_anywhere(self, queries: bytes, session: Session, deadline: float) -> Reply:
-        body = encode(question(queries, session.seen, HERE))
-        return await self._until(deadline, "ask", body)
+        return await self._until(deadline, "ask", question(queries, session.seen, HERE))
 
     async def _dispatch_unseen(self, queries: bytes, session: Session, deadline: float) -> Reply:
-        body = encode(question(queries, Address(0, 0), HERE))
-        return await self._until(deadline, "ask", body)
+        return await self._until(deadline, "ask", question(queries, Address(0, 0), HERE))
 
-    async def _until(self, deadline: float, what: str, body: bytes) -> Reply:
+    async def _until(self, deadline: float, what: str, message: Packet | Question) -> Reply:
         """Ask whoever is thought to lead; go where one is sent, or around."""
-        trying = Trying(self.name, deadline, self._rng)
+        body = encode(message)
         absent: dict[tuple[str, int], None] | None = {}
-        while True:
-            self._require_open()
-            trying.remaining()
-            here = self._leader
+
+        async def attempt(here: Endpoint, timeout_s: float) -> Reply:
+            nonlocal absent
             try:
-                raw = await self._call(here, what, body, trying.attempt_s())
-                reply: Reply = _decode_reply(raw)
-            except UsageError:
-                raise
+                reply = _decode_reply(await self._call(here, what, body, timeout_s))
             except (WormError, *MALFORMED) as e:
                 if absent is not None and isinstance(e, NoService):
                     absent[here] = None
                     self.require_present(absent)
                 else:
                     absent = None  # somebody may have done it
-                trying.failed(str(Endpoint(*here)), e)
                 self._turn(here, None)
-            else:
-                absent = None
-                if reply.largest:
-                    self._submitter.largest, self._submitter.is_sure = reply.largest, True
-                if reply.body is not None:
-                    return reply
-                if reply.too_large:
-                    raise PacketTooLarge(reply.largest)
-                trying.failed(str(Endpoint(*here)), "it does not lead")
+                raise
+            absent = None
+            if reply.largest:
+                self._submitter.largest, self._submitter.is_sure = reply.largest, True
+            if reply.body is None and not reply.too_large:
                 self._turn(here, reply.leader)
-            await trying.pause()
+            return reply
+
+        return await until_done(self.name, deadline, self._rng, self._likely_leader, attempt)
+
+    def _likely_leader(self) -> Endpoint:
+        self._require_open()
+        return Endpoint(*self._leader)
 
     def require_present(self, absent: Iterable[tuple[str, int]]) -> None:
         """Some have another object at these addresses; if all have, asking again does not help.
@@ -281,8 +278,7 @@ class RemoteClient:
             Closed, NoAnswer, Failure, MsgspecError.
         """
         raw = await self._call(address, "listen", encode(Listen(after)), 2 * LISTEN_S)
-        found: Listened = _decode_listened(raw)
-        return found
+        return _decode_listened(raw)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -322,7 +318,7 @@ class Listener:
                 else:
                     absent.pop(address, None)
                 log.info("listening at %s:%d: %s", *address, e)
-                await asyncio.sleep(PAUSE_MAX_S)
+                await asyncio.sleep(FOLLOW_RETRY_S)
             else:
                 if not page.lost:
                     return page

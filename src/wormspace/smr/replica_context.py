@@ -325,8 +325,7 @@ class ReplicaContext:
     async def knock(self, member: Member, timeout: float) -> Pong | None:
         """Greet whoever is at its address now; None if that is no replica of this object."""
         try:
-            raw = await self._call(member, "ping", encode(self.ping()), timeout)
-            pong: Pong = _decode_pong(raw)
+            pong = _decode_pong(await self._call(member, "ping", encode(self.ping()), timeout))
         except (WormError, *MALFORMED):
             return None
         ours = self.is_ours(pong.top)

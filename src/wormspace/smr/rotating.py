@@ -24,8 +24,9 @@ import msgspec
 from wormspace.errors import Closed, RaceLost, Trimmed, Unavailable
 from wormspace.knobs import KNOBS
 from wormspace.rpc import Patience
+from wormspace.runtime.retrying import RETRY_S
 from wormspace.runtime.tasks import Tasks
-from wormspace.smr.leaderless import RETRY_S, Equal
+from wormspace.smr.leaderless import Equal
 from wormspace.smr.peers import MOST
 from wormspace.smr.records import NOOP, SKIP, Member, Packet
 from wormspace.smr.replica_context import Proposer, ReplicaContext

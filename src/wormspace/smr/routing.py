@@ -11,22 +11,19 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
-from wormspace.errors import Trimmed, UsageError, WormError
-from wormspace.malformed import MALFORMED
 from wormspace.smr.consistency import Session
 from wormspace.smr.engine import Applied
 from wormspace.smr.errors import Behind
 from wormspace.smr.questions import question, run_queries
-from wormspace.smr.records import Member, Packet, Reply, decoder, encode
-from wormspace.smr.replica_context import Proposer, ReplicaContext
+from wormspace.smr.records import Member, Packet, Question, Reply, decoder, encode
+from wormspace.smr.replica_context import NotLeading, Proposer, ReplicaContext
 from wormspace.smr.submit import PacketTooLarge
-from wormspace.smr.trying import Trying
+from wormspace.smr.trying import until_done
 from wormspace.space import Address
 
 _decode_reply = decoder(Reply)
 
 _Here: TypeAlias = Callable[[], Awaitable[Reply]]
-_There: TypeAlias = Callable[[Member, float], Awaitable[bytes]]
 
 
 class Router:
@@ -55,55 +52,42 @@ class Router:
 
     async def carry(self, packet: Packet, deadline: float) -> Reply:
         """Have a packet applied, by whoever leads."""
-        return await self._until(
-            deadline,
-            lambda: self.propose(packet),
-            lambda leader, timeout: self.context.call(leader, "submit", encode(packet), timeout),
-        )
+        return await self._until(deadline, lambda: self.propose(packet), "submit", packet)
 
     async def ask(self, queries: bytes, session: Session, deadline: float) -> Reply:
         """Have queries answered by whoever leads."""
-        ask = encode(question(queries, session.seen))
-        return await self._until(
-            deadline,
-            lambda: self.answer(queries, session.seen),
-            lambda leader, timeout: self.context.call(leader, "ask", ask, timeout),
-        )
+        ask = question(queries, session.seen)
+        return await self._until(deadline, lambda: self.answer(queries, session.seen), "ask", ask)
 
-    async def _until(self, deadline: float, here: _Here, there: _There) -> Reply:
+    async def _until(
+        self, deadline: float, here: _Here, what: str, message: Packet | Question
+    ) -> Reply:
         """Do it here if this replica leads, else at the leader; again until it is done."""
-        trying = Trying(self.context.space.name, deadline, self.context.rng)
-        while True:
-            self.require_sound()
-            remaining = trying.remaining()
-            leader = self.proposer.leader
-            try:
-                if self.proposer.leads:
-                    async with asyncio.timeout(remaining):
-                        return await here()
-                if leader is None:
-                    trying.failed("", "nobody is known to lead")
-                elif leader.id == self.context.member.id:
-                    trying.failed(leader, "this replica does not lead yet")
-                else:
-                    answer: Reply = _decode_reply(await self._forward(leader, there, trying))
-                    if answer.body is not None:
-                        return answer
-                    if answer.too_large:
-                        raise PacketTooLarge(answer.largest)
-                    trying.failed(leader, "it does not lead")
-            except (Trimmed, UsageError):
-                raise
-            except (WormError, TimeoutError, *MALFORMED) as e:
-                trying.failed(leader or self.context.member, e)
-            await trying.pause()
 
-    async def _forward(self, leader: Member, there: _There, trying: Trying) -> bytes:
+        async def attempt(leader: Member, timeout_s: float) -> Reply:
+            async with asyncio.timeout_at(deadline):
+                if self.proposer.leads:
+                    return await here()
+                if self.proposer.leader is None:
+                    raise NotLeading("nobody is known to lead")
+                if leader.id == self.context.member.id:
+                    raise NotLeading("this replica does not lead yet")
+                return await self._forward(leader, what, encode(message), timeout_s)
+
+        name, rng = self.context.space.name, self.context.rng
+        return await until_done(name, deadline, rng, self._leader, attempt)
+
+    def _leader(self) -> Member:
+        """Whoever leads; this replica, if nobody is known to."""
+        self.require_sound()
+        return self.proposer.leader or self.context.member
+
+    async def _forward(self, leader: Member, what: str, body: bytes, timeout_s: float) -> Reply:
         """Ask the leader, for as long as it is the leader."""
-        async with asyncio.timeout(trying.remaining()) as timeout:
+        async with asyncio.timeout(None) as timeout:
             self._forwarded[timeout] = None
             try:
-                return await there(leader, trying.attempt_s())
+                return _decode_reply(await self.context.call(leader, what, body, timeout_s))
             finally:
                 del self._forwarded[timeout]
 

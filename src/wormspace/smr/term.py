@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from wormspace.errors import RaceLost, Unavailable
 from wormspace.runtime.batching import EndOfTurn
+from wormspace.runtime.retrying import RETRY_S
 from wormspace.runtime.tasks import Tasks
 from wormspace.smr.learner import Learner
 from wormspace.smr.records import NOOP, SEAL, Packet
@@ -28,8 +29,6 @@ from wormspace.space import Address, Segment, Space, Token
 from wormspace.writer.segments import CapturedSegment
 
 log = logging.getLogger("wormspace.smr")
-
-RETRY_S = 0.05
 
 
 class Deposed(NotLeading):

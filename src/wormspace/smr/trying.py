@@ -2,60 +2,59 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
+from wormspace.errors import Trimmed, UsageError, WormError
+from wormspace.malformed import MALFORMED
+from wormspace.runtime.retrying import Backoff
 from wormspace.smr.errors import NoLeader
+from wormspace.smr.records import Reply
+from wormspace.smr.submit import PacketTooLarge
 
 ATTEMPT_S = 1.0
 """So long one replica is waited for before another one is asked."""
 
-PAUSE_MIN_S = 0.005
-PAUSE_MAX_S = 0.1
+A = TypeVar("A")
 
 
-class Trying:
-    """The time of one call, its pauses, and what went wrong last.
+async def until_done(
+    what: str,
+    deadline: float,
+    rng: random.Random,
+    choose: Callable[[], A],
+    attempt: Callable[[A, float], Awaitable[Reply]],
+) -> Reply:
+    """Ask one replica after the other for something, until it is done.
 
     Args:
         what: the object that is called, for the error's text.
-        deadline: of the loop's clock.
+        choose: who is asked next; it raises what makes more attempts pointless.
+        attempt: asks that one, and waits for so many seconds.
+
+    Raises:
+        NoLeader: there is no time left; it says who was asked last, and what came of it.
+        PacketTooLarge: nothing was done.
+        Trimmed, UsageError: trying again does not help.
     """
-
-    def __init__(self, what: str, deadline: float, rng: random.Random) -> None:
-        self._what = what
-        self._rng = rng
-        self._loop = asyncio.get_running_loop()
-        self._deadline = deadline
-        self._pause = PAUSE_MIN_S
-        self._asked = ""
-        self._trouble = "nobody was asked in time"
-
-    def remaining(self) -> float:
-        """Seconds left, more than none.
-
-        Raises:
-            NoLeader: none; it says who was asked last, and what came of it.
-        """
-        left = self._deadline - self._loop.time()
-        if left > 0:
-            return left
-        who = f"{self._asked}: " if self._asked else ""
-        raise NoLeader(
-            f"{self._what}: no answer in time ({who}{self._trouble}); whether it was done is "
-            "unknown"
-        )
-
-    def attempt_s(self) -> float:
-        """How long the next attempt may take."""
-        return min(self.remaining(), ATTEMPT_S)
-
-    def failed(self, asked: object, trouble: object) -> None:
-        """Somebody was asked, and this came of it."""
-        self._asked, self._trouble = str(asked), str(trouble) or type(trouble).__name__
-
-    async def pause(self) -> None:
-        """Before the next attempt; longer each time."""
-        left = max(0.0, self._deadline - self._loop.time())
-        await asyncio.sleep(min(self._pause * self._rng.uniform(0.5, 1), left))
-        self._pause = min(self._pause * 2, PAUSE_MAX_S)
+    backoff = Backoff(rng, least=0.5, deadline=deadline)
+    trouble = "nobody was asked in time"
+    while True:
+        asked = choose()
+        left = backoff.left()
+        if left <= 0:
+            raise NoLeader(f"{what}: no answer in time ({trouble}); whether it was done is unknown")
+        try:
+            reply = await attempt(asked, min(left, ATTEMPT_S))
+        except (Trimmed, UsageError):
+            raise
+        except (WormError, TimeoutError, *MALFORMED) as e:
+            trouble = f"{asked}: {str(e) or type(e).__name__}"
+        else:
+            if reply.body is not None:
+                return reply
+            if reply.too_large:
+                raise PacketTooLarge(reply.largest)
+            trouble = f"{asked}: it does not lead"
+        await backoff.pause()

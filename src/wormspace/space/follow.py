@@ -21,6 +21,7 @@ from wormspace.knobs import KNOBS
 from wormspace.registers.interface import Event as RegisterEvent
 from wormspace.registers.interface import Gap, RegistersTrimmed, Wrote
 from wormspace.registers.spans import OffsetSet, SpanSet
+from wormspace.runtime.retrying import FOLLOW_RETRY_S
 from wormspace.space.address import Address
 from wormspace.space.connection import Connection
 from wormspace.space.events import Allocated, Event, SegmentsTrimmed, Written
@@ -29,8 +30,6 @@ from wormspace.space.segment import Segment
 from wormspace.space.stream import Stream
 
 log = logging.getLogger("wormspace.follow")
-
-RETRY_S = 0.2
 
 _Values: TypeAlias = Mapping[int, bytes]
 
@@ -262,7 +261,7 @@ class Follower(Stream[Event]):
 
     async def _wait_for_servers(self, error: WormError) -> None:
         log.info("listen: catching up waits: %s", error)
-        await asyncio.sleep(RETRY_S)
+        await asyncio.sleep(FOLLOW_RETRY_S)
 
     async def _look_once(self, number: int) -> _Look:
         client = self._space.client

@@ -16,11 +16,11 @@ from wormspace.errors import (
 )
 from wormspace.registers.interface import Captured, RegisterState
 from wormspace.registers.token import Token
+from wormspace.runtime.retrying import Race
 from wormspace.space.address import Address
 from wormspace.space.arguments import as_bytes, as_int, as_token
 from wormspace.space.connection import Connection
 from wormspace.space.events import Event
-from wormspace.space.racing import Race
 from wormspace.space.stream import Stream
 
 

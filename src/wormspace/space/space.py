@@ -13,13 +13,13 @@ from wormspace.errors import (
     Trimmed,
     ValueTooLarge,
 )
+from wormspace.runtime.retrying import Race
 from wormspace.space.address import Address
 from wormspace.space.arguments import as_bytes, as_int
 from wormspace.space.connection import Connection
 from wormspace.space.events import Event
 from wormspace.space.follow import Follower
 from wormspace.space.metadata import Metadata
-from wormspace.space.racing import Race
 from wormspace.space.segment import Segment
 from wormspace.space.stream import Stream
 

@@ -26,6 +26,7 @@ from typing import Any, Self, TypeVar
 
 from wormspace.errors import Trimmed, UsageError, WormError
 from wormspace.runtime.deadlines import left, within
+from wormspace.runtime.retrying import Backoff
 from wormspace.space.arguments import as_rng
 from wormspace.tx import committing
 from wormspace.tx.cancelling import to_the_end
@@ -50,8 +51,6 @@ T = TypeVar("T")
 
 TIMEOUT_S = 5.0
 RUN_S = 30.0
-RESTART_MIN_S = 0.001
-RESTART_MAX_S = 0.1
 
 VOTE_MAX, NAME_ROOM = 1024, 24
 """Bytes of a vote, generously: what it has in any case, and what each participant adds."""
@@ -337,16 +336,15 @@ async def run_transaction(
     deadline = within(check_seconds("a timeout", timeout))
     check_call("`work`", work)
     rng = as_rng(rng)
-    pause = RESTART_MIN_S
+    backoff = Backoff(rng, deadline=deadline)
     while True:
         tx = begin()
         try:
             return await _attempt(tx, work, deadline, timeout)
         except Exception as e:
-            if not tx.is_conflict(e) or asyncio.get_running_loop().time() + pause > deadline:
+            if not tx.is_conflict(e) or backoff.left() < backoff.next_s:
                 raise
-        await asyncio.sleep(rng.uniform(0, pause))
-        pause = min(RESTART_MAX_S, 2 * pause)
+        await backoff.pause()
 
 
 async def _attempt(

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from wormspace.errors import Refused
 from wormspace.runtime.endpoints import Endpoint
+from wormspace.runtime.retrying import Backoff
 from wormspace.runtime.tasks import Tasks
 from wormspace.wire import codec
 from wormspace.wire.connection import FramedConnection
@@ -38,8 +39,7 @@ from wormspace.wire.messages import (
 
 log = logging.getLogger("wormspace.link")
 
-RETRY_MIN_S = 0.02
-RETRY_MAX_S = 0.25
+CONNECT_PAUSE_S = (0.02, 0.25)
 
 REFUSED_RETRY_S = 2.0
 """How long until a server that refused is asked again."""
@@ -190,7 +190,7 @@ class TcpLink(FramedConnection):
 
     async def _run(self) -> None:
         """Connect, wait until it is lost, and again, with a growing random pause."""
-        pause = RETRY_MIN_S
+        backoff = Backoff(self._rng, CONNECT_PAUSE_S, least=0.5)
         while True:
             self._lost.clear()
             try:
@@ -200,11 +200,10 @@ class TcpLink(FramedConnection):
             else:
                 await self._lost.wait()
                 if self._greeted:
-                    pause = RETRY_MIN_S
+                    backoff.next_s = CONNECT_PAUSE_S[0]
                 elif self.refused:
-                    pause = REFUSED_RETRY_S
-            await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
-            pause = min(RETRY_MAX_S, pause * 2)
+                    backoff.next_s = REFUSED_RETRY_S
+            await backoff.pause()
 
     # ------------------------------------------------------------ asyncio.Protocol
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from wormspace.errors import RaceLost
 from wormspace.runtime.deadlines import left
+from wormspace.runtime.retrying import Race
 from wormspace.space import Segment
-from wormspace.space.racing import Race
 
 
 async def settle_range(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-PAUSE_MIN_S = 0.002
-PAUSE_MAX_S = 0.1
-"""How long a random pause before a capture is, at first and at most."""
+from wormspace.runtime.retrying import PAUSE_S
 
 CONTENDED_S = 1.0
 """How long after the last lost race that is believed of the next captures."""
@@ -37,5 +35,5 @@ class Contention:
     def on_lost(self, attempt: int) -> None:
         """Somebody captured the same with a higher ballot."""
         if attempt:
-            self._pause_s = min(PAUSE_MAX_S, max(PAUSE_MIN_S, 2 * self._pause_s))
+            self._pause_s = min(PAUSE_S[1], max(PAUSE_S[0], 2 * self._pause_s))
             self._contended_until = self._loop.time() + CONTENDED_S
