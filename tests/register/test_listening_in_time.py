@@ -355,6 +355,29 @@ def test_who_ends_a_subscription_tells_every_server_and_hears_no_more():
     simulated(work)
 
 
+def test_another_server_sends_values_when_one_that_did_is_lost_and_at_no_other_time():
+    async def work():
+        listener = Listener(5)
+
+        def asked() -> list[list[bool]]:
+            """Of each server, whether it was asked for values, and for news alone."""
+            posts = [[m.values for _, _, m in link.posted] for link in listener.of.links]
+            for link in listener.of.links:
+                link.posted.clear()
+            return posts
+
+        first = asked()
+        assert sorted(first) == [[False]] * 2 + [[True]] * 3
+        a, b = [i for i in range(5) if first[i] == [True]][:2]
+        c, d = [i for i in range(5) if first[i] == [False]]
+        for lost, now_sends in ((c, None), (a, d), (b, None)):
+            listener.of.cut(lost)
+            assert asked() == [[True] if i == now_sends else [] for i in range(5)]
+        listener.one.close()
+
+    simulated(work)
+
+
 def test_a_server_that_ended_the_stream_is_asked_for_a_new_one_and_may_refuse_it():
     async def work():
         listener = Listener()

@@ -442,3 +442,12 @@ async def test_a_connection_reads_and_holds_what_the_model_says(seed: int) -> No
     for one, _ in peers:
         one.connection_lost(None)
     assert (at.guests.inflow.bytes, at.guests.served) == (0, {})
+
+
+async def test_a_server_that_stops_hangs_up_when_what_is_ready_was_sent() -> None:
+    server = Server(WHO, MemoryEngine(), Limits())
+    connection, pipe = Connection(server), Pipe()
+    connection.connection_made(pipe)
+    connection.send(b"ready")
+    await server.stop()
+    assert (pipe.writes, pipe.done) == ([b"ready"], ["close"])

@@ -220,6 +220,21 @@ async def test_a_batch_that_changes_nothing_does_not_wait_for_the_disk(tmp_path)
     engine.close()
 
 
+async def test_a_store_that_grows_is_mapped_ahead_of_it(tmp_path, monkeypatch):
+    """Else a commit would find the map full, and read the journal once more."""
+    again = []
+    monkeypatch.setattr(AcceptorStore, "_begin_again", lambda self: again.append(self))
+    with turned(store_map_bytes=1 << 18, store_checkpoint_bytes=20_000):
+        engine = AcceptorStore(tmp_path / "store", durability="os")
+        for i in range(60):
+            await put(engine, b"%d" % i, bytes(10_000))
+            if engine._saving is not None:
+                await engine._saving
+        assert engine.view.map_bytes > 1 << 19
+        engine.close()
+    assert not again
+
+
 async def test_a_batch_that_finds_no_place_in_the_map_makes_it_grow(tmp_path, monkeypatch):
     """Whenever the map is full: in a batch, at a checkpoint, when the journal is read."""
     monkeypatch.setattr(KNOBS, "store_map_bytes", 1 << 18)

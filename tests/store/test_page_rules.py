@@ -277,6 +277,7 @@ WRONG = {
     ),
     "no root": ({1: root(1, 4, kind=LEAF)}, "page 1 is no root"),
     "another magic": ({0: root(0, 5).replace(b"\xde\xc0\xef\xbe", b"\0" * 4)}, "page 0 is no root"),
+    "a magic of above": ({0: root(0, 5).replace(b"\xde\xc0", b"\xdf\xc0")}, "page 0 is no root"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import random
@@ -378,3 +379,48 @@ def test_a_checkpoint_is_on_disk_before_it_has_a_name_and_before_it_counts(tmp_p
         roots.save(Checkpoint(number, b"the-salt", number, 8192, b"pages"))
         assert not files.left
     roots.close()
+
+
+class Failing(SystemFiles):
+    """The system, which writes so many times more."""
+
+    left = 1 << 30
+
+    def write(self, fd, parts, at, flags=0):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.EIO, "the disk is broken")
+        return super().write(fd, parts, at, flags)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, number, left) -> None:
+    files = Failing()
+    roots = Roots(tmp_path, files)
+    for n in range(1, number + 1):
+        roots.save(Checkpoint(n, b"the-salt", n, 0, b"pages"))
+    files.left = left
+    with contextlib.suppress(OSError):
+        roots.save(Checkpoint(number + 1, b"the-salt", 1, 0, b"pages"))
+    roots.close()
+    found = Roots(tmp_path, SystemFiles())
+    assert found.saved.number == roots.saved.number >= number
+    found.close()
+
+
+def test_of_roots_that_were_cut_a_whole_slot_counts_and_less_is_damage(tmp_path) -> None:
+    roots = Roots(tmp_path, SystemFiles())
+    for number in (1, 2):
+        roots.save(Checkpoint(number, b"the-salt", number, 0, b"pages"))
+    roots.close()
+    whole = (tmp_path / "roots").read_bytes()
+    for size in range(len(whole) + 1):
+        (tmp_path / "roots").write_bytes(whole[:size])
+        try:
+            found = Roots(tmp_path, SystemFiles())
+        except StoreDamaged:
+            assert size < len(whole)
+        else:
+            assert found.saved in (roots.saved, Checkpoint(1, b"the-salt", 1, 0, b"pages"))
+            found.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,19 @@ def test_one_has_the_lock_until_it_is_closed(tmp_path) -> None:
     FILES.close(second)  # that raises nothing
     with pytest.raises(OSError, match="descriptor"):
         os.fstat(second)
+
+
+def test_who_may_wait_for_the_lock_has_it_when_it_is_let_go(tmp_path) -> None:
+    path = tmp_path / "lock"
+    first, second = (FILES.open(path, os.O_RDWR | os.O_CREAT) for _ in range(2))
+    FILES.lock(first, wait=True)
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(FILES.lock, second, wait=True)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.1)
+        FILES.close(first)
+        waiting.result()
+    FILES.close(second)
 
 
 def test_a_fork_holds_no_lock(tmp_path) -> None:

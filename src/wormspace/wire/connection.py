@@ -39,7 +39,6 @@ class FramedConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._max_frame = max_frame
-        self._decoder = FrameDecoder(max_frame)
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._end_of_turn = EndOfTurn(self._flush)
