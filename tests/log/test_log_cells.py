@@ -283,7 +283,7 @@ def test_what_goes_on_in_the_background_ends_with_the_mark(call, how):
             await mark.put(value)
         alloc, begun = mark._segmented_log.space.alloc, []
 
-        async def never(*given):
+        async def never(*given, timeout):
             begun.append(asyncio.current_task())
             mark._segmented_log.space.alloc = alloc
             await asyncio.Event().wait()
