@@ -14,7 +14,7 @@ from griffe import Attribute, Class, Docstring, ExprCall, Extension, Function, M
 
 from wormspace.sync.delegating import plain
 
-DELEGATES = re.compile(r"^(?:waiting|running|streaming|making|replicating)$")
+DELEGATES = re.compile(r"^(?:waiting|running|streaming|making|replicating|attaching)$")
 
 
 class Twins(Extension):
