@@ -97,7 +97,7 @@ SOMETIMES = {
     "votes are trimmed": (
         "transfers",
         "tx/trimming.py",
-        "site.vote_store.forget(name, site.initiator, number)",
+        "host.vote_store.forget(name, host.peers.initiator, number)",
         0,
     ),
 }

@@ -19,5 +19,7 @@ async def cast(site: tx.Site, manager: str, txid: tx.TxId, vote: tx.Vote) -> tx.
             stands.set_exception(error)
 
     await site.open()
-    site.vote_store.cast(manager, txid, vote, on_stands, ahead=True, deadline=site.now() + 5)
+    site.host.vote_store.cast(
+        manager, txid, vote, on_stands, ahead=True, deadline=site.host.now() + 5
+    )
     return await stands

@@ -197,6 +197,7 @@ class Site:
     """
 
     def __init__(self, *managers: Manager, vote_store: VoteStore | None = None) -> None:
+        self.host = self.peers = self
         self.vote_store = vote_store or VoteStore()
         self.managers = {manager.name: manager for manager in managers}
         self.in_flights = InFlightTable()
@@ -214,7 +215,7 @@ class Site:
         self.said, self.answer, self.parts = [], b"", []
         self.spawned: list[asyncio.Task] = []
         self.client = SimpleNamespace(registers=SimpleNamespace(max_value=1 << 20))
-        self.is_open, self.numbers = True, itertools.count()
+        self.numbers = itertools.count()
         self.opened: list[float | None] = []
         self.left: list[TxId] = []
 
@@ -276,7 +277,7 @@ def plan(variant: str = "E3", participants=("a", "b")) -> Plan:
 
 
 def part_of(site: Site, branch: Branch | None, its: Plan) -> tuple[Participant, InFlight]:
-    in_flight = site.in_flights.join(its.id, its.participants)
+    in_flight = site.host.in_flights.join(its.id, its.participants)
     part = Participant(site, in_flight, its, "a", branch)
     in_flight.add(part)
     return part, in_flight

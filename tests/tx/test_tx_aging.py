@@ -150,17 +150,17 @@ class Life:
         await self.settle()
         site = next(iter(self.sites.values()))
         managers = dict(self.stores)
-        await retire(self.worm, "tx", site.resolver, managers, before=site.clock() + 1)
+        await retire(self.worm, "tx", site.host.resolver, managers, before=site.host.clock() + 1)
 
     def sizes(self) -> dict[str, int]:
         """What the processes remember; counts that must not grow with age."""
         found = {"open": 0, "early": 0, "held": 0, "known": 0, "sessions": 0, "segments": 0}
         for site in [self.app, *self.sites.values()]:
-            found["open"] += len(site.in_flights.open)
-            found["early"] += len(site.in_flights._early)
-            found["held"] += len(site.vote_store._held)
-            found["known"] += len(site.vote_store._known)
-            found["sessions"] += len(site.kept.used())
+            found["open"] += len(site.host.in_flights.open)
+            found["early"] += len(site.host.in_flights._early)
+            found["held"] += len(site.host.vote_store._held)
+            found["known"] += len(site.host.vote_store._known)
+            found["sessions"] += len(site.host.kept.used())
             found["segments"] += len(site.finished._segments)
         return found
 
@@ -244,7 +244,9 @@ async def test_an_initiator_that_was_taken_for_gone_goes_on_behind_its_retired_v
                 while await store.prepared():  # noqa: ASYNC110 - the outcome becomes durable
                     await asyncio.sleep(0.01)
             managers = {"a": store}
-            assert await retire(worm, "tx", there.resolver, managers, before=there.clock() + 1)
+            assert await retire(
+                worm, "tx", there.host.resolver, managers, before=there.host.clock() + 1
+            )
             failed = 0
             for n in range(4):
                 try:

@@ -128,7 +128,7 @@ class Campaign:
             except WormError as e:
                 self._end("refused" if "another database" in str(e) else "unavailable")
             try:
-                await retire(site.client, "tx", site.resolver, stores, before=before() - 0.5)
+                await retire(site.client, "tx", site.host.resolver, stores, before=before() - 0.5)
             except WormError as e:
                 self._end(type(e).__name__)
             await asyncio.sleep(0.5)

@@ -69,7 +69,7 @@ async def check(it: _Place) -> None:
     assert it.last.decision is None or it.last.decision.committed == (it.said == "committed")
     assert not any([await store.prepared() for store in it.stores])
     for site in {it.site}:
-        assert not site.in_flights.open
+        assert not site.host.in_flights.open
     await it.write(b"next")
     assert {store.value(b"k") for store in it.stores} == {b"next"}
 
@@ -170,7 +170,7 @@ def test_looking_after_transactions_can_be_cancelled_anywhere(call: str) -> None
         elif call == "settle":
             await it.site.settle(it.last.id, ("a", "b"))
         elif call == "retire":
-            await retire(it.worm, "tx", it.site.resolver, it.site.managers, before=0.0)
+            await retire(it.worm, "tx", it.site.host.resolver, it.site.host.managers, before=0.0)
         else:
             await look(it.worm, "tx")
             await look_at(it.worm, "tx", it.last.id)

@@ -56,7 +56,9 @@ async def test_managers_are_where_the_plan_says(addresses, initiator: str) -> No
 async def test_who_acts_hears_the_votes_elsewhere_where_managers_listen(variant, addresses) -> None:
     site, plan = Site(), planned(variant, addresses)
     listen(site, plan)
-    assert site.vote_store.followed == (elsewhere(plan) if variant in ("D4", "E3", "F2") else [])
+    assert site.host.vote_store.followed == (
+        elsewhere(plan) if variant in ("D4", "E3", "F2") else []
+    )
 
 
 def asks(site: Site) -> dict[str, tuple[str, ...]]:
@@ -77,7 +79,7 @@ async def begun(site: Site, plan: Plan, asked=frozenset(), branches=None) -> asy
 
 
 async def ended(site: Site, plan: Plan, task: asyncio.Task, decision: Decision) -> tuple:
-    site.in_flights.open[plan.id].decide(decision)
+    site.host.in_flights.open[plan.id].decide(decision)
     return await task
 
 
@@ -88,7 +90,7 @@ async def test_an_initiator_asks_all_who_were_not_told_to_vote(variant, addresse
     site, plan = Site(), planned(variant, addresses)
     site.answer = messages.encode([None] * 3)
     task = await begun(site, plan, asked)
-    assert site.vote_store.followed == elsewhere(plan)
+    assert site.host.vote_store.followed == elsewhere(plan)
     left = {
         at: kept
         for at, names in sites_of(plan).items()
@@ -112,7 +114,7 @@ async def test_an_initiator_starts_a_tm_and_hears_what_it_says(variant, addresse
         task = await begun(site, plan)
         assert site.said == [(THERE, Begin(plan), 3.0)]
         assert site.parts == []
-        assert site.vote_store.followed == (elsewhere(plan) if variant == "D4" else [])
+        assert site.host.vote_store.followed == (elsewhere(plan) if variant == "D4" else [])
         assert task.done() == bool(answer)
         assert (await task if answer else await ended(site, plan, task, said))[0] == said
 
@@ -124,10 +126,10 @@ async def test_an_initiator_may_be_the_tm(tm: str) -> None:
     task = await begun(site, plan)
     assert asks(site) == {THERE: ("b",)}
     assert site.parts == [(plan, {"a": None})]
-    site.in_flights.open[plan.id].learn("a", vote("a"))
+    site.host.in_flights.open[plan.id].learn("a", vote("a"))
     assert await task == (ALL_YES, ())
     await turn()
-    assert site.in_flights.open == {}
+    assert site.host.in_flights.open == {}
 
 
 async def test_managers_that_are_all_here_take_part_and_nobody_is_told() -> None:
@@ -135,15 +137,15 @@ async def test_managers_that_are_all_here_take_part_and_nobody_is_told() -> None
         for addresses in (("", "", ""), (HERE, HERE, HERE)):
             site, plan, branches = Site(), planned(variant, addresses), {"a": Branch()}
             task = await begun(site, plan, branches=branches)
-            assert (site.said, site.vote_store.followed) == ([], [])
+            assert (site.said, site.host.vote_store.followed) == ([], [])
             kept = [] if addresses[0] == "" else [((plan.id, "a"), site.time)]
-            assert site.kept.used() == kept
-            assert site.kept.take(plan.id, "a") is (branches["a"] if kept else None)
+            assert site.host.kept.used() == kept
+            assert site.host.kept.take(plan.id, "a") is (branches["a"] if kept else None)
             assert site.parts == [(plan, dict.fromkeys(NAMES) if kept else branches)]
-            in_flight = site.in_flights.open[plan.id]
+            in_flight = site.host.in_flights.open[plan.id]
             assert in_flight.deadline == site.time + plan.timeout
             assert await ended(site, plan, task, ALL_YES) == (ALL_YES, ())
-            assert site.in_flights.open == {}
+            assert site.host.in_flights.open == {}
 
 
 async def test_an_initiator_says_who_has_not_acted_and_what_it_cannot_learn() -> None:
@@ -155,7 +157,7 @@ async def test_an_initiator_says_who_has_not_acted_and_what_it_cannot_learn() ->
 
     site, plan = Site(), planned()
     task = await begun(site, plan)
-    in_flight = site.in_flights.open[plan.id]
+    in_flight = site.host.in_flights.open[plan.id]
     in_flight.add(Idle())
     in_flight.decide(ALL_YES)
     await turn()
@@ -163,11 +165,11 @@ async def test_an_initiator_says_who_has_not_acted_and_what_it_cannot_learn() ->
     in_flight.stop_waiting()
     assert await task == (ALL_YES, ("a",))
     task = await begun(site, plan)
-    site.in_flights.open[plan.id].give_up(Unavailable("no servers"))
+    site.host.in_flights.open[plan.id].give_up(Unavailable("no servers"))
     with pytest.raises(OutcomeUnknown, match="no servers") as caught:
         await task
     assert isinstance(caught.value.__cause__, Unavailable)
-    assert site.in_flights.open == {}
+    assert site.host.in_flights.open == {}
 
 
 # ---------------------------------------------------------------- a commit that is cancelled
@@ -187,11 +189,11 @@ async def test_a_commit_that_is_cancelled_ends_all_the_same() -> None:
     site, plan = Site(), planned()
     site.time = site.loop.time()
     task = await cancelled(site, plan)
-    site.in_flights.open[plan.id].decide(ALL_YES)
+    site.host.in_flights.open[plan.id].decide(ALL_YES)
     assert await task == (ALL_YES, ())
-    assert site.in_flights.open == {}
+    assert site.host.in_flights.open == {}
     task = await cancelled(site, plan)
-    site.in_flights.open[plan.id].give_up(Unavailable("no servers"))
+    site.host.in_flights.open[plan.id].give_up(Unavailable("no servers"))
     with pytest.raises(OutcomeUnknown, match="no servers"):
         await task
 
@@ -203,7 +205,7 @@ async def test_a_cancelled_commit_waits_no_longer_than_it_may() -> None:
     async with asyncio.timeout(5):
         with pytest.raises(OutcomeUnknown, match="no answer in time"):
             await task
-    site.is_alive, site.time = False, site.loop.time()
+    site.host.is_alive, site.time = False, site.loop.time()
     task = await begun(site, plan)
     task.cancel()
     with pytest.raises(OutcomeUnknown, match="this process is ending"):
@@ -227,7 +229,7 @@ async def test_a_cancellation_strikes_after_the_commit(known: bool) -> None:
     await turn()
     task.cancel()
     await turn()
-    in_flight = site.in_flights.open[plan.id]
+    in_flight = site.host.in_flights.open[plan.id]
     in_flight.decide(ALL_YES) if known else in_flight.give_up(Unavailable("no servers"))
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -242,14 +244,14 @@ async def test_who_does_not_answer_is_voted_for() -> None:
     site.answer = NoAnswer("silent")
     soon = site.loop.time() + plan.timeout
     task = await begun(site, plan)
-    assert site.vote_store.refused == ["b", "c"]
-    assert all(soon <= at < soon + 1 for at in site.vote_store.deadlines)
+    assert site.host.vote_store.refused == ["b", "c"]
+    assert all(soon <= at < soon + 1 for at in site.host.vote_store.deadlines)
     decision, _ = await task
     assert (decision.outcome, decision.culprit, decision.by) == (ABORTED, "b", "me")
-    assert site.vote_store.votes["b"].participants == NAMES
-    site.vote_store.votes["b"] = vote("b")
+    assert site.host.vote_store.votes["b"].participants == NAMES
+    site.host.vote_store.votes["b"] = vote("b")
     task = await begun(site, plan)
-    assert site.in_flights.open[plan.id].votes == {"b": vote("b"), "c": vote("c")}
+    assert site.host.in_flights.open[plan.id].votes == {"b": vote("b"), "c": vote("c")}
     assert await ended(site, plan, task, ALL_YES) == (ALL_YES, ())
 
 
@@ -257,8 +259,8 @@ async def test_a_vote_that_a_site_cannot_say_is_learned_otherwise() -> None:
     site, plan = Site(), planned("E3", (HERE, THERE, THERE))
     site.answer = messages.encode([None, vote("c")])
     task = await begun(site, plan)
-    in_flight = site.in_flights.open[plan.id]
-    assert (in_flight.votes, site.vote_store.refused) == ({"c": vote("c")}, [])
+    in_flight = site.host.in_flights.open[plan.id]
+    assert (in_flight.votes, site.host.vote_store.refused) == ({"c": vote("c")}, [])
     for name in "ab":
         in_flight.learn(name, vote(name))
     assert (await task)[0] == ALL_YES
@@ -287,11 +289,11 @@ async def test_a_tm_asks_all_and_tells_the_decision(variant, addresses, initiato
         n for n in NAMES if n not in away
     ]
     hears = variant == "C5" or (VARIANTS[variant].listening and away != list(NAMES))
-    assert set(site.vote_store.followed) == (set(away) if hears else set())
+    assert set(site.host.vote_store.followed) == (set(away) if hears else set())
     if not VARIANTS[variant].tm:
-        assert (await task, site.in_flights.open) == (None, {})
+        assert (await task, site.host.in_flights.open) == (None, {})
         return
-    in_flight = site.in_flights.open[plan.id]
+    in_flight = site.host.in_flights.open[plan.id]
     assert in_flight.deadline == site.time + plan.timeout
     site.said.clear()
     for name in NAMES:
@@ -301,7 +303,7 @@ async def test_a_tm_asks_all_and_tells_the_decision(variant, addresses, initiato
     await turn()
     assert sorted(told(site, plan, ALL_YES)) == sorted(set(at.values()))
     assert len(site.said) == len(set(at.values()))
-    assert site.in_flights.open == {}
+    assert site.host.in_flights.open == {}
 
 
 async def test_a_tm_learns_the_votes_that_it_is_told() -> None:
@@ -316,8 +318,8 @@ async def test_a_tm_that_cannot_learn_the_votes_says_so() -> None:
     site.answer = messages.encode([None])
     task = asyncio.ensure_future(drive(site, plan))
     await turn()
-    site.in_flights.open[plan.id].give_up(Unavailable("no servers"))
+    site.host.in_flights.open[plan.id].give_up(Unavailable("no servers"))
     with pytest.raises(OutcomeUnknown, match="no servers"):
         await task
-    assert site.in_flights.open == {}
+    assert site.host.in_flights.open == {}
     assert committing.ACT_S == 5.0

@@ -87,7 +87,11 @@ async def test_a_committed_payment_is_not_lost_to_another_database_of_that_name(
                 raise AssertionError("never entered")
         with pytest.raises(tx.WrongManager, match="Moving a database"):
             await retire(
-                worm, "tx", janitor.resolver, {"shop": shop, "bank": other}, before=float("inf")
+                worm,
+                "tx",
+                janitor.host.resolver,
+                {"shop": shop, "bank": other},
+                before=float("inf"),
             )
         late = tx.Site(worm, managers=[place.open()])
         assert [r.decision for r in await late.recover(0)] == [tx.Decision(tx.COMMITTED)]
@@ -115,7 +119,10 @@ async def test_who_only_looks_or_is_led_to_the_wrong_database_changes_nothing_th
         site = tx.Site(worm, managers=[place.open()])
         await site.open()
         assert await site.recover(0) == []
-        assert await retire(worm, "tx", site.resolver, site.managers, before=float("inf")) == []
+        assert (
+            await retire(worm, "tx", site.host.resolver, site.host.managers, before=float("inf"))
+            == []
+        )
         assert place.run(schemas) == []
         async with tx.Transaction(tx.Site(worm), [bank]) as t:
             await t[bank].put(b"k", b"v")

@@ -177,7 +177,7 @@ async def test_a_transaction_sends_no_statement_that_bare_two_phase_commit_does_
         async with worm.transaction(pair) as t:
             for manager in pair:
                 await t[manager].execute("UPDATE account SET money = money WHERE id = 1")
-        gids = [str(worm.site().gid(manager.name, t.id)) for manager in pair]
+        gids = [str(worm.site().host.gid(manager.name, t.id)) for manager in pair]
         for manager in pair:
             await manager.close()
         assert sorted(sent) == sorted(

@@ -152,7 +152,7 @@ class Doors:
             "own address": (lambda x: self.start("127.0.0.1", 0, address=x), lambda x: x == ""),
             "attach": (lambda x: self.soon(site.attach, x), lambda x: False),
             "detach": (lambda x: self.soon(site.detach, x), lambda x: False),
-            "manager": (lambda x: self.soon(site.manager, x), lambda x: False),
+            "manager": (lambda x: self.soon(site.host.manager, x), lambda x: False),
             "left alone": (
                 lambda x: self.soon(site.left_alone, x),
                 lambda x: x is None or is_seconds(x) or self.is_zero(x),
@@ -208,7 +208,7 @@ class Doors:
         self.worm.site(space)
 
     async def retire(self, **wrong) -> None:
-        given = {"client": self.worm, "space": "tx", "resolver": self.site.resolver}
+        given = {"client": self.worm, "space": "tx", "resolver": self.site.host.resolver}
         given |= {"managers": {}, "before": 1.0, **wrong}
         await retire(**given)
 
@@ -284,7 +284,6 @@ CALLED_BY_USERS = {
         "start": ("start", "port", "own address"),
         "attach": ("attach",),
         "detach": ("detach",),
-        "manager": ("manager",),
         "settle": ("settle", "settle whom", "settle timeout"),
         "recover": ("recover",),
         "left_alone": ("left alone",),

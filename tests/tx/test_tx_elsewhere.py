@@ -179,16 +179,16 @@ async def test_a_site_does_what_others_ask() -> None:
     for commit, told in ((True, "commit"), (False, "abort")):
         assert await ask(request(messages.Finish(str(gid()), commit))) == b""
         assert manager.told[-1] == (told, gid())
-    assert site.identities.checked == [("a", False)] * 3
+    assert site.host.identities.checked == [("a", False)] * 3
     assert await ask(request(messages.Identify("a"))) == b"database-a"
-    assert len(site.identities.checked) == 3, "it only says who it is"
-    in_flight = site.in_flights.join(TxId("j", 1), ("a", "b"))
+    assert len(site.host.identities.checked) == 3, "it only says who it is"
+    in_flight = site.host.in_flights.join(TxId("j", 1), ("a", "b"))
     aborted = Decision(ABORTED, "b")
     for number in (1, 2):
         assert await ask(request(messages.Tell(TxId("j", number), aborted))) == b""
     assert in_flight.decision == aborted
     branch = Branch()
-    site.kept.keep(TxId("j", 1), "a", branch)
+    site.host.kept.keep(TxId("j", 1), "a", branch)
     for _ in range(2):
         assert await ask(request(messages.Rollback(TxId("j", 1), "a"))) == b""
     assert branch.rolled_back == 1
@@ -196,7 +196,7 @@ async def test_a_site_does_what_others_ask() -> None:
 
 async def test_a_site_does_nothing_at_a_manager_that_is_another_database() -> None:
     site = Site(manager := Manager())
-    site.identities.problem = WrongManager("another", "x", "y")
+    site.host.identities.problem = WrongManager("another", "x", "y")
     for message in (
         messages.ListPrepared("a"),
         messages.Finish(str(gid()), True),
@@ -205,7 +205,7 @@ async def test_a_site_does_nothing_at_a_manager_that_is_another_database() -> No
         with pytest.raises(WrongManager):
             await Handlers(site).on_request(request(message))
     assert manager.told == []
-    assert site.kept.used() == []
+    assert site.host.kept.used() == []
 
 
 async def test_an_operation_begins_a_branch_that_goes_on_and_the_last_one_votes() -> None:
@@ -222,7 +222,7 @@ async def test_an_operation_begins_a_branch_that_goes_on_and_the_last_one_votes(
         said = messages.decode_said(await ask(request(messages.Operate(txid, "a", b"xy"))))
         assert said == messages.Said(b"yx")
     assert begun == [gid()]
-    assert site.identities.checked == [("a", True)], "before its branch begins"
+    assert site.host.identities.checked == [("a", True)], "before its branch begins"
     assert site.parts == []
     its = plan("A8")
     await ask(request(messages.Operate(txid, "a", b"xy", its)))
@@ -231,7 +231,7 @@ async def test_an_operation_begins_a_branch_that_goes_on_and_the_last_one_votes(
         (Conflict("a lock"), messages.Said(problem="a lock", conflict=True)),
         (UsageError("wrong"), messages.Said(problem="wrong")),
     ):
-        site.kept.use(txid, "a").problem = problem
+        site.host.kept.use(txid, "a").problem = problem
         assert messages.decode_said(await ask(request(messages.Operate(txid, "a", b"")))) == said
 
 
@@ -241,15 +241,15 @@ async def test_a_site_that_is_asked_for_votes_answers_with_those_that_stand() ->
     asked = asyncio.ensure_future(Handlers(site).on_request(request(messages.Ask(its, ("a", "b")))))
     await turn()
     assert site.parts == [(its, {"a": None, "b": None})]
-    in_flight = site.in_flights.open[its.id]
+    in_flight = site.host.in_flights.open[its.id]
     in_flight.learn("b", vote("b"))
     in_flight.learn("a", vote("a", yes=False))
     answer = messages.decode_votes(await asked)
     assert answer == [vote("a", yes=False), vote("b")]
-    assert site.in_flights.open == {}
+    assert site.host.in_flights.open == {}
     with pytest.raises(UsageError, match="no z"):
         await Handlers(site).on_request(request(messages.Ask(its, ("a", "z"))))
-    assert site.in_flights.open == {}
+    assert site.host.in_flights.open == {}
     assert len(site.parts) == 1
 
 
@@ -262,7 +262,7 @@ async def test_a_variant_that_cannot_be_run_like_this_leaves_nothing_locked() ->
             told.append(message)
             return messages.encode(messages.Said())
 
-        worm.site().call = say
+        worm.site().host.peers.call = say
         t = await worm.transaction([store, here], variant="A8").__aenter__()
         await t[store].put(b"k", b"1")
         await t[here].put(b"k", b"1")

@@ -71,13 +71,13 @@ async def test_a_site_of_another_deployment_at_an_address_used_again_is_not_hear
                 await t[remote].put(b"k", b"v")
         with pytest.raises(tx.ManagerDown, match="another transaction space"):
             await remote.prepared()
-        gid = ours.gid("s", ours.new_id())
+        gid = ours.host.gid("s", ours.new_id())
         for finish in (remote.commit, remote.abort):
             with pytest.raises(tx.ManagerDown, match="another transaction space"):
                 await finish(gid)
         with pytest.raises(UsageError, match="another transaction space"):
             await tx.Transaction(tx.Site(two, space="other"), [remote]).__aenter__()
-        assert foreign.kept.used() == []
+        assert foreign.host.kept.used() == []
         for site in (real, foreign, ours):
             await site.close()
 
@@ -193,7 +193,7 @@ async def test_looking_makes_no_space() -> None:
         assert await look(worm, "tx") == []
         assert await look_at(worm, "tx", tx.TxId("j", 0)) is None
         site = tx.Site(worm)
-        assert await retire(worm, "tx", site.resolver, {}, before=1.0) == []
+        assert await retire(worm, "tx", site.host.resolver, {}, before=1.0) == []
         assert await worm.spaces() == []
         await site.close()
 

@@ -63,7 +63,7 @@ def test_votes_that_another_database_of_that_name_waits_for_are_not_retired() ->
         await left_prepared(worm, shop, bank)
         site = tx.Site(worm)
         with pytest.raises(tx.WrongManager) as caught:
-            await retire(worm, "tx", site.resolver, {"shop": shop, "bank": other}, before=EVER)
+            await retire(worm, "tx", site.host.resolver, {"shop": shop, "bank": other}, before=EVER)
         assert caught.value.meant == await bank.identity()
         assert caught.value.found == await other.identity()
         for words in (caught.value.meant, caught.value.found, "'bank'", "tx/bank", "Moving a"):
@@ -83,7 +83,7 @@ def test_nothing_begins_at_another_database_and_the_right_one_is_used_after_it()
         site = tx.Site(worm)
         with pytest.raises(tx.WrongManager):
             await put(tx.Transaction(site, [other]), other)
-        assert site.managers == {}
+        assert site.host.managers == {}
         assert other.value(b"k") is None
         await put(tx.Transaction(site, [bank]), bank)
         await site.close()
@@ -109,7 +109,7 @@ def test_an_initiator_does_not_trim_when_its_manager_has_become_another_one() ->
         bank, other = await stores("bank", "bank")
         site = tx.Site(worm)
         await site.open()
-        for _ in range(site.vote_store.home.segment_size):
+        for _ in range(site.host.vote_store.home.segment_size):
             site.finished.add(site.new_id(), None)
         plan = tx.transaction.Plan(tx.TxId(site.initiator, 0), ("bank",), ("",), "E3", "", 1.0)
         await put(tx.Transaction(site, [bank]), bank)
@@ -139,13 +139,13 @@ async def test_a_site_with_another_store_of_that_name_does_nothing_for_others() 
         with pytest.raises(WormError, match="another database"):
             await put(tx.Transaction(user, [wrong]), wrong)
         assert await wrong.identity(timeout=3) == await other.identity()
-        gid = user.gid("bank", user.new_id())
+        gid = user.host.gid("bank", user.new_id())
         for call in (wrong.prepared, lambda: wrong.commit(gid), lambda: wrong.abort(gid)):
             with pytest.raises(tx.ManagerDown, match="another database"):
                 await call()
         with pytest.raises(tx.WrongManager):
-            await retire(worm, "tx", user.resolver, {"bank": wrong}, before=EVER)
-        assert foreign.kept.used() == []
+            await retire(worm, "tx", user.host.resolver, {"bank": wrong}, before=EVER)
+        assert foreign.host.kept.used() == []
         for each in (user, home, foreign):
             await each.close()
 
@@ -198,7 +198,7 @@ def test_a_name_that_means_nothing_yet_is_decided_by_work_and_by_nothing_else() 
         site = tx.Site(worm, managers=[other])
         await site.open()
         assert await site.recover(0) == []
-        assert await retire(worm, "tx", site.resolver, site.managers, before=EVER) == []
+        assert await retire(worm, "tx", site.host.resolver, site.host.managers, before=EVER) == []
         assert "tx/bank" not in await worm.spaces()
         await put(worm.transaction([bank]), bank)
         assert "tx/bank" in await worm.spaces()
@@ -224,9 +224,9 @@ def test_a_name_that_is_decided_while_votes_are_retired_is_looked_at_again(monke
 
         monkeypatch.setattr(trimming, "_seal", begin_and_seal)
         with pytest.raises(tx.WrongManager):
-            await retire(worm, "tx", janitor.resolver, {"bank": other}, before=EVER)
+            await retire(worm, "tx", janitor.host.resolver, {"bank": other}, before=EVER)
         assert await worm.space(f"tx/bank/{gone.initiator}").head() == 0
-        assert await retire(worm, "tx", janitor.resolver, {"bank": bank}, before=EVER)
+        assert await retire(worm, "tx", janitor.host.resolver, {"bank": bank}, before=EVER)
         for each in (gone, janitor):
             await each.close()
 

@@ -20,7 +20,7 @@ MISTAKES = {
     ),
     "votes are trimmed though a manager elsewhere has not acted": Mutant(
         "wormspace.tx.trimming:Finished._is_prepared_anywhere",
-        "raw = await site.call(address, ListPrepared(name), site.patience)",
+        "raw = await host.peers.call(address, ListPrepared(name), self._patience)",
         "continue",
     ),
 }

@@ -130,14 +130,14 @@ async def test_many_are_finished_some_at_a_time() -> None:
 
 
 def recovery(site: Site) -> Recovery:
-    made = Recovery(site)
-    for manager in site.managers.values():
+    made = Recovery(site, site.finished, site.patience, site.idle)
+    for manager in site.host.managers.values():
         made.watch(manager)
     return made
 
 
 def stop(made: Recovery) -> None:
-    made._site.tasks.cancel()
+    made._host.tasks.cancel()
 
 
 async def test_the_recover_resolves_what_has_been_prepared_for_long_and_nobody_works_on() -> None:
@@ -154,7 +154,7 @@ async def test_the_recover_resolves_what_has_been_prepared_for_long_and_nobody_w
     }
     site.time += 6
     manager.gids.append(gid(number=3))
-    site.in_flights.join(TxId("j", 2), ("a", "b"))
+    site.host.in_flights.join(TxId("j", 2), ("a", "b"))
     assert await made.recover(10.0) == []
     site.time += 4
     assert [one.gid for one in await made.recover(10.0)] == [gid(number=1)]
@@ -192,7 +192,7 @@ async def test_what_is_not_ours_is_told_once_as_long_as_it_is_there(caplog) -> N
     await made.recover(10.0)
     assert told == [0, 1, 1, 1, 1]
     assert caplog.text.count("it is left alone") == 2
-    site.vote_store.made = False  # nobody has made a transaction space: then nothing is ours
+    site.host.vote_store.made = False  # nobody has made a transaction space: then nothing is ours
     manager.gids = [gid()]
     assert await made.recover(0) == []
     assert made.left_alone(0) == [gid()]
@@ -214,7 +214,7 @@ async def test_a_manager_that_does_not_say_what_it_holds_is_asked_again(
     manager.problem, manager.gids = None, [gid()]
     made.unwatch("b")
     assert [one.gid for one in await made.recover(0)] == [gid()]
-    assert len(made._site.tasks) == 2
+    assert len(made._host.tasks) == 2
     stop(made)
 
 
@@ -222,17 +222,17 @@ async def test_a_manager_that_does_not_say_what_it_holds_is_asked_again(
 async def test_a_manager_is_who_its_name_means_before_it_is_asked(made: bool, checked) -> None:
     manager = Manager()
     site = Site(manager)
-    site.vote_store.made = made
+    site.host.vote_store.made = made
     swept = recovery(site)
     await swept.recover(0)
-    assert site.identities.checked == checked
+    assert site.host.identities.checked == checked
     manager.told.clear()
     for problem, error in (
         (WrongManager("another", "x", "y"), WrongManager),
         (NoIdentity("run this"), NoIdentity),
         (ManagerDown("gone"), None),
     ):
-        site.identities.problem = problem
+        site.host.identities.problem = problem
         if made and error is not None:
             with pytest.raises(error):
                 await swept.recover(0)
@@ -267,25 +267,25 @@ async def test_a_manager_that_does_not_obey_is_not_counted_as_resolved() -> None
 async def test_a_transaction_that_nobody_decides_is_resolved(since, deadline, decided) -> None:
     site = Site(vote_store=VoteStore(a=vote("a"), b=vote("b")))
     made = recovery(site)
-    in_flight = site.in_flights.join(TxId("j", 1), ("a", "b"))
+    in_flight = site.host.in_flights.join(TxId("j", 1), ("a", "b"))
     in_flight.since, in_flight.deadline = since, deadline
     await made.recover(10.0)
     assert in_flight.decision == (ALL_YES if decided else None)
-    asked = len(site.vote_store.asked)
+    asked = len(site.host.vote_store.asked)
     await made.recover(10.0)
-    assert len(site.vote_store.asked) == asked
+    assert len(site.host.vote_store.asked) == asked
     stop(made)
 
 
 @pytest.mark.parametrize("has_parts", [False, True])
 async def test_a_transaction_whose_votes_are_trimmed_is_over_for_its_parts(has_parts) -> None:
     site = Site(Manager())
-    site.vote_store.trimmed = {"a"}
+    site.host.vote_store.trimmed = {"a"}
     made = recovery(site)
     if has_parts:
         _, in_flight = part_of(site, Branch(), plan())
     else:
-        in_flight = site.in_flights.join(TxId("j", 1), ("a", "b"))
+        in_flight = site.host.in_flights.join(TxId("j", 1), ("a", "b"))
     in_flight.since = 0.0
     await made.recover(10.0)
     assert in_flight.decision == (OVER if has_parts else None)
@@ -296,18 +296,18 @@ async def test_work_that_its_user_left_behind_is_rolled_back() -> None:
     site = Site()
     made = recovery(site)
     old, busy, own = Branch(), Branch(), Branch()
-    site.kept._kept = {
+    site.host.kept._kept = {
         (TxId("j", 1), "a"): (old, 96.0),
         (TxId("j", 2), "a"): (busy, 96.1),
         (TxId("me", 1), "a"): (own, 0.0),
         (TxId("z", 1), "a"): (older := Branch(), 1.0),
     }
-    taken = site.kept.take
-    site.kept.take = lambda txid, name: taken(txid, name) if name == "a" else None
-    site.kept._kept[TxId("j", 3), "b"] = (Branch(), 0.0)  # somebody else takes it meanwhile
+    taken = site.host.kept.take
+    site.host.kept.take = lambda txid, name: taken(txid, name) if name == "a" else None
+    site.host.kept._kept[TxId("j", 3), "b"] = (Branch(), 0.0)  # somebody else takes it meanwhile
     await made.recover(10.0)
     assert [branch.rolled_back for branch in (old, busy, own, older)] == [1, 0, 0, 1]
-    assert len(site.kept.used()) == 3
+    assert len(site.host.kept.used()) == 3
     assert +site.metrics == {"sessions_expired": 2}
     stop(made)
 
@@ -323,7 +323,7 @@ async def test_the_recover_goes_on_after_any_failure() -> None:
                 raise problems.pop()
             return HOME
 
-    site.vote_store = Failing()
+    site.host.vote_store = Failing()
     made = recovery(site)
     for _ in range(2000):
         if ("prepared",) in manager.told and site.finished.trims:
@@ -345,11 +345,11 @@ async def test_a_store_elsewhere_is_asked_as_one_of_this_space() -> None:
 
     store._call = call
     site = Site(store)
-    site.vote_store.made = False
+    site.host.vote_store.made = False
     made = recovery(site)
     assert await made.recover(0) == []
     assert asked == []
-    site.vote_store.made = True
+    site.host.vote_store.made = True
     assert await made.recover(0) == []
     assert asked == [(messages.ListPrepared("a"), HOME.identity)]
     stop(made)

@@ -13,12 +13,12 @@ import wormspace
 from wormspace.errors import Closed, Unavailable, UsageError, WormError
 from wormspace.rpc import Caller
 from wormspace.tx import Site
-from wormspace.tx import site as module
+from wormspace.tx import peers as module
 from wormspace.tx.committing import ACT_S
 from wormspace.tx.deciding import ABORTED, ALL_YES, Decision
+from wormspace.tx.hosting import TICK_S
 from wormspace.tx.messages import ListPrepared, ToSpace, decode_request, encode
 from wormspace.tx.names import TxId
-from wormspace.tx.site import TICK_S
 
 INF = float("inf")
 
@@ -29,10 +29,10 @@ def sited(work, *managers, **given) -> None:
     async def run(worm) -> None:
         before = asyncio.all_tasks()
         site = Site(worm, managers=managers, **given)
-        real, site.vote_store = site.vote_store, VoteStore()
-        site.resolver._vote_store = site.vote_store
+        real, site.host.vote_store = site.host.vote_store, VoteStore()
+        site.host.resolver._vote_store = site.host.vote_store
         await work(site)
-        site.vote_store = real
+        site.host.vote_store = real
         await site.close()
         assert asyncio.all_tasks() == before
 
@@ -72,23 +72,23 @@ def test_a_site_is_what_it_is_given_and_a_name_of_its_own() -> None:
 
     async def work(site: Site) -> None:
         other = Site(site.client, managers=iter([Manager("x"), Manager("y")]))
-        assert list(other.managers) == ["x", "y"]
+        assert list(other.host.managers) == ["x", "y"]
         assert len({site.initiator, other.initiator}) == 2
         for each in (site, other):
             assert len(each.initiator) == 16
             assert int(each.initiator, 16) >= 0
-            assert each.resolver.by == f"resolver {each.initiator}"
-            assert (each.address, each.closed, each.is_alive) == ("", False, True)
-        assert (other.patience, other.idle, other.space) == (10.0, 30.0, "tx")
-        assert (site.patience, site.idle, site.space) == (7.0, 3.0, "ty")
-        assert site.clock() == site.resolver._clock() == 5.0
-        site.on_decision("a")
+            assert each.host.resolver.by == f"resolver {each.initiator}"
+            assert (each.address, each.closed, each.host.is_alive) == ("", False, True)
+        assert (other._patience, other.recovery._idle, other.space) == (10.0, 30.0, "tx")
+        assert (site._patience, site.recovery._idle, site.space) == (7.0, 3.0, "ty")
+        assert site.host.clock() == site.host.resolver._clock() == 5.0
+        site.host.on_decision("a")
         assert heard == ["a"]
-        assert other.on_decision is None
-        assert len(other.tasks) == 4
-        site.in_flights.learn(TxId("j", 0), "a", vote("a"))
+        assert other.host.on_decision is None
+        assert len(other.host.tasks) == 4
+        site.host.in_flights.learn(TxId("j", 0), "a", vote("a"))
         assert site.gauges()["under_way"] == 0
-        site.in_flights.join(TxId("j", 1), ("a",))
+        site.host.in_flights.join(TxId("j", 1), ("a",))
         assert site.gauges()["under_way"] == 1
         assert site.gauges()["prepared"] == 0
         await other.close()
@@ -99,26 +99,26 @@ def test_a_site_is_what_it_is_given_and_a_name_of_its_own() -> None:
 
 def test_managers_are_here_once_and_by_their_names() -> None:
     async def work(site: Site) -> None:
-        a = site.manager("a")
-        assert site.managers == {"a": a}
-        tasks = len(site.tasks)
+        a = site.host.manager("a")
+        assert site.host.managers == {"a": a}
+        tasks = len(site.host.tasks)
         site.attach(a)
-        assert len(site.tasks) == tasks
+        assert len(site.host.tasks) == tasks
         with pytest.raises(UsageError, match="two resource managers are called 'a'"):
             site.attach(Manager("a"))
         for wrong, says in ((7, "7 is no resource manager"), (Manager("a b"), "a name here has")):
             with pytest.raises(UsageError, match=says):
                 site.attach(wrong)
         site.detach(Manager("a"))
-        assert site.manager("a") is a
+        assert site.host.manager("a") is a
         with pytest.raises(UsageError, match="7 is no resource manager"):
             site.detach(7)
         for _ in range(2):
             site.detach(a)
         await turn()
-        assert (site.managers, len(site.tasks)) == ({}, tasks - 1)
+        assert (site.host.managers, len(site.host.tasks)) == ({}, tasks - 1)
         with pytest.raises(UsageError, match="no resource manager 'a' at this site"):
-            site.manager("a")
+            site.host.manager("a")
         site.attach(Manager("a"))
 
     sited(work, Manager("a"))
@@ -150,7 +150,7 @@ async def test_a_site_listens_where_it_is_told_and_says_where() -> None:
         await caller.close()
         for each in (site, other):
             await each.close()
-            assert (each.closed, each.is_alive) == (True, False)
+            assert (each.closed, each.host.is_alive) == (True, False)
             with pytest.raises(Closed, match="this site of transaction space 'tx' is closed"):
                 await each.start("127.0.0.1")
         again = Site(worm)
@@ -177,14 +177,14 @@ async def test_what_is_said_to_others_names_the_transaction_space(monkeypatch) -
         site = Site(worm)
         identity = (await site.open()).identity
         for address in ("h:1", "i:2", "h:1"):
-            assert await site.call(address, ListPrepared("a"), 2.5) == b"answer"
+            assert await site.host.peers.call(address, ListPrepared("a"), 2.5) == b"answer"
         assert [(c.at, *rest) for c, *rest in calls] == [
             (at, "tx", ToSpace(identity, ListPrepared("a")), 2.5)
             for at in (("h", 1), ("i", 2), ("h", 1))
         ]
         assert calls[0][0] is calls[2][0]
         with pytest.raises(UsageError, match="is not HOST:PORT"):
-            await site.call("x", ListPrepared("a"), 1.0)
+            await site.host.peers.call("x", ListPrepared("a"), 1.0)
         await site.close()
         assert sorted(closed) == [("h", 1), ("i", 2)]
 
@@ -192,19 +192,19 @@ async def test_what_is_said_to_others_names_the_transaction_space(monkeypatch) -
 def test_what_nobody_waits_for_is_heard_of_if_it_fails(caplog) -> None:
     async def work(site: Site) -> None:
         told = []
-        site.loop.set_exception_handler(lambda _, context: told.append(context))
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
         bug = ZeroDivisionError()
 
         async def do(error: BaseException | None) -> None:
             if error is not None:
                 raise error
 
-        others = len(site.tasks)
+        others = len(site.host.tasks)
         for error in (None, Unavailable("no servers"), asyncio.CancelledError(), bug):
-            site.spawn(do(error))
-        assert len(site.tasks) == others + 4
+            site.host.peers.spawn(do(error))
+        assert len(site.host.tasks) == others + 4
         await turn()
-        assert len(site.tasks) == others
+        assert len(site.host.tasks) == others
         assert told == [{"message": "in a site", "exception": bug}]
 
     with caplog.at_level(logging.INFO):
@@ -222,24 +222,24 @@ def test_transactions_are_numbered_and_go_on_behind_a_segment_that_was_left() ->
         for number, following in ((1, 8), (0, 9), (7, 10), (8, 16), (31, 32), (2, 33)):
             site.leave_segment(TxId(site.initiator, number))
             assert site.new_id().number == following
-        assert site.gid("a", ids[0]) == HOME.gid("a", ids[0])
+        assert site.host.gid("a", ids[0]) == HOME.gid("a", ids[0])
 
     sited(work)
 
 
 def test_a_branch_is_kept_until_it_is_taken_and_each_use_is_noted() -> None:
     async def work(site: Site) -> None:
-        began, ids = site.now(), [TxId("j", n) for n in range(2)]
+        began, ids = site.host.now(), [TxId("j", n) for n in range(2)]
         branches = [Branch(), Branch()]
         for txid, branch in zip(ids, branches, strict=True):
-            site.kept.keep(txid, "a", branch)
+            site.host.kept.keep(txid, "a", branch)
         await asyncio.sleep(2)
-        assert site.kept.use(ids[0], "a") is branches[0]
-        assert site.kept.use(ids[0], "b") is site.kept.take(TxId("k", 0), "a") is None
-        assert site.kept.used() == [((ids[0], "a"), began + 2), ((ids[1], "a"), began)]
-        assert site.kept.take(ids[0], "a") is branches[0]
-        assert site.kept.take(ids[0], "a") is site.kept.use(ids[0], "a") is None
-        assert site.kept.used() == [((ids[1], "a"), began)]
+        assert site.host.kept.use(ids[0], "a") is branches[0]
+        assert site.host.kept.use(ids[0], "b") is site.host.kept.take(TxId("k", 0), "a") is None
+        assert site.host.kept.used() == [((ids[0], "a"), began + 2), ((ids[1], "a"), began)]
+        assert site.host.kept.take(ids[0], "a") is branches[0]
+        assert site.host.kept.take(ids[0], "a") is site.host.kept.use(ids[0], "a") is None
+        assert site.host.kept.used() == [((ids[1], "a"), began)]
 
     sited(work)
 
@@ -248,21 +248,25 @@ def test_managers_take_part_once_with_the_work_that_is_given_or_kept() -> None:
     async def work(site: Site) -> None:
         its = plan(participants=("a", "b", "c"))
         kept, given = Branch(), Branch()
-        site.kept.keep(its.id, "a", kept)
-        in_flight = site.in_flights.join(its.id, its.participants)
+        site.host.kept.keep(its.id, "a", kept)
+        in_flight = site.host.in_flights.join(its.id, its.participants)
         for _ in range(2):
-            site.take_part(its, {"a": None, "b": given})
+            site.host.take_part(its, {"a": None, "b": given})
         await turn()
-        assert (list(in_flight.local), in_flight.users, site.kept.used()) == (["a", "b"], 3, [])
-        votes = {manager: its for manager, _, its, _, _ in site.vote_store.casts}
+        assert (list(in_flight.local), in_flight.users, site.host.kept.used()) == (
+            ["a", "b"],
+            3,
+            [],
+        )
+        votes = {manager: its for manager, _, its, _, _ in site.host.vote_store.casts}
         assert [votes[name].yes for name in "ab"] == [True, True]
-        site.take_part(its, {"c": None})
+        site.host.take_part(its, {"c": None})
         await turn()
-        assert site.vote_store.casts[2][2].reason == "its work is not here (any more)"
+        assert site.host.vote_store.casts[2][2].reason == "its work is not here (any more)"
         assert in_flight.users == 4
         in_flight.decide(Decision(ABORTED))
-        site.in_flights.leave(in_flight)
-        assert site.in_flights.open[its.id] is in_flight, "its managers are not done with it"
+        site.host.in_flights.leave(in_flight)
+        assert site.host.in_flights.open[its.id] is in_flight, "its managers are not done with it"
 
     sited(work, *map(Manager, "abc"))
 
@@ -280,8 +284,8 @@ def test_a_site_that_is_closed_ends_what_its_managers_do() -> None:
     branch = Hanging()
 
     async def work(site: Site) -> None:
-        site.take_part(plan(participants=("a",)), {"a": branch})
-        site.spawn(asyncio.sleep(1000))
+        site.host.take_part(plan(participants=("a",)), {"a": branch})
+        site.host.peers.spawn(asyncio.sleep(1000))
         await turn()
 
     sited(work, Manager("a"))
@@ -293,7 +297,7 @@ def test_a_site_that_is_closed_hears_no_votes() -> None:
         before = asyncio.all_tasks()
         site = Site(worm)
         await site.open()
-        site.vote_store.follow("a", TxId("j", 0))
+        site.host.vote_store.follow("a", TxId("j", 0))
         await turn()
         await site.close()
         assert asyncio.all_tasks() == before
@@ -306,14 +310,14 @@ def test_a_site_that_is_closed_hears_no_votes() -> None:
 
 def test_a_site_whose_clock_work_is_ending_is_not_alive() -> None:
     async def work(site: Site) -> None:
-        site.closed = True
-        assert not site.is_alive
-        site.closed = False
-        assert site.is_alive
-        site._clockwork.cancel()
-        assert not site.is_alive
+        site.host.closed = True
+        assert not site.host.is_alive
+        site.host.closed = False
+        assert site.host.is_alive
+        site.host._clockwork.cancel()
+        assert not site.host.is_alive
         await turn()
-        assert not site.is_alive
+        assert not site.host.is_alive
 
     sited(work)
 
@@ -324,7 +328,7 @@ async def _end(waiting: asyncio.Future, site: Site, began: float) -> tuple[objec
         result: object = await waiting
     except WormError as e:
         result = str(e)
-    return result, site.now() - began
+    return result, site.host.now() - began
 
 
 @pytest.mark.parametrize("silent", [False, True])
@@ -334,11 +338,11 @@ def test_who_has_not_voted_at_the_time_limit_is_not_waited_for(silent: bool) -> 
             raise Unavailable("no servers")
 
         if silent:
-            site.vote_store.read = read
+            site.host.vote_store.read = read
         ids = [TxId("j", n) for n in range(2)]
-        in_flight, other = (site.in_flights.join(txid, ("a", "b")) for txid in ids)
+        in_flight, other = (site.host.in_flights.join(txid, ("a", "b")) for txid in ids)
         in_flight.learn("a", vote("a"))
-        began = site.now()
+        began = site.host.now()
         in_flight.deadline = began + 3
         result, at = await _end(asyncio.ensure_future(in_flight.ended()), site, began)
         assert 3 <= at <= 3 + TICK_S + 0.001
@@ -346,9 +350,9 @@ def test_who_has_not_voted_at_the_time_limit_is_not_waited_for(silent: bool) -> 
         if silent:
             assert (result, in_flight.deadline) == ("no servers", INF)
             return
-        assert (result.culprit, result.by, site.vote_store.refused) == (
+        assert (result.culprit, result.by, site.host.vote_store.refused) == (
             "b",
-            site.resolver.by,
+            site.host.resolver.by,
             ["b"],
         )
         assert in_flight.deadline == pytest.approx(began + at)
@@ -364,9 +368,9 @@ def test_who_has_not_acted_a_while_after_the_time_limit_is_not_waited_for() -> N
             pass
 
     async def work(site: Site) -> None:
-        in_flight = site.in_flights.join(TxId("j", 0), ("a",))
+        in_flight = site.host.in_flights.join(TxId("j", 0), ("a",))
         in_flight.add(Idle())
-        began = site.now()
+        began = site.host.now()
         in_flight.deadline = began + 3
         await asyncio.sleep(1)
         in_flight.decide(ALL_YES)
@@ -392,9 +396,9 @@ def test_settling_and_sweeping_take_what_is_said_and_nothing_else() -> None:
             given.append(patience)
             return []
 
-        site.resolver.settle, site.recovery.recover = settle, recover
+        site.host.resolver.settle, site.recovery.recover = settle, recover
         site.recovery.left_alone = lambda patience: [patience]
-        txid, now = TxId("j", 0), site.now()
+        txid, now = TxId("j", 0), site.host.now()
         assert await site.settle(txid, iter("ab")) == ALL_YES
         await site.settle(txid, ["a"], timeout=2.0)
         assert given == [
@@ -404,8 +408,8 @@ def test_settling_and_sweeping_take_what_is_said_and_nothing_else() -> None:
         given.clear()
         for patience in (None, 0, 3.5, INF):
             assert await site.recover(patience) == []
-        assert given == [site.patience, 0, 3.5, INF]
-        assert [site.left_alone(p)[0] for p in (None, 0, 3.5)] == [site.patience, 0, 3.5]
+        assert given == [site._patience, 0, 3.5, INF]
+        assert [site.left_alone(p)[0] for p in (None, 0, 3.5)] == [site._patience, 0, 3.5]
         for call in (
             lambda: site.settle(txid, ["a"], timeout=0),
             lambda: site.settle(txid, "ab"),

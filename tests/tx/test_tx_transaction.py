@@ -69,12 +69,12 @@ async def test_it_begins_at_all_in_the_order_of_their_names_within_its_time() ->
         manager.begin = noting
     for opened in (True, False):
         site, store = Site(), RemoteStore("d", "h:1")
-        site.is_open = opened
+        site.host.vote_store.is_open = opened
         t = Transaction(site, [*managers, store], timeout=7.0)
         assert await t.__aenter__() is t
         assert order == ["a", "b", "c"]
         assert [1 for s in site.opened if 6 < s <= 7] == ([] if opened else [1])
-        assert site.managers == {m.name: m for m in managers}
+        assert site.host.managers == {m.name: m for m in managers}
         for manager in managers:
             (gid, timeout), *more = manager.begun
             assert (gid, more) == (HOME.gid(manager.name, t.id), [])
@@ -87,15 +87,15 @@ async def test_it_begins_at_all_in_the_order_of_their_names_within_its_time() ->
 
 async def test_each_is_the_database_that_its_name_means_before_any_begins() -> None:
     site, managers = Site(), [*pair(), Manager("c")]
-    site.identities.held = {"a"}
+    site.host.identities.held = {"a"}
     await Transaction(site, [*managers, RemoteStore("d", "h:1")]).__aenter__()
-    assert site.identities.checked == [("b", True), ("c", True)]
+    assert site.host.identities.checked == [("b", True), ("c", True)]
     site, managers = Site(), pair()
-    site.identities.problem = WrongManager("another", "x", "y")
+    site.host.identities.problem = WrongManager("another", "x", "y")
     with pytest.raises(WrongManager):
         await Transaction(site, managers).__aenter__()
     assert [m.begun for m in managers] == [[], []]
-    assert site.managers == {}, "another one of that name may come"
+    assert site.host.managers == {}, "another one of that name may come"
 
 
 async def test_what_was_begun_is_undone_when_one_cannot_begin() -> None:
@@ -410,7 +410,7 @@ async def test_stores_that_have_voted_are_called_off_if_it_is_not_too_late(late:
     soon = site.loop.time() + 2.0
     with pytest.raises(TooLate if late else ZeroDivisionError) as caught:
         await raising(t, raised)
-    assert all(soon <= at < soon + 1 for at in site.vote_store.deadlines)
+    assert all(soon <= at < soon + 1 for at in site.host.vote_store.deadlines)
     assert site.finished.decided == [(t.id, t._plan)]
     if late:
         assert caught.value.__cause__ is raised
@@ -427,7 +427,7 @@ async def test_what_cannot_be_called_off_is_unknown() -> None:
     async def silent(*_, **__):
         raise Unavailable("no servers")
 
-    site.vote_store.read = silent
+    site.host.vote_store.read = silent
     raised = ZeroDivisionError("mine")
     with pytest.raises(OutcomeUnknown, match="no servers") as caught:
         await raising(t, raised)

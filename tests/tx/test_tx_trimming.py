@@ -62,7 +62,7 @@ class Own(Site):
         self.client = self.spaces = Spaces()
         self.vote_store.forget = lambda *what: self.forgotten.append(what)
         self.forgotten: list[tuple] = []
-        self.finished = Finished(self)
+        self.finished = Finished(self, self.spaces, self.patience)
 
     def done(self, numbers, **participants: str) -> None:
         for n in numbers:
@@ -89,7 +89,7 @@ async def test_a_segment_is_trimmed_where_anybody_voted_once_all_of_it_is_decide
     assert sorted(site.spaces.trimmed) == [("tx/a/me", 0), ("tx/b/me", 0)]
     assert sorted(site.forgotten) == [("a", "me", 0), ("b", "me", 0)]
     assert site.metrics == {"segments_trimmed": 2}
-    assert site.managers["d"].told == []
+    assert site.host.managers["d"].told == []
     await site.finished.trim()
     assert len(site.spaces.trimmed) == 2
     site.done(range(SIZE + 3, 2 * SIZE))
@@ -130,7 +130,7 @@ async def test_what_cannot_be_trimmed_now_holds_up_nothing_else(caplog) -> None:
     await site.finished.trim()
     assert site.spaces.trimmed == [("tx/a/me", 1)]
     assert "votes are trimmed later: silent" in caplog.text
-    site.answer, site.managers["z"] = messages.encode([]), Manager("z")
+    site.answer, site.host.managers["z"] = messages.encode([]), Manager("z")
     site.spaces.problem = Unavailable("no servers")
     await site.finished.trim()
     site.spaces.problem = None
@@ -140,10 +140,10 @@ async def test_what_cannot_be_trimmed_now_holds_up_nothing_else(caplog) -> None:
 
 async def test_what_was_decided_before_its_space_was_open_counts_too() -> None:
     site = Own(Manager("a"))
-    site.is_open = False
+    site.host.vote_store.is_open = False
     site.done(range(SIZE - 1))
     await site.finished.trim()
-    site.is_open = True
+    site.host.vote_store.is_open = True
     site.done([SIZE - 1], a="")
     for _ in range(2):
         await site.finished.trim()

@@ -165,7 +165,7 @@ async def test_a_branch_found_after_its_votes_were_trimmed_was_not_committed(
         await cast(gone, "b", txid, vote)
         await gone.close()
         janitor = tx.Site(worm, managers=[a, b])
-        trimmed = await retire(worm, "tx", janitor.resolver, janitor.managers, before=2.0)
+        trimmed = await retire(worm, "tx", janitor.host.resolver, janitor.host.managers, before=2.0)
         assert trimmed == [f"tx/b/{txid.initiator}/0"]
         await branch.prepare()  # the slow participant prepares only now
         assert len(await a.prepared()) == 1
@@ -195,9 +195,9 @@ async def test_retiring_decides_what_is_not_and_commits_what_is_committed(
                 await cast(gone, m.name, txid, vote)
         await gone.close()
         janitor = tx.Site(worm, managers=managers)
-        young = await retire(worm, "tx", janitor.resolver, janitor.managers, before=0.5)
+        young = await retire(worm, "tx", janitor.host.resolver, janitor.host.managers, before=0.5)
         assert young == []
-        await retire(worm, "tx", janitor.resolver, janitor.managers, before=2.0)
+        await retire(worm, "tx", janitor.host.resolver, janitor.host.managers, before=2.0)
         for m in managers:
             while await m.prepared():  # noqa: ASYNC110 - the outcome becomes durable
                 await asyncio.sleep(0.01)
@@ -253,7 +253,7 @@ async def test_all_steps_of_looking_and_retiring_have_one_deadline(
             assert await look_at(worm, "tx", txid, timeout=7.0)
         else:
             given = {"before": 2.0, "timeout": 7.0}
-            assert await retire(worm, "tx", janitor.resolver, janitor.managers, **given)
+            assert await retire(worm, "tx", janitor.host.resolver, janitor.host.managers, **given)
         assert len(watched.deadlines) > 3
         late = [(name, at - latest) for name, at in watched.deadlines if at > latest + 1.0]
         assert not late, "seconds beyond the deadline"
@@ -274,7 +274,7 @@ async def test_a_manager_that_says_nothing_is_asked_no_longer_than_the_call_may_
         await cast(gone, "a", gone.new_id(), tx.Vote(True, ("a",), "", 1.0, "a"))
         silent = await Silent.open("a", MemoryEngine())
         with pytest.raises(tx.ManagerDown, match="did not say in time"):
-            await retire(worm, "tx", janitor.resolver, {"a": silent}, before=2.0, timeout=0.2)
+            await retire(worm, "tx", janitor.host.resolver, {"a": silent}, before=2.0, timeout=0.2)
         for each in (gone, janitor, silent):
             await each.close()
 
@@ -346,7 +346,7 @@ async def test_a_store_here_and_one_elsewhere_commit_together(tmp_path, variant)
                     await asyncio.sleep(0.001)
             assert a.value(b"k") == b"%d" % n
         for site in (here, there):
-            assert not site.in_flights.open
+            assert not site.host.in_flights.open
             await site.close()
         await remote.close()
         for store in (a, b):
@@ -420,7 +420,7 @@ async def test_a_site_shows_its_metrics_to_prometheus(tmp_path) -> None:
     async with wormspace.connect("memory:") as worm:
         a, b = await stores(tmp_path)
         await put(worm, [a, b], b"v")
-        abandoned = await a.begin(worm.site().gid("a", tx.TxId("gone", 0)))
+        abandoned = await a.begin(worm.site().host.gid("a", tx.TxId("gone", 0)))
         await abandoned.put(b"other", b"v")
         await abandoned.prepare()
         site = worm.site()

@@ -229,7 +229,7 @@ async def _retire(
 ) -> None:
     byname = {manager.name: manager for manager in opened}
     before = time.time() - after_s
-    for name in await retire(worm, site.space, site.resolver, byname, before=before):
+    for name in await retire(worm, site.space, site.host.resolver, byname, before=before):
         settings.answer({"trimmed": name}, f"{name}  trimmed")
 
 

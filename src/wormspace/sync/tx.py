@@ -45,10 +45,6 @@ class Site(Closing):
     space = Attribute[str]("The transaction space's name.")
     initiator = Attribute[str]("The name under which this process starts transactions.")
     address = Attribute[str]("Where others reach it, HOST:PORT; empty before `start`.")
-    is_open = Attribute[bool]("Whether this process has dealt with the transaction space yet.")
-    is_alive = Attribute[bool](
-        "Whether time limits are looked after, so that whoever waits here does not for ever."
-    )
     start = waiting(sites.Site.start)
     close = waiting(sites.Site.close)
     attach = running(sites.Site.attach)

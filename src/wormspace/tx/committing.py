@@ -9,42 +9,18 @@ is done.  Whatever goes wrong on the way, the initiator ends up reading the regi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
 
 from wormspace.errors import Unavailable, WormError
 from wormspace.runtime.deadlines import within
 from wormspace.tx.cancelling import cancel_later
 from wormspace.tx.deciding import Decision
 from wormspace.tx.errors import OutcomeUnknown
-from wormspace.tx.in_flight import InFlight, InFlightTable
-from wormspace.tx.keeping import KeptBranches
+from wormspace.tx.hosting import ACT_S, Host
+from wormspace.tx.in_flight import InFlight
 from wormspace.tx.managers import Branch
-from wormspace.tx.messages import Ask, Begin, Plan, Tell, ToSite, decode_decision, decode_votes
-from wormspace.tx.resolver import Resolver
+from wormspace.tx.messages import Ask, Begin, Plan, Tell, decode_decision, decode_votes
 from wormspace.tx.variants import LISTENS, find
-from wormspace.tx.vote_store import VoteStore
-
-ACT_S = 5.0
-"""How long after its time limit a transaction waits for the managers here to act on it."""
-
-
-class CommittingSite(Protocol):
-    """A site, as commits see it; see `site.Site`."""
-
-    initiator: str
-    address: str
-    in_flights: InFlightTable
-    vote_store: VoteStore
-    resolver: Resolver
-    kept: KeptBranches
-
-    @property
-    def is_alive(self) -> bool: ...
-    def now(self) -> float: ...
-    def take_part(self, plan: Plan, branches: Mapping[str, Branch | None]) -> None: ...
-    async def call(self, address: str, message: ToSite, timeout: float) -> bytes: ...
-    def spawn(self, work: Coroutine[Any, Any, object]) -> None: ...
 
 
 def sites_of(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -55,27 +31,27 @@ def sites_of(plan: Plan) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def is_here(site: CommittingSite, plan: Plan, address: str) -> bool:
+def is_here(host: Host, plan: Plan, address: str) -> bool:
     """Whether that address in the plan is this site; "" is that of its initiator."""
     if not address:
-        return plan.id.initiator == site.initiator
-    return address == site.address
+        return plan.id.initiator == host.peers.initiator
+    return address == host.peers.address
 
 
-def listen(site: CommittingSite, plan: Plan) -> None:
+def listen(host: Host, plan: Plan) -> None:
     """Hear the votes of the managers elsewhere, if the variant wants that of those who act."""
     if find(plan.variant).listening:
-        _follow(site, plan)
+        _follow(host, plan)
 
 
-def _follow(site: CommittingSite, plan: Plan) -> None:
+def _follow(host: Host, plan: Plan) -> None:
     for manager, address in zip(plan.participants, plan.addresses, strict=True):
-        if not is_here(site, plan, address):
-            site.vote_store.follow(manager, plan.id)
+        if not is_here(host, plan, address):
+            host.vote_store.follow(manager, plan.id)
 
 
 async def run(
-    site: CommittingSite, plan: Plan, branches: Mapping[str, Branch], asked: frozenset[str]
+    host: Host, plan: Plan, branches: Mapping[str, Branch], asked: frozenset[str]
 ) -> tuple[Decision, tuple[str, ...]]:
     """The initiator's part: from "commit" to the decision.
 
@@ -89,35 +65,33 @@ async def run(
     Raises:
         OutcomeUnknown: the registers cannot be reached.
     """
-    in_flight = site.in_flights.join(plan.id, plan.participants)
-    in_flight.deadline = site.now() + plan.timeout
+    in_flight = host.in_flights.join(plan.id, plan.participants)
+    in_flight.deadline = host.now() + plan.timeout
     limit = in_flight.deadline + plan.timeout + ACT_S
     if any(plan.addresses):
         for name, branch in branches.items():
-            site.kept.keep(plan.id, name, branch)
-        _set_off(site, plan, in_flight, asked)
+            host.kept.keep(plan.id, name, branch)
+        _set_off(host, plan, in_flight, asked)
     else:
-        site.take_part(plan, branches)
+        host.take_part(plan, branches)
     try:
         decision = await in_flight.ended()
     except asyncio.CancelledError:
-        decision = await _end_cancelled(site, plan, in_flight, limit)
+        decision = await _end_cancelled(host, plan, in_flight, limit)
     except WormError as e:
         raise unknown(plan, e) from e
     finally:
-        site.in_flights.leave(in_flight)
+        host.in_flights.leave(in_flight)
     return decision, in_flight.pending
 
 
-async def _end_cancelled(
-    site: CommittingSite, plan: Plan, in_flight: InFlight, limit: float
-) -> Decision:
+async def _end_cancelled(host: Host, plan: Plan, in_flight: InFlight, limit: float) -> Decision:
     """Whoever waits is cancelled: the commit ends all the same, and says what is true.
 
     Raises:
         OutcomeUnknown: it cannot be learned in time, or the whole process is ending.
     """
-    while site.is_alive:
+    while host.is_alive:
         try:
             async with asyncio.timeout_at(limit):
                 decision = await in_flight.ended()
@@ -131,22 +105,22 @@ async def _end_cancelled(
     raise unknown(plan, Unavailable("this process is ending"))
 
 
-def _set_off(site: CommittingSite, plan: Plan, in_flight: InFlight, asked: frozenset[str]) -> None:
+def _set_off(host: Host, plan: Plan, in_flight: InFlight, asked: frozenset[str]) -> None:
     """Let everybody vote, some of them elsewhere, as the variant has it."""
     variant = find(plan.variant)
     sites = sites_of(plan)
-    driven = variant.driven and any(not is_here(site, plan, address) for address in sites)
+    driven = variant.driven and any(not is_here(host, plan, address) for address in sites)
     if not driven or variant.listening:
-        _follow(site, plan)
+        _follow(host, plan)
     if driven:
-        site.spawn(_start(site, plan, in_flight))
+        host.peers.spawn(_start(host, plan, in_flight))
         return
     for address, managers in sites.items():
         left = tuple(m for m in managers if m not in asked)
-        if is_here(site, plan, address):
-            site.take_part(plan, dict.fromkeys(left))
+        if is_here(host, plan, address):
+            host.take_part(plan, dict.fromkeys(left))
         elif left:
-            site.spawn(_ask(site, plan, in_flight, address, left))
+            host.peers.spawn(_ask(host, plan, in_flight, address, left))
 
 
 def unknown(plan: Plan, e: Exception) -> OutcomeUnknown:
@@ -161,7 +135,7 @@ def unknown(plan: Plan, e: Exception) -> OutcomeUnknown:
 
 
 async def _ask(
-    site: CommittingSite,
+    host: Host,
     plan: Plan,
     in_flight: InFlight | None,
     address: str,
@@ -169,12 +143,12 @@ async def _ask(
 ) -> None:
     """Ask for votes; who does not answer is not waited for."""
     try:
-        raw = await site.call(address, Ask(plan, managers), plan.timeout)
+        raw = await host.peers.call(address, Ask(plan, managers), plan.timeout)
         votes = decode_votes(raw)
     except WormError:
         deadline = within(plan.timeout)
         votes = [
-            await site.resolver.refuse(manager, plan.id, plan.participants, deadline)
+            await host.resolver.refuse(manager, plan.id, plan.participants, deadline)
             for manager in managers
         ]
     for manager, vote in zip(managers, votes, strict=True):
@@ -182,44 +156,44 @@ async def _ask(
             in_flight.learn(manager, vote)
 
 
-async def _start(site: CommittingSite, plan: Plan, in_flight: InFlight) -> None:
+async def _start(host: Host, plan: Plan, in_flight: InFlight) -> None:
     """Start the TM; if it does not answer, the transaction's own time limit settles it."""
-    if is_here(site, plan, plan.tm):
-        decision = await drive(site, plan)
+    if is_here(host, plan, plan.tm):
+        decision = await drive(host, plan)
     else:
-        raw = await site.call(plan.tm, Begin(plan), plan.timeout)
+        raw = await host.peers.call(plan.tm, Begin(plan), plan.timeout)
         decision = decode_decision(raw) if raw else None
     if decision is not None:
         in_flight.decide(decision)
 
 
-async def drive(site: CommittingSite, plan: Plan) -> Decision | None:
+async def drive(host: Host, plan: Plan) -> Decision | None:
     """The TM's part: ask everybody; learn the decision and tell it, if the variant wants that.
 
     Returns:
         The decision; None in a variant in which resource managers hear the votes themselves.
     """
     variant = find(plan.variant)
-    in_flight = site.in_flights.join(plan.id, plan.participants) if variant.tm else None
+    in_flight = host.in_flights.join(plan.id, plan.participants) if variant.tm else None
     sites = sites_of(plan)
     if variant.tm == LISTENS:
-        _follow(site, plan)
+        _follow(host, plan)
     for address, managers in sites.items():
-        if is_here(site, plan, address):
-            listen(site, plan)
-            site.take_part(plan, dict.fromkeys(managers))
+        if is_here(host, plan, address):
+            listen(host, plan)
+            host.take_part(plan, dict.fromkeys(managers))
         else:
-            site.spawn(_ask(site, plan, in_flight, address, managers))
+            host.peers.spawn(_ask(host, plan, in_flight, address, managers))
     if in_flight is None:
         return None
-    in_flight.deadline = site.now() + plan.timeout
+    in_flight.deadline = host.now() + plan.timeout
     try:
         decision = await in_flight.decided()
     except WormError as e:
         raise unknown(plan, e) from e
     finally:
-        site.in_flights.leave(in_flight)
+        host.in_flights.leave(in_flight)
     for address in sites:
-        if not is_here(site, plan, address):
-            site.spawn(site.call(address, Tell(plan.id, decision), plan.timeout))
+        if not is_here(host, plan, address):
+            host.peers.spawn(host.peers.call(address, Tell(plan.id, decision), plan.timeout))
     return decision

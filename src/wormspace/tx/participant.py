@@ -34,7 +34,7 @@ log = logging.getLogger("wormspace.tx")
 
 
 class HostingSite(Protocol):
-    """A site, as its participants see it; see `site.Site`."""
+    """A site, as its participants see it; see `hosting.Host`."""
 
     closed: bool
     tasks: Tasks

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Protocol
 
 from wormspace.errors import UsageError, WormError
 from wormspace.rpc import Caller, NoAnswer
@@ -28,19 +27,10 @@ from wormspace.tx.messages import (
 )
 from wormspace.tx.names import Gid, TxId, branches_of, check_name
 from wormspace.tx.operations import DELETE, GET, PUT, Operation, decode_found
+from wormspace.tx.peers import Peers
 from wormspace.tx.space import TransactionSpace
-from wormspace.tx.vote_store import VoteStore
 
 TIMEOUT_S = 5.0
-
-
-class CallingSite(Protocol):
-    """A site, as sessions elsewhere see it; see `site.Site`."""
-
-    vote_store: VoteStore
-
-    async def call(self, address: str, message: ToSite, timeout: float) -> bytes: ...
-    def spawn(self, work: Coroutine[Any, Any, object]) -> None: ...
 
 
 class Planner(Protocol):
@@ -80,10 +70,10 @@ class RemoteStore(Closing):
             )
         self._identity = home.identity
 
-    def session(self, site: CallingSite, txid: TxId, planner: Planner) -> RemoteSession:
+    def session(self, peers: Peers, txid: TxId, planner: Planner) -> RemoteSession:
         """A transaction's session there; it begins with its first operation."""
-        self.belong_to(site.vote_store.home)
-        return RemoteSession(self, site, txid, planner)
+        self.belong_to(peers.vote_store.home)
+        return RemoteSession(self, peers, txid, planner)
 
     async def commit(self, gid: Gid) -> None:
         """See ResourceManager."""
@@ -144,9 +134,9 @@ class RemoteSession:
     operation is done (variant F2 only).
     """
 
-    def __init__(self, store: RemoteStore, site: CallingSite, txid: TxId, planner: Planner) -> None:
+    def __init__(self, store: RemoteStore, peers: Peers, txid: TxId, planner: Planner) -> None:
         self._store = store
-        self._site = site
+        self._peers = peers
         self._id = txid
         self._planner = planner
         self._over = False
@@ -171,7 +161,7 @@ class RemoteSession:
         """Undo the work there, in the background."""
         if self.used:
             message = Rollback(self._id, self._store.name)
-            self._site.spawn(self._site.call(self._store.address, message, TIMEOUT_S))
+            self._peers.spawn(self._peers.call(self._store.address, message, TIMEOUT_S))
 
     async def _do(self, operation: Operation, last: bool) -> bytes:
         name = self._store.name
@@ -185,7 +175,7 @@ class RemoteSession:
         self._over = last
         message = Operate(self._id, name, encode(operation), plan)
         try:
-            said = decode_said(await self._site.call(self._store.address, message, TIMEOUT_S))
+            said = decode_said(await self._peers.call(self._store.address, message, TIMEOUT_S))
         except NoAnswer as e:
             raise ManagerDown(f"store {name!r}: {e}") from e
         if said.conflict:

@@ -10,7 +10,8 @@ from wormspace.malformed import MALFORMED
 from wormspace.tx import committing
 from wormspace.tx.deciding import Vote
 from wormspace.tx.errors import Conflict
-from wormspace.tx.managers import Branch, ResourceManager
+from wormspace.tx.hosting import CALL_TIMEOUT_S, Host
+from wormspace.tx.managers import Branch
 from wormspace.tx.messages import (
     Ask,
     Begin,
@@ -25,17 +26,7 @@ from wormspace.tx.messages import (
     decode_request,
     encode,
 )
-from wormspace.tx.names import Gid, TxId
-from wormspace.tx.space import TransactionSpace
-
-
-class ServingSite(committing.CommittingSite, Protocol):
-    """A site, as the requests of others see it; see `site.Site`."""
-
-    async def open(self) -> TransactionSpace: ...
-    def gid(self, manager: str, txid: TxId) -> Gid: ...
-    def manager(self, name: str) -> ResourceManager: ...
-    async def recognise(self, name: str, *, decide: bool = False) -> ResourceManager: ...
+from wormspace.tx.names import Gid
 
 
 class Servant(Protocol):
@@ -48,8 +39,8 @@ class Servant(Protocol):
 class Handlers:
     """The service of one site."""
 
-    def __init__(self, site: ServingSite) -> None:
-        self._site = site
+    def __init__(self, host: Host) -> None:
+        self._host = host
 
     async def on_request(self, body: bytes) -> bytes:
         """Answer one request.
@@ -61,7 +52,7 @@ class Handlers:
             request = decode_request(body)
         except MALFORMED as e:
             raise UsageError(f"not a request between sites: {e}") from e
-        home = await self._site.open()
+        home = await self._host.open(CALL_TIMEOUT_S)
         if request.identity != home.identity:
             raise UsageError(
                 f"nothing was done: this is a site of another transaction space (identity "
@@ -73,32 +64,32 @@ class Handlers:
             case Ask():
                 return encode(await self._on_ask(m))
             case Begin():
-                decision = await committing.drive(self._site, m.plan)
+                decision = await committing.drive(self._host, m.plan)
                 return encode(decision) if decision is not None else b""
             case Tell():
-                in_flight = self._site.in_flights.open.get(m.id)
+                in_flight = self._host.in_flights.open.get(m.id)
                 if in_flight is not None:
                     in_flight.decide(m.decision)
             case Finish():
                 await self._on_finish(m)
             case ListPrepared():
-                manager = await self._site.recognise(m.manager)
+                manager = await self._host.recognise(m.manager)
                 return encode([str(gid) for gid in await manager.prepared()])
             case Identify():
-                return (await self._site.manager(m.manager).identity()).encode()
+                return (await self._host.manager(m.manager).identity()).encode()
             case Rollback():
-                branch = self._site.kept.take(m.id, m.manager)
+                branch = self._host.kept.take(m.id, m.manager)
                 if branch is not None:
                     await branch.rollback()
         return b""
 
     async def _on_operate(self, m: Operate) -> Said:
-        site = self._site
-        branch = site.kept.use(m.id, m.manager)
+        host = self._host
+        branch = host.kept.use(m.id, m.manager)
         if branch is None:
-            manager = await site.recognise(m.manager, decide=True)
-            branch = await manager.begin(site.gid(m.manager, m.id))
-            site.kept.keep(m.id, m.manager, branch)
+            manager = await host.recognise(m.manager, decide=True)
+            branch = await manager.begin(host.gid(m.manager, m.id))
+            host.kept.keep(m.id, m.manager, branch)
         said = await self._operate(branch, m.body)
         if m.last is not None:
             self._vote(m.last, (m.manager,))
@@ -115,13 +106,13 @@ class Handlers:
 
     def _vote(self, plan: Plan, managers: tuple[str, ...]) -> None:
         """Let managers here take part, and hear what they need to hear."""
-        committing.listen(self._site, plan)
+        committing.listen(self._host, plan)
         for manager in managers:
-            self._site.manager(manager)
-        self._site.take_part(plan, dict.fromkeys(managers))
+            self._host.manager(manager)
+        self._host.take_part(plan, dict.fromkeys(managers))
 
     async def _on_ask(self, m: Ask) -> list[Vote | None]:
-        in_flights = self._site.in_flights
+        in_flights = self._host.in_flights
         in_flight = in_flights.join(m.plan.id, m.plan.participants)
         try:
             self._vote(m.plan, m.managers)
@@ -133,5 +124,5 @@ class Handlers:
         gid = Gid.parse(m.gid)
         if gid is None:
             raise UsageError(f"{m.gid!r} is no branch")
-        manager = await self._site.recognise(gid.manager)
+        manager = await self._host.recognise(gid.manager)
         await asyncio.shield(manager.commit(gid) if m.commit else manager.abort(gid))

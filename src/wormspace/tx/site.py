@@ -3,26 +3,21 @@
 Every process that runs transactions or hosts resource managers has one per transaction space.  Each
 resource manager here goes through four steps (see `participant`): prepare, vote, learn the
 decision, act on it.  `committing` says who sets that off, in six variants.  Beside them, the
-recovery looks for whatever is stuck, here or left behind by others, and resolves it.
+recovery looks for whatever is stuck, here or left behind by others, and resolves it.  All of these
+stand on a `Host`, which knows the managers here and the other sites, and calls none of them.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from wormspace.errors import Closed, UsageError, WormError
-from wormspace.rpc import Caller, Service
+from wormspace.errors import UsageError
 from wormspace.runtime.closing import Closing
 from wormspace.runtime.deadlines import within
-from wormspace.runtime.endpoints import Endpoint, as_listening
 from wormspace.runtime.tasks import Tasks
 from wormspace.space import Client
-from wormspace.tx import committing
 from wormspace.tx.checking import (
     check_call,
     check_client,
@@ -31,30 +26,23 @@ from wormspace.tx.checking import (
     check_seconds,
 )
 from wormspace.tx.deciding import Decision
+from wormspace.tx.hosting import CALL_TIMEOUT_S, Host, OnDecision
 from wormspace.tx.identity import Identities
-from wormspace.tx.in_flight import InFlight, InFlightTable
-from wormspace.tx.keeping import KeptBranches
-from wormspace.tx.managers import Branch, ResourceManager
-from wormspace.tx.messages import SERVICE, Plan, ToSite, ToSpace, encode
+from wormspace.tx.in_flight import InFlightTable
+from wormspace.tx.managers import ResourceManager
 from wormspace.tx.names import Gid, TxId, check_id, check_name
-from wormspace.tx.participant import Participant
+from wormspace.tx.peers import Peers
 from wormspace.tx.recovery import Recovery
-from wormspace.tx.resolver import Resolution, Resolver
+from wormspace.tx.resolver import Resolution
 from wormspace.tx.serving import Handlers
 from wormspace.tx.space import TransactionSpace
 from wormspace.tx.trimming import Finished
 from wormspace.tx.vote_store import VoteStore
 
-log = logging.getLogger("wormspace.tx")
-
 PATIENCE_S = 10.0
 """More than a transaction's time limit, so that those that are only slow are left alone."""
 
-CALL_TIMEOUT_S = 5.0
 SESSION_IDLE_S = 30.0
-TICK_S = 0.05
-
-OnDecision = Callable[[TxId, str, Decision], None]
 
 
 class Site(Closing):
@@ -73,11 +61,6 @@ class Site(Closing):
             nor commits, is rolled back: its user may be dead, and it holds locks.
         clock: seconds since 1970, for people who read votes.
         on_decision: told each decision that a resource manager here acts on, before it does.
-
-    Attributes:
-        initiator: the name under which this process starts transactions.
-        closed: whether `close` was called.
-        metrics: counts since the start; see `metrics`.
     """
 
     def __init__(
@@ -102,36 +85,41 @@ class Site(Closing):
             raise UsageError(f"managers are a list of resource managers, not {managers!r}")
         for manager in (managers := list(managers)):
             check_manager(manager)
-        self.initiator = f"{client.rng.getrandbits(64):016x}"
-        self.in_flights = InFlightTable()
-        self.vote_store = VoteStore(client, space, self.in_flights.learn)
-        self.clock = clock
-        self.patience = patience_s
-        self.idle = idle_s
-        self.address = ""
-        self.managers: dict[str, ResourceManager] = {}
-        self.metrics: Counter[str] = Counter()
-        self.resolver = Resolver(
-            self.vote_store, f"resolver {self.initiator}", clock, CALL_TIMEOUT_S
-        )
-        self.identities = Identities(client, space)
-        self.finished = Finished(self)
-        self.on_decision = on_decision
-        self.loop = asyncio.get_running_loop()
-        self.kept = KeptBranches(self.loop.time)
-        self.closed = False
+        in_flights, tasks = InFlightTable(), Tasks(f"tx/{space}")
+        vote_store = VoteStore(client, space, in_flights.learn)
+        peers = Peers(f"{client.rng.getrandbits(64):016x}", vote_store, tasks)
+        identities = Identities(client, space)
+        self.host = Host(peers, in_flights, identities, tasks, clock, on_decision)
+        self.finished = Finished(self.host, client, patience_s)
+        self.recovery = Recovery(self.host, self.finished, patience_s, idle_s)
+        self._patience = patience_s
         self._next = 0
-        self._callers: dict[str, Caller] = {}
-        self._service: Service | None = None
-        self.tasks = Tasks(f"tx/{space}")
-        self.recovery = Recovery(self)
         for manager in managers:
             self.attach(manager)
-        self._clockwork = self.tasks.spawn(self._tick_for_ever())
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{len(self.in_flights.open)} under way"
+        state = "closed" if self.closed else f"{len(self.host.in_flights.open)} under way"
         return f"<Site of {self.space!r} as {self.initiator}, {state}>"
+
+    @property
+    def initiator(self) -> str:
+        """The name under which this process starts transactions."""
+        return self.host.peers.initiator
+
+    @property
+    def address(self) -> str:
+        """Where others reach it, HOST:PORT; empty before `start`."""
+        return self.host.peers.address
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self.host.closed
+
+    @property
+    def metrics(self) -> Counter[str]:
+        """Counts since the start; see `wormspace.tx.metrics`."""
+        return self.host.metrics
 
     async def open(self, timeout: float = CALL_TIMEOUT_S) -> TransactionSpace:
         """The transaction space; it is made if there is none.
@@ -142,33 +130,7 @@ class Site(Closing):
             Trimmed: somebody trimmed it.
             Unavailable.
         """
-        self.check_open()
-        return await self.vote_store.open(within(check_seconds("a timeout", timeout)))
-
-    def check_open(self) -> None:
-        """
-        Raises:
-            Closed: `close` was called.
-        """
-        if self.closed:
-            raise Closed(
-                f"this site of transaction space {self.space!r} is closed, and nothing was sent: "
-                "make another one, or take `worm.transaction` of a connection that is open"
-            )
-
-    @property
-    def is_open(self) -> bool:
-        """Whether this process has dealt with the transaction space yet."""
-        return self.vote_store.is_open
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether time limits are looked after, so that whoever waits here does not for ever."""
-        return not (self.closed or self._clockwork.done() or self._clockwork.cancelling())
-
-    def gid(self, manager: str, txid: TxId) -> Gid:
-        """The name of a manager's branch; the transaction space is open."""
-        return self.vote_store.home.gid(manager, txid)
+        return await self.host.open(check_seconds("a timeout", timeout))
 
     async def start(self, host: str, port: int = 0, *, address: str = "") -> str:
         """Serve the managers here to other processes; returns the address, HOST:PORT.
@@ -180,24 +142,16 @@ class Site(Closing):
             UsageError: that is no host and port.
             WormError: nobody can listen there.
         """
-        self.check_open()
-        as_listening(host, port)
-        if address != "":
-            Endpoint.parse(address)
-        self._service = Service({SERVICE: Handlers(self).on_request})
-        chosen = await self._service.start(host, port)
-        self.address = address or str(Endpoint(host, chosen))
-        return self.address
+        self.host.check_open()
+        answer = Handlers(self.host).on_request
+        return await self.host.peers.start(answer, host, port, address)
 
     async def close(self) -> None:
         """End its part; what is undecided is resolved by others, or by its next life."""
-        self.closed = True
-        if self._service is not None:
-            await self._service.stop()
-        for caller in self._callers.values():
-            await caller.close()
-        await self.tasks.close()
-        await self.vote_store.close()
+        self.host.closed = True
+        await self.host.peers.close()
+        await self.host.tasks.close()
+        await self.host.vote_store.close()
 
     def attach(self, manager: ResourceManager) -> None:
         """Host a resource manager.
@@ -205,56 +159,14 @@ class Site(Closing):
         Raises:
             UsageError: another one of that name is here.
         """
-        self.check_open()
-        check_manager(manager)
-        if self.managers.get(manager.name) is manager:
-            return
-        name = check_name(manager.name)
-        if self.managers.setdefault(name, manager) is not manager:
-            raise UsageError(
-                f"two resource managers are called {name!r}: make one, and use it for every "
-                "transaction; or detach the first"
-            )
-        self.recovery.watch(manager)
+        self.host.check_open()
+        if self.host.attach(manager):
+            self.recovery.watch(manager)
 
     def detach(self, manager: ResourceManager) -> None:
         """Look after a resource manager no longer; nothing to do if it is not here."""
-        check_manager(manager)
-        if self.managers.get(manager.name) is manager:
-            del self.managers[manager.name]
+        if self.host.detach(manager):
             self.recovery.unwatch(manager.name)
-
-    def manager(self, name: str) -> ResourceManager:
-        """The resource manager of that name here.
-
-        Raises:
-            UsageError: there is none.
-        """
-        manager = self.managers.get(check_name(name))
-        if manager is None:
-            raise UsageError(f"no resource manager {name!r} at this site")
-        return manager
-
-    async def recognise(self, name: str, *, decide: bool = False) -> ResourceManager:
-        """The resource manager of that name here, which is the database that the name means.
-
-        Args:
-            decide: see `Identities.check`.
-
-        Raises:
-            UsageError: there is none.
-            WrongManager: it is another database.
-            Unavailable, ManagerDown: nobody knows.
-        """
-        manager = self.manager(name)
-        await self.identities.check(manager, within(CALL_TIMEOUT_S), decide=decide)
-        return manager
-
-    # ------------------------------------------------------------ names and branches
-
-    def now(self) -> float:
-        """Seconds on the loop's clock."""
-        return self.loop.time()
 
     def new_id(self) -> TxId:
         """The next transaction of this initiator."""
@@ -263,78 +175,8 @@ class Site(Closing):
 
     def leave_segment(self, txid: TxId) -> None:
         """Somebody took this initiator for gone, and retired its votes: go on behind them."""
-        number, size = txid.number, self.vote_store.home.segment_size
+        number, size = txid.number, self.host.vote_store.home.segment_size
         self._next = max(self._next, (number // size + 1) * size)
-
-    def take_part(self, plan: Plan, branches: Mapping[str, Branch | None]) -> None:
-        """Let resource managers here prepare, vote, learn and act; once per transaction.
-
-        Args:
-            branches: their work, by name; None where it is kept here, or is not here at all.
-        """
-        in_flight = self.in_flights.join(plan.id, plan.participants)
-        local = [
-            Participant(self, in_flight, plan, name, branch or self.kept.take(plan.id, name))
-            for name, branch in branches.items()
-            if name not in in_flight.local
-        ]
-        for participant in local:
-            in_flight.add(participant)
-            in_flight.users += 1
-        for participant in local:
-            participant.prepare()
-        self.in_flights.leave(in_flight)
-
-    # ------------------------------------------------------------ other sites
-
-    async def call(self, address: str, message: ToSite, timeout: float) -> bytes:
-        """Say something to another site of this transaction space, which is open.
-
-        Raises:
-            NoAnswer, Failure.
-        """
-        caller = self._callers.get(address)
-        if caller is None:
-            caller = self._callers[address] = Caller(*Endpoint.parse(address))
-        request = ToSpace(self.vote_store.home.identity, message)
-        return await caller.call(SERVICE, encode(request), timeout)
-
-    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
-        """Do something that nobody waits for; a `WormError` of it is logged."""
-        self.tasks.spawn(work, self._on_spawned_done)
-
-    def _on_spawned_done(self, task: asyncio.Task[object]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, WormError):
-            log.info("tx: %s", error)
-        elif error is not None:
-            self.loop.call_exception_handler({"message": "in a site", "exception": error})
-
-    # ------------------------------------------------------------ time limits
-
-    async def _tick_for_ever(self) -> None:
-        """Look after the time limits of all transactions that are run or driven here."""
-        while True:
-            await asyncio.sleep(TICK_S)
-            now = self.loop.time()
-            for in_flight in list(self.in_flights.open.values()):
-                if now >= in_flight.deadline:
-                    if in_flight.decision is None:
-                        in_flight.deadline = float("inf")
-                        self.spawn(self._settle_overdue(in_flight))
-                    elif now >= in_flight.deadline + committing.ACT_S:
-                        in_flight.stop_waiting()
-
-    async def _settle_overdue(self, in_flight: InFlight) -> None:
-        try:
-            decision = await self.resolver.settle(
-                in_flight.id, in_flight.participants, in_flight.votes
-            )
-        except WormError as e:
-            in_flight.give_up(e)
-        else:
-            in_flight.decide(decision)
-            in_flight.deadline = self.loop.time()
 
     # ------------------------------------------------------------ resolving
 
@@ -351,10 +193,10 @@ class Site(Closing):
             Trimmed: it is over, and what it was is forgotten.
             Unavailable.
         """
-        self.check_open()
+        self.host.check_open()
         deadline = within(check_seconds("a timeout", timeout))
         names = check_names("participants", participants)
-        return await self.resolver.settle(check_id(txid), names, deadline=deadline)
+        return await self.host.resolver.settle(check_id(txid), names, deadline=deadline)
 
     async def recover(self, patience_s: float | None = None) -> list[Resolution]:
         """Resolve whatever has been undecided, here or in a manager here, for `patience_s` seconds.
@@ -362,10 +204,10 @@ class Site(Closing):
         A branch counts from when a recovery of this site first saw it; so one recovery without any
         patience resolves all that is prepared.  Branches of other spaces are left alone.
         """
-        self.check_open()
+        self.host.check_open()
         if patience_s is not None and patience_s != float("inf"):
             check_seconds("patience_s", patience_s, zero=True)
-        return await self.recovery.recover(self.patience if patience_s is None else patience_s)
+        return await self.recovery.recover(self._patience if patience_s is None else patience_s)
 
     def left_alone(self, patience_s: float | None = None) -> list[Gid]:
         """Branches here that have been prepared for longer than the patience by others.
@@ -375,8 +217,8 @@ class Site(Closing):
         """
         if patience_s is not None:
             check_seconds("patience_s", patience_s, zero=True)
-        return self.recovery.left_alone(self.patience if patience_s is None else patience_s)
+        return self.recovery.left_alone(self._patience if patience_s is None else patience_s)
 
     def gauges(self) -> dict[str, float]:
         """Metrics that rise and fall; see `metrics`."""
-        return {"under_way": len(self.in_flights.open), **self.recovery.gauges()}
+        return {"under_way": len(self.host.in_flights.open), **self.recovery.gauges()}

@@ -116,16 +116,20 @@ class Transaction:
 
     async def _begin(self, deadline: float) -> None:
         site = self._site
-        site.check_open()
-        home = site.vote_store.home if site.is_open else await site.open(left(deadline))
+        site.host.check_open()
+        home = (
+            site.host.vote_store.home
+            if site.host.vote_store.is_open
+            else await site.host.open(left(deadline))
+        )
         self._check_votes_fit()
         local: list[str] = []
         for name, manager in self._participants.items():
             if isinstance(manager, RemoteStore):
-                self._remote[name] = manager.session(site, self.id, self)
+                self._remote[name] = manager.session(site.host.peers, self.id, self)
             else:
-                if not site.identities.has(manager):
-                    await site.identities.check(manager, deadline, decide=True)
+                if not site.host.identities.has(manager):
+                    await site.host.identities.check(manager, deadline, decide=True)
                 site.attach(manager)
                 local.append(name)
         # In one order, so that no two transactions wait for each other's connections.
@@ -141,8 +145,8 @@ class Transaction:
         if limit >= VOTE_MAX + NAME_ROOM * len(names):
             return
         longest = max(names, key=len)
-        gid = str(self._site.gid(longest, self.id))
-        vote = Vote(False, names, gid, 0.0, self._site.resolver.by, REASON_MAX * "x", True)
+        gid = str(self._site.host.gid(longest, self.id))
+        vote = Vote(False, names, gid, 0.0, self._site.host.resolver.by, REASON_MAX * "x", True)
         if limit < (size := len(encode(vote))):
             raise UsageError(
                 f"the servers take values of {limit} bytes, and a vote of these participants has "
@@ -209,7 +213,7 @@ class Transaction:
             site.finished.add(self.id)
         else:  # some stores have voted already
             try:
-                decision = await site.resolver.settle(
+                decision = await site.host.resolver.settle(
                     plan.id, plan.participants, deadline=within(self._timeout)
                 )
             except WormError as e:
@@ -246,7 +250,7 @@ class Transaction:
         site = self._site
         try:
             if not self._asked:
-                site.check_open()
+                site.host.check_open()
             plan = self._plan or self._fix_plan()
         except WormError:
             await to_the_end(self._roll_back())
@@ -256,7 +260,7 @@ class Transaction:
             site.finished.add(self.id)
             return self.decision
         try:
-            decision, pending = await committing.run(site, plan, self._branches, self._asked)
+            decision, pending = await committing.run(site.host, plan, self._branches, self._asked)
         except BaseException as e:
             site.finished.leave_open(plan)
             if isinstance(e.__cause__, Trimmed):

@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Mapping
-from typing import Protocol
 
 from wormspace.errors import (
     NotAllocated,
@@ -32,37 +30,20 @@ from wormspace.space import Client, Segment
 from wormspace.tx.checking import check_client, check_manager, check_moment, check_seconds
 from wormspace.tx.deciding import Vote, decode, encode
 from wormspace.tx.errors import ManagerDown
+from wormspace.tx.hosting import Host
 from wormspace.tx.identity import Identities
 from wormspace.tx.managers import ResourceManager
-from wormspace.tx.messages import ListPrepared, Plan, ToSite, decode_gids
+from wormspace.tx.messages import ListPrepared, Plan, decode_gids
 from wormspace.tx.names import Gid, TxId, branches_of, check_name, split_vote_space
 from wormspace.tx.remote import RemoteStore
 from wormspace.tx.resolver import Resolver
 from wormspace.tx.space import TransactionSpace, find_space
-from wormspace.tx.vote_store import VoteStore
 from wormspace.writer.settling import settle_range
 
 log = logging.getLogger("wormspace.tx")
 
 RETIRE_S = 60.0
 UNUSED = "its initiator is gone and the segment is retired"
-
-
-class InitiatingSite(Protocol):
-    """A site, as the votes of its own transactions see it; see `site.Site`."""
-
-    client: Client
-    initiator: str
-    address: str
-    patience: float
-    vote_store: VoteStore
-    resolver: Resolver
-    metrics: Counter[str]
-
-    @property
-    def is_open(self) -> bool: ...
-    async def recognise(self, name: str) -> ResourceManager: ...
-    async def call(self, address: str, message: ToSite, timeout: float) -> bytes: ...
 
 
 class _Segment:
@@ -87,18 +68,20 @@ class _Segment:
 class Finished:
     """The vote segments of this process's own transactions."""
 
-    def __init__(self, site: InitiatingSite) -> None:
-        self._site = site
+    def __init__(self, host: Host, client: Client, patience: float) -> None:
+        self._host = host
+        self._client = client
+        self._patience = patience
         self._segments: dict[int, _Segment] = {}
         self._unopened: list[TxId] = []
         self._open: dict[TxId, Plan] = {}
 
     def add(self, txid: TxId, plan: Plan | None = None) -> None:
         """This transaction is decided; without a plan: nobody was asked to vote on it."""
-        if not self._site.is_open:
+        if not self._host.vote_store.is_open:
             self._unopened.append(txid)
             return
-        number = txid.number // self._site.vote_store.home.segment_size
+        number = txid.number // self._host.vote_store.home.segment_size
         segment = self._segments.get(number)
         if segment is None:
             segment = self._segments[number] = _Segment()
@@ -114,7 +97,7 @@ class Finished:
         """Learn how those were decided that nobody here knows of."""
         for txid, plan in list(self._open.items()):
             try:
-                await self._site.resolver.settle(txid, plan.participants)
+                await self._host.resolver.settle(txid, plan.participants)
             except Trimmed:
                 pass  # somebody else has looked after it
             del self._open[txid]
@@ -122,7 +105,7 @@ class Finished:
 
     async def trim(self) -> None:
         """Trim what may be trimmed by now."""
-        if not self._site.is_open:
+        if not self._host.vote_store.is_open:
             return
         unopened, self._unopened = self._unopened, []
         for txid in unopened:
@@ -132,7 +115,7 @@ class Finished:
         except WormError as e:
             log.info("tx: the outcome of a transaction of this process is still unknown: %s", e)
         for number, segment in list(self._segments.items()):
-            if segment.decided < self._site.vote_store.home.segment_size:
+            if segment.decided < self._host.vote_store.home.segment_size:
                 continue
             try:
                 if not await self._is_prepared_anywhere(number, segment):
@@ -142,27 +125,27 @@ class Finished:
                 log.info("tx: votes are trimmed later: %s", e)
 
     async def _is_prepared_anywhere(self, number: int, segment: _Segment) -> bool:
-        site = self._site
+        host = self._host
         for name, address in segment.managers.items():
-            if address in ("", site.address):
-                gids = await (await site.recognise(name)).prepared()
+            if address in ("", host.peers.address):
+                gids = await (await host.recognise(name)).prepared()
             else:
-                raw = await site.call(address, ListPrepared(name), site.patience)
+                raw = await host.peers.call(address, ListPrepared(name), self._patience)
                 gids = branches_of(name, decode_gids(raw))
-            if _any_of(gids, site.vote_store.home, site.initiator, number):
+            if _any_of(gids, host.vote_store.home, host.peers.initiator, number):
                 return True
         return False
 
     async def _trim(self, number: int, segment: _Segment) -> None:
-        site = self._site
+        host = self._host
         for name in segment.managers:
-            space = site.client.space(site.vote_store.home.vote_space(name, site.initiator))
+            space = self._client.space(host.vote_store.home.vote_space(name, host.peers.initiator))
             try:
                 await space.trim(number)
             except NotAllocated:
                 continue  # it has never voted there
-            site.vote_store.forget(name, site.initiator, number)
-            site.metrics["segments_trimmed"] += 1
+            host.vote_store.forget(name, host.peers.initiator, number)
+            host.metrics["segments_trimmed"] += 1
 
 
 def _any_of(gids: list[Gid], home: TransactionSpace, initiator: str, number: int) -> bool:
