@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 
-from wormspace.runtime.batching import Batcher, EndOfTurn
+import pytest
+
+import wormspace
+from wormspace.errors import UsageError
+from wormspace.runtime.batching import Batcher, EndOfTurn, require_loop
+from wormspace.smr import Counter
 
 WHERE = contextvars.ContextVar("WHERE", default="nowhere")
 
@@ -138,3 +143,31 @@ def test_what_is_withdrawn_is_not_sent() -> None:
         assert sent == [("b", [4])]
 
     asyncio.run(work())
+
+
+async def test_a_call_from_elsewhere_is_refused_and_holds_up_nobody_after_it() -> None:
+    sent: list[tuple[str, list[int]]] = []
+    batcher: Batcher[str, int] = Batcher(lambda key, items: sent.append((key, items)))
+    with pytest.raises(UsageError, match="event loop on which it was opened"):
+        await asyncio.to_thread(batcher.add, "a", 1)
+    batcher.add("a", 2)
+    await asyncio.sleep(0)
+    assert sent == [("a", [2])]
+    require_loop(asyncio.get_running_loop())
+    for loop in (asyncio.get_running_loop(), asyncio.new_event_loop()):
+        with pytest.raises(UsageError, match=r"threads use wormspace\.sync"):
+            await asyncio.to_thread(require_loop, loop)
+        if not loop.is_running():
+            loop.close()
+
+
+async def test_a_log_and_an_object_go_on_after_a_call_from_another_thread() -> None:
+    """Nothing of it waits for the end of a turn that never comes, and those behind it with it."""
+    async with wormspace.connect("memory:") as worm:
+        log, hits = await worm.log("log"), await worm.replicate(Counter, "hits")
+        for call in (hits.add, hits.read, lambda: log.append(b"lost").send(None)):
+            with pytest.raises(UsageError, match="event loop on which it was opened"):
+                await asyncio.to_thread(call)
+        async with asyncio.timeout(30):
+            assert await log.append(b"kept") == 0
+            assert (await hits.add(), await hits.read()) == (1, 1)

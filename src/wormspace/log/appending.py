@@ -248,7 +248,7 @@ class Appender:
 
         Raises:
             ValueTooLarge: one of them is; nothing was appended.
-            UsageError: the timeout is none.
+            UsageError: the timeout is none, or the caller is on no event loop.
             Closed: the log was closed.
         """
         if self._closed:

@@ -12,8 +12,38 @@ import contextvars
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from wormspace.errors import UsageError
+
 Key = TypeVar("Key")
 Item = TypeVar("Item")
+
+
+ELSEWHERE = (
+    "a client is used on the event loop on which it was opened; threads use wormspace.sync, or "
+    "asyncio.run_coroutine_threadsafe"
+)
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The event loop that the caller runs on.
+
+    Raises:
+        UsageError: it runs on none.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise UsageError(ELSEWHERE) from None
+
+
+def require_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Make sure that the caller runs on this event loop.
+
+    Raises:
+        UsageError: it runs on another one, or on none.
+    """
+    if running_loop() is not loop:
+        raise UsageError(ELSEWHERE)
 
 
 class EndOfTurn:
@@ -36,8 +66,8 @@ class EndOfTurn:
     def request(self) -> None:
         """Make the call when this turn is over."""
         if not self._is_due:
+            running_loop().call_soon(self._on_turn, context=self._context)
             self._is_due = True
-            asyncio.get_running_loop().call_soon(self._on_turn, context=self._context)
 
     def _on_turn(self) -> None:
         self._is_due = False
@@ -63,8 +93,8 @@ class Batcher(Generic[Key, Item]):
         """One more item of this turn."""
         items = self._by_key.get(key)
         if items is None:
-            items = self._by_key[key] = []
             self._end_of_turn.request()
+            items = self._by_key[key] = []
         items.append(item)
 
     def withdraw(self) -> list[Item]:

@@ -18,7 +18,7 @@ from typing import Any
 from wormspace.errors import Closed, ProtocolViolation, ValueTooLarge
 from wormspace.knobs import KNOBS
 from wormspace.malformed import MALFORMED
-from wormspace.runtime.batching import EndOfTurn
+from wormspace.runtime.batching import EndOfTurn, require_loop
 from wormspace.runtime.tasks import Tasks
 from wormspace.smr.calls import encode_calls
 from wormspace.smr.consistency import Session
@@ -121,7 +121,13 @@ class Gatherer:
     def add(
         self, method: Method, arguments: tuple[Any, ...], session: Session
     ) -> asyncio.Future[Any]:
-        """One more call; the future has its result."""
+        """One more call; the future has its result.
+
+        Raises:
+            UsageError: the caller is not on the replica's event loop.
+        """
+        if self._now is None:  # the first call of a turn
+            require_loop(self._loop)
         future: asyncio.Future[Any] = self._loop.create_future()
         calls = self._calls
         calls.methods.append(method)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from asyncio import get_running_loop
 
-from wormspace.errors import UsageError
 from wormspace.knobs import KNOBS
 from wormspace.registers.interface import Registers, ServerState
+from wormspace.runtime.batching import require_loop
 from wormspace.runtime.closing import Closing
 from wormspace.space.arguments import as_name, as_timeout
 from wormspace.space.space import Space
@@ -66,15 +66,7 @@ class Client(Closing):
         Raises:
             UsageError: it is no positive number, or the caller runs on another event loop.
         """
-        try:
-            is_here = get_running_loop() is self._loop
-        except RuntimeError:
-            is_here = False
-        if not is_here:
-            raise UsageError(
-                "a client is used on the event loop on which it was opened; threads use "
-                "wormspace.sync, or asyncio.run_coroutine_threadsafe"
-            )
+        require_loop(self._loop)
         return self._loop.time() + (self._timeout if timeout is None else as_timeout(timeout))
 
     def nonce(self) -> bytes:
