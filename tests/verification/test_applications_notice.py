@@ -21,13 +21,8 @@ pytestmark = pytest.mark.xdist_group("layer 4")
 BROKEN = [
     ("tx.deciding", "if vote == NO:", "if vote == MISSING:", "a no does not abort"),
     ("tx.deciding", "return YES if vote.yes else NO", "return YES", "every vote counts as yes"),
-    ("tx.vote_store", "if offset in captured.written:", "if False:", "a vote over another"),
-    (
-        "tx.vote_store",
-        "return decode(e.value)",
-        "return vote",
-        "the vote that was refused is returned",
-    ),
+    ("space.segment", "if captured.written:", "if False:", "a value over another"),
+    ("space.segment", "return e.value", "return otherwise", "the value refused is returned"),
     ("tx.participant", "yes = error is None", "yes = True", "yes without having prepared"),
     ("tx.participant", "if decision.committed", "if not decision.committed", "does the opposite"),
     (

@@ -10,7 +10,7 @@ from verification.explaining import misfit
 from verification.loops import Engine
 from verification.source import CORE, Package, shipped
 
-from verification import applications, prover, ranges, segmented_log, voting
+from verification import applications, prover, ranges, segmented_log
 from verification import goals as deciding
 
 BALLOT_AT = """    top = UNSAFE
@@ -87,7 +87,7 @@ def test_what_is_renamed_under_a_procedure_is_no_refutation() -> None:
     )
     assert text.startswith("does not run: ")
     assert "Python itself raised this" in text
-    text = said(voting, "tx.vote_store", "captured.written", "captured.found")
+    text = said(segmented_log, "space.segment", "captured.written", "captured.found")
     assert text.startswith("not supported: the code asks for .found")
     assert "there are: " in text
     assert "written" in text
