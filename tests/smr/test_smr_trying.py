@@ -10,12 +10,11 @@ import pytest
 
 from virtual import virtually
 from wormspace.errors import Closed, Trimmed, UsageError
-from wormspace.runtime.retrying import PAUSE_S
 from wormspace.smr import NoLeader
 from wormspace.smr.records import Reply, decoder
 from wormspace.smr.replica_context import NotLeading
 from wormspace.smr.submit import PacketTooLarge
-from wormspace.smr.trying import ATTEMPT_S, until_done
+from wormspace.smr.trying import ASK_PAUSE_S, ATTEMPT_S, until_done
 from wormspace.space import Address
 
 DICE = SimpleNamespace(uniform=lambda low, high: low == 0.5 * high and 0.75 * high)
@@ -64,10 +63,10 @@ def test_pauses_grow_to_the_longest_and_end_with_the_time():
     async def work(call, loop):
         with pytest.raises(NoLeader):
             await call
-        grown = [min(PAUSE_S[0] * 2**n, PAUSE_S[1]) * 0.75 for n in range(8)]
+        grown = [min(ASK_PAUSE_S[0] * 2**n, ASK_PAUSE_S[1]) * 0.75 for n in range(8)]
         assert [b - a for a, b in itertools.pairwise(times[:9])] == pytest.approx(grown)
         assert loop.time() == pytest.approx(101)
-        assert loop.time() - times[-1] < PAUSE_S[1] * 0.75
+        assert loop.time() - times[-1] < ASK_PAUSE_S[1] * 0.75
 
     trying(work, attempt, 1.0)
 

@@ -16,6 +16,8 @@ from wormspace.smr.submit import PacketTooLarge
 ATTEMPT_S = 1.0
 """So long one replica is waited for before another one is asked."""
 
+ASK_PAUSE_S = (0.005, 0.1)
+
 A = TypeVar("A")
 
 
@@ -38,7 +40,7 @@ async def until_done(
         PacketTooLarge: nothing was done.
         Trimmed, UsageError: trying again does not help.
     """
-    backoff = Backoff(rng, least=0.5, deadline=deadline)
+    backoff = Backoff(rng, ASK_PAUSE_S, least=0.5, deadline=deadline)
     trouble = "nobody was asked in time"
     while True:
         asked = choose()
