@@ -35,7 +35,12 @@ OnDecision = Callable[[TxId, str, Decision], None]
 
 
 class Host:
-    """See the module; the arguments are those of `Site`."""
+    """The resource managers of one site, and what they need to take part in transactions.
+
+    Args:
+        tasks: where work that nobody waits for runs until the site is closed.
+        clock, on_decision: see `Site`.
+    """
 
     def __init__(
         self,
@@ -75,7 +80,7 @@ class Host:
             )
 
     async def open(self, timeout: float) -> TransactionSpace:
-        """See `Site.open`."""
+        """Open the transaction space, as `Site.open` does."""
         self.check_open()
         return await self.vote_store.open(within(timeout))
 
@@ -95,7 +100,7 @@ class Host:
     # ------------------------------------------------------------ resource managers
 
     def attach(self, manager: ResourceManager) -> bool:
-        """See `Site.attach`; whether it was not here."""
+        """Host a resource manager; returns whether it was not here."""
         check_manager(manager)
         if self.managers.get(manager.name) is manager:
             return False
@@ -108,7 +113,7 @@ class Host:
         return True
 
     def detach(self, manager: ResourceManager) -> bool:
-        """See `Site.detach`; whether it was here."""
+        """Host a resource manager no longer; returns whether it was here."""
         check_manager(manager)
         if self.managers.get(manager.name) is not manager:
             return False

@@ -18,7 +18,7 @@ log = logging.getLogger("wormspace.tx")
 
 
 class Peers:
-    """See the module.
+    """How one site calls the others, and is called by them.
 
     Attributes:
         initiator: the name under which this site starts transactions.
@@ -37,7 +37,7 @@ class Peers:
     async def start(
         self, answer: Callable[[bytes], Awaitable[bytes]], host: str, port: int, address: str
     ) -> str:
-        """See `Site.start`; `answer` does what they ask."""
+        """Serve at a host and port, as `Site.start` does; `answer` does what they ask."""
         as_listening(host, port)
         if address != "":
             Endpoint.parse(address)
