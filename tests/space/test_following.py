@@ -13,6 +13,7 @@ from wormspace.addresses import METADATA, TRIM
 from wormspace.errors import ProtocolViolation, ServerFull, Unavailable
 from wormspace.knobs import turned
 from wormspace.registers.interface import Gap, RegistersTrimmed, Wrote
+from wormspace.runtime.retrying import FOLLOW_RETRY_S
 from wormspace.space.metadata import Metadata
 from wormspace.space.space import NO_STOP
 
@@ -379,16 +380,17 @@ def test_a_listener_waits_for_servers_that_are_away_and_goes_on(error):
         made.errors = [error, None, error, error, None, error]
         made.source.send(Gap())
         assert await told(stream) == [Allocated(0, 1, b""), *written(0, 0)]
+        wait = FOLLOW_RETRY_S
         assert made.asked()[1:] == [
             (0.0, "trims", 0, NO_STOP),
-            (0.2, "trims", 0, NO_STOP),
-            (0.2, "metadata", 0),
-            (0.4, "metadata", 0),
-            (0.6, "metadata", 0),
-            (0.6, "page", 0, (0, 1)),
-            (0.8, "metadata", 0),
-            (0.8, "page", 0, (0, 1)),
-            (0.8, "metadata", 1),
+            (1 * wait, "trims", 0, NO_STOP),
+            (1 * wait, "metadata", 0),
+            (2 * wait, "metadata", 0),
+            (3 * wait, "metadata", 0),
+            (3 * wait, "page", 0, (0, 1)),
+            (4 * wait, "metadata", 0),
+            (4 * wait, "page", 0, (0, 1)),
+            (4 * wait, "metadata", 1),
         ]
         await stream.close()
 

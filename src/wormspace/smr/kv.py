@@ -63,9 +63,9 @@ class KeyValue(StateMachine):
         if ttl_s is not None:
             if not ttl_s > 0:
                 raise ValueError("a time to live is positive")
-            expires_ns = self._moment.time_ns + int(min(ttl_s * 1e9, INT_MAX))
-            if expires_ns > INT_MAX:
+            if ttl_s * 1e9 > INT_MAX - self._moment.time_ns:
                 raise ValueError("a time to live ends within some five centuries")
+            expires_ns = self._moment.time_ns + int(ttl_s * 1e9)
         if self.expiries:
             self._forget_expiry(key)
         if expires_ns:
