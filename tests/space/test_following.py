@@ -380,17 +380,17 @@ def test_a_listener_waits_for_servers_that_are_away_and_goes_on(error):
         made.errors = [error, None, error, error, None, error]
         made.source.send(Gap())
         assert await told(stream) == [Allocated(0, 1, b""), *written(0, 0)]
-        wait = FOLLOW_RETRY_S
+        first, second, third, fourth = (round(k * FOLLOW_RETRY_S, 3) for k in (1, 2, 3, 4))
         assert made.asked()[1:] == [
             (0.0, "trims", 0, NO_STOP),
-            (1 * wait, "trims", 0, NO_STOP),
-            (1 * wait, "metadata", 0),
-            (2 * wait, "metadata", 0),
-            (3 * wait, "metadata", 0),
-            (3 * wait, "page", 0, (0, 1)),
-            (4 * wait, "metadata", 0),
-            (4 * wait, "page", 0, (0, 1)),
-            (4 * wait, "metadata", 1),
+            (first, "trims", 0, NO_STOP),
+            (first, "metadata", 0),
+            (second, "metadata", 0),
+            (third, "metadata", 0),
+            (third, "page", 0, (0, 1)),
+            (fourth, "metadata", 0),
+            (fourth, "page", 0, (0, 1)),
+            (fourth, "metadata", 1),
         ]
         await stream.close()
 

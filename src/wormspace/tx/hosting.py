@@ -39,7 +39,7 @@ class Host:
 
     Args:
         tasks: where work that nobody waits for runs until the site is closed.
-        clock, on_decision: see `Site`.
+        clock: see `Site`, as for `on_decision`.
     """
 
     def __init__(
