@@ -24,25 +24,13 @@ ELSEWHERE = (
 )
 
 
-def running_loop() -> asyncio.AbstractEventLoop:
-    """The event loop that the caller runs on.
-
-    Raises:
-        UsageError: it runs on none.
-    """
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise UsageError(ELSEWHERE) from None
-
-
 def require_loop(loop: asyncio.AbstractEventLoop) -> None:
     """Make sure that the caller runs on this event loop.
 
     Raises:
         UsageError: it runs on another one, or on none.
     """
-    if running_loop() is not loop:
+    if asyncio._get_running_loop() is not loop:
         raise UsageError(ELSEWHERE)
 
 
@@ -66,7 +54,10 @@ class EndOfTurn:
     def request(self) -> None:
         """Make the call when this turn is over."""
         if not self._is_due:
-            running_loop().call_soon(self._on_turn, context=self._context)
+            loop = asyncio._get_running_loop()
+            if loop is None:
+                raise UsageError(ELSEWHERE)
+            loop.call_soon(self._on_turn, context=self._context)
             self._is_due = True
 
     def _on_turn(self) -> None:
