@@ -30,7 +30,7 @@ FLOORS = {
     "server": 64,
     "store": 59,
     "space": 69,
-    "writer": 60,
+    "writer": 37,
     "wire": 53,
     "rpc": 64,
     "log": 61,
