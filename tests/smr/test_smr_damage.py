@@ -50,7 +50,7 @@ async def fill(worm, place):
 def harm(file, how):
     raw = bytearray(file.read_bytes())
     if how == "flipped":
-        raw[len(raw) // 2] ^= 1
+        raw[3 * len(raw) // 4] ^= 1  # behind the head, which says whose it is
     elif how == "cut short":
         del raw[-5:]
     elif how == "zeroed":
