@@ -55,7 +55,7 @@ class Host(Protocol):
 
 
 class Connection(AcceptedConnection):
-    """One client: a `node.ReplyTo`."""
+    """One client: a `listeners.ReplyTo`."""
 
     def __init__(self, server: Host) -> None:
         super().__init__(server.guests, server.limits.max_frame)

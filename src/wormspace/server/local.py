@@ -11,7 +11,7 @@ from wormspace.wire.messages import ServerMessage
 
 
 class LocalLink:
-    """A `wire.link.Link` and a `server.node.ReplyTo` back to back.
+    """A `wire.link.Link` and a `server.listeners.ReplyTo` back to back.
 
     Answers are delivered in a later turn of the event loop, as over a network.
     """
